@@ -1,0 +1,32 @@
+"""In which six ways does tramontane refuse?
+
+Each message reads *where: what was found, what was expected; what to do*.
+"""
+
+
+class TramontaneError(Exception):
+    """Something given to tramontane cannot be used; the message says what to change."""
+
+
+class ConfigError(TramontaneError):
+    """The architecture is not described, or not one that is supported."""
+
+
+class CheckpointError(TramontaneError):
+    """A weight is missing, misshapen, unreadable or not a number."""
+
+
+class TraceError(TramontaneError):
+    """The model cannot be run or traced with these inputs."""
+
+
+class GraphError(TramontaneError):
+    """A graph breaks a rule that every graph of ours keeps."""
+
+
+class ContractError(TramontaneError):
+    """An artifact cannot be written, or is not what its manifest promises."""
+
+
+class ParityError(TramontaneError):
+    """An artifact and its reference disagree by more than the tolerance."""

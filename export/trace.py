@@ -1,0 +1,165 @@
+"""How does the model become a graph with its cache as inputs and outputs?"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxscript.optimizer
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import Dim, ExportedProgram
+
+from ..errors import TraceError
+from ..graphs import ops, weights
+from ..runtime import contract
+from ..runtime.cache import default_rows
+from .attention import rope_tables, sliding_window_attention
+from .config import MistralConfig
+from .model import Mistral
+
+# Sizes to trace with: all different, none of them 0 or 1, which torch would take for constants.
+_BATCH, _NEW, _PAST = 2, 3, 5
+
+
+def trace(config: MistralConfig, read: Callable[[str], np.ndarray]) -> ir.Model:
+    """Trace the model on tensors without numbers, and name inputs and outputs by the contract.
+
+    Args:
+        config: the architecture.
+        read: yields a parameter of ``Mistral`` by name, float32; called when a weight is written.
+
+    Returns:
+        The graph at opset 23, every linear layer as ``MatMul(x, Transpose(weight))``, attention
+        as one ``SlidingWindowAttention`` node a layer.
+
+    Raises:
+        TraceError: torch could not trace the model (this is a bug of ours, or of torch).
+    """
+    program = _export(config)
+    with _quiet(), FakeTensorMode():
+        converted = torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+            opset_version=ops.OPSET,
+            custom_translation_table={
+                torch.ops.tramontane.sliding_window_attention.default: _attention_node
+            },
+        )
+    if converted is None:
+        raise TraceError("torch.onnx.export returned no graph; check the version of torch")
+    model = converted.model
+    ClearMetadataAndDocStringPass()(model)
+    _forget_numbers(model.graph)
+    onnxscript.optimizer.fold_constants(model)
+    _bind(model.graph, config, read)
+    _name_by_contract(model.graph, geometry_of(config))
+    model.producer_name, model.producer_version = "tramontane", None
+    model.graph.name = "tramontane"
+    return model
+
+
+def _export(config: MistralConfig) -> ExportedProgram:
+    batch, new, seen = Dim("batch"), Dim("new"), Dim("seen")
+    with FakeTensorMode():
+        model = Mistral(config).eval()
+        past = model.empty_cache(_BATCH)
+        rows: dict[int, Any] = {0: batch}
+        if config.sliding_window is None:
+            past = [(_with_rows(k, _PAST), _with_rows(v, _PAST)) for k, v in past]
+            rows[2] = Dim("past")
+        ids = torch.zeros(_BATCH, _NEW, dtype=torch.int64)
+        mask = torch.ones(_BATCH, _PAST + _NEW, dtype=torch.int64)
+        with torch.no_grad():
+            return torch.export.export(
+                model,
+                (ids, mask, past),
+                dynamic_shapes=({0: batch, 1: new}, {0: batch, 1: seen}, [(rows, rows)] * len(past)),
+            )
+
+
+def _with_rows(x: torch.Tensor, rows: int) -> torch.Tensor:
+    return x.new_zeros(*x.shape[:2], rows, x.shape[3])
+
+
+def _attention_node(*inputs: Any, window: int | None = None) -> Any:
+    """Translate the eager operator to one opaque node; the last positional input is window."""
+    *tensors, last = inputs if len(inputs) > len(ops.INPUTS) else (*inputs, window)
+    attributes = {} if last is None else {"window": last}
+    return ops.register_schema().SlidingWindowAttention(*tensors, **attributes)
+
+
+class _quiet(warnings.catch_warnings):  # noqa: N801 - used as a statement
+    """Torch's exporter warns of packages that it would also support; nobody asked."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.simplefilter("ignore", FutureWarning)
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+
+
+def _forget_numbers(graph: ir.Graph) -> None:
+    for value in graph.initializers.values():
+        value.const_value = None
+
+
+def _bind(graph: ir.Graph, config: MistralConfig, read: Callable[[str], np.ndarray]) -> None:
+    """Give every parameter its recipe; constants folded on the way have their numbers already."""
+    for name, value in graph.initializers.items():
+        if value.const_value is not None:
+            continue
+        if value.shape is None:
+            raise TraceError(f"parameter {name} was traced without a shape")
+        source = _rope_table(config, name) or (lambda name=name: read(name))
+        recipe = weights.weight(name, source, shape=value.shape.numpy())
+        value.const_value = recipe.const_value
+
+
+def _rope_table(config: MistralConfig, name: str) -> Callable[[], np.ndarray] | None:
+    names = ("cos_cache", "sin_cache")
+    if name not in names:
+        return None
+
+    def compute() -> np.ndarray:
+        tables = rope_tables(
+            positions=config.max_position_embeddings,
+            head_dim=config.head_dim,
+            theta=config.rope_theta,
+        )
+        return tables[names.index(name)].numpy()
+
+    return compute
+
+
+def geometry_of(config: MistralConfig) -> contract.Geometry:
+    """What of the architecture the graph's inputs and outputs show."""
+    return contract.Geometry(
+        num_layers=config.num_hidden_layers,
+        num_key_value_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        vocab_size=config.vocab_size,
+        window=config.sliding_window,
+        rows=default_rows(config.sliding_window),
+        max_positions=config.max_position_embeddings,
+    )
+
+
+def _name_by_contract(graph: ir.Graph, geometry: contract.Geometry) -> None:
+    """Rename inputs, outputs and their symbolic sizes as the contract has them.
+
+    ``num_logits_to_keep`` comes later, by a pass; until then all logits are kept.
+    """
+    promised = contract.inputs(geometry)[:-1], contract.outputs(geometry)
+    for values, tensors in zip((graph.inputs, graph.outputs), promised, strict=True):
+        if len(values) != len(tensors):
+            raise TraceError(f"traced {len(values)} tensors, the contract has {len(tensors)}")
+        for value, tensor in zip(values, tensors, strict=True):
+            value.name, value.shape = tensor.name, ir.Shape(tensor.shape)

@@ -1,0 +1,102 @@
+"""Where in a graph does a matrix of weights multiply?
+
+A linear layer is traced as ``MatMul(x, Transpose(weight))`` with the weight as published,
+(N, K): one row per output. Passes keep that form until one of them lowers it for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """One linear layer: ``output = input @ weight.T``."""
+
+    matmul: ir.Node
+    transpose: ir.Node
+
+    @property
+    def input(self) -> ir.Value:
+        """(B, T, K) float32."""
+        return _present(self.matmul.inputs[0])
+
+    @property
+    def output(self) -> ir.Value:
+        """(B, T, N) float32."""
+        return self.matmul.outputs[0]
+
+    @property
+    def weight(self) -> ir.Value:
+        """(N, K), an initializer."""
+        return _present(self.transpose.inputs[0])
+
+    def replace_with(self, graph: ir.Graph, node: ir.Node) -> None:
+        """Let ``node``, which has one output, do the multiplication."""
+        replace_node(graph, self.matmul, [node], node.outputs)
+        self._drop_transpose(graph)
+
+    def remove_from(self, graph: ir.Graph) -> None:
+        """Drop the layer, whose output nobody reads any more."""
+        graph.remove(self.matmul, safe=True)
+        self._drop_transpose(graph)
+
+    def _drop_transpose(self, graph: ir.Graph) -> None:
+        if not self.transpose.outputs[0].uses():
+            graph.remove(self.transpose, safe=True)
+
+
+def linear(x: ir.Value, weight: ir.Value) -> tuple[list[ir.Node], ir.Value]:
+    """Build a linear layer in the traced form; return its nodes and its output."""
+    tape = ir.tape.Tape()
+    columns = tape.op("Transpose", [weight], {"perm": [1, 0]})
+    output = tape.op("MatMul", [x, columns])
+    return list(tape.nodes), output
+
+
+def as_linear(node: ir.Node | None) -> Linear | None:
+    """The linear layer that ends in this node, if there is one."""
+    if node is None or node.op_type != "MatMul" or node.inputs[1] is None:
+        return None
+    transpose = node.inputs[1].producer()
+    if transpose is None or transpose.op_type != "Transpose":
+        return None
+    source = transpose.inputs[0]
+    if source is None or not source.is_initializer():
+        return None
+    if tuple(transpose.attributes.get_ints("perm", ())) != (1, 0):
+        return None
+    return Linear(node, transpose)
+
+
+def linears(graph: ir.Graph) -> Iterator[Linear]:
+    """All linear layers in the order in which they run; the graph may change meanwhile."""
+    for node in list(graph):
+        found = as_linear(node)
+        if found is not None:
+            yield found
+
+
+def replace_node(
+    graph: ir.Graph, old: ir.Node, new: list[ir.Node], outputs: tuple[ir.Value, ...]
+) -> None:
+    """Put nodes in place of one; its outputs' names, types, shapes and uses go to ``outputs``."""
+    graph.insert_before(old, new)
+    for before, after in zip(old.outputs, outputs, strict=True):
+        move_uses(before, after)
+    graph.remove(old, safe=True)
+
+
+def move_uses(before: ir.Value, after: ir.Value) -> None:
+    """Let ``after`` be what ``before`` was: its name, type and shape, wherever it was read."""
+    name, before.name = before.name, None
+    after.name, after.type, after.shape = name, before.type, before.shape
+    before.replace_all_uses_with(after, replace_graph_outputs=True)
+
+
+def _present(value: ir.Value | None) -> ir.Value:
+    assert value is not None, "as_linear has seen the input"
+    return value

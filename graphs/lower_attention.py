@@ -1,0 +1,82 @@
+"""Lower the attention to onnxruntime's own kernel.
+
+Before:  SlidingWindowAttention(query, key, value, past_key, past_value, attention_mask, cos, sin)
+After:   GroupQueryAttention(query, key, value, past_key, past_value, last, total, cos, sin)
+         where last = ReduceSum(attention_mask) - 1 and total = Shape(attention_mask)[1]
+Legal because the kernel keeps the same window (its ``local_window_size`` counts the query's own
+key too), rotates halves, maps query head h to h // (H / G), and with ``sliding_window_cache``
+holds the same rows; the sequences of a batch must be equally long in the first call.
+Source: onnxruntime, docs/ContribOperators.md, com.microsoft.GroupQueryAttention.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from . import ops
+from .linear import replace_node
+
+
+class LowerAttention(ir.passes.InPlacePass):
+    """Every SlidingWindowAttention; the lengths are computed once per attention mask."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Apply the pass; ``modified`` tells whether any node was lowered."""
+        lengths: dict[ir.Value, list[ir.Value]] = {}
+        lowered = 0
+        for node in list(model.graph):
+            if node.op_identifier()[:2] != (ops.DOMAIN, ops.SLIDING_WINDOW_ATTENTION):
+                continue
+            *tensors, mask, cos, sin = node.inputs
+            assert mask is not None, "the schema makes every input of the operator mandatory"
+            if mask not in lengths:
+                nodes, lengths[mask] = _count_tokens(mask)
+                model.graph.insert_before(node, nodes)
+            kernel = ir.Node(
+                ops.MICROSOFT,
+                "GroupQueryAttention",
+                [*tensors, *lengths[mask], cos, sin],
+                _attributes(node),
+                num_outputs=len(ops.OUTPUTS),
+            )
+            replace_node(model.graph, node, [kernel], kernel.outputs)
+            lowered += 1
+        if lowered:
+            model.graph.opset_imports.setdefault(ops.MICROSOFT, 1)
+            model.graph.opset_imports.pop(ops.DOMAIN, None)
+        return ir.passes.PassResult(model, modified=lowered > 0)
+
+
+def _attributes(node: ir.Node) -> dict[str, ir.Attr]:
+    query, past_key = node.inputs[0], node.inputs[3]
+    assert query is not None and query.shape is not None
+    assert past_key is not None and past_key.shape is not None
+    values = {
+        "num_heads": int(query.shape[-1]) // int(past_key.shape[3]),
+        "kv_num_heads": int(past_key.shape[1]),
+        "do_rotary": 1,
+    }
+    window = node.attributes.get_int("window", None)
+    if window is not None:
+        values |= {"local_window_size": window, "sliding_window_cache": 1}
+    return {name: ir.AttrInt64(name, value) for name, value in values.items()}
+
+
+def _count_tokens(attention_mask: ir.Value) -> tuple[list[ir.Node], list[ir.Value]]:
+    """Index of each sequence's last token, (B,) int32, and the longest length, int32."""
+    tape = ir.tape.Tape()
+
+    def named(name: str, op_type: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
+        return tape.op(op_type, inputs, attributes, name=name, output=ir.Value(name=name))
+
+    axis = tape.op("Constant", [], {"value_ints": [1]}, output=ir.Value(name="mask_axis"))
+    one = tape.op("Constant", [], {"value_int": 1}, output=ir.Value(name="one"))
+    lengths = named("lengths", "ReduceSum", attention_mask, axis, keepdims=0)
+    last = named("last_tokens", "Sub", lengths, one)
+    longest = named("longest", "Shape", attention_mask, start=1, end=2)
+    int32 = int(ir.DataType.INT32)
+    casts = [
+        named("seqlens_k", "Cast", last, to=int32),
+        named("total_sequence_length_k", "Cast", longest, to=int32),
+    ]
+    return list(tape.nodes), casts

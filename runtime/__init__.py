@@ -1,0 +1,1 @@
+"""The driver: decodes from an artifact with numpy, onnxruntime and sentencepiece alone."""

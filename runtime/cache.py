@@ -1,0 +1,64 @@
+"""Which rows of the cache hold which positions?
+
+With a window the cache has C rows for good. They hold the latest tokens, contiguous from row 0,
+oldest first. When a token would not fit, the oldest E = C - window + 1 leave at once, so that
+``window - 1`` keys of the past are always there for the next query and moving rows is rare.
+
+An example, window 4 and C = 6, hence E = 3 (row contents after T tokens):
+
+    T = 6   0 1 2 3 4 5
+    T = 7   3 4 5 6 . .
+    T = 9   3 4 5 6 7 8
+    T = 10  6 7 8 9 . .
+
+>>> layout = CacheLayout(window=4, rows=6)
+>>> [(layout.first(T), layout.held(T)) for T in (6, 7, 9, 10)]
+[(0, 6), (3, 4), (3, 6), (6, 4)]
+
+Without a window nothing leaves: the rows grow with the tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import ContractError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CacheLayout:
+    """The rule by which rows are held; every body of the operator keeps it.
+
+    Source: ``sliding_window_cache`` of ``com.microsoft.GroupQueryAttention``.
+    """
+
+    window: int | None  # keys a query sees, itself included; None: all before it
+    rows: int | None  # C; None: as many as there are tokens
+
+    def __post_init__(self) -> None:
+        if (self.window is None) != (self.rows is None):
+            raise ContractError(
+                f"window is {self.window} and rows are {self.rows}; expected both or neither"
+            )
+        if self.window is not None and self.rows is not None and self.rows < self.window:
+            raise ContractError(f"{self.rows} rows cannot hold a window of {self.window}")
+
+    def first(self, tokens: int) -> int:
+        """Oldest position held after ``tokens`` tokens."""
+        if self.window is None or self.rows is None or tokens <= self.rows:
+            return 0
+        evicted_at_once = self.rows - self.window + 1
+        evictions = -((self.rows - tokens) // evicted_at_once)
+        return evictions * evicted_at_once
+
+    def held(self, tokens: int) -> int:
+        """Rows in use after ``tokens`` tokens, all from row 0."""
+        return tokens - self.first(tokens)
+
+
+def default_rows(window: int | None) -> int | None:
+    """Rows for a window: an eighth more than it, at least 16 more.
+
+    The slack buys rarer evictions with memory; 16 is what onnxruntime-genai needs.
+    """
+    return None if window is None else window + max(16, window // 8)

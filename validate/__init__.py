@@ -1,0 +1,1 @@
+"""Does the artifact still answer like the model it came from?"""
