@@ -80,6 +80,16 @@ def linears(graph: ir.Graph) -> Iterator[Linear]:
             yield found
 
 
+def gathers(graph: ir.Graph) -> Iterator[ir.Node]:
+    """All gathers of rows from a matrix of weights; the graph may change meanwhile."""
+    for node in list(graph):
+        if node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 0:
+            continue
+        source = node.inputs[0]
+        if source is not None and source.is_initializer() and source.dtype == ir.DataType.FLOAT:
+            yield node
+
+
 def replace_node(
     graph: ir.Graph, old: ir.Node, new: list[ir.Node], outputs: tuple[ir.Value, ...]
 ) -> None:

@@ -1,0 +1,77 @@
+"""What must hold of every graph we write?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from ..errors import GraphError
+from ..runtime import contract
+from . import ops
+
+_DOMAINS = {"", ops.DOMAIN, ops.MICROSOFT}
+_LAST_OPSET = 24  # onnxruntime has no CPU kernels for Attention since 25
+
+
+def check(model: ir.Model, geometry: contract.Geometry) -> None:
+    """Hold a graph against the contract and against the rules of ONNX.
+
+    Raises:
+        GraphError: naming the tensor or node, what was found and what was expected.
+    """
+    for problem in (*_broken_promises(model.graph, geometry), *_broken_rules(model)):
+        raise GraphError(problem)
+
+
+def _broken_promises(graph: ir.Graph, geometry: contract.Geometry) -> Iterator[str]:
+    promised = contract.inputs(geometry)
+    if not any(value.name == contract.NUM_LOGITS_TO_KEEP for value in graph.inputs):
+        promised = promised[:-1]  # a pass adds it
+    for kind, values, tensors in (
+        ("inputs", graph.inputs, promised),
+        ("outputs", graph.outputs, contract.outputs(geometry)),
+    ):
+        found, expected = [v.name for v in values], [t.name for t in tensors]
+        if found != expected:
+            odd = sorted(set(map(str, found)) ^ set(expected)) or "their order"
+            yield f"graph {kind} are not the contract's: {odd} differ"
+            return
+        for value, tensor in zip(values, tensors, strict=True):
+            dtype = None if value.dtype is None else str(value.dtype.numpy())
+            shape = None if value.shape is None else tuple(
+                d if isinstance(d, int) else str(d.value) for d in value.shape
+            )
+            if (dtype, shape) != (tensor.dtype, tensor.shape):
+                yield (
+                    f"{tensor.name} is {dtype} {shape}, the contract promises "
+                    f"{tensor.dtype} {tensor.shape}"
+                )
+
+
+def _broken_rules(model: ir.Model) -> Iterator[str]:
+    graph = model.graph
+    opset = graph.opset_imports.get("", 0)
+    if not 1 <= opset <= _LAST_OPSET:
+        yield f"opset is {opset}, expected at most {_LAST_OPSET}"
+    for domain in set(graph.opset_imports) - _DOMAINS:
+        yield f"domain {domain!r} is imported, expected {sorted(_DOMAINS)}"
+    for name, value in graph.initializers.items():
+        if value.const_value is None:
+            yield f"initializer {name} has no numbers"
+    known = {*graph.inputs, *graph.initializers.values()}
+    for node in graph:
+        label = f"node {node.name or node.op_type} ({node.op_type})"
+        if node.domain not in graph.opset_imports:
+            yield f"{label}: domain {node.domain!r} is not imported"
+        for value in node.inputs:
+            if value is not None and value not in known:
+                yield f"{label} reads {value.name} before it is computed"
+        known.update(node.outputs)
+    names = [value.name for value in known if value.name]
+    if len(names) != len(set(names)):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        yield f"several values have one name: {twice[:3]}"
+    for value in graph.outputs:
+        if value not in known:
+            yield f"output {value.name} is computed by no node"

@@ -1,0 +1,73 @@
+"""Pack matrices into 8 bits for onnxruntime's kernels.
+
+Before:  MatMul(x, Transpose(weight)) and Gather(weight, ids)
+After:   MatMulNBits(x, codes, scales) and GatherBlockQuantized(codes, ids, scales)
+Legal within the rounding of the weights, at most half a step of their block, and of the
+activations, which ``accuracy_level`` 4 rounds to 8 bits a block; parity measures what it costs.
+Source: onnxruntime, docs/ContribOperators.md.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from . import ops, quantize
+from .linear import gathers, linears, replace_node
+
+INT8_ACCURACY = 4  # multiply in int8: without it, each call unpacks the whole weight
+
+
+class PackForOrt(ir.passes.InPlacePass):
+    """Every linear layer, and every gather of rows from a matrix of weights."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Apply the pass; ``modified`` tells whether any matrix was packed."""
+        graph = model.graph
+        packed = 0
+        for layer in linears(graph):
+            matrix = quantize.Packed(layer.weight)
+            codes = matrix.codes((matrix.rows, matrix.blocks, quantize.BLOCK))
+            inputs = [layer.input, codes, matrix.scales()]
+            layer.replace_with(graph, _kernel(graph, "MatMulNBits", inputs, _linear_sizes(matrix)))
+            packed += 1
+        for gather in gathers(graph):
+            source, ids = gather.inputs
+            assert source is not None, "gathers yields nodes over initializers"
+            matrix = quantize.Packed(source)
+            if matrix.columns % quantize.BLOCK:
+                continue  # the kernel's rows are whole blocks
+            inputs = [matrix.codes((matrix.rows, matrix.columns)), ids, matrix.scales()]
+            kernel = _kernel(graph, "GatherBlockQuantized", inputs, _GATHER)
+            replace_node(graph, gather, [kernel], kernel.outputs)
+            packed += 1
+        if packed:
+            graph.opset_imports.setdefault(ops.MICROSOFT, 1)
+        return ir.passes.PassResult(model, modified=packed > 0)
+
+
+_GATHER = {
+    "bits": quantize.BITS,
+    "block_size": quantize.BLOCK,
+    "gather_axis": 0,
+    "quantize_axis": 1,
+}
+
+
+def _linear_sizes(matrix: quantize.Packed) -> dict[str, int]:
+    return {
+        "K": matrix.columns,
+        "N": matrix.rows,
+        "bits": quantize.BITS,
+        "block_size": quantize.BLOCK,
+        "accuracy_level": INT8_ACCURACY,
+    }
+
+
+def _kernel(
+    graph: ir.Graph, op_type: str, inputs: list[ir.Value | None], sizes: dict[str, int]
+) -> ir.Node:
+    for value in (inputs[0], inputs[1], inputs[2]):
+        if value is not None and value.const_value is not None and not value.is_initializer():
+            graph.register_initializer(value)
+    attributes = {name: ir.AttrInt64(name, size) for name, size in sizes.items()}
+    return ir.Node(ops.MICROSOFT, op_type, inputs, attributes)

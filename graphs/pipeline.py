@@ -1,0 +1,89 @@
+"""Which passes run, in which order, with a check before and after?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
+
+from ..errors import GraphError
+from ..runtime.contract import Geometry
+from .attach_body import AttachBody
+from .check import check
+from .fold_transposes import FoldTransposes
+from .fuse_rms_norm import FuseRmsNorm
+from .fuse_skip_norm import FuseSkipNorm
+from .keep_last_logits import KeepLastLogits
+from .lower_attention import LowerAttention
+from .pack_for_ort import PackForOrt
+from .pack_for_portable import PackForPortable
+from .pack_qkv import PackQkv
+
+TARGETS = ("ort", "portable")
+QUANTS = ("fp32", "int8")
+
+
+def passes(*, target: str, quant: str) -> list[ir.passes.PassBase]:
+    """The passes of one recipe, in order.
+
+    Raises:
+        GraphError: an unknown target or quant.
+    """
+    for flag, value, known in (("--target", target, TARGETS), ("--quant", quant, QUANTS)):
+        if value not in known:
+            raise GraphError(f"{flag} {value}: unknown; expected one of {', '.join(known)}")
+    for_ort = target == "ort"
+    return [
+        FuseRmsNorm(),
+        *([FuseSkipNorm(), LowerAttention(), PackQkv()] if for_ort else [AttachBody()]),
+        KeepLastLogits(),
+        *([PackForOrt() if for_ort else PackForPortable()] if quant == "int8" else []),
+        FoldTransposes(),
+        RemoveUnusedNodesPass(),
+        RemoveUnusedOpsetsPass(),
+        NameFixPass(),
+    ]
+
+
+def run(
+    model: ir.Model,
+    geometry: Geometry,
+    recipe: list[ir.passes.PassBase],
+    *,
+    dump: Path | None = None,
+) -> None:
+    """Run the passes in place, checking the graph before the first and after each.
+
+    Args:
+        model: the traced graph.
+        geometry: what the contract promises of it.
+        recipe: what ``passes`` returned.
+        dump: folder for the graph as text after each pass, ``00_trace.txt`` first.
+
+    Raises:
+        GraphError: naming the pass after which the graph no longer kept a rule.
+    """
+    _check_after("trace", model, geometry)
+    _dump(dump, 0, "trace", model)
+    for number, step in enumerate(recipe, start=1):
+        name = type(step).__name__
+        try:
+            step(model)
+        except ir.passes.PassError as error:
+            raise GraphError(f"pass {name} failed: {error.__cause__ or error}") from error
+        _check_after(f"pass {name}", model, geometry)
+        _dump(dump, number, name, model)
+
+
+def _check_after(stage: str, model: ir.Model, geometry: Geometry) -> None:
+    try:
+        check(model, geometry)
+    except GraphError as error:
+        raise GraphError(f"after {stage}: {error}") from error
+
+
+def _dump(folder: Path | None, number: int, name: str, model: ir.Model) -> None:
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number:02}_{name}.txt").write_text(f"{model}\n", encoding="utf-8")

@@ -1,0 +1,129 @@
+"""What does an artifact say of itself, and is it still what it says?
+
+``manifest.json`` is canonical JSON (sorted keys, two spaces, one newline at the end) that carries
+the hash of its own text, so a changed byte shows wherever it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import ContractError
+from .contract import MANIFEST_FILE, Geometry
+
+SCHEMA_VERSION = 1
+_DIGEST = "manifest_sha256"
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Vocabulary:
+    """What the driver must know of the tokenizer besides its file."""
+
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    add_bos_token: bool  # whether a prompt starts with the start token
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """All that the driver needs besides the graph, and how the artifact was made."""
+
+    quant: str
+    target: str
+    geometry: Geometry
+    vocabulary: Vocabulary
+    memory: dict[str, int]  # bytes, by what takes them
+    source: dict[str, str]  # sha256 of each file of the checkpoint
+    tools: dict[str, str]  # version by package
+    tensors: list[dict[str, Any]]  # name, shape, bits, block, and why any stayed in float
+    parity: dict[str, Any] | None = None  # headline figures; None: not measured
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # bytes and sha256
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json``; the same manifest gives the same bytes."""
+    (folder / MANIFEST_FILE).write_text(_text(manifest), encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read ``manifest.json`` of an artifact.
+
+    Raises:
+        ContractError: no such folder or file, another schema version, or not the text written.
+    """
+    path = folder / MANIFEST_FILE
+    if not folder.is_dir():
+        raise ContractError(f"{folder}: no such folder; name an artifact written by export")
+    if not path.is_file():
+        raise ContractError(f"{folder}: not an artifact, it holds no {MANIFEST_FILE}")
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        content = json.loads(text)
+        version = content.pop("schema_version")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ContractError(f"{path}: not a manifest ({error}); export again") from error
+    if version != SCHEMA_VERSION:
+        raise ContractError(
+            f"{path}: schema version {version}, expected {SCHEMA_VERSION}; "
+            "use the tramontane that wrote it, or export again"
+        )
+    content.pop(_DIGEST, None)
+    try:
+        manifest = _parse(content)
+    except (TypeError, KeyError) as error:
+        raise ContractError(f"{path}: not a manifest ({error}); export again") from error
+    if _text(manifest) != text:
+        raise ContractError(f"{path}: changed since it was written; export again")
+    return manifest
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Compare every file's size and hash with the manifest's.
+
+    Raises:
+        ContractError: naming the first file that is missing or differs.
+    """
+    for name, promised in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ContractError(f"{path}: missing, the manifest promises it; copy it again")
+        found = describe_file(path)
+        if found != promised:
+            raise ContractError(
+                f"{path}: {found['bytes']} bytes with sha256 {found['sha256']}, the manifest "
+                f"promises {promised['bytes']} bytes with {promised['sha256']}; copy it again"
+            )
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Size in bytes and sha256 of a file, read in small pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_CHUNK_BYTES):
+            digest.update(piece)
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def to_json(content: Any) -> str:
+    """JSON with one spelling for one content."""
+    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _text(manifest: Manifest) -> str:
+    content = {**dataclasses.asdict(manifest), "schema_version": SCHEMA_VERSION}
+    digest = hashlib.sha256(to_json(content).encode()).hexdigest()
+    return to_json({**content, _DIGEST: digest})
+
+
+def _parse(content: dict[str, Any]) -> Manifest:
+    vocabulary = content["vocabulary"]
+    vocabulary["eos_token_ids"] = tuple(vocabulary["eos_token_ids"])
+    content["vocabulary"] = Vocabulary(**vocabulary)
+    content["geometry"] = Geometry(**content["geometry"])
+    return Manifest(**content)
