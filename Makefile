@@ -1,0 +1,46 @@
+# How is everything run? Every target only calls the tramontane command or a tool.
+PYTHON ?= python3
+MODEL ?= models/stdlib-5m
+QUANT ?= int8
+TARGET ?= ort
+OUT ?= artifacts/$(notdir $(patsubst %/,%,$(MODEL)))-$(QUANT)-$(TARGET)$(if $(WINDOW),-w$(WINDOW))
+PROMPT ?= def fibonacci(
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help dev export run validate test lint types clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+dev: $(READY)  ## create the environment in .venv
+
+$(READY): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@mkdir -p .ns && ln -sfn .. .ns/tramontane
+	@touch $@
+
+export: $(READY)  ## MODEL= QUANT=fp32|int8 TARGET=ort|portable OUT= WINDOW=: checkpoint to artifact, parity proved
+	@$(BIN)/tramontane export '$(MODEL)' --quant '$(QUANT)' --target '$(TARGET)' --out '$(OUT)' \
+	  $(if $(WINDOW),--window '$(WINDOW)')
+
+run: $(READY)  ## PROMPT= OUT=: decode from the artifact
+	@$(BIN)/tramontane run '$(OUT)' --prompt "$$PROMPT"
+export PROMPT
+
+validate: $(READY)  ## MODEL= OUT=: parity of an artifact with its checkpoint
+	@$(BIN)/tramontane validate '$(OUT)' --reference '$(MODEL)'
+
+test: $(READY)  ## run the tests
+	@$(BIN)/python -m pytest -q
+
+lint: $(READY)  ## ruff
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(READY)  ## mypy, strict
+	@$(BIN)/mypy
+
+clean:  ## remove the environment and the artifacts
+	rm -rf .venv .ns artifacts

@@ -1,0 +1,358 @@
+"""One prefill, then one step at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ContractError
+from . import contract
+from .manifest import Manifest, read_manifest, verify_files
+from .sampling import Sampler
+from .text import Detokenizer, Tokenizer
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read while onnxruntime is imported
+import onnxruntime as ort  # noqa: E402
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors  # noqa: E402
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+
+DEFAULT_CHUNK = 512  # tokens a prefill runs at once; bounds the memory of activations
+_FIRST_CAPACITY = 256  # rows of a growing cache to begin with
+_SPIN_US = 1000  # how long threads wait busily between operators: not after a run
+_ORT_DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32"}
+_LOAD_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+
+class Session:
+    """One sequence of tokens in the making, over an artifact's graph.
+
+    Past and present of the cache are the same memory: a step moves no rows but those it must.
+    """
+
+    def __init__(
+        self, *, folder: Path, manifest: Manifest, graph: ort.InferenceSession
+    ) -> None:
+        """Begin an empty sequence; most callers want ``load``."""
+        self.folder = folder
+        self.manifest = manifest
+        self._graph = graph
+        self._geometry = manifest.geometry
+        self._layout = manifest.geometry.layout
+        self._tokens = 0
+        self._tokenizer: Tokenizer | None = None
+        # A binding keeps addresses, not arrays: the arrays bound live here.
+        self._binding = graph.io_binding()
+        self._bound: dict[str, npt.NDArray[Any]] = {}
+        self._ones = np.ones((1, 0), np.int64)
+        self._cache: list[Floats] = []
+        self._step_ids = np.zeros((1, 1), np.int64)
+        self._step_logits = np.zeros((1, 1, self._geometry.vocab_size), np.float32)
+        self._allocate(self._geometry.rows or 0)
+
+    @classmethod
+    def load(
+        cls, folder: Path | str, *, threads: int | None = None, verify: bool = False
+    ) -> Session:
+        """Open an artifact.
+
+        Args:
+            folder: written by export.
+            threads: for one operator; None for as many as there are physical cores.
+            verify: compare every file's hash with the manifest's first.
+
+        Raises:
+            ContractError: a file is missing or damaged, or the graph is not what the manifest
+                promises.
+        """
+        folder = Path(folder)
+        if threads is not None and threads < 1:
+            raise ContractError(f"threads is {threads}; expected 1 or more")
+        manifest = read_manifest(folder)
+        if verify:
+            verify_files(folder, manifest)
+        path = folder / contract.MODEL_FILE
+        if not path.is_file():
+            raise ContractError(f"{path}: missing; copy the artifact again")
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # a warning for each load about num_logits_to_keep
+        options.intra_op_num_threads = threads or _physical_cores()
+        options.add_session_config_entry("session.prepack.enable_parallel", "1")
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_US))
+        try:
+            graph = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except _LOAD_ERRORS as error:
+            raise ContractError(
+                f"{path}: onnxruntime cannot load it ({error}); copy the artifact again"
+            ) from error
+        _refuse_broken_promises(path, manifest.geometry, graph)
+        return cls(folder=folder, manifest=manifest, graph=graph)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the sequence so far."""
+        return self._tokens
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The artifact's tokenizer, read when first asked for."""
+        if self._tokenizer is None:
+            path = self.folder / contract.TOKENIZER_FILE
+            self._tokenizer = Tokenizer(path, self.manifest.vocabulary)
+        return self._tokenizer
+
+    def reset(self) -> None:
+        """Begin an empty sequence; rows of the old one are never read again."""
+        self._tokens = 0
+
+    def prefill(
+        self, tokens: Sequence[int], *, all_logits: bool = False, chunk: int | None = None
+    ) -> Floats:
+        """Append tokens to the sequence.
+
+        Args:
+            tokens: at least one; any number of turns may follow each other.
+            all_logits: return those of every new position, not of the last alone.
+            chunk: tokens run at once; None for ``DEFAULT_CHUNK``. Changes rounding only.
+
+        Returns:
+            (V,) float32, or (T, V) with ``all_logits``.
+
+        Raises:
+            ContractError: no tokens, one outside the vocabulary, or more than the sequence holds.
+        """
+        chunk = DEFAULT_CHUNK if chunk is None else chunk
+        if chunk < 1:
+            raise ContractError(f"chunk is {chunk}; expected 1 or more")
+        ids = self._checked(tokens)
+        T, V = ids.shape[1], self._geometry.vocab_size
+        self._reserve(self._tokens + T)
+        logits = np.empty((1, T if all_logits else 1, V), np.float32)
+        for start in range(0, T, chunk):
+            stop = min(start + chunk, T)
+            out = logits[:, start:stop] if all_logits else logits
+            self._run(ids[:, start:stop], out, keep=0 if all_logits else 1)
+        return logits[0] if all_logits else logits[0, 0]
+
+    def step(self, token: int) -> Floats:
+        """Append one token; return the logits (V,) float32 of the next.
+
+        Raises:
+            ContractError: as ``prefill``.
+        """
+        self._refuse_tokens(first=token, last=token, count=1)
+        self._reserve(self._tokens + 1)
+        self._step_ids[0, 0] = token
+        self._run(self._step_ids, self._step_logits, keep=1)
+        return self._step_logits[0, 0].copy()
+
+    def cache(self) -> list[tuple[Floats, Floats]]:
+        """Copies of each layer's held rows: key and value, (G, L, D) float32 each."""
+        held = [rows[0, :, : self._layout.held(self._tokens)].copy() for rows in self._cache]
+        return list(zip(held[::2], held[1::2], strict=True))
+
+    def generate(
+        self, prompt_tokens: Sequence[int], *, max_new_tokens: int, sampler: Sampler
+    ) -> Iterator[int]:
+        """Append a prompt, then choose and append tokens until an end token, which is neither.
+
+        A token is appended when the next is asked for, the last one included.
+
+        Raises:
+            ContractError: as ``prefill``; also if prompt and new tokens may become too many.
+        """
+        if max_new_tokens < 0:
+            raise ContractError(f"max_new_tokens is {max_new_tokens}; expected 0 or more")
+        ids = self._checked(prompt_tokens)
+        total, limit = self._tokens + ids.shape[1], self._geometry.max_positions
+        if total + max_new_tokens > limit:
+            raise ContractError(
+                f"max_new_tokens is {max_new_tokens} after {total} tokens; the artifact has "
+                f"{limit} positions, so ask for at most {limit - total}"
+            )
+        return self._generate(prompt_tokens, max_new_tokens, sampler)
+
+    def stream(self, prompt: str, *, max_new_tokens: int, sampler: Sampler) -> Iterator[str]:
+        """Append a prompt and hand on the text that follows it, whole characters at a time.
+
+        Raises:
+            ContractError: as ``generate``; also if the prompt has no tokens.
+        """
+        tokens = self.tokenizer.encode(prompt, is_first=self._tokens == 0)
+        new = self.generate(tokens, max_new_tokens=max_new_tokens, sampler=sampler)
+        return _text_of(new, Detokenizer(self.tokenizer, tokens))
+
+    def _generate(
+        self, prompt: Sequence[int], max_new_tokens: int, sampler: Sampler
+    ) -> Iterator[int]:
+        choose = sampler.start()
+        logits = self.prefill(prompt)
+        for _ in range(max_new_tokens):
+            token = choose(logits)
+            if token in self.manifest.vocabulary.eos_token_ids:
+                return
+            yield token
+            logits = self.step(token)
+
+    def _run(self, ids: Integers, logits: Floats, *, keep: int) -> None:
+        """Append ids (1, T) and fill logits (1, n, V); both, when slices, are contiguous."""
+        total = self._tokens + ids.shape[1]
+        self._bind(contract.INPUT_IDS, ids)
+        self._bind(contract.ATTENTION_MASK, self._ones[:, :total])
+        self._bind(contract.NUM_LOGITS_TO_KEEP, _SCALARS[keep])
+        self._bind(contract.LOGITS, logits)
+        self._graph.run_with_iobinding(self._binding)
+        self._tokens = total
+
+    def _bind(self, name: str, array: npt.NDArray[Any]) -> None:
+        if self._bound.get(name) is array:  # a step rebinds its mask alone
+            return
+        self._bound[name] = array
+        value = ort.OrtValue.ortvalue_from_numpy(array)
+        if name == contract.LOGITS:
+            self._binding.bind_ortvalue_output(name, value)
+        else:
+            self._binding.bind_ortvalue_input(name, value)
+
+    def _reserve(self, tokens: int) -> None:
+        """Make room for so many tokens in the mask and in a growing cache."""
+        if tokens > self._ones.shape[1]:
+            self._ones = np.ones((1, self._capacity(tokens)), np.int64)
+        if self._geometry.rows is None and (
+            not self._cache or tokens > self._cache[0].shape[2]
+        ):
+            self._allocate(self._capacity(tokens))
+
+    def _capacity(self, tokens: int) -> int:
+        capacity = _FIRST_CAPACITY
+        while capacity < tokens:
+            capacity *= 2
+        return min(capacity, self._geometry.max_positions)
+
+    def _allocate(self, rows: int) -> None:
+        """Give every layer this many rows, keep those held, and bind past and present to them."""
+        if not rows:
+            return
+        shape = (1, self._geometry.num_key_value_heads, rows, self._geometry.head_dim)
+        for index, names in enumerate(contract.cache_pairs(self._geometry)):
+            new = np.zeros(shape, np.float32)
+            if index < len(self._cache):
+                held = self._layout.held(self._tokens)
+                new[:, :, :held] = self._cache[index][:, :, :held]
+                self._cache[index] = new
+            else:
+                self._cache.append(new)
+            # One address for both is how onnxruntime knows that nothing needs copying.
+            value = ort.OrtValue.ortvalue_from_numpy(new)
+            self._binding.bind_ortvalue_input(names[0], value)
+            self._binding.bind_ortvalue_output(names[1], value)
+
+    def _checked(self, tokens: Sequence[int]) -> Integers:
+        """Tokens as (1, T) int64, when the sequence can take them."""
+        if not len(tokens):
+            raise ContractError("no tokens; expected at least one to decode from")
+        ids = np.array(tokens, dtype=np.int64).reshape(1, -1)
+        self._refuse_tokens(first=int(ids.min()), last=int(ids.max()), count=ids.shape[1])
+        return ids
+
+    def _refuse_tokens(self, *, first: int, last: int, count: int) -> None:
+        V, limit = self._geometry.vocab_size, self._geometry.max_positions
+        if first < 0 or last >= V:
+            raise ContractError(
+                f"token {first if first < 0 else last}; expected 0 to {V - 1}, the vocabulary"
+            )
+        if self._tokens + count > limit:
+            raise ContractError(
+                f"{count} tokens after {self._tokens}: the artifact has {limit} positions; "
+                "shorten the prompt or reset"
+            )
+
+
+_SCALARS = {keep: np.array(keep, np.int64) for keep in (0, 1)}
+
+
+def _text_of(tokens: Iterator[int], detokenizer: Detokenizer) -> Iterator[str]:
+    for token in tokens:
+        if text := detokenizer.push(token):
+            yield text
+    if text := detokenizer.flush():
+        yield text
+
+
+def _physical_cores() -> int:
+    """Cores that this process may use, hyperthreads counted once where Linux tells them."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        cores.add(siblings.read_text() if siblings.is_file() else str(cpu))
+    return len(cores)
+
+
+def _refuse_broken_promises(
+    path: Path, geometry: contract.Geometry, graph: ort.InferenceSession
+) -> None:
+    """Compare the graph's inputs and outputs with those that the manifest's sizes imply.
+
+    Raises:
+        ContractError: naming the first tensor that is missing, unknown or different.
+    """
+    required, optional = list(graph.get_inputs()), list(graph.get_overridable_initializers())
+    promised_inputs = contract.inputs(geometry)
+    is_listed = {promise.name for promise in promised_inputs}
+    # Older graphs list every initializer as an input; only those promised concern us.
+    optional = [found for found in optional if found.name in is_listed]
+    for found in required:
+        if found.name == contract.NUM_LOGITS_TO_KEEP:
+            raise ContractError(
+                f"{path}: input {found.name} has no default, the manifest promises one; "
+                "export the artifact again"
+            )
+    _compare(path, "input", [*required, *optional], promised_inputs)
+    _compare(path, "output", list(graph.get_outputs()), contract.outputs(geometry))
+
+
+def _compare(
+    path: Path, kind: str, found: list[Any], promised: list[contract.TensorPromise]
+) -> None:
+    by_name = {tensor.name: tensor for tensor in found}
+    for promise in promised:
+        tensor = by_name.pop(promise.name, None)
+        if tensor is None:
+            raise ContractError(
+                f"{path}: {kind} {promise.name} is missing, the manifest promises it; "
+                "export the artifact again"
+            )
+        dtype = _ORT_DTYPES.get(tensor.type, tensor.type)
+        if dtype != promise.dtype or not _is_shape_kept(tensor.shape, promise.shape):
+            raise ContractError(
+                f"{path}: {kind} {promise.name} is {dtype} {list(tensor.shape)}, the manifest "
+                f"promises {promise.dtype} {list(promise.shape)}; export the artifact again"
+            )
+    for name in by_name:
+        raise ContractError(
+            f"{path}: {kind} {name} is not promised by the manifest; export the artifact again"
+        )
+
+
+def _is_shape_kept(found: Sequence[Any], promised: Sequence[contract.Dimension]) -> bool:
+    """Whether sizes agree, and what is promised to be free is free whatever its name."""
+    return len(found) == len(promised) and all(
+        not isinstance(size, int) if isinstance(promise, str) else size == promise
+        for size, promise in zip(found, promised, strict=True)
+    )

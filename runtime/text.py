@@ -1,0 +1,118 @@
+"""How do tokens become text, whole characters at a time?"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from pathlib import Path
+
+import sentencepiece
+
+from ..errors import ContractError
+from .manifest import Vocabulary
+
+
+class Tokenizer:
+    """A sentencepiece model, and whether its prompts begin with a start token."""
+
+    def __init__(self, path: Path, vocabulary: Vocabulary) -> None:
+        """Read ``tokenizer.model``.
+
+        Raises:
+            ContractError: no such file, not a sentencepiece model, or a start token is wanted
+                that the vocabulary does not name.
+        """
+        if not path.is_file():
+            raise ContractError(f"{path}: missing; copy the artifact again")
+        if vocabulary.add_bos_token and vocabulary.bos_token_id is None:
+            raise ContractError(f"{path}: prompts begin with a start token, but none is named")
+        self._path = path
+        self._vocabulary = vocabulary
+        self._pieces = sentencepiece.SentencePieceProcessor()
+        try:
+            self._pieces.Load(str(path))
+        except (RuntimeError, OSError) as error:
+            raise ContractError(f"{path}: not a sentencepiece model ({error})") from error
+
+    def __len__(self) -> int:
+        """Tokens that the tokenizer knows."""
+        return int(self._pieces.GetPieceSize())
+
+    def encode(self, prompt: str, *, is_first: bool = True) -> list[int]:
+        """Tokens of a prompt; the start token leads only the first of a sequence.
+
+        Raises:
+            ContractError: no tokens at all.
+        """
+        tokens: list[int] = self._pieces.EncodeAsIds(prompt)
+        bos = self._vocabulary.bos_token_id
+        if is_first and self._vocabulary.add_bos_token and bos is not None:
+            tokens = [bos, *tokens]
+        if not tokens:
+            adds = "a later turn has" if self._vocabulary.add_bos_token else "this tokenizer adds"
+            raise ContractError(
+                f"--prompt: nothing to decode from, {prompt!r} has no tokens and {adds} "
+                "no start token; give a longer prompt"
+            )
+        return tokens
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of tokens from the start of a sequence; bytes that are no UTF-8 become U+FFFD.
+
+        Raises:
+            ContractError: a token that the tokenizer does not know.
+        """
+        for token in tokens:
+            if not 0 <= token < len(self):
+                raise ContractError(
+                    f"{self._path}: token {token} is not among its {len(self)} pieces"
+                )
+        return str(self._pieces.DecodeIds([int(token) for token in tokens]))
+
+    def byte(self, token: int) -> bytes | None:
+        """The one byte that a byte piece such as ``<0xE2>`` stands for; None for other pieces."""
+        if not 0 <= token < len(self) or not self._pieces.IsByte(token):
+            return None
+        return bytes([int(self._pieces.IdToPiece(token)[3:-1], 16)])
+
+
+class Detokenizer:
+    """Text of tokens as they come; a character is handed on when all its bytes are there.
+
+    All pieces of text together are ``decode(prompt + tokens)`` without ``decode(prompt)``.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> None:
+        """Begin after the tokens of a prompt, which are whole characters."""
+        self._tokenizer = tokenizer
+        # Text depends on what precedes it: sentencepiece drops the space that leads a sequence.
+        # The latest tokens that gave any text are context enough, so a push costs the same ever.
+        self._context = list(prompt)
+        self._context_text = tokenizer.decode(self._context)
+        self._waiting: list[int] = []
+        self._is_whole = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        """Text that this token completes; empty while a character lacks bytes."""
+        self._waiting.append(token)
+        byte = self._tokenizer.byte(token)
+        if byte is None:
+            self._is_whole.reset()
+            return self.flush()
+        self._is_whole.decode(byte)
+        return "" if self._is_whole.getstate()[0] else self.flush()
+
+    def flush(self) -> str:
+        """Text of the tokens that still wait; bytes of unfinished characters become U+FFFD."""
+        if not self._waiting:
+            return ""
+        self._is_whole.reset()
+        text = self._tokenizer.decode([*self._context, *self._waiting])[len(self._context_text) :]
+        alone = self._tokenizer.decode(self._waiting)
+        if alone:
+            self._context, self._context_text = self._waiting, alone
+        else:
+            self._context += self._waiting
+            self._context_text += text
+        self._waiting = []
+        return text

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tramontane.errors import CheckpointError
+from tramontane.export.checkpoint import Checkpoint
+from tramontane.export.config import read_config
+from tramontane.export.model import Mistral
+from tramontane.export.reference import load_reference
+
+Write = Callable[..., Path]
+QUERY = "model.layers.0.self_attn.q_proj.weight"
+SHARDED = {"max_shard_size": "300KB"}
+INDEX = "model.safetensors.index.json"
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    return Checkpoint.open(folder, read_config(folder))
+
+
+def change(folder: Path, **tensors: torch.Tensor | None) -> None:
+    """Set tensors of model.safetensors, or take them out."""
+    path = folder / "model.safetensors"
+    kept = {**load_file(path), **{name.replace("__", "."): t for name, t in tensors.items()}}
+    save_file({name: t.clone() for name, t in kept.items() if t is not None}, path)
+
+
+def rewrite_index(folder: Path, **weight_map: Any) -> None:
+    index = json.loads((folder / INDEX).read_bytes())
+    index["weight_map"].update(weight_map)
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_every_parameter_of_the_model_has_a_tensor_of_its_shape(
+    tiny_checkpoint: Write, tie: bool
+) -> None:
+    folder = tiny_checkpoint(tie=tie)
+    checkpoint = open_checkpoint(folder)
+    state = Mistral(read_config(folder)).state_dict()
+    assert set(checkpoint.parameters) == set(state)
+    for name, parameter in state.items():
+        array = checkpoint.read(name)
+        assert (array.shape, array.dtype) == (tuple(parameter.shape), np.float32)
+
+
+def test_parameters_are_the_published_numbers(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint()
+    published = load_file(folder / "model.safetensors")
+    checkpoint = open_checkpoint(folder)
+    np.testing.assert_array_equal(checkpoint.read("layers.0.attention.query.weight"), published[QUERY])
+    np.testing.assert_array_equal(checkpoint.read("head.weight"), published["lm_head.weight"])
+
+
+def test_tied_head_is_the_embedding(tiny_checkpoint: Write) -> None:
+    checkpoint = open_checkpoint(tiny_checkpoint(tie=True))
+    np.testing.assert_array_equal(checkpoint.read("head.weight"), checkpoint.read("embedding.weight"))
+
+
+def test_sharded_and_single_give_equal_numbers(tiny_checkpoint: Write) -> None:
+    single = open_checkpoint(tiny_checkpoint())
+    sharded = open_checkpoint(tiny_checkpoint(**SHARDED))
+    assert len(set(sharded.files.values())) > 1
+    for name in single.parameters:
+        np.testing.assert_array_equal(single.read(name), sharded.read(name))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_types_widen_exactly(tiny_checkpoint: Write, dtype: str) -> None:
+    wide, narrow = open_checkpoint(tiny_checkpoint()), open_checkpoint(tiny_checkpoint(dtype=dtype))
+    for name in wide.parameters:
+        expected = torch.from_numpy(wide.read(name)).to(getattr(torch, dtype)).float()
+        np.testing.assert_array_equal(narrow.read(name), expected)
+
+
+def test_hashes_are_of_the_files_that_matter(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint()
+    hashes = open_checkpoint(folder).hashes()
+    assert set(hashes) == {"config.json", "model.safetensors", "tokenizer.model"}
+    for name, digest in hashes.items():
+        assert digest == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    assert INDEX in open_checkpoint(tiny_checkpoint(**SHARDED)).hashes()
+
+
+def test_reference_holds_the_checkpoint_and_leaves_the_random_state(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint(dtype="bfloat16")
+    config, checkpoint = read_config(folder), open_checkpoint(folder)
+    before = torch.get_rng_state()
+    model = load_reference(config, checkpoint)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not model.training
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == torch.float32
+        np.testing.assert_array_equal(parameter, checkpoint.read(name))
+
+
+def test_derived_buffers_are_ignored(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint()
+    change(folder, **{"model__layers__0__self_attn__rotary_emb__inv_freq".replace("rotary__", "rotary_"): torch.ones(8)})
+    assert "head.weight" in open_checkpoint(folder).parameters
+
+
+def test_equal_head_beside_a_tied_embedding_is_allowed(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint(tie=True)
+    embedding = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+    change(folder, lm_head__weight=embedding)
+    open_checkpoint(folder)
+
+
+def test_other_head_beside_a_tied_embedding_is_refused(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint(tie=True)
+    change(folder, lm_head__weight=torch.zeros(2048, 64))
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight differs from model\.embed_tokens"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({QUERY: None}, f"{QUERY} is missing \\(1 missing in all\\)"),
+        ({"lm_head.weight": None}, "lm_head.weight is missing"),
+        ({"model.layers.0.self_attn.q_proj.bias": torch.ones(64)}, "q_proj.bias is unexpected"),
+        ({QUERY: torch.ones(32, 64)}, r"q_proj.weight has shape \(32, 64\), .* \(64, 64\)"),
+        ({QUERY: torch.ones(64, 64, dtype=torch.float64)}, "is of type F64, expected one of F32"),
+        ({QUERY: torch.ones(64, 64, dtype=torch.int8)}, "is of type I8, expected one of F32"),
+    ],
+)
+def test_tensor_that_the_config_does_not_imply_is_refused(
+    tiny_checkpoint: Write, tensors: dict[str, torch.Tensor | None], message: str
+) -> None:
+    folder = tiny_checkpoint()
+    change(folder, **tensors)
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_value_that_is_no_number_is_counted_and_placed(tiny_checkpoint: Write, bad: float) -> None:
+    folder = tiny_checkpoint(dtype="bfloat16")
+    weight = torch.ones(64, 64, dtype=torch.bfloat16)
+    weight[3, 5] = weight[7, 0] = bad
+    change(folder, **{QUERY: weight})
+    checkpoint = open_checkpoint(folder)
+    message = rf"model\.safetensors: {QUERY} holds 2 values .* the first at \(3, 5\)"
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.read("layers.0.attention.query.weight")
+
+
+def test_unknown_parameter_is_refused(tiny_checkpoint: Write) -> None:
+    with pytest.raises(CheckpointError, match="no parameter 'query'"):
+        open_checkpoint(tiny_checkpoint()).read("query")
+
+
+def test_folder_without_weights_is_refused(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint()
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"no weights, expected model\.safetensors or"):
+        open_checkpoint(folder)
+
+
+def test_single_file_beside_an_index_is_refused(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint()
+    (folder / INDEX).write_text("{}")
+    with pytest.raises(CheckpointError, match="holds both"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("size", [0, 4, 100, -1])
+def test_truncated_file_is_named(tiny_checkpoint: Write, size: int) -> None:
+    path = tiny_checkpoint() / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: unreadable .*again"):
+        open_checkpoint(path.parent)
+
+
+def test_file_lost_after_opening_is_named(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint()
+    checkpoint = open_checkpoint(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: unreadable"):
+        checkpoint.read("head.weight")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": []}}'])
+def test_index_that_is_none_is_refused(tiny_checkpoint: Write, text: str) -> None:
+    folder = tiny_checkpoint(**SHARDED)
+    (folder / INDEX).write_text(text)
+    with pytest.raises(CheckpointError, match=r"index\.json: not an index"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["../a.safetensors", "/etc/passwd", "..", "a/../../b", "c:\\d", 7])
+def test_index_that_leaves_the_folder_is_refused(tiny_checkpoint: Write, name: Any) -> None:
+    folder = tiny_checkpoint(**SHARDED)
+    rewrite_index(folder, **{QUERY: name})
+    with pytest.raises(CheckpointError, match="expected the name of a file in the same folder"):
+        open_checkpoint(folder)
+
+
+def test_missing_shard_is_named(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint(**SHARDED)
+    next(folder.glob("model-00001*")).unlink()
+    with pytest.raises(CheckpointError, match="names model-00001.*, which is missing"):
+        open_checkpoint(folder)
+
+
+def test_tensor_in_another_shard_than_the_index_says_is_refused(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint(**SHARDED)
+    shards = sorted(path.name for path in folder.glob("model-*"))
+    home = open_checkpoint(folder).files[QUERY].name
+    rewrite_index(folder, **{QUERY: next(name for name in shards if name != home)})
+    with pytest.raises(CheckpointError, match="expected them to agree"):
+        open_checkpoint(folder)

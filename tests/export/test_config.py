@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tramontane.errors import ConfigError
+from tramontane.export.config import MistralConfig, read_config
+from transformers import LlamaConfig
+from transformers import MistralConfig as PublishedMistralConfig
+
+MISTRAL = {
+    "architectures": ["MistralForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 2048,
+}
+LLAMA = {**MISTRAL, "architectures": ["LlamaForCausalLM"]}
+MISSING = object()
+
+
+def read(folder: Path, base: dict[str, Any] = MISTRAL, **changes: Any) -> MistralConfig:
+    published = {k: v for k, v in {**base, **changes}.items() if v is not MISSING}
+    (folder / "config.json").write_text(json.dumps(published))
+    return read_config(folder)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"rope_theta": 5e5},
+        {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}},
+        {"rope_parameters": {"rope_theta": 5e5}, "rope_theta": 5e5},
+    ],
+)
+def test_both_forms_of_rope_theta_are_read(tmp_path: Path, form: dict[str, Any]) -> None:
+    assert read(tmp_path, **form).rope_theta == 5e5
+
+
+@pytest.mark.parametrize(
+    ("base", "documented"), [(MISTRAL, PublishedMistralConfig()), (LLAMA, LlamaConfig())]
+)
+def test_left_out_keys_mean_what_transformers_documents(
+    tmp_path: Path, base: dict[str, Any], documented: Any
+) -> None:
+    config = read(tmp_path, base)
+    assert config.rms_norm_eps == documented.rms_norm_eps
+    assert config.rope_theta == documented.rope_parameters["rope_theta"]
+    assert config.sliding_window == getattr(documented, "sliding_window", None)
+    assert config.max_position_embeddings == documented.max_position_embeddings
+    assert config.tie_word_embeddings == documented.tie_word_embeddings
+    assert config.head_dim == 64 // 4
+
+
+def test_llama_without_key_value_heads_has_one_for_every_query_head(tmp_path: Path) -> None:
+    assert read(tmp_path, LLAMA, num_key_value_heads=MISSING).num_key_value_heads == 4
+
+
+def test_null_window_is_no_window(tmp_path: Path) -> None:
+    assert read(tmp_path, sliding_window=None).sliding_window is None
+
+
+def test_given_values_are_kept(tmp_path: Path) -> None:
+    config = read(
+        tmp_path, head_dim=32, sliding_window=8, tie_word_embeddings=True, eos_token_id=[2, 3]
+    )
+    assert (config.head_dim, config.sliding_window) == (32, 8)
+    assert config.tie_word_embeddings
+    assert config.eos_token_ids == (2, 3)
+
+
+def test_config_that_transformers_writes_is_read(stdlib_5m: Path) -> None:
+    config = read_config(stdlib_5m)
+    assert (config.sliding_window, config.rope_theta, config.eos_token_ids) == (64, 1e4, (2,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rope_scaling": {"type": "yarn", "factor": 4}}, r"rope scaling \(yarn\)"),
+        ({"rope_scaling": {"factor": 4}}, r"rope scaling \(unnamed\)"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, r"rope scaling \(llama3\)"),
+        ({"rope_parameters": {"rope_theta": 1.0}, "rope_theta": 2.0}, "given twice and differs"),
+        ({"hidden_act": "gelu"}, "activation 'gelu'"),
+        ({"attention_bias": True}, "attention_bias is not supported"),
+        ({"mlp_bias": True}, "mlp_bias is not supported"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config .*float checkpoint"),
+        ({"architectures": ["MixtralForCausalLM"]}, "supported are LlamaForCausalLM, Mistral"),
+        ({"architectures": MISSING}, "architectures is None"),
+        ({"architectures": ["LlamaForCausalLM"], "sliding_window": 8}, "LlamaForCausalLM ignores"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+        ({"partial_rotary_factor": 0.5}, "partial rotary"),
+        ({"hidden_size": MISSING}, "hidden_size is missing"),
+        ({"num_key_value_heads": MISSING}, "num_key_value_heads is missing"),
+        ({"vocab_size": "many"}, "vocab_size is 'many'; expected a number"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0; expected at least 1"),
+        ({"num_key_value_heads": 3}, r"\(4\) is not a multiple of num_key_value_heads \(3\)"),
+        ({"num_attention_heads": 6}, r"hidden_size \(64\) is not a multiple"),
+        ({"head_dim": 15}, "head_dim is 15; rope needs an even one"),
+        ({"sliding_window": 0}, "sliding_window is 0; expected at least 1, or null"),
+    ],
+)
+def test_unsupported_config_is_refused_by_name(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as refusal:
+        read(tmp_path, **changes)
+    assert str(refusal.value).startswith(str(tmp_path / "config.json"))
+
+
+def test_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere: no such folder"):
+        read_config(tmp_path / "nowhere")
+
+
+def test_folder_without_config_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"not a checkpoint, it holds no config\.json"):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(b"{", "not JSON"), (b"\xff", "not JSON"), (b"[]", "holds a list, expected an object")],
+)
+def test_config_that_is_no_json_object_is_refused(
+    tmp_path: Path, text: bytes, message: str
+) -> None:
+    (tmp_path / "config.json").write_bytes(text)
+    with pytest.raises(ConfigError, match=message):
+        read_config(tmp_path)

@@ -1,0 +1,98 @@
+"""Is this artifact proved? Runs all checks, writes the report, says yes or no."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import ContractError
+from ..export.checkpoint import Checkpoint
+from ..export.config import MistralConfig, read_config
+from ..export.progress import track
+from ..export.reference import load_reference
+from ..runtime.manifest import read_manifest, to_json
+from ..runtime.session import Session
+from .parity import Check, headline, raise_if_broken, run_checks
+from .tolerance import tolerance_for
+
+REPORT = "parity/report.json"
+
+
+def gate(artifact: Path, config: MistralConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Prove a fresh artifact: write its report and return its headline figures.
+
+    Raises:
+        ParityError: a check failed; the message names each.
+    """
+    checks = check_artifact(artifact, config, checkpoint)
+    raise_if_broken(checks, artifact=artifact)
+    figures = headline(checks)
+    (artifact / REPORT).parent.mkdir(exist_ok=True)
+    (artifact / REPORT).write_text(to_json(report(checks)), encoding="utf-8")
+    return figures
+
+
+def validate(artifact: Path, reference: Path) -> list[Check]:
+    """Check an artifact against a checkpoint folder; the window comes from the manifest.
+
+    Raises:
+        ContractError: the checkpoint is of another geometry than the artifact.
+    """
+    geometry = read_manifest(artifact).geometry
+    config = dataclasses.replace(read_config(reference), sliding_window=geometry.window)
+    found = (config.num_hidden_layers, config.num_key_value_heads, config.head_dim, config.vocab_size)
+    promised = (
+        geometry.num_layers, geometry.num_key_value_heads, geometry.head_dim, geometry.vocab_size
+    )
+    if found != promised:
+        raise ContractError(
+            f"{reference}: layers, key/value heads, head size and vocabulary are {found}, the "
+            f"artifact's are {promised}; name the checkpoint that it was exported from"
+        )
+    return check_artifact(artifact, config, Checkpoint.open(reference, config))
+
+
+def check_artifact(artifact: Path, config: MistralConfig, checkpoint: Checkpoint) -> list[Check]:
+    """Run all checks of an artifact's recipe against the reference in PyTorch."""
+    session = Session.load(artifact)
+    tolerance = tolerance_for(session.manifest.quant)
+    return run_checks(session, load_reference(config, checkpoint), tolerance, track=track)
+
+
+def report(checks: Sequence[Check]) -> dict[str, Any]:
+    """All checks as JSON holds them; a figure that is not a number becomes null."""
+    return {
+        "passed": not any(check.failures for check in checks),
+        "headline": headline(checks),
+        "checks": [
+            {
+                "name": check.name,
+                "failures": list(check.failures),
+                "figures": {
+                    name: None if math.isnan(value) else value
+                    for name, value in check.figures.items()
+                },
+            }
+            for check in checks
+        ],
+    }
+
+
+def print_table(checks: Sequence[Check]) -> None:
+    """One line per check, for people."""
+    table = Table("check", "max |Δlogit|", "mean KL", "max KL", "same top", "verdict")
+    for check in checks:
+        figures = check.figures
+        if "mean_kl" in figures:
+            cells = [f"{figures[k]:.2e}" for k in ("max_logit_difference", "mean_kl", "max_kl")]
+            cells.append(f"{figures['same_top']:.2%}")
+        else:
+            cells = ["", "", "", f"{figures['same_greedy_tokens']} tokens"]
+        table.add_row(check.name, *cells, "\n".join(check.failures) or "ok")
+    Console(width=120).print(table)
