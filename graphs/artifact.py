@@ -91,7 +91,7 @@ def describe_tensors(graph: ir.Graph, *, quant: str) -> list[dict[str, Any]]:
         entry: dict[str, Any] = {
             "name": str(value.name),
             "shape": list(tensor.shape.numpy()),
-            "bits": tensor.dtype.itemsize * 8,
+            "bits": int(tensor.dtype.itemsize * 8),
         }
         if tensor.dtype == ir.DataType.UINT8:
             entry["block"] = quantize.BLOCK

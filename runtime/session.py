@@ -44,9 +44,7 @@ class Session:
     Past and present of the cache are the same memory: a step moves no rows but those it must.
     """
 
-    def __init__(
-        self, *, folder: Path, manifest: Manifest, graph: ort.InferenceSession
-    ) -> None:
+    def __init__(self, *, folder: Path, manifest: Manifest, graph: ort.InferenceSession) -> None:
         """Begin an empty sequence; most callers want ``load``."""
         self.folder = folder
         self.manifest = manifest
@@ -232,9 +230,7 @@ class Session:
         """Make room for so many tokens in the mask and in a growing cache."""
         if tokens > self._ones.shape[1]:
             self._ones = np.ones((1, self._capacity(tokens)), np.int64)
-        if self._geometry.rows is None and (
-            not self._cache or tokens > self._cache[0].shape[2]
-        ):
+        if self._geometry.rows is None and (not self._cache or tokens > self._cache[0].shape[2]):
             self._allocate(self._capacity(tokens))
 
     def _capacity(self, tokens: int) -> int:

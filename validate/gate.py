@@ -19,7 +19,6 @@ from ..export.reference import load_reference
 from ..runtime.manifest import read_manifest, to_json
 from ..runtime.session import Session
 from .parity import Check, headline, raise_if_broken, run_checks
-from .tolerance import tolerance_for
 
 REPORT = "parity/report.json"
 
@@ -61,8 +60,7 @@ def validate(artifact: Path, reference: Path) -> list[Check]:
 def check_artifact(artifact: Path, config: MistralConfig, checkpoint: Checkpoint) -> list[Check]:
     """Run all checks of an artifact's recipe against the reference in PyTorch."""
     session = Session.load(artifact)
-    tolerance = tolerance_for(session.manifest.quant)
-    return run_checks(session, load_reference(config, checkpoint), tolerance, track=track)
+    return run_checks(session, load_reference(config, checkpoint), track=track)
 
 
 def report(checks: Sequence[Check]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from ..export.model import Mistral
 from ..runtime.contract import Geometry
 from ..runtime.session import Session
 from .figures import Figures, compare
-from .tolerance import FEWEST_POSITIONS, Tolerance
+from .tolerance import FEWEST_POSITIONS, Tolerance, tolerance_for
 
 SAMPLE = Path(__file__).with_name("sample.txt")
 GREEDY_STEPS = 256
 _STAND_IN_WINDOW = 64  # lengths for a model that has no window
+_TELLING_LENGTH = 1024  # positions over which a mean tells recipes apart
 _SEED = 0
 
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
@@ -36,18 +38,15 @@ class Check:
     failures: tuple[str, ...]
 
 
-def run_checks(
-    session: Session, reference: Mistral, tolerance: Tolerance, *, track: Track
-) -> list[Check]:
+def run_checks(session: Session, reference: Mistral, *, track: Track) -> list[Check]:
     """Run all checks: one shot over lengths around the window, in chunks, stepped, greedy.
 
     Args:
         session: the artifact; its sequence is reset.
         reference: the model that the artifact was exported from, float32.
-        tolerance: the bounds.
         track: hands on the checks while showing how far they are.
     """
-    geometry = session.manifest.geometry
+    geometry, quant = session.manifest.geometry, session.manifest.quant
     longest = lengths(geometry)[-1]
     jobs: list[Callable[[], Check]] = []
     for source, tokens in (
@@ -55,20 +54,29 @@ def run_checks(
         ("random", random_tokens(geometry.vocab_size, longest)),
     ):
         expected = reference_logits(reference, tokens)
-        for length in lengths(geometry):
-            jobs.append(_logits_job(session, tolerance, source, "one shot", tokens[:length], expected, [length]))
-        cuts = chunks(geometry, longest)
-        jobs.append(_logits_job(session, tolerance, source, "chunked", tokens, expected, cuts))
-        ones = [1] * longest
-        jobs.append(_logits_job(session, tolerance, source, "stepped", tokens, expected, ones))
-    jobs.append(lambda: greedy_check(session, reference, tolerance))
+        feeds = [("one shot", [length]) for length in lengths(geometry)]
+        feeds += [("chunked", chunks(geometry, longest)), ("stepped", [1] * longest)]
+        for mode, cuts in feeds:
+            jobs.append(
+                functools.partial(
+                    logits_check,
+                    session,
+                    tokens[: sum(cuts)],
+                    expected[: sum(cuts)],
+                    cuts=cuts,
+                    label=f"{source}, {mode}",
+                    tolerance=tolerance_for(quant, source),
+                )
+            )
+    greedy_tolerance = tolerance_for(quant, "text")
+    jobs.append(functools.partial(greedy_check, session, reference, greedy_tolerance))
     return [job() for job in track(jobs, "checking parity")]
 
 
 def lengths(geometry: Geometry) -> list[int]:
-    """Lengths that straddle the window, the longest three windows (as far as positions go)."""
+    """Lengths that straddle the window, and one of three windows or more (where positions go)."""
     W = geometry.window or _STAND_IN_WINDOW
-    wanted = {1, W - 1, W, W + 1, 3 * W}
+    wanted = {1, W - 1, W, W + 1, 3 * W, max(3 * W, _TELLING_LENGTH)}
     return sorted({min(max(n, 1), geometry.max_positions) for n in wanted})
 
 
@@ -116,29 +124,26 @@ def artifact_logits(session: Session, tokens: np.ndarray, cuts: Sequence[int]) -
     return np.concatenate(found)
 
 
-def _logits_job(
+def logits_check(
     session: Session,
-    tolerance: Tolerance,
-    source: str,
-    mode: str,
     tokens: np.ndarray,
     expected: np.ndarray,
-    cuts: list[int],
-) -> Callable[[], Check]:
-    def job() -> Check:
-        found = artifact_logits(session, tokens, cuts)
-        figures = compare(expected[: len(tokens)], found, tokens)
-        return Check(
-            name=f"{source}, {mode}, {len(tokens)} tokens",
-            figures=dataclasses.asdict(figures),
-            failures=judge(figures, tolerance),
-        )
-
-    return job
+    *,
+    cuts: Sequence[int],
+    label: str,
+    tolerance: Tolerance,
+) -> Check:
+    """Feed tokens in chunks of the given sizes and compare the logits at every position."""
+    figures = compare(expected, artifact_logits(session, tokens, cuts), tokens)
+    return Check(
+        name=f"{label}, {len(tokens)} tokens",
+        figures=dataclasses.asdict(figures),
+        failures=judge(figures, tolerance),
+    )
 
 
 def judge(figures: Figures, tolerance: Tolerance) -> tuple[str, ...]:
-    """Which bounds do the figures break? Means count from a few dozen positions on."""
+    """Which bounds do the figures break? Means count from enough positions on."""
     broken = []
     bound = tolerance.max_logit_difference
     if bound is not None and not figures.max_logit_difference <= bound:
@@ -183,16 +188,21 @@ def greedy_check(session: Session, reference: Mistral, tolerance: Tolerance) -> 
 
 
 def headline(checks: Sequence[Check]) -> dict[str, float]:
-    """The worst of each figure over all checks; means over a few positions are left out."""
-    measured = [check.figures for check in checks if "mean_kl" in check.figures]
-    telling = [f for f in measured if f["positions"] >= FEWEST_POSITIONS]
+    """The worst of each figure; means are those on text, over the longest checks."""
+    measured = [check for check in checks if "mean_kl" in check.figures]
+    longest = max(check.figures["positions"] for check in measured)
+    telling = [check for check in measured if check.figures["positions"] == longest]
+    text = [check.figures for check in telling if check.name.startswith("text")]
+    random = [check.figures for check in telling if check.name.startswith("random")]
     greedy = next(check.figures for check in checks if "greedy_tokens" in check.figures)
-    ratios = [f["artifact_perplexity"] / f["reference_perplexity"] for f in telling]
+    ratios = [f["artifact_perplexity"] / f["reference_perplexity"] for f in text]
     return {
-        "max_logit_difference": _rounded(max(f["max_logit_difference"] for f in measured)),
-        "mean_kl": _rounded(max(f["mean_kl"] for f in telling)),
-        "max_kl": _rounded(max(f["max_kl"] for f in measured)),
-        "same_top": _rounded(min(f["same_top"] for f in telling)),
+        "max_logit_difference": _rounded(
+            max(check.figures["max_logit_difference"] for check in measured)
+        ),
+        "mean_kl": _rounded(max(f["mean_kl"] for f in text)),
+        "mean_kl_on_random_tokens": _rounded(max(f["mean_kl"] for f in random)),
+        "same_top": _rounded(min(f["same_top"] for f in text)),
         "perplexity_ratio": _rounded(max(ratios, key=lambda ratio: abs(math.log(ratio)))),
         **greedy,
     }

@@ -1,0 +1,102 @@
+"""What does an artifact say of itself, and is it still what it says?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tramontane.errors import ContractError
+from tramontane.runtime.contract import Geometry
+from tramontane.runtime.manifest import (
+    Manifest,
+    Vocabulary,
+    describe_file,
+    read_manifest,
+    verify_files,
+    write_manifest,
+)
+
+
+def artifact(folder: Path) -> Manifest:
+    """Two files and their manifest, written."""
+    for name in ("model.onnx", "tokenizer.model"):
+        (folder / name).write_bytes(name.encode() * 9)
+    manifest = Manifest(
+        quant="fp32",
+        target="ort",
+        geometry=Geometry(
+            num_layers=1,
+            num_key_value_heads=2,
+            head_dim=16,
+            vocab_size=64,
+            window=8,
+            rows=24,
+            max_positions=512,
+        ),
+        vocabulary=Vocabulary(bos_token_id=1, eos_token_ids=(2, 3), add_bos_token=True),
+        memory={"weights": 12},
+        source={"config.json": "ab"},
+        tools={"onnx": "1"},
+        tensors=[{"name": "x", "shape": [2], "bits": 32, "why": "a norm, Größe µ"}],
+        files={name: describe_file(folder / name) for name in ("model.onnx", "tokenizer.model")},
+    )
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
+    written = artifact(tmp_path)
+    assert read_manifest(tmp_path) == written
+    verify_files(tmp_path, written)
+
+
+def test_one_manifest_has_one_spelling(tmp_path: Path) -> None:
+    manifest = artifact(tmp_path)
+    text = (tmp_path / "manifest.json").read_bytes()
+    write_manifest(tmp_path, read_manifest(tmp_path))
+    assert (tmp_path / "manifest.json").read_bytes() == text
+    assert manifest == read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.model"])
+def test_one_changed_byte_of_a_file_is_noticed(tmp_path: Path, name: str) -> None:
+    manifest = artifact(tmp_path)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[5] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ContractError, match=f"{name}: .*the manifest promises"):
+        verify_files(tmp_path, manifest)
+
+
+def test_a_missing_file_is_noticed(tmp_path: Path) -> None:
+    manifest = artifact(tmp_path)
+    (tmp_path / "model.onnx").unlink()
+    with pytest.raises(ContractError, match=r"model\.onnx: missing"):
+        verify_files(tmp_path, manifest)
+
+
+def test_any_changed_byte_of_the_manifest_is_noticed(tmp_path: Path) -> None:
+    artifact(tmp_path)
+    path = tmp_path / "manifest.json"
+    text = path.read_bytes()
+    for place in range(len(text)):
+        path.write_bytes(text[:place] + bytes([text[place] ^ 1]) + text[place + 1 :])
+        with pytest.raises(ContractError, match=r"manifest\.json"):
+            read_manifest(tmp_path)
+
+
+def test_another_schema_version_is_refused(tmp_path: Path) -> None:
+    artifact(tmp_path)
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "schema_version": 2}))
+    with pytest.raises(ContractError, match="schema version 2, expected 1"):
+        read_manifest(tmp_path)
+
+
+def test_a_folder_that_is_no_artifact_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match="no such folder"):
+        read_manifest(tmp_path / "absent")
+    with pytest.raises(ContractError, match=r"not an artifact, it holds no manifest\.json"):
+        read_manifest(tmp_path)

@@ -1,0 +1,297 @@
+"""One prefill, then one step at a time: on a hand-made model of one layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from onnx import numpy_helper, parser
+
+from tramontane.errors import ContractError
+from tramontane.runtime import Sampler, Session
+from tramontane.runtime.contract import Geometry
+from tramontane.runtime.manifest import Manifest, Vocabulary, describe_file, write_manifest
+
+TOKENIZER = Path(__file__).parents[2] / "models/stdlib-5m/tokenizer.model"
+V, WINDOW, ROWS, POSITIONS = 2048, 8, 24, 600
+TOLERANCE = 1e-5  # float32 sums in another order, of logits near 1
+GREEDY = Sampler()
+
+GRAPH = """<ir_version: 10, opset_import: ["":23, "com.microsoft":1]> tiny (
+int64[batch_size,sequence_length] input_ids, int64[batch_size,total_sequence_length] attention_mask,
+float[batch_size,2,ROWS,16] "past_key_values.0.key", float[batch_size,2,ROWS,16] "past_key_values.0.value",
+int64 num_logits_to_keep) => (float[batch_size,num_logits,2048] logits,
+float[batch_size,2,HELD,16] "present.0.key", float[batch_size,2,HELD,16] "present.0.value") {
+q = Gather(wq, input_ids) k = Gather(wk, input_ids) v = Gather(wv, input_ids)
+total = ReduceSum<keepdims=0>(attention_mask, one) last = Sub(total, one) seqlens = Cast<to=6>(last)
+shape = Shape<start=1, end=2>(attention_mask) longest = Cast<to=6>(shape)
+x, "present.0.key", "present.0.value" = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2,
+do_rotary=1 WINDOW>(q, k, v, "past_key_values.0.key", "past_key_values.0.value", seqlens, longest, cos, sin)
+negative = Neg(num_logits_to_keep) from = Reshape(negative, one) y = Slice(x, from, all, one)
+logits = MatMul(y, head) }"""
+
+
+def make(folder: Path, *, window: int | None = WINDOW, **changed: object) -> Path:
+    """Write an artifact; ``changed`` replaces fields of the geometry that the manifest tells."""
+    draw = np.random.default_rng(0)
+    angles = np.arange(POSITIONS)[:, None] * 10000.0 ** (-np.arange(8) / 8)
+    weights = {
+        **{name: draw.normal(size=(V, size)) for name, size in (("wq", 64), ("wk", 32), ("wv", 32))},
+        **{"head": draw.normal(size=(64, V)) / 8, "cos": np.cos(angles), "sin": np.sin(angles)},
+    }
+    text = GRAPH.replace("HELD", "R" if window is None else str(ROWS))
+    text = text.replace("ROWS", "P" if window is None else str(ROWS))
+    attributes = f", local_window_size={window}, sliding_window_cache=1" if window else ""
+    model = parser.parse_model(text.replace("WINDOW", attributes))
+    integers = {"one": [1], "all": [2**62], "num_logits_to_keep": 0}
+    model.graph.initializer.extend(
+        [
+            *(numpy_helper.from_array(w.astype(np.float32), name) for name, w in weights.items()),
+            *(numpy_helper.from_array(np.array(n, np.int64), name) for name, n in integers.items()),
+        ]
+    )
+    folder.mkdir()
+    onnx.save(model, folder / "model.onnx")
+    shutil.copy(TOKENIZER, folder / "tokenizer.model")
+    geometry = Geometry(
+        num_layers=1,
+        num_key_value_heads=2,
+        head_dim=16,
+        vocab_size=V,
+        window=window,
+        rows=window and ROWS,
+        max_positions=POSITIONS,
+    )
+    manifest = Manifest(
+        quant="fp32",
+        target="ort",
+        geometry=dataclasses.replace(geometry, **changed),  # type: ignore[arg-type]
+        vocabulary=Vocabulary(bos_token_id=1, eos_token_ids=(2,), add_bos_token=True),
+        memory={},
+        source={},
+        tools={},
+        tensors=[],
+        files={name: describe_file(folder / name) for name in ("model.onnx", "tokenizer.model")},
+    )
+    write_manifest(folder, manifest)
+    return folder
+
+
+@pytest.fixture(scope="module", params=[WINDOW, None], ids=["window", "growing"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("artifacts") / "tiny", window=request.param)
+
+
+@pytest.fixture
+def session(folder: Path) -> Session:
+    return Session.load(folder, threads=1)
+
+
+def tokens(count: int, seed: int = 1) -> list[int]:
+    return [int(token) for token in np.random.default_rng(seed).integers(3, V, count)]
+
+
+def close(actual: npt.ArrayLike, expected: npt.ArrayLike) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 24, 25, 300])
+def test_chunks_and_steps_equal_one_prefill(session: Session, length: int) -> None:
+    sequence = tokens(length)
+    expected = session.prefill(sequence, all_logits=True)
+    cache = session.cache()
+    assert expected.shape == (length, V)
+    for chunk in (1, 5, 50):
+        session.reset()
+        close(session.prefill(sequence, all_logits=True, chunk=chunk), expected)
+    session.reset()
+    close([session.step(token) for token in sequence], expected)
+    assert session.tokens == length
+    for (key, value), (expected_key, expected_value) in zip(session.cache(), cache, strict=True):
+        assert key.shape == (2, session.manifest.geometry.layout.held(length), 16)
+        close(key, expected_key)
+        close(value, expected_value)
+
+
+def test_last_logits_are_the_last_of_all(session: Session) -> None:
+    all_logits = session.prefill(tokens(30), all_logits=True)
+    session.reset()
+    close(session.prefill(tokens(30), chunk=7), all_logits[-1])
+
+
+def test_turns_that_mix_prefill_and_steps_equal_one_prefill(session: Session) -> None:
+    sequence = tokens(90)
+    expected = session.prefill(sequence, all_logits=True)
+    session.reset()
+    close(session.prefill(sequence[:20]), expected[19])
+    close([session.step(token) for token in sequence[20:31]], expected[20:31])
+    close(session.prefill(sequence[31:89], all_logits=True, chunk=9), expected[31:89])
+    close(session.step(sequence[89]), expected[89])
+
+
+def test_logits_handed_out_are_not_overwritten_later(session: Session) -> None:
+    session.prefill(tokens(3))
+    first = session.step(5)
+    kept = first.copy()
+    session.step(6)
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_the_cache_bound_is_never_copied_elsewhere_by_onnxruntime(session: Session) -> None:
+    session.prefill(tokens(10))
+    before = session.cache()[0][0]
+    session.step(9)
+    assert before.any()
+    np.testing.assert_array_equal(session.cache()[0][0][:, :10], before)
+
+
+def test_reset_forgets_everything(session: Session) -> None:
+    fresh = session.prefill(tokens(20))
+    session.reset()
+    session.prefill(tokens(100, seed=2))
+    session.reset()
+    assert session.tokens == 0
+    assert session.cache()[0][0].shape == (2, 0, 16)
+    np.testing.assert_array_equal(session.prefill(tokens(20)), fresh)
+
+
+def test_greedy_generation_is_repeatable_and_appends_what_it_yields(session: Session) -> None:
+    prompt = tokens(12)
+    first = list(session.generate(prompt, max_new_tokens=40, sampler=GREEDY))
+    assert session.tokens == 12 + len(first) == 52
+    after = session.step(7)
+    session.reset()
+    assert list(session.generate(prompt, max_new_tokens=40, sampler=GREEDY)) == first
+    session.reset()
+    logits = session.prefill([*prompt, *first, 7], all_logits=True)
+    assert first == logits[11:51].argmax(axis=1).tolist()
+    close(logits[-1], after)
+
+
+def test_generation_stops_before_an_end_token(session: Session) -> None:
+    prompt = tokens(12)
+    first = list(session.generate(prompt, max_new_tokens=10, sampler=GREEDY))
+    words = dataclasses.replace(session.manifest.vocabulary, eos_token_ids=(2, first[4]))
+    stopped = Session.load(session.folder)
+    stopped.manifest = dataclasses.replace(session.manifest, vocabulary=words)
+    expected = first[: first.index(first[4])]
+    assert list(stopped.generate(prompt, max_new_tokens=10, sampler=GREEDY)) == expected
+    assert stopped.tokens == 12 + len(expected)
+
+
+def test_streamed_pieces_are_the_text_of_the_generated_tokens(session: Session) -> None:
+    sampler = Sampler(temperature=1, seed=3)
+    text = "".join(session.stream("def f(x):", max_new_tokens=60, sampler=sampler))
+    session.reset()
+    words = session.tokenizer
+    prompt = words.encode("def f(x):")
+    new = list(session.generate(prompt, max_new_tokens=60, sampler=sampler))
+    assert words.decode(prompt) + text == words.decode([*prompt, *new])
+
+
+def test_text_is_handed_on_before_the_next_step(session: Session) -> None:
+    new = session.generate([5], max_new_tokens=9, sampler=GREEDY)
+    assert len(list(islice(new, 1))) == 1
+    assert session.tokens == 1
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda s: s.prefill([]), "no tokens; expected at least one"),
+        (lambda s: s.prefill([3, V]), f"token {V}; expected 0 to {V - 1}"),
+        (lambda s: s.step(-1), "token -1; expected 0"),
+        (lambda s: s.prefill(tokens(POSITIONS + 1)), f"the artifact has {POSITIONS} positions"),
+        (lambda s: s.prefill([3], chunk=0), "chunk is 0; expected 1 or more"),
+        (lambda s: s.generate([], max_new_tokens=1, sampler=GREEDY), "no tokens"),
+        (lambda s: s.generate([3], max_new_tokens=-1, sampler=GREEDY), "max_new_tokens is -1"),
+        (
+            lambda s: s.generate([3], max_new_tokens=POSITIONS, sampler=GREEDY),
+            f"ask for at most {POSITIONS - 1}",
+        ),
+    ],
+)
+def test_what_cannot_be_appended_is_refused_and_changes_nothing(
+    session: Session, ask: Callable[[Session], object], message: str
+) -> None:
+    with pytest.raises(ContractError, match=message):
+        ask(session)
+    assert session.tokens == 0
+
+
+def test_the_last_position_can_be_used_and_no_further(session: Session) -> None:
+    session.prefill(tokens(POSITIONS - 1))
+    session.step(3)
+    with pytest.raises(ContractError, match=f"1 tokens after {POSITIONS}"):
+        session.step(3)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"num_layers": 2}, r"input past_key_values\.1\.key is missing"),
+        ({"num_layers": 0}, r"input past_key_values\.0\.key is not promised"),
+        ({"rows": 30}, r"past_key_values\.0\.key is float32 .*24, 16\].*promises.*30, 16"),
+        ({"rows": None, "window": None}, r"24, 16\].*promises.*past_sequence_length"),
+        ({"vocab_size": 99}, "output logits is float32 .*2048.*promises float32 .*99"),
+    ],
+)
+def test_a_graph_other_than_promised_is_refused(
+    tmp_path: Path, changed: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ContractError, match=message):
+        Session.load(make(tmp_path / "other", **changed))
+
+
+def test_num_logits_to_keep_without_default_is_refused(tmp_path: Path) -> None:
+    path = make(tmp_path / "other") / "model.onnx"
+    model = onnx.load(path)
+    (default,) = (i for i in model.graph.initializer if i.name == "num_logits_to_keep")
+    model.graph.initializer.remove(default)
+    onnx.save(model, path)
+    with pytest.raises(ContractError, match="num_logits_to_keep has no default"):
+        Session.load(path.parent)
+
+
+def test_a_missing_or_damaged_graph_is_refused_by_name(tmp_path: Path) -> None:
+    path = make(tmp_path / "other") / "model.onnx"
+    content = path.read_bytes()
+    for damaged in (content[:1000], b"", b"nonsense"):
+        path.write_bytes(damaged)
+        with pytest.raises(ContractError, match=r"model\.onnx: onnxruntime cannot load it"):
+            Session.load(path.parent)
+    path.unlink()
+    with pytest.raises(ContractError, match=r"model\.onnx: missing"):
+        Session.load(path.parent)
+
+
+def test_verify_notices_what_loading_alone_does_not(tmp_path: Path) -> None:
+    folder = make(tmp_path / "other")
+    path = folder / "tokenizer.model"
+    path.write_bytes(path.read_bytes() + b"!")
+    Session.load(folder)
+    with pytest.raises(ContractError, match=r"tokenizer\.model: .*the manifest promises"):
+        Session.load(folder, verify=True)
+
+
+def test_no_threads_at_all_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match="threads is 0"):
+        Session.load(tmp_path, threads=0)
+
+
+def test_reading_the_contract_does_not_import_onnxruntime() -> None:
+    code = (
+        "import sys; import tramontane.runtime.contract; assert 'onnxruntime' not in sys.modules; "
+        "from tramontane.runtime import Sampler; assert 'onnxruntime' not in sys.modules"
+    )
+    paths = f"import sys; sys.path[:] = {sys.path!r}; "
+    subprocess.run([sys.executable, "-c", paths + code], check=True)
