@@ -117,7 +117,7 @@ def rope_tables(*, positions: int, head_dim: int, theta: float) -> tuple[Tensor,
 
 def _split_heads(x: Tensor, head_dim: int) -> Tensor:
     """(T, heads * D) to (heads, T, D)."""
-    return x.unflatten(-1, (-1, head_dim)).transpose(0, 1)
+    return x.view(len(x), -1, head_dim).transpose(0, 1)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
@@ -130,7 +130,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
     is_visible = j <= i if window is None else (j <= i) & (j > i - window)
     scores = (q @ k.transpose(1, 2)).float() * q.shape[-1] ** -0.5
     weights = scores.masked_fill(~is_visible, float("-inf")).softmax(dim=-1)
-    return weights.to(q.dtype) @ v
+    return torch.matmul(weights.to(q.dtype), v)
 
 
 def _refuse_misfits(

@@ -17,7 +17,7 @@ def render_card(manifest: Manifest, *, name: str) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - Markdown, from our own figures
+        autoescape=False,
     )
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(manifest=manifest, geometry=manifest.geometry, name=name)

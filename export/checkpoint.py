@@ -65,7 +65,7 @@ class Checkpoint:
         }
         expected = _expected(config)
         head, embedding = _HEAD[1], _EMBEDDING[1]
-        shapes = {name: shape for name, shape in expected.values()}
+        shapes = dict(expected.values())
         allowed = {*shapes, head}
         _refuse_other_names(folder, found=set(files), needed=set(shapes), allowed=allowed)
         _check_headers(files, {**shapes, head: shapes[embedding]})

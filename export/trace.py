@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from ..errors import TraceError
 from ..graphs import ops, weights
 from ..runtime import contract
 from ..runtime.cache import default_rows
-from .attention import rope_tables, sliding_window_attention
+from .attention import rope_tables
 from .config import MistralConfig
 from .model import Mistral
 
@@ -82,7 +83,11 @@ def _export(config: MistralConfig) -> ExportedProgram:
             return torch.export.export(
                 model,
                 (ids, mask, past),
-                dynamic_shapes=({0: batch, 1: new}, {0: batch, 1: seen}, [(rows, rows)] * len(past)),
+                dynamic_shapes=(
+                    {0: batch, 1: new},
+                    {0: batch, 1: seen},
+                    [(rows, rows)] * len(past),
+                ),
             )
 
 
@@ -118,7 +123,7 @@ def _bind(graph: ir.Graph, config: MistralConfig, read: Callable[[str], np.ndarr
             continue
         if value.shape is None:
             raise TraceError(f"parameter {name} was traced without a shape")
-        source = _rope_table(config, name) or (lambda name=name: read(name))
+        source = _rope_table(config, name) or functools.partial(read, name)
         recipe = weights.weight(name, source, shape=value.shape.numpy())
         value.const_value = recipe.const_value
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from . import ops
+from .attention_body import standard_body
 
 
 class AttachBody(ir.passes.InPlacePass):
@@ -22,5 +23,5 @@ class AttachBody(ir.passes.InPlacePass):
         is_used = any(node.op_identifier() == name for node in model.graph)
         if not is_used or name in model.functions:
             return ir.passes.PassResult(model, modified=False)
-        model.functions[name] = ops.standard_body()
+        model.functions[name] = standard_body()
         return ir.passes.PassResult(model, modified=True)

@@ -39,8 +39,10 @@ def _broken_promises(graph: ir.Graph, geometry: contract.Geometry) -> Iterator[s
             return
         for value, tensor in zip(values, tensors, strict=True):
             dtype = None if value.dtype is None else str(value.dtype.numpy())
-            shape = None if value.shape is None else tuple(
-                d if isinstance(d, int) else str(d.value) for d in value.shape
+            shape = (
+                None
+                if value.shape is None
+                else tuple(d if isinstance(d, int) else str(d.value) for d in value.shape)
             )
             if (dtype, shape) != (tensor.dtype, tensor.shape):
                 yield (
@@ -64,11 +66,11 @@ def _broken_rules(model: ir.Model) -> Iterator[str]:
         label = f"node {node.name or node.op_type} ({node.op_type})"
         if node.domain not in graph.opset_imports:
             yield f"{label}: domain {node.domain!r} is not imported"
-        for value in node.inputs:
-            if value is not None and value not in known:
-                yield f"{label} reads {value.name} before it is computed"
+        for read in node.inputs:
+            if read is not None and read not in known:
+                yield f"{label} reads {read.name} before it is computed"
         known.update(node.outputs)
-    names = [value.name for value in known if value.name]
+    names = [known_value.name for known_value in known if known_value.name]
     if len(names) != len(set(names)):
         twice = sorted({name for name in names if names.count(name) > 1})
         yield f"several values have one name: {twice[:3]}"

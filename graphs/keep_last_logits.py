@@ -26,7 +26,11 @@ class KeepLastLogits(ir.passes.InPlacePass):
         if any(value.name == contract.NUM_LOGITS_TO_KEEP for value in graph.inputs):
             return ir.passes.PassResult(model, modified=False)
         head = next(
-            (as_linear(value.producer()) for value in graph.outputs if value.name == contract.LOGITS),
+            (
+                as_linear(value.producer())
+                for value in graph.outputs
+                if value.name == contract.LOGITS
+            ),
             None,
         )
         if head is None:

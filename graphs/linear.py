@@ -6,7 +6,7 @@ A linear layer is traced as ``MatMul(x, Transpose(weight))`` with the weight as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -91,7 +91,7 @@ def gathers(graph: ir.Graph) -> Iterator[ir.Node]:
 
 
 def replace_node(
-    graph: ir.Graph, old: ir.Node, new: list[ir.Node], outputs: tuple[ir.Value, ...]
+    graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node], outputs: Sequence[ir.Value]
 ) -> None:
     """Put nodes in place of one; its outputs' names, types, shapes and uses go to ``outputs``."""
     graph.insert_before(old, new)

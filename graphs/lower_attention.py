@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from ..errors import GraphError
 from . import ops
 from .linear import replace_node
 
@@ -49,17 +50,23 @@ class LowerAttention(ir.passes.InPlacePass):
 
 def _attributes(node: ir.Node) -> dict[str, ir.Attr]:
     query, past_key = node.inputs[0], node.inputs[3]
-    assert query is not None and query.shape is not None
-    assert past_key is not None and past_key.shape is not None
     values = {
-        "num_heads": int(query.shape[-1]) // int(past_key.shape[3]),
-        "kv_num_heads": int(past_key.shape[1]),
+        "num_heads": _fixed(query, 2) // _fixed(past_key, 3),
+        "kv_num_heads": _fixed(past_key, 1),
         "do_rotary": 1,
     }
     window = node.attributes.get_int("window", None)
     if window is not None:
         values |= {"local_window_size": window, "sliding_window_cache": 1}
     return {name: ir.AttrInt64(name, value) for name, value in values.items()}
+
+
+def _fixed(value: ir.Value | None, axis: int) -> int:
+    """One of the sizes that the tracer knows: head counts and head size."""
+    size = None if value is None or value.shape is None else value.shape[axis]
+    if not isinstance(size, int):
+        raise GraphError(f"{value and value.name}: axis {axis} is {size}, expected a number")
+    return size
 
 
 def _count_tokens(attention_mask: ir.Value) -> tuple[list[ir.Node], list[ir.Value]]:

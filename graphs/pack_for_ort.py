@@ -9,6 +9,8 @@ Source: onnxruntime, docs/ContribOperators.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from . import ops, quantize
@@ -36,8 +38,9 @@ class PackForOrt(ir.passes.InPlacePass):
             matrix = quantize.Packed(source)
             if matrix.columns % quantize.BLOCK:
                 continue  # the kernel's rows are whole blocks
-            inputs = [matrix.codes((matrix.rows, matrix.columns)), ids, matrix.scales()]
-            kernel = _kernel(graph, "GatherBlockQuantized", inputs, _GATHER)
+            codes = matrix.codes((matrix.rows, matrix.columns))
+            parts = [codes, ids, matrix.scales()]
+            kernel = _kernel(graph, "GatherBlockQuantized", parts, _GATHER)
             replace_node(graph, gather, [kernel], kernel.outputs)
             packed += 1
         if packed:
@@ -64,10 +67,10 @@ def _linear_sizes(matrix: quantize.Packed) -> dict[str, int]:
 
 
 def _kernel(
-    graph: ir.Graph, op_type: str, inputs: list[ir.Value | None], sizes: dict[str, int]
+    graph: ir.Graph, op_type: str, inputs: Sequence[ir.Value | None], sizes: dict[str, int]
 ) -> ir.Node:
-    for value in (inputs[0], inputs[1], inputs[2]):
-        if value is not None and value.const_value is not None and not value.is_initializer():
+    for value in inputs:
+        if value is not None and value.const_value is not None:
             graph.register_initializer(value)
     attributes = {name: ir.AttrInt64(name, size) for name, size in sizes.items()}
     return ir.Node(ops.MICROSOFT, op_type, inputs, attributes)

@@ -27,7 +27,7 @@ class PackQkv(ir.passes.InPlacePass):
             if projections is None:
                 continue
             stack = weights.stacked(
-                projections[0].weight.name.replace("query", "query_key_value"),
+                str(projections[0].weight.name).replace("query", "query_key_value"),
                 [projection.weight for projection in projections],
             )
             model.graph.register_initializer(stack)

@@ -45,7 +45,7 @@ def quantize_blocks(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def dequantize_blocks(codes: np.ndarray, scales: np.ndarray, *, columns: int) -> np.ndarray:
     """The (N, columns) float32 matrix that codes and scales stand for."""
     steps = codes.astype(np.float32) - np.float32(ZERO_POINT)
-    return (steps * scales[:, :, None]).reshape(len(codes), -1)[:, :columns]
+    return np.asarray((steps * scales[:, :, None]).reshape(len(codes), -1)[:, :columns])
 
 
 class Packed:

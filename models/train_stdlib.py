@@ -119,7 +119,9 @@ def perplexity(model: MistralForCausalLM, tokens: Tensor, *, context: int = CONT
     """Perplexity over consecutive, non-overlapping contexts."""
     model.eval()
     starts = range(0, len(tokens) - context - 1, context)
-    losses = [loss_of(model, tokens[None, s : s + context + 1].to(model.device)).item() for s in starts]
+    losses = [
+        loss_of(model, tokens[None, s : s + context + 1].to(model.device)).item() for s in starts
+    ]
     model.train()
     return math.exp(sum(losses) / len(losses))
 
@@ -146,7 +148,9 @@ def learning_rate_scale(progress: float) -> float:
     return min(1.0, progress / 0.02, (1.0 - progress) / 0.6)
 
 
-def train(args: argparse.Namespace, tokens: Tensor, held_out: Tensor) -> tuple[MistralForCausalLM, list[dict[str, float]]]:
+def train(
+    args: argparse.Namespace, tokens: Tensor, held_out: Tensor
+) -> tuple[MistralForCausalLM, list[dict[str, float]]]:
     """Train until the minutes or the epochs are over; return the model and its loss curve."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = MistralForCausalLM(CONFIG).to(device)
@@ -176,7 +180,12 @@ def train(args: argparse.Namespace, tokens: Tensor, held_out: Tensor) -> tuple[M
                     "held_out_perplexity": round(perplexity(model, held_out[:40_000]), 3),
                 }
                 curve.append(point)
-                print(json.dumps(point | {"minutes": round((time.monotonic() - began) / 60, 1), "of": last}), flush=True)
+                print(
+                    json.dumps(
+                        point | {"minutes": round((time.monotonic() - began) / 60, 1), "of": last}
+                    ),
+                    flush=True,
+                )
     return model, curve
 
 
@@ -229,11 +238,17 @@ with Python {python}, torch {torch}, transformers {transformers}, sentencepiece 
 in {minutes:.0f} minutes on {device}. Other versions of Python bring other text, and other
 machines other rounding: the figures will be near, the bytes will not be the same.
 """
-PROMPTS = ("def fibonacci(n):\n", "class Stack:\n    def __init__(self", "import os\n\ndef read_file(path")
+PROMPTS = (
+    "def fibonacci(n):\n",
+    "class Stack:\n    def __init__(self",
+    "import os\n\ndef read_file(path",
+)
 
 
 @torch.no_grad()
-def completion(model: MistralForCausalLM, tokenizer: sentencepiece.SentencePieceProcessor, prompt: str) -> str:
+def completion(
+    model: MistralForCausalLM, tokenizer: sentencepiece.SentencePieceProcessor, prompt: str
+) -> str:
     """Continue a prompt greedily by 80 tokens."""
     ids = tokenizer.encode(prompt, add_bos=True)
     for _ in range(80):
@@ -244,12 +259,20 @@ def completion(model: MistralForCausalLM, tokenizer: sentencepiece.SentencePiece
 
 def main(argv: list[str] | None = None) -> int:
     """Train tokenizer and model, and write the checkpoint folder with its card."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
-    parser.add_argument("--epochs", type=int, default=3, help="times to read the text (%(default)s)")
-    parser.add_argument("--batch", type=int, default=16, help=f"sequences of {CONTEXT} per step (%(default)s)")
+    parser.add_argument(
+        "--epochs", type=int, default=3, help="times to read the text (%(default)s)"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=16, help=f"sequences of {CONTEXT} per step (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of weights and order (%(default)s)")
-    parser.add_argument("--report", type=int, default=100, help="steps between reports (%(default)s)")
+    parser.add_argument(
+        "--report", type=int, default=100, help="steps between reports (%(default)s)"
+    )
     args = parser.parse_args(argv)
     torch.manual_seed(args.seed)
     began = time.monotonic()
@@ -260,7 +283,11 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{len(tokens):,} tokens to learn from, {len(held_out):,} held out", flush=True)
 
     model, curve = train(args, tokens, held_out)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU cores"
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{torch.get_num_threads()} CPU cores"
+    )
     model = model.to(torch.bfloat16).eval()
     args.out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(args.out)
@@ -288,7 +315,10 @@ def main(argv: list[str] | None = None) -> int:
         ratio=unigram / final,
         long_context=LONG_CONTEXT,
         long_perplexity=perplexity(model, held_out, context=LONG_CONTEXT),
-        curve="\n".join("| {step} | {tokens:,} | {train_loss} | {held_out_perplexity} |".format(**p) for p in curve),
+        curve="\n".join(
+            "| {step} | {tokens:,} | {train_loss} | {held_out_perplexity} |".format(**p)
+            for p in curve
+        ),
         samples="".join(f"\n```python\n{completion(model, tokenizer, p)}\n```\n" for p in PROMPTS),
         epochs=args.epochs,
         batch=args.batch,

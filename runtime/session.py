@@ -17,8 +17,8 @@ from .sampling import Sampler
 from .text import Detokenizer, Tokenizer
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read while onnxruntime is imported
-import onnxruntime as ort  # noqa: E402
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors  # noqa: E402
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -144,7 +144,7 @@ class Session:
             stop = min(start + chunk, T)
             out = logits[:, start:stop] if all_logits else logits
             self._run(ids[:, start:stop], out, keep=0 if all_logits else 1)
-        return logits[0] if all_logits else logits[0, 0]
+        return np.asarray(logits[0] if all_logits else logits[0, 0])
 
     def step(self, token: int) -> Floats:
         """Append one token; return the logits (V,) float32 of the next.
@@ -156,7 +156,7 @@ class Session:
         self._reserve(self._tokens + 1)
         self._step_ids[0, 0] = token
         self._run(self._step_ids, self._step_logits, keep=1)
-        return self._step_logits[0, 0].copy()
+        return np.asarray(self._step_logits[0, 0].copy())
 
     def cache(self) -> list[tuple[Floats, Floats]]:
         """Copies of each layer's held rows: key and value, (G, L, D) float32 each."""

@@ -45,9 +45,17 @@ def validate(artifact: Path, reference: Path) -> list[Check]:
     """
     geometry = read_manifest(artifact).geometry
     config = dataclasses.replace(read_config(reference), sliding_window=geometry.window)
-    found = (config.num_hidden_layers, config.num_key_value_heads, config.head_dim, config.vocab_size)
+    found = (
+        config.num_hidden_layers,
+        config.num_key_value_heads,
+        config.head_dim,
+        config.vocab_size,
+    )
     promised = (
-        geometry.num_layers, geometry.num_key_value_heads, geometry.head_dim, geometry.vocab_size
+        geometry.num_layers,
+        geometry.num_key_value_heads,
+        geometry.head_dim,
+        geometry.vocab_size,
     )
     if found != promised:
         raise ContractError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def chunks(geometry: Geometry, length: int) -> list[int]:
     evicted_at_once = C - W + 1
     cuts = {W - 1, W + 1, C - 1, C, C + 2, C + evicted_at_once + 1, 2 * W + 3}
     borders = [0, *sorted(cut for cut in cuts if 0 < cut < length), length]
-    return [b - a for a, b in zip(borders, borders[1:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(borders)]
 
 
 def text_tokens(session: Session, length: int) -> np.ndarray:

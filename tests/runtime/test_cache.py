@@ -5,7 +5,6 @@ from __future__ import annotations
 import doctest
 
 import pytest
-
 from tramontane.errors import ContractError
 from tramontane.runtime import cache
 from tramontane.runtime.cache import CacheLayout, default_rows

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from tramontane.errors import ContractError
 from tramontane.runtime.contract import Geometry
 from tramontane.runtime.manifest import (

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import onnx
 import pytest
 from onnx import numpy_helper, parser
-
 from tramontane.errors import ContractError
 from tramontane.runtime import Sampler, Session
 from tramontane.runtime.contract import Geometry
@@ -40,23 +39,31 @@ negative = Neg(num_logits_to_keep) from = Reshape(negative, one) y = Slice(x, fr
 logits = MatMul(y, head) }"""
 
 
-def make(folder: Path, *, window: int | None = WINDOW, **changed: object) -> Path:
-    """Write an artifact; ``changed`` replaces fields of the geometry that the manifest tells."""
+def make(folder: Path, *, built: int | None = WINDOW, **changed: object) -> Path:
+    """Write an artifact with a window ``built`` in; ``changed`` replaces fields of the geometry that the manifest tells."""
     draw = np.random.default_rng(0)
     angles = np.arange(POSITIONS)[:, None] * 10000.0 ** (-np.arange(8) / 8)
     weights = {
-        **{name: draw.normal(size=(V, size)) for name, size in (("wq", 64), ("wk", 32), ("wv", 32))},
-        **{"head": draw.normal(size=(64, V)) / 8, "cos": np.cos(angles), "sin": np.sin(angles)},
+        **{
+            name: draw.normal(size=(V, size))
+            for name, size in (("wq", 64), ("wk", 32), ("wv", 32))
+        },
+        "head": draw.normal(size=(64, V)) / 8,
+        "cos": np.cos(angles),
+        "sin": np.sin(angles),
     }
-    text = GRAPH.replace("HELD", "R" if window is None else str(ROWS))
-    text = text.replace("ROWS", "P" if window is None else str(ROWS))
-    attributes = f", local_window_size={window}, sliding_window_cache=1" if window else ""
+    text = GRAPH.replace("HELD", "R" if built is None else str(ROWS))
+    text = text.replace("ROWS", "P" if built is None else str(ROWS))
+    attributes = f", local_window_size={built}, sliding_window_cache=1" if built else ""
     model = parser.parse_model(text.replace("WINDOW", attributes))
     integers = {"one": [1], "all": [2**62], "num_logits_to_keep": 0}
     model.graph.initializer.extend(
         [
             *(numpy_helper.from_array(w.astype(np.float32), name) for name, w in weights.items()),
-            *(numpy_helper.from_array(np.array(n, np.int64), name) for name, n in integers.items()),
+            *(
+                numpy_helper.from_array(np.array(n, np.int64), name)
+                for name, n in integers.items()
+            ),
         ]
     )
     folder.mkdir()
@@ -67,8 +74,8 @@ def make(folder: Path, *, window: int | None = WINDOW, **changed: object) -> Pat
         num_key_value_heads=2,
         head_dim=16,
         vocab_size=V,
-        window=window,
-        rows=window and ROWS,
+        window=built,
+        rows=built and ROWS,
         max_positions=POSITIONS,
     )
     manifest = Manifest(
@@ -88,7 +95,7 @@ def make(folder: Path, *, window: int | None = WINDOW, **changed: object) -> Pat
 
 @pytest.fixture(scope="module", params=[WINDOW, None], ids=["window", "growing"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("artifacts") / "tiny", window=request.param)
+    return make(tmp_path_factory.mktemp("artifacts") / "tiny", built=request.param)
 
 
 @pytest.fixture
@@ -146,7 +153,7 @@ def test_logits_handed_out_are_not_overwritten_later(session: Session) -> None:
     np.testing.assert_array_equal(first, kept)
 
 
-def test_the_cache_bound_is_never_copied_elsewhere_by_onnxruntime(session: Session) -> None:
+def test_a_step_leaves_the_rows_held_before_as_they_are(session: Session) -> None:
     session.prefill(tokens(10))
     before = session.cache()[0][0]
     session.step(9)

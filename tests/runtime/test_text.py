@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from tramontane.errors import ContractError
 from tramontane.runtime.manifest import Vocabulary
 from tramontane.runtime.text import Detokenizer, Tokenizer
