@@ -63,6 +63,7 @@ def trace(config: MistralConfig, read: Callable[[str], np.ndarray]) -> ir.Model:
     onnxscript.optimizer.fold_constants(model)
     _bind(model.graph, config, read)
     _name_by_contract(model.graph, geometry_of(config))
+    _forget_origins(model.graph)
     model.producer_name, model.producer_version = "tramontane", None
     model.graph.name = "tramontane"
     return model
@@ -114,6 +115,13 @@ class _quiet(warnings.catch_warnings):  # noqa: N801 - used as a statement
 def _forget_numbers(graph: ir.Graph) -> None:
     for value in graph.initializers.values():
         value.const_value = None
+
+
+def _forget_origins(graph: ir.Graph) -> None:
+    """onnx_ir's pass clears the nodes; the exporter and the folding leave notes on values too."""
+    made = (value for node in graph for value in node.outputs)
+    for value in (*graph.inputs, *graph.initializers.values(), *made):
+        value.metadata_props.clear()
 
 
 def _bind(graph: ir.Graph, config: MistralConfig, read: Callable[[str], np.ndarray]) -> None:

@@ -94,11 +94,20 @@ def describe_tensors(graph: ir.Graph, *, quant: str) -> list[dict[str, Any]]:
             "bits": int(tensor.dtype.itemsize * 8),
         }
         if tensor.dtype == ir.DataType.UINT8:
-            entry["block"] = quantize.BLOCK
+            entry["block"] = _block_of(value)
         elif tensor.dtype == ir.DataType.FLOAT:
             entry["why_float"] = _why_float(entry, quant)
         described.append(entry)
     return described
+
+
+def _block_of(value: ir.Value) -> int | None:
+    """The block size that a reader of the codes, or of rows gathered from them, states."""
+    for node, _ in value.uses():
+        for reader in (node, *node.successors()):
+            if "block_size" in reader.attributes:
+                return reader.attributes.get_int("block_size")
+    return None
 
 
 def _why_float(entry: dict[str, Any], quant: str) -> str:
@@ -111,7 +120,7 @@ def _why_float(entry: dict[str, Any], quant: str) -> str:
         return "rope table: computed, not learned"
     if len(shape) < 2:
         return "a norm's vector: too small to matter"
-    return f"its {shape[-1]} columns are not whole blocks of {quantize.BLOCK}"
+    return f"its {shape[-1]} columns are not whole blocks of any size in {quantize.BLOCKS}"
 
 
 def _write_tensor(file: BinaryIO, value: ir.Value, written: dict[bytes, tuple[int, int]]) -> None:

@@ -3,6 +3,8 @@
 Before:  SlidingWindowAttention(query, key, value, past_key, past_value, attention_mask, cos, sin)
 After:   GroupQueryAttention(query, key, value, past_key, past_value, last, total, cos, sin)
          where last = ReduceSum(attention_mask) - 1 and total = Shape(attention_mask)[1]
+         with rope in front of it where the kernel has none for the head size:
+         RotaryEmbedding(query), RotaryEmbedding(key) and a kernel that does not rotate
 Legal because the kernel keeps the same window (its ``local_window_size`` counts the query's own
 key too), rotates halves, maps query head h to h // (H / G), and with ``sliding_window_cache``
 holds the same rows; the sequences of a batch must be equally long in the first call.
@@ -16,6 +18,8 @@ import onnx_ir as ir
 from ..errors import GraphError
 from . import ops
 from .linear import replace_node
+
+_ROTARY_MULTIPLE = 16  # head sizes for which the kernel rotates
 
 
 class LowerAttention(ir.passes.InPlacePass):
@@ -33,14 +37,20 @@ class LowerAttention(ir.passes.InPlacePass):
             if mask not in lengths:
                 nodes, lengths[mask] = _count_tokens(mask)
                 model.graph.insert_before(node, nodes)
+            attributes = _attributes(node)
+            rope: list[ir.Node] = []
+            inputs = [*tensors, *lengths[mask], cos, sin]
+            if not attributes["do_rotary"]:
+                rope, rotated = _rotate(node, attributes)
+                inputs = [*rotated, *tensors[len(rotated) :], *lengths[mask]]
             kernel = ir.Node(
                 ops.MICROSOFT,
                 "GroupQueryAttention",
-                [*tensors, *lengths[mask], cos, sin],
-                _attributes(node),
+                inputs,
+                {name: ir.AttrInt64(name, value) for name, value in attributes.items()},
                 num_outputs=len(ops.OUTPUTS),
             )
-            replace_node(model.graph, node, [kernel], kernel.outputs)
+            replace_node(model.graph, node, [*rope, kernel], kernel.outputs)
             lowered += 1
         if lowered:
             model.graph.opset_imports.setdefault(ops.MICROSOFT, 1)
@@ -48,17 +58,34 @@ class LowerAttention(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=lowered > 0)
 
 
-def _attributes(node: ir.Node) -> dict[str, ir.Attr]:
+def _attributes(node: ir.Node) -> dict[str, int]:
     query, past_key = node.inputs[0], node.inputs[3]
     values = {
         "num_heads": _fixed(query, 2) // _fixed(past_key, 3),
         "kv_num_heads": _fixed(past_key, 1),
-        "do_rotary": 1,
+        "do_rotary": int(_fixed(past_key, 3) % _ROTARY_MULTIPLE == 0),
     }
     window = node.attributes.get_int("window", None)
     if window is not None:
         values |= {"local_window_size": window, "sliding_window_cache": 1}
-    return {name: ir.AttrInt64(name, value) for name, value in values.items()}
+    return values
+
+
+def _rotate(node: ir.Node, heads: dict[str, int]) -> tuple[list[ir.Node], list[ir.Value]]:
+    """Rope for queries and keys, by the positions of the new tokens: (B, T) int64."""
+    query, key, *_, mask, cos, sin = node.inputs
+    tape = ir.tape.Tape()
+    zero, one = (tape.op("Constant", [], {"value_int": n}) for n in (0, 1))
+    axis = tape.op("Constant", [], {"value_ints": [1]})
+    new = tape.op("Squeeze", [tape.op("Shape", [query], {"start": 1, "end": 2})])
+    total = tape.op("ReduceSum", [mask, axis], {"keepdims": 1})
+    since = tape.op("Range", [zero, new, one])
+    positions = tape.op("Add", [tape.op("Sub", [total, new]), since])
+    rotated = [
+        tape.op("RotaryEmbedding", [x, cos, sin, positions], {"num_heads": heads[count]})
+        for x, count in ((query, "num_heads"), (key, "kv_num_heads"))
+    ]
+    return list(tape.nodes), rotated
 
 
 def _fixed(value: ir.Value | None, axis: int) -> int:

@@ -27,20 +27,22 @@ class PackForOrt(ir.passes.InPlacePass):
         graph = model.graph
         packed = 0
         for layer in linears(graph):
-            matrix = quantize.Packed(layer.weight)
-            codes = matrix.codes((matrix.rows, matrix.blocks, quantize.BLOCK))
+            matrix = quantize.packed(layer.weight, name=str(layer.weight.name))
+            if matrix is None:
+                continue
+            codes = matrix.codes((matrix.rows, matrix.blocks, matrix.block))
             inputs = [layer.input, codes, matrix.scales()]
             layer.replace_with(graph, _kernel(graph, "MatMulNBits", inputs, _linear_sizes(matrix)))
             packed += 1
         for gather in gathers(graph):
             source, ids = gather.inputs
             assert source is not None, "gathers yields nodes over initializers"
-            matrix = quantize.Packed(source)
-            if matrix.columns % quantize.BLOCK:
-                continue  # the kernel's rows are whole blocks
+            matrix = quantize.packed(source, name=f"{source.name}.gathered")
+            if matrix is None:
+                continue
             codes = matrix.codes((matrix.rows, matrix.columns))
             parts = [codes, ids, matrix.scales()]
-            kernel = _kernel(graph, "GatherBlockQuantized", parts, _GATHER)
+            kernel = _kernel(graph, "GatherBlockQuantized", parts, _gather_sizes(matrix))
             replace_node(graph, gather, [kernel], kernel.outputs)
             packed += 1
         if packed:
@@ -48,12 +50,13 @@ class PackForOrt(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=packed > 0)
 
 
-_GATHER = {
-    "bits": quantize.BITS,
-    "block_size": quantize.BLOCK,
-    "gather_axis": 0,
-    "quantize_axis": 1,
-}
+def _gather_sizes(matrix: quantize.Packed) -> dict[str, int]:
+    return {
+        "bits": quantize.BITS,
+        "block_size": matrix.block,
+        "gather_axis": 0,
+        "quantize_axis": 1,
+    }
 
 
 def _linear_sizes(matrix: quantize.Packed) -> dict[str, int]:
@@ -61,7 +64,7 @@ def _linear_sizes(matrix: quantize.Packed) -> dict[str, int]:
         "K": matrix.columns,
         "N": matrix.rows,
         "bits": quantize.BITS,
-        "block_size": quantize.BLOCK,
+        "block_size": matrix.block,
         "accuracy_level": INT8_ACCURACY,
     }
 

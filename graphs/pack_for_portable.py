@@ -25,37 +25,32 @@ class PackForPortable(ir.passes.InPlacePass):
         graph = model.graph
         packed = 0
         for layer in linears(graph):
-            matrix = _registered(graph, layer.weight)
+            matrix = quantize.packed(layer.weight, name=str(layer.weight.name))
             if matrix is None:
                 continue
             tape = ir.tape.Tape()
-            unpacked = tape.op("DequantizeLinear", matrix, _BLOCKED)
+            parts = _registered(graph, matrix)
+            unpacked = tape.op("DequantizeLinear", parts, {"axis": 1, "block_size": matrix.block})
             graph.insert_before(layer.transpose, list(tape.nodes))
             layer.transpose.replace_input_with(0, unpacked)
             packed += 1
         for gather in gathers(graph):
             source, ids = gather.inputs
             assert source is not None, "gathers yields nodes over initializers"
-            matrix = _registered(graph, source)
+            matrix = quantize.packed(source, name=f"{source.name}.gathered")
             if matrix is None:
                 continue
             tape = ir.tape.Tape()
-            rows = [tape.op("Gather", [part, ids], {"axis": 0}) for part in matrix]
-            unpacked = tape.op("DequantizeLinear", rows, _BLOCKED_ROWS)
+            parts = _registered(graph, matrix)
+            rows = [tape.op("Gather", [part, ids], {"axis": 0}) for part in parts]
+            unpacked = tape.op("DequantizeLinear", rows, {"axis": -1, "block_size": matrix.block})
             replace_node(graph, gather, list(tape.nodes), (unpacked,))
             packed += 1
         return ir.passes.PassResult(model, modified=packed > 0)
 
 
-_BLOCKED = {"axis": 1, "block_size": quantize.BLOCK}
-_BLOCKED_ROWS = {"axis": -1, "block_size": quantize.BLOCK}
-
-
-def _registered(graph: ir.Graph, source: ir.Value) -> list[ir.Value] | None:
-    """Codes (N, K), scales (N, blocks) and zero points as scales; None where blocks do not fit."""
-    matrix = quantize.Packed(source)
-    if matrix.columns % quantize.BLOCK:
-        return None
+def _registered(graph: ir.Graph, matrix: quantize.Packed) -> list[ir.Value]:
+    """Codes (N, K), scales and zero points (N, blocks), as initializers of the graph."""
     size = (matrix.rows, matrix.blocks)
     zero_points = weights.weight(
         f"{matrix.name}.zero_points",

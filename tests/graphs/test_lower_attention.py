@@ -1,0 +1,95 @@
+"""Does onnxruntime's own kernel do the attention?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tramontane.errors import GraphError
+from tramontane.graphs import ops
+from tramontane.graphs.attach_body import AttachBody
+from tramontane.graphs.lower_attention import LowerAttention
+
+CHUNKS = [[1] * 30, [7, 1, 1], [8, 1, 1], [9, 1], [24, 1, 1], [60, 1, 3], [7, 8, 9, 10]]
+
+
+def test_operator_becomes_the_kernel(
+    build: Callable, op_types: Callable, attention_text: str
+) -> None:
+    model = build(attention_text)
+    assert LowerAttention()(model).modified
+    assert op_types(model).count("GroupQueryAttention") == 1
+    assert "SlidingWindowAttention" not in op_types(model)
+    assert ops.DOMAIN not in model.graph.opset_imports
+    kernel = model.graph.node(-1)
+    assert {name: kernel.attributes.get_int(name) for name in kernel.attributes} == {
+        "num_heads": 4,
+        "kv_num_heads": 2,
+        "do_rotary": 1,
+        "local_window_size": 8,
+        "sliding_window_cache": 1,
+    }
+
+
+def test_lengths_are_counted_once_for_two_layers(
+    build: Callable, op_types: Callable, attention_text: str
+) -> None:
+    second = """deeper, k, v = tramontane.SlidingWindowAttention<window = 8>
+        (attention, key, value, past_key, past_value, attention_mask, cos_cache, sin_cache) }"""
+    model = build(attention_text.replace("}", second))
+    model.graph.node(0).outputs[0].shape = model.graph.inputs[0].shape
+    LowerAttention()(model)
+    assert op_types(model).count("GroupQueryAttention") == 2
+    assert op_types(model).count("ReduceSum") == 1
+
+
+def test_attention_without_a_window_gets_a_growing_cache(
+    build: Callable, attention_text: str
+) -> None:
+    model = build(attention_text.replace("<window = 8>", ""))
+    LowerAttention()(model)
+    kernel = model.graph.node(-1)
+    assert set(kernel.attributes) == {"num_heads", "kv_num_heads", "do_rotary"}
+
+
+def test_operator_of_that_name_in_another_domain_is_left_alone(
+    build: Callable, op_types: Callable, attention_text: str
+) -> None:
+    model = build(attention_text.replace("tramontane.Sliding", "com.microsoft.Sliding"))
+    assert not LowerAttention()(model).modified
+    assert op_types(model) == ["SlidingWindowAttention"]
+
+
+def test_head_size_that_is_not_a_number_is_refused(build: Callable, attention_text: str) -> None:
+    model = build(attention_text.replace("float[b,2,24,16] past_key", "float[b,2,24,d] past_key"))
+    with pytest.raises(GraphError, match="past_key: axis 3 is d, expected a number"):
+        LowerAttention()(model)
+
+
+def test_second_run_modifies_nothing(build: Callable, attention_text: str) -> None:
+    model = build(attention_text)
+    LowerAttention()(model)
+    assert not LowerAttention()(model).modified
+
+
+@pytest.mark.parametrize("chunks", CHUNKS, ids=str)
+def test_values_agree_with_the_operator_s_body(
+    build: Callable, assert_agree: Callable, play: Any, attention_text: str, chunks: list[int]
+) -> None:
+    kernel, body = build(attention_text), build(attention_text)
+    LowerAttention()(kernel)
+    AttachBody()(body)
+    for found, expected in play(chunks, kernel, body):
+        assert_agree(found, expected)
+
+
+def test_another_window_does_not_agree(
+    build: Callable, assert_agree: Callable, play: Any, attention_text: str
+) -> None:
+    kernel, body = build(attention_text.replace("= 8>", "= 7>")), build(attention_text)
+    LowerAttention()(kernel)
+    AttachBody()(body)
+    with pytest.raises(AssertionError):
+        for found, expected in play([9], kernel, body):
+            assert_agree(found, expected)
