@@ -95,7 +95,6 @@ def test_values_agree_with_gathered_rows_that_are_rounded(
     assert_agree(evaluate(model, ids=IDS), {"rows": rounded[IDS]})
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="registers the codes twice")
 def test_weight_that_is_both_gathered_and_multiplied_is_packed(
     build: Callable, evaluate: Callable, normal: Callable
 ) -> None:

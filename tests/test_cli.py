@@ -1,0 +1,169 @@
+"""Does the command do what its help says, and refuse what it can't, by name?"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tramontane import cli
+from tramontane.graphs import artifact as artifact_module
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model in int8, exported by the command."""
+    out = tmp_path_factory.mktemp("cli") / "artifact"
+    model = Path(__file__).parents[1] / "models" / "stdlib-5m"
+    assert cli.main(["export", str(model), "--quant", "int8", "--out", str(out)]) == 0
+    return out
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """What the command says when it exits with 2."""
+    assert cli.main([str(argument) for argument in arguments]) == cli.EXIT_BAD_INPUT
+    return capsys.readouterr().err
+
+
+def test_run_prints_the_prompt_and_what_follows(
+    artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", str(artifact), "--prompt", "import ", "--max-new-tokens", "8"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("import ")
+    assert len(out) > len("import \n")
+
+
+def test_sampling_with_one_seed_gives_one_text(
+    artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = []
+    for seed in (1, 1, 2):
+        options = ["--temperature", "1.0", "--top-k", "50", "--top-p", "0.9", "--seed", str(seed)]
+        assert cli.main(["run", str(artifact), "--prompt", "def f(", "--json", *options]) == 0
+        texts.append(json.loads(capsys.readouterr().out)["text"])
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_two_exports_of_one_input_are_the_same_bytes(
+    artifact: Path, stdlib_5m: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "again"
+    assert cli.main(["export", str(stdlib_5m), "--quant", "int8", "--out", str(again)]) == 0
+    names = sorted(p.relative_to(again) for p in again.rglob("*") if p.is_file())
+    assert names == sorted(p.relative_to(artifact) for p in artifact.rglob("*") if p.is_file())
+    for name in names:
+        assert (again / name).read_bytes() == (artifact / name).read_bytes(), name
+
+
+def test_inspect_tells_what_an_artifact_and_a_checkpoint_are(
+    artifact: Path, stdlib_5m: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["inspect", str(artifact), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["window"] == 64
+    assert cli.main(["inspect", str(stdlib_5m), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_key_value_heads"] == 2
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx_data", "tokenizer.model"])
+def test_a_changed_byte_is_told_by_inspect_and_by_verify(
+    artifact: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(artifact, copy)
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    for arguments in (["inspect", copy], ["run", copy, "--verify", "--prompt", "x"]):
+        message = refusal(capsys, *arguments)
+        assert f"{copy / name}: {len(content)} bytes with sha256" in message
+        assert "the manifest promises" in message
+
+
+def test_a_folder_that_is_not_there_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "missing"
+    assert f"{missing}: no such folder" in refusal(capsys, "export", missing)
+    assert f"{missing}: no such folder" in refusal(capsys, "run", missing)
+    assert f"{tmp_path}: not a checkpoint" in refusal(capsys, "export", tmp_path)
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones(
+    stdlib_5m: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["export", str(stdlib_5m), "--quant", "int3"])
+    assert stop.value.code == cli.EXIT_BAD_INPUT
+    message = capsys.readouterr().err
+    assert "--quant" in message
+    assert "int8" in message
+
+
+def test_a_window_beyond_the_positions_is_refused(
+    stdlib_5m: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    message = refusal(capsys, "export", stdlib_5m, "--window", 5000, "--out", out)
+    assert "--window 5000: expected 1 to 4096" in message
+    assert not out.exists()
+
+
+def test_a_folder_that_is_no_artifact_is_not_replaced(
+    stdlib_5m: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert "is not an artifact" in refusal(capsys, "export", stdlib_5m, "--out", tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_an_interrupted_export_leaves_nothing_and_exits_with_130(
+    stdlib_5m: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(artifact_module, "_write_tensor", interrupt)
+    arguments = ["export", str(stdlib_5m), "--out", str(tmp_path / "out")]
+    assert cli.main(arguments) == cli.EXIT_INTERRUPTED
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_comes_at_once_and_without_torch() -> None:
+    began = time.monotonic()
+    code = (
+        "import sys; from tramontane import cli\n"
+        "try: cli.main(['run', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'onnx', 'numpy', 'onnxruntime'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "--prompt" in done.stdout
+    assert "example" in done.stdout
+    assert time.monotonic() - began < 5  # the half second is measured by hand: machines are noisy
+
+
+def test_the_driver_decodes_without_torch_or_onnx(artifact: Path) -> None:
+    code = (
+        "import sys; from tramontane import cli\n"
+        f"cli.main(['run', {str(artifact)!r}, '--prompt', 'import', '--max-new-tokens', '4'])\n"
+        "assert not {'torch', 'onnx', 'onnx_ir', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_an_empty_prompt_is_fine_only_where_a_start_token_is_added(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for adds, out in ((True, tmp_path / "with"), (False, tmp_path / "without")):
+        checkpoint = tiny_checkpoint()
+        (checkpoint / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": adds}))
+        arguments = ["export", str(checkpoint), "--quant", "fp32", "--out", str(out)]
+        assert cli.main([*arguments, "--no-validate"]) == 0
+    assert cli.main(["run", str(tmp_path / "with"), "--max-new-tokens", "2"]) == 0
+    assert "nothing to decode from" in refusal(capsys, "run", tmp_path / "without")

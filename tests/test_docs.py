@@ -1,0 +1,29 @@
+"""Do the examples in docstrings and the commands in the README still hold?"""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = [
+    f"tramontane.{path.parent.name}.{path.stem}"
+    for layer in ("runtime", "graphs", "export", "validate")
+    for path in sorted((ROOT / layer).glob("*.py"))
+    if path.stem != "__init__"
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_print_what_they_say(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_every_make_target_that_the_readme_names_is_there() -> None:
+    named = set(re.findall(r"^\s+make ([a-z]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"export", "test"} <= named <= targets

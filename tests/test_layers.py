@@ -1,0 +1,55 @@
+"""Who may import whom? Downward only: cli, validate, export, graphs, runtime."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = ("runtime", "graphs", "export", "validate", "cli")
+ALLOWED = {
+    "torch": {"export", "validate"},
+    "safetensors": {"export"},
+    "onnx": {"graphs"},
+    "onnxscript": {"graphs", "export"},
+    "onnx_ir": {"graphs", "export"},
+    "onnxruntime": {"runtime", "validate"},
+    "transformers": set(),
+}
+
+
+def modules() -> Iterator[Path]:
+    yield ROOT / "cli.py"
+    for layer in LAYERS[:-1]:
+        yield from sorted((ROOT / layer).glob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Absolute names of all that a module imports, wherever it stands in the file."""
+    package = ["tramontane", *path.relative_to(ROOT).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            prefix = [*base, *([node.module] if node.module else [])]
+            yield from (".".join([*prefix, alias.name]) for alias in node.names)
+
+
+@pytest.mark.parametrize("path", list(modules()), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_point_downward_and_packages_stay_in_their_layer(path: Path) -> None:
+    layer = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    for name in imports(path):
+        top, *rest = name.split(".")
+        if top == "tramontane" and rest[0] in LAYERS:
+            assert LAYERS.index(rest[0]) <= LAYERS.index(layer), name
+        if top in ALLOWED:
+            assert layer in ALLOWED[top], name
+
+
+@pytest.mark.parametrize("path", list(modules()), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_module_begins_by_saying_what_it_answers(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
