@@ -21,16 +21,16 @@ $(READY): pyproject.toml constraints.txt
 	@mkdir -p .ns && ln -sfn .. .ns/tramontane
 	@touch $@
 
-export: $(READY)  ## MODEL= QUANT=fp32|int8 TARGET=ort|portable OUT= WINDOW=: checkpoint to artifact, parity proved
+export: $(READY)  ## MODEL= QUANT=fp32|int8 TARGET=ort|portable OUT= WINDOW= TEXT=: checkpoint to artifact, parity proved
 	@$(BIN)/tramontane export '$(MODEL)' --quant '$(QUANT)' --target '$(TARGET)' --out '$(OUT)' \
-	  $(if $(WINDOW),--window '$(WINDOW)')
+	  $(if $(WINDOW),--window '$(WINDOW)') $(if $(TEXT),--text '$(TEXT)')
 
 run: $(READY)  ## PROMPT= OUT=: decode from the artifact
 	@$(BIN)/tramontane run '$(OUT)' --prompt "$$PROMPT"
 export PROMPT
 
 validate: $(READY)  ## MODEL= OUT=: parity of an artifact with its checkpoint
-	@$(BIN)/tramontane validate '$(OUT)' --reference '$(MODEL)'
+	@$(BIN)/tramontane validate '$(OUT)' --reference '$(MODEL)' $(if $(TEXT),--text '$(TEXT)')
 
 test: $(READY)  ## run the tests
 	@$(BIN)/python -m pytest -q

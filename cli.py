@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--out", type=Path, help="artifact folder (artifacts/CHECKPOINT-QUANT-TARGET)"
     )
+    _add_text(export)
     export.add_argument("--no-validate", action="store_true", help="skip the parity gate")
     export.add_argument("--dump", type=Path, metavar="DIR", help="graph as text after each pass")
 
@@ -89,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     validate = _command(commands, "validate", _validate, "parity of an artifact with its source")
     validate.add_argument("artifact", type=Path, metavar="ARTIFACT", help="folder to check")
     validate.add_argument("--reference", type=Path, required=True, metavar="CHECKPOINT")
+
+    _add_text(validate)
 
     inspect = _command(commands, "inspect", _inspect, "what a checkpoint or an artifact is")
     inspect.add_argument("path", type=Path, metavar="PATH", help="checkpoint or artifact folder")
@@ -109,7 +112,15 @@ def _command(commands: Any, name: str, function: Any, summary: str) -> argparse.
     return parser
 
 
+def _add_text(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--text", type=Path, help="file to measure parity on, of the kind that the model knows"
+    )
+
+
 def _export(args: argparse.Namespace) -> int:
+    import functools
+
     from .export.build import export_checkpoint
     from .validate.gate import gate
 
@@ -122,7 +133,7 @@ def _export(args: argparse.Namespace) -> int:
         target=args.target,
         window=args.window,
         dump=args.dump,
-        gate=None if args.no_validate else gate,
+        gate=None if args.no_validate else functools.partial(gate, text=args.text),
     )
     summary = _summary(manifest)
     if args.json:
@@ -155,7 +166,7 @@ def _run(args: argparse.Namespace) -> int:
 def _validate(args: argparse.Namespace) -> int:
     from .validate.gate import print_table, report, validate
 
-    checks = validate(args.artifact, args.reference)
+    checks = validate(args.artifact, args.reference, text=args.text)
     if args.json:
         print(json.dumps(report(checks)))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,9 @@ def read_config(folder: Path) -> MistralConfig:
         raise ConfigError(f"{path}: not JSON ({error}); download it again") from error
     if not isinstance(published, dict):
         raise ConfigError(f"{path}: holds a {type(published).__name__}, expected an object")
+    for name in ("rope_parameters", "rope_scaling"):
+        if not isinstance(published.get(name) or {}, dict):
+            raise ConfigError(f"{path}: {name} is {published[name]!r}, expected an object")
     try:
         return _parse(published)
     except ConfigError as error:
@@ -180,9 +184,13 @@ def _number(
         value = default
     if value is None:
         raise ConfigError(f"{name} is missing, and its format documents no default for it")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or kind(value) != value:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is(value, kind):
         raise ConfigError(f"{name} is {value!r}; expected a number ({kind.__name__})")
     return kind(value)
+
+
+def _is(value: float, kind: type[int] | type[float]) -> bool:
+    return math.isfinite(value) and kind(value) == value
 
 
 def _key_value_heads(published: dict[str, Any], architecture: str, heads: int) -> int:

@@ -18,11 +18,11 @@ class FoldTransposes(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply the pass; ``modified`` tells whether any transpose was folded."""
-        folded = 0
+        folded: dict[ir.Value, ir.Value] = {}  # layers may share a weight
         for layer in linears(model.graph):
-            columns = weights.transposed(layer.weight)
-            model.graph.register_initializer(columns)
-            node = ir.node("MatMul", [layer.input, columns])
+            if layer.weight not in folded:
+                folded[layer.weight] = weights.transposed(layer.weight)
+                model.graph.register_initializer(folded[layer.weight])
+            node = ir.node("MatMul", [layer.input, folded[layer.weight]])
             layer.replace_with(model.graph, node)
-            folded += 1
-        return ir.passes.PassResult(model, modified=folded > 0)
+        return ir.passes.PassResult(model, modified=bool(folded))

@@ -49,5 +49,7 @@ def _projections(attention: ir.Node) -> list[Linear] | None:
         projection = as_linear(value.producer()) if value is not None else None
         if projection is None or len(projection.output.uses()) != 1:
             return None
+        if projection.output.is_graph_output():
+            return None
         found.append(projection)
     return found if len({projection.input for projection in found}) == 1 else None

@@ -70,7 +70,7 @@ def run(
         name = type(step).__name__
         try:
             step(model)
-        except ir.passes.PassError as error:
+        except Exception as error:
             raise GraphError(f"pass {name} failed: {error.__cause__ or error}") from error
         _check_after(f"pass {name}", model, geometry)
         _dump(dump, number, name, model)

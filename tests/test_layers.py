@@ -39,7 +39,9 @@ def imports(path: Path) -> Iterator[str]:
             yield from (".".join([*prefix, alias.name]) for alias in node.names)
 
 
-@pytest.mark.parametrize("path", list(modules()), ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "path", list(modules()), ids=lambda path: path.relative_to(ROOT).as_posix()
+)
 def test_imports_point_downward_and_packages_stay_in_their_layer(path: Path) -> None:
     layer = path.relative_to(ROOT).parts[0].removesuffix(".py")
     for name in imports(path):
@@ -50,6 +52,8 @@ def test_imports_point_downward_and_packages_stay_in_their_layer(path: Path) -> 
             assert layer in ALLOWED[top], name
 
 
-@pytest.mark.parametrize("path", list(modules()), ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "path", list(modules()), ids=lambda path: path.relative_to(ROOT).as_posix()
+)
 def test_every_module_begins_by_saying_what_it_answers(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))

@@ -18,18 +18,20 @@ from ..export.progress import track
 from ..export.reference import load_reference
 from ..runtime.manifest import read_manifest, to_json
 from ..runtime.session import Session
-from .parity import Check, headline, raise_if_broken, run_checks
+from .parity import SAMPLE, Check, headline, raise_if_broken, read_text, run_checks
 
 REPORT = "parity/report.json"
 
 
-def gate(artifact: Path, config: MistralConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+def gate(
+    artifact: Path, config: MistralConfig, checkpoint: Checkpoint, *, text: Path | None = None
+) -> dict[str, Any]:
     """Prove a fresh artifact: write its report and return its headline figures.
 
     Raises:
         ParityError: a check failed; the message names each.
     """
-    checks = check_artifact(artifact, config, checkpoint)
+    checks = check_artifact(artifact, config, checkpoint, text=text)
     raise_if_broken(checks, artifact=artifact)
     figures = headline(checks)
     (artifact / REPORT).parent.mkdir(exist_ok=True)
@@ -37,7 +39,7 @@ def gate(artifact: Path, config: MistralConfig, checkpoint: Checkpoint) -> dict[
     return figures
 
 
-def validate(artifact: Path, reference: Path) -> list[Check]:
+def validate(artifact: Path, reference: Path, *, text: Path | None = None) -> list[Check]:
     """Check an artifact against a checkpoint folder; the window comes from the manifest.
 
     Raises:
@@ -62,13 +64,19 @@ def validate(artifact: Path, reference: Path) -> list[Check]:
             f"{reference}: layers, key/value heads, head size and vocabulary are {found}, the "
             f"artifact's are {promised}; name the checkpoint that it was exported from"
         )
-    return check_artifact(artifact, config, Checkpoint.open(reference, config))
+    return check_artifact(artifact, config, Checkpoint.open(reference, config), text=text)
 
 
-def check_artifact(artifact: Path, config: MistralConfig, checkpoint: Checkpoint) -> list[Check]:
-    """Run all checks of an artifact's recipe against the reference in PyTorch."""
+def check_artifact(
+    artifact: Path, config: MistralConfig, checkpoint: Checkpoint, *, text: Path | None
+) -> list[Check]:
+    """Run all checks of an artifact's recipe against the reference in PyTorch.
+
+    ``text`` is a UTF-8 file to measure on; None for the sample that comes with tramontane.
+    """
     session = Session.load(artifact)
-    return run_checks(session, load_reference(config, checkpoint), track=track)
+    sample = read_text(SAMPLE if text is None else text)
+    return run_checks(session, load_reference(config, checkpoint), sample, track=track)
 
 
 def report(checks: Sequence[Check]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import ParityError
+from ..errors import ContractError, ParityError
 from ..export.model import Mistral
 from ..runtime.contract import Geometry
 from ..runtime.session import Session
@@ -39,19 +39,20 @@ class Check:
     failures: tuple[str, ...]
 
 
-def run_checks(session: Session, reference: Mistral, *, track: Track) -> list[Check]:
+def run_checks(session: Session, reference: Mistral, text: str, *, track: Track) -> list[Check]:
     """Run all checks: one shot over lengths around the window, in chunks, stepped, greedy.
 
     Args:
         session: the artifact; its sequence is reset.
         reference: the model that the artifact was exported from, float32.
+        text: tokens come from its start, and again where it is too short.
         track: hands on the checks while showing how far they are.
     """
     geometry, quant = session.manifest.geometry, session.manifest.quant
     longest = lengths(geometry)[-1]
     jobs: list[Callable[[], Check]] = []
     for source, tokens in (
-        ("text", text_tokens(session, longest)),
+        ("text", text_tokens(session, text, longest)),
         ("random", random_tokens(geometry.vocab_size, longest)),
     ):
         expected = reference_logits(reference, tokens)
@@ -70,7 +71,7 @@ def run_checks(session: Session, reference: Mistral, *, track: Track) -> list[Ch
                 )
             )
     greedy_tolerance = tolerance_for(quant, "text")
-    jobs.append(functools.partial(greedy_check, session, reference, greedy_tolerance))
+    jobs.append(functools.partial(greedy_check, session, reference, text, greedy_tolerance))
     return [job() for job in track(jobs, "checking parity")]
 
 
@@ -91,9 +92,21 @@ def chunks(geometry: Geometry, length: int) -> list[int]:
     return [b - a for a, b in itertools.pairwise(borders)]
 
 
-def text_tokens(session: Session, length: int) -> np.ndarray:
-    """The sample text's first tokens, repeated where it is too short: (length,) int64."""
-    ids = session.tokenizer.encode(SAMPLE.read_text(encoding="utf-8"))
+def read_text(path: Path) -> str:
+    """Read a text to measure on.
+
+    Raises:
+        ContractError: no such file, or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ContractError(f"--text {path}: {error}; name a UTF-8 text file") from error
+
+
+def text_tokens(session: Session, text: str, length: int) -> np.ndarray:
+    """The text's first tokens, repeated where it is too short: (length,) int64."""
+    ids = session.tokenizer.encode(text)
     return np.resize(np.array(ids, dtype=np.int64), length)
 
 
@@ -161,9 +174,9 @@ def judge(figures: Figures, tolerance: Tolerance) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def greedy_check(session: Session, reference: Mistral, tolerance: Tolerance) -> Check:
-    """Continue the start of the sample text greedily, each on its own, and compare the tokens."""
-    prompt = text_tokens(session, 8)
+def greedy_check(session: Session, reference: Mistral, text: str, tolerance: Tolerance) -> Check:
+    """Continue the start of the text greedily, each on its own, and compare the tokens."""
+    prompt = text_tokens(session, text, 8)
     steps = min(GREEDY_STEPS, session.manifest.geometry.max_positions - len(prompt))
     ids = torch.from_numpy(prompt)[None]
     logits, cache = reference(ids, torch.ones_like(ids), reference.empty_cache())

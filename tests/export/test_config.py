@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +134,21 @@ def test_config_that_is_no_json_object_is_refused(
     (tmp_path / "config.json").write_bytes(text)
     with pytest.raises(ConfigError, match=message):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("hidden_size", float("inf"), "hidden_size is inf; expected a number"),
+        ("hidden_size", True, "hidden_size is True; expected a number"),
+        ("rope_parameters", "long", "rope_parameters is 'long', expected an object"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(
+    tiny_checkpoint: Callable[..., Path], key: str, value: object, message: str
+) -> None:
+    folder = tiny_checkpoint()
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, key: value}))
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        read_config(folder)

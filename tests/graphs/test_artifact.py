@@ -37,7 +37,7 @@ def test_folder_takes_its_name_when_the_block_succeeds(tmp_path: Path) -> None:
 def test_nothing_is_left_when_the_block_fails(
     tmp_path: Path, failure: type[BaseException]
 ) -> None:
-    with pytest.raises(failure), staged(tmp_path / "artifact") as folder:  # noqa: PT012
+    with pytest.raises(failure), staged(tmp_path / "artifact") as folder:
         (folder / MODEL_FILE).write_text("half")
         raise failure
     assert list(tmp_path.iterdir()) == []

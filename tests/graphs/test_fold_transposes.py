@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import pytest
 from tramontane.graphs.fold_transposes import FoldTransposes
 
 LINEAR = """(float[b,t,4] x) => (float[b,t,6] y) <float[6,4] w> {
@@ -61,7 +60,6 @@ def test_values_agree_where_one_layer_reads_the_transpose(
     assert_agree(evaluate(model, x=x), before)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="registers the weight twice")
 def test_values_agree_where_two_layers_read_the_transpose(
     build: Callable, evaluate: Callable, assert_agree: Callable, normal: Callable
 ) -> None:
