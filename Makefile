@@ -16,6 +16,7 @@ help:  ## list the targets
 dev: $(READY)  ## create the environment in .venv
 
 $(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PYTHON=$(PYTHON): Python %d.%d, expected 3.11 or newer" % sys.version_info[:2])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@mkdir -p .ns && ln -sfn .. .ns/tramontane

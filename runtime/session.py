@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ..errors import ContractError
 from . import contract
 from .manifest import Manifest, read_manifest, verify_files
+from .promises import refuse_broken_promises
 from .sampling import Sampler
 from .text import Detokenizer, Tokenizer
 
@@ -26,7 +27,6 @@ Integers = npt.NDArray[np.int64]
 DEFAULT_CHUNK = 512  # tokens a prefill runs at once; bounds the memory of activations
 _FIRST_CAPACITY = 256  # rows of a growing cache to begin with
 _SPIN_US = 1000  # how long threads wait busily between operators: not after a run
-_ORT_DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32"}
 _LOAD_ERRORS = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
@@ -97,7 +97,7 @@ class Session:
             raise ContractError(
                 f"{path}: onnxruntime cannot load it ({error}); copy the artifact again"
             ) from error
-        _refuse_broken_promises(path, manifest.geometry, graph)
+        refuse_broken_promises(path, manifest.geometry, graph)
         return cls(folder=folder, manifest=manifest, graph=graph)
 
     @property
@@ -298,57 +298,3 @@ def _physical_cores() -> int:
         siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
         cores.add(siblings.read_text() if siblings.is_file() else str(cpu))
     return len(cores)
-
-
-def _refuse_broken_promises(
-    path: Path, geometry: contract.Geometry, graph: ort.InferenceSession
-) -> None:
-    """Compare the graph's inputs and outputs with those that the manifest's sizes imply.
-
-    Raises:
-        ContractError: naming the first tensor that is missing, unknown or different.
-    """
-    required, optional = list(graph.get_inputs()), list(graph.get_overridable_initializers())
-    promised_inputs = contract.inputs(geometry)
-    is_listed = {promise.name for promise in promised_inputs}
-    # Older graphs list every initializer as an input; only those promised concern us.
-    optional = [found for found in optional if found.name in is_listed]
-    for found in required:
-        if found.name == contract.NUM_LOGITS_TO_KEEP:
-            raise ContractError(
-                f"{path}: input {found.name} has no default, the manifest promises one; "
-                "export the artifact again"
-            )
-    _compare(path, "input", [*required, *optional], promised_inputs)
-    _compare(path, "output", list(graph.get_outputs()), contract.outputs(geometry))
-
-
-def _compare(
-    path: Path, kind: str, found: list[Any], promised: list[contract.TensorPromise]
-) -> None:
-    by_name = {tensor.name: tensor for tensor in found}
-    for promise in promised:
-        tensor = by_name.pop(promise.name, None)
-        if tensor is None:
-            raise ContractError(
-                f"{path}: {kind} {promise.name} is missing, the manifest promises it; "
-                "export the artifact again"
-            )
-        dtype = _ORT_DTYPES.get(tensor.type, tensor.type)
-        if dtype != promise.dtype or not _is_shape_kept(tensor.shape, promise.shape):
-            raise ContractError(
-                f"{path}: {kind} {promise.name} is {dtype} {list(tensor.shape)}, the manifest "
-                f"promises {promise.dtype} {list(promise.shape)}; export the artifact again"
-            )
-    for name in by_name:
-        raise ContractError(
-            f"{path}: {kind} {name} is not promised by the manifest; export the artifact again"
-        )
-
-
-def _is_shape_kept(found: Sequence[Any], promised: Sequence[contract.Dimension]) -> bool:
-    """Whether sizes agree, and what is promised to be free is free whatever its name."""
-    return len(found) == len(promised) and all(
-        not isinstance(size, int) if isinstance(promise, str) else size == promise
-        for size, promise in zip(found, promised, strict=True)
-    )
