@@ -2,8 +2,8 @@
 
 A matrix (N, K) is cut along K into blocks of 128, or of the largest smaller size that divides K.
 Each block has one float32 scale; a weight is ``(code - 128) * scale`` with codes 1 to 255, so zero
-is exact and a block's largest magnitude is met exactly. What no block size divides stays in float:
-onnxruntime's int8 kernels are imprecise on a last block that is not whole.
+is exact and a block's largest magnitude is met exactly. What no block size divides stays in float,
+so that whole blocks are all that any reader of the codes, gathers included, has to handle.
 """
 
 from __future__ import annotations
