@@ -14,40 +14,27 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from . import ops, quantize
-from .linear import gathers, linears, replace_node
+from .linear import Linear, replace_node
+from .pack_matrices import PackMatrices
 
 INT8_ACCURACY = 4  # multiply in int8: without it, each call unpacks the whole weight
 
 
-class PackForOrt(ir.passes.InPlacePass):
-    """Every linear layer, and every gather of rows from a matrix of weights."""
+class PackForOrt(PackMatrices):
+    """Every matrix that blocks fit, for MatMulNBits and GatherBlockQuantized."""
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Apply the pass; ``modified`` tells whether any matrix was packed."""
-        graph = model.graph
-        packed = 0
-        for layer in linears(graph):
-            matrix = quantize.packed(layer.weight, name=str(layer.weight.name))
-            if matrix is None:
-                continue
-            codes = matrix.codes((matrix.rows, matrix.blocks, matrix.block))
-            inputs = [layer.input, codes, matrix.scales()]
-            layer.replace_with(graph, _kernel(graph, "MatMulNBits", inputs, _linear_sizes(matrix)))
-            packed += 1
-        for gather in gathers(graph):
-            source, ids = gather.inputs
-            assert source is not None, "gathers yields nodes over initializers"
-            matrix = quantize.packed(source, name=f"{source.name}.gathered")
-            if matrix is None:
-                continue
-            codes = matrix.codes((matrix.rows, matrix.columns))
-            parts = [codes, ids, matrix.scales()]
-            kernel = _kernel(graph, "GatherBlockQuantized", parts, _gather_sizes(matrix))
-            replace_node(graph, gather, [kernel], kernel.outputs)
-            packed += 1
-        if packed:
-            graph.opset_imports.setdefault(ops.MICROSOFT, 1)
-        return ir.passes.PassResult(model, modified=packed > 0)
+    def pack_linear(self, graph: ir.Graph, layer: Linear, matrix: quantize.Packed) -> None:
+        """Put MatMulNBits in place of the multiplication."""
+        codes = matrix.codes((matrix.rows, matrix.blocks, matrix.block))
+        inputs = [layer.input, codes, matrix.scales()]
+        layer.replace_with(graph, _kernel(graph, "MatMulNBits", inputs, _linear_sizes(matrix)))
+
+    def pack_gather(self, graph: ir.Graph, gather: ir.Node, matrix: quantize.Packed) -> None:
+        """Put GatherBlockQuantized in place of the gather."""
+        codes = matrix.codes((matrix.rows, matrix.columns))
+        inputs = [codes, gather.inputs[1], matrix.scales()]
+        kernel = _kernel(graph, "GatherBlockQuantized", inputs, _gather_sizes(matrix))
+        replace_node(graph, gather, [kernel], kernel.outputs)
 
 
 def _gather_sizes(matrix: quantize.Packed) -> dict[str, int]:
@@ -75,5 +62,6 @@ def _kernel(
     for value in inputs:
         if value is not None and value.const_value is not None:
             graph.register_initializer(value)
+    graph.opset_imports.setdefault(ops.MICROSOFT, 1)
     attributes = {name: ir.AttrInt64(name, size) for name, size in sizes.items()}
     return ir.Node(ops.MICROSOFT, op_type, inputs, attributes)

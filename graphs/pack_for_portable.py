@@ -14,39 +14,28 @@ import numpy as np
 import onnx_ir as ir
 
 from . import quantize, weights
-from .linear import gathers, linears, replace_node
+from .linear import Linear, replace_node
+from .pack_matrices import PackMatrices
 
 
-class PackForPortable(ir.passes.InPlacePass):
-    """Every linear layer, and every gather of rows from a matrix of weights."""
+class PackForPortable(PackMatrices):
+    """Every matrix that blocks fit, unpacked by DequantizeLinear where it is read."""
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Apply the pass; ``modified`` tells whether any matrix was packed."""
-        graph = model.graph
-        packed = 0
-        for layer in linears(graph):
-            matrix = quantize.packed(layer.weight, name=str(layer.weight.name))
-            if matrix is None:
-                continue
-            tape = ir.tape.Tape()
-            parts = _registered(graph, matrix)
-            unpacked = tape.op("DequantizeLinear", parts, {"axis": 1, "block_size": matrix.block})
-            graph.insert_before(layer.transpose, list(tape.nodes))
-            layer.transpose.replace_input_with(0, unpacked)
-            packed += 1
-        for gather in gathers(graph):
-            source, ids = gather.inputs
-            assert source is not None, "gathers yields nodes over initializers"
-            matrix = quantize.packed(source, name=f"{source.name}.gathered")
-            if matrix is None:
-                continue
-            tape = ir.tape.Tape()
-            parts = _registered(graph, matrix)
-            rows = [tape.op("Gather", [part, ids], {"axis": 0}) for part in parts]
-            unpacked = tape.op("DequantizeLinear", rows, {"axis": -1, "block_size": matrix.block})
-            replace_node(graph, gather, list(tape.nodes), (unpacked,))
-            packed += 1
-        return ir.passes.PassResult(model, modified=packed > 0)
+    def pack_linear(self, graph: ir.Graph, layer: Linear, matrix: quantize.Packed) -> None:
+        """Unpack the weight in front of its transpose."""
+        tape = ir.tape.Tape()
+        parts = _registered(graph, matrix)
+        unpacked = tape.op("DequantizeLinear", parts, {"axis": 1, "block_size": matrix.block})
+        graph.insert_before(layer.transpose, list(tape.nodes))
+        layer.transpose.replace_input_with(0, unpacked)
+
+    def pack_gather(self, graph: ir.Graph, gather: ir.Node, matrix: quantize.Packed) -> None:
+        """Gather codes, scales and zero points, then unpack the rows."""
+        tape = ir.tape.Tape()
+        parts, ids = _registered(graph, matrix), gather.inputs[1]
+        rows = [tape.op("Gather", [part, ids], {"axis": 0}) for part in parts]
+        unpacked = tape.op("DequantizeLinear", rows, {"axis": -1, "block_size": matrix.block})
+        replace_node(graph, gather, list(tape.nodes), (unpacked,))
 
 
 def _registered(graph: ir.Graph, matrix: quantize.Packed) -> list[ir.Value]:
