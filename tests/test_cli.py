@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,8 +133,7 @@ def test_an_interrupted_export_leaves_nothing_and_exits_with_130(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_comes_at_once_and_without_torch() -> None:
-    began = time.monotonic()
+def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from tramontane import cli\n"
         "try: cli.main(['run', '--help'])\n"
@@ -145,7 +143,6 @@ def test_help_comes_at_once_and_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "--prompt" in done.stdout
     assert "example" in done.stdout
-    assert time.monotonic() - began < 5  # the half second is measured by hand: machines are noisy
 
 
 def test_the_driver_decodes_without_torch_or_onnx(artifact: Path) -> None:

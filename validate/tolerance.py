@@ -17,15 +17,15 @@ class Tolerance:
     greedy_is_identical: bool
 
 
-# float32 in another order of summation: a few 1e-6 per layer, never a different token.
+# The same sums in another order: rounding only, never a different token.
 _FP32 = Tolerance(max_logit_difference=2e-4, mean_kl=1e-6, same_top=1.0, greedy_is_identical=True)
-# Weights and activations rounded to 8 bits; Q8_0 of 7B models is known for 4e-4 to 1.4e-3 nats and
-# 98 to 99 % same tops.
+# Weights and activations rounded to 8 bits.
 _INT8_TEXT = Tolerance(
     max_logit_difference=None, mean_kl=1e-3, same_top=0.98, greedy_is_identical=False
 )
 # Random tokens are nothing that a model was trained on: its activations are wilder there, and so
-# is their rounding (about twice the divergence on text).
+# is their rounding. Set from what the embedded model measures (report.json has the figures), not
+# from a principle: twice the text's divergence and twice its share of other tops.
 _INT8_RANDOM = Tolerance(
     max_logit_difference=None, mean_kl=2e-3, same_top=0.96, greedy_is_identical=False
 )
