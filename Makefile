@@ -3,12 +3,13 @@ PYTHON ?= python3
 MODEL ?= models/stdlib-5m
 QUANT ?= int8
 TARGET ?= ort
-OUT ?= artifacts/$(notdir $(patsubst %/,%,$(MODEL)))-$(QUANT)-$(TARGET)$(if $(WINDOW),-w$(WINDOW))
+OUT ?= artifacts/$(notdir $(patsubst %/,%,$(MODEL)))-$(QUANT)-$(TARGET)$(if $(WINDOW),-w$(WINDOW))$(if $(BLOCK),-b$(BLOCK))
+GEOMETRY ?= stdlib-5m
 PROMPT ?= def fibonacci(
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help dev export run validate test lint types clean
+.PHONY: help dev export run validate synthetic test lint types clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,9 +23,10 @@ $(READY): pyproject.toml constraints.txt
 	@mkdir -p .ns && ln -sfn .. .ns/tramontane
 	@touch $@
 
-export: $(READY)  ## MODEL= QUANT=fp32|int8 TARGET=ort|portable OUT= WINDOW= TEXT=: checkpoint to artifact, parity proved
+export: $(READY)  ## MODEL= QUANT=fp32|int8|int4 TARGET=ort|portable OUT= WINDOW= BLOCK= MAX_SHARD= TEXT=: checkpoint to artifact, parity proved
 	@$(BIN)/tramontane export '$(MODEL)' --quant '$(QUANT)' --target '$(TARGET)' --out '$(OUT)' \
-	  $(if $(WINDOW),--window '$(WINDOW)') $(if $(TEXT),--text '$(TEXT)')
+	  $(if $(WINDOW),--window '$(WINDOW)') $(if $(BLOCK),--block '$(BLOCK)') \
+	  $(if $(MAX_SHARD),--max-shard '$(MAX_SHARD)') $(if $(TEXT),--text '$(TEXT)')
 
 run: $(READY)  ## PROMPT= OUT=: decode from the artifact
 	@$(BIN)/tramontane run '$(OUT)' --prompt "$$PROMPT"
@@ -32,6 +34,12 @@ export PROMPT
 
 validate: $(READY)  ## MODEL= OUT=: parity of an artifact with its checkpoint
 	@$(BIN)/tramontane validate '$(OUT)' --reference '$(MODEL)' $(if $(TEXT),--text '$(TEXT)')
+
+synthetic: OUT = artifacts/$(GEOMETRY)$(if $(LAYERS),-$(LAYERS)-layers)
+synthetic: $(READY)  ## GEOMETRY= LAYERS= OUT= LAYOUT= DTYPE= SEED= MAX_SHARD=: random weights as large as a known model's
+	@$(BIN)/tramontane synthesize '$(GEOMETRY)' '$(OUT)' $(if $(LAYERS),--layers '$(LAYERS)') \
+	  $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(DTYPE),--dtype '$(DTYPE)') \
+	  $(if $(SEED),--seed '$(SEED)') $(if $(MAX_SHARD),--max-shard '$(MAX_SHARD)')
 
 test: $(READY)  ## run the tests
 	@$(BIN)/python -m pytest -q

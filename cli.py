@@ -21,6 +21,7 @@ _EXAMPLES = """examples:
   tramontane run artifacts/stdlib-5m-int8 --prompt "def fibonacci("
   tramontane validate artifacts/stdlib-5m-int8 --reference models/stdlib-5m
   tramontane inspect artifacts/stdlib-5m-int8
+  tramontane synthesize mistral-7b-v0.1 artifacts/mistral-8-layers --layers 8
 """
 
 
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print("\ntramontane: interrupted; nothing was left behind", file=sys.stderr)
+        print("\ntramontane: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -64,13 +65,24 @@ def _parser() -> argparse.ArgumentParser:
 
     export = _command(commands, "export", _export, "checkpoint folder to artifact folder, proved")
     export.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="Hugging Face folder")
-    export.add_argument("--quant", choices=("fp32", "int8"), default="int8", help="(%(default)s)")
+    export.add_argument(
+        "--quant", choices=("fp32", "int8", "int4"), default="int8", help="(%(default)s)"
+    )
+    export.add_argument(
+        "--block", type=int, default=128, help="weights that share a scale (%(default)s)"
+    )
     export.add_argument(
         "--target", choices=("ort", "portable"), default="ort", help="kernels (%(default)s)"
     )
     export.add_argument("--window", type=int, help="keys a query sees, instead of config.json's")
     export.add_argument(
         "--out", type=Path, help="artifact folder (artifacts/CHECKPOINT-QUANT-TARGET)"
+    )
+    export.add_argument(
+        "--max-shard", metavar="SIZE", help="cut the weights into files of at most, e.g. 2GB"
+    )
+    export.add_argument(
+        "--no-resume", action="store_true", help="start anew where a run was interrupted"
     )
     _add_text(export)
     export.add_argument("--no-validate", action="store_true", help="skip the parity gate")
@@ -95,6 +107,28 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = _command(commands, "inspect", _inspect, "what a checkpoint or an artifact is")
     inspect.add_argument("path", type=Path, metavar="PATH", help="checkpoint or artifact folder")
+
+    synthesize = _command(
+        commands, "synthesize", _synthesize, "random weights in the geometry of a known model"
+    )
+    synthesize.add_argument(
+        "geometry", metavar="GEOMETRY", help="e.g. mistral-7b-v0.1; another word lists all"
+    )
+    synthesize.add_argument("out", type=Path, metavar="OUT", help="checkpoint folder to write")
+    synthesize.add_argument("--layers", type=int, help="only the first of them (all)")
+    synthesize.add_argument(
+        "--layout", choices=("huggingface", "mistral"), default="huggingface", help="(%(default)s)"
+    )
+    synthesize.add_argument(
+        "--dtype",
+        choices=("bfloat16", "float16", "float32"),
+        default="bfloat16",
+        help="(%(default)s)",
+    )
+    synthesize.add_argument("--seed", type=int, default=0, help="of the weights (%(default)s)")
+    synthesize.add_argument(
+        "--max-shard", metavar="SIZE", help="cut Hugging Face's layout into such files (5GB)"
+    )
     return parser
 
 
@@ -121,7 +155,8 @@ def _add_text(parser: argparse.ArgumentParser) -> None:
 def _export(args: argparse.Namespace) -> int:
     import functools
 
-    from .export.build import export_checkpoint
+    from .export.build import Options, export_checkpoint
+    from .sizes import parse_size
     from .validate.gate import gate
 
     name = f"{args.checkpoint.resolve().name}-{args.quant}-{args.target}"
@@ -129,9 +164,16 @@ def _export(args: argparse.Namespace) -> int:
     manifest = export_checkpoint(
         args.checkpoint,
         out,
-        quant=args.quant,
-        target=args.target,
-        window=args.window,
+        Options(
+            quant=args.quant,
+            target=args.target,
+            block=args.block,
+            window=args.window,
+            max_shard_bytes=(
+                parse_size(args.max_shard, flag="--max-shard") if args.max_shard else None
+            ),
+        ),
+        resume=not args.no_resume,
         dump=args.dump,
         gate=None if args.no_validate else functools.partial(gate, text=args.text),
     )
@@ -186,12 +228,33 @@ def _inspect(args: argparse.Namespace) -> int:
         import dataclasses
 
         from .export.checkpoint import Checkpoint
-        from .export.config import read_config
 
-        config = read_config(args.path)
-        Checkpoint.open(args.path, config)
-        summary = dataclasses.asdict(config)
+        summary = dataclasses.asdict(Checkpoint.open(args.path).config)
     print(json.dumps(summary)) if args.json else _print_rows(summary)
+    return 0
+
+
+def _synthesize(args: argparse.Namespace) -> int:
+    from .export.synthesize import synthesize
+    from .sizes import format_bytes, parse_size
+
+    written = synthesize(
+        args.geometry,
+        args.out,
+        layers=args.layers,
+        layout=args.layout,
+        dtype=args.dtype,
+        seed=args.seed,
+        max_shard_bytes=(
+            parse_size(args.max_shard, flag="--max-shard") if args.max_shard else None
+        ),
+    )
+    counts = {"parameters": written.num_parameters, "files": written.num_files}
+    if args.json:
+        print(json.dumps({"checkpoint": str(args.out), **counts, "bytes": written.num_bytes}))
+    else:
+        _print_rows({**counts, "size": format_bytes(written.num_bytes)})
+        print(f"\nwrote {args.out}; try\n  tramontane export {args.out} --quant int8")
     return 0
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import hashlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,16 @@ from typing import Any
 from .. import __version__
 from ..errors import ConfigError, ContractError
 from ..graphs import artifact, pipeline
+from ..graphs.describe import describe_tensors
+from ..graphs.recipe import DEFAULT_BLOCK
+from ..graphs.staging import refuse_occupied, staged
 from ..runtime.contract import CARD_FILE, DATA_FILE, MANIFEST_FILE, Geometry
-from ..runtime.manifest import Manifest, describe_file, to_json, write_manifest
+from ..runtime.manifest import Manifest, Vocabulary, describe_file, to_json, write_manifest
 from .card import render_card
 from .checkpoint import Checkpoint
-from .config import CONFIG_FILE, MistralConfig, read_config
-from .progress import track
+from .config import MistralConfig
+from .config_json import CONFIG_FILE, to_hugging_face
+from .progress import say, track
 from .tokenizer import carry_tokenizer, read_vocabulary
 from .trace import geometry_of, trace
 
@@ -25,58 +31,84 @@ from .trace import geometry_of, trace
 Gate = Callable[[Path, MistralConfig, Checkpoint], dict[str, Any]]
 
 _TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "torch")
+_LAYERS = ("runtime", "graphs", "export")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What to make of a checkpoint."""
+
+    quant: str  # as in ``recipe.QUANTS``
+    target: str  # as in ``recipe.TARGETS``
+    block: int = DEFAULT_BLOCK  # weights that share a scale
+    window: int | None = None  # keys a query sees, in place of the checkpoint's own
+    max_shard_bytes: int | None = None  # no file of weights grows beyond it
 
 
 def export_checkpoint(
     checkpoint: Path,
     out: Path,
+    options: Options,
     *,
-    quant: str,
-    target: str,
-    window: int | None = None,
     dump: Path | None = None,
     gate: Gate | None = None,
+    resume: bool = True,
 ) -> Manifest:
-    """Export a checkpoint folder to an artifact folder.
+    """Export a checkpoint to an artifact folder.
 
     Args:
-        checkpoint: Hugging Face folder: config.json, safetensors, tokenizer.model.
+        checkpoint: what ``Checkpoint.open`` takes.
         out: the artifact's folder; an artifact there is replaced when the new one is whole.
-        quant, target: the recipe, as in ``pipeline.QUANTS`` and ``pipeline.TARGETS``.
-        window: keys a query sees, in place of the checkpoint's own.
+        options: the recipe.
         dump: folder for the graph as text after each pass.
         gate: proves the artifact before it takes its name.
+        resume: go on with an earlier run that was interrupted.
 
     Returns:
         The artifact's manifest.
 
     Raises:
         ConfigError, CheckpointError: the checkpoint is not one that is supported.
+        GraphError: the recipe is not one that is supported.
         ContractError: the artifact cannot be written there.
         ParityError: from the gate; nothing is left under ``out``.
     """
     _refuse_overlap(checkpoint, out)
-    recipe = pipeline.passes(target=target, quant=quant)
-    config = _with_window(read_config(checkpoint), window)
-    vocabulary = read_vocabulary(checkpoint, config)
-    weights = Checkpoint.open(checkpoint, config)
+    refuse_occupied(out)
+    recipe = pipeline.passes(target=options.target, quant=options.quant, block=options.block)
+    weights = Checkpoint.open(checkpoint)
+    config = with_window(weights.config, options.window)
+    vocabulary = read_vocabulary(weights)
     geometry = geometry_of(config)
-    with artifact.staged(out) as folder:
+    with ThreadPoolExecutor(1) as other_core:  # hashes while this one traces
+        hashing = other_core.submit(weights.hashes)
         for _ in track([config], "tracing"):
             model = trace(config, weights.read)
             pipeline.run(model, geometry, recipe, dump=dump)
-        tensors = artifact.describe_tensors(model.graph, quant=quant)
-        artifact.write_graph(model, folder, track=track)
-        carry_tokenizer(checkpoint, folder)
-        _write_config(checkpoint, folder, config)
+        source = hashing.result()
+    tools = {"tramontane": __version__, **{name: version(name) for name in _TOOLS}}
+    identity = {**dataclasses.asdict(options), **source, **tools, "code": _code_digest()}
+    with staged(out, identity=identity, resume=resume) as staging:
+        say(staging.note)
+        folder = staging.folder
+        tensors = describe_tensors(model.graph, quant=options.quant)
+        digests = artifact.write_graph(
+            model,
+            folder,
+            journal=staging.journal,
+            track=track,
+            max_shard_bytes=options.max_shard_bytes,
+        )
+        carry_tokenizer(weights, folder)
+        _write_config(weights, folder, config, vocabulary)
         manifest = Manifest(
-            quant=quant,
-            target=target,
+            quant=options.quant,
+            target=options.target,
             geometry=geometry,
             vocabulary=vocabulary,
             memory=_memory_plan(folder, geometry),
-            source=weights.hashes(),
-            tools={"tramontane": __version__, **{name: version(name) for name in _TOOLS}},
+            source=source,
+            tools=tools,
             tensors=tensors,
         )
         write_manifest(folder, manifest)
@@ -85,7 +117,7 @@ def export_checkpoint(
         (folder / CARD_FILE).write_text(
             render_card(manifest, name=checkpoint.resolve().name), encoding="utf-8"
         )
-        manifest = dataclasses.replace(manifest, files=_describe_files(folder))
+        manifest = dataclasses.replace(manifest, files=_describe_files(folder, digests))
         write_manifest(folder, manifest)
     return manifest
 
@@ -95,7 +127,7 @@ def _refuse_overlap(checkpoint: Path, out: Path) -> None:
         raise ContractError(f"{out}: --out is the checkpoint itself; name another folder")
 
 
-def _with_window(config: MistralConfig, window: int | None) -> MistralConfig:
+def with_window(config: MistralConfig, window: int | None) -> MistralConfig:
     if window is None:
         return config
     if not 1 <= window <= config.max_position_embeddings:
@@ -106,10 +138,20 @@ def _with_window(config: MistralConfig, window: int | None) -> MistralConfig:
     return dataclasses.replace(config, sliding_window=window, architecture="MistralForCausalLM")
 
 
-def _write_config(checkpoint: Path, folder: Path, config: MistralConfig) -> None:
-    """Carry config.json over; a window that was asked for makes a Llama a Mistral."""
-    published = json.loads((checkpoint / CONFIG_FILE).read_bytes())
-    if config.sliding_window is not None:
+def _write_config(
+    weights: Checkpoint, folder: Path, config: MistralConfig, vocabulary: Vocabulary
+) -> None:
+    """Carry config.json over, or write one; a window asked for makes a Llama a Mistral."""
+    published = weights.config_json()
+    if published is None:
+        published = to_hugging_face(
+            dataclasses.replace(
+                config,
+                bos_token_id=vocabulary.bos_token_id,
+                eos_token_ids=vocabulary.eos_token_ids,
+            )
+        )
+    elif config.sliding_window is not None:
         published["sliding_window"] = config.sliding_window
         published["architectures"] = [config.architecture]
         published["model_type"] = "mistral"
@@ -126,9 +168,23 @@ def _memory_plan(folder: Path, geometry: Geometry) -> dict[str, int]:
     }
 
 
-def _describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+def _describe_files(folder: Path, digests: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of every file; those of the weights are known from writing them."""
     return {
-        path.relative_to(folder).as_posix(): describe_file(path)
+        path.relative_to(folder).as_posix(): (
+            {"bytes": path.stat().st_size, "sha256": digests[path.name]}
+            if path.name in digests
+            else describe_file(path)
+        )
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST_FILE
     }
+
+
+def _code_digest() -> str:
+    """One hash of all our modules that decide the bytes of an artifact."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parents[1]
+    for path in sorted(path for layer in _LAYERS for path in (root / layer).glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()

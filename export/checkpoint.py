@@ -3,256 +3,206 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
-from ..runtime.contract import TOKENIZER_FILE
 from ..runtime.manifest import describe_file
-from .config import CONFIG_FILE, MistralConfig
+from .config import MistralConfig
+from .config_json import CONFIG_FILE
+from .layouts import Layout, Published, open_published
+from .naming import EMBEDDING, HEAD, is_rotated, parameters
+from .stored_tensor import Floats, StoredTensor
+from .tokenizer_files import PublishedTokenizer
 
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-
-# Our parameter, the published tensor, and its sizes: V vocabulary, M hidden, F intermediate,
-# Q query heads * head size, K key/value heads * head size.
-# Source: transformers 5.23, modeling_mistral.py and modeling_llama.py.
-_EMBEDDING = ("embedding.weight", "model.embed_tokens.weight", "VM")
-_NORM = ("norm.weight", "model.norm.weight", "M")
-_HEAD = ("head.weight", "lm_head.weight", "VM")
-_LAYER = (
-    ("attention_norm.weight", "input_layernorm.weight", "M"),
-    ("attention.query.weight", "self_attn.q_proj.weight", "QM"),
-    ("attention.key.weight", "self_attn.k_proj.weight", "KM"),
-    ("attention.value.weight", "self_attn.v_proj.weight", "KM"),
-    ("attention.output.weight", "self_attn.o_proj.weight", "MQ"),
-    ("mlp_norm.weight", "post_attention_layernorm.weight", "M"),
-    ("mlp.gate.weight", "mlp.gate_proj.weight", "FM"),
-    ("mlp.up.weight", "mlp.up_proj.weight", "FM"),
-    ("mlp.down.weight", "mlp.down_proj.weight", "MF"),
-)
 # Older checkpoints carry this; it follows from the config.
 _DERIVED = ".rotary_emb.inv_freq"
-_DTYPES = ("F32", "F16", "BF16")
+_SLICE_ELEMENTS = 1 << 20  # read at once, beside the result
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A folder of published weights, checked against a config, read one tensor at a time."""
+    """A published model, checked against its config, read one parameter at a time."""
 
-    folder: Path
-    published: dict[str, str]  # name of the published tensor by name of the parameter
-    files: dict[str, Path]  # file that holds it by name of the published tensor
+    published: Published
+    names: Mapping[str, str]  # of the published tensor, by that of the parameter
 
     @classmethod
-    def open(cls, folder: Path, config: MistralConfig) -> Checkpoint:
+    def open(cls, path: Path) -> Checkpoint:
         """Check names, shapes and types of all tensors; the weights stay on disk.
 
-        One exception: a tied checkpoint that has ``lm_head.weight`` nevertheless gets it
-        compared with the embedding.
+        One exception: a tied checkpoint that has a head nevertheless gets it compared with
+        the embedding.
+
+        Args:
+            path: a folder or a file, in one of the layouts of ``layouts``.
 
         Raises:
+            ConfigError: there is no model, or it is not one that is supported.
             CheckpointError: files are missing, unreadable or outside the folder; a tensor is
-                missing, unexpected, misshapen or not of F32, F16 or BF16.
+                missing, unexpected, misshapen or of a type that is not read.
         """
-        files = {
-            name: path for name, path in _locate(folder).items() if not name.endswith(_DERIVED)
-        }
-        expected = _expected(config)
-        head, embedding = _HEAD[1], _EMBEDDING[1]
-        shapes = dict(expected.values())
-        allowed = {*shapes, head}
-        _refuse_other_names(folder, found=set(files), needed=set(shapes), allowed=allowed)
-        _check_headers(files, {**shapes, head: shapes[embedding]})
-        if config.tie_word_embeddings and head in files:
-            _refuse_untied(files)
-        published = {parameter: name for parameter, (name, _) in expected.items()}
-        return cls(folder=folder, published=published, files=files)
+        published = open_published(path)
+        config, naming = published.config, published.naming
+        names = {ours: naming.published(ours) for ours in parameters(config)}
+        shapes = {names[ours]: shape for ours, shape in parameters(config).items()}
+        head, embedding = names[HEAD], names[EMBEDDING]
+        if config.tie_word_embeddings:
+            names[HEAD] = embedding
+        _refuse_other_names(published, needed=set(names.values()), allowed=set(shapes))
+        _check_headers(published, shapes)
+        if config.tie_word_embeddings and head in published.tensors:
+            _refuse_untied(published, head, embedding)
+        return cls(published=published, names=names)
+
+    @property
+    def path(self) -> Path:
+        """Folder or file that it was read from."""
+        return self.published.path
+
+    @property
+    def layout(self) -> str:
+        """Name of the layout, for people."""
+        return self.published.layout.value
+
+    @property
+    def config(self) -> MistralConfig:
+        """Architecture, as published."""
+        return self.published.config
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that it was read from, and its tokenizer."""
+        return list(self.published.files)
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the parameters of ``Mistral``, in the order of the model."""
-        return tuple(self.published)
+        return tuple(self.names)
 
-    def read(self, parameter: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Read one parameter of ``Mistral``: its shape, float32; F16 and BF16 widen exactly.
+    def read(self, parameter: str) -> Floats:
+        """Read one parameter of ``Mistral``: its shape, float32, rope in halves.
+
+        F16 and BF16 widen exactly; quantized types become the numbers that they stand for.
+        Beside the result no more is held than a slice of it and the file's own bytes.
 
         Raises:
             CheckpointError: no such parameter, an unreadable file, or a NaN or infinity.
         """
-        if parameter not in self.published:
+        if parameter not in self.names:
             raise CheckpointError(
-                f"{self.folder}: no parameter {parameter!r}, expected one of the model's; "
-                f"they are named like {_EMBEDDING[0]}"
+                f"{self.path}: no parameter {parameter!r}, expected one of the model's; "
+                f"they are named like {EMBEDDING}"
             )
-        name = self.published[parameter]
-        path = self.files[name]
-        array = _read(path, name).float().numpy()
-        is_bad = ~np.isfinite(array)
-        if is_bad.any():
-            first = tuple(int(i) for i in np.unravel_index(is_bad.argmax(), array.shape))
-            raise CheckpointError(
-                f"{path}: {name} holds {int(is_bad.sum())} values that are NaN or infinite, the "
-                f"first at {first}, expected finite numbers; download the file again"
-            )
+        name = self.names[parameter]
+        tensor = self.published.tensors[name]
+        array = np.empty(tensor.shape, np.float32)
+        is_paired = self.published.naming.rope == "pairs" and is_rotated(parameter)
+        head_dim = self.config.head_dim if is_paired else 1
+        rows = max(1, _SLICE_ELEMENTS // array[:1].size // head_dim) * head_dim
+        start = 0
+        for values in tensor.slices(rows):
+            if not np.isfinite(values).all():
+                raise CheckpointError(f"{tensor.path}: {name} {_bad_values(tensor, rows)}")
+            out = array[start : start + len(values)]
+            if is_paired:
+                _pairs_to_halves(values, out, head_dim=head_dim)
+            else:
+                out[...] = values
+            start += len(values)
         return array
+
+    def read_tokenizer(self) -> PublishedTokenizer:
+        """Read the tokenizer that was published with the weights.
+
+        Raises:
+            CheckpointError: there is none, or not one that the driver reads.
+        """
+        return self.published.read_tokenizer()
+
+    def config_json(self) -> dict[str, Any] | None:
+        """``config.json`` as published; None in a layout that is described elsewhere."""
+        if self.published.layout is not Layout.HUGGING_FACE:
+            return None
+        content: dict[str, Any] = json.loads((self.path / CONFIG_FILE).read_bytes())
+        return content
 
     def hashes(self) -> dict[str, str]:
         """sha256 by file name of the config, the weights, their index and the tokenizer."""
-        names = {CONFIG_FILE, INDEX_FILE, TOKENIZER_FILE, *(p.name for p in self.files.values())}
-        return {
-            name: str(describe_file(self.folder / name)["sha256"])
-            for name in sorted(names)
-            if (self.folder / name).is_file()
-        }
+        return {path.name: str(describe_file(path)["sha256"]) for path in self.files}
 
 
-def _expected(config: MistralConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Published name and shape by parameter, as the config implies them."""
-    sizes = {
-        "V": config.vocab_size,
-        "M": config.hidden_size,
-        "F": config.intermediate_size,
-        "Q": config.num_attention_heads * config.head_dim,
-        "K": config.num_key_value_heads * config.head_dim,
-    }
-    rows = [_EMBEDDING]
-    for i in range(config.num_hidden_layers):
-        rows += [(f"layers.{i}.{ours}", f"model.layers.{i}.{name}", s) for ours, name, s in _LAYER]
-    head = (_HEAD[0], _EMBEDDING[1], _HEAD[2]) if config.tie_word_embeddings else _HEAD
-    rows += [_NORM, head]
-    return {ours: (name, tuple(sizes[letter] for letter in s)) for ours, name, s in rows}
+def _bad_values(tensor: StoredTensor, rows: int) -> str:
+    """How many values are no numbers, and where the first is, in the order of the file."""
+    first, bad, start = None, 0, 0
+    for values in tensor.slices(rows):
+        is_bad = ~np.isfinite(values)
+        if first is None and is_bad.any():
+            row, *rest = np.unravel_index(is_bad.argmax(), is_bad.shape)
+            first = (start + int(row), *map(int, rest))
+        bad += int(is_bad.sum())
+        start += len(values)
+    return (
+        f"holds {bad} values that are NaN or infinite, the first at {first}, "
+        "expected finite numbers; download the file again"
+    )
 
 
-def _locate(folder: Path) -> dict[str, Path]:
-    """File by name of the tensor, for all tensors of all files."""
-    single, index = folder / WEIGHTS_FILE, folder / INDEX_FILE
-    if single.is_file() and index.is_file():
-        raise CheckpointError(
-            f"{folder}: holds both {WEIGHTS_FILE} and {INDEX_FILE}, expected one; "
-            "remove the one that is not meant"
-        )
-    if single.is_file():
-        return dict.fromkeys(_names(single), single)
-    if not index.is_file():
-        raise CheckpointError(
-            f"{folder}: holds no weights, expected {WEIGHTS_FILE} or {INDEX_FILE}; "
-            "other formats must be saved as safetensors first"
-        )
-    return _locate_shards(folder, _weight_map(index))
+def _pairs_to_halves(values: Floats, out: Floats, *, head_dim: int) -> None:
+    """Reorder the rows of whole heads: row 2 i + j of a head becomes row j D / 2 + i.
+
+    Rope turns rows 2 i and 2 i + 1 together in ``pairs``, rows i and i + D / 2 in ``halves``.
+    Source: RoFormer, arXiv:2104.09864, section 3.4.2, and transformers' ``rotate_half``.
+    """
+    columns = values.shape[1]
+    turned = values.reshape(-1, head_dim // 2, 2, columns).swapaxes(1, 2)
+    out.reshape(-1, 2, head_dim // 2, columns)[...] = turned
 
 
-def _weight_map(index: Path) -> dict[str, str]:
-    """File name by name of the tensor, as the index has it; every file is in the folder."""
-    try:
-        weight_map = json.loads(index.read_bytes())["weight_map"]
-        names = set(weight_map.values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{index}: not an index ({error!r}), expected JSON with a weight_map; "
-            "download it again"
-        ) from error
-    for name in sorted(names, key=str):
-        # A plain name cannot leave the folder, on Windows neither.
-        if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\:"):
-            raise CheckpointError(
-                f"{index}: names {name!r}, expected the name of a file in the same folder; "
-                "do not trust this checkpoint"
-            )
-        if not (index.parent / name).is_file():
-            raise CheckpointError(
-                f"{index}: names {name}, which is missing, expected it beside the index; "
-                "download it"
-            )
-    return dict(weight_map)
-
-
-def _locate_shards(folder: Path, weight_map: dict[str, str]) -> dict[str, Path]:
-    held = {(name, shard) for shard in set(weight_map.values()) for name in _names(folder / shard)}
-    if held != set(weight_map.items()):
-        name, shard = min(held ^ set(weight_map.items()))
-        raise CheckpointError(
-            f"{folder / shard}: {name} is "
-            + ("here but not in" if (name, shard) in held else "not here, as against")
-            + f" {INDEX_FILE}, expected them to agree; download both again"
-        )
-    return {name: folder / shard for name, shard in weight_map.items()}
-
-
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path}: unreadable ({error}), expected a safetensors file; download it again"
-        ) from error
-
-
-def _names(path: Path) -> list[str]:
-    with _open(path) as file:
-        return list(file.keys())
-
-
-def _read(path: Path, name: str) -> torch.Tensor:
-    """One tensor in the type it was published in."""
-    with _open(path) as file:
-        try:
-            tensor: torch.Tensor = file.get_tensor(name)
-        except SafetensorError as error:
-            raise CheckpointError(
-                f"{path}: {name} is unreadable ({error}), expected what was there before; "
-                "download the file again"
-            ) from error
-    return tensor
-
-
-def _refuse_other_names(
-    folder: Path, *, found: set[str], needed: set[str], allowed: set[str]
-) -> None:
+def _refuse_other_names(published: Published, *, needed: set[str], allowed: set[str]) -> None:
+    found = {name for name in published.tensors if not name.endswith(_DERIVED)}
     if missing := sorted(needed - found):
         raise CheckpointError(
-            f"{folder}: {missing[0]} is missing ({len(missing)} missing in all), expected what "
-            f"{CONFIG_FILE} implies; check that both are of one model"
+            f"{published.path}: {missing[0]} is missing ({len(missing)} missing in all), expected "
+            f"what {published.described_in} implies; check that both are of one model"
         )
     if extra := sorted(found - allowed):
         raise CheckpointError(
-            f"{folder}: {extra[0]} is unexpected ({len(extra)} such in all), expected only what "
-            f"{CONFIG_FILE} implies; check that both are of one model"
+            f"{published.path}: {extra[0]} is unexpected ({len(extra)} such in all), expected "
+            f"only what {published.described_in} implies; check that both are of one model"
         )
 
 
-def _check_headers(files: dict[str, Path], shapes: dict[str, tuple[int, ...]]) -> None:
-    """Compare type and shape of every tensor, file by file."""
-    for path in sorted(set(files.values())):
-        with _open(path) as file:
-            for name in sorted(name for name, holder in files.items() if holder == path):
-                header = file.get_slice(name)
-                dtype, shape = header.get_dtype(), tuple(header.get_shape())
-                if dtype not in _DTYPES:
-                    raise CheckpointError(
-                        f"{path}: {name} is of type {dtype}, expected one of "
-                        f"{', '.join(_DTYPES)}; start from the float checkpoint"
-                    )
-                if shape != shapes[name]:
-                    raise CheckpointError(
-                        f"{path}: {name} has shape {shape}, {CONFIG_FILE} implies "
-                        f"{shapes[name]}; check that both are of one model"
-                    )
+def _check_headers(published: Published, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Compare type and shape of every tensor."""
+    for name in sorted(shapes.keys() & published.tensors.keys()):
+        tensor = published.tensors[name]
+        if tensor.dtype not in published.types:
+            raise CheckpointError(
+                f"{tensor.path}: {name} is of type {tensor.dtype}, expected one of "
+                f"{', '.join(published.types)}; start from the float checkpoint"
+            )
+        if tensor.shape != shapes[name]:
+            raise CheckpointError(
+                f"{tensor.path}: {name} has shape {tensor.shape}, {published.described_in} "
+                f"implies {shapes[name]}; check that both are of one model"
+            )
 
 
-def _refuse_untied(files: dict[str, Path]) -> None:
-    head, embedding = (_read(files[name], name) for name in (_HEAD[1], _EMBEDDING[1]))
-    # Bytes, so that a NaN, which is found on reading, is not called a difference.
-    is_equal = head.dtype == embedding.dtype and torch.equal(
-        head.view(torch.uint8), embedding.view(torch.uint8)
+def _refuse_untied(published: Published, head: str, embedding: str) -> None:
+    tensors = [published.tensors[name] for name in (head, embedding)]
+    rows = max(1, _SLICE_ELEMENTS // published.config.hidden_size)
+    # Bits, so that a NaN, which is found on reading, is not called a difference.
+    is_equal = tensors[0].dtype == tensors[1].dtype and all(
+        np.array_equal(a.view(np.uint32), b.view(np.uint32))
+        for a, b in zip(*(tensor.slices(rows) for tensor in tensors), strict=True)
     )
     if not is_equal:
         raise CheckpointError(
-            f"{files[_HEAD[1]]}: {_HEAD[1]} differs from {_EMBEDDING[1]}, expected the same since "
-            f"tie_word_embeddings is true; correct {CONFIG_FILE} or remove the tensor"
+            f"{tensors[0].path}: {head} differs from {embedding}, expected the same since "
+            f"tie_word_embeddings is true; correct {published.described_in} or remove the tensor"
         )

@@ -18,3 +18,9 @@ def track(items: Sequence[Item], label: str) -> Iterable[Item]:
         return rich_track(items, description=label, console=Console(stderr=True), transient=True)
     print(f"{label} ({len(items)})", file=sys.stderr, flush=True)
     return items
+
+
+def say(line: str) -> None:
+    """Write a line to standard error; nothing for an empty one."""
+    if line:
+        print(line, file=sys.stderr, flush=True)

@@ -1,53 +1,80 @@
-"""Pack matrices into 8 bits with standard operators.
+"""Pack matrices with standard operators.
 
 Before:  MatMul(x, Transpose(weight)) and Gather(weight, ids)
-After:   MatMul(x, Transpose(DequantizeLinear(codes, scales, 128)))
-         and DequantizeLinear(Gather(codes, ids), Gather(scales, ids), 128)
+After:   MatMul(x, Transpose(DequantizeLinear(codes, scales, zero points)))
+         and DequantizeLinear(Gather(codes, ids), Gather(scales, ids), Gather(zero points, ids))
 Legal within the rounding of the weights, at most half a step of their block; a block never
-crosses a row, so gathering before or after unpacking yields the same numbers.
+crosses a row, so gathering before or after unpacking yields the same numbers. Codes of 4 bits are
+gathered as bytes and parted afterwards, since Gather has no kernel for them.
 Source: ONNX operator DequantizeLinear, opset 21, blocked.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
-from . import quantize, weights
+from . import weights
 from .linear import Linear, replace_node
-from .pack_matrices import PackMatrices
+from .pack_matrices import PackMatrices, register
+from .packed import Packed
+from .quantize import pack_nibbles
 
 
 class PackForPortable(PackMatrices):
-    """Every matrix that blocks fit, unpacked by DequantizeLinear where it is read."""
+    """Every matrix, unpacked by DequantizeLinear where it is read."""
 
-    def pack_linear(self, graph: ir.Graph, layer: Linear, matrix: quantize.Packed) -> None:
+    def pack_linear(self, graph: ir.Graph, layer: Linear, matrix: Packed) -> None:
         """Unpack the weight in front of its transpose."""
         tape = ir.tape.Tape()
-        parts = _registered(graph, matrix)
-        unpacked = tape.op("DequantizeLinear", parts, {"axis": 1, "block_size": matrix.block})
+        parts = [matrix.elements, matrix.scales]
+        if not matrix.scheme.is_symmetric:
+            parts.append(_zero_points_in_nibbles(matrix))
+        register(graph, *parts)
+        sizes = {"axis": 1, "block_size": matrix.scheme.block}
+        unpacked = tape.op("DequantizeLinear", parts, sizes)
         graph.insert_before(layer.transpose, list(tape.nodes))
         layer.transpose.replace_input_with(0, unpacked)
 
-    def pack_gather(self, graph: ir.Graph, gather: ir.Node, matrix: quantize.Packed) -> None:
+    def pack_gather(self, graph: ir.Graph, gather: ir.Node, matrix: Packed) -> None:
         """Gather codes, scales and zero points, then unpack the rows."""
+        parts = [matrix.elements, matrix.scales]
+        if not matrix.scheme.is_symmetric:
+            parts = [matrix.codes_in_rows, matrix.scales, matrix.zero_points]
+        register(graph, *parts)
         tape = ir.tape.Tape()
-        parts, ids = _registered(graph, matrix), gather.inputs[1]
-        rows = [tape.op("Gather", [part, ids], {"axis": 0}) for part in parts]
-        unpacked = tape.op("DequantizeLinear", rows, {"axis": -1, "block_size": matrix.block})
+        codes, *others = (
+            tape.op("Gather", [part, gather.inputs[1]], {"axis": 0}) for part in parts
+        )
+        if matrix.scheme.bits == 4:
+            codes = _part_nibbles(tape, codes)
+        sizes = {"axis": -1, "block_size": matrix.scheme.block}
+        unpacked = tape.op("DequantizeLinear", [codes, *others], sizes)
         replace_node(graph, gather, list(tape.nodes), (unpacked,))
 
 
-def _registered(graph: ir.Graph, matrix: quantize.Packed) -> list[ir.Value]:
-    """Codes (N, K), scales and zero points (N, blocks), as initializers of the graph."""
-    size = (matrix.rows, matrix.blocks)
-    zero_points = weights.weight(
-        f"{matrix.name}.zero_points",
-        lambda: np.full(size, quantize.ZERO_POINT, dtype=np.uint8),
-        shape=size,
-        dtype=ir.DataType.UINT8,
+def _zero_points_in_nibbles(matrix: Packed) -> ir.Value:
+    """(N, blocks) uint4, as DequantizeLinear wants them beside uint4 codes."""
+    return weights.weight(
+        f"{matrix.name}.zero_point_elements",
+        lambda: pack_nibbles(weights.read(matrix.zero_points).reshape(-1)),
+        shape=weights.size_of(matrix.zero_points),
+        dtype=ir.DataType.UINT4,
     )
-    parts = [matrix.codes((matrix.rows, matrix.columns)), matrix.scales(), zero_points]
-    for part in parts:
-        graph.register_initializer(part)
-    return parts
+
+
+def _part_nibbles(tape: ir.tape.Tape, packed: ir.Value) -> ir.Value:
+    """(B, T, n) bytes to (B, T, 2 n) codes, the low bits first."""
+    low_bits, width = (
+        tape.op("Constant", [], {"value": ir.tensor(number, dtype=ir.DataType.UINT8)})
+        for number in (15, 4)
+    )
+    last = tape.op("Constant", [], {"value_ints": [-1]})
+    shape = tape.op("Constant", [], {"value_ints": [0, 0, -1]})
+    halves = [
+        tape.op("Unsqueeze", [half, last])
+        for half in (
+            tape.op("BitwiseAnd", [packed, low_bits]),
+            tape.op("BitShift", [packed, width], {"direction": "RIGHT"}),
+        )
+    ]
+    return tape.op("Reshape", [tape.op("Concat", halves, {"axis": -1}), shape])

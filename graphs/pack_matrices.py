@@ -1,4 +1,4 @@
-"""Which matrices are packed into 8 bits, whatever the target reads them with?"""
+"""Which matrices are packed, whatever the target reads them with?"""
 
 from __future__ import annotations
 
@@ -6,38 +6,73 @@ import abc
 
 import onnx_ir as ir
 
-from . import quantize
+from ..errors import GraphError
+from . import weights
 from .linear import Linear, gathers, linears
+from .packed import Packed
+from .quantize import Scheme
+from .recipe import Recipe
 
 
 class PackMatrices(ir.passes.InPlacePass, abc.ABC):
-    """Every linear layer, and every gather of rows from a matrix of weights.
+    """Every linear layer, and every gather of rows from a matrix of weights."""
 
-    A matrix whose rows no block size divides is left alone.
-    """
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Apply the pass; ``modified`` tells whether any matrix was packed."""
+        """Apply the pass; ``modified`` tells whether any matrix was packed.
+
+        Raises:
+            GraphError: rows of an odd number of weights cannot lie two to a byte.
+        """
         graph = model.graph
-        packed = 0
+        packed = {
+            matrix: _packed(matrix, scheme) for matrix, scheme in self._schemes(graph).items()
+        }
         for layer in linears(graph):
-            matrix = quantize.packed(layer.weight, name=str(layer.weight.name))
-            if matrix is not None:
-                self.pack_linear(graph, layer, matrix)
-                packed += 1
+            self.pack_linear(graph, layer, packed[layer.weight])
         for gather in gathers(graph):
-            source = gather.inputs[0]
-            assert source is not None, "gathers yields nodes over initializers"
-            matrix = quantize.packed(source, name=f"{source.name}.gathered")
-            if matrix is not None:
-                self.pack_gather(graph, gather, matrix)
-                packed += 1
-        return ir.passes.PassResult(model, modified=packed > 0)
+            self.pack_gather(graph, gather, packed[_source(gather)])
+        return ir.passes.PassResult(model, modified=bool(packed))
+
+    def _schemes(self, graph: ir.Graph) -> dict[ir.Value, Scheme]:
+        """A scheme for each matrix; tied ones are packed once, as the most exacting reader asks."""
+        wanted: list[tuple[ir.Value, Scheme]] = []
+        for layer in linears(graph):
+            is_head = layer.output.is_graph_output()
+            wanted.append((layer.weight, self.recipe.head if is_head else self.recipe.linear))
+        wanted += [(_source(gather), self.recipe.embedding) for gather in gathers(graph)]
+        return dict(sorted(wanted, key=lambda pair: pair[1].bits))
 
     @abc.abstractmethod
-    def pack_linear(self, graph: ir.Graph, layer: Linear, matrix: quantize.Packed) -> None:
+    def pack_linear(self, graph: ir.Graph, layer: Linear, matrix: Packed) -> None:
         """Let the layer multiply by the packed matrix."""
 
     @abc.abstractmethod
-    def pack_gather(self, graph: ir.Graph, gather: ir.Node, matrix: quantize.Packed) -> None:
+    def pack_gather(self, graph: ir.Graph, gather: ir.Node, matrix: Packed) -> None:
         """Let the gather take rows of the packed matrix."""
+
+
+def register(graph: ir.Graph, *values: ir.Value | None) -> None:
+    """Make initializers of the graph those weights that are not yet."""
+    for value in values:
+        if value is not None and value.name not in graph.initializers:
+            graph.register_initializer(value)
+
+
+def _packed(matrix: ir.Value, scheme: Scheme) -> Packed:
+    columns = weights.size_of(matrix)[1]
+    if scheme.bits < 8 and columns % 2:
+        raise GraphError(
+            f"{matrix.name}: rows of {columns} weights do not fill bytes in {scheme.bits} bits, "
+            "expected an even number; export with QUANT=int8"
+        )
+    return Packed(matrix, scheme)
+
+
+def _source(gather: ir.Node) -> ir.Value:
+    source = gather.inputs[0]
+    assert source is not None, "gathers yields nodes over initializers"
+    return source

@@ -19,26 +19,26 @@ from .lower_attention import LowerAttention
 from .pack_for_ort import PackForOrt
 from .pack_for_portable import PackForPortable
 from .pack_qkv import PackQkv
-
-TARGETS = ("ort", "portable")
-QUANTS = ("fp32", "int8")
+from .recipe import DEFAULT_BLOCK, TARGETS, recipe_for
 
 
-def passes(*, target: str, quant: str) -> list[ir.passes.PassBase]:
+def passes(
+    *, target: str, quant: str, block: int = DEFAULT_BLOCK
+) -> list[ir.passes.PassBase]:
     """The passes of one recipe, in order.
 
     Raises:
-        GraphError: an unknown target or quant.
+        GraphError: an unknown target or quant, or a block size that kernels do not take.
     """
-    for flag, value, known in (("--target", target, TARGETS), ("--quant", quant, QUANTS)):
-        if value not in known:
-            raise GraphError(f"{flag} {value}: unknown; expected one of {', '.join(known)}")
-    for_ort = target == "ort"
+    if target not in TARGETS:
+        raise GraphError(f"--target {target}: unknown; expected one of {', '.join(TARGETS)}")
+    for_ort, recipe = target == "ort", recipe_for(quant, block)
+    pack = PackForOrt if for_ort else PackForPortable
     return [
         FuseRmsNorm(),
         *([FuseSkipNorm(), LowerAttention(), PackQkv()] if for_ort else [AttachBody()]),
         KeepLastLogits(),
-        *([PackForOrt() if for_ort else PackForPortable()] if quant == "int8" else []),
+        *([pack(recipe)] if recipe is not None else []),
         FoldTransposes(),
         RemoveUnusedNodesPass(),
         RemoveUnusedOpsetsPass(),

@@ -13,27 +13,38 @@ import onnx_ir as ir
 
 from ..errors import GraphError
 
+Compute = Callable[[], np.ndarray]
+
+_SAME_AS, _PACKING = "same_as", "packing"
+
 
 def weight(
     name: str,
-    compute: Callable[[], np.ndarray],
+    compute: Compute,
     *,
     shape: Sequence[int],
     dtype: ir.DataType = ir.DataType.FLOAT,
 ) -> ir.Value:
     """Make an initializer whose numbers ``compute`` yields, anew each time they are read.
 
+    Types of less than a byte are computed as the bytes that hold them, low bits first.
+
     Raises:
         GraphError: on reading, when ``compute`` yields another shape or type.
     """
+    is_packed = dtype.bitwidth < 8
+    expected_shape = (_num_bytes(shape, dtype),) if is_packed else tuple(shape)
+    expected_dtype = np.dtype(np.uint8) if is_packed else dtype.numpy()
 
     def read() -> ir.TensorProtocol:
         array = compute()
-        if array.shape != tuple(shape) or array.dtype != dtype.numpy():
+        if array.shape != expected_shape or array.dtype != expected_dtype:
             raise GraphError(
                 f"weight {name}: computed as {array.dtype} {array.shape}, "
-                f"the graph says {dtype.numpy()} {tuple(shape)}"
+                f"the graph says {expected_dtype} {expected_shape}"
             )
+        if is_packed:
+            return ir.PackedTensor(array, dtype, shape=ir.Shape(shape), name=name)
         return ir.tensor(array, dtype=dtype, name=name)
 
     tensor = ir.LazyTensor(read, dtype=dtype, shape=ir.Shape(shape), name=name)
@@ -44,26 +55,31 @@ def weight(
 
 def read(value: ir.Value) -> np.ndarray:
     """The numbers of an initializer, computed now."""
-    if value.const_value is None:
-        raise GraphError(f"{value.name} holds no numbers; expected a weight")
-    return value.const_value.numpy()
+    return _tensor(value).numpy()
+
+
+def stored(value: ir.Value) -> np.ndarray:
+    """What a file holds of an initializer, computed now: its numbers, or the bytes packing them."""
+    tensor = _tensor(value)
+    if isinstance(tensor, ir.LazyTensor):
+        tensor = tensor.raw()
+    return np.asarray(tensor.raw if isinstance(tensor, ir.PackedTensor) else tensor.numpy())
 
 
 def size_of(value: ir.Value) -> tuple[int, ...]:
     """The shape of an initializer, known without reading it."""
-    if value.const_value is None:
-        raise GraphError(f"{value.name} has no known shape; expected a weight")
-    return tuple(value.const_value.shape.numpy())
+    return tuple(_tensor(value).shape.numpy())
+
+
+def num_bytes(value: ir.Value) -> int:
+    """What an initializer takes in a file, known without reading it."""
+    return int(_tensor(value).nbytes)
 
 
 def transposed(value: ir.Value) -> ir.Value:
-    """A matrix with its rows as columns, under the same name."""
+    """A matrix with its rows as columns, under the same name: a view until it is written."""
     rows, columns = size_of(value)
-    return weight(
-        f"{value.name}.transposed",
-        lambda: np.ascontiguousarray(read(value).T),
-        shape=(columns, rows),
-    )
+    return weight(f"{value.name}.transposed", lambda: read(value).T, shape=(columns, rows))
 
 
 def stacked(name: str, values: Sequence[ir.Value]) -> ir.Value:
@@ -74,3 +90,35 @@ def stacked(name: str, values: Sequence[ir.Value]) -> ir.Value:
         lambda: np.concatenate([read(value) for value in values]),
         shape=(sum(rows for rows, _ in sizes), sizes[0][1]),
     )
+
+
+def mark_same(value: ir.Value, other: ir.Value) -> None:
+    """Promise that a file holds the same bytes for both, whatever their shapes."""
+    value.meta[_SAME_AS] = owner(other)
+
+
+def owner(value: ir.Value) -> ir.Value:
+    """The initializer whose bytes this one shares; itself where it shares none."""
+    found: ir.Value = value.meta.get(_SAME_AS, value)
+    return found
+
+
+def mark_packed(value: ir.Value, *, bits: int, block: int) -> None:
+    """Note how many bits a code has and how many codes share a scale."""
+    value.meta[_PACKING] = (bits, block)
+
+
+def packing(value: ir.Value) -> tuple[int, int] | None:
+    """Bits of a code, and codes that share a scale; None for what isn't codes."""
+    found: tuple[int, int] | None = value.meta.get(_PACKING)
+    return found
+
+
+def _tensor(value: ir.Value) -> ir.TensorProtocol:
+    if value.const_value is None:
+        raise GraphError(f"initializer {value.name} has no numbers; expected a weight")
+    return value.const_value
+
+
+def _num_bytes(shape: Sequence[int], dtype: ir.DataType) -> int:
+    return -(-int(np.prod(shape)) * dtype.bitwidth // 8)

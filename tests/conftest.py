@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -75,3 +78,164 @@ def tiny_checkpoint(
         return folder
 
     return write
+
+
+# Mistral's name by Hugging Face's. Source: transformers, convert_mistral_weights_to_hf.py, whose
+# table goes the other way, as does its permutation.
+_MISTRAL_NAMES = {
+    r"lm_head": "output",
+    r"model\.norm": "norm",
+    r"model\.embed_tokens": "tok_embeddings",
+    r"model\.layers\.(\d+)\.input_layernorm": r"layers.\1.attention_norm",
+    r"model\.layers\.(\d+)\.post_attention_layernorm": r"layers.\1.ffn_norm",
+    r"model\.layers\.(\d+)\.self_attn\.(\w)_proj": r"layers.\1.attention.w\2",
+    r"model\.layers\.(\d+)\.mlp\.gate_proj": r"layers.\1.feed_forward.w1",
+    r"model\.layers\.(\d+)\.mlp\.down_proj": r"layers.\1.feed_forward.w2",
+    r"model\.layers\.(\d+)\.mlp\.up_proj": r"layers.\1.feed_forward.w3",
+}
+
+
+def to_pairs(weight: Any, heads: int) -> Any:
+    """Undo transformers' ``permute_for_rope``, row by row of each head."""
+    rows, columns = weight.shape
+    weight = weight.reshape(heads, 2, rows // heads // 2, columns)
+    return weight.swapaxes(1, 2).reshape(rows, columns)
+
+
+@pytest.fixture
+def as_mistral(tmp_path: Path) -> Callable[..., Path]:
+    """Write the weights of a Hugging Face folder again in Mistral's own layout.
+
+    Keywords change params.json; None leaves a key out.
+    """
+    from safetensors.torch import load_file, save_file
+
+    def write(source: Path, **changes: Any) -> Path:
+        config = json.loads((source / "config.json").read_bytes())
+        heads = {"q": config["num_attention_heads"], "k": config["num_key_value_heads"]}
+        tensors = {}
+        for name, tensor in load_file(source / "model.safetensors").items():
+            if turned := re.search(r"\.([qk])_proj", name):
+                tensor = to_pairs(tensor, heads[turned[1]]).contiguous()  # noqa: PLW2901
+            for pattern, replacement in _MISTRAL_NAMES.items():
+                name = re.sub(f"^{pattern}\\.weight$", f"{replacement}.weight", name)  # noqa: PLW2901
+            tensors[name] = tensor
+        params = {
+            "dim": config["hidden_size"],
+            "n_layers": config["num_hidden_layers"],
+            "head_dim": config["head_dim"],
+            "hidden_dim": config["intermediate_size"],
+            "n_heads": heads["q"],
+            "n_kv_heads": heads["k"],
+            "norm_eps": config["rms_norm_eps"],
+            "sliding_window": config.get("sliding_window"),
+            "vocab_size": config["vocab_size"],
+            "max_seq_len": config["max_position_embeddings"],
+            "tied_embeddings": config["tie_word_embeddings"],
+            **changes,
+        }
+        params = {name: value for name, value in params.items() if value is not None}
+        folder = tmp_path / "mistral"
+        folder.mkdir(exist_ok=True)
+        save_file(tensors, folder / "consolidated.safetensors")
+        (folder / "params.json").write_text(json.dumps(params))
+        shutil.copy(source / "tokenizer.model", folder)
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def as_gguf(tmp_path: Path) -> Callable[..., Path]:
+    """Write a Hugging Face folder again as one GGUF file, as llama.cpp's converter does.
+
+    Options: ``kind``, the type of matrices, and ``kinds`` of some by name; ``tensors`` and
+    ``metadata`` change or, by None, leave out what is written. Bytes are taken as they are.
+    """
+    import gguf
+    from safetensors.torch import load_file
+
+    def write(
+        source: Path,
+        *,
+        kind: str = "F32",
+        kinds: dict[str, str] | None = None,
+        name: str = "model.gguf",
+        metadata: dict[str, Any] | None = None,
+        tensors: dict[str, np.ndarray | None] | None = None,
+    ) -> Path:
+        config = json.loads((source / "config.json").read_bytes())
+        heads = {"q": config["num_attention_heads"], "k": config["num_key_value_heads"]}
+        names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+        held = {}
+        for published, tensor in load_file(source / "model.safetensors").items():
+            weight = tensor.float().numpy()
+            if turned := re.search(r"\.([qk])_proj", published):
+                weight = to_pairs(weight, heads[turned[1]])
+            theirs = names.get_name(published.removesuffix(".weight"))
+            held[f"{theirs}.weight"] = weight
+        path = tmp_path / name
+        writer = gguf.GGUFWriter(path, "llama")
+        for key, value in {**_gguf_metadata(config, source), **(metadata or {})}.items():
+            _add(writer, key, value)
+        for theirs, weight in {**held, **(tensors or {})}.items():
+            if weight is None:
+                continue
+            stored = (kinds or {}).get(theirs, kind if weight.ndim > 1 else "F32")
+            dtype, data = gguf.GGMLQuantizationType[stored], np.ascontiguousarray(weight)
+            if data.dtype == np.float32:
+                data = gguf.quantize(data, dtype)
+            writer.add_tensor(theirs, data, raw_dtype=dtype if data.dtype == np.uint8 else None)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+    return write
+
+
+def _gguf_metadata(config: dict[str, Any], source: Path) -> dict[str, Any]:
+    """Keys of ggml's docs/gguf.md, as llama.cpp's converter fills them."""
+    import sentencepiece
+
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(source / "tokenizer.model"))
+    kinds = (
+        (pieces.IsUnknown, 2),
+        (pieces.IsControl, 3),
+        (pieces.IsUnused, 5),
+        (pieces.IsByte, 6),
+    )
+    ids = range(pieces.vocab_size())
+    theta = (config.get("rope_parameters") or config).get("rope_theta", 10000.0)
+    return {
+        "llama.block_count": config["num_hidden_layers"],
+        "llama.context_length": config["max_position_embeddings"],
+        "llama.embedding_length": config["hidden_size"],
+        "llama.feed_forward_length": config["intermediate_size"],
+        "llama.attention.head_count": config["num_attention_heads"],
+        "llama.attention.head_count_kv": config["num_key_value_heads"],
+        "llama.attention.key_length": config["head_dim"],
+        "llama.attention.value_length": config["head_dim"],
+        "llama.attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
+        "llama.attention.sliding_window": config.get("sliding_window"),
+        "llama.rope.dimension_count": config["head_dim"],
+        "llama.rope.freq_base": theta,
+        "llama.vocab_size": config["vocab_size"],
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": [pieces.IdToPiece(i) for i in ids],
+        "tokenizer.ggml.scores": [pieces.GetScore(i) for i in ids],
+        "tokenizer.ggml.token_type": [
+            next((kind for holds, kind in kinds if holds(i)), 1) for i in ids
+        ],
+        "tokenizer.ggml.bos_token_id": config["bos_token_id"],
+        "tokenizer.ggml.eos_token_id": config["eos_token_id"],
+    }
+
+
+def _add(writer: Any, key: str, value: Any) -> None:
+    if value is None:
+        return
+    kinds = {bool: "bool", int: "uint32", float: "float32", str: "string", list: "array"}
+    getattr(writer, f"add_{kinds[type(value)]}")(key, value)

@@ -11,10 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = [
-    f"tramontane.{path.parent.name}.{path.stem}"
-    for layer in ("runtime", "graphs", "export", "validate")
-    for path in sorted((ROOT / layer).glob("*.py"))
-    if path.stem != "__init__"
+    "tramontane.sizes",
+    *(
+        f"tramontane.{path.parent.name}.{path.stem}"
+        for layer in ("runtime", "graphs", "export", "validate")
+        for path in sorted((ROOT / layer).glob("*.py"))
+        if path.stem != "__init__"
+    ),
 ]
 
 

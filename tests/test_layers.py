@@ -22,7 +22,7 @@ ALLOWED = {
 
 
 def modules() -> Iterator[Path]:
-    yield ROOT / "cli.py"
+    yield from (ROOT / "cli.py", ROOT / "errors.py", ROOT / "sizes.py")
     for layer in LAYERS[:-1]:
         yield from sorted((ROOT / layer).glob("*.py"))
 
@@ -50,6 +50,12 @@ def test_imports_point_downward_and_packages_stay_in_their_layer(path: Path) -> 
             assert LAYERS.index(rest[0]) <= LAYERS.index(layer), name
         if top in ALLOWED:
             assert layer in ALLOWED[top], name
+
+
+def test_what_every_layer_may_import_imports_none_of_them() -> None:
+    for leaf, allowed in (("errors.py", set()), ("sizes.py", {"tramontane.errors.ConfigError"})):
+        ours = {name for name in imports(ROOT / leaf) if name.startswith("tramontane")}
+        assert ours == allowed, leaf
 
 
 @pytest.mark.parametrize(

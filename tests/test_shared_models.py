@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
-from tramontane.export.build import export_checkpoint
+from tramontane.export.build import Options, export_checkpoint
 from tramontane.export.checkpoint import Checkpoint
-from tramontane.export.config import read_config
+from tramontane.export.layouts import read_config
 from tramontane.runtime import Sampler, Session
 from tramontane.validate.gate import gate
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
@@ -49,7 +48,7 @@ def transformers_greedy(folder: Path, *, window: int | None, steps: int) -> list
 def test_stories260k_tells_the_published_story(shared: Path, tmp_path: Path, target: str) -> None:
     model = shared / "models" / "stories260K"
     expected = (model / "expected_greedy_200.txt").read_text(encoding="utf-8")
-    export_checkpoint(model, tmp_path / "a", quant="fp32", target=target, gate=gate)
+    export_checkpoint(model, tmp_path / "a", Options(quant="fp32", target=target), gate=gate)
     session = Session.load(tmp_path / "a")
     text = "".join(session.stream("", max_new_tokens=250, sampler=Sampler()))
     assert text[: len(expected)] == expected
@@ -63,7 +62,7 @@ def test_a_window_given_later_is_that_of_transformers(
     shared: Path, tmp_path: Path, target: str, name: str, window: int, steps: int
 ) -> None:
     model = shared / "models" / name
-    export_checkpoint(model, tmp_path / "a", quant="fp32", target=target, window=window, gate=gate)
+    export_checkpoint(model, tmp_path / "a", Options(quant="fp32", target=target, window=window), gate=gate)
     expected = transformers_greedy(model, window=window, steps=steps)
     found = greedy(tmp_path / "a", steps)
     ends = read_config(model).eos_token_ids
@@ -74,7 +73,7 @@ def test_a_window_given_later_is_that_of_transformers(
 
 def test_stories15m_without_a_window_is_that_of_transformers(shared: Path, tmp_path: Path) -> None:
     model = shared / "models" / "stories15M"
-    export_checkpoint(model, tmp_path / "a", quant="fp32", target="ort", gate=gate)
+    export_checkpoint(model, tmp_path / "a", Options(quant="fp32", target="ort"), gate=gate)
     expected = transformers_greedy(model, window=None, steps=200)
     cut = next((i for i, token in enumerate(expected) if token in (1, 2)), len(expected))
     assert greedy(tmp_path / "a", 200)[:cut] == expected[:cut]
@@ -88,13 +87,13 @@ def test_the_embedded_model_learned_more_than_frequencies(stdlib_5m: Path) -> No
     from tramontane.validate.figures import compare
     from tramontane.validate.parity import reference_logits
 
-    config = read_config(stdlib_5m)
-    model = load_reference(dataclasses.replace(config), Checkpoint.open(stdlib_5m, config))
+    checkpoint = Checkpoint.open(stdlib_5m)
+    model = load_reference(checkpoint.config, checkpoint)
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(stdlib_5m / "tokenizer.model"))
     root = Path(__file__).parents[1]
     text = "".join(path.read_text(encoding="utf-8") for path in sorted(root.glob("runtime/*.py")))
     tokens = np.array(pieces.encode(text))
-    counts = np.bincount(tokens, minlength=config.vocab_size) + 1.0
+    counts = np.bincount(tokens, minlength=checkpoint.config.vocab_size) + 1.0
     unigram = float(np.exp(-np.log(counts / counts.sum())[tokens].mean()))
     tokens = tokens[:2048]
     logits = reference_logits(model, tokens)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ..errors import ContractError
 from ..export.checkpoint import Checkpoint
-from ..export.config import MistralConfig, read_config
+from ..export.config import MistralConfig
 from ..export.progress import track
 from ..export.reference import load_reference
 from ..runtime.manifest import read_manifest, to_json
@@ -40,13 +40,14 @@ def gate(
 
 
 def validate(artifact: Path, reference: Path, *, text: Path | None = None) -> list[Check]:
-    """Check an artifact against a checkpoint folder; the window comes from the manifest.
+    """Check an artifact against a checkpoint; the window comes from the manifest.
 
     Raises:
         ContractError: the checkpoint is of another geometry than the artifact.
     """
     geometry = read_manifest(artifact).geometry
-    config = dataclasses.replace(read_config(reference), sliding_window=geometry.window)
+    weights = Checkpoint.open(reference)
+    config = dataclasses.replace(weights.config, sliding_window=geometry.window)
     found = (
         config.num_hidden_layers,
         config.num_key_value_heads,
@@ -64,7 +65,7 @@ def validate(artifact: Path, reference: Path, *, text: Path | None = None) -> li
             f"{reference}: layers, key/value heads, head size and vocabulary are {found}, the "
             f"artifact's are {promised}; name the checkpoint that it was exported from"
         )
-    return check_artifact(artifact, config, Checkpoint.open(reference, config), text=text)
+    return check_artifact(artifact, config, weights, text=text)
 
 
 def check_artifact(

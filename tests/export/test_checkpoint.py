@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from tramontane.errors import CheckpointError
 from tramontane.export.checkpoint import Checkpoint
-from tramontane.export.config import read_config
 from tramontane.export.model import Mistral
 from tramontane.export.reference import load_reference
 
@@ -23,7 +22,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    return Checkpoint.open(folder, read_config(folder))
+    return Checkpoint.open(folder)
 
 
 def change(folder: Path, **tensors: torch.Tensor | None) -> None:
@@ -45,7 +44,7 @@ def test_every_parameter_of_the_model_has_a_tensor_of_its_shape(
 ) -> None:
     folder = tiny_checkpoint(tie=tie)
     checkpoint = open_checkpoint(folder)
-    state = Mistral(read_config(folder)).state_dict()
+    state = Mistral(checkpoint.config).state_dict()
     assert set(checkpoint.parameters) == set(state)
     for name, parameter in state.items():
         array = checkpoint.read(name)
@@ -72,7 +71,7 @@ def test_tied_head_is_the_embedding(tiny_checkpoint: Write) -> None:
 def test_sharded_and_single_give_equal_numbers(tiny_checkpoint: Write) -> None:
     single = open_checkpoint(tiny_checkpoint())
     sharded = open_checkpoint(tiny_checkpoint(**SHARDED))
-    assert len(set(sharded.files.values())) > 1
+    assert len([path for path in sharded.files if path.suffix == ".safetensors"]) > 1
     for name in single.parameters:
         np.testing.assert_array_equal(single.read(name), sharded.read(name))
 
@@ -101,9 +100,9 @@ def test_reference_holds_the_checkpoint_and_leaves_the_random_state(
     tiny_checkpoint: Write,
 ) -> None:
     folder = tiny_checkpoint(dtype="bfloat16")
-    config, checkpoint = read_config(folder), open_checkpoint(folder)
+    checkpoint = open_checkpoint(folder)
     before = torch.get_rng_state()
-    model = load_reference(config, checkpoint)
+    model = load_reference(checkpoint.config, checkpoint)
     assert torch.equal(torch.get_rng_state(), before)
     assert not model.training
     for name, parameter in model.named_parameters():
@@ -228,7 +227,7 @@ def test_missing_shard_is_named(tiny_checkpoint: Write) -> None:
 def test_tensor_in_another_shard_than_the_index_says_is_refused(tiny_checkpoint: Write) -> None:
     folder = tiny_checkpoint(**SHARDED)
     shards = sorted(path.name for path in folder.glob("model-*"))
-    home = open_checkpoint(folder).files[QUERY].name
+    home = json.loads((folder / INDEX).read_bytes())["weight_map"][QUERY]
     rewrite_index(folder, **{QUERY: next(name for name in shards if name != home)})
     with pytest.raises(CheckpointError, match="expected them to agree"):
         open_checkpoint(folder)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from tramontane.errors import ConfigError
-from tramontane.export.config import MistralConfig, read_config
+from tramontane.export.config import MistralConfig
+from tramontane.export.layouts import read_config
 from transformers import LlamaConfig
 from transformers import MistralConfig as PublishedMistralConfig
 
@@ -120,7 +121,7 @@ def test_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_folder_without_config_is_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"not a checkpoint, it holds no config\.json"):
+    with pytest.raises(ConfigError, match=r"not a checkpoint, it holds no config\.json, params"):
         read_config(tmp_path)
 
 

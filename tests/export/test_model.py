@@ -10,7 +10,8 @@ import torch
 import transformers
 from torch import Tensor
 from tramontane.export.checkpoint import Checkpoint
-from tramontane.export.config import MistralConfig, read_config
+from tramontane.export.config import MistralConfig
+from tramontane.export.layouts import read_config
 from tramontane.export.model import Mistral
 from tramontane.export.reference import load_reference
 
@@ -32,8 +33,8 @@ KINDS = [
 
 
 def load(folder: Path, config: MistralConfig | None = None) -> Mistral:
-    config = config or read_config(folder)
-    return load_reference(config, Checkpoint.open(folder, config))
+    checkpoint = Checkpoint.open(folder)
+    return load_reference(config or checkpoint.config, checkpoint)
 
 
 def published_logits(folder: Path, ids: Tensor, **changes: Any) -> Tensor:

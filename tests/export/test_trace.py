@@ -111,7 +111,7 @@ def test_weights_are_read_from_the_checkpoint_when_asked_for(
 ) -> None:
     folder = tiny_checkpoint()
     config = MistralConfig(**SIZES, sliding_window=8, tie_word_embeddings=False)
-    checkpoint = Checkpoint.open(folder, config)
+    checkpoint = Checkpoint.open(folder)
     model = trace(config, checkpoint.read)
     for name in checkpoint.parameters:
         tensor = model.graph.initializers[name].const_value

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 import pytest
 from tramontane.errors import ContractError, ParityError
-from tramontane.export.build import export_checkpoint
+from tramontane.export.build import Options, export_checkpoint
 from tramontane.runtime.contract import Geometry
 from tramontane.validate.gate import gate, report, validate
 from tramontane.validate.parity import Check, chunks, lengths, raise_if_broken
@@ -37,7 +37,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], 
     def artifact(quant: str, target: str) -> Path:
         out = root / f"{quant}-{target}"
         if not out.exists():
-            export_checkpoint(model, out, quant=quant, target=target)
+            export_checkpoint(model, out, Options(quant=quant, target=target))
         return out
 
     return artifact
@@ -122,20 +122,20 @@ def test_a_failed_gate_leaves_nothing_and_keeps_the_artifact_before(
     stdlib_5m: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "artifact"
-    export_checkpoint(stdlib_5m, out, quant="int8", target="ort")
+    export_checkpoint(stdlib_5m, out, Options(quant="int8", target="ort"))
     before = (out / "manifest.json").read_bytes()
 
     def broken_gate(*_: object) -> dict[str, float]:
         raise ParityError("planted")
 
     with pytest.raises(ParityError, match="planted"):
-        export_checkpoint(stdlib_5m, out, quant="fp32", target="ort", gate=broken_gate)
+        export_checkpoint(stdlib_5m, out, Options(quant="fp32", target="ort"), gate=broken_gate)
     assert (out / "manifest.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
 
 
 def test_the_report_and_the_manifest_carry_the_figures(stdlib_5m: Path, tmp_path: Path) -> None:
-    manifest = export_checkpoint(stdlib_5m, tmp_path / "a", quant="fp32", target="ort", gate=gate)
+    manifest = export_checkpoint(stdlib_5m, tmp_path / "a", Options(quant="fp32", target="ort"), gate=gate)
     written = json.loads((tmp_path / "a" / "parity" / "report.json").read_text())
     assert written["passed"]
     assert written["headline"] == manifest.parity

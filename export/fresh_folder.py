@@ -1,0 +1,61 @@
+"""How does a new checkpoint get its name only when it is whole?"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import CheckpointError
+from ..sizes import format_bytes
+from .config_json import CONFIG_FILE
+from .params_json import PARAMS_FILE
+
+
+@contextlib.contextmanager
+def fresh_folder(out: Path, needed_bytes: int) -> Iterator[Path]:
+    """Yield a new folder that takes the name ``out`` when the block succeeds, and else goes.
+
+    Raises:
+        CheckpointError: ``out`` is there and not empty, its disk has less than ``needed_bytes``,
+            or another run is writing it.
+    """
+    _refuse_occupied(out)
+    _refuse_full_disk(out, needed_bytes)
+    staging = out.with_name(f".{out.name}.partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        staging.mkdir()
+    except FileExistsError as error:
+        raise CheckpointError(
+            f"{staging}: exists, left by a run that was killed or that goes on, expected none; "
+            "wait for it, or remove the folder"
+        ) from error
+    try:
+        yield staging
+        if out.exists():
+            out.rmdir()  # empty, as was checked
+        staging.rename(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _refuse_occupied(out: Path) -> None:
+    if any((out / name).is_file() for name in (CONFIG_FILE, PARAMS_FILE)):
+        raise CheckpointError(
+            f"{out}: holds a checkpoint already, expected a new folder; name another one, or "
+            "remove this one if nobody needs it"
+        )
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise CheckpointError(f"{out}: exists, expected a new or empty folder; name another one")
+
+
+def _refuse_full_disk(out: Path, needed_bytes: int) -> None:
+    existing = next(folder for folder in out.absolute().parents if folder.exists())
+    free_bytes = shutil.disk_usage(existing).free
+    if free_bytes < needed_bytes:
+        raise CheckpointError(
+            f"{out}: {format_bytes(free_bytes)} free on its disk, expected at least "
+            f"{format_bytes(needed_bytes)}; make room, take fewer layers or name another folder"
+        )

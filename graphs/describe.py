@@ -1,0 +1,44 @@
+"""What does the manifest say of each weight: its bits, its block, or why it stayed in float?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+
+from . import weights
+from .external_data import initializers_as_read
+
+
+def describe_tensors(graph: ir.Graph, *, quant: str) -> list[dict[str, Any]]:
+    """One entry for each initializer, in the order in which the graph reads them."""
+    return [_describe(value, quant) for value in initializers_as_read(graph)]
+
+
+def _describe(value: ir.Value, quant: str) -> dict[str, Any]:
+    dtype = value.dtype
+    assert dtype is not None, "a weight has a type"
+    entry: dict[str, Any] = {
+        "name": str(value.name),
+        "shape": list(weights.size_of(value)),
+        "bits": dtype.bitwidth,
+    }
+    packing = weights.packing(value)
+    if packing is not None:
+        entry["bits"], entry["block"] = packing
+    elif dtype == ir.DataType.FLOAT:
+        entry["why_float"] = _why_float(entry, quant)
+    return entry
+
+
+def _why_float(entry: dict[str, Any], quant: str) -> str:
+    name, shape = entry["name"], entry["shape"]
+    if quant == "fp32":
+        return "QUANT=fp32"
+    if name.endswith(".scales"):
+        return "scales of the codes beside it"
+    if name in ("cos_cache", "sin_cache"):
+        return "rope table: computed, not learned"
+    if len(shape) < 2:
+        return "a norm's vector: too small to matter"
+    return "no pass packs it"

@@ -1,0 +1,105 @@
+"""Which weights did an interrupted export write, and are they still what they were?
+
+A journal lies beside the weights' files: one line of JSON on what decides every byte of them, then
+one line for each weight written, with the sha256 of its file's first bytes up to the weight's end.
+Whoever goes on reads the files again and believes no more than what the hashes confirm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .external_data import Place
+
+_READ_BYTES = 1 << 22
+
+Identity = dict[str, Any]
+Digests = dict[str, "hashlib._Hash"]  # running sha256 by file name
+
+
+class Journal:
+    """The journal of one set of weights' files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def begin(self, identity: Identity) -> None:
+        """Start anew: nothing is written yet."""
+        self.path.write_text(_line(identity), encoding="utf-8")
+
+    def differences(self, identity: Identity) -> list[str] | None:
+        """Names of what decided the bytes and is other now; None where there is no journal."""
+        entries = self._entries()
+        if not entries:
+            return None
+        before = entries[0]
+        names = sorted({*before, *identity})
+        return [name for name in names if before.get(name) != identity.get(name)]
+
+    def add(self, place: Place, digest: str) -> None:
+        """Note that a weight is in its file, whose bytes so far have this sha256."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_line({**_where(place), "sha256": digest}))
+
+    def resume(self, folder: Path, laid_out: Sequence[Place]) -> tuple[int, Digests]:
+        """Count the weights, from the first on, that are written and unchanged; forget the rest.
+
+        Returns:
+            The count, and each file's running sha256 up to the last of them.
+        """
+        entries = self._entries()
+        digests = {place.file: hashlib.sha256() for place in laid_out}
+        ends = dict.fromkeys(digests, 0)
+        count = 0
+        for place, entry in zip(laid_out, entries[1:], strict=False):
+            running = digests[place.file].copy()
+            for piece in _read(folder / place.file, ends[place.file], place.end):
+                running.update(piece)
+            if entry != {**_where(place), "sha256": running.hexdigest()}:
+                break
+            digests[place.file], ends[place.file] = running, place.end
+            count += 1
+        self.path.write_text("".join(map(_line, entries[: 1 + count])), encoding="utf-8")
+        return count, digests
+
+    def _entries(self) -> list[dict[str, Any]]:
+        """All whole lines; the last may have been cut off."""
+        if not self.path.is_file():
+            return []
+        entries = []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(True):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break
+            if not isinstance(entry, dict) or not line.endswith("\n"):
+                break
+            entries.append(entry)
+        return entries
+
+
+def _where(place: Place) -> dict[str, Any]:
+    return {
+        "name": place.name,
+        "file": place.file,
+        "offset": place.offset,
+        "length": place.length,
+    }
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry, sort_keys=True) + "\n"
+
+
+def _read(path: Path, start: int, stop: int) -> Iterable[bytes]:
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        file.seek(start)
+        while start < stop and (piece := file.read(min(_READ_BYTES, stop - start))):
+            start += len(piece)
+            yield piece

@@ -1,0 +1,109 @@
+"""How does a packed matrix lie in a graph's initializers?
+
+Kernels agree on what codes mean, and differ in how they want them laid out. Each layout is an
+initializer of its own; where two hold the same bytes, the file holds them once.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import onnx_ir as ir
+
+from . import quantize, weights
+from .quantize import Blocks, Scheme, pack_nibbles
+
+
+class Packed:
+    """One matrix (N, K), rounded once however many readers it has."""
+
+    def __init__(self, matrix: ir.Value, scheme: Scheme) -> None:
+        self.name = str(matrix.name)
+        self.rows, self.columns = weights.size_of(matrix)
+        self.scheme = scheme
+        self.blocks = scheme.blocks_of(self.columns)
+        # Codes, scales and zero points are written one after the other: round once for all.
+        self._read = functools.partial(_round_once, matrix, scheme)
+
+    @functools.cached_property
+    def codes_in_blocks(self) -> ir.Value:
+        """(N, blocks, block * bits / 8) uint8, short blocks filled: for MatMulNBits."""
+        shape = (self.rows, self.blocks, self.scheme.block * self.scheme.bits // 8)
+        return self._codes("codes", lambda: self._read().codes, shape)
+
+    @functools.cached_property
+    def codes_in_rows(self) -> ir.Value:
+        """(N, K * bits / 8) uint8, one row's bytes on end: what can be gathered."""
+        shape = (self.rows, self._row_bytes)
+        value = self._codes("rows", self._row_codes, shape)
+        if self.columns % self.scheme.block == 0:
+            weights.mark_same(value, self.codes_in_blocks)
+        return value
+
+    @functools.cached_property
+    def elements(self) -> ir.Value:
+        """(N, K) in ONNX's own types: int8 around zero, or uint4."""
+        shape = (self.rows, self.columns)
+        if self.scheme.bits == 4:
+            value = self._codes(
+                "elements", lambda: self._row_codes().reshape(-1), shape, ir.DataType.UINT4
+            )
+            weights.mark_same(value, self.codes_in_rows)
+            return value
+        return self._codes("elements", self._signed, shape, ir.DataType.INT8)
+
+    @functools.cached_property
+    def scales(self) -> ir.Value:
+        """(N, blocks) float32."""
+        shape = (self.rows, self.blocks)
+        return weights.weight(f"{self.name}.scales", lambda: self._read().scales, shape=shape)
+
+    @functools.cached_property
+    def zero_points(self) -> ir.Value:
+        """(N, blocks) uint8, one to a byte."""
+        return weights.weight(
+            f"{self.name}.zero_points",
+            lambda: self._read().zero_points,
+            shape=(self.rows, self.blocks),
+            dtype=ir.DataType.UINT8,
+        )
+
+    @functools.cached_property
+    def packed_zero_points(self) -> ir.Value | None:
+        """(N, ceil(blocks / 2)) uint8, two to a byte; None where zero's code is fixed."""
+        if self.scheme.is_symmetric:
+            return None
+        return weights.weight(
+            f"{self.name}.packed_zero_points",
+            lambda: pack_nibbles(self._read().zero_points),
+            shape=(self.rows, -(-self.blocks // 2)),
+            dtype=ir.DataType.UINT8,
+        )
+
+    @property
+    def _row_bytes(self) -> int:
+        return self.columns * self.scheme.bits // 8
+
+    def _codes(
+        self,
+        suffix: str,
+        compute: weights.Compute,
+        shape: tuple[int, ...],
+        dtype: ir.DataType = ir.DataType.UINT8,
+    ) -> ir.Value:
+        value = weights.weight(f"{self.name}.{suffix}", compute, shape=shape, dtype=dtype)
+        weights.mark_packed(value, bits=self.scheme.bits, block=self.scheme.block)
+        return value
+
+    def _row_codes(self) -> np.ndarray:
+        return self._read().codes.reshape(self.rows, -1)[:, : self._row_bytes]
+
+    def _signed(self) -> np.ndarray:
+        # 128 less, as two's complement has it, is the topmost bit turned over.
+        return (self._row_codes() ^ np.uint8(128)).view(np.int8)
+
+
+@functools.lru_cache(maxsize=1)
+def _round_once(matrix: ir.Value, scheme: Scheme) -> Blocks:
+    return quantize.quantize(weights.read(matrix), scheme)

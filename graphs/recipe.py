@@ -1,0 +1,43 @@
+"""Which matrix is packed into how many bits?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import GraphError
+from .quantize import Scheme
+
+TARGETS = ("ort", "portable")
+BLOCKS = (16, 32, 64, 128, 256)  # sizes that onnxruntime's kernels take
+DEFAULT_BLOCK = 128
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """The scheme of each kind of matrix. One with two readers gets the scheme of more bits."""
+
+    linear: Scheme
+    embedding: Scheme
+    head: Scheme  # its rounding reaches the logits undiluted
+
+
+# Bits of the layers' matrices, of the embedding and of the head.
+_BITS = {"fp32": None, "int8": (8, 8, 8), "int4": (4, 4, 8)}
+QUANTS = tuple(_BITS)
+
+
+def recipe_for(quant: str, block: int = DEFAULT_BLOCK) -> Recipe | None:
+    """The schemes behind ``QUANT=`` and ``BLOCK=``; None where all stays in float.
+
+    Raises:
+        GraphError: an unknown quant, or a block size that kernels do not take.
+    """
+    if quant not in _BITS:
+        raise GraphError(f"--quant {quant}: unknown; expected one of {', '.join(QUANTS)}")
+    if block not in BLOCKS:
+        raise GraphError(f"--block {block}: expected one of {', '.join(map(str, BLOCKS))}")
+    bits = _BITS[quant]
+    if bits is None:
+        return None
+    linear, embedding, head = (Scheme(bits=b, block=block) for b in bits)
+    return Recipe(linear=linear, embedding=embedding, head=head)

@@ -1,0 +1,125 @@
+"""How does a folder get its name only when it is whole, and what of an interrupted one is kept?
+
+Beside ``out`` lies a folder ``.out.partial`` while an artifact is being made: the artifact to be,
+the journal of its weights, and a lock. It goes when the artifact takes its name, or when it is
+refused; whoever is interrupted, or killed, leaves it for the next run to go on with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+
+from ..errors import ContractError, TramontaneError
+from ..runtime.contract import MANIFEST_FILE
+from .journal import Identity, Journal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Staging:
+    """A folder that will be an artifact."""
+
+    folder: Path
+    journal: Journal
+    note: str  # what became of an earlier, interrupted run; empty where there was none
+
+
+@contextlib.contextmanager
+def staged(out: Path, *, identity: Identity, resume: bool = True) -> Iterator[Staging]:
+    """Yield a folder that takes the name ``out`` when the block succeeds.
+
+    An artifact already there stays until then. When the block raises one of our errors, nothing
+    is left behind; when it is interrupted, what it wrote is kept for the next run.
+
+    Args:
+        out: the artifact's folder.
+        identity: all that decides the bytes of the weights, by name; a run of another identity
+            is not gone on with.
+        resume: go on with an interrupted run.
+
+    Raises:
+        ContractError: ``out`` exists and is not an artifact, or another run is writing it.
+    """
+    refuse_occupied(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial, replaced = partial_of(out), out.with_name(f".{out.name}.replaced")
+    partial.mkdir(exist_ok=True)
+    lock = filelock.FileLock(partial / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise ContractError(
+            f"{out}: another export is writing it; wait for it, or name another --out"
+        ) from error
+    try:
+        _bring_back(out, replaced)
+        staging = _begin(partial, identity, resume=resume)
+        yield staging
+        if out.exists():
+            out.rename(replaced)
+        staging.folder.rename(out)
+    except TramontaneError:
+        _remove(lock, partial)
+        raise
+    except BaseException:
+        lock.release()
+        raise
+    _remove(lock, partial)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def refuse_occupied(out: Path) -> None:
+    """Refuse a name that something else than an artifact has, before any work is done.
+
+    Raises:
+        ContractError: ``out`` exists and is neither an artifact nor an empty folder.
+    """
+    is_artifact = (out / MANIFEST_FILE).is_file()
+    if out.exists() and not is_artifact and not (out.is_dir() and not any(out.iterdir())):
+        raise ContractError(
+            f"{out}: exists and is not an artifact (no {MANIFEST_FILE}); name another --out"
+        )
+
+
+def partial_of(out: Path) -> Path:
+    """Where an artifact lies until it is whole."""
+    return out.with_name(f".{out.name}.partial")
+
+
+def _begin(partial: Path, identity: Identity, *, resume: bool) -> Staging:
+    folder, journal = partial / "artifact", Journal(partial / "journal.jsonl")
+    differences = journal.differences(identity)
+    if resume and differences == [] and folder.is_dir():
+        note = "an earlier run was interrupted: going on with it"
+    else:
+        note = _why_over(differences, resume=resume)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        journal.begin(identity)
+    return Staging(folder=folder, journal=journal, note=note)
+
+
+def _why_over(differences: list[str] | None, *, resume: bool) -> str:
+    if differences is None:
+        return ""
+    why = f"other now: {', '.join(differences)}" if differences else "its files are gone"
+    return "an earlier run was interrupted: starting over, " + (
+        why if resume else "as --no-resume asks"
+    )
+
+
+def _bring_back(out: Path, replaced: Path) -> None:
+    """A run killed between its two renamings has left the old artifact under another name."""
+    if replaced.exists() and not out.exists():
+        replaced.rename(out)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _remove(lock: filelock.BaseFileLock, partial: Path) -> None:
+    lock.release()
+    shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,62 @@
+"""How is a size in bytes written? (stdlib only)"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+from .errors import ConfigError
+
+# Source: IEC 80000-13; k is a thousand, Ki is 1024.
+_BYTES_BY_UNIT = {
+    "": 1,
+    "B": 1,
+    "kB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+}
+_BY_LOWER_CASE = {unit.lower(): number for unit, number in _BYTES_BY_UNIT.items()}
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)")
+
+
+def parse_size(text: str, *, flag: str) -> int:
+    """Read a size such as ``5GB``, ``1.5GiB`` or ``4096`` as whole bytes, rounded down.
+
+    Args:
+        text: a decimal number and a unit, in capitals or not; without a unit it is bytes.
+        flag: the option that it was given to, which a refusal names.
+
+    Raises:
+        ConfigError: it is not such a number, the unit is unknown, or it is less than a byte.
+
+    >>> parse_size("5GB", flag="--max-shard")
+    5000000000
+    >>> parse_size("1.5 KiB", flag="--max-shard")
+    1536
+    """
+    match = _SIZE.fullmatch(text.strip())
+    unit_bytes = _BY_LOWER_CASE.get(match[2].lower()) if match else None
+    size_bytes = int(Decimal(match[1]) * unit_bytes) if match and unit_bytes else 0
+    if size_bytes < 1:
+        raise ConfigError(
+            f"{flag} {text}: not a size, expected at least 1 byte in B, kB, MB, GB, KiB, MiB or "
+            "GiB; write it like 5GB or 512MiB"
+        )
+    return size_bytes
+
+
+def format_bytes(size_bytes: int) -> str:
+    """Write a size for people, in the largest decimal unit that it reaches.
+
+    >>> format_bytes(14_483_464_192)
+    '14.48 GB'
+    >>> format_bytes(999)
+    '999 B'
+    """
+    for unit in ("GB", "MB", "kB"):
+        if size_bytes >= _BYTES_BY_UNIT[unit]:
+            return f"{size_bytes / _BYTES_BY_UNIT[unit]:.2f} {unit}"
+    return f"{size_bytes} B"
