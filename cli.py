@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .runtime.manifest import Manifest
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+_CHECKPOINT = "folder as on Hugging Face or as of Mistral, or a GGUF file"
 
 _EXAMPLES = """examples:
   tramontane export models/stdlib-5m --quant int8 --out artifacts/stdlib-5m-int8
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     export = _command(commands, "export", _export, "checkpoint folder to artifact folder, proved")
-    export.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="Hugging Face folder")
+    export.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=_CHECKPOINT)
     export.add_argument(
         "--quant", choices=("fp32", "int8", "int4"), default="int8", help="(%(default)s)"
     )
@@ -101,12 +102,14 @@ def _parser() -> argparse.ArgumentParser:
 
     validate = _command(commands, "validate", _validate, "parity of an artifact with its source")
     validate.add_argument("artifact", type=Path, metavar="ARTIFACT", help="folder to check")
-    validate.add_argument("--reference", type=Path, required=True, metavar="CHECKPOINT")
+    validate.add_argument(
+        "--reference", type=Path, required=True, metavar="CHECKPOINT", help=_CHECKPOINT
+    )
 
     _add_text(validate)
 
     inspect = _command(commands, "inspect", _inspect, "what a checkpoint or an artifact is")
-    inspect.add_argument("path", type=Path, metavar="PATH", help="checkpoint or artifact folder")
+    inspect.add_argument("path", type=Path, metavar="PATH", help="checkpoint or artifact")
 
     synthesize = _command(
         commands, "synthesize", _synthesize, "random weights in the geometry of a known model"

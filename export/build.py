@@ -123,11 +123,16 @@ def export_checkpoint(
 
 
 def _refuse_overlap(checkpoint: Path, out: Path) -> None:
-    if checkpoint.resolve() == out.resolve():
-        raise ContractError(f"{out}: --out is the checkpoint itself; name another folder")
+    if checkpoint.resolve().is_relative_to(out.resolve()):
+        raise ContractError(f"{out}: --out is the checkpoint, or holds it; name another folder")
 
 
 def with_window(config: MistralConfig, window: int | None) -> MistralConfig:
+    """The architecture with another window; a Llama that gets one is a Mistral.
+
+    Raises:
+        ConfigError: no window, or more than the positions that the model has.
+    """
     if window is None:
         return config
     if not 1 <= window <= config.max_position_embeddings:

@@ -54,14 +54,16 @@ _TOKENS, _BOS, _EOS = (
 def read_gguf_config(file: GgufFile) -> MistralConfig:
     """Read the architecture from a GGUF file's metadata.
 
-    A head that is missing is tied to the embedding. A file made from Mistral 7B v0.1 says nothing
-    of its window, since llama.cpp's converter drops it.
+    A head that is missing is tied to the embedding. Files of Mistral 7B v0.1 say nothing of its
+    window, which llama.cpp's converter leaves out: they are models without one, unless it is
+    asked for.
 
     Raises:
         ConfigError: another architecture, a size is missing, or a key that is not known to
             leave the model as it is.
 
-    Source: ggml, docs/gguf.md; llama.cpp, src/llama-model.cpp for what a missing key means.
+    Source: ggml, docs/gguf.md; llama.cpp, conversion/llama.py for what is written, and
+        src/llama-model.cpp for what a missing key means.
     """
     try:
         return _parse(file)

@@ -34,14 +34,14 @@ def rebuild_tokenizer(file: GgufFile) -> PublishedTokenizer:
     }
     _refuse_unsupported(file, settings)
     model = _PROTO.ModelProto()
-    try:
-        for piece, score, kind in zip(*(settings[name] for name in _LISTS), strict=True):
+    for piece, score, kind in zip(*(settings[name] for name in _LISTS), strict=True):
+        try:
             model.pieces.add(piece=piece, score=score, type=kind)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{file.path}: token {len(model.pieces) - 1} is none of SentencePiece's ({error}); "
-            "convert it again"
-        ) from error
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{file.path}: token {piece!r} is none of SentencePiece's ({error}), expected "
+                "its text, a number and a kind; convert it again"
+            ) from error
     trainer, normalizer = model.trainer_spec, model.normalizer_spec
     trainer.model_type = _PROTO.TrainerSpec.BPE
     trainer.vocab_size = len(model.pieces)

@@ -37,6 +37,11 @@ class Layout(StrEnum):
     GGUF = "GGUF"
 
 
+# In the order in which they are looked for.
+_DESCRIPTIONS = {Layout.HUGGING_FACE: CONFIG_FILE, Layout.MISTRAL: PARAMS_FILE}
+_STEMS = {Layout.HUGGING_FACE: "model", Layout.MISTRAL: "consolidated"}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
     """A model as it lies on disk, not yet checked against its config."""
@@ -60,7 +65,7 @@ def read_config(path: Path) -> MistralConfig:
             message).
         CheckpointError: a GGUF file is unreadable.
     """
-    layout, path = detect(path)
+    layout, path = _detect(path)
     if layout is Layout.HUGGING_FACE:
         return read_config_json(path)
     if layout is Layout.MISTRAL:
@@ -75,7 +80,7 @@ def open_published(path: Path) -> Published:
         ConfigError: as ``read_config``.
         CheckpointError: weights are missing or unreadable, or a file is outside the folder.
     """
-    layout, path = detect(path)
+    layout, path = _detect(path)
     if layout is Layout.GGUF:
         return _open_gguf(path)
     is_mistral = layout is Layout.MISTRAL
@@ -112,11 +117,7 @@ def _open_gguf(path: Path) -> Published:
     )
 
 
-_STEMS = {Layout.HUGGING_FACE: "model", Layout.MISTRAL: "consolidated"}
-_DESCRIPTIONS = {Layout.HUGGING_FACE: CONFIG_FILE, Layout.MISTRAL: PARAMS_FILE}
-
-
-def detect(path: Path) -> tuple[Layout, Path]:
+def _detect(path: Path) -> tuple[Layout, Path]:
     """Tell the layout, by the rule above, and the folder or file to read.
 
     Raises:

@@ -14,19 +14,22 @@ from typing import Any
 import numpy as np
 
 from .config import MistralConfig
+from .naming import parameters
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 _SLICE_ELEMENTS = 1 << 20  # 4 MiB of float32: several fit beside each other in any machine
-_EMBEDDING_STD = 0.05
+# About what all layers add together, so that rounding a layer moves a part of the sum alone. With
+# less, noise grows from layer to layer, which it does not in a trained model.
+_EMBEDDING_STD = 1.0
 _NORM_STD = 0.1  # around 1
 # One hidden channel in 1024 is written this much larger, by embedding and layers alike, and then
 # read this much larger by each norm. Source of the kind, not of the numbers: LLM.int8(),
 # arXiv:2208.07339, section 4.
 _CHANNELS_PER_OUTLIER = 1024
 _WRITTEN, _READ = 6.0, 4.0
-# One column in 512 of each projection is this much larger. Source as above: AWQ, arXiv:2306.00978.
-_COLUMNS_PER_OUTLIER = 512
+# One column in 2048 of what a layer projects is this much larger; small models have none.
+_COLUMNS_PER_OUTLIER = 2048
 _COLUMN = 8.0
 # Standard deviation of what a projection gives for an input of root mean square 1. Scores then
 # have 1.5 * 1.5 = 2.25: attention chooses between keys, as a trained one does.
@@ -50,7 +53,7 @@ class RandomTensor:
     seed: int
     rows_per_slice: int
     mean: float
-    column_scale: Floats  # (K,), or (1,) for a vector
+    column_scale: Floats  # (K,), or (1,) for a vector, as norms are
     row_scale: Floats  # (R, 1), or (R,) for a vector
 
     @property
@@ -75,14 +78,11 @@ class RandomTensor:
         return values
 
 
-def random_tensor(
-    parameter: str, shape: tuple[int, ...], *, config: MistralConfig, seed: int
-) -> RandomTensor:
+def random_tensor(parameter: str, *, config: MistralConfig, seed: int) -> RandomTensor:
     """Describe the numbers of one parameter of ``Mistral``.
 
     Args:
         parameter: its name, such as ``layers.0.mlp.gate.weight``.
-        shape: (M,) for a norm, (R, K) for all else.
         config: the whole geometry, also where only its first layers are wanted: what a layer adds
             is scaled by how many there are.
         seed: another one gives other numbers, and outliers elsewhere.
@@ -90,8 +90,8 @@ def random_tensor(
     Source: the scaling of what layers add by ``1 / sqrt(2 * num_layers)``: Language Models are
         Unsupervised Multitask Learners (GPT-2), section 2.3.
     """
-    M = config.hidden_size
-    hidden = _outliers("hidden channels", M, every=_CHANNELS_PER_OUTLIER, seed=seed)
+    shape, M = parameters(config)[parameter], config.hidden_size
+    hidden = _outliers("hidden channels", M, max(1, M // _CHANNELS_PER_OUTLIER), seed)
     kind = parameter.split(".", 2)[2] if parameter.startswith("layers.") else parameter
     mean, row_scale = 0.0, np.ones((shape[0], *(1 for _ in shape[1:])), np.float32)
     if len(shape) == 1:
@@ -131,16 +131,17 @@ def _normed(M: int, outliers: Floats) -> Floats:
 def _projection(parameter: str, input_rms: Floats, seed: int, output_std: float) -> Floats:
     """(K,) standard deviation of each column, such that outputs have ``output_std``."""
     scale = np.ones_like(input_rms)
-    large = _outliers(parameter, len(scale), every=_COLUMNS_PER_OUTLIER, seed=seed)
-    # Where the input is an outlier already, the weight is not: one column would be the output.
-    scale[large] = np.where(input_rms[large] > 1, 1, _COLUMN)
+    if parameter != "head.weight":
+        large = _outliers(parameter, len(scale), len(scale) // _COLUMNS_PER_OUTLIER, seed)
+        # Where the input is an outlier already, the weight is not: one column would be the output.
+        scale[large] = np.where(input_rms[large] > 1, 1, _COLUMN)
     return scale * np.float32(output_std / np.linalg.norm(scale * input_rms))
 
 
-def _outliers(what: str, size: int, *, every: int, seed: int) -> Any:
-    """Ascending indices of one place in ``every``, and of at least one."""
+def _outliers(what: str, size: int, count: int, seed: int) -> Any:
+    """``count`` of ``size`` indices, ascending."""
     generator = _generator(seed, "outliers", what)
-    return np.sort(generator.choice(size, size=max(1, size // every), replace=False))
+    return np.sort(generator.choice(size, size=count, replace=False))
 
 
 def _generator(seed: int, *words: str) -> np.random.Generator:

@@ -94,7 +94,7 @@ def synthesize(
 
         def pieces(entry: TensorEntry) -> Iterator[memoryview]:
             parameter = parameter_of[entry.name]
-            tensor = random_tensor(parameter, entry.shape, config=whole, seed=seed)
+            tensor = random_tensor(parameter, config=whole, seed=seed)
             is_reordered = naming.rope == "pairs" and is_rotated(parameter)
             return _pieces(pool, tensor, dtype, config.head_dim if is_reordered else None)
 

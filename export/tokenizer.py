@@ -34,8 +34,9 @@ def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
         CheckpointError: no tokenizer, an unreadable one, or one with more pieces than the model.
     """
     config, tokenizer = checkpoint.config, checkpoint.read_tokenizer()
+    pieces = sentencepiece.SentencePieceProcessor()
     try:
-        pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
+        pieces.LoadFromSerializedProto(tokenizer.model)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
             f"{tokenizer.path}: not a SentencePiece model ({error}); download it again"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -49,8 +50,10 @@ def write_graph(
     laid_out = external_data.places(model.graph, max_shard_bytes=max_shard_bytes)
     count, digests = journal.resume(folder, laid_out)
     external_data.preallocate(folder, external_data.sizes(laid_out))
-    label = f"writing weights, {count} of {len(laid_out)} already there" if count else (
-        "writing weights"
+    label = (
+        f"writing weights, {count} of {len(laid_out)} already there"
+        if count
+        else ("writing weights")
     )
     ends = external_data.sizes(laid_out[:count])
     with contextlib.ExitStack() as stack:
@@ -72,7 +75,8 @@ def _write(file: BinaryIO, place: Place, digest: hashlib._Hash) -> None:
     start = file.tell()
     if start > place.offset:
         raise GraphError(f"{place.name}: {file.name} is at {start}, expected {place.offset}")
-    for piece in (b"\0" * (place.offset - start), *_pieces(weights.stored(place.values[0]))):
+    gap = memoryview(b"\0" * (place.offset - start))
+    for piece in itertools.chain([gap], _pieces(weights.stored(place.values[0]))):
         file.write(piece)
         digest.update(piece)
     if file.tell() != place.end:

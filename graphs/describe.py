@@ -11,32 +11,31 @@ from .external_data import initializers_as_read
 
 
 def describe_tensors(graph: ir.Graph, *, quant: str) -> list[dict[str, Any]]:
-    """One entry for each initializer, in the order in which the graph reads them."""
+    """One entry for each initializer, in the order in which the graph reads them.
+
+    Bits and shape are those of the numbers, whatever type their bytes are declared as.
+    """
     return [_describe(value, quant) for value in initializers_as_read(graph)]
 
 
 def _describe(value: ir.Value, quant: str) -> dict[str, Any]:
     dtype = value.dtype
     assert dtype is not None, "a weight has a type"
-    entry: dict[str, Any] = {
-        "name": str(value.name),
-        "shape": list(weights.size_of(value)),
-        "bits": dtype.bitwidth,
-    }
-    packing = weights.packing(value)
+    name, shape, packing = str(value.name), weights.size_of(value), weights.packing(value)
     if packing is not None:
-        entry["bits"], entry["block"] = packing
+        bits, block, numbers = packing
+        return {"name": name, "shape": list(numbers), "bits": bits, "block": block}
+    entry = {"name": name, "shape": list(shape), "bits": dtype.bitwidth}
+    if weights.is_scales(value):
+        entry["why_float"] = "scales of the codes beside it"
     elif dtype == ir.DataType.FLOAT:
-        entry["why_float"] = _why_float(entry, quant)
+        entry["why_float"] = _why_float(name, shape, quant)
     return entry
 
 
-def _why_float(entry: dict[str, Any], quant: str) -> str:
-    name, shape = entry["name"], entry["shape"]
+def _why_float(name: str, shape: tuple[int, ...], quant: str) -> str:
     if quant == "fp32":
         return "QUANT=fp32"
-    if name.endswith(".scales"):
-        return "scales of the codes beside it"
     if name in ("cos_cache", "sin_cache"):
         return "rope table: computed, not learned"
     if len(shape) < 2:

@@ -103,7 +103,7 @@ def preallocate(folder: Path, files: dict[str, int]) -> None:
     free = shutil.disk_usage(folder).free
     if free < missing + _SPARE_BYTES:
         raise ContractError(
-            f"{folder.parent}: {format_bytes(free)} free, the artifact needs "
+            f"{folder.parent.parent}: {format_bytes(free)} free, the artifact needs "
             f"{format_bytes(missing + _SPARE_BYTES)} more; make room or name another --out"
         )
     for name, size in files.items():

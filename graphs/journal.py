@@ -36,9 +36,8 @@ class Journal:
         entries = self._entries()
         if not entries:
             return None
-        before = entries[0]
-        names = sorted({*before, *identity})
-        return [name for name in names if before.get(name) != identity.get(name)]
+        before, now = entries[0], json.loads(_line(identity))
+        return [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
 
     def add(self, place: Place, digest: str) -> None:
         """Note that a weight is in its file, whose bytes so far have this sha256."""

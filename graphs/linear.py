@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from . import weights
+
 
 @dataclass(frozen=True, slots=True)
 class Linear:
@@ -86,7 +88,9 @@ def gathers(graph: ir.Graph) -> Iterator[ir.Node]:
         if node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 0:
             continue
         source = node.inputs[0]
-        if source is not None and source.is_initializer() and source.dtype == ir.DataType.FLOAT:
+        if source is None or not source.is_initializer() or source.dtype != ir.DataType.FLOAT:
+            continue
+        if len(weights.size_of(source)) == 2 and not weights.is_scales(source):
             yield node
 
 

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from . import weights
 from .linear import Linear, replace_node
 from .pack_matrices import PackMatrices, register
 from .packed import Packed
-from .quantize import pack_nibbles
 
 
 class PackForPortable(PackMatrices):
@@ -28,7 +26,7 @@ class PackForPortable(PackMatrices):
         tape = ir.tape.Tape()
         parts = [matrix.elements, matrix.scales]
         if not matrix.scheme.is_symmetric:
-            parts.append(_zero_points_in_nibbles(matrix))
+            parts.append(matrix.zero_point_elements)
         register(graph, *parts)
         sizes = {"axis": 1, "block_size": matrix.scheme.block}
         unpacked = tape.op("DequantizeLinear", parts, sizes)
@@ -46,30 +44,25 @@ class PackForPortable(PackMatrices):
             tape.op("Gather", [part, gather.inputs[1]], {"axis": 0}) for part in parts
         )
         if matrix.scheme.bits == 4:
-            codes = _part_nibbles(tape, codes)
+            codes = _part_nibbles(tape, codes, rank=_rank(gather.inputs[1]))
         sizes = {"axis": -1, "block_size": matrix.scheme.block}
         unpacked = tape.op("DequantizeLinear", [codes, *others], sizes)
         replace_node(graph, gather, list(tape.nodes), (unpacked,))
 
 
-def _zero_points_in_nibbles(matrix: Packed) -> ir.Value:
-    """(N, blocks) uint4, as DequantizeLinear wants them beside uint4 codes."""
-    return weights.weight(
-        f"{matrix.name}.zero_point_elements",
-        lambda: pack_nibbles(weights.read(matrix.zero_points).reshape(-1)),
-        shape=weights.size_of(matrix.zero_points),
-        dtype=ir.DataType.UINT4,
-    )
+def _rank(ids: ir.Value | None) -> int:
+    assert ids is not None and ids.shape is not None, "a traced value's rank is known"
+    return len(ids.shape)
 
 
-def _part_nibbles(tape: ir.tape.Tape, packed: ir.Value) -> ir.Value:
-    """(B, T, n) bytes to (B, T, 2 n) codes, the low bits first."""
+def _part_nibbles(tape: ir.tape.Tape, packed: ir.Value, *, rank: int) -> ir.Value:
+    """(..., n) bytes to (..., 2 n) codes, the low bits first; ``rank`` sizes before n."""
     low_bits, width = (
         tape.op("Constant", [], {"value": ir.tensor(number, dtype=ir.DataType.UINT8)})
         for number in (15, 4)
     )
     last = tape.op("Constant", [], {"value_ints": [-1]})
-    shape = tape.op("Constant", [], {"value_ints": [0, 0, -1]})
+    shape = tape.op("Constant", [], {"value_ints": [*([0] * rank), -1]})
     halves = [
         tape.op("Unsqueeze", [half, last])
         for half in (

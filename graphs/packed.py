@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from . import quantize, weights
 from .quantize import Blocks, Scheme, pack_nibbles
+from .weights import Packing
 
 
 class Packed:
@@ -57,7 +58,9 @@ class Packed:
     def scales(self) -> ir.Value:
         """(N, blocks) float32."""
         shape = (self.rows, self.blocks)
-        return weights.weight(f"{self.name}.scales", lambda: self._read().scales, shape=shape)
+        value = weights.weight(f"{self.name}.scales", lambda: self._read().scales, shape=shape)
+        weights.mark_scales(value)
+        return value
 
     @functools.cached_property
     def zero_points(self) -> ir.Value:
@@ -81,6 +84,16 @@ class Packed:
             dtype=ir.DataType.UINT8,
         )
 
+    @functools.cached_property
+    def zero_point_elements(self) -> ir.Value:
+        """(N, blocks) uint4, as DequantizeLinear wants them beside codes of that type."""
+        return weights.weight(
+            f"{self.name}.zero_point_elements",
+            lambda: pack_nibbles(self._read().zero_points.reshape(-1)),
+            shape=(self.rows, self.blocks),
+            dtype=ir.DataType.UINT4,
+        )
+
     @property
     def _row_bytes(self) -> int:
         return self.columns * self.scheme.bits // 8
@@ -93,7 +106,8 @@ class Packed:
         dtype: ir.DataType = ir.DataType.UINT8,
     ) -> ir.Value:
         value = weights.weight(f"{self.name}.{suffix}", compute, shape=shape, dtype=dtype)
-        weights.mark_packed(value, bits=self.scheme.bits, block=self.scheme.block)
+        size = (self.rows, self.columns)
+        weights.mark_packed(value, Packing(self.scheme.bits, self.scheme.block, size))
         return value
 
     def _row_codes(self) -> np.ndarray:

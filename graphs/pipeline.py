@@ -22,9 +22,7 @@ from .pack_qkv import PackQkv
 from .recipe import DEFAULT_BLOCK, TARGETS, recipe_for
 
 
-def passes(
-    *, target: str, quant: str, block: int = DEFAULT_BLOCK
-) -> list[ir.passes.PassBase]:
+def passes(*, target: str, quant: str, block: int = DEFAULT_BLOCK) -> list[ir.passes.PassBase]:
     """The passes of one recipe, in order.
 
     Raises:

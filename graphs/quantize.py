@@ -121,8 +121,9 @@ def _round(blocks: np.ndarray, scheme: Scheme) -> Blocks:
     codes = blocks / _divisor(scales)[:, :, None]
     np.rint(codes, out=codes)
     codes += zero_points[:, :, None]
-    if not scheme.is_symmetric:  # where zero and the highest code are both ties, one is too many
-        np.clip(codes, 0, _STEPS, out=codes)
+    # Two things lead one out: a scale too small for float32's full precision, and in 4 bits a
+    # block whose zero and whose end both fall halfway between codes.
+    np.clip(codes, *((1, 255) if scheme.is_symmetric else (0, _STEPS)), out=codes)
     packed = codes.astype(np.uint8)
     return Blocks(
         codes=packed if scheme.bits == 8 else pack_nibbles(packed),

@@ -26,7 +26,8 @@ class Staging:
 
     folder: Path
     journal: Journal
-    note: str  # what became of an earlier, interrupted run; empty where there was none
+    is_resumed: bool  # whether it holds what an earlier, interrupted run wrote
+    note: str  # what became of such a run; empty where there was none
 
 
 @contextlib.contextmanager
@@ -34,7 +35,8 @@ def staged(out: Path, *, identity: Identity, resume: bool = True) -> Iterator[St
     """Yield a folder that takes the name ``out`` when the block succeeds.
 
     An artifact already there stays until then. When the block raises one of our errors, nothing
-    is left behind; when it is interrupted, what it wrote is kept for the next run.
+    is left behind; when it is interrupted, what it wrote is kept for the next run, and what an
+    earlier run wrote stays kept where the folder's state is all that is wrong (a full disk).
 
     Args:
         out: the artifact's folder.
@@ -56,18 +58,20 @@ def staged(out: Path, *, identity: Identity, resume: bool = True) -> Iterator[St
         raise ContractError(
             f"{out}: another export is writing it; wait for it, or name another --out"
         ) from error
+    _bring_back(out, replaced)
+    staging = _begin(partial, identity, resume=resume)
     try:
-        _bring_back(out, replaced)
-        staging = _begin(partial, identity, resume=resume)
         yield staging
         if out.exists():
             out.rename(replaced)
         staging.folder.rename(out)
-    except TramontaneError:
-        _remove(lock, partial)
-        raise
-    except BaseException:
-        lock.release()
+    except BaseException as error:
+        _bring_back(out, replaced)
+        is_refused = isinstance(error, TramontaneError)
+        if is_refused and not (staging.is_resumed and isinstance(error, ContractError)):
+            _remove(lock, partial)
+        else:
+            lock.release()
         raise
     _remove(lock, partial)
     shutil.rmtree(replaced, ignore_errors=True)
@@ -94,14 +98,15 @@ def partial_of(out: Path) -> Path:
 def _begin(partial: Path, identity: Identity, *, resume: bool) -> Staging:
     folder, journal = partial / "artifact", Journal(partial / "journal.jsonl")
     differences = journal.differences(identity)
-    if resume and differences == [] and folder.is_dir():
+    is_resumed = resume and differences == [] and folder.is_dir()
+    if is_resumed:
         note = "an earlier run was interrupted: going on with it"
     else:
         note = _why_over(differences, resume=resume)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         journal.begin(identity)
-    return Staging(folder=folder, journal=journal, note=note)
+    return Staging(folder=folder, journal=journal, is_resumed=is_resumed, note=note)
 
 
 def _why_over(differences: list[str] | None, *, resume: bool) -> str:
@@ -121,5 +126,7 @@ def _bring_back(out: Path, replaced: Path) -> None:
 
 
 def _remove(lock: filelock.BaseFileLock, partial: Path) -> None:
+    """Remove the folder before another run may lock it; Windows keeps the open lock till last."""
+    shutil.rmtree(partial, ignore_errors=True)
     lock.release()
     shutil.rmtree(partial, ignore_errors=True)

@@ -7,6 +7,7 @@ are asked for and then let go. Passes compose recipes; only the writer asks.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -15,7 +16,16 @@ from ..errors import GraphError
 
 Compute = Callable[[], np.ndarray]
 
-_SAME_AS, _PACKING = "same_as", "packing"
+
+class Packing(NamedTuple):
+    """How codes stand for numbers."""
+
+    bits: int  # of one code
+    block: int  # weights that share a scale
+    shape: tuple[int, int]  # of the matrix, however its codes are laid out
+
+
+_SAME_AS, _PACKING, _SCALES = "same_as", "packing", "scales"
 
 
 def weight(
@@ -59,7 +69,7 @@ def read(value: ir.Value) -> np.ndarray:
 
 
 def stored(value: ir.Value) -> np.ndarray:
-    """What a file holds of an initializer, computed now: its numbers, or the bytes packing them."""
+    """What a file holds of an initializer, computed now: numbers, or bytes that pack them."""
     tensor = _tensor(value)
     if isinstance(tensor, ir.LazyTensor):
         tensor = tensor.raw()
@@ -77,7 +87,7 @@ def num_bytes(value: ir.Value) -> int:
 
 
 def transposed(value: ir.Value) -> ir.Value:
-    """A matrix with its rows as columns, under the same name: a view until it is written."""
+    """A matrix with its rows as columns: a view until it is written."""
     rows, columns = size_of(value)
     return weight(f"{value.name}.transposed", lambda: read(value).T, shape=(columns, rows))
 
@@ -103,15 +113,25 @@ def owner(value: ir.Value) -> ir.Value:
     return found
 
 
-def mark_packed(value: ir.Value, *, bits: int, block: int) -> None:
-    """Note how many bits a code has and how many codes share a scale."""
-    value.meta[_PACKING] = (bits, block)
+def mark_packed(value: ir.Value, packing: Packing) -> None:
+    """Note that an initializer holds the codes of a packed matrix."""
+    value.meta[_PACKING] = packing
 
 
-def packing(value: ir.Value) -> tuple[int, int] | None:
-    """Bits of a code, and codes that share a scale; None for what isn't codes."""
-    found: tuple[int, int] | None = value.meta.get(_PACKING)
+def packing(value: ir.Value) -> Packing | None:
+    """How an initializer's codes stand for numbers; None for what isn't codes."""
+    found: Packing | None = value.meta.get(_PACKING)
     return found
+
+
+def mark_scales(value: ir.Value) -> None:
+    """Note that an initializer holds the scales of codes: no matrix to be packed itself."""
+    value.meta[_SCALES] = True
+
+
+def is_scales(value: ir.Value) -> bool:
+    """Whether an initializer holds the scales of codes."""
+    return bool(value.meta.get(_SCALES, False))
 
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol:

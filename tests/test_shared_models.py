@@ -62,7 +62,9 @@ def test_a_window_given_later_is_that_of_transformers(
     shared: Path, tmp_path: Path, target: str, name: str, window: int, steps: int
 ) -> None:
     model = shared / "models" / name
-    export_checkpoint(model, tmp_path / "a", Options(quant="fp32", target=target, window=window), gate=gate)
+    export_checkpoint(
+        model, tmp_path / "a", Options(quant="fp32", target=target, window=window), gate=gate
+    )
     expected = transformers_greedy(model, window=window, steps=steps)
     found = greedy(tmp_path / "a", steps)
     ends = read_config(model).eos_token_ids

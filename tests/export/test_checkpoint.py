@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tramontane.errors import CheckpointError
+from tramontane.export import checkpoint as checkpoint_module
 from tramontane.export.checkpoint import Checkpoint
 from tramontane.export.model import Mistral
 from tramontane.export.reference import load_reference
@@ -85,6 +87,41 @@ def test_narrow_types_widen_exactly(tiny_checkpoint: Write, dtype: str) -> None:
     for name in wide.parameters:
         expected = torch.from_numpy(wide.read(name)).to(getattr(torch, dtype)).float()
         np.testing.assert_array_equal(narrow.read(name), expected)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "in pairs", "GGUF"])
+def test_reading_holds_the_result_and_a_slice(
+    tiny_checkpoint: Write,
+    as_mistral: Write,
+    as_gguf: Write,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checkpoint_module, "_SLICE_ELEMENTS", 4096)
+    wide = {"num_attention_heads": 64, "num_key_value_heads": 64, "head_dim": 32}
+    path = tiny_checkpoint(**wide, dtype="bfloat16" if kind == "bfloat16" else "float32")
+    if kind == "in pairs":
+        path = as_mistral(path)
+    if kind == "GGUF":
+        path = as_gguf(path, kind="Q8_0")
+    checkpoint = Checkpoint.open(path)
+    checkpoint.read("norm.weight")  # what is imported and cached on first use is no matter
+    tracemalloc.start()
+    try:
+        array = checkpoint.read("layers.0.attention.query.weight")
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert array.size > 30 * 4096
+    assert peak_bytes < 1.25 * array.nbytes
+
+
+def test_code_llama_is_read(tiny_checkpoint: Write) -> None:
+    rope = {"rope_type": "default", "rope_theta": 1e6}
+    folder = tiny_checkpoint("LlamaForCausalLM", vocab_size=32016, rope_parameters=rope)
+    checkpoint = open_checkpoint(folder)
+    assert (checkpoint.config.rope_theta, checkpoint.config.sliding_window) == (1e6, None)
+    assert checkpoint.read("head.weight").shape == (32016, 64)
 
 
 def test_hashes_are_of_the_files_that_matter(tiny_checkpoint: Write) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from tramontane.errors import ConfigError
 from tramontane.export.config import MistralConfig
+from tramontane.export.config_json import to_hugging_face
 from tramontane.export.layouts import read_config
-from transformers import LlamaConfig
+from tramontane.export.model import Mistral
+from transformers import AutoConfig, LlamaConfig
 from transformers import MistralConfig as PublishedMistralConfig
 
 MISTRAL = {
@@ -153,3 +155,35 @@ def test_a_value_of_another_kind_is_refused(
     (folder / "config.json").write_text(json.dumps({**content, key: value}))
     with pytest.raises(ConfigError, match=re.escape(message)):
         read_config(folder)
+
+
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"sliding_window": None, "eos_token_id": [2, 3]},
+    {"tie_word_embeddings": True, "head_dim": 32, "bos_token_id": 1, "eos_token_id": 2},
+    {"architectures": ["LlamaForCausalLM"], "rope_theta": 1e6, "vocab_size": 32016},
+]
+
+
+@pytest.mark.parametrize("changes", KINDS, ids=str)
+def test_written_config_is_read_back_equal_also_by_transformers(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    config = read(tmp_path, **changes)
+    (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(config)))
+    assert read_config(tmp_path) == config
+    theirs = AutoConfig.from_pretrained(tmp_path)
+    assert theirs.architectures == [config.architecture]
+    assert theirs.rope_parameters == {"rope_theta": config.rope_theta, "rope_type": "default"}
+    assert getattr(theirs, "sliding_window", None) == config.sliding_window
+    theirs.save_pretrained(tmp_path)
+    assert read_config(tmp_path) == config
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_parameters_are_as_many_as_the_model_has(
+    tiny_checkpoint: Callable[..., Path], tie: bool
+) -> None:
+    config = read_config(tiny_checkpoint(tie=tie, num_attention_heads=6, num_key_value_heads=3))
+    found = sum(parameter.numel() for parameter in Mistral(config).parameters())
+    assert config.num_parameters == found

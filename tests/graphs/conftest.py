@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+from tramontane.graphs import weights
+from tramontane.graphs.artifact import write_graph
+from tramontane.graphs.journal import Journal
 from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.contract import Geometry, past, present
 from tramontane.validate.tolerance import tolerance_for
@@ -33,6 +37,54 @@ def build() -> Callable[..., ir.Model]:
         return model
 
     return read
+
+
+@pytest.fixture
+def three_layers(
+    build: Callable[..., ir.Model], normal: Callable[..., np.ndarray]
+) -> Callable[..., ir.Model]:
+    """Make one graph of the weights u, v and w, of 1600, 1680 and 1680 bytes, time and again.
+
+    Each weight is computed when it is asked for; keywords are functions to do it instead.
+    """
+    text = """(float[b,20] x) => (float[b,20] y) <float[20,20] u, float[20,21] v, float[21,20] w> {
+        a = MatMul(x, u)
+        b = MatMul(a, v)
+        y = MatMul(b, w)
+    }"""
+    numbers = {"u": normal(20, 20), "v": normal(20, 21), "w": normal(21, 20)}
+
+    def make(**computes: weights.Compute) -> ir.Model:
+        model = build(text, **numbers)
+        for name, array in numbers.items():
+            compute = computes.get(name, functools.partial(np.asarray, array))
+            lazy = weights.weight(name, compute, shape=array.shape)
+            model.graph.initializers[name].const_value = lazy.const_value
+        return model
+
+    return make
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty folder for a graph; its journal lies beside it."""
+    found = tmp_path / "artifact"
+    found.mkdir()
+    return found
+
+
+@pytest.fixture(scope="session")
+def write() -> Callable[..., dict[str, str]]:
+    """Write a graph to a folder, going on where the journal beside it ends."""
+
+    def to_disk(model: ir.Model, folder: Path, **options: Any) -> dict[str, str]:
+        journal = Journal(folder.with_name("journal.jsonl"))
+        if not journal.path.exists():
+            journal.begin({})
+        options.setdefault("track", lambda values, _: values)
+        return write_graph(model, folder, journal=journal, **options)
+
+    return to_disk
 
 
 @pytest.fixture(scope="session")

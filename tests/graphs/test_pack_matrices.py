@@ -56,7 +56,7 @@ def recipe(quant: str, block: int = 32) -> Recipe:
 def bits_in(model: ir.Model) -> set[int]:
     """The bits of all codes that the graph reads."""
     packings = [weights.packing(value) for value in initializers_as_read(model.graph)]
-    return {bits for bits, _ in filter(None, packings)}
+    return {packing.bits for packing in packings if packing}
 
 
 def rounded(matrix: np.ndarray, bits: int) -> np.ndarray:
@@ -190,9 +190,7 @@ def test_what_is_neither_a_linear_layer_nor_a_gather_of_rows_is_left_alone(
 
 @every_pass
 @every_quant
-@pytest.mark.parametrize(
-    "text", [LINEAR, HEAD, GATHER, TIED, TWICE], ids=str.split("linear head gather tied twice")
-)
+@pytest.mark.parametrize("text", [HEAD, TIED, TWICE], ids=["head", "tied", "twice"])
 def test_second_run_modifies_nothing(
     build: Callable,
     op_types: Callable,

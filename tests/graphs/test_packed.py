@@ -185,5 +185,7 @@ def test_sizes_are_known_before_a_number_is_computed(scheme: Scheme, columns: in
     assert weights.size_of(packed.elements) == (6, columns)
     assert weights.num_bytes(packed.elements) == 6 * columns * scheme.bits // 8
     assert weights.num_bytes(packed.zero_points) == 6 * blocks
-    assert weights.packing(packed.elements) == (scheme.bits, scheme.block)
+    size = (packed.rows, packed.columns)
+    assert weights.packing(packed.elements) == (scheme.bits, scheme.block, size)
+    assert weights.is_scales(packed.scales)
     assert weights.packing(packed.scales) is None

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 from tramontane.errors import GraphError
-from tramontane.graphs.pipeline import QUANTS, TARGETS, passes, run
+from tramontane.graphs import weights
+from tramontane.graphs.external_data import initializers_as_read
+from tramontane.graphs.pack_matrices import PackMatrices
+from tramontane.graphs.pipeline import passes, run
+from tramontane.graphs.recipe import QUANTS, TARGETS
 from tramontane.runtime.contract import Geometry
 
 
@@ -21,15 +26,32 @@ class BreakOpset(ir.passes.InPlacePass):
 
 
 @pytest.mark.parametrize(
-    ("target", "quant", "message"),
+    ("target", "quant", "block", "message"),
     [
-        ("tpu", "int8", "--target tpu: unknown; expected one of ort, portable"),
-        ("ort", "int3", "--quant int3: unknown; expected one of fp32, int8"),
+        ("tpu", "int8", 32, "--target tpu: unknown; expected one of ort, portable"),
+        ("ort", "int3", 32, "--quant int3: unknown; expected one of fp32, int8, int4"),
+        ("ort", "int4", 31, "--block 31: expected one of 16, 32, 64, 128, 256"),
     ],
 )
-def test_unknown_recipe_is_refused_by_name(target: str, quant: str, message: str) -> None:
+def test_unknown_recipe_is_refused_by_name(
+    target: str, quant: str, block: int, message: str
+) -> None:
     with pytest.raises(GraphError, match=message):
-        passes(target=target, quant=quant)
+        passes(target=target, quant=quant, block=block)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("quant", "bits"), [("fp32", set()), ("int8", {(8, 16)}), ("int4", {(4, 16), (8, 16)})]
+)
+def test_matrices_have_the_bits_and_the_block_that_were_asked_for(
+    promised: ir.Model, geometry: Geometry, target: str, quant: str, bits: set[tuple[int, int]]
+) -> None:
+    recipe = passes(target=target, quant=quant, block=16)
+    assert any(isinstance(step, PackMatrices) for step in recipe) == bool(bits)
+    run(promised, geometry, recipe)
+    packings = [weights.packing(value) for value in initializers_as_read(promised.graph)]
+    assert {packing[:2] for packing in packings if packing} == bits
 
 
 def test_pass_that_breaks_the_graph_is_named(promised: ir.Model, geometry: Geometry) -> None:
@@ -67,3 +89,13 @@ class Stumble(ir.passes.InPlacePass):
 def test_pass_that_fails_is_named(promised: ir.Model, geometry: Geometry) -> None:
     with pytest.raises(GraphError, match="pass Stumble failed: no such node"):
         run(promised, geometry, [Stumble()])
+
+
+def test_matrix_that_cannot_be_packed_is_named_with_its_pass(
+    promised: ir.Model, geometry: Geometry
+) -> None:
+    odd = weights.weight("w", lambda: np.zeros((6, 15), np.float32), shape=(6, 15))
+    promised.graph.initializers["w"].const_value = odd.const_value
+    message = "pass PackForOrt failed: w: rows of 15 weights do not fill bytes in 4 bits"
+    with pytest.raises(GraphError, match=message):
+        run(promised, geometry, passes(target="ort", quant="int4"))

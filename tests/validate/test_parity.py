@@ -135,7 +135,9 @@ def test_a_failed_gate_leaves_nothing_and_keeps_the_artifact_before(
 
 
 def test_the_report_and_the_manifest_carry_the_figures(stdlib_5m: Path, tmp_path: Path) -> None:
-    manifest = export_checkpoint(stdlib_5m, tmp_path / "a", Options(quant="fp32", target="ort"), gate=gate)
+    manifest = export_checkpoint(
+        stdlib_5m, tmp_path / "a", Options(quant="fp32", target="ort"), gate=gate
+    )
     written = json.loads((tmp_path / "a" / "parity" / "report.json").read_text())
     assert written["passed"]
     assert written["headline"] == manifest.parity

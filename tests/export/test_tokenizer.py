@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+from tramontane.errors import CheckpointError
+from tramontane.export.checkpoint import Checkpoint
+from tramontane.export.tokenizer import carry_tokenizer, read_vocabulary
+
+Write = Callable[..., Path]
+TEXTS = [
+    "",
+    " ",
+    "   ",
+    "plain words",
+    " leading",
+    "trailing  ",
+    "two  spaces   and  more",
+    "def f(x):\n\treturn x\n\n\n",
+    "\r\n\t \x00\x7f",
+    "naïve café, Straße",
+    "中文字符 日本語 한국어",
+    "🙂👩‍👩‍👧‍👦 🏳️‍🌈",
+    "\u2581 \u200b\u00a0",
+    "<s></s><unk> [INST] <0x0A> <0xFF>",
+    "a" * 100,
+    "\ud7ff\ufffd\U0010ffff",
+]
+
+
+def processor(model: bytes) -> Any:
+    return sentencepiece.SentencePieceProcessor(model_proto=model)
+
+
+@pytest.fixture(params=["stdlib-5m", "stories15M"])
+def published(request: pytest.FixtureRequest, stdlib_5m: Path) -> Path:
+    """Folders of models whose tokenizers others trained; one lies beside the repository."""
+    if request.param == "stdlib-5m":
+        return stdlib_5m
+    shared: Path = request.getfixturevalue("shared")
+    return shared / "models" / request.param
+
+
+def test_tokenizer_built_again_from_gguf_reads_and_writes_as_the_original(
+    published: Path, as_gguf: Write
+) -> None:
+    checkpoint = Checkpoint.open(as_gguf(published))
+    found = processor(checkpoint.read_tokenizer().model)
+    expected = processor((published / "tokenizer.model").read_bytes())
+    assert found.vocab_size() == expected.vocab_size()
+    for name in ("bos_id", "eos_id", "unk_id", "pad_id"):
+        assert getattr(found, name)() == getattr(expected, name)(), name
+    texts = [*TEXTS, (published / "config.json").read_text()]
+    for text in texts:
+        ids = expected.encode(text)
+        assert found.encode(text) == ids, text
+        assert found.decode(ids) == expected.decode(ids), text
+    for i in range(expected.vocab_size()):
+        assert found.id_to_piece(i) == expected.id_to_piece(i)
+        assert found.decode([i]) == expected.decode([i]), i
+
+
+def test_gguf_gives_the_vocabulary_of_the_folder(published: Path, as_gguf: Write) -> None:
+    found = read_vocabulary(Checkpoint.open(as_gguf(published)))
+    assert found == read_vocabulary(Checkpoint.open(published))
+
+
+def test_settings_of_gguf_are_kept(tiny_checkpoint: Write, as_gguf: Write) -> None:
+    settings = {"add_bos_token": False, "add_space_prefix": False, "bos_token_id": 2}
+    metadata = {f"tokenizer.ggml.{name}": value for name, value in settings.items()}
+    checkpoint = Checkpoint.open(as_gguf(tiny_checkpoint(), metadata=metadata))
+    vocabulary = read_vocabulary(checkpoint)
+    assert (vocabulary.bos_token_id, vocabulary.add_bos_token) == (2, False)
+    model = processor(checkpoint.read_tokenizer().model)
+    assert not model.encode("word", out_type=str)[0].startswith("\u2581")
+
+
+def test_gguf_without_ids_has_those_that_llama_cpp_takes_for_granted(
+    tiny_checkpoint: Write, as_gguf: Write
+) -> None:
+    names = ("tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id")
+    checkpoint = Checkpoint.open(as_gguf(tiny_checkpoint(), metadata=dict.fromkeys(names)))
+    assert checkpoint.config.bos_token_id is None
+    vocabulary = read_vocabulary(checkpoint)
+    assert (vocabulary.bos_token_id, vocabulary.eos_token_ids) == (1, (2,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "gpt2"}, r"tokenizer\.ggml\.model is 'gpt2', expected 'llama' \(Sentence"),
+        ({"model": None}, r"tokenizer\.ggml\.model is None"),
+        ({"scores": None}, r"has 2048 tokens, 0 scores, 2048 token_type, expected as many"),
+        ({"bos_token_id": 9999}, "bos_token_id is 9999, expected one of 2048 tokens"),
+        ({"token_type": [9] * 2048}, "token '<unk>' is none of SentencePiece's"),
+        ({"precompiled_charsmap": [1]}, "precompiled_charsmap is there"),
+        ({"tokens": ["<unk>"] * 2048}, r"not a SentencePiece model \(.*unk"),
+    ],
+)
+def test_tokenizer_of_gguf_that_cannot_be_built_is_refused(
+    tiny_checkpoint: Write, as_gguf: Write, changes: dict[str, Any], message: str
+) -> None:
+    metadata = {f"tokenizer.ggml.{name}": value for name, value in changes.items()}
+    path = as_gguf(tiny_checkpoint(), metadata=metadata)
+    with pytest.raises(CheckpointError, match=message) as refusal:
+        read_vocabulary(Checkpoint.open(path))
+    assert str(refusal.value).startswith(str(path))
+
+
+def test_start_and_end_of_mistrals_layout_are_the_tokenizers(
+    tiny_checkpoint: Write, as_mistral: Write
+) -> None:
+    vocabulary = read_vocabulary(Checkpoint.open(as_mistral(tiny_checkpoint())))
+    assert (vocabulary.bos_token_id, vocabulary.eos_token_ids) == (1, (2,))
+    assert vocabulary.add_bos_token
+
+
+def test_tokenizer_named_by_its_version_is_carried_under_the_usual_name(
+    tiny_checkpoint: Write, as_mistral: Write, tmp_path: Path
+) -> None:
+    folder = as_mistral(tiny_checkpoint())
+    model = (folder / "tokenizer.model").read_bytes()
+    (folder / "tokenizer.model").rename(folder / "tokenizer.model.v3")
+    checkpoint = Checkpoint.open(folder)
+    assert folder / "tokenizer.model.v3" in checkpoint.files
+    carry_tokenizer(checkpoint, tmp_path)
+    assert (tmp_path / "tokenizer.model").read_bytes() == model
+
+
+def test_two_versions_of_a_tokenizer_are_named(tiny_checkpoint: Write, as_mistral: Write) -> None:
+    folder = as_mistral(tiny_checkpoint())
+    shutil.copy(folder / "tokenizer.model", folder / "tokenizer.model.v2")
+    Checkpoint.open(folder)  # the one without a version is meant
+    (folder / "tokenizer.model").rename(folder / "tokenizer.model.v3")
+    message = r"tokenizer\.model\.v2 and tokenizer\.model\.v3, expected one tokenizer; copy"
+    with pytest.raises(CheckpointError, match=message):
+        Checkpoint.open(folder)
+
+
+def test_what_was_published_beside_the_tokenizer_is_carried_over(
+    tiny_checkpoint: Write, tmp_path: Path
+) -> None:
+    folder = tiny_checkpoint()
+    (folder / "tokenizer_config.json").write_text('{"add_bos_token": false}')
+    (folder / "notes.txt").write_text("not ours")
+    carry_tokenizer(Checkpoint.open(folder), tmp_path)
+    carried = {path.name for path in tmp_path.iterdir()}
+    assert carried == {"tokenizer.model", "tokenizer_config.json", "generation_config.json"}
+    assert not read_vocabulary(Checkpoint.open(folder)).add_bos_token
+
+
+def test_checkpoint_without_a_tokenizer_is_refused(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint()
+    (folder / "tokenizer.model").unlink()
+    with pytest.raises(CheckpointError, match=r"holds no tokenizer\.model; the driver needs"):
+        read_vocabulary(Checkpoint.open(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.model", "text", "tokenizer.model: not a SentencePiece model"),
+        ("tokenizer.model", "", "tokenizer.model: not a SentencePiece model"),
+        ("tokenizer_config.json", "{", "tokenizer_config.json: not JSON"),
+        ("tokenizer_config.json", "[]", "tokenizer_config.json: holds a list"),
+    ],
+)
+def test_spoilt_tokenizer_is_named(
+    tiny_checkpoint: Write, name: str, content: str, message: str
+) -> None:
+    folder = tiny_checkpoint()
+    (folder / name).write_text(content)
+    with pytest.raises(CheckpointError, match=message):
+        read_vocabulary(Checkpoint.open(folder))
+
+
+def test_tokenizer_with_more_pieces_than_the_model_scores_is_refused(
+    tiny_checkpoint: Write,
+) -> None:
+    with pytest.raises(CheckpointError, match="2048 pieces, the model scores 1024; this is an"):
+        read_vocabulary(Checkpoint.open(tiny_checkpoint(vocab_size=1024)))
+
+
+def test_ids_of_the_config_come_before_the_tokenizers(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint()
+    content = json.loads((folder / "config.json").read_bytes())
+    changed = {**content, "bos_token_id": 5, "eos_token_id": [6, 7]}
+    (folder / "config.json").write_text(json.dumps(changed))
+    vocabulary = read_vocabulary(Checkpoint.open(folder))
+    assert (vocabulary.bos_token_id, vocabulary.eos_token_ids) == (5, (6, 7))

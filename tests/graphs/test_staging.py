@@ -1,0 +1,254 @@
+"""Does a folder get its name only when it is whole, and what of an interrupted one is kept?"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tramontane.errors import (
+    CheckpointError,
+    ConfigError,
+    ContractError,
+    GraphError,
+    ParityError,
+    TraceError,
+)
+from tramontane.graphs.journal import Identity
+from tramontane.graphs.staging import partial_of, refuse_occupied, staged
+from tramontane.runtime.contract import DATA_FILE, MANIFEST_FILE, MODEL_FILE
+
+IDENTITY: Identity = {"quant": "int4", "block": 32, "window": None, "numpy": "2.4.6"}
+OURS = [CheckpointError, ConfigError, ContractError, GraphError, ParityError, TraceError]
+NOT_OURS = [KeyboardInterrupt, SystemExit, RuntimeError, OSError, MemoryError]
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where the artifact shall lie; its parent holds nothing else."""
+    return tmp_path / "models" / "artifact"
+
+
+def write_old(out: Path) -> None:
+    """Put an artifact where another shall lie."""
+    out.mkdir(parents=True)
+    (out / MANIFEST_FILE).write_text("old")
+
+
+def interrupt(out: Path, *, identity: Identity = IDENTITY, **options: Any) -> str:
+    """Begin an artifact, write half of it and be interrupted; return the note it began with."""
+    with (
+        pytest.raises(KeyboardInterrupt),
+        staged(out, identity=identity, **options) as staging,
+    ):
+        (staging.folder / DATA_FILE).write_text("half")
+        raise KeyboardInterrupt
+    return staging.note
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_folder_takes_its_name_when_the_block_succeeds(out: Path) -> None:
+    with staged(out, identity=IDENTITY) as staging:
+        (staging.folder / MANIFEST_FILE).write_text("new")
+        assert staging.note == ""
+        assert staging.journal.differences(IDENTITY) == []
+        assert not out.exists()
+    assert (out / MANIFEST_FILE).read_text() == "new"
+    assert names(out) == [MANIFEST_FILE]
+    assert names(out.parent) == ["artifact"]
+
+
+@pytest.mark.parametrize("failure", OURS)
+def test_nothing_is_left_when_the_artifact_is_refused(out: Path, failure: type[Exception]) -> None:
+    with pytest.raises(failure), staged(out, identity=IDENTITY) as staging:
+        (staging.folder / MODEL_FILE).write_text("half")
+        raise failure
+    assert names(out.parent) == []
+
+
+@pytest.mark.parametrize("failure", NOT_OURS)
+def test_interrupted_run_is_gone_on_with(out: Path, failure: type[BaseException]) -> None:
+    with pytest.raises(failure), staged(out, identity=IDENTITY) as staging:
+        (staging.folder / DATA_FILE).write_text("half")
+        raise failure
+    assert names(out.parent) == [".artifact.partial"]
+    with staged(out, identity=dict(reversed(IDENTITY.items()))) as staging:
+        assert staging.note == "an earlier run was interrupted: going on with it"
+        assert (staging.folder / DATA_FILE).read_text() == "half"
+    assert names(out.parent) == ["artifact"]
+
+
+def test_interrupted_run_is_gone_on_with_twice(out: Path) -> None:
+    interrupt(out)
+    assert "going on" in interrupt(out)
+    assert "going on" in interrupt(out)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"block": 64}, "block"), ({"quant": "int8", "numpy": "1.26"}, "numpy, quant")],
+)
+def test_run_of_another_identity_is_not_gone_on_with(
+    out: Path, change: Identity, named: str
+) -> None:
+    interrupt(out)
+    with staged(out, identity={**IDENTITY, **change}) as staging:
+        assert staging.note == (
+            f"an earlier run was interrupted: starting over, other now: {named}"
+        )
+        assert names(staging.folder) == []
+        assert staging.journal.differences({**IDENTITY, **change}) == []
+
+
+@pytest.mark.parametrize("change", [{}, {"block": 64}], ids=["same", "another"])
+def test_interrupted_run_is_not_gone_on_with_when_that_is_not_wanted(
+    out: Path, change: Identity
+) -> None:
+    interrupt(out)
+    with staged(out, identity={**IDENTITY, **change}, resume=False) as staging:
+        assert staging.note == (
+            "an earlier run was interrupted: starting over, as --no-resume asks"
+        )
+        assert names(staging.folder) == []
+
+
+def test_run_whose_files_are_gone_starts_over(out: Path) -> None:
+    interrupt(out)
+    shutil.rmtree(partial_of(out) / "artifact")
+    with staged(out, identity=IDENTITY) as staging:
+        assert staging.note.endswith("starting over, its files are gone")
+        assert names(staging.folder) == []
+
+
+def test_run_whose_journal_is_garbage_starts_over(out: Path) -> None:
+    interrupt(out)
+    (partial_of(out) / "journal.jsonl").write_bytes(bytes(range(256)))
+    with staged(out, identity=IDENTITY) as staging:
+        assert names(staging.folder) == []
+        assert staging.journal.differences(IDENTITY) == []
+
+
+def test_second_run_is_refused_while_the_first_is_writing(out: Path) -> None:
+    message = f"{out}: another export is writing it; wait for it, or name another --out"
+    with staged(out, identity=IDENTITY) as staging:
+        (staging.folder / MANIFEST_FILE).write_text("first")
+        with (
+            pytest.raises(ContractError) as refusal,
+            staged(out, identity=IDENTITY, resume=False),
+        ):
+            pytest.fail("two runs wrote one artifact")
+        assert str(refusal.value) == message
+    assert (out / MANIFEST_FILE).read_text() == "first"
+    assert names(out.parent) == ["artifact"]
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, GraphError])
+def test_lock_is_free_when_the_first_run_has_failed(
+    out: Path, failure: type[BaseException]
+) -> None:
+    with pytest.raises(failure), staged(out, identity=IDENTITY):
+        raise failure
+    with staged(out, identity=IDENTITY):
+        pass
+
+
+def test_runs_that_write_side_by_side_do_not_mind_each_other(out: Path) -> None:
+    other = out.with_name("other")
+    with staged(out, identity=IDENTITY), staged(other, identity=IDENTITY):
+        pass
+    assert names(out.parent) == ["artifact", "other"]
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, GraphError])
+def test_artifact_survives_a_failed_run_and_yields_to_a_whole_one(
+    out: Path, failure: type[BaseException]
+) -> None:
+    write_old(out)
+    with pytest.raises(failure), staged(out, identity=IDENTITY):
+        raise failure
+    assert (out / MANIFEST_FILE).read_text() == "old"
+    with staged(out, identity=IDENTITY) as staging:
+        (staging.folder / MODEL_FILE).write_text("new")
+        assert (out / MANIFEST_FILE).read_text() == "old"
+    assert names(out) == [MODEL_FILE]
+    assert names(out.parent) == ["artifact"]
+
+
+def test_artifact_is_brought_back_after_a_kill_between_the_two_renamings(out: Path) -> None:
+    write_old(out)
+    interrupt(out)
+    out.rename(out.with_name(".artifact.replaced"))
+    with (
+        pytest.raises(KeyboardInterrupt),
+        staged(out, identity=IDENTITY) as staging,
+    ):
+        assert (out / MANIFEST_FILE).read_text() == "old"
+        assert (staging.folder / DATA_FILE).read_text() == "half"
+        raise KeyboardInterrupt
+    assert names(out.parent) == [".artifact.partial", "artifact"]
+
+
+def test_artifact_that_was_replaced_goes_after_a_kill_behind_the_second_renaming(
+    out: Path,
+) -> None:
+    write_old(out)
+    shutil.copytree(out, out.with_name(".artifact.replaced"))
+    (out / MANIFEST_FILE).write_text("new")
+    interrupt(out)
+    assert (out / MANIFEST_FILE).read_text() == "new"
+    assert names(out.parent) == [".artifact.partial", "artifact"]
+
+
+def test_artifact_is_back_at_once_when_the_second_renaming_fails(out: Path) -> None:
+    write_old(out)
+    with pytest.raises(OSError, match="artifact"), staged(out, identity=IDENTITY) as staging:
+        staging.folder.rmdir()
+    assert (out / MANIFEST_FILE).read_text() == "old"
+
+
+def test_no_other_run_begins_while_the_files_of_a_finished_one_are_removed(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove, refusals = shutil.rmtree, []
+
+    def try_meanwhile(path: Path, **options: Any) -> None:
+        if path == partial_of(out) and path.exists():
+            try:
+                with staged(out, identity=IDENTITY):
+                    pytest.fail("began in a folder that is about to go")
+            except ContractError as refusal:
+                refusals.append(refusal)
+        remove(path, **options)
+
+    with staged(out, identity=IDENTITY) as staging:
+        (staging.folder / MANIFEST_FILE).write_text("first")
+        monkeypatch.setattr(shutil, "rmtree", try_meanwhile)
+    assert len(refusals) == 1
+    assert names(out.parent) == ["artifact"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_no_artifact_is_refused_and_stays(out: Path, kind: str) -> None:
+    thesis = out / "thesis.txt" if kind == "folder" else out
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("mine")
+    message = (
+        rf"artifact: exists and is not an artifact \(no {MANIFEST_FILE}\); name another --out"
+    )
+    with pytest.raises(ContractError, match=message), staged(out, identity=IDENTITY):
+        pytest.fail("took a name that is another's")
+    assert thesis.read_text() == "mine"
+    assert names(out.parent) == ["artifact"]
+
+
+def test_empty_folder_is_free_to_take(out: Path) -> None:
+    out.mkdir(parents=True)
+    refuse_occupied(out)
+    with staged(out, identity=IDENTITY) as staging:
+        (staging.folder / MANIFEST_FILE).write_text("new")
+    assert names(out) == [MANIFEST_FILE]
+    assert names(out.parent) == ["artifact"]
