@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,16 +17,17 @@ from ..errors import ConfigError, ContractError
 from ..graphs import artifact, pipeline
 from ..graphs.describe import describe_tensors
 from ..graphs.recipe import DEFAULT_BLOCK
-from ..graphs.staging import refuse_occupied, staged
-from ..runtime.contract import CARD_FILE, DATA_FILE, MANIFEST_FILE, Geometry
+from ..graphs.staging import partial_of, refuse_occupied, staged
+from ..runtime.contract import CARD_FILE, MANIFEST_FILE
 from ..runtime.manifest import Manifest, Vocabulary, describe_file, to_json, write_manifest
 from .card import render_card
 from .checkpoint import Checkpoint
-from .config import MistralConfig
+from .config import MistralConfig, geometry_of
 from .config_json import CONFIG_FILE, to_hugging_face
+from .plan import plan
 from .progress import say, track
 from .tokenizer import carry_tokenizer, read_vocabulary
-from .trace import geometry_of, trace
+from .trace import trace
 
 # Proves an artifact that has not got its name yet; returns the headline figures, or raises.
 Gate = Callable[[Path, MistralConfig, Checkpoint], dict[str, Any]]
@@ -80,6 +82,7 @@ def export_checkpoint(
     config = with_window(weights.config, options.window)
     vocabulary = read_vocabulary(weights)
     geometry = geometry_of(config)
+    planned = plan(config, quant=options.quant, target=options.target, block=options.block)
     with ThreadPoolExecutor(1) as other_core:  # hashes while this one traces
         hashing = other_core.submit(weights.hashes)
         for _ in track([config], "tracing"):
@@ -88,7 +91,7 @@ def export_checkpoint(
         source = hashing.result()
     tools = {"tramontane": __version__, **{name: version(name) for name in _TOOLS}}
     identity = {**dataclasses.asdict(options), **source, **tools, "code": _code_digest()}
-    with staged(out, identity=identity, resume=resume) as staging:
+    with _told_where(out), staged(out, identity=identity, resume=resume) as staging:
         say(staging.note)
         folder = staging.folder
         tensors = describe_tensors(model.graph, quant=options.quant)
@@ -106,7 +109,7 @@ def export_checkpoint(
             target=options.target,
             geometry=geometry,
             vocabulary=vocabulary,
-            memory=_memory_plan(folder, geometry),
+            memory=planned.memory,
             source=source,
             tools=tools,
             tensors=tensors,
@@ -120,6 +123,20 @@ def export_checkpoint(
         manifest = dataclasses.replace(manifest, files=_describe_files(folder, digests))
         write_manifest(folder, manifest)
     return manifest
+
+
+@contextlib.contextmanager
+def _told_where(out: Path) -> Iterator[None]:
+    """Whoever interrupts is told where the weights are kept, and how to go on or start anew."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if partial_of(out).is_dir():
+            say(
+                f"\n{partial_of(out)}: what was written is kept here; run the same command "
+                "again to go on with it, with --no-resume to start anew"
+            )
+        raise
 
 
 def _refuse_overlap(checkpoint: Path, out: Path) -> None:
@@ -161,16 +178,6 @@ def _write_config(
         published["architectures"] = [config.architecture]
         published["model_type"] = "mistral"
     (folder / CONFIG_FILE).write_text(to_json(published), encoding="utf-8")
-
-
-def _memory_plan(folder: Path, geometry: Geometry) -> dict[str, int]:
-    rows = geometry.max_positions if geometry.rows is None else geometry.rows
-    return {
-        "weights_bytes": (folder / DATA_FILE).stat().st_size,
-        "cache_bytes_per_token": geometry.row_bytes,
-        "cache_bytes_at_most": rows * geometry.row_bytes,
-        "logits_bytes_per_token": 4 * geometry.vocab_size,
-    }
 
 
 def _describe_files(folder: Path, digests: dict[str, str]) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..runtime.cache import default_rows
+from ..runtime.contract import Geometry
 
 _COUNTS = (
     "hidden_size",
@@ -109,3 +111,16 @@ def number(
 
 def _is(value: float, kind: type[int] | type[float]) -> bool:
     return math.isfinite(value) and kind(value) == value
+
+
+def geometry_of(config: MistralConfig) -> Geometry:
+    """What of the architecture the graph's inputs and outputs show."""
+    return Geometry(
+        num_layers=config.num_hidden_layers,
+        num_key_value_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        vocab_size=config.vocab_size,
+        window=config.sliding_window,
+        rows=default_rows(config.sliding_window),
+        max_positions=config.max_position_embeddings,
+    )

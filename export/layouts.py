@@ -73,6 +73,17 @@ def read_config(path: Path) -> MistralConfig:
     return read_gguf_config(gguf_file.read_gguf(path))
 
 
+def has_weights(path: Path) -> bool:
+    """Whether weights lie beside the description, so that they can be checked.
+
+    Raises:
+        ConfigError: there is no model.
+    """
+    layout, found = _detect(path)
+    stem = _STEMS.get(layout)
+    return stem is None or shards.has_weights(found, stem)
+
+
 def open_published(path: Path) -> Published:
     """Read a model's config and the headers of its tensors.
 

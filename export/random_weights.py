@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .config import MistralConfig
-from .naming import parameters
+from .naming import EMBEDDING, HEAD, parameters
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -27,26 +27,33 @@ _NORM_STD = 0.1  # around 1
 # read this much larger by each norm. Source of the kind, not of the numbers: LLM.int8(),
 # arXiv:2208.07339, section 4.
 _CHANNELS_PER_OUTLIER = 1024
-_WRITTEN, _READ = 6.0, 4.0
+_WRITTEN, _READ = 6.0, 2.0
+# The head scores one successor of each token this many times as high as chance scores the best of
+# all others: without favourites most tops are near ties, which any rounding decides.
+_FAVOURITE = 1.2
 # One column in 2048 of what a layer projects is this much larger; small models have none.
 _COLUMNS_PER_OUTLIER = 2048
 _COLUMN = 8.0
-# Standard deviation of what a projection gives for an input of root mean square 1. Scores then
-# have 1.5 * 1.5 = 2.25: attention chooses between keys, as a trained one does.
+# Standard deviation of what a projection gives for an input of root mean square 1. Those of query
+# and key multiply to that of the scores: with less, attention would be an even mean of its window.
 _OUTPUT_STD = {
-    "attention.query.weight": 1.5,
-    "attention.key.weight": 1.5,
+    "attention.query.weight": 1.2,
+    "attention.key.weight": 1.2,
     "attention.value.weight": 1.0,
     "mlp.gate.weight": 1.0,
     "mlp.up.weight": 1.0,
-    "head.weight": 2.5,
+    HEAD: 2.5,
 }
 _WRITES_TO_RESIDUAL = ("attention.output.weight", "mlp.down.weight")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomTensor:
-    """One parameter, computed slice by slice: ``(mean + normal * column_scale) * row_scale``."""
+    """One parameter, computed slice by slice.
+
+    It is ``(mean + normal * column_scale) * row_scale``, and in the head ``favourite`` times
+    the embedding's normal numbers of the row before.
+    """
 
     parameter: str
     shape: tuple[int, ...]
@@ -55,6 +62,7 @@ class RandomTensor:
     mean: float
     column_scale: Floats  # (K,), or (1,) for a vector, as norms are
     row_scale: Floats  # (R, 1), or (R,) for a vector
+    favourite: float = 0.0
 
     @property
     def num_slices(self) -> int:
@@ -69,12 +77,15 @@ class RandomTensor:
         """
         first = index * self.rows_per_slice
         row_scale = self.row_scale[first : first + self.rows_per_slice]
-        generator = _generator(self.seed, self.parameter, str(index))
-        values = generator.standard_normal((len(row_scale), *self.shape[1:]), dtype=np.float32)
+        shape = (len(row_scale), *self.shape[1:])
+        values = _normal(shape, self.seed, self.parameter, str(index))
         values *= self.column_scale
         if self.mean:
             values += np.float32(self.mean)
         values *= row_scale
+        if self.favourite:
+            embedding = _normal(shape, self.seed, EMBEDDING, str(index))
+            values += np.roll(embedding, 1, axis=0) * np.float32(self.favourite)
         return values
 
 
@@ -97,7 +108,7 @@ def random_tensor(parameter: str, *, config: MistralConfig, seed: int) -> Random
     if len(shape) == 1:
         mean, column_scale = 1.0, np.full(1, _NORM_STD, np.float32)
         row_scale[hidden] = _READ
-    elif kind == "embedding.weight":
+    elif kind == EMBEDDING:
         column_scale = np.full(M, _EMBEDDING_STD, np.float32)
         column_scale[hidden] *= _WRITTEN
     elif kind in _WRITES_TO_RESIDUAL:
@@ -116,10 +127,17 @@ def random_tensor(parameter: str, *, config: MistralConfig, seed: int) -> Random
         mean=mean,
         column_scale=column_scale,
         row_scale=row_scale,
+        favourite=_favourite(config) if parameter == HEAD else 0.0,
     )
 
 
-def _normed(M: int, outliers: Floats) -> Floats:
+def _favourite(config: MistralConfig) -> float:
+    """Source: the largest of V normal numbers is about ``sqrt(2 * log(V))`` deviations."""
+    best_by_chance = _OUTPUT_STD[HEAD] * math.sqrt(2 * math.log(config.vocab_size))
+    return _FAVOURITE * best_by_chance / config.hidden_size
+
+
+def _normed(M: int, outliers: Any) -> Floats:
     """(M,) root mean square of what a norm hands on, channel by channel."""
     written = np.ones(M, np.float32)
     written[outliers] = _WRITTEN
@@ -131,7 +149,7 @@ def _normed(M: int, outliers: Floats) -> Floats:
 def _projection(parameter: str, input_rms: Floats, seed: int, output_std: float) -> Floats:
     """(K,) standard deviation of each column, such that outputs have ``output_std``."""
     scale = np.ones_like(input_rms)
-    if parameter != "head.weight":
+    if parameter != HEAD:
         large = _outliers(parameter, len(scale), len(scale) // _COLUMNS_PER_OUTLIER, seed)
         # Where the input is an outlier already, the weight is not: one column would be the output.
         scale[large] = np.where(input_rms[large] > 1, 1, _COLUMN)
@@ -142,6 +160,10 @@ def _outliers(what: str, size: int, count: int, seed: int) -> Any:
     """``count`` of ``size`` indices, ascending."""
     generator = _generator(seed, "outliers", what)
     return np.sort(generator.choice(size, size=count, replace=False))
+
+
+def _normal(shape: tuple[int, ...], seed: int, *words: str) -> Floats:
+    return _generator(seed, *words).standard_normal(shape, dtype=np.float32)
 
 
 def _generator(seed: int, *words: str) -> np.random.Generator:

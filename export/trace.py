@@ -19,9 +19,8 @@ from torch.export import Dim, ExportedProgram
 from ..errors import TraceError
 from ..graphs import ops, weights
 from ..runtime import contract
-from ..runtime.cache import default_rows
 from .attention import rope_tables
-from .config import MistralConfig
+from .config import MistralConfig, geometry_of
 from .model import Mistral
 
 # Sizes to trace with: all different, none of them 0 or 1, which torch would take for constants.
@@ -150,19 +149,6 @@ def _rope_table(config: MistralConfig, name: str) -> Callable[[], np.ndarray] | 
         return tables[names.index(name)].numpy()
 
     return compute
-
-
-def geometry_of(config: MistralConfig) -> contract.Geometry:
-    """What of the architecture the graph's inputs and outputs show."""
-    return contract.Geometry(
-        num_layers=config.num_hidden_layers,
-        num_key_value_heads=config.num_key_value_heads,
-        head_dim=config.head_dim,
-        vocab_size=config.vocab_size,
-        window=config.sliding_window,
-        rows=default_rows(config.sliding_window),
-        max_positions=config.max_position_embeddings,
-    )
 
 
 def _name_by_contract(graph: ir.Graph, geometry: contract.Geometry) -> None:

@@ -48,13 +48,14 @@ def write_graph(
         GraphError: a weight could not be computed as the graph describes it.
     """
     laid_out = external_data.places(model.graph, max_shard_bytes=max_shard_bytes)
+    num_noted = journal.num_noted
     count, digests = journal.resume(folder, laid_out)
     external_data.preallocate(folder, external_data.sizes(laid_out))
-    label = (
-        f"writing weights, {count} of {len(laid_out)} already there"
-        if count
-        else ("writing weights")
-    )
+    label = "writing weights"
+    if num_noted:
+        label += f", {count} of {len(laid_out)} already there"
+    if count < num_noted:
+        label += ", the next one changed since"
     ends = external_data.sizes(laid_out[:count])
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context((folder / name).open("r+b")) for name in digests}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class Journal:
 
     def begin(self, identity: Identity) -> None:
         """Start anew: nothing is written yet."""
-        self.path.write_text(_line(identity), encoding="utf-8")
+        self._replace([identity])
 
     def differences(self, identity: Identity) -> list[str] | None:
         """Names of what decided the bytes and is other now; None where there is no journal."""
@@ -38,6 +39,11 @@ class Journal:
             return None
         before, now = entries[0], json.loads(_line(identity))
         return [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+
+    @property
+    def num_noted(self) -> int:
+        """Weights that it has a line of, whether or not their files confirm it."""
+        return max(0, len(self._entries()) - 1)
 
     def add(self, place: Place, digest: str) -> None:
         """Note that a weight is in its file, whose bytes so far have this sha256."""
@@ -62,8 +68,14 @@ class Journal:
                 break
             digests[place.file], ends[place.file] = running, place.end
             count += 1
-        self.path.write_text("".join(map(_line, entries[: 1 + count])), encoding="utf-8")
+        self._replace(entries[: 1 + count])
         return count, digests
+
+    def _replace(self, entries: Sequence[dict[str, Any]]) -> None:
+        """Write all lines at once: whoever is killed meanwhile leaves those from before."""
+        fresh = self.path.with_suffix(".new")
+        fresh.write_text("".join(map(_line, entries)), encoding="utf-8")
+        os.replace(fresh, self.path)
 
     def _entries(self) -> list[dict[str, Any]]:
         """All whole lines; the last may have been cut off."""

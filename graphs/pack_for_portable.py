@@ -51,8 +51,9 @@ class PackForPortable(PackMatrices):
 
 
 def _rank(ids: ir.Value | None) -> int:
-    assert ids is not None and ids.shape is not None, "a traced value's rank is known"
-    return len(ids.shape)
+    shape = None if ids is None else ids.shape
+    assert shape is not None, "a traced value's rank is known"
+    return len(shape)
 
 
 def _part_nibbles(tape: ir.tape.Tape, packed: ir.Value, *, rank: int) -> ir.Value:

@@ -38,7 +38,7 @@ class PackMatrices(ir.passes.InPlacePass, abc.ABC):
         return ir.passes.PassResult(model, modified=bool(packed))
 
     def _schemes(self, graph: ir.Graph) -> dict[ir.Value, Scheme]:
-        """A scheme for each matrix; tied ones are packed once, as the most exacting reader asks."""
+        """A scheme for each matrix; of several readers, the most exacting decides."""
         wanted: list[tuple[ir.Value, Scheme]] = []
         for layer in linears(graph):
             is_head = layer.output.is_graph_output()

@@ -8,6 +8,7 @@ refused; whoever is interrupted, or killed, leaves it for the next run to go on 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from pathlib import Path
 import filelock
 
 from ..errors import ContractError, TramontaneError
-from ..runtime.contract import MANIFEST_FILE
+from ..runtime.contract import DATA_FILE, MANIFEST_FILE
 from .journal import Identity, Journal
+
+_FOLDER, _JOURNAL, _LOCK = "artifact", "journal.jsonl", "lock"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +54,7 @@ def staged(out: Path, *, identity: Identity, resume: bool = True) -> Iterator[St
     out.parent.mkdir(parents=True, exist_ok=True)
     partial, replaced = partial_of(out), out.with_name(f".{out.name}.replaced")
     partial.mkdir(exist_ok=True)
-    lock = filelock.FileLock(partial / "lock")
+    lock = filelock.FileLock(partial / _LOCK)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
@@ -73,8 +76,8 @@ def staged(out: Path, *, identity: Identity, resume: bool = True) -> Iterator[St
         else:
             lock.release()
         raise
-    _remove(lock, partial)
     shutil.rmtree(replaced, ignore_errors=True)
+    _remove(lock, partial)
 
 
 def refuse_occupied(out: Path) -> None:
@@ -83,8 +86,7 @@ def refuse_occupied(out: Path) -> None:
     Raises:
         ContractError: ``out`` exists and is neither an artifact nor an empty folder.
     """
-    is_artifact = (out / MANIFEST_FILE).is_file()
-    if out.exists() and not is_artifact and not (out.is_dir() and not any(out.iterdir())):
+    if not (out / MANIFEST_FILE).is_file() and not _is_free(out):
         raise ContractError(
             f"{out}: exists and is not an artifact (no {MANIFEST_FILE}); name another --out"
         )
@@ -96,37 +98,60 @@ def partial_of(out: Path) -> Path:
 
 
 def _begin(partial: Path, identity: Identity, *, resume: bool) -> Staging:
-    folder, journal = partial / "artifact", Journal(partial / "journal.jsonl")
+    folder, journal = partial / _FOLDER, Journal(partial / _JOURNAL)
     differences = journal.differences(identity)
     is_resumed = resume and differences == [] and folder.is_dir()
     if is_resumed:
         note = "an earlier run was interrupted: going on with it"
+        _keep_weights_alone(folder)
     else:
-        note = _why_over(differences, resume=resume)
+        note = _why_over(folder, differences, resume=resume)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         journal.begin(identity)
     return Staging(folder=folder, journal=journal, is_resumed=is_resumed, note=note)
 
 
-def _why_over(differences: list[str] | None, *, resume: bool) -> str:
-    if differences is None:
+def _why_over(folder: Path, differences: list[str] | None, *, resume: bool) -> str:
+    if differences is None and _is_free(folder):
         return ""
-    why = f"other now: {', '.join(differences)}" if differences else "its files are gone"
-    return "an earlier run was interrupted: starting over, " + (
-        why if resume else "as --no-resume asks"
-    )
+    if not resume:
+        why = "as --no-resume asks"
+    elif differences is None:
+        why = "its journal is gone or unreadable"
+    else:
+        why = f"other now: {', '.join(differences)}" if differences else "its files are gone"
+    return f"an earlier run was interrupted: starting over, {why}"
+
+
+def _keep_weights_alone(folder: Path) -> None:
+    """The rest is written anew, and another run may have written more of it (a report)."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif not path.name.startswith(DATA_FILE):
+            path.unlink()
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether nothing has that name, or an empty folder."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
 def _bring_back(out: Path, replaced: Path) -> None:
     """A run killed between its two renamings has left the old artifact under another name."""
-    if replaced.exists() and not out.exists():
+    if replaced.exists() and _is_free(out):
+        if out.exists():
+            out.rmdir()
         replaced.rename(out)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _remove(lock: filelock.BaseFileLock, partial: Path) -> None:
-    """Remove the folder before another run may lock it; Windows keeps the open lock till last."""
+    """Remove the folder, its lock last: whoever finds no lock there begins to write."""
+    shutil.rmtree(partial / _FOLDER, ignore_errors=True)
+    (partial / _JOURNAL).unlink(missing_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
     lock.release()
-    shutil.rmtree(partial, ignore_errors=True)
+    if os.name == "nt":  # where an open file can't be removed
+        shutil.rmtree(partial, ignore_errors=True)

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 
 from ..errors import ContractError
 
+_FIRST_ROWS = 256  # of a cache without a window, to begin with
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CacheLayout:
@@ -62,3 +64,11 @@ def default_rows(window: int | None) -> int | None:
     The slack buys rarer evictions with memory; 16 is what onnxruntime-genai needs.
     """
     return None if window is None else window + max(16, window // 8)
+
+
+def growing_rows(tokens: int, *, most: int) -> int:
+    """Rows of a cache without a window that holds so many tokens; it doubles when it is full."""
+    rows = _FIRST_ROWS
+    while rows < tokens:
+        rows *= 2
+    return min(rows, most)

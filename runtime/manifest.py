@@ -15,8 +15,9 @@ from typing import Any
 
 from ..errors import ContractError
 from .contract import MANIFEST_FILE, Geometry
+from .memory import MemoryPlan
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _DIGEST = "manifest_sha256"
 _CHUNK_BYTES = 1 << 20
 
@@ -38,7 +39,7 @@ class Manifest:
     target: str
     geometry: Geometry
     vocabulary: Vocabulary
-    memory: dict[str, int]  # bytes, by what takes them
+    memory: MemoryPlan
     source: dict[str, str]  # sha256 of each file of the checkpoint
     tools: dict[str, str]  # version by package
     tensors: list[dict[str, Any]]  # name, shape, bits, block, and why any stayed in float
@@ -126,4 +127,5 @@ def _parse(content: dict[str, Any]) -> Manifest:
     vocabulary["eos_token_ids"] = tuple(vocabulary["eos_token_ids"])
     content["vocabulary"] = Vocabulary(**vocabulary)
     content["geometry"] = Geometry(**content["geometry"])
+    content["memory"] = MemoryPlan(**content["memory"])
     return Manifest(**content)

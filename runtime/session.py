@@ -12,7 +12,9 @@ import numpy.typing as npt
 
 from ..errors import ContractError
 from . import contract
+from .cache import growing_rows
 from .manifest import Manifest, read_manifest, verify_files
+from .memory import DEFAULT_CHUNK, refuse_beyond
 from .promises import refuse_broken_promises
 from .sampling import Sampler
 from .text import Detokenizer, Tokenizer
@@ -24,8 +26,6 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
-DEFAULT_CHUNK = 512  # tokens a prefill runs at once; bounds the memory of activations
-_FIRST_CAPACITY = 256  # rows of a growing cache to begin with
 _SPIN_US = 1000  # how long threads wait busily between operators: not after a run
 _LOAD_ERRORS = (
     ort_errors.Fail,
@@ -44,9 +44,17 @@ class Session:
     Past and present of the cache are the same memory: a step moves no rows but those it must.
     """
 
-    def __init__(self, *, folder: Path, manifest: Manifest, graph: ort.InferenceSession) -> None:
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        manifest: Manifest,
+        graph: ort.InferenceSession,
+        max_memory_bytes: int | None = None,
+    ) -> None:
         """Begin an empty sequence; most callers want ``load``."""
         self.folder = folder
+        self._max_memory_bytes = max_memory_bytes
         self.manifest = manifest
         self._graph = graph
         self._geometry = manifest.geometry
@@ -64,7 +72,12 @@ class Session:
 
     @classmethod
     def load(
-        cls, folder: Path | str, *, threads: int | None = None, verify: bool = False
+        cls,
+        folder: Path | str,
+        *,
+        threads: int | None = None,
+        verify: bool = False,
+        max_memory_bytes: int | None = None,
     ) -> Session:
         """Open an artifact.
 
@@ -72,15 +85,20 @@ class Session:
             folder: written by export.
             threads: for one operator; None for as many as there are physical cores.
             verify: compare every file's hash with the manifest's first.
+            max_memory_bytes: resident memory that the process may take, as the manifest plans
+                it; None for as much as it needs.
 
         Raises:
-            ContractError: a file is missing or damaged, or the graph is not what the manifest
-                promises.
+            ContractError: a file is missing or damaged, the graph is not what the manifest
+                promises, or it would take more memory than it may.
         """
         folder = Path(folder)
         if threads is not None and threads < 1:
             raise ContractError(f"threads is {threads}; expected 1 or more")
         manifest = read_manifest(folder)
+        refuse_beyond(
+            manifest.memory, manifest.geometry, tokens=1, limit=max_memory_bytes, what=folder
+        )
         if verify:
             verify_files(folder, manifest)
         path = folder / contract.MODEL_FILE
@@ -98,7 +116,9 @@ class Session:
                 f"{path}: onnxruntime cannot load it ({error}); copy the artifact again"
             ) from error
         refuse_broken_promises(path, manifest.geometry, graph)
-        return cls(folder=folder, manifest=manifest, graph=graph)
+        return cls(
+            folder=folder, manifest=manifest, graph=graph, max_memory_bytes=max_memory_bytes
+        )
 
     @property
     def tokens(self) -> int:
@@ -182,6 +202,7 @@ class Session:
                 f"max_new_tokens is {max_new_tokens} after {total} tokens; the artifact has "
                 f"{limit} positions, so ask for at most {limit - total}"
             )
+        self._refuse_memory(total + max_new_tokens)
         return self._generate(prompt_tokens, max_new_tokens, sampler)
 
     def stream(self, prompt: str, *, max_new_tokens: int, sampler: Sampler) -> Iterator[str]:
@@ -229,15 +250,20 @@ class Session:
     def _reserve(self, tokens: int) -> None:
         """Make room for so many tokens in the mask and in a growing cache."""
         if tokens > self._ones.shape[1]:
-            self._ones = np.ones((1, self._capacity(tokens)), np.int64)
+            capacity = growing_rows(tokens, most=self._geometry.max_positions)
+            self._ones = np.ones((1, capacity), np.int64)
         if self._geometry.rows is None and (not self._cache or tokens > self._cache[0].shape[2]):
-            self._allocate(self._capacity(tokens))
+            self._refuse_memory(tokens)
+            self._allocate(growing_rows(tokens, most=self._geometry.max_positions))
 
-    def _capacity(self, tokens: int) -> int:
-        capacity = _FIRST_CAPACITY
-        while capacity < tokens:
-            capacity *= 2
-        return min(capacity, self._geometry.max_positions)
+    def _refuse_memory(self, tokens: int) -> None:
+        refuse_beyond(
+            self.manifest.memory,
+            self._geometry,
+            tokens=tokens,
+            limit=self._max_memory_bytes,
+            what=self.folder,
+        )
 
     def _allocate(self, rows: int) -> None:
         """Give every layer this many rows, keep those held, and bind past and present to them."""

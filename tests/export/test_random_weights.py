@@ -60,7 +60,7 @@ def test_projections_hand_on_what_they_are_meant_to() -> None:
     hidden = np.argmax(np.abs(whole("embedding.weight")).mean(0))  # one of 256 is an outlier
     normal[:, hidden] *= 6
     normed = normal / np.sqrt((normal**2).mean(1, keepdims=True)) * whole("norm.weight")
-    for name, std in (("layers.0.attention.query", 1.5), ("layers.5.mlp.up", 1), ("head", 2.5)):
+    for name, std in (("layers.0.attention.query", 1.2), ("layers.5.mlp.up", 1), ("head", 2.5)):
         assert (normed @ whole(f"{name}.weight").T).std() == pytest.approx(std, rel=0.25)
 
 
@@ -88,14 +88,17 @@ def test_the_same_hidden_channels_are_outliers_wherever_they_are_written_and_rea
     assert len(loudest) == 1
 
 
-def test_each_projection_has_columns_eight_times_as_large() -> None:
-    for kind in ("attention.key", "attention.output", "mlp.gate", "mlp.down"):
-        columns = tensor(f"layers.1.{kind}.weight").column_scale
-        assert columns.max() / np.median(columns) == pytest.approx(8), kind
+def test_a_large_model_s_layers_have_columns_eight_times_as_large() -> None:
+    config = GEOMETRIES["mistral-7b-v0.1"]
+    for kind, large in (("attention.key", 2), ("attention.output", 2), ("mlp.down", 7)):
+        name = f"layers.1.{kind}.weight"
+        columns = random_tensor(name, config=config, seed=0).column_scale
+        assert columns.max() / columns.min() == pytest.approx(8), kind
+        assert (columns > 2 * columns.min()).sum() == large, kind
 
 
 def test_a_large_model_has_four_outlier_channels_in_4096() -> None:
     config = GEOMETRIES["mistral-7b-v0.1"]
     norm = random_tensor("norm.weight", config=config, seed=0).compute(0)
-    assert (norm > 2).sum() == 4
+    assert (norm > 1.6).sum() == 4
     assert 0 < norm.min() < 1 < np.median(norm) + 0.1

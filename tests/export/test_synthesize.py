@@ -163,6 +163,8 @@ def test_logits_neither_explode_nor_vanish_and_some_channels_stand_out(
     output = model(ids, output_hidden_states=True)
     assert output.logits.isfinite().all()
     assert 1 < output.logits.std() < 6
+    is_favourite = output.logits[0].argmax(-1) == ids[0] + 1
+    assert 0.3 < is_favourite.float().mean() < 0.95  # the context decides the others
     for hidden in output.hidden_states:
         rms = hidden[0].pow(2).mean(0).sqrt()
         assert rms.max() > 3 * rms.median()

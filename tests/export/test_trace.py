@@ -7,9 +7,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from tramontane.export.checkpoint import Checkpoint
-from tramontane.export.config import MistralConfig
+from tramontane.export.config import MistralConfig, geometry_of
 from tramontane.export.model import Mistral
-from tramontane.export.trace import geometry_of, trace
+from tramontane.export.trace import trace
 from tramontane.graphs import ops
 from tramontane.runtime import contract
 

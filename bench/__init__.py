@@ -1,0 +1,1 @@
+"""What does it cost? Each file measures one thing, as a whole process from outside."""

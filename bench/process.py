@@ -1,0 +1,80 @@
+"""What did a command take: seconds, processor, peak memory, and when did it say what?"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One command, run to its end."""
+
+    status: int
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int  # resident, as the system kept count; pages of mapped files included
+    lines: tuple[tuple[float, str], ...]  # of standard error, and seconds from the start
+    output: str
+    was_stopped: bool  # since it took more memory than it may
+
+
+def run(command: Sequence[str | Path], *, limit_bytes: int) -> Run:
+    """Run a command, stopping it when its resident memory passes a limit."""
+    start = time.monotonic()
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
+    )
+    assert process.stdout is not None, "it is piped"
+    assert process.stderr is not None, "it is piped"
+    lines: list[tuple[float, str]] = []
+    output: list[str] = []
+    stderr, stdout = process.stderr, process.stdout
+    readers = (
+        threading.Thread(target=lambda: lines.extend(_timed(stderr, start))),
+        threading.Thread(target=lambda: output.extend(stdout)),
+    )
+    for reader in readers:
+        reader.start()
+    was_stopped = False
+    watched = psutil.Process(process.pid)
+    while True:
+        done, code, usage = os.wait4(process.pid, os.WNOHANG)
+        if done:
+            break
+        if not was_stopped and watched.memory_info().rss > limit_bytes:
+            process.kill()
+            was_stopped = True
+        time.sleep(_POLL_SECONDS)
+    seconds = time.monotonic() - start
+    process.returncode = os.waitstatus_to_exitcode(code)
+    for reader in readers:
+        reader.join()
+    return Run(
+        status=process.returncode,
+        seconds=seconds,
+        cpu_seconds=usage.ru_utime + usage.ru_stime,
+        peak_bytes=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        lines=tuple(lines),
+        output="".join(output),
+        was_stopped=was_stopped,
+    )
+
+
+def _timed(stream: IO[str], start: float) -> list[tuple[float, str]]:
+    return [(time.monotonic() - start, line.rstrip()) for line in stream]

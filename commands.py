@@ -1,0 +1,222 @@
+"""What does each subcommand of ``tramontane`` do? (a stage is imported when it is asked for)"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .sizes import format_bytes, parse_size
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from .export.config import MistralConfig
+    from .export.plan import Plan
+    from .runtime.manifest import Manifest
+
+
+def export(args: Namespace) -> int:
+    """Export a checkpoint, proved unless that is declined."""
+    import functools
+
+    from .export.build import Options, export_checkpoint
+    from .export.layouts import read_config
+    from .validate.gate import gate, refuse_large_reference
+
+    if not args.no_validate:
+        refuse_large_reference(read_config(args.checkpoint))
+    name = f"{args.checkpoint.resolve().name}-{args.quant}-{args.target}"
+    out = args.out or Path("artifacts") / name
+    manifest = export_checkpoint(
+        args.checkpoint,
+        out,
+        Options(
+            quant=args.quant,
+            target=args.target,
+            block=args.block,
+            window=args.window,
+            max_shard_bytes=_size(args.max_shard, "--max-shard"),
+        ),
+        resume=not args.no_resume,
+        dump=args.dump,
+        gate=None if args.no_validate else functools.partial(gate, text=args.text),
+    )
+    summary = _summary(manifest)
+    if args.json:
+        print(json.dumps({"artifact": str(out), **summary}))
+    else:
+        _print_rows(summary)
+        print(f'\nwrote {out}; try\n  tramontane run {out} --prompt "def fibonacci("')
+    return 0
+
+
+def run(args: Namespace) -> int:
+    """Continue a prompt, writing text as it comes."""
+    from .runtime import Sampler, Session
+
+    sampler = Sampler(
+        temperature=args.temperature, top_k=args.top_k, top_p=args.top_p, seed=args.seed
+    )
+    session = Session.load(
+        args.artifact,
+        threads=args.threads,
+        verify=args.verify,
+        max_memory_bytes=_size(args.max_memory, "--max-memory"),
+    )
+    pieces = session.stream(args.prompt, max_new_tokens=args.max_new_tokens, sampler=sampler)
+    if args.json:
+        print(json.dumps({"prompt": args.prompt, "text": "".join(pieces)}))
+        return 0
+    first = next(pieces, "")  # a prompt that is refused is not echoed
+    print(args.prompt + first, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+def validate(args: Namespace) -> int:
+    """Check an artifact against its source; 1 if any check failed."""
+    from .validate.gate import print_table, report, validate
+
+    checks = validate(args.artifact, args.reference, text=args.text)
+    if args.json:
+        print(json.dumps(report(checks)))
+    else:
+        print_table(checks)
+    return 1 if any(check.failures for check in checks) else 0
+
+
+def inspect(args: Namespace) -> int:
+    """Say what an artifact is, or what exporting a checkpoint gives and needs."""
+    from .runtime.contract import MANIFEST_FILE
+    from .runtime.manifest import read_manifest, verify_files
+
+    if (args.path / MANIFEST_FILE).is_file():
+        manifest = read_manifest(args.path)
+        verify_files(args.path, manifest)
+        summary = {**_summary(manifest), "files": f"{len(manifest.files)}, all as promised"}
+        print(json.dumps(summary)) if args.json else _print_rows(summary)
+        return 0
+    return _inspect_checkpoint(args)
+
+
+def _inspect_checkpoint(args: Namespace) -> int:
+    """Print the plan before any weight's file is opened; then check the files' headers."""
+    from .export.build import with_window
+    from .export.checkpoint import Checkpoint
+    from .export.geometries import GEOMETRIES, find_geometry
+    from .export.layouts import has_weights, read_config
+    from .export.plan import plan
+    from .graphs.recipe import QUANTS
+
+    is_known = not args.path.exists() and str(args.path) in GEOMETRIES
+    published = find_geometry(str(args.path)) if is_known else read_config(args.path)
+    config = with_window(published, args.window)
+    plans = {q: plan(config, quant=q, target=args.target, block=args.block) for q in QUANTS}
+    if args.json:
+        print(json.dumps(_plan_json(config, plans)))
+    else:
+        _print_plan(config, plans)
+    if not is_known and has_weights(args.path):
+        checkpoint = Checkpoint.open(args.path)
+        if not args.json:
+            tensors = len(checkpoint.parameters)
+            print(f"weights: {checkpoint.layout}, {tensors} tensors, shapes and types as expected")
+    return 0
+
+
+def synthesize(args: Namespace) -> int:
+    """Write a checkpoint of random weights."""
+    from .export.synthesize import synthesize
+
+    written = synthesize(
+        args.geometry,
+        args.out,
+        layers=args.layers,
+        layout=args.layout,
+        dtype=args.dtype,
+        seed=args.seed,
+        max_shard_bytes=_size(args.max_shard, "--max-shard"),
+    )
+    counts = {"parameters": written.num_parameters, "files": written.num_files}
+    if args.json:
+        print(json.dumps({"checkpoint": str(args.out), **counts, "bytes": written.num_bytes}))
+    else:
+        _print_rows({**counts, "size": format_bytes(written.num_bytes)})
+        print(f"\nwrote {args.out}; try\n  tramontane export {args.out} --quant int8")
+    return 0
+
+
+def _size(text: str | None, flag: str) -> int | None:
+    return None if text is None else parse_size(text, flag=flag)
+
+
+def _summary(manifest: Manifest) -> dict[str, Any]:
+    geometry, memory = manifest.geometry, manifest.memory
+    bits = [
+        entry["bits"]
+        for entry in manifest.tensors
+        if "block" in entry or entry.get("why_float") == "QUANT=fp32"
+        if len(entry["shape"]) > 1
+    ]
+    return {
+        "recipe": f"{manifest.quant} for {manifest.target}",
+        "weights": format_bytes(memory.weights_bytes),
+        "bits": ", ".join(f"{bits.count(b)} matrices in {b}" for b in sorted(set(bits))),
+        "window": geometry.window or "none",
+        "cache": f"{format_bytes(memory.cache_bytes_at_most)} at most, "
+        + (f"{geometry.rows} rows" if geometry.rows else "grows with the tokens"),
+        "memory of a session": f"{format_bytes(memory.resident_bytes)} at most, planned",
+        **{f"parity: {name}": value for name, value in (manifest.parity or {}).items()},
+    }
+
+
+def _plan_json(config: MistralConfig, plans: dict[str, Plan]) -> dict[str, Any]:
+    import dataclasses
+
+    return {
+        **dataclasses.asdict(config),
+        "num_parameters": config.num_parameters,
+        "plans": {quant: dataclasses.asdict(found) for quant, found in plans.items()},
+    }
+
+
+def _print_plan(config: MistralConfig, plans: dict[str, Plan]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    memory = next(iter(plans.values())).memory
+    grows = "grows with the tokens" if config.sliding_window is None else "bounded by the window"
+    rows = {
+        "architecture": config.architecture,
+        "layers": config.num_hidden_layers,
+        "hidden, intermediate": f"{config.hidden_size}, {config.intermediate_size}",
+        "heads": f"{config.num_attention_heads} over {config.num_key_value_heads}, "
+        f"{config.head_dim} numbers each",
+        "vocabulary": f"{config.vocab_size}{', tied' if config.tie_word_embeddings else ''}",
+        "positions": config.max_position_embeddings,
+        "rope theta": f"{config.rope_theta:g}",
+        "parameters": f"{config.num_parameters:_}".replace("_", " "),
+        "window": config.sliding_window or "none",
+        "cache": f"{format_bytes(memory.cache_bytes_at_most)} at most, {grows}",
+        "reference": f"{format_bytes(next(iter(plans.values())).reference_bytes)} of memory "
+        "while parity is measured",
+    }
+    _print_rows(rows)
+    table = Table("QUANT", "artifact and disk", "memory of a session", "memory of the export")
+    for quant, found in plans.items():
+        sizes = (
+            found.memory.weights_bytes,
+            found.memory.resident_bytes,
+            found.export_peak_bytes,
+        )
+        table.add_row(quant, *map(format_bytes, sizes))
+    Console().print(table)
+
+
+def _print_rows(rows: dict[str, Any]) -> None:
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:<{width}}  {value}")

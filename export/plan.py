@@ -1,0 +1,180 @@
+"""What will an artifact weigh, what memory will it take, and what does exporting it need?
+
+Answered from sizes alone, before a weight is read or a graph traced. How kernels hold weights was
+found by measuring onnxruntime 1.32 on x86-64; ``make bench-export`` measures it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..graphs.external_data import ALIGNMENT_BYTES, INLINE_BYTES
+from ..graphs.quantize import Scheme
+from ..graphs.recipe import DEFAULT_BLOCK, QUANTS, Recipe, recipe_for
+from ..runtime.memory import DEFAULT_CHUNK, RUNTIME_BYTES, MemoryPlan
+from .config import MistralConfig, geometry_of
+from .naming import EMBEDDING, HEAD, parameters
+
+# Measured: the packages that trace, a graph's nodes and weights' recipes by layer, and what
+# rounding takes beside a matrix and its codes.
+_IMPORTS_BYTES, _LAYER_BYTES, _SLICES_BYTES = 400 << 20, 2 << 20, 48 << 20
+_ARENA_GROWTH = 2  # onnxruntime's arena doubles when it grows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """One artifact, in bytes."""
+
+    memory: MemoryPlan  # of a session
+    export_peak_bytes: int  # resident memory while exporting, parity not counted
+    reference_bytes: int  # resident memory of the parity gate's reference
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Matrix:
+    """A matrix (N, K) and its readers; tied, it has two."""
+
+    rows: int
+    columns: int
+    scheme: Scheme | None  # None: float32
+    is_multiplied: bool
+    is_gathered: bool
+
+
+def plan(config: MistralConfig, *, quant: str, target: str, block: int = DEFAULT_BLOCK) -> Plan:
+    """Plan one artifact of a checkpoint.
+
+    Raises:
+        GraphError: an unknown quant, or a block size that kernels do not take.
+    """
+    totals = {other: _resident(config, other, target, block) for other in QUANTS}
+    weights = sum(_aligned(size) for size in _file_sizes(config, quant, target, block))
+    geometry = geometry_of(config)
+    rows = geometry.max_positions if geometry.rows is None else geometry.rows
+    cache = rows * geometry.row_bytes
+    activations = _activation_bytes(config, quant, target)
+    memory = MemoryPlan(
+        weights_bytes=weights,
+        resident_weights_bytes=totals[quant],
+        activation_bytes=activations,
+        runtime_bytes=RUNTIME_BYTES,
+        cache_bytes_per_token=geometry.row_bytes,
+        cache_bytes_at_most=cache,
+        resident_bytes=totals[quant] + activations + RUNTIME_BYTES + cache,
+        other_quants={
+            other: total + _activation_bytes(config, other, target) + RUNTIME_BYTES + cache
+            for other, total in totals.items()
+            if other != quant
+        },
+    )
+    return Plan(
+        memory=memory,
+        export_peak_bytes=_export_peak_bytes(config, quant, block),
+        reference_bytes=4 * config.num_parameters,
+    )
+
+
+def _matrices(config: MistralConfig, recipe: Recipe | None) -> Iterator[_Matrix]:
+    is_tied = config.tie_word_embeddings
+    for name, shape in parameters(config).items():
+        if len(shape) != 2 or (name == EMBEDDING and is_tied):
+            continue
+        scheme = None
+        if recipe is not None:
+            scheme = {EMBEDDING: recipe.embedding, HEAD: recipe.head}.get(name, recipe.linear)
+        yield _Matrix(
+            rows=shape[0],
+            columns=shape[1],
+            scheme=scheme,
+            is_multiplied=name != EMBEDDING,
+            is_gathered=name == EMBEDDING or (name == HEAD and is_tied),
+        )
+
+
+def _file_sizes(config: MistralConfig, quant: str, target: str, block: int) -> Iterator[int]:
+    """Bytes of each weight that lies in a file of weights."""
+    for matrix in _matrices(config, recipe_for(quant, block)):
+        codes, scales, zero_points = _parts(matrix, target)
+        yield from (*codes, scales, *zero_points)
+    yield from (4 * size for size in _vectors(config) if 4 * size >= INLINE_BYTES)
+    yield from (_rope_table_bytes(config),) * 2
+
+
+def _parts(matrix: _Matrix, target: str) -> tuple[list[int], int, list[int]]:
+    """Bytes of a matrix's codes, of its scales and of its zero points, in each layout needed."""
+    N, K, scheme = matrix.rows, matrix.columns, matrix.scheme
+    readers = matrix.is_multiplied + matrix.is_gathered
+    if scheme is None:
+        return [4 * N * K] * readers, 0, []
+    blocks = scheme.blocks_of(K)
+    in_rows = N * K * scheme.bits // 8
+    in_blocks = N * blocks * scheme.block * scheme.bits // 8
+    codes = {in_rows}
+    if target == "ort" and matrix.is_multiplied:
+        codes = {in_blocks, *([in_rows] if matrix.is_gathered else [])}
+    if scheme.is_symmetric:
+        zero_points = []
+    elif target == "ort":
+        zero_points = [N * -(-blocks // 2)]
+    else:
+        zero_points = [
+            *([-(-N * blocks // 2)] if matrix.is_multiplied else []),
+            *([N * blocks] if matrix.is_gathered else []),
+        ]
+    return sorted(codes), 4 * N * blocks, zero_points
+
+
+def _resident(config: MistralConfig, quant: str, target: str, block: int) -> int:
+    """Bytes of all weights as kernels hold them.
+
+    onnxruntime packs what it multiplies by and lets the file's pages go. Of MatMulNBits' scales
+    there are three copies: packed, as each block's sum, and as mapped from the file. Rows that
+    are gathered stay mapped; all are counted. ``portable`` unpacks a matrix at each use, next to
+    its transpose.
+    """
+    total = 4 * sum(_vectors(config)) + 2 * _rope_table_bytes(config)
+    for matrix in _matrices(config, recipe_for(quant, block)):
+        codes, scales, zero_points = _parts(matrix, target)
+        copies = 3 if target == "ort" and matrix.is_multiplied else 1
+        total += sum(codes) + copies * scales + sum(zero_points)
+    return total
+
+
+def _activation_bytes(config: MistralConfig, quant: str, target: str) -> int:
+    """Bytes of what a chunk of prefill computes on the way."""
+    heads = config.num_attention_heads * config.head_dim
+    widths = 3 * config.intermediate_size + 3 * config.hidden_size + 3 * heads
+    total = _ARENA_GROWTH * 4 * DEFAULT_CHUNK * widths
+    if target == "ort":
+        return total
+    keys = DEFAULT_CHUNK + (geometry_of(config).rows or config.max_position_embeddings)
+    scores = 4 * config.num_attention_heads * DEFAULT_CHUNK * keys
+    unpacked = 0
+    if quant != "fp32":
+        unpacked = 2 * 4 * max(m.rows * m.columns for m in _matrices(config, None))
+    return total + scores + unpacked
+
+
+def _export_peak_bytes(config: MistralConfig, quant: str, block: int) -> int:
+    """The largest matrix as float32 and its codes, over what is there before any is read."""
+    recipe = recipe_for(quant, block)
+    largest = max(
+        4 * m.rows * m.columns
+        + (m.rows * m.columns * m.scheme.bits // 8 if m.scheme is not None else 0)
+        for m in _matrices(config, recipe)
+    )
+    layers = config.num_hidden_layers * _LAYER_BYTES
+    return _IMPORTS_BYTES + layers + _SLICES_BYTES + largest
+
+
+def _vectors(config: MistralConfig) -> list[int]:
+    return [shape[0] for shape in parameters(config).values() if len(shape) == 1]
+
+
+def _rope_table_bytes(config: MistralConfig) -> int:
+    return 4 * config.max_position_embeddings * config.head_dim // 2
+
+
+def _aligned(size: int) -> int:
+    return size + -size % ALIGNMENT_BYTES
