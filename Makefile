@@ -9,10 +9,10 @@ PROMPT ?= def fibonacci(
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help dev export run validate synthetic test lint types clean
+.PHONY: help dev export run validate inspect synthetic bench-export test lint types clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 dev: $(READY)  ## create the environment in .venv
 
@@ -28,8 +28,9 @@ export: $(READY)  ## MODEL= QUANT=fp32|int8|int4 TARGET=ort|portable OUT= WINDOW
 	  $(if $(WINDOW),--window '$(WINDOW)') $(if $(BLOCK),--block '$(BLOCK)') \
 	  $(if $(MAX_SHARD),--max-shard '$(MAX_SHARD)') $(if $(TEXT),--text '$(TEXT)')
 
-run: $(READY)  ## PROMPT= OUT=: decode from the artifact
-	@$(BIN)/tramontane run '$(OUT)' --prompt "$$PROMPT"
+run: $(READY)  ## PROMPT= OUT= MAX_MEMORY=: decode from the artifact
+	@$(BIN)/tramontane run '$(OUT)' --prompt "$$PROMPT" \
+	  $(if $(MAX_MEMORY),--max-memory '$(MAX_MEMORY)')
 export PROMPT
 
 validate: $(READY)  ## MODEL= OUT=: parity of an artifact with its checkpoint
@@ -40,6 +41,15 @@ synthetic: $(READY)  ## GEOMETRY= LAYERS= OUT= LAYOUT= DTYPE= SEED= MAX_SHARD=: 
 	@$(BIN)/tramontane synthesize '$(GEOMETRY)' '$(OUT)' $(if $(LAYERS),--layers '$(LAYERS)') \
 	  $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(DTYPE),--dtype '$(DTYPE)') \
 	  $(if $(SEED),--seed '$(SEED)') $(if $(MAX_SHARD),--max-shard '$(MAX_SHARD)')
+
+inspect: $(READY)  ## MODEL=: what a checkpoint (or a known geometry) gives and needs
+	@$(BIN)/tramontane inspect '$(MODEL)' $(if $(WINDOW),--window '$(WINDOW)')
+
+bench-export: $(READY)  ## GEOMETRY= LAYERS="2 6" QUANTS="int8 int4" GENAI_PYTHON=: memory and time of exports, measured
+	@$(BIN)/python -m tramontane.bench.export --geometry '$(GEOMETRY)' \
+	  $(if $(LAYERS),--layers $(LAYERS)) $(if $(QUANTS),--quant $(QUANTS)) \
+	  $(if $(GENAI_PYTHON),--genai-python '$(GENAI_PYTHON)')
+bench-export: GEOMETRY = mistral-7b-v0.1
 
 test: $(READY)  ## run the tests
 	@$(BIN)/python -m pytest -q

@@ -10,7 +10,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +29,7 @@ from .process import Run, run
 MOST_BYTES = 2 << 30  # of resident memory, imports included
 MOST_MORE_BYTES = 64 << 20  # for all layers over the fewest that were measured
 MOST_SECONDS = 300  # for a whole model of 7 billion parameters
-LEAST_WORK = 0.7  # share of the time that reads, quantizes and writes
+LEAST_WORK = 0.7  # share of the time that hashes, reads, quantizes and writes: all but tracing
 MOST_RESIDENT = 1.2  # times the artifact, beside the cache, for a whole model
 PLAN_ERROR = 0.1  # share by which planned memory may miss what is measured
 
@@ -41,7 +41,7 @@ class Row:
     layers: int
     quant: str
     seconds: float
-    work_share: float  # of the time, reading, quantizing and writing weights
+    work_share: float  # of the time, after tracing: hashing, reading, quantizing, writing
     peak_bytes: int
     planned_peak_bytes: int
     weights_bytes: int
@@ -67,7 +67,7 @@ def main() -> int:
         for quant in args.quant:
             rows.append(_measure(checkpoint, args, layers, quant))
         peers.append(_measure_genai(checkpoint, args, layers))
-    broken = list(_broken(rows, whole, args.quant))
+    broken = list(broken_bounds(rows, whole))
     _print(rows, peers)
     for line in broken:
         say(f"bound broken: {line}")
@@ -139,12 +139,12 @@ def _measure(checkpoint: Path, args: argparse.Namespace, layers: int, quant: str
         _checked(run(_ours("inspect", checkpoint, "--json"), limit_bytes=MOST_BYTES)).output
     )["plans"]
     memory = read_manifest(out).memory
-    started = next(when for when, line in export.lines if line.startswith("writing weights"))
+    traced = next(when for when, line in export.lines if line.startswith("hashing"))
     return Row(
         layers=layers,
         quant=quant,
         seconds=round(export.seconds, 1),
-        work_share=round((export.seconds - started) / export.seconds, 3),
+        work_share=round((export.seconds - traced) / export.seconds, 3),
         peak_bytes=export.peak_bytes,
         planned_peak_bytes=plans[quant]["export_peak_bytes"],
         weights_bytes=memory.weights_bytes,
@@ -189,7 +189,8 @@ def _measure_genai(checkpoint: Path, args: argparse.Namespace, layers: int) -> d
     }
 
 
-def _broken(rows: list[Row], whole: int, quants: list[str]) -> Iterator[str]:
+def broken_bounds(rows: Sequence[Row], whole: int) -> Iterator[str]:
+    """Say of each bound that is broken by how much; ``whole`` is the geometry's layers."""
     for row in rows:
         what = f"{row.layers} layers in {row.quant}"
         if row.peak_bytes > MOST_BYTES:
@@ -205,7 +206,7 @@ def _broken(rows: list[Row], whole: int, quants: list[str]) -> Iterator[str]:
                 )
         if row.layers == whole:
             yield from _broken_by_whole(row, what)
-    for quant in quants:
+    for quant in dict.fromkeys(row.quant for row in rows):
         peaks = [row.peak_bytes for row in rows if row.quant == quant]
         if max(peaks) - min(peaks) > MOST_MORE_BYTES:
             yield f"{quant}: peaks differ by {format_bytes(max(peaks) - min(peaks))} with layers"
@@ -215,7 +216,7 @@ def _broken_by_whole(row: Row, what: str) -> Iterator[str]:
     if row.seconds > MOST_SECONDS:
         yield f"{what}: {row.seconds} s > {MOST_SECONDS} s"
     if row.work_share < LEAST_WORK:
-        yield f"{what}: {row.work_share:.0%} of the time on weights < {LEAST_WORK:.0%}"
+        yield f"{what}: {row.work_share:.0%} of the time after tracing < {LEAST_WORK:.0%}"
     most = MOST_RESIDENT * row.weights_bytes + row.cache_bytes
     if row.resident_bytes > most:
         yield f"{what}: a session takes {format_bytes(row.resident_bytes)} > {most / 1e9:.2f} GB"
@@ -226,7 +227,7 @@ def _print(rows: list[Row], peers: list[dict[str, Any]]) -> None:
         "layers",
         "by",
         "seconds",
-        "on weights",
+        "after tracing",
         "peak",
         "planned",
         "artifact",

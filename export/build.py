@@ -88,7 +88,8 @@ def export_checkpoint(
         for _ in track([config], "tracing"):
             model = trace(config, weights.read)
             pipeline.run(model, geometry, recipe, dump=dump)
-        source = hashing.result()
+        for pending in track([hashing], "hashing the checkpoint"):
+            source = pending.result()
     tools = {"tramontane": __version__, **{name: version(name) for name in _TOOLS}}
     identity = {**dataclasses.asdict(options), **source, **tools, "code": _code_digest()}
     with _told_where(out), staged(out, identity=identity, resume=resume) as staging:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,8 +31,8 @@ _WAIT_SECONDS = 120  # for whoever kills; far longer than a test takes
 def main() -> None:
     """Serve until standard input ends."""
     checkpoint = Checkpoint.open(Path(sys.argv[1]))
-    source: list[Callable[[str], Any]] = []  # of weights: the checkpoint that is exported now
-    model = trace.trace(checkpoint.config, lambda name: source[-1](name))
+    source: list[Callable[[str], Any]] = []  # reads weights of the checkpoint that is exported
+    model = trace.trace(checkpoint.config, lambda name: source[-1](name))  # noqa: PLW0108 - not yet known
     digest = build._code_digest()  # of the code as it was imported, whatever becomes of the files
     print("ready", flush=True)
     for line in sys.stdin:
@@ -53,6 +54,7 @@ def _export(request: dict[str, Any]) -> int:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
     _tell_what_is_computed()
     if request["slow_from"] is not None:
         _write_slowly(request["slow_from"], seconds=request["seconds"])

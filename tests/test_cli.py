@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tramontane import cli
+from tramontane.export import build
 from tramontane.graphs import artifact as artifact_module
 
 
@@ -121,16 +122,39 @@ def test_a_folder_that_is_no_artifact_is_not_replaced(
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_an_interrupted_export_leaves_nothing_and_exits_with_130(
-    stdlib_5m: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_export_exits_with_130_and_says_where_it_is_kept(
+    stdlib_5m: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(artifact_module, "_write_tensor", interrupt)
+    monkeypatch.setattr(artifact_module, "_write", interrupt)
+    arguments = ["export", str(stdlib_5m), "--out", str(tmp_path / "out")]
+    assert cli.main(arguments) == cli.EXIT_INTERRUPTED
+    assert [path.name for path in tmp_path.iterdir()] == [".out.partial"]
+    assert capsys.readouterr().err.endswith(
+        f"\n{tmp_path / '.out.partial'}: what was written is kept here; run the same command "
+        "again to go on with it, with --no-resume to start anew\n\ntramontane: interrupted\n"
+    )
+
+
+def test_an_export_that_is_interrupted_before_it_writes_keeps_nothing_and_says_no_more(
+    stdlib_5m: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "trace", interrupt)
     arguments = ["export", str(stdlib_5m), "--out", str(tmp_path / "out")]
     assert cli.main(arguments) == cli.EXIT_INTERRUPTED
     assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().err == "tracing (1)\n\ntramontane: interrupted\n"
 
 
 def test_help_imports_nothing_heavy() -> None:

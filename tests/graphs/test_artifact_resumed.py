@@ -96,3 +96,20 @@ def test_label_tells_what_is_there_already(
         write(three_layers(v=stopped), folder, track=track)
     write(three_layers(v=stopped), folder, track=track)
     assert shown == [("writing weights", 3), ("writing weights, 1 of 3 already there", 2)]
+
+
+def test_label_tells_of_a_weight_that_was_changed_meanwhile(
+    three_layers: Callable, write: Callable, folder: Path
+) -> None:
+    shown: list[tuple[str, int]] = []
+
+    def track(values: Sequence[Any], label: str) -> Sequence[Any]:
+        shown.append((label, len(values)))
+        return values
+
+    write(three_layers(), folder)
+    content = bytearray((folder / DATA_FILE).read_bytes())
+    content[1600] ^= 1  # the first byte of v
+    (folder / DATA_FILE).write_bytes(content)
+    write(three_layers(), folder, track=track)
+    assert shown == [("writing weights, 1 of 3 already there, the next one changed since", 2)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -167,6 +168,23 @@ def test_line_of_garbage_ends_what_is_believed(written: Written) -> None:
     journal.path.write_text("".join([*lines[:2], "garbage\n", *lines[2:]]))
     assert journal.resume(folder, laid_out)[0] == 1
     assert num_lines(journal) == 2
+
+
+def test_reader_that_is_killed_while_it_forgets_leaves_what_was_noted(
+    written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    journal, folder, laid_out = written
+    before = journal.path.read_text()
+    flip(folder / laid_out[-1].file, laid_out[-1].offset)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", kill)
+        journal.resume(folder, laid_out)
+    assert journal.path.read_text() == before
+    assert journal.num_noted == 3
+    assert journal.resume(folder, laid_out)[0] == journal.num_noted == 2
 
 
 def test_weights_noted_after_a_resumption_are_believed_the_next_time(written: Written) -> None:

@@ -124,10 +124,26 @@ def test_run_whose_files_are_gone_starts_over(out: Path) -> None:
         assert names(staging.folder) == []
 
 
-def test_run_whose_journal_is_garbage_starts_over(out: Path) -> None:
-    interrupt(out)
-    (partial_of(out) / "journal.jsonl").write_bytes(bytes(range(256)))
+def test_what_lies_beside_the_weights_is_not_gone_on_with(out: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), staged(out, identity=IDENTITY) as staging:
+        for name in (DATA_FILE, f"{DATA_FILE}_1", MODEL_FILE, "parity/report.json"):
+            (staging.folder / name).parent.mkdir(exist_ok=True)
+            (staging.folder / name).write_text("half")
+        raise KeyboardInterrupt
     with staged(out, identity=IDENTITY) as staging:
+        assert names(staging.folder) == [DATA_FILE, f"{DATA_FILE}_1"]
+
+
+@pytest.mark.parametrize("garbage", [None, b"", bytes(range(256))], ids=["gone", "empty", "bytes"])
+def test_run_whose_journal_is_garbage_starts_over(out: Path, garbage: bytes | None) -> None:
+    interrupt(out)
+    (partial_of(out) / "journal.jsonl").unlink()
+    if garbage is not None:
+        (partial_of(out) / "journal.jsonl").write_bytes(garbage)
+    with staged(out, identity=IDENTITY) as staging:
+        assert staging.note == (
+            "an earlier run was interrupted: starting over, its journal is gone or unreadable"
+        )
         assert names(staging.folder) == []
         assert staging.journal.differences(IDENTITY) == []
 
@@ -192,6 +208,16 @@ def test_artifact_is_brought_back_after_a_kill_between_the_two_renamings(out: Pa
     assert names(out.parent) == [".artifact.partial", "artifact"]
 
 
+def test_artifact_is_brought_back_into_a_folder_that_somebody_made_meanwhile(out: Path) -> None:
+    write_old(out)
+    interrupt(out)
+    out.rename(out.with_name(".artifact.replaced"))
+    out.mkdir()
+    interrupt(out)
+    assert (out / MANIFEST_FILE).read_text() == "old"
+    assert names(out.parent) == [".artifact.partial", "artifact"]
+
+
 def test_artifact_that_was_replaced_goes_after_a_kill_behind_the_second_renaming(
     out: Path,
 ) -> None:
@@ -229,6 +255,22 @@ def test_no_other_run_begins_while_the_files_of_a_finished_one_are_removed(
         monkeypatch.setattr(shutil, "rmtree", try_meanwhile)
     assert len(refusals) == 1
     assert names(out.parent) == ["artifact"]
+
+
+def test_lock_is_the_last_to_go(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove, left = shutil.rmtree, []
+
+    def look(path: Path, **options: Any) -> None:
+        if path == partial_of(out) and path.exists():
+            left.append(names(path))
+        remove(path, **options)
+
+    with pytest.raises(GraphError), staged(out, identity=IDENTITY) as staging:
+        (staging.folder / DATA_FILE).write_text("half")
+        monkeypatch.setattr(shutil, "rmtree", look)
+        raise GraphError
+    assert left == [["lock"]]
+    assert names(out.parent) == []
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

@@ -1,0 +1,41 @@
+"""Is a command measured for what it did?"""
+
+from __future__ import annotations
+
+import sys
+
+from tramontane.bench.process import run
+
+MOST = 4 << 30
+
+
+def python(code: str, *, limit_bytes: int = MOST) -> object:
+    return run([sys.executable, "-c", code], limit_bytes=limit_bytes)
+
+
+def test_peak_is_that_of_the_command_and_not_of_its_end() -> None:
+    small, large = (
+        python(f"x = bytearray({size} << 20); del x; print('done')").peak_bytes
+        for size in (1, 200)
+    )
+    assert 150 << 20 < large - small < 250 << 20
+
+
+def test_output_status_and_lines_are_those_of_the_command() -> None:
+    found = python(
+        "import sys, time; print('first', file=sys.stderr, flush=True); time.sleep(0.3); "
+        "print('second', file=sys.stderr); print('out'); sys.exit(3)"
+    )
+    assert (found.status, found.output) == (3, "out\n")
+    (early, first), (late, second) = found.lines
+    assert (first, second) == ("first", "second")
+    assert late - early >= 0.2
+    assert found.seconds >= late
+    assert not found.was_stopped
+
+
+def test_command_that_takes_too_much_memory_is_stopped() -> None:
+    code = "import time; x = bytearray(300 << 20); time.sleep(60)"
+    found = python(code, limit_bytes=100 << 20)
+    assert found.was_stopped
+    assert found.status < 0

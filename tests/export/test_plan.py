@@ -1,0 +1,120 @@
+"""Does a plan, made from sizes alone, say what an artifact then weighs?"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from tramontane.errors import GraphError
+from tramontane.export.config import MistralConfig, geometry_of
+from tramontane.export.geometries import GEOMETRIES, find_geometry
+from tramontane.export.layouts import read_config
+from tramontane.export.plan import plan
+from tramontane.export.trace import trace
+from tramontane.graphs import external_data, pipeline
+from tramontane.graphs.recipe import QUANTS, TARGETS
+
+
+@functools.cache
+def traced(config: MistralConfig) -> ir.Model:
+    def read(name: str) -> np.ndarray:
+        raise AssertionError(f"{name} was read")
+
+    return trace(config, read)
+
+
+def weighed(config: MistralConfig, *, quant: str, target: str, block: int) -> tuple[int, int]:
+    """Bytes of the files that an export would write, and how many weights; none is computed."""
+    model = traced(config).clone()
+    recipe = pipeline.passes(target=target, quant=quant, block=block)
+    pipeline.run(model, geometry_of(config), recipe)
+    laid_out = external_data.places(model.graph)
+    count = len(external_data.initializers_as_read(model.graph))
+    return sum(external_data.sizes(laid_out).values()), count
+
+
+@pytest.mark.parametrize("quant", QUANTS)
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_files_weigh_what_was_planned(
+    stdlib_5m: Path, quant: str, target: str, is_tied: bool
+) -> None:
+    config = dataclasses.replace(
+        read_config(stdlib_5m), num_hidden_layers=2, tie_word_embeddings=is_tied
+    )
+    for block in (32, 128):
+        planned = plan(config, quant=quant, target=target, block=block).memory.weights_bytes
+        found, count = weighed(config, quant=quant, target=target, block=block)
+        assert 0 <= planned - found <= count * external_data.INLINE_BYTES
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_rows_that_blocks_do_not_divide_weigh_what_was_planned(
+    stdlib_5m: Path, target: str
+) -> None:
+    config = dataclasses.replace(
+        read_config(stdlib_5m), num_hidden_layers=1, hidden_size=288, intermediate_size=172
+    )
+    for is_tied in (False, True):
+        tied = dataclasses.replace(config, tie_word_embeddings=is_tied)
+        planned = plan(tied, quant="int8", target=target).memory.weights_bytes
+        found, count = weighed(tied, quant="int8", target=target, block=128)
+        assert 0 <= planned - found <= count * external_data.INLINE_BYTES
+
+
+@pytest.mark.parametrize("quant", QUANTS)
+def test_artifact_of_seven_billion_weighs_what_was_planned_to_the_byte(quant: str) -> None:
+    config = dataclasses.replace(find_geometry("mistral-7b-v0.1"), num_hidden_layers=2)
+    planned = plan(config, quant=quant, target="ort").memory.weights_bytes
+    assert planned == weighed(config, quant=quant, target="ort", block=128)[0]
+
+
+def test_memory_adds_up_and_other_recipes_are_those_of_their_own_plans() -> None:
+    config = find_geometry("llama-2-7b")
+    plans = {quant: plan(config, quant=quant, target="ort").memory for quant in QUANTS}
+    for quant, memory in plans.items():
+        assert memory.resident_bytes == (
+            memory.resident_weights_bytes
+            + memory.activation_bytes
+            + memory.runtime_bytes
+            + memory.cache_bytes_at_most
+        )
+        others = {q: other.resident_bytes for q, other in plans.items() if q != quant}
+        assert memory.other_quants == others
+
+
+def test_cache_of_a_window_is_bounded_and_another_grows_to_all_positions() -> None:
+    windowed = plan(GEOMETRIES["mistral-7b-v0.1"], quant="int4", target="ort").memory
+    growing = plan(GEOMETRIES["mistral-7b-v0.2"], quant="int4", target="ort").memory
+    assert windowed.cache_bytes_per_token == growing.cache_bytes_per_token == 262_144
+    assert windowed.cache_bytes_at_most == 4608 * 262_144
+    assert growing.cache_bytes_at_most == 32_768 * 262_144
+
+
+def test_more_layers_raise_the_export_peak_by_no_more_than_their_graph() -> None:
+    whole = GEOMETRIES["mistral-7b-v0.1"]
+    few = dataclasses.replace(whole, num_hidden_layers=4)
+    peaks = [plan(config, quant="int4", target="ort").export_peak_bytes for config in (few, whole)]
+    assert 0 < peaks[1] - peaks[0] <= 64 << 20
+    assert max(peaks) <= 2 << 30
+
+
+def test_unknown_block_is_refused_by_name() -> None:
+    with pytest.raises(GraphError, match="--block 100: expected one of 16, 32"):
+        plan(GEOMETRIES["stdlib-5m"], quant="int8", target="ort", block=100)
+
+
+def test_planning_needs_no_torch() -> None:
+    code = (
+        "import sys; from tramontane.export.plan import plan; "
+        "from tramontane.export.geometries import GEOMETRIES; "
+        "plan(GEOMETRIES['stdlib-5m'], quant='int4', target='ort'); "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

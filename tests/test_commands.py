@@ -1,0 +1,127 @@
+"""Does ``inspect`` plan before it reads, and do sizes on the command line mean what they say?"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import psutil
+import pytest
+from tramontane import cli
+from tramontane.export import checkpoint as checkpoint_module
+from tramontane.graphs.recipe import QUANTS
+from tramontane.runtime.manifest import read_manifest
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert cli.main([str(argument) for argument in arguments]) == 0
+    return capsys.readouterr().out
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert cli.main([str(argument) for argument in arguments]) == cli.EXIT_BAD_INPUT
+    return capsys.readouterr().err
+
+
+def test_a_known_geometry_is_planned_from_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    found = said(capsys, "inspect", "mistral-7b-v0.1")
+    assert "parameters            7 241 732 096\n" in found
+    assert "window                4096\n" in found
+    assert all(quant in found for quant in QUANTS)
+
+
+def test_a_window_is_planned_for_where_it_is_asked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = json.loads(said(capsys, "inspect", "llama-2-7b", "--window", 1024, "--json"))
+    assert found["sliding_window"] == 1024
+    memory = found["plans"]["int8"]["memory"]
+    assert memory["cache_bytes_at_most"] == (1024 + 128) * memory["cache_bytes_per_token"]
+
+
+def test_a_config_alone_is_planned(
+    stdlib_5m: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(stdlib_5m / "config.json", tmp_path)
+    found = json.loads(said(capsys, "inspect", tmp_path, "--json"))
+    assert found["num_parameters"] == 5_573_888
+    assert set(found["plans"]) == set(QUANTS)
+
+
+def test_the_plan_is_printed_before_a_fault_in_the_weights_is_told(
+    stdlib_5m: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(stdlib_5m / "config.json", tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    assert cli.main(["inspect", str(tmp_path)]) == cli.EXIT_BAD_INPUT
+    told = capsys.readouterr()
+    assert "parameters            5 573 888" in told.out
+    assert f"{tmp_path / 'model.safetensors'}" in told.err
+
+
+def test_no_weight_is_read_to_inspect_a_checkpoint(
+    stdlib_5m: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read(*_: object) -> None:
+        raise AssertionError("a weight was read")
+
+    monkeypatch.setattr(checkpoint_module.Checkpoint, "read", read)
+    assert "weights: Hugging Face, 57 tensors" in said(capsys, "inspect", stdlib_5m)
+
+
+def test_an_export_keeps_what_inspect_planned(
+    stdlib_5m: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plans = json.loads(said(capsys, "inspect", stdlib_5m, "--json"))["plans"]
+    out = tmp_path / "out"
+    said(capsys, "export", stdlib_5m, "--quant", "int8", "--out", out, "--no-validate")
+    memory = read_manifest(out).memory
+    assert memory.resident_bytes == plans["int8"]["memory"]["resident_bytes"]
+    assert memory.weights_bytes == (out / "model.onnx_data").stat().st_size
+    assert "memory of a session" in said(capsys, "inspect", out)
+    message = refusal(capsys, "run", out, "--max-memory", "30MB")
+    assert f"{out}: needs" in message
+    assert "allowed are 30.00 MB" in message
+    assert said(capsys, "run", out, "--prompt", "x", "--max-memory", "1GiB").startswith("x")
+
+
+@pytest.mark.parametrize("flag", ["--max-memory", "--max-shard"])
+def test_what_is_no_size_is_refused_by_its_flag(
+    stdlib_5m: Path, tmp_path: Path, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = {"--max-memory": "run", "--max-shard": "export"}[flag]
+    message = refusal(capsys, command, stdlib_5m, flag, "6 parsecs", "--json")
+    assert f"{flag} 6 parsecs: not a size" in message
+
+
+def test_weights_are_cut_into_the_files_that_were_asked_for(
+    stdlib_5m: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    said(capsys, "export", stdlib_5m, "--out", out, "--no-validate", "--max-shard", "2MB")
+    sizes = [path.stat().st_size for path in sorted(out.glob("model.onnx_data*"))]
+    assert len(sizes) > 2
+    assert max(sizes) <= 2_000_000
+    assert said(capsys, "run", out, "--prompt", "x", "--verify").startswith("x")
+    message = refusal(
+        capsys, "export", stdlib_5m, "--out", tmp_path / "b", "--no-validate", "--max-shard", "1kB"
+    )
+    assert "a weight is never cut" in message
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_reference_that_memory_cannot_hold_is_refused_before_anything_is_written(
+    stdlib_5m: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Memory:
+        available = 22_000_000
+
+    monkeypatch.setattr(psutil, "virtual_memory", Memory)
+    message = refusal(capsys, "export", stdlib_5m, "--out", tmp_path / "out")
+    assert "the reference in float32 takes 22.30 MB of memory, 22.00 MB are free" in message
+    assert "--no-validate" in message
+    assert list(tmp_path.iterdir()) == []
