@@ -47,7 +47,7 @@ def run(command: Sequence[str | Path], *, limit_bytes: int) -> Run:
     stderr, stdout = process.stderr, process.stdout
     readers = (
         threading.Thread(target=lambda: lines.extend(_timed(stderr, start))),
-        threading.Thread(target=lambda: output.extend(stdout)),
+        threading.Thread(target=lambda: output.append(_whole(stdout))),
     )
     for reader in readers:
         reader.start()
@@ -77,4 +77,10 @@ def run(command: Sequence[str | Path], *, limit_bytes: int) -> Run:
 
 
 def _timed(stream: IO[str], start: float) -> list[tuple[float, str]]:
-    return [(time.monotonic() - start, line.rstrip()) for line in stream]
+    with stream:
+        return [(time.monotonic() - start, line.rstrip()) for line in stream]
+
+
+def _whole(stream: IO[str]) -> str:
+    with stream:
+        return stream.read()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from tramontane.bench.process import run
+from tramontane.bench.process import Run, run
 
 MOST = 4 << 30
 
 
-def python(code: str, *, limit_bytes: int = MOST) -> object:
+def python(code: str, *, limit_bytes: int = MOST) -> Run:
     return run([sys.executable, "-c", code], limit_bytes=limit_bytes)
 
 
