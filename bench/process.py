@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -24,7 +25,9 @@ class Run:
     status: int
     seconds: float
     cpu_seconds: float
-    peak_bytes: int  # resident, as the system kept count; pages of mapped files included
+    # Resident, pages of mapped files included: the larger of what the system kept count of for
+    # the largest process, and of what was seen of all its processes together.
+    peak_bytes: int
     lines: tuple[tuple[float, str], ...]  # of standard error, and seconds from the start
     output: str
     was_stopped: bool  # since it took more memory than it may
@@ -51,13 +54,13 @@ def run(command: Sequence[str | Path], *, limit_bytes: int) -> Run:
     )
     for reader in readers:
         reader.start()
-    was_stopped = False
-    watched = psutil.Process(process.pid)
+    was_stopped, seen_bytes = False, 0
     while True:
         done, code, usage = os.wait4(process.pid, os.WNOHANG)
         if done:
             break
-        if not was_stopped and watched.memory_info().rss > limit_bytes:
+        seen_bytes = max(seen_bytes, _resident(process.pid))
+        if not was_stopped and seen_bytes > limit_bytes:
             process.kill()
             was_stopped = True
         time.sleep(_POLL_SECONDS)
@@ -65,15 +68,27 @@ def run(command: Sequence[str | Path], *, limit_bytes: int) -> Run:
     process.returncode = os.waitstatus_to_exitcode(code)
     for reader in readers:
         reader.join()
+    kept_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Run(
         status=process.returncode,
         seconds=seconds,
         cpu_seconds=usage.ru_utime + usage.ru_stime,
-        peak_bytes=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        peak_bytes=max(kept_bytes, seen_bytes),
         lines=tuple(lines),
         output="".join(output),
         was_stopped=was_stopped,
     )
+
+
+def _resident(pid: int) -> int:
+    """Resident memory of a process and of all that it began."""
+    total = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += each.memory_info().rss
+    return total
 
 
 def _timed(stream: IO[str], start: float) -> list[tuple[float, str]]:

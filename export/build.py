@@ -20,6 +20,7 @@ from ..graphs.recipe import DEFAULT_BLOCK
 from ..graphs.staging import partial_of, refuse_occupied, staged
 from ..runtime.contract import CARD_FILE, MANIFEST_FILE
 from ..runtime.manifest import Manifest, Vocabulary, describe_file, to_json, write_manifest
+from .bind import bind
 from .card import render_card
 from .checkpoint import Checkpoint
 from .config import MistralConfig, geometry_of
@@ -27,7 +28,7 @@ from .config_json import CONFIG_FILE, to_hugging_face
 from .plan import plan
 from .progress import say, track
 from .tokenizer import carry_tokenizer, read_vocabulary
-from .trace import trace
+from .trace_apart import trace_apart
 
 # Proves an artifact that has not got its name yet; returns the headline figures, or raises.
 Gate = Callable[[Path, MistralConfig, Checkpoint], dict[str, Any]]
@@ -83,10 +84,11 @@ def export_checkpoint(
     vocabulary = read_vocabulary(weights)
     geometry = geometry_of(config)
     planned = plan(config, quant=options.quant, target=options.target, block=options.block)
-    with ThreadPoolExecutor(1) as other_core:  # hashes while this one traces
-        hashing = other_core.submit(weights.hashes)
+    with ThreadPoolExecutor(1) as other:  # hashes while another traces
+        hashing = other.submit(weights.hashes)
         for _ in track([config], "tracing"):
-            model = trace(config, weights.read)
+            model = trace_apart(config)
+            bind(model.graph, weights.read)
             pipeline.run(model, geometry, recipe, dump=dump)
         for pending in track([hashing], "hashing the checkpoint"):
             source = pending.result()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
+import json
 import logging
+import os
+import sys
 import warnings
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import onnxscript.optimizer
 import torch
@@ -17,9 +17,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram
 
 from ..errors import TraceError
-from ..graphs import ops, weights
+from ..graphs import ops
 from ..runtime import contract
 from .attention import rope_tables
+from .bind import leave_unbound
 from .config import MistralConfig, geometry_of
 from .model import Mistral
 
@@ -27,16 +28,12 @@ from .model import Mistral
 _BATCH, _NEW, _PAST = 2, 3, 5
 
 
-def trace(config: MistralConfig, read: Callable[[str], np.ndarray]) -> ir.Model:
+def trace(config: MistralConfig) -> ir.Model:
     """Trace the model on tensors without numbers, and name inputs and outputs by the contract.
-
-    Args:
-        config: the architecture.
-        read: yields a parameter of ``Mistral`` by name, float32; called when a weight is written.
 
     Returns:
         The graph at opset 23, every linear layer as ``MatMul(x, Transpose(weight))``, attention
-        as one ``SlidingWindowAttention`` node a layer.
+        as one ``SlidingWindowAttention`` node a layer. Its parameters are for ``bind``.
 
     Raises:
         TraceError: torch could not trace the model (this is a bug of ours, or of torch).
@@ -60,7 +57,7 @@ def trace(config: MistralConfig, read: Callable[[str], np.ndarray]) -> ir.Model:
     ClearMetadataAndDocStringPass()(model)
     _forget_numbers(model.graph)
     onnxscript.optimizer.fold_constants(model)
-    _bind(model.graph, config, read)
+    _leave_parameters_unbound(model.graph, config)
     _name_by_contract(model.graph, geometry_of(config))
     _forget_origins(model.graph)
     model.producer_name, model.producer_version = "tramontane", None
@@ -123,32 +120,19 @@ def _forget_origins(graph: ir.Graph) -> None:
         value.metadata_props.clear()
 
 
-def _bind(graph: ir.Graph, config: MistralConfig, read: Callable[[str], np.ndarray]) -> None:
-    """Give every parameter its recipe; constants folded on the way have their numbers already."""
+def _leave_parameters_unbound(graph: ir.Graph, config: MistralConfig) -> None:
+    """Constants folded on the way have their numbers already; rope tables get theirs here."""
+    tables = rope_tables(
+        positions=config.max_position_embeddings,
+        head_dim=config.head_dim,
+        theta=config.rope_theta,
+    )
+    known = dict(zip(("cos_cache", "sin_cache"), tables, strict=True))
     for name, value in graph.initializers.items():
-        if value.const_value is not None:
-            continue
-        if value.shape is None:
-            raise TraceError(f"parameter {name} was traced without a shape")
-        source = _rope_table(config, name) or functools.partial(read, name)
-        recipe = weights.weight(name, source, shape=value.shape.numpy())
-        value.const_value = recipe.const_value
-
-
-def _rope_table(config: MistralConfig, name: str) -> Callable[[], np.ndarray] | None:
-    names = ("cos_cache", "sin_cache")
-    if name not in names:
-        return None
-
-    def compute() -> np.ndarray:
-        tables = rope_tables(
-            positions=config.max_position_embeddings,
-            head_dim=config.head_dim,
-            theta=config.rope_theta,
-        )
-        return tables[names.index(name)].numpy()
-
-    return compute
+        if name in known:
+            value.const_value = ir.tensor(known[name].numpy(), name=name)
+        elif value.const_value is None:
+            leave_unbound(value)
 
 
 def _name_by_contract(graph: ir.Graph, geometry: contract.Geometry) -> None:
@@ -162,3 +146,18 @@ def _name_by_contract(graph: ir.Graph, geometry: contract.Geometry) -> None:
             raise TraceError(f"traced {len(values)} tensors, the contract has {len(tensors)}")
         for value, tensor in zip(values, tensors, strict=True):
             value.name, value.shape = tensor.name, ir.Shape(tensor.shape)
+
+
+def main() -> int:
+    """Read a config as JSON from standard input, write the graph to standard output."""
+    config = json.load(sys.stdin)
+    config["eos_token_ids"] = tuple(config["eos_token_ids"])
+    # What torch may print is not part of the graph.
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)
+        out.write(ir.to_proto(trace(MistralConfig(**config))).SerializeToString())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -25,7 +25,7 @@ class Packed:
         self.scheme = scheme
         self.blocks = scheme.blocks_of(self.columns)
         # Codes, scales and zero points are written one after the other: round once for all.
-        self._read = functools.partial(_round_once, matrix, scheme)
+        self._read = functools.partial(_latest.round_once, matrix, scheme)
 
     @functools.cached_property
     def codes_in_blocks(self) -> ir.Value:
@@ -118,6 +118,20 @@ class Packed:
         return (self._row_codes() ^ np.uint8(128)).view(np.int8)
 
 
-@functools.lru_cache(maxsize=1)
-def _round_once(matrix: ir.Value, scheme: Scheme) -> Blocks:
-    return quantize.quantize(weights.read(matrix), scheme)
+class _Latest:
+    """The blocks of one matrix; those before are let go before the next are made."""
+
+    def __init__(self) -> None:
+        self.key: tuple[ir.Value, Scheme] | None = None
+        self.blocks: Blocks | None = None
+
+    def round_once(self, matrix: ir.Value, scheme: Scheme) -> Blocks:
+        """Round a matrix, unless it is the one that was rounded last."""
+        if self.key != (matrix, scheme) or self.blocks is None:
+            self.key = self.blocks = None
+            self.blocks = quantize.quantize(weights.read(matrix), scheme)
+            self.key = matrix, scheme
+        return self.blocks
+
+
+_latest = _Latest()

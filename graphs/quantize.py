@@ -12,6 +12,7 @@ to hold zero, is cut into 15 steps; zero is exact, since its code is whole.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -68,10 +69,8 @@ def quantize(matrix: np.ndarray, scheme: Scheme) -> Blocks:
         for whole, part in zip(found, _round(_cut(matrix[rows], scheme), scheme), strict=True):
             whole[rows] = part
 
-    # numpy lets other threads run while it computes.
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for _ in threads.map(fill, _slices(N, rows=max(1, _SLICE_WEIGHTS // K))):
-            pass
+    for _ in _threads().map(fill, _slices(N, rows=max(1, _SLICE_WEIGHTS // K))):
+        pass
     return found
 
 
@@ -94,6 +93,15 @@ def pack_nibbles(codes: np.ndarray) -> np.ndarray:
 def unpack_nibbles(packed: np.ndarray) -> np.ndarray:
     """Bytes (..., n) uint8 to codes (..., 2 n) uint8."""
     return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    """One for each core: numpy lets others run while it computes.
+
+    Kept for all matrices, since memory that a thread has freed is not another's.
+    """
+    return ThreadPoolExecutor(os.cpu_count())
 
 
 def _slices(length: int, *, rows: int) -> Iterator[slice]:

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from tramontane import cli
 from tramontane.export import build, trace
 from tramontane.export.checkpoint import Checkpoint
 from tramontane.graphs import artifact, external_data, weights
-from tramontane.validate import gate  # noqa: F401 - the command imports it before it exports
 
 _PIECES = 8  # of a weight that is written slowly
 _WAIT_SECONDS = 120  # for whoever kills; far longer than a test takes
@@ -31,8 +30,7 @@ _WAIT_SECONDS = 120  # for whoever kills; far longer than a test takes
 def main() -> None:
     """Serve until standard input ends."""
     checkpoint = Checkpoint.open(Path(sys.argv[1]))
-    source: list[Callable[[str], Any]] = []  # reads weights of the checkpoint that is exported
-    model = trace.trace(checkpoint.config, lambda name: source[-1](name))  # noqa: PLW0108 - not yet known
+    model = trace.trace(checkpoint.config)
     digest = build._code_digest()  # of the code as it was imported, whatever becomes of the files
     print("ready", flush=True)
     for line in sys.stdin:
@@ -45,7 +43,7 @@ def main() -> None:
         else:
             build._code_digest = lambda: digest
             if not request["is_traced"]:
-                build.trace = lambda _, read: (source.append(read), model)[1]
+                build.trace_apart = lambda _: model
             os._exit(_export(request))
 
 

@@ -14,7 +14,7 @@ ALLOWED = {
     "torch": {"export", "validate"},
     "safetensors": {"export"},
     "gguf": {"export"},
-    "onnx": {"graphs"},
+    "onnx": {"graphs", "export"},
     "onnxscript": {"graphs", "export"},
     "onnx_ir": {"graphs", "export"},
     "onnxruntime": {"runtime", "validate"},

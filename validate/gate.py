@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -19,8 +18,8 @@ from ..export.progress import track
 from ..export.reference import load_reference
 from ..runtime.manifest import read_manifest, to_json
 from ..runtime.session import Session
-from ..sizes import format_bytes
 from .parity import SAMPLE, Check, headline, raise_if_broken, read_text, run_checks
+from .room import refuse_large_reference
 
 REPORT = "parity/report.json"
 
@@ -39,21 +38,6 @@ def gate(
     (artifact / REPORT).parent.mkdir(exist_ok=True)
     (artifact / REPORT).write_text(to_json(report(checks)), encoding="utf-8")
     return figures
-
-
-def refuse_large_reference(config: MistralConfig) -> None:
-    """Refuse, before any work, a model whose float32 reference this machine cannot hold.
-
-    Raises:
-        ContractError: it takes more memory than is free.
-    """
-    needed, free = 4 * config.num_parameters, psutil.virtual_memory().available
-    if needed > free:
-        raise ContractError(
-            f"parity: the reference in float32 takes {format_bytes(needed)} of memory, "
-            f"{format_bytes(free)} are free; validate on a larger machine, and export here with "
-            "--no-validate (the artifact says that it was not measured)"
-        )
 
 
 def validate(artifact: Path, reference: Path, *, text: Path | None = None) -> list[Check]:

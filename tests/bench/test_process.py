@@ -39,3 +39,12 @@ def test_command_that_takes_too_much_memory_is_stopped() -> None:
     found = python(code, limit_bytes=100 << 20)
     assert found.was_stopped
     assert found.status < 0
+
+
+def test_memory_of_what_a_command_begins_is_counted_with_its_own() -> None:
+    code = (
+        "import subprocess, sys; x = bytearray(100 << 20); "
+        "child = 'import time; x = bytearray(200 << 20); time.sleep(0.5)'; "
+        "subprocess.run([sys.executable, '-c', child])"
+    )
+    assert python(code).peak_bytes > 300 << 20

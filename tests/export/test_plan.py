@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from tramontane.errors import GraphError
+from tramontane.export.bind import bind
 from tramontane.export.config import MistralConfig, geometry_of
 from tramontane.export.geometries import GEOMETRIES, find_geometry
 from tramontane.export.layouts import read_config
@@ -26,7 +27,9 @@ def traced(config: MistralConfig) -> ir.Model:
     def read(name: str) -> np.ndarray:
         raise AssertionError(f"{name} was read")
 
-    return trace(config, read)
+    model = trace(config)
+    bind(model.graph, read)
+    return model
 
 
 def weighed(config: MistralConfig, *, quant: str, target: str, block: int) -> tuple[int, int]:

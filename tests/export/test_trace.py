@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from tramontane.export.bind import bind
 from tramontane.export.checkpoint import Checkpoint
 from tramontane.export.config import MistralConfig, geometry_of
 from tramontane.export.model import Mistral
@@ -38,7 +39,9 @@ def refuse_to_read(name: str) -> np.ndarray:
 def traced(request: pytest.FixtureRequest) -> tuple[MistralConfig, ir.Model]:
     window, tie = request.param
     config = MistralConfig(**SIZES, sliding_window=window, tie_word_embeddings=tie)
-    return config, trace(config, refuse_to_read)
+    model = trace(config)
+    bind(model.graph, refuse_to_read)
+    return config, model
 
 
 Traced = tuple[MistralConfig, ir.Model]
@@ -112,7 +115,8 @@ def test_weights_are_read_from_the_checkpoint_when_asked_for(
     folder = tiny_checkpoint()
     config = MistralConfig(**SIZES, sliding_window=8, tie_word_embeddings=False)
     checkpoint = Checkpoint.open(folder)
-    model = trace(config, checkpoint.read)
+    model = trace(config)
+    bind(model.graph, checkpoint.read)
     for name in checkpoint.parameters:
         tensor = model.graph.initializers[name].const_value
         assert tensor is not None
