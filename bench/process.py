@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import IO
 import psutil
 
 _POLL_SECONDS = 0.05
+_MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +70,9 @@ def run(command: Sequence[str | Path], *, limit_bytes: int) -> Run:
     process.returncode = os.waitstatus_to_exitcode(code)
     for reader in readers:
         reader.join()
-    kept_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    own, kept = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, usage.ru_maxrss
+    # A new process inherits the count of the one that began it: below that it tells nothing.
+    kept_bytes = kept * _MAXRSS_BYTES if kept > own else 0
     return Run(
         status=process.returncode,
         seconds=seconds,

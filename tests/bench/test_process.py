@@ -15,7 +15,9 @@ def python(code: str, *, limit_bytes: int = MOST) -> Run:
 
 def test_peak_is_that_of_the_command_and_not_of_its_end() -> None:
     small, large = (
-        python(f"x = bytearray({size} << 20); del x; print('done')").peak_bytes
+        python(
+            f"import time; x = b'1' * ({size} << 20); time.sleep(0.4); del x; time.sleep(0.2)"
+        ).peak_bytes
         for size in (1, 200)
     )
     assert 150 << 20 < large - small < 250 << 20
@@ -35,7 +37,7 @@ def test_output_status_and_lines_are_those_of_the_command() -> None:
 
 
 def test_command_that_takes_too_much_memory_is_stopped() -> None:
-    code = "import time; x = bytearray(300 << 20); time.sleep(60)"
+    code = "import time; x = b'1' * (300 << 20); time.sleep(60)"
     found = python(code, limit_bytes=100 << 20)
     assert found.was_stopped
     assert found.status < 0
@@ -43,8 +45,8 @@ def test_command_that_takes_too_much_memory_is_stopped() -> None:
 
 def test_memory_of_what_a_command_begins_is_counted_with_its_own() -> None:
     code = (
-        "import subprocess, sys; x = bytearray(100 << 20); "
-        "child = 'import time; x = bytearray(200 << 20); time.sleep(0.5)'; "
+        "import subprocess, sys; x = b'1' * (100 << 20); "
+        "child = 'import time; x = bytes([1]) * (200 << 20); time.sleep(0.5)'; "
         "subprocess.run([sys.executable, '-c', child])"
     )
     assert python(code).peak_bytes > 300 << 20
