@@ -23,10 +23,11 @@ $(READY): pyproject.toml constraints.txt
 	@mkdir -p .ns && ln -sfn .. .ns/tramontane
 	@touch $@
 
-export: $(READY)  ## MODEL= QUANT=fp32|int8|int4 TARGET=ort|portable OUT= WINDOW= BLOCK= MAX_SHARD= TEXT=: checkpoint to artifact, parity proved
+export: $(READY)  ## MODEL= QUANT=fp32|int8|int4 TARGET=ort|portable OUT= WINDOW= BLOCK= MAX_SHARD= TEXT= NO_VALIDATE= NO_RESUME=: checkpoint to artifact, parity proved
 	@$(BIN)/tramontane export '$(MODEL)' --quant '$(QUANT)' --target '$(TARGET)' --out '$(OUT)' \
 	  $(if $(WINDOW),--window '$(WINDOW)') $(if $(BLOCK),--block '$(BLOCK)') \
-	  $(if $(MAX_SHARD),--max-shard '$(MAX_SHARD)') $(if $(TEXT),--text '$(TEXT)')
+	  $(if $(MAX_SHARD),--max-shard '$(MAX_SHARD)') $(if $(TEXT),--text '$(TEXT)') \
+	  $(if $(NO_VALIDATE),--no-validate) $(if $(NO_RESUME),--no-resume)
 
 run: $(READY)  ## PROMPT= OUT= MAX_MEMORY=: decode from the artifact
 	@$(BIN)/tramontane run '$(OUT)' --prompt "$$PROMPT" \
@@ -42,8 +43,9 @@ synthetic: $(READY)  ## GEOMETRY= LAYERS= OUT= LAYOUT= DTYPE= SEED= MAX_SHARD=: 
 	  $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(DTYPE),--dtype '$(DTYPE)') \
 	  $(if $(SEED),--seed '$(SEED)') $(if $(MAX_SHARD),--max-shard '$(MAX_SHARD)')
 
-inspect: $(READY)  ## MODEL=: what a checkpoint (or a known geometry) gives and needs
-	@$(BIN)/tramontane inspect '$(MODEL)' $(if $(WINDOW),--window '$(WINDOW)')
+inspect: $(READY)  ## MODEL= TARGET= WINDOW= BLOCK=: what a checkpoint (or a known geometry) gives and needs
+	@$(BIN)/tramontane inspect '$(MODEL)' --target '$(TARGET)' $(if $(WINDOW),--window '$(WINDOW)') \
+	  $(if $(BLOCK),--block '$(BLOCK)')
 
 bench-export: $(READY)  ## GEOMETRY= LAYERS="2 6" QUANTS="int8 int4" GENAI_PYTHON=: memory and time of exports, measured
 	@$(BIN)/python -m tramontane.bench.export --geometry '$(GEOMETRY)' \

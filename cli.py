@@ -75,7 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--target", choices=("ort", "portable"), default="ort", help="kernels (%(default)s)"
     )
-    export.add_argument("--window", type=int, help="keys a query sees, instead of config.json's")
+    export.add_argument(
+        "--window", type=int, help="keys a query sees, instead of the checkpoint's"
+    )
     export.add_argument(
         "--out", type=Path, help="artifact folder (artifacts/CHECKPOINT-QUANT-TARGET)"
     )

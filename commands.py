@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 def export(args: Namespace) -> int:
     """Export a checkpoint, proved unless that is declined."""
-    from .export.build import Options, export_checkpoint
+    from .export.build import Options, export_checkpoint, with_window
     from .export.layouts import read_config
+    from .export.plan import plan
     from .validate.room import refuse_large_reference
 
     def prove(*artifact: Any) -> dict[str, Any]:
@@ -28,7 +29,9 @@ def export(args: Namespace) -> int:
         return gate(*artifact, text=args.text)
 
     if not args.no_validate:
-        refuse_large_reference(read_config(args.checkpoint))
+        config = with_window(read_config(args.checkpoint), args.window)
+        planned = plan(config, quant=args.quant, target=args.target, block=args.block)
+        refuse_large_reference(config, session_bytes=planned.memory.resident_bytes)
     name = f"{args.checkpoint.resolve().name}-{args.quant}-{args.target}"
     out = args.out or Path("artifacts") / name
     manifest = export_checkpoint(
@@ -208,10 +211,11 @@ def _print_plan(config: MistralConfig, plans: dict[str, Plan]) -> None:
         "while parity is measured",
     }
     _print_rows(rows)
-    table = Table("QUANT", "artifact and disk", "memory of a session", "memory of the export")
+    table = Table("QUANT", "weights", "disk needed", "memory of a session", "memory of the export")
     for quant, found in plans.items():
         sizes = (
             found.memory.weights_bytes,
+            found.disk_bytes,
             found.memory.resident_bytes,
             found.export_peak_bytes,
         )

@@ -20,6 +20,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from ..export.build import HASHING
 from ..export.geometries import find_geometry
 from ..export.progress import say
 from ..runtime.manifest import read_manifest
@@ -45,7 +46,9 @@ class Row:
     peak_bytes: int
     planned_peak_bytes: int
     weights_bytes: int
-    resident_bytes: int  # of a session after prefill and some steps
+    # Of a session after prefill and some steps. While it loads, the file's pages are resident
+    # too; the system takes them back as it likes.
+    resident_bytes: int
     planned_resident_bytes: int
     cache_bytes: int
 
@@ -53,9 +56,9 @@ class Row:
 def main() -> int:
     """Measure, print a table and one line of JSON, and say which bounds are broken."""
     args = _arguments()
-    whole = find_geometry(args.geometry).num_hidden_layers
+    whole = find_geometry(args.geometry)
     rows, peers = [], []
-    for layers in args.layers or [whole]:
+    for layers in args.layers or [whole.num_hidden_layers]:
         checkpoint = args.work / f"{args.geometry}-{layers}"
         if not checkpoint.exists():
             _checked(
@@ -67,7 +70,8 @@ def main() -> int:
         for quant in args.quant:
             rows.append(_measure(checkpoint, args, layers, quant))
         peers.append(_measure_genai(checkpoint, args, layers))
-    broken = list(broken_bounds(rows, whole))
+    is_of_seven = round(whole.num_parameters / 1e9) == 7
+    broken = list(broken_bounds(rows, whole.num_hidden_layers if is_of_seven else None))
     _print(rows, peers)
     for line in broken:
         say(f"bound broken: {line}")
@@ -139,7 +143,7 @@ def _measure(checkpoint: Path, args: argparse.Namespace, layers: int, quant: str
         _checked(run(_ours("inspect", checkpoint, "--json"), limit_bytes=MOST_BYTES)).output
     )["plans"]
     memory = read_manifest(out).memory
-    traced = next(when for when, line in export.lines if line.startswith("hashing"))
+    traced = next(when for when, line in export.lines if line.startswith(HASHING))
     return Row(
         layers=layers,
         quant=quant,
@@ -185,12 +189,18 @@ def _measure_genai(checkpoint: Path, args: argparse.Namespace, layers: int) -> d
         "seconds": round(found.seconds, 1),
         "peak_bytes": found.peak_bytes,
         "stopped_for_memory": found.was_stopped,
-        "failed": "" if found.status == 0 or found.was_stopped else found.lines[-1][1],
+        "failed": "" if found.status == 0 or found.was_stopped else _last_words(found),
     }
 
 
-def broken_bounds(rows: Sequence[Row], whole: int) -> Iterator[str]:
-    """Say of each bound that is broken by how much; ``whole`` is the geometry's layers."""
+def broken_bounds(rows: Sequence[Row], whole: int | None) -> Iterator[str]:
+    """Say of each bound that is broken by how much.
+
+    Args:
+        rows: what was measured.
+        whole: layers of a whole model of 7 billion parameters, which has bounds of its own; None
+            for another geometry.
+    """
     for row in rows:
         what = f"{row.layers} layers in {row.quant}"
         if row.peak_bytes > MOST_BYTES:
@@ -264,8 +274,12 @@ def _ours(*words: str | Path) -> list[str | Path]:
 
 def _checked(found: Run) -> Run:
     if found.status:
-        raise SystemExit(f"bench: failed: {found.lines[-1][1] if found.lines else found}")
+        raise SystemExit(f"bench: failed: {_last_words(found)}")
     return found
+
+
+def _last_words(found: Run) -> str:
+    return found.lines[-1][1] if found.lines else f"status {found.status}, and not a word"
 
 
 def _most_memory() -> int:

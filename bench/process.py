@@ -1,4 +1,4 @@
-"""What did a command take: seconds, processor, peak memory, and when did it say what?"""
+"""What did a command take: seconds, peak memory, and when did it say what?"""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ class Run:
 
     status: int
     seconds: float
-    cpu_seconds: float
     # Resident, pages of mapped files included: the larger of what the system kept count of for
     # the largest process, and of what was seen of all its processes together.
     peak_bytes: int
@@ -63,7 +62,8 @@ def run(command: Sequence[str | Path], *, limit_bytes: int) -> Run:
             break
         seen_bytes = max(seen_bytes, _resident(process.pid))
         if not was_stopped and seen_bytes > limit_bytes:
-            process.kill()
+            for each in _family(process.pid):
+                each.kill()
             was_stopped = True
         time.sleep(_POLL_SECONDS)
     seconds = time.monotonic() - start
@@ -76,7 +76,6 @@ def run(command: Sequence[str | Path], *, limit_bytes: int) -> Run:
     return Run(
         status=process.returncode,
         seconds=seconds,
-        cpu_seconds=usage.ru_utime + usage.ru_stime,
         peak_bytes=max(kept_bytes, seen_bytes),
         lines=tuple(lines),
         output="".join(output),
@@ -87,12 +86,18 @@ def run(command: Sequence[str | Path], *, limit_bytes: int) -> Run:
 def _resident(pid: int) -> int:
     """Resident memory of a process and of all that it began."""
     total = 0
+    for each in _family(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += each.memory_info().rss
+    return total
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    """A process and all that it began; none where it has ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
-        for each in (process, *process.children(recursive=True)):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += each.memory_info().rss
-    return total
+        return [process, *process.children(recursive=True)]
+    return []
 
 
 def _timed(stream: IO[str], start: float) -> list[tuple[float, str]]:

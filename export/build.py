@@ -1,30 +1,31 @@
-"""How does a checkpoint folder become an artifact folder?"""
+"""How does a checkpoint become an artifact folder?"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
+import onnx_ir as ir
+
 from ..errors import ConfigError, ContractError
 from ..graphs import artifact, pipeline
 from ..graphs.describe import describe_tensors
+from ..graphs.external_data import refuse_full_disk
 from ..graphs.recipe import DEFAULT_BLOCK
 from ..graphs.staging import partial_of, refuse_occupied, staged
 from ..runtime.contract import CARD_FILE, MANIFEST_FILE
 from ..runtime.manifest import Manifest, Vocabulary, describe_file, to_json, write_manifest
+from . import provenance
 from .bind import bind
 from .card import render_card
 from .checkpoint import Checkpoint
 from .config import MistralConfig, geometry_of
 from .config_json import CONFIG_FILE, to_hugging_face
+from .layouts import Layout
 from .plan import plan
 from .progress import say, track
 from .tokenizer import carry_tokenizer, read_vocabulary
@@ -33,8 +34,7 @@ from .trace_apart import trace_apart
 # Proves an artifact that has not got its name yet; returns the headline figures, or raises.
 Gate = Callable[[Path, MistralConfig, Checkpoint], dict[str, Any]]
 
-_TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "torch")
-_LAYERS = ("runtime", "graphs", "export")
+HASHING = "hashing the checkpoint"  # what progress calls it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,22 +78,19 @@ def export_checkpoint(
     """
     _refuse_overlap(checkpoint, out)
     refuse_occupied(out)
-    recipe = pipeline.passes(target=options.target, quant=options.quant, block=options.block)
     weights = Checkpoint.open(checkpoint)
     config = with_window(weights.config, options.window)
+    _tell_of_no_window(weights, config)
     vocabulary = read_vocabulary(weights)
-    geometry = geometry_of(config)
     planned = plan(config, quant=options.quant, target=options.target, block=options.block)
-    with ThreadPoolExecutor(1) as other:  # hashes while another traces
-        hashing = other.submit(weights.hashes)
-        for _ in track([config], "tracing"):
-            model = trace_apart(config)
-            bind(model.graph, weights.read)
-            pipeline.run(model, geometry, recipe, dump=dump)
-        for pending in track([hashing], "hashing the checkpoint"):
-            source = pending.result()
-    tools = {"tramontane": __version__, **{name: version(name) for name in _TOOLS}}
-    identity = {**dataclasses.asdict(options), **source, **tools, "code": _code_digest()}
+    if not partial_of(out).exists():
+        refuse_full_disk(out, planned.disk_bytes)
+    hashing = provenance.in_background(weights.hashes)
+    model = _traced(config, weights, options, dump=dump)
+    for pending in track([hashing], HASHING):
+        source = pending.result()
+    tools = provenance.tool_versions()
+    identity = provenance.identity(dataclasses.asdict(options), source=source, tools=tools)
     with _told_where(out), staged(out, identity=identity, resume=resume) as staging:
         say(staging.note)
         folder = staging.folder
@@ -110,9 +107,9 @@ def export_checkpoint(
         manifest = Manifest(
             quant=options.quant,
             target=options.target,
-            geometry=geometry,
+            geometry=geometry_of(config),
             vocabulary=vocabulary,
-            memory=planned.memory,
+            memory=dataclasses.replace(planned.memory, weights_bytes=_sizes(folder, digests)),
             source=source,
             tools=tools,
             tensors=tensors,
@@ -140,6 +137,27 @@ def _told_where(out: Path) -> Iterator[None]:
                 "again to go on with it, with --no-resume to start anew"
             )
         raise
+
+
+def _traced(
+    config: MistralConfig, weights: Checkpoint, options: Options, *, dump: Path | None
+) -> ir.Model:
+    """The finished graph; its weights are recipes."""
+    recipe = pipeline.passes(target=options.target, quant=options.quant, block=options.block)
+    for _ in track([config], "tracing"):
+        model = trace_apart(config)
+        bind(model.graph, weights.read)
+        pipeline.run(model, geometry_of(config), recipe, dump=dump)
+    return model
+
+
+def _tell_of_no_window(weights: Checkpoint, config: MistralConfig) -> None:
+    """GGUF has no word for Mistral's window: what is silent there may have had one."""
+    if weights.layout is Layout.GGUF and config.sliding_window is None:
+        say(
+            f"{weights.path}: says nothing of a window, as GGUF files of windowed models do too; "
+            "for a Mistral-7B v0.1 give --window 4096"
+        )
 
 
 def _refuse_overlap(checkpoint: Path, out: Path) -> None:
@@ -183,6 +201,10 @@ def _write_config(
     (folder / CONFIG_FILE).write_text(to_json(published), encoding="utf-8")
 
 
+def _sizes(folder: Path, names: Iterable[str]) -> int:
+    return sum((folder / name).stat().st_size for name in names)
+
+
 def _describe_files(folder: Path, digests: dict[str, str]) -> dict[str, dict[str, Any]]:
     """Size and sha256 of every file; those of the weights are known from writing them."""
     return {
@@ -194,12 +216,3 @@ def _describe_files(folder: Path, digests: dict[str, str]) -> dict[str, dict[str
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST_FILE
     }
-
-
-def _code_digest() -> str:
-    """One hash of all our modules that decide the bytes of an artifact."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parents[1]
-    for path in sorted(path for layer in _LAYERS for path in (root / layer).glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Which published tensor fills which parameter?"""
+"""Is a published model whole, and what are the numbers of each parameter?"""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ class Checkpoint:
         return self.published.path
 
     @property
-    def layout(self) -> str:
-        """Name of the layout, for people."""
-        return self.published.layout.value
+    def layout(self) -> Layout:
+        """How it is laid out; its text is for people."""
+        return self.published.layout
 
     @property
     def config(self) -> MistralConfig:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,12 @@ _COUNTS = (
     "head_dim",
     "max_position_embeddings",
 )
+_ABOVE_ZERO = ("rms_norm_eps", "rope_theta")
+_LARGEST = {int: 2**63 - 1, float: sys.float_info.max}  # graphs have sizes of 64 bits
+_DEMANDED = {int: "whole, below 2**63", float: "finite"}
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +57,11 @@ class MistralConfig:
         for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        for name in _ABOVE_ZERO:
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}; expected a finite number above 0"
+                )
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"num_attention_heads ({self.num_attention_heads}) is not a multiple of "
@@ -81,7 +94,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON ({error}); download it again") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds a {type(content).__name__}, expected an object")
@@ -105,12 +118,45 @@ def number(
     if value is None:
         raise ConfigError(f"{name} is missing, and its format documents no default for it")
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is(value, kind):
-        raise ConfigError(f"{name} is {value!r}; expected a number ({kind.__name__})")
+        raise ConfigError(f"{name} is {shown(value)}; expected a number ({_DEMANDED[kind]})")
     return kind(value)
 
 
 def _is(value: float, kind: type[int] | type[float]) -> bool:
-    return math.isfinite(value) and kind(value) == value
+    return abs(value) <= _LARGEST[kind] and kind(value) == value  # false of NaN as well
+
+
+def flag(published: Mapping[str, Any], name: str) -> bool:
+    """Read one claim of a published description; a missing or null one is false.
+
+    Raises:
+        ConfigError: it is neither true nor false.
+    """
+    value = published.get(name)
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} is {shown(value)}; expected true or false")
+    return value
+
+
+def token_id(published: Mapping[str, Any], name: str) -> int | None:
+    """Read one token id of a published description; None where it is missing or null.
+
+    Raises:
+        ConfigError: it is not a whole number of at least 0.
+    """
+    if published.get(name) is None:
+        return None
+    found = int(number(published, name, int))
+    if found < 0:
+        raise ConfigError(f"{name} is {found}; expected at least 0, or null for no such token")
+    return found
+
+
+def shown(value: object) -> str:
+    """A published value as messages show it: one line, however large it is."""
+    return _SHORT.repr(value)
 
 
 def geometry_of(config: MistralConfig) -> Geometry:

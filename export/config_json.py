@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from .config import MistralConfig, number, read_json_object
+from .config import MistralConfig, flag, number, read_json_object, shown, token_id
 
 CONFIG_FILE = "config.json"
 
@@ -47,9 +47,6 @@ def read_config_json(folder: Path) -> MistralConfig:
     """
     path = folder / CONFIG_FILE
     published = read_json_object(path)
-    for name in ("rope_parameters", "rope_scaling"):
-        if not isinstance(published.get(name) or {}, dict):
-            raise ConfigError(f"{path}: {name} is {published[name]!r}, expected an object")
     try:
         return _parse(published)
     except ConfigError as error:
@@ -102,50 +99,67 @@ def _parse(published: dict[str, Any]) -> MistralConfig:
         rms_norm_eps=number(published, "rms_norm_eps", float, defaults["rms_norm_eps"]),
         rope_theta=_rope_theta(published, defaults["rope_theta"]),
         sliding_window=_sliding_window(published, architecture),
-        tie_word_embeddings=bool(published.get("tie_word_embeddings", False)),
-        bos_token_id=published.get("bos_token_id"),
-        eos_token_ids=_token_ids(published.get("eos_token_id")),
+        tie_word_embeddings=flag(published, "tie_word_embeddings"),
+        bos_token_id=token_id(published, "bos_token_id"),
+        eos_token_ids=_token_ids(published, "eos_token_id"),
     )
 
 
 def _architecture(published: dict[str, Any]) -> str:
     named = published.get("architectures")
-    if not isinstance(named, list) or len(named) != 1 or named[0] not in _DOCUMENTED_DEFAULTS:
-        raise ConfigError(
-            f"architectures is {named}; supported are {', '.join(sorted(_DOCUMENTED_DEFAULTS))}"
-        )
-    return str(named[0])
+    for supported in _DOCUMENTED_DEFAULTS:
+        if named == [supported]:
+            return supported
+    raise ConfigError(
+        f"architectures is {shown(named)}; supported are {', '.join(sorted(_DOCUMENTED_DEFAULTS))}"
+    )
 
 
 def _refuse_unsupported(published: dict[str, Any], architecture: str) -> None:
     """Name whatever would make the export something else than the model."""
-    rope = published.get("rope_parameters") or {}
-    scaling = published.get("rope_scaling") or {}
-    kind = rope.get("rope_type") or scaling.get("rope_type") or scaling.get("type") or "default"
-    if scaling and kind == "default" and set(scaling) - {"rope_type", "type", "rope_theta"}:
+    rope, scaling = _object(published, "rope_parameters"), _object(published, "rope_scaling")
+    kinds = (rope.get("rope_type"), scaling.get("rope_type"), scaling.get("type"))
+    kind = next((kind for kind in kinds if kind not in (None, "default")), "default")
+    if kind == "default" and set(scaling) - {"rope_type", "type", "rope_theta"}:
         kind = "unnamed"
     activation = published.get("hidden_act", "silu")
     refused = {
-        f"rope scaling ({kind})": kind != "default",
-        f"activation {activation!r} (supported: silu)": activation != "silu",
-        "attention_bias": bool(published.get("attention_bias")),
-        "mlp_bias": bool(published.get("mlp_bias")),
-        "quantization_config (start from the float checkpoint)": bool(
-            published.get("quantization_config")
+        f"rope scaling ({kind if isinstance(kind, str) else shown(kind)})": kind != "default",
+        f"activation {shown(activation)} (supported: silu)": activation != "silu",
+        "attention_bias": flag(published, "attention_bias"),
+        "mlp_bias": flag(published, "mlp_bias"),
+        "quantization_config (start from the float checkpoint)": (
+            published.get("quantization_config") not in (None, {})
         ),
         "a sliding_window, which LlamaForCausalLM ignores (remove it, or give --window)": bool(
             architecture == "LlamaForCausalLM" and published.get("sliding_window")
         ),
-        "layer_types other than one kind for all layers": (
-            len(set(published.get("layer_types") or ())) > 1
-        ),
-        "partial rotary embedding": (
-            (published.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 1) != 1
+        "layer_types other than one kind for all layers": (_are_mixed(published, "layer_types")),
+        "partial rotary embedding": any(
+            number(source, "partial_rotary_factor", float, 1) != 1 for source in (published, rope)
         ),
     }
     for what, is_there in refused.items():
         if is_there:
             raise ConfigError(f"{what} is not supported")
+
+
+def _object(published: dict[str, Any], name: str) -> dict[str, Any]:
+    value = published.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{name} is {shown(value)}, expected an object")
+    return value
+
+
+def _are_mixed(published: dict[str, Any], name: str) -> bool:
+    value = published.get(name)
+    if value is None:
+        return False
+    if not isinstance(value, list) or not all(isinstance(kind, str) for kind in value):
+        raise ConfigError(f"{name} is {shown(value)}; expected a list of names")
+    return len(set(value)) > 1
 
 
 def _key_value_heads(published: dict[str, Any], architecture: str, heads: int) -> int:
@@ -155,10 +169,10 @@ def _key_value_heads(published: dict[str, Any], architecture: str, heads: int) -
 
 
 def _rope_theta(published: dict[str, Any], default: float) -> float:
-    rope = published.get("rope_parameters") or {}
+    rope, scaling = _object(published, "rope_parameters"), _object(published, "rope_scaling")
     found = {
         float(number(source, "rope_theta", float))
-        for source in (rope, published)
+        for source in (rope, scaling, published)
         if source.get("rope_theta") is not None
     }
     if len(found) > 1:
@@ -175,7 +189,10 @@ def _sliding_window(published: dict[str, Any], architecture: str) -> int | None:
     return int(number({"sliding_window": value}, "sliding_window", int))
 
 
-def _token_ids(value: Any) -> tuple[int, ...]:
-    if value is None:
-        return ()
-    return tuple(value) if isinstance(value, list) else (int(value),)
+def _token_ids(published: dict[str, Any], name: str) -> tuple[int, ...]:
+    value = published.get(name)
+    listed = value if isinstance(value, list) else [value]
+    found = tuple(token_id({name: each}, name) for each in listed)
+    if isinstance(value, list) and None in found:
+        raise ConfigError(f"{name} is {shown(value)}; expected no null among several ids")
+    return tuple(each for each in found if each is not None)

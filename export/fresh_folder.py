@@ -42,6 +42,8 @@ def fresh_folder(out: Path, needed_bytes: int) -> Iterator[Path]:
 
 
 def _refuse_occupied(out: Path) -> None:
+    if out.name in ("", ".."):
+        raise CheckpointError(f"{out}: expected the name of a new folder; give one")
     if any((out / name).is_file() for name in (CONFIG_FILE, PARAMS_FILE)):
         raise CheckpointError(
             f"{out}: holds a checkpoint already, expected a new folder; name another one, or "

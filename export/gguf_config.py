@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError
-from .config import MistralConfig, number
+from .config import MistralConfig, number, shown, token_id
 from .gguf_file import GgufFile
 from .naming import GGUF, HEAD
 
@@ -76,7 +76,7 @@ def _parse(file: GgufFile) -> MistralConfig:
     named = metadata.get("general.architecture")
     if named != _ARCHITECTURE:
         raise ConfigError(
-            f"general.architecture is {named!r}, expected {_ARCHITECTURE!r}; "
+            f"general.architecture is {shown(named)}, expected {_ARCHITECTURE!r}; "
             "export a Llama, or a Mistral before 3"
         )
     start = f"{_ARCHITECTURE}."
@@ -85,16 +85,15 @@ def _parse(file: GgufFile) -> MistralConfig:
     sizes = {ours: number(own, theirs, int) for ours, theirs in _SIZES.items()}
     heads = sizes["num_attention_heads"]
     window = number(own, "attention.sliding_window", int, 0) or None
-    bos, eos = (
-        None if metadata.get(name) is None else number(metadata, name, int)
-        for name in (_BOS, _EOS)
-    )
+    tokens = metadata.get(_TOKENS)
+    num_tokens = len(tokens) if isinstance(tokens, list) else 0
+    bos, eos = (token_id(metadata, name) for name in (_BOS, _EOS))
     return MistralConfig(
         architecture="MistralForCausalLM" if window else "LlamaForCausalLM",
         **sizes,
         num_key_value_heads=number(own, "attention.head_count_kv", int, heads),
         head_dim=_head_dim(own, hidden_size=sizes["hidden_size"], heads=heads),
-        vocab_size=number(own, "vocab_size", int, len(metadata.get(_TOKENS) or ()) or None),
+        vocab_size=number(own, "vocab_size", int, num_tokens or None),
         rms_norm_eps=_shortest(number(own, _EPSILON, float)),
         rope_theta=_shortest(number(own, "rope.freq_base", float, _DEFAULT_THETA)),
         sliding_window=window,
@@ -111,7 +110,7 @@ def _refuse_unsupported(own: dict[str, Any], *, tensors: Any) -> None:
         if name in _KNOWN or value in _ONLY_AS.get(name, ()):
             continue
         raise ConfigError(
-            f"{_ARCHITECTURE}.{name} ({value!r}) is not supported: it may change the model; "
+            f"{_ARCHITECTURE}.{name} ({shown(value)}) is not supported: it may change the model; "
             "export a plain decoder, or a folder in Hugging Face's layout"
         )
 
@@ -131,4 +130,5 @@ def _head_dim(own: dict[str, Any], *, hidden_size: int, heads: int) -> int:
 
 def _shortest(value: float) -> float:
     """The shortest decimal of the same float32: GGUF stores 1e-5 as 9.99999974737875e-06."""
-    return float(str(np.float32(value)))
+    with np.errstate(over="ignore"):  # the config refuses infinity
+        return float(str(np.float32(value)))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from .config import MistralConfig, number, read_json_object
+from .config import MistralConfig, flag, number, read_json_object, shown
 
 PARAMS_FILE = "params.json"
 
@@ -80,22 +80,20 @@ def to_params_json(config: MistralConfig) -> dict[str, Any]:
 def _parse(published: dict[str, Any]) -> MistralConfig:
     _refuse_unsupported(published)
     window = published.get("sliding_window")
-    positions = [published[name] for name in _POSITIONS if published.get(name) is not None]
+    positions = [
+        number(published, name, int) for name in _POSITIONS if published.get(name) is not None
+    ]
     if len(set(positions)) > 1:
         raise ConfigError(f"{' and '.join(_POSITIONS)} differ: {positions}; expected one value")
+    tied = [flag(published, name) for name in _TIED]
     return MistralConfig(
         architecture="MistralForCausalLM",
         **{ours: number(published, theirs, int) for ours, theirs in _SIZES.items()},
-        max_position_embeddings=number(
-            {_POSITIONS[0]: positions[0] if positions else None},
-            _POSITIONS[0],
-            int,
-            _DEFAULT_POSITIONS,
-        ),
+        max_position_embeddings=positions[0] if positions else _DEFAULT_POSITIONS,
         rms_norm_eps=number(published, "norm_eps", float),
         rope_theta=number(published, "rope_theta", float, _DEFAULT_THETA),
         sliding_window=None if window is None else number(published, "sliding_window", int),
-        tie_word_embeddings=any(_flag(published, name) for name in _TIED),
+        tie_word_embeddings=any(tied),
         bos_token_id=None,
         eos_token_ids=(),
     )
@@ -108,13 +106,6 @@ def _refuse_unsupported(published: dict[str, Any]) -> None:
         if name in _ONLY_AS and value == _ONLY_AS[name]:
             continue
         raise ConfigError(
-            f"{name} ({value!r}) is not supported: it may change the model; "
+            f"{name} ({shown(value)}) is not supported: it may change the model; "
             "export a plain decoder, or a folder in Hugging Face's layout"
         )
-
-
-def _flag(published: dict[str, Any], name: str) -> bool:
-    value = published.get(name) or False
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name} is {value!r}; expected true or false")
-    return value

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..graphs.external_data import ALIGNMENT_BYTES, INLINE_BYTES
+from ..graphs.external_data import ALIGNMENT_BYTES, INLINE_BYTES, SPARE_BYTES
 from ..graphs.quantize import Scheme
 from ..graphs.recipe import DEFAULT_BLOCK, QUANTS, Recipe, recipe_for
 from ..runtime.memory import DEFAULT_CHUNK, RUNTIME_BYTES, MemoryPlan
@@ -28,6 +28,7 @@ class Plan:
     """One artifact, in bytes."""
 
     memory: MemoryPlan  # of a session
+    disk_bytes: int  # that must be free
     export_peak_bytes: int  # resident memory while exporting, parity not counted
     reference_bytes: int  # resident memory of the parity gate's reference
 
@@ -71,6 +72,7 @@ def plan(config: MistralConfig, *, quant: str, target: str, block: int = DEFAULT
     )
     return Plan(
         memory=memory,
+        disk_bytes=weights + SPARE_BYTES,
         export_peak_bytes=_export_peak_bytes(config, quant, block),
         reference_bytes=4 * config.num_parameters,
     )

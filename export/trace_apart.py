@@ -27,11 +27,17 @@ def trace_apart(config: MistralConfig) -> ir.Model:
         TraceError: torch could not trace the model; its own words follow.
     """
     done = subprocess.run(
-        [sys.executable, "-m", _MODULE],
+        # -P: a json.py beside the weights, say, is nothing that we run.
+        [sys.executable, "-P", "-m", _MODULE],
         input=json.dumps(dataclasses.asdict(config)).encode(),
         capture_output=True,
         check=False,
     )
+    if done.returncode < 0:
+        raise TraceError(
+            f"tracing was ended by signal {-done.returncode}, expected it to finish; "
+            "if nobody stopped it, memory was short: close programs and try again"
+        )
     if done.returncode:
         told = done.stderr.decode(errors="replace").strip()
         raise TraceError(

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from ..errors import GraphError
 from ..runtime.contract import MODEL_FILE
-from . import external_data, weights
+from . import external_data, packed, weights
 from .external_data import Place
 from .journal import Journal
 
@@ -46,6 +46,7 @@ def write_graph(
     Raises:
         ContractError: the disk has too little room, or a weight is larger than a file may be.
         GraphError: a weight could not be computed as the graph describes it.
+        CheckpointError: a weight could not be read.
     """
     laid_out = external_data.places(model.graph, max_shard_bytes=max_shard_bytes)
     num_noted = journal.num_noted
@@ -64,6 +65,7 @@ def write_graph(
         for place in track(laid_out[count:], label):
             _write(files[place.file], place, digests[place.file])
             journal.add(place, digests[place.file].hexdigest())
+    packed.forget_latest()
     for place in laid_out:
         external_data.point_at(place, folder)
     _forget_intermediate_shapes(model.graph)

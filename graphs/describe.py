@@ -13,7 +13,7 @@ from .external_data import initializers_as_read
 def describe_tensors(graph: ir.Graph, *, quant: str) -> list[dict[str, Any]]:
     """One entry for each initializer, in the order in which the graph reads them.
 
-    Bits and shape are those of the numbers, whatever type their bytes are declared as.
+    Bits and shape of codes are those of the numbers, whatever type their bytes are declared as.
     """
     return [_describe(value, quant) for value in initializers_as_read(graph)]
 

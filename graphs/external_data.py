@@ -21,7 +21,7 @@ from . import weights
 
 ALIGNMENT_BYTES = 64  # a cache line, and the widest vector that a kernel loads
 INLINE_BYTES = 1024  # smaller tensors stay in the graph's own file
-_SPARE_BYTES = 16 << 20  # for the graph, the tokenizer and the reports
+SPARE_BYTES = 16 << 20  # for the graph, the tokenizer and the reports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +100,7 @@ def preallocate(folder: Path, files: dict[str, int]) -> None:
         ContractError: the disk has too little room.
     """
     missing = sum(size - _allocated(folder / name) for name, size in files.items())
-    free = shutil.disk_usage(folder).free
-    if free < missing + _SPARE_BYTES:
-        raise ContractError(
-            f"{folder.parent.parent}: {format_bytes(free)} free, the artifact needs "
-            f"{format_bytes(missing + _SPARE_BYTES)} more; make room or name another --out"
-        )
+    refuse_full_disk(folder, missing + SPARE_BYTES)
     for name, size in files.items():
         path = folder / name
         path.touch()
@@ -113,6 +108,21 @@ def preallocate(folder: Path, files: dict[str, int]) -> None:
         if size and hasattr(os, "posix_fallocate"):
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, size)
+
+
+def refuse_full_disk(folder: Path, needed_bytes: int) -> None:
+    """Refuse a folder, which need not exist yet, on a disk with too little room.
+
+    Raises:
+        ContractError: naming what is free and what is needed.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise ContractError(
+            f"the disk of --out: {format_bytes(free)} free, the artifact needs "
+            f"{format_bytes(needed_bytes)} more; make room or name another --out"
+        )
 
 
 def point_at(place: Place, folder: Path) -> None:

@@ -135,3 +135,8 @@ class _Latest:
 
 
 _latest = _Latest()
+
+
+def forget_latest() -> None:
+    """Let go of the matrix that was rounded last."""
+    _latest.key = _latest.blocks = None

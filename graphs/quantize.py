@@ -24,6 +24,7 @@ import numpy as np
 _MIDDLE = 128  # the code of 0 in 8 bits: what onnxruntime assumes where no zero points are given
 _LARGEST = 127
 _STEPS = 15  # between the 16 codes of 4 bits
+_MOST_THREADS = 8  # each holds a slice in hand, and the disk has to keep up
 _SLICE_WEIGHTS = 1 << 19  # rounded at once by one thread: what a core can keep near
 
 
@@ -101,7 +102,7 @@ def _threads() -> ThreadPoolExecutor:
 
     Kept for all matrices, since memory that a thread has freed is not another's.
     """
-    return ThreadPoolExecutor(os.cpu_count())
+    return ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS))
 
 
 def _slices(length: int, *, rows: int) -> Iterator[slice]:

@@ -38,8 +38,8 @@ def staged(out: Path, *, identity: Identity, resume: bool = True) -> Iterator[St
     """Yield a folder that takes the name ``out`` when the block succeeds.
 
     An artifact already there stays until then. When the block raises one of our errors, nothing
-    is left behind; when it is interrupted, what it wrote is kept for the next run, and what an
-    earlier run wrote stays kept where the folder's state is all that is wrong (a full disk).
+    is left behind. When it is interrupted, what it wrote is kept for the next run; so it is where
+    the disk or the machine was in the way, which a ``ContractError`` tells.
 
     Args:
         out: the artifact's folder.
@@ -51,9 +51,11 @@ def staged(out: Path, *, identity: Identity, resume: bool = True) -> Iterator[St
         ContractError: ``out`` exists and is not an artifact, or another run is writing it.
     """
     refuse_occupied(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     partial, replaced = partial_of(out), out.with_name(f".{out.name}.replaced")
-    partial.mkdir(exist_ok=True)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ContractError(f"{out}: cannot be made ({error}); name another --out") from error
     lock = filelock.FileLock(partial / _LOCK)
     try:
         lock.acquire(timeout=0)
@@ -70,11 +72,15 @@ def staged(out: Path, *, identity: Identity, resume: bool = True) -> Iterator[St
         staging.folder.rename(out)
     except BaseException as error:
         _bring_back(out, replaced)
-        is_refused = isinstance(error, TramontaneError)
-        if is_refused and not (staging.is_resumed and isinstance(error, ContractError)):
+        if isinstance(error, TramontaneError) and not _is_worth_keeping(error, staging):
             _remove(lock, partial)
         else:
             lock.release()
+        if isinstance(error, OSError):
+            raise ContractError(
+                f"{out}: cannot be written ({error}); where a file is too large for the disk, "
+                "cut it with --max-shard; what was written is kept for the next run"
+            ) from error
         raise
     shutil.rmtree(replaced, ignore_errors=True)
     _remove(lock, partial)
@@ -86,10 +92,17 @@ def refuse_occupied(out: Path) -> None:
     Raises:
         ContractError: ``out`` exists and is neither an artifact nor an empty folder.
     """
+    if out.name in ("", ".."):
+        raise ContractError(f"--out {out}: expected the name of a new folder; give one")
     if not (out / MANIFEST_FILE).is_file() and not _is_free(out):
         raise ContractError(
             f"{out}: exists and is not an artifact (no {MANIFEST_FILE}); name another --out"
         )
+
+
+def _is_worth_keeping(error: TramontaneError, staging: Staging) -> bool:
+    """Weights that were written are good where disk or machine alone were in the way."""
+    return isinstance(error, ContractError) and staging.journal.has_weights()
 
 
 def partial_of(out: Path) -> Path:

@@ -53,7 +53,8 @@ def refuse_beyond(
     needed = plan.needed(rows)
     if limit is None or needed <= limit:
         return
-    offers = [f"at most {tokens} tokens" for tokens in _fitting_tokens(plan, geometry, limit)]
+    fitting = _fitting_tokens(plan, geometry, limit)
+    offers = [f"at most {fitting} tokens"] if fitting else []
     for quant, at_most in sorted(plan.other_quants.items(), key=lambda pair: -pair[1]):
         other = needed - plan.resident_bytes + at_most
         if other <= limit:
@@ -68,16 +69,16 @@ def refuse_beyond(
     )
 
 
-def _fitting_tokens(plan: MemoryPlan, geometry: Geometry, limit: int) -> list[int]:
-    """The most tokens that a growing cache may hold within the limit; empty where none."""
+def _fitting_tokens(plan: MemoryPlan, geometry: Geometry, limit: int) -> int:
+    """The most tokens that a growing cache may hold within the limit; 0 where none."""
     if geometry.rows is not None:
-        return []
+        return 0
     rows = growing_rows(1, most=geometry.max_positions)
     if plan.needed(rows) > limit:
-        return []
+        return 0
     while rows < geometry.max_positions:
         more = growing_rows(rows + 1, most=geometry.max_positions)
         if plan.needed(more) > limit:
             break
         rows = more
-    return [rows]
+    return rows

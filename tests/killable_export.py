@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tramontane import cli
-from tramontane.export import build, trace
+from tramontane.export import build, provenance, trace
 from tramontane.export.checkpoint import Checkpoint
 from tramontane.graphs import artifact, external_data, weights
 
@@ -31,7 +31,9 @@ def main() -> None:
     """Serve until standard input ends."""
     checkpoint = Checkpoint.open(Path(sys.argv[1]))
     model = trace.trace(checkpoint.config)
-    digest = build._code_digest()  # of the code as it was imported, whatever becomes of the files
+    digest = (
+        provenance.code_digest()
+    )  # of the code as it was imported, whatever becomes of the files
     print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
@@ -41,7 +43,7 @@ def main() -> None:
         elif pid := os.fork():
             print(pid, flush=True)
         else:
-            build._code_digest = lambda: digest
+            provenance.code_digest = lambda: digest
             if not request["is_traced"]:
                 build.trace_apart = lambda _: model
             os._exit(_export(request))

@@ -1,4 +1,4 @@
-"""Who may import whom? Downward only: cli, validate, export, graphs, runtime."""
+"""Who may import whom? Downward only: cli, commands, bench, validate, export, graphs, runtime."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LAYERS = ("runtime", "graphs", "export", "validate", "commands", "cli")
+LAYERS = ("runtime", "graphs", "export", "validate", "bench", "commands", "cli")
 ALLOWED = {
     "torch": {"export", "validate"},
     "safetensors": {"export"},

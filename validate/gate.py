@@ -76,7 +76,8 @@ def check_artifact(
 
     ``text`` is a UTF-8 file to measure on; None for the sample that comes with tramontane.
     """
-    refuse_large_reference(config)
+    planned = read_manifest(artifact).memory
+    refuse_large_reference(config, session_bytes=planned.resident_bytes)
     session = Session.load(artifact)
     sample = read_text(SAMPLE if text is None else text)
     return run_checks(session, load_reference(config, checkpoint), sample, track=track)

@@ -64,6 +64,11 @@ def test_peaks_of_different_recipes_are_not_compared() -> None:
     assert list(broken_bounds([ROW, other], WHOLE)) == []
 
 
+def test_another_geometry_has_no_bounds_of_seven_billion() -> None:
+    slow = dataclasses.replace(ROW, seconds=math.inf)
+    assert list(broken_bounds([slow], None)) == []
+
+
 def test_bounds_of_a_whole_model_are_not_asked_of_a_few_layers() -> None:
     slow = dataclasses.replace(FEW, seconds=math.inf, resident_bytes=10**10)
     planned = dataclasses.replace(slow, planned_resident_bytes=10**10)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from tramontane.export.config import MistralConfig
 from tramontane.export.config_json import to_hugging_face
 from tramontane.export.layouts import read_config
 from tramontane.export.model import Mistral
+from tramontane.export.params_json import to_params_json
 from transformers import AutoConfig, LlamaConfig
 from transformers import MistralConfig as PublishedMistralConfig
 
@@ -26,6 +29,7 @@ MISTRAL = {
 }
 LLAMA = {**MISTRAL, "architectures": ["LlamaForCausalLM"]}
 MISSING = object()
+HUGE = 10**400
 
 
 def read(folder: Path, base: dict[str, Any] = MISTRAL, **changes: Any) -> MistralConfig:
@@ -107,6 +111,31 @@ def test_config_that_transformers_writes_is_read(stdlib_5m: Path) -> None:
         ({"num_attention_heads": 6}, r"hidden_size \(64\) is not a multiple"),
         ({"head_dim": 15}, "head_dim is 15; rope needs an even one"),
         ({"sliding_window": 0}, "sliding_window is 0; expected at least 1, or null"),
+        ({"rope_theta": 0}, "rope_theta is 0.0; expected a finite number above 0"),
+        ({"rms_norm_eps": -1e-6}, "rms_norm_eps is -1e-06; expected a finite number above 0"),
+        ({"hidden_size": HUGE}, r"hidden_size is 1000+\.\.\.0+; .* \(whole, below 2\*\*63\)$"),
+        ({"rope_theta": HUGE}, r"rope_theta is 1000+\.\.\.0+; expected a number \(finite\)$"),
+        ({"eos_token_id": "</s>"}, "eos_token_id is '</s>'; expected a number"),
+        ({"eos_token_id": ["</s>"]}, "eos_token_id is '</s>'; expected a number"),
+        ({"eos_token_id": [2, True]}, "eos_token_id is True; expected a number"),
+        ({"eos_token_id": [2, None]}, r"eos_token_id is \[2, None\]; expected no null"),
+        ({"eos_token_id": -1}, "eos_token_id is -1; expected at least 0, or null"),
+        ({"bos_token_id": "x"}, "bos_token_id is 'x'; expected a number"),
+        ({"bos_token_id": -1}, "bos_token_id is -1; expected at least 0, or null"),
+        ({"architectures": [["MistralForCausalLM"]]}, r"architectures is \[\['MistralForCa"),
+        ({"rope_scaling": {"type": ["yarn"]}}, r"rope scaling \(\['yarn'\]\) is not supported"),
+        ({"rope_parameters": {"rope_theta": [1]}}, r"rope_theta is \[1\]; expected a number"),
+        ({"rope_parameters": []}, r"rope_parameters is \[\], expected an object"),
+        (
+            {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": "yarn"}},
+            r"rope scaling \(yarn\)",
+        ),
+        ({"rope_scaling": {"rope_theta": 1.0}, "rope_theta": 2.0}, "given twice and differs"),
+        ({"partial_rotary_factor": "x"}, "partial_rotary_factor is 'x'; expected a number"),
+        ({"layer_types": [[]]}, r"layer_types is \[\[\]\]; expected a list of names"),
+        ({"layer_types": 1}, "layer_types is 1; expected a list of names"),
+        ({"attention_bias": []}, r"attention_bias is \[\]; expected true or false"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no'; expected true or false"),
     ],
 )
 def test_unsupported_config_is_refused_by_name(
@@ -129,7 +158,12 @@ def test_folder_without_config_is_no_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(b"{", "not JSON"), (b"\xff", "not JSON"), (b"[]", "holds a list, expected an object")],
+    [
+        (b"{", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[" * 10**5, "not JSON"),
+        (b"[]", "holds a list, expected an object"),
+    ],
 )
 def test_config_that_is_no_json_object_is_refused(
     tmp_path: Path, text: bytes, message: str
@@ -187,3 +221,57 @@ def test_parameters_are_as_many_as_the_model_has(
     config = read_config(tiny_checkpoint(tie=tie, num_attention_heads=6, num_key_value_heads=3))
     found = sum(parameter.numel() for parameter in Mistral(config).parameters())
     assert config.num_parameters == found
+
+
+# Every key that is read, with a value that is supported.
+FULL = {
+    **MISTRAL,
+    **{"head_dim": 16, "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 1e4},
+    **{"sliding_window": 8, "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": [2]},
+    **{"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
+    **{"quantization_config": None, "partial_rotary_factor": 1.0},
+    **{"layer_types": ["sliding_attention"] * 2, "rope_scaling": {"type": "default"}},
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0},
+}
+PARAMS = {
+    **{"dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "head_dim": 16},
+    **{"vocab_size": 2048, "norm_eps": 1e-5, "rope_theta": 1e4, "sliding_window": 8},
+    **{"max_seq_len": 512, "max_position_embeddings": 512, "max_batch_size": 1},
+    **{"tied_embeddings": True, "tie_word_embeddings": True, "model_type": "transformer"},
+    **{"causal": True, "use_biases": False, "moe": None},
+}
+PLACES = [
+    *[("config.json", FULL, (name,)) for name in FULL],
+    *[("config.json", FULL, (name, 0)) for name in ("architectures", "eos_token_id")],
+    ("config.json", FULL, ("layer_types", 0)),
+    ("config.json", FULL, ("rope_scaling", "type")),
+    *[("config.json", FULL, ("rope_parameters", name)) for name in FULL["rope_parameters"]],
+    *[("params.json", PARAMS, (name,)) for name in PARAMS],
+]
+ANYTHING = [None, True, -1, 0, 1.5, "x", [], [1], [[]], {}, {"a": 1}, HUGE, math.nan, math.inf]
+
+
+@pytest.mark.parametrize(("file", "valid", "place"), PLACES, ids=str)
+@pytest.mark.parametrize("value", ANYTHING, ids=lambda value: repr(value)[:9])
+def test_any_value_in_any_place_is_refused_by_name_or_makes_a_config_that_is_written_and_read(
+    tmp_path: Path, file: str, valid: dict[str, Any], place: tuple[str | int, ...], value: object
+) -> None:
+    path = tmp_path / file
+    path.write_text(json.dumps(valid))
+    read_config(tmp_path)
+    content = holder = copy.deepcopy(valid)
+    *parents, last = place
+    for name in parents:
+        holder = holder[name]  # type: ignore[index]
+    holder[last] = value  # type: ignore[index]
+    path.write_text(json.dumps(content))
+    try:
+        config = read_config(tmp_path)
+    except ConfigError as refusal:
+        message = str(refusal)
+        assert message.startswith(f"{path}: ")
+        assert len(message) < len(str(path)) + 300
+        return
+    written = to_hugging_face(config) if file == "config.json" else to_params_json(config)
+    path.write_text(json.dumps(written, allow_nan=False))
+    assert read_config(tmp_path) == config

@@ -110,6 +110,12 @@ def test_key_that_says_nothing_is_no_matter(tmp_path: Path, nothing: dict[str, A
         ({"sliding_window": [4096, None]}, r"sliding_window is \[4096, None\]; expected a num"),
         ({"sliding_window": 0}, "sliding_window is 0; expected at least 1"),
         ({"tied_embeddings": "yes"}, "tied_embeddings is 'yes'; expected true or false"),
+        ({"tied_embeddings": True, "tie_word_embeddings": 0}, "is 0; expected true or false"),
+        ({"tied_embeddings": []}, r"tied_embeddings is \[\]; expected true or false"),
+        ({"max_seq_len": [1]}, r"max_seq_len is \[1\]; expected a number"),
+        ({"vocab_size": 10**400}, r"vocab_size is 1000+\.\.\.0+; expected a number \(whole"),
+        ({"norm_eps": 0}, "norm_eps is 0.0; expected a finite number above 0"),
+        ({"rope_theta": -1}, "rope_theta is -1.0; expected a finite number above 0"),
         ({"max_seq_len": 1, "max_position_embeddings": 2}, r"differ: \[2, 1\]"),
     ],
 )

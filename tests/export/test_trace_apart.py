@@ -41,3 +41,21 @@ def test_weights_are_written_without_torch(stdlib_5m: Path, tmp_path: Path) -> N
         "assert done == 0 and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_code_beside_the_weights_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('run')")
+    monkeypatch.chdir(tmp_path)
+    assert trace_apart(shorten(CONFIG, 1)).graph.name == "tramontane"
+
+
+def test_tracer_that_was_killed_is_told_from_one_that_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda _, **options: run(killed, **options))
+    with pytest.raises(TraceError, match="ended by signal 9, .* memory was short"):
+        trace_apart(CONFIG)

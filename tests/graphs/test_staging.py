@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from tramontane.runtime.contract import DATA_FILE, MANIFEST_FILE, MODEL_FILE
 
 IDENTITY: Identity = {"quant": "int4", "block": 32, "window": None, "numpy": "2.4.6"}
 OURS = [CheckpointError, ConfigError, ContractError, GraphError, ParityError, TraceError]
-NOT_OURS = [KeyboardInterrupt, SystemExit, RuntimeError, OSError, MemoryError]
+NOT_OURS = [KeyboardInterrupt, SystemExit, RuntimeError, MemoryError]
 
 
 @pytest.fixture
@@ -231,9 +233,29 @@ def test_artifact_that_was_replaced_goes_after_a_kill_behind_the_second_renaming
 
 def test_artifact_is_back_at_once_when_the_second_renaming_fails(out: Path) -> None:
     write_old(out)
-    with pytest.raises(OSError, match="artifact"), staged(out, identity=IDENTITY) as staging:
+    with (
+        pytest.raises(ContractError, match="cannot be written"),
+        staged(out, identity=IDENTITY) as staging,
+    ):
         staging.folder.rmdir()
     assert (out / MANIFEST_FILE).read_text() == "old"
+
+
+def test_what_a_failing_disk_let_through_is_kept_and_the_failure_is_ours(out: Path) -> None:
+    with (
+        pytest.raises(ContractError, match=r"File too large\); .*--max-shard"),
+        staged(out, identity=IDENTITY) as staging,
+    ):
+        (staging.folder / DATA_FILE).write_text("half")
+        raise OSError(errno.EFBIG, "File too large")
+    with staged(out, identity=IDENTITY) as staging:
+        assert (staging.folder / DATA_FILE).read_text() == "half"
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_name_that_is_no_folders_own_is_refused(name: str) -> None:
+    with pytest.raises(ContractError, match=f"--out {re.escape(name)}: expected the name"):
+        refuse_occupied(Path(name))
 
 
 def test_no_other_run_begins_while_the_files_of_a_finished_one_are_removed(

@@ -1,0 +1,57 @@
+"""What decided an artifact's bytes? The checkpoint, the options, the tools and our code."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..graphs.journal import Identity
+
+_TOOLS = ("gguf", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "torch")
+_LAYERS = ("runtime", "graphs", "export")
+
+
+def tool_versions() -> dict[str, str]:
+    """Version by package, ours included."""
+    return {"tramontane": __version__, **{name: version(name) for name in _TOOLS}}
+
+
+def code_digest() -> str:
+    """One hash of all our modules that decide the bytes of an artifact."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parents[1]
+    for path in sorted(path for layer in _LAYERS for path in (root / layer).glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def identity(
+    options: Mapping[str, Any], *, source: Mapping[str, str], tools: Mapping[str, str]
+) -> Identity:
+    """All of it by name: what must be equal for two runs to write equal weights."""
+    return {
+        **options,
+        **{f"file {name}": digest for name, digest in source.items()},
+        **{f"version of {name}": found for name, found in tools.items()},
+        "code": code_digest(),
+    }
+
+
+def in_background(work: Callable[[], dict[str, str]]) -> Future[dict[str, str]]:
+    """Begin work in a thread that nobody waits for when the process ends before it is asked."""
+    future: Future[dict[str, str]] = Future()
+
+    def settle() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # handed on to whoever asks
+            future.set_exception(error)
+
+    threading.Thread(target=settle, daemon=True).start()
+    return future
