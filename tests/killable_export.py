@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tramontane import cli
-from tramontane.export import build, provenance, trace
+from tramontane.export import build, provenance
 from tramontane.export.checkpoint import Checkpoint
 from tramontane.graphs import artifact, external_data, weights
 
@@ -30,10 +30,9 @@ _WAIT_SECONDS = 120  # for whoever kills; far longer than a test takes
 def main() -> None:
     """Serve until standard input ends."""
     checkpoint = Checkpoint.open(Path(sys.argv[1]))
-    model = trace.trace(checkpoint.config)
-    digest = (
-        provenance.code_digest()
-    )  # of the code as it was imported, whatever becomes of the files
+    model = build.trace_apart(checkpoint.config)
+    # Of the code as it was imported, whatever becomes of the files.
+    digest = provenance.code_digest()
     print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)

@@ -503,7 +503,7 @@ def test_changed_checkpoint_starts_over_and_names_the_file(
     weights = checkpoint / "model.safetensors"
     flip(weights, weights.stat().st_size - 2)  # the lowest bit of a bfloat16
     last = exports.finish(out, *INT8, checkpoint=checkpoint)
-    assert f"{OVER}other now: model.safetensors\n" in last.said
+    assert f"{OVER}other now: file model.safetensors\n" in last.said
     assert last.computed == whole(*INT8).weights
     alone = tmp_path / "alone" / "artifact"
     exports.finish(alone, *INT8, checkpoint=checkpoint)

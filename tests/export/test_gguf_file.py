@@ -136,7 +136,6 @@ def test_metadata_that_says_nothing_is_no_matter(
         ({"llama.attention.value_length": 32}, "value_length is 32, .*expected one head size"),
         ({"llama.block_count": None}, "block_count is missing"),
         ({"llama.rope.freq_base": 0.0}, r"rope_theta is 0\.0; expected a finite number above 0"),
-        ({"tokenizer.ggml.eos_token_id": -1}, "eos_token_id is -1; expected at least 0"),
         ({"tokenizer.ggml.bos_token_id": "one"}, "bos_token_id is 'one'; expected a number"),
     ],
 )
