@@ -46,7 +46,7 @@ def read_gguf(path: Path) -> GgufFile:
         raise CheckpointError(
             f"{path}: its bytes are ordered for another kind of machine; convert it again here"
         )
-    if (parts := metadata.get("split.count", 1)) > 1:
+    if (parts := metadata.get("split.count", 1)) not in (0, 1):
         raise CheckpointError(
             f"{path}: is one of {parts} parts, expected the whole model; "
             "merge them first (llama-gguf-split --merge)"
