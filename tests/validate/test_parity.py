@@ -11,6 +11,7 @@ import onnx
 import pytest
 from tramontane.errors import ContractError, ParityError
 from tramontane.export.build import Options, export_checkpoint
+from tramontane.graphs.recipe import QUANTS
 from tramontane.runtime.contract import Geometry
 from tramontane.validate.gate import gate, report, validate
 from tramontane.validate.parity import Check, chunks, lengths, raise_if_broken
@@ -76,7 +77,7 @@ def test_chunks_straddle_the_edge_and_an_eviction() -> None:
 
 
 @pytest.mark.parametrize("target", ["ort", "portable"])
-@pytest.mark.parametrize("quant", ["fp32", "int8"])
+@pytest.mark.parametrize("quant", QUANTS)
 def test_the_embedded_model_is_proved(
     artifacts: Callable[[str, str], Path], stdlib_5m: Path, quant: str, target: str
 ) -> None:
@@ -102,6 +103,22 @@ def test_a_window_off_by_one_is_noticed(
     assert "text, stepped, 1024 tokens" in broken
     assert not any(", 63 tokens" in name for name in broken if window == 65)
     with pytest.raises(ParityError, match="parity checks failed:\n  text"):
+        raise_if_broken(checks, artifact=faulty)
+
+
+def test_half_a_window_is_noticed_in_int4(
+    artifacts: Callable[[str, str], Path], stdlib_5m: Path, tmp_path: Path
+) -> None:
+    faulty = mutate(
+        artifacts("int4", "ort"), tmp_path / "faulty", lambda model: set_window(model, 32)
+    )
+    checks = validate(faulty, stdlib_5m)
+    assert failed(checks) == [
+        f"{source}, {mode}, 1024 tokens"
+        for source in ("text", "random")
+        for mode in ("one shot", "chunked", "stepped")
+    ]
+    with pytest.raises(ParityError, match="6 of 17 parity checks failed:\n  text"):
         raise_if_broken(checks, artifact=faulty)
 
 
