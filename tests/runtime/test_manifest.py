@@ -16,6 +16,7 @@ from tramontane.runtime.manifest import (
     verify_files,
     write_manifest,
 )
+from tramontane.runtime.memory import MemoryPlan
 
 
 def artifact(folder: Path) -> Manifest:
@@ -35,7 +36,16 @@ def artifact(folder: Path) -> Manifest:
             max_positions=512,
         ),
         vocabulary=Vocabulary(bos_token_id=1, eos_token_ids=(2, 3), add_bos_token=True),
-        memory={"weights": 12},
+        memory=MemoryPlan(
+            weights_bytes=900,
+            resident_weights_bytes=1000,
+            activation_bytes=60,
+            runtime_bytes=40,
+            cache_bytes_per_token=1,
+            cache_bytes_at_most=24,
+            resident_bytes=1100 + 24,
+            other_quants={"int8": 800},
+        ),
         source={"config.json": "ab"},
         tools={"onnx": "1"},
         tensors=[{"name": "x", "shape": [2], "bits": 32, "why": "a norm, Größe µ"}],
@@ -89,8 +99,8 @@ def test_any_changed_byte_of_the_manifest_is_noticed(tmp_path: Path) -> None:
 def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     artifact(tmp_path)
     path = tmp_path / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "schema_version": 2}))
-    with pytest.raises(ContractError, match="schema version 2, expected 1"):
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "schema_version": 1}))
+    with pytest.raises(ContractError, match="schema version 1, expected 2"):
         read_manifest(tmp_path)
 
 

@@ -19,6 +19,7 @@ from tramontane.errors import ContractError
 from tramontane.runtime import Sampler, Session
 from tramontane.runtime.contract import Geometry
 from tramontane.runtime.manifest import Manifest, Vocabulary, describe_file, write_manifest
+from tramontane.runtime.memory import MemoryPlan
 
 TOKENIZER = Path(__file__).parents[2] / "models/stdlib-5m/tokenizer.model"
 V, WINDOW, ROWS, POSITIONS = 2048, 8, 24, 600
@@ -83,7 +84,16 @@ def make(folder: Path, *, built: int | None = WINDOW, **changed: object) -> Path
         target="ort",
         geometry=dataclasses.replace(geometry, **changed),  # type: ignore[arg-type]
         vocabulary=Vocabulary(bos_token_id=1, eos_token_ids=(2,), add_bos_token=True),
-        memory={},
+        memory=MemoryPlan(
+            weights_bytes=900,
+            resident_weights_bytes=1000,
+            activation_bytes=60,
+            runtime_bytes=40,
+            cache_bytes_per_token=1,
+            cache_bytes_at_most=POSITIONS,
+            resident_bytes=1100 + POSITIONS,
+            other_quants={"int8": 800},
+        ),
         source={},
         tools={},
         tensors=[],
@@ -288,6 +298,32 @@ def test_verify_notices_what_loading_alone_does_not(tmp_path: Path) -> None:
     Session.load(folder)
     with pytest.raises(ContractError, match=r"tokenizer\.model: .*the manifest promises"):
         Session.load(folder, verify=True)
+
+
+def test_memory_beyond_what_is_allowed_is_refused_before_the_graph_is_loaded(
+    tmp_path: Path,
+) -> None:
+    folder = make(tmp_path / "tiny")
+    (folder / "model.onnx").unlink()
+    with pytest.raises(ContractError, match=r"needs 1\.\d\d kB of memory .*, allowed are 500 B"):
+        Session.load(folder, max_memory_bytes=500)
+    with pytest.raises(ContractError, match="missing"):
+        Session.load(folder, max_memory_bytes=10_000)
+
+
+def test_tokens_that_a_growing_cache_may_not_hold_are_refused_and_fewer_run(
+    tmp_path: Path,
+) -> None:
+    session = Session.load(make(tmp_path / "tiny", built=None), max_memory_bytes=1100 + 300)
+    sampler = Sampler(temperature=0)
+    with pytest.raises(ContractError, match="what would fit: at most 256 tokens"):
+        session.generate([1, 2, 3], max_new_tokens=300, sampler=sampler)
+    with pytest.raises(ContractError, match="what would fit: at most 256 tokens"):
+        session.prefill([1] * 257)
+    session.prefill([1] * 256)
+    with pytest.raises(ContractError, match="at most 256 tokens"):
+        session.step(1)
+    assert session.tokens == 256
 
 
 def test_no_threads_at_all_are_refused(tmp_path: Path) -> None:
