@@ -24,6 +24,7 @@ from ..export.build import HASHING
 from ..export.geometries import find_geometry
 from ..export.progress import say
 from ..runtime.manifest import read_manifest
+from ..runtime.memory import rows_for
 from ..sizes import format_bytes
 from .process import Run, run
 
@@ -49,7 +50,7 @@ class Row:
     # Of a session after prefill and some steps. While it loads, the file's pages are resident
     # too; the system takes them back as it likes.
     resident_bytes: int
-    planned_resident_bytes: int
+    planned_resident_bytes: int  # with the cache that so many tokens have
     cache_bytes: int
 
 
@@ -142,7 +143,9 @@ def _measure(checkpoint: Path, args: argparse.Namespace, layers: int, quant: str
     plans = json.loads(
         _checked(run(_ours("inspect", checkpoint, "--json"), limit_bytes=MOST_BYTES)).output
     )["plans"]
-    memory = read_manifest(out).memory
+    manifest = read_manifest(out)
+    memory, tokens = manifest.memory, json.loads(session.output)["tokens"]
+    rows = rows_for(manifest.geometry, tokens)
     traced = next(when for when, line in export.lines if line.startswith(HASHING))
     return Row(
         layers=layers,
@@ -153,8 +156,8 @@ def _measure(checkpoint: Path, args: argparse.Namespace, layers: int, quant: str
         planned_peak_bytes=plans[quant]["export_peak_bytes"],
         weights_bytes=memory.weights_bytes,
         resident_bytes=json.loads(session.output)["decoded_bytes"],
-        planned_resident_bytes=memory.resident_bytes,
-        cache_bytes=memory.cache_bytes_at_most,
+        planned_resident_bytes=memory.needed(rows),
+        cache_bytes=rows * memory.cache_bytes_per_token,
     )
 
 

@@ -27,7 +27,7 @@ def main() -> int:
     for step in range(args.steps):
         session.step(step % V)
     found["decoded_bytes"] = process.memory_info().rss
-    print(json.dumps(found))
+    print(json.dumps({**found, "tokens": session.tokens}))
     return 0
 
 

@@ -35,6 +35,11 @@ class MemoryPlan:
         return self.resident_bytes - self.cache_bytes_at_most + rows * self.cache_bytes_per_token
 
 
+def rows_for(geometry: Geometry, tokens: int) -> int:
+    """Rows of the cache of a session that holds so many tokens."""
+    return geometry.rows or growing_rows(tokens, most=geometry.max_positions)
+
+
 def refuse_beyond(
     plan: MemoryPlan, geometry: Geometry, *, tokens: int, limit: int | None, what: Path
 ) -> None:
@@ -49,7 +54,7 @@ def refuse_beyond(
     Raises:
         ContractError: it would take more; the message says what would fit.
     """
-    rows = geometry.rows or growing_rows(tokens, most=geometry.max_positions)
+    rows = rows_for(geometry, tokens)
     needed = plan.needed(rows)
     if limit is None or needed <= limit:
         return
