@@ -45,10 +45,6 @@ class Journal:
         """Weights that it has a line of, whether or not their files confirm it."""
         return max(0, len(self._entries()) - 1)
 
-    def has_weights(self) -> bool:
-        """Whether any weight was noted."""
-        return len(self._entries()) > 1
-
     def add(self, place: Place, digest: str) -> None:
         """Note that a weight is in its file, whose bytes so far have this sha256."""
         with self.path.open("a", encoding="utf-8") as file:

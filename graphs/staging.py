@@ -102,7 +102,7 @@ def refuse_occupied(out: Path) -> None:
 
 def _is_worth_keeping(error: TramontaneError, staging: Staging) -> bool:
     """Weights that were written are good where disk or machine alone were in the way."""
-    return isinstance(error, ContractError) and staging.journal.has_weights()
+    return isinstance(error, ContractError) and staging.journal.num_noted > 0
 
 
 def partial_of(out: Path) -> Path:
