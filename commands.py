@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import ConfigError
 from .sizes import format_bytes, parse_size
 
 if TYPE_CHECKING:
@@ -118,6 +119,11 @@ def _inspect_checkpoint(args: Namespace) -> int:
     from .graphs.recipe import QUANTS
 
     is_known = not args.path.exists() and str(args.path) in GEOMETRIES
+    if not is_known and not args.path.exists():
+        raise ConfigError(
+            f"{args.path}: neither a folder or file nor a known geometry, expected one of them; "
+            f"known are {', '.join(GEOMETRIES)}"
+        )
     published = find_geometry(str(args.path)) if is_known else read_config(args.path)
     config = with_window(published, args.window)
     plans = {q: plan(config, quant=q, target=args.target, block=args.block) for q in QUANTS}

@@ -31,6 +31,15 @@ def test_a_known_geometry_is_planned_from_its_name(capsys: pytest.CaptureFixture
     assert all(quant in found for quant in QUANTS)
 
 
+def test_a_name_that_is_nothing_is_refused_with_what_is_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "mistral-8b"
+    message = refusal(capsys, "inspect", missing)
+    assert f"{missing}: neither a folder or file nor a known geometry" in message
+    assert "mistral-7b-v0.1, mistral-7b-v0.2" in message
+
+
 def test_a_window_is_planned_for_where_it_is_asked_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
