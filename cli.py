@@ -18,6 +18,7 @@ _EXAMPLES = """examples:
   tramontane export models/stdlib-5m --quant int8 --out artifacts/stdlib-5m-int8
   tramontane run artifacts/stdlib-5m-int8 --prompt "def fibonacci("
   tramontane validate artifacts/stdlib-5m-int8 --reference models/stdlib-5m
+  tramontane validate other/model.onnx --reference models/stdlib-5m --explain
   tramontane inspect models/stdlib-5m
   tramontane inspect artifacts/stdlib-5m-int8
   tramontane synthesize mistral-7b-v0.1 artifacts/mistral-8-layers --layers 8
@@ -87,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--no-resume", action="store_true", help="start anew where a run was interrupted"
     )
-    _add_text(export)
+    _add_measuring(export)
     export.add_argument("--no-validate", action="store_true", help="skip the parity gate")
     export.add_argument("--dump", type=Path, metavar="DIR", help="graph as text after each pass")
 
@@ -104,12 +105,19 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--verify", action="store_true", help="compare every file's hash first")
 
     validate = _command(commands, "validate", "parity of an artifact with its source")
-    validate.add_argument("artifact", type=Path, metavar="ARTIFACT", help="folder to check")
+    validate.add_argument(
+        "artifact", type=Path, metavar="ARTIFACT", help="folder to check, or anybody's model.onnx"
+    )
     validate.add_argument(
         "--reference", type=Path, required=True, metavar="CHECKPOINT", help=_CHECKPOINT
     )
-
-    _add_text(validate)
+    validate.add_argument(
+        "--explain", action="store_true", help="name the first tensor at fault, and the cause"
+    )
+    validate.add_argument("--report", type=Path, metavar="DIR", help="write report.html and .json")
+    validate.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
+    validate.add_argument("--markdown", type=Path, metavar="FILE", help="write a summary")
+    _add_measuring(validate)
 
     inspect = _command(commands, "inspect", "what a checkpoint or an artifact is and needs")
     inspect.add_argument(
@@ -159,9 +167,19 @@ def _command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_text(parser: argparse.ArgumentParser) -> None:
+def _add_measuring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text", type=Path, help="file to measure parity on, of the kind that the model knows"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random tokens (%(default)s)")
+    parser.add_argument(
+        "--tolerance", type=float, default=1.0, metavar="FACTOR", help="scale all bounds (1)"
+    )
+    parser.add_argument(
+        "--thorough", action="store_true", help="all lengths and layers, however long it takes"
+    )
+    parser.add_argument(
+        "--store", type=Path, metavar="DIR", help="keep the reference's work here (user's cache)"
     )
 
 

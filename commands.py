@@ -12,9 +12,11 @@ from .sizes import format_bytes, parse_size
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from .export.checkpoint import Checkpoint
     from .export.config import MistralConfig
     from .export.plan import Plan
     from .runtime.manifest import Manifest
+    from .validate.gate import Options as Measuring
 
 
 def export(args: Namespace) -> int:
@@ -22,17 +24,17 @@ def export(args: Namespace) -> int:
     from .export.build import Options, export_checkpoint, with_window
     from .export.layouts import read_config
     from .export.plan import plan
-    from .validate.room import refuse_large_reference
+    from .validate.room import refuse_little_memory
 
-    def prove(*artifact: Any) -> dict[str, Any]:
-        from .validate.gate import gate  # torch, which the weights are written without
+    def proved(artifact: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+        from .validate.prove import prove  # torch, which the weights are written without
 
-        return gate(*artifact, text=args.text)
+        return prove(artifact, checkpoint, _measuring(args))
 
     if not args.no_validate:
         config = with_window(read_config(args.checkpoint), args.window)
         planned = plan(config, quant=args.quant, target=args.target, block=args.block)
-        refuse_large_reference(config, session_bytes=planned.memory.resident_bytes)
+        refuse_little_memory(planned)
     name = f"{args.checkpoint.resolve().name}-{args.quant}-{args.target}"
     out = args.out or Path("artifacts") / name
     manifest = export_checkpoint(
@@ -47,7 +49,7 @@ def export(args: Namespace) -> int:
         ),
         resume=not args.no_resume,
         dump=args.dump,
-        gate=None if args.no_validate else prove,
+        gate=None if args.no_validate else proved,
     )
     summary = _summary(manifest)
     if args.json:
@@ -84,15 +86,40 @@ def run(args: Namespace) -> int:
 
 
 def validate(args: Namespace) -> int:
-    """Check an artifact against its source; 1 if any check failed."""
-    from .validate.gate import print_table, report, validate
+    """Check an artifact, ours or another exporter's, against its source; 1 if a check failed."""
+    from .export.checkpoint import Checkpoint
+    from .validate.prove import validate, write_reports
+    from .validate.summaries import as_junit, as_markdown, print_table
 
-    checks = validate(args.artifact, args.reference, text=args.text)
-    if args.json:
-        print(json.dumps(report(checks)))
-    else:
-        print_table(checks)
-    return 1 if any(check.failures for check in checks) else 0
+    checkpoint = Checkpoint.open(args.reference)
+    verdict = validate(args.artifact, checkpoint, _measuring(args), explains=args.explain)
+    report = verdict.as_json()
+    if args.report is not None:
+        write_reports(verdict, args.report)
+    if args.junit is not None:
+        _write(args.junit, as_junit(report))
+    if args.markdown is not None:
+        _write(args.markdown, as_markdown(report))
+    print(json.dumps(report)) if args.json else print_table(report)
+    return 0 if report["passed"] else 1
+
+
+def _measuring(args: Namespace) -> Measuring:
+    """How the flags say that parity is measured."""
+    from .validate.gate import Options
+
+    given = {"text": args.text, "store": args.store}
+    return Options(
+        seed=args.seed,
+        tolerance=args.tolerance,
+        thorough=args.thorough,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def inspect(args: Namespace) -> int:

@@ -32,7 +32,7 @@ from .tokenizer import carry_tokenizer, read_vocabulary
 from .trace_apart import trace_apart
 
 # Proves an artifact that has not got its name yet; returns the headline figures, or raises.
-Gate = Callable[[Path, MistralConfig, Checkpoint], dict[str, Any]]
+Gate = Callable[[Path, Checkpoint], dict[str, Any]]
 
 HASHING = "hashing the checkpoint"  # what progress calls it
 
@@ -116,7 +116,7 @@ def export_checkpoint(
         )
         write_manifest(folder, manifest)
         if gate is not None:
-            manifest = dataclasses.replace(manifest, parity=gate(folder, config, weights))
+            manifest = dataclasses.replace(manifest, parity=gate(folder, weights))
         (folder / CARD_FILE).write_text(
             render_card(manifest, name=checkpoint.resolve().name), encoding="utf-8"
         )

@@ -6,6 +6,7 @@ found by measuring onnxruntime 1.32 on x86-64; ``make bench-export`` measures it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from .naming import EMBEDDING, HEAD, parameters
 # writes takes beside a matrix and its codes.
 _TRACER_BYTES, _TRACED_LAYER_BYTES = 530 << 20, 2 << 20
 _WRITER_BYTES, _WRITTEN_LAYER_BYTES = 180 << 20, 1 << 18
+_REFERENCE_BYTES = 700 << 20  # torch, and what is compared; measured
 _ARENA_SLACK = 1.3  # onnxruntime's arena grows in steps; measured
 
 
@@ -42,6 +44,13 @@ class _Matrix:
     scheme: Scheme | None  # None: float32
     is_multiplied: bool
     is_gathered: bool
+
+
+def reference_bytes(config: MistralConfig) -> int:
+    """Resident memory of the parity gate's reference: one layer, or one end, at a time."""
+    sizes = {name: 4 * math.prod(shape) for name, shape in parameters(config).items()}
+    layer = sum(size for name, size in sizes.items() if name.startswith("layers.0."))
+    return _REFERENCE_BYTES + max(layer, sizes[EMBEDDING])
 
 
 def plan(config: MistralConfig, *, quant: str, target: str, block: int = DEFAULT_BLOCK) -> Plan:
@@ -74,7 +83,7 @@ def plan(config: MistralConfig, *, quant: str, target: str, block: int = DEFAULT
         memory=memory,
         disk_bytes=weights + SPARE_BYTES,
         export_peak_bytes=_export_peak_bytes(config, quant, block),
-        reference_bytes=4 * config.num_parameters,
+        reference_bytes=reference_bytes(config),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,29 +12,15 @@ import numpy.typing as npt
 from ..errors import ContractError
 from . import contract
 from .cache import growing_rows
+from .graph import open_graph, ort
 from .manifest import Manifest, read_manifest, verify_files
 from .memory import DEFAULT_CHUNK, refuse_beyond
 from .promises import refuse_broken_promises
 from .sampling import Sampler
 from .text import Detokenizer, Tokenizer
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read while onnxruntime is imported
-import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
-
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
-
-_SPIN_US = 1000  # how long threads wait busily between operators: not after a run
-_LOAD_ERRORS = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
 
 
 class Session:
@@ -104,17 +89,7 @@ class Session:
         path = folder / contract.MODEL_FILE
         if not path.is_file():
             raise ContractError(f"{path}: missing; copy the artifact again")
-        options = ort.SessionOptions()
-        options.log_severity_level = 3  # a warning for each load about num_logits_to_keep
-        options.intra_op_num_threads = threads or _physical_cores()
-        options.add_session_config_entry("session.prepack.enable_parallel", "1")
-        options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_US))
-        try:
-            graph = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except _LOAD_ERRORS as error:
-            raise ContractError(
-                f"{path}: onnxruntime cannot load it ({error}); copy the artifact again"
-            ) from error
+        graph = open_graph(path, threads=threads)
         refuse_broken_promises(path, manifest.geometry, graph)
         return cls(
             folder=folder, manifest=manifest, graph=graph, max_memory_bytes=max_memory_bytes
@@ -313,14 +288,3 @@ def _text_of(tokens: Iterator[int], detokenizer: Detokenizer) -> Iterator[str]:
             yield text
     if text := detokenizer.flush():
         yield text
-
-
-def _physical_cores() -> int:
-    """Cores that this process may use, hyperthreads counted once where Linux tells them."""
-    if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
-    cores = set()
-    for cpu in os.sched_getaffinity(0):
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        cores.add(siblings.read_text() if siblings.is_file() else str(cpu))
-    return len(cores)

@@ -1,18 +1,36 @@
-"""By which figures do two sets of logits differ? Computed in float64."""
+"""By which figures do two sets of numbers differ? Computed in float64."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
+
+_NUMBERS_AT_ONCE = 4 << 20  # of logits in float64; bounds the memory of a long comparison
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Positions:
+    """Reference against artifact, position by position: each (T,)."""
+
+    difference: np.ndarray  # largest |Δlogit|
+    mean_difference: np.ndarray
+    kl: np.ndarray  # nats, of reference from artifact
+    reference_top: np.ndarray  # int64, the likeliest token
+    artifact_top: np.ndarray
+    reference_top_probability: np.ndarray
+    artifact_top_probability: np.ndarray
+    reference_next: np.ndarray  # log-probability of the token that follows; nan for the last
+    artifact_next: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figures:
-    """Reference against artifact, teacher-forced on the same tokens."""
+    """The same in a few numbers, teacher-forced on the same tokens."""
 
     positions: int
     max_logit_difference: float
+    mean_logit_difference: float
     mean_kl: float  # nats, of reference from artifact
     p999_kl: float
     max_kl: float
@@ -23,25 +41,69 @@ class Figures:
 
 
 def compare(reference: np.ndarray, artifact: np.ndarray, tokens: np.ndarray) -> Figures:
-    """Compare logits position by position.
+    """Compare logits (T, V) float position by position, and sum up.
 
     Args:
-        reference, artifact: (T, V) float.
-        tokens: (T,) int; position t's logits predict token t + 1.
+        reference, artifact: logits.
+        tokens: (T,) int64; position t's logits predict token t + 1.
     """
-    p, q = _log_softmax(reference), _log_softmax(artifact)
-    kl = (np.exp(p) * (p - q)).sum(axis=-1)
-    differences = np.abs(np.float64(reference) - np.float64(artifact)).max(axis=-1)
+    return summarize(by_position(reference, artifact, tokens))
+
+
+def by_position(reference: np.ndarray, artifact: np.ndarray, tokens: np.ndarray) -> Positions:
+    """Compare logits (T, V) float position by position, as many at once as fit in memory."""
+    T, V = reference.shape
+    following = np.append(tokens[1:], 0)
+    rows = max(1, _NUMBERS_AT_ONCE // V)
+    parts = [
+        _compare(reference[part], artifact[part], following[part])
+        for part in (slice(start, start + rows) for start in range(0, T, rows))
+    ]
+    whole = {
+        f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Positions)
+    }
+    whole["reference_next"][-1] = whole["artifact_next"][-1] = np.nan
+    return Positions(**whole)
+
+
+def summarize(positions: Positions) -> Figures:
+    """Sum up; a logit that is not a number makes the figures so."""
+    kl = positions.kl
     return Figures(
-        positions=len(tokens),
-        max_logit_difference=float(differences.max()),
+        positions=len(kl),
+        max_logit_difference=float(positions.difference.max()),
+        mean_logit_difference=float(positions.mean_difference.mean()),
         mean_kl=float(kl.mean()),
         p999_kl=float(np.quantile(kl, 0.999)),
         max_kl=float(kl.max()),
-        same_top=float((p.argmax(-1) == q.argmax(-1)).mean()),
-        reference_perplexity=_perplexity(p, tokens),
-        artifact_perplexity=_perplexity(q, tokens),
-        worst_position=int(differences.argmax()),
+        same_top=float((positions.reference_top == positions.artifact_top).mean()),
+        reference_perplexity=_perplexity(positions.reference_next),
+        artifact_perplexity=_perplexity(positions.artifact_next),
+        worst_position=int(positions.difference.argmax()),
+    )
+
+
+def relative_errors(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Length of the difference over that of what was expected, along the last axis: (...)."""
+    difference = np.linalg.norm(np.float64(found) - np.float64(expected), axis=-1)
+    length = np.linalg.norm(np.float64(expected), axis=-1)
+    return np.asarray(difference / np.maximum(length, np.finfo(np.float32).tiny))
+
+
+def _compare(reference: np.ndarray, artifact: np.ndarray, following: np.ndarray) -> Positions:
+    differences = np.abs(reference.astype(np.float64) - artifact)
+    p, q = _log_softmax(reference), _log_softmax(artifact)
+    tops = p.argmax(axis=-1), q.argmax(axis=-1)
+    return Positions(
+        difference=differences.max(axis=-1),
+        mean_difference=differences.mean(axis=-1),
+        kl=(np.exp(p) * (p - q)).sum(axis=-1),
+        reference_top=tops[0],
+        artifact_top=tops[1],
+        reference_top_probability=np.exp(_pick(p, tops[0])),
+        artifact_top_probability=np.exp(_pick(q, tops[1])),
+        reference_next=_pick(p, following),
+        artifact_next=_pick(q, following),
     )
 
 
@@ -51,8 +113,10 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return np.asarray(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))
 
 
-def _perplexity(log_probabilities: np.ndarray, tokens: np.ndarray) -> float:
-    if len(tokens) < 2:
-        return float("nan")
-    predicted = np.take_along_axis(log_probabilities[:-1], tokens[1:, None], axis=-1)
-    return float(np.exp(-predicted.mean()))
+def _pick(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    return np.asarray(np.take_along_axis(rows, columns[:, None], axis=-1)[:, 0])
+
+
+def _perplexity(following: np.ndarray) -> float:
+    """Of log-probabilities of the tokens that follow, the last of which is unknown."""
+    return float(np.exp(-following[:-1].mean())) if len(following) > 1 else float("nan")

@@ -1,116 +1,214 @@
-"""Is this artifact proved? Runs all checks, writes the report, says yes or no."""
+"""Is this artifact proved? All checks in order, and what they found."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+import numpy as np
 
 from ..errors import ContractError
 from ..export.checkpoint import Checkpoint
-from ..export.config import MistralConfig
 from ..export.progress import track
-from ..export.reference import load_reference
-from ..runtime.manifest import read_manifest, to_json
-from ..runtime.session import Session
-from .parity import SAMPLE, Check, headline, raise_if_broken, read_text, run_checks
-from .room import refuse_large_reference
+from .dissect import Dissection, dissect
+from .feeder import Feeder
+from .figures import Positions, by_position
+from .reference import Reference, Run
+from .sequences import (
+    Feed,
+    batch_checks,
+    check_feed,
+    feeds,
+    greedy_check,
+    greedy_tokens,
+)
+from .store import Store, default_folder
+from .subject import Subject
+from .tokens import SAMPLE, Spans, TokenText, chunks, random_tokens, read_text, spans
+from .tolerance import Tolerance, tolerance_for
+from .verdict import Check, judged
 
-REPORT = "parity/report.json"
-
-
-def gate(
-    artifact: Path, config: MistralConfig, checkpoint: Checkpoint, *, text: Path | None = None
-) -> dict[str, Any]:
-    """Prove a fresh artifact: write its report and return its headline figures.
-
-    Raises:
-        ParityError: a check failed; the message names each.
-    """
-    checks = check_artifact(artifact, config, checkpoint, text=text)
-    raise_if_broken(checks, artifact=artifact)
-    figures = headline(checks)
-    (artifact / REPORT).parent.mkdir(exist_ok=True)
-    (artifact / REPORT).write_text(to_json(report(checks)), encoding="utf-8")
-    return figures
+FIGURES = {"weights": "weight_error", "operators": "operator_error", "rows": "row_error"}
+_MANY_PARAMETERS = 10**9  # beyond it, default runs look into three layers alone
 
 
-def validate(artifact: Path, reference: Path, *, text: Path | None = None) -> list[Check]:
-    """Check an artifact against a checkpoint; the window comes from the manifest.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """How to measure."""
 
-    Raises:
-        ContractError: the checkpoint is of another geometry than the artifact.
-    """
-    geometry = read_manifest(artifact).geometry
-    weights = Checkpoint.open(reference)
-    config = dataclasses.replace(weights.config, sliding_window=geometry.window)
-    found = (
-        config.num_hidden_layers,
-        config.num_key_value_heads,
-        config.head_dim,
-        config.vocab_size,
-    )
-    promised = (
-        geometry.num_layers,
-        geometry.num_key_value_heads,
-        geometry.head_dim,
-        geometry.vocab_size,
-    )
-    if found != promised:
-        raise ContractError(
-            f"{reference}: layers, key/value heads, head size and vocabulary are {found}, the "
-            f"artifact's are {promised}; name the checkpoint that it was exported from"
+    text: Path = SAMPLE  # UTF-8, of the kind that the model knows
+    seed: int = 0  # of the random tokens, and of where in the text to begin
+    tolerance: float = 1.0  # scales all bounds
+    thorough: bool = False  # all lengths and layers, however long it takes
+    store: Path = field(default_factory=default_folder)  # keeps what the reference made
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """All that was found."""
+
+    subject: Subject
+    checkpoint: Checkpoint
+    options: Options
+    words: TokenText
+    tolerance: Tolerance
+    spans: Spans
+    checks: list[Check]
+    runs: dict[str, Run]  # of the reference, on text and on random tokens
+    curve: Positions  # over the text, fed in chunks
+    dissection: Dissection | None  # None: the graph cannot be looked into
+    notes: list[str]  # what was not measured, and why
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check kept its bounds."""
+        return not any(check.failures for check in self.checks)
+
+
+class Gate:
+    """An artifact beside its reference."""
+
+    def __init__(self, subject: Subject, checkpoint: Checkpoint, options: Options) -> None:
+        """Read texts and settings; nothing is run yet.
+
+        Raises:
+            ContractError: a text that is not there, an unknown recipe, or a folder for the
+                reference's work that cannot be made.
+            CheckpointError: the checkpoint's tokenizer is unreadable.
+        """
+        self.subject, self.options = subject, options
+        self.tolerance = tolerance_for(subject.quant, scale=options.tolerance)
+        self.words = TokenText(checkpoint)
+        self.text = read_text(options.text)
+        self.reference = Reference(
+            subject.config, checkpoint, store=Store(options.store), track=track
         )
-    return check_artifact(artifact, config, weights, text=text)
+        config = subject.config
+        self.spans = spans(
+            subject.edges, positions=config.max_position_embeddings, thorough=options.thorough
+        )
+
+    def measure(self) -> Measurement:
+        """Run every check.
+
+        Raises:
+            ContractError: the graph cannot be run as its names promise.
+            CheckpointError: a weight of the checkpoint is unreadable.
+        """
+        runs = dict(zip(("text", "random"), self.reference.runs(self._sequences()), strict=True))
+        checks, curve = self._sequence_checks(runs)
+        notes: list[str] = []
+        dissection = self._dissect(notes)
+        if dissection is not None:
+            checks += dissection_checks(dissection)
+        return Measurement(
+            runs=runs,
+            subject=self.subject,
+            checkpoint=self.reference.checkpoint,
+            options=self.options,
+            words=self.words,
+            tolerance=self.tolerance,
+            spans=self.spans,
+            checks=checks,
+            curve=curve,
+            dissection=dissection,
+            notes=notes,
+        )
+
+    def dissect(self, tokens: np.ndarray, cuts: Sequence[int]) -> Dissection:
+        """Look into the graph on a sequence of one's choice, at all layers."""
+        return dissect(
+            self.subject,
+            self.reference,
+            tokens,
+            cuts,
+            layers=range(self.subject.config.num_hidden_layers),
+            tolerance=self.tolerance,
+            track=track,
+        )
+
+    def _sequences(self) -> list[np.ndarray]:
+        length, seed = self.spans.longest, self.options.seed
+        return [
+            self.words.tokens(self.text, length, skipped=97 * seed),
+            random_tokens(self.subject.config.vocab_size, length, seed=seed),
+        ]
+
+    def _sequence_checks(self, runs: dict[str, Run]) -> tuple[list[Check], Positions]:
+        """All checks of whole sequences; the session that they need is let go afterwards."""
+        feeder = self.subject.feeder()
+        checks: list[Check] = []
+        curves: list[Positions] = []
+
+        def check(way: Feed) -> list[Check]:
+            run = runs[way.source]
+            found, logits = check_feed(feeder, run, way, self.subject.layout, self.tolerance)
+            if (way.source, way.mode) == ("text", "chunked"):
+                curves.append(by_position(run.logits, logits, run.tokens))
+            return found
+
+        jobs: list[Callable[[], Iterable[Check]]] = [
+            functools.partial(check, way)
+            for source in runs
+            for way in feeds(source, self.subject.edges, self.spans)
+        ]
+        jobs.append(lambda: [self._greedy(feeder, runs["text"])])
+        jobs.append(lambda: batch_checks(self.subject, list(runs.values()), self.tolerance))
+        for job in track(jobs, "checking parity"):
+            checks += job()
+        return checks, curves[0]
+
+    def _greedy(self, feeder: Feeder, run: Run) -> Check:
+        prompt = self.spans.greedy_prompt
+        tokens = greedy_tokens(feeder, run.tokens[:prompt], self.spans.greedy_steps)
+        found = self.reference.runs([tokens])[0]
+        return greedy_check(found, prompt=prompt, tolerance=self.tolerance)
+
+    def _dissect(self, notes: list[str]) -> Dissection | None:
+        config, length = self.subject.config, self.spans.dissected
+        last = config.num_hidden_layers - 1
+        layers = list(range(last + 1))
+        if config.num_parameters > _MANY_PARAMETERS and not self.options.thorough:
+            layers = sorted({0, last // 2, last})
+            notes.append(
+                f"looked into layers {', '.join(map(str, layers))} of {last + 1}; --thorough "
+                "looks into all"
+            )
+        tokens = self.words.tokens(self.text, length, skipped=97 * self.options.seed)
+        try:
+            return dissect(
+                self.subject,
+                self.reference,
+                tokens,
+                chunks(self.subject.edges, length),
+                layers=layers,
+                tolerance=self.tolerance,
+                track=track,
+            )
+        except ContractError as error:
+            if self.subject.manifest is not None:
+                raise
+            notes.append(f"weights and operators were not looked at one by one: {error}")
+            return None
 
 
-def check_artifact(
-    artifact: Path, config: MistralConfig, checkpoint: Checkpoint, *, text: Path | None
-) -> list[Check]:
-    """Run all checks of an artifact's recipe against the reference in PyTorch.
-
-    ``text`` is a UTF-8 file to measure on; None for the sample that comes with tramontane.
-    """
-    planned = read_manifest(artifact).memory
-    refuse_large_reference(config, session_bytes=planned.resident_bytes)
-    session = Session.load(artifact)
-    sample = read_text(SAMPLE if text is None else text)
-    return run_checks(session, load_reference(config, checkpoint), sample, track=track)
-
-
-def report(checks: Sequence[Check]) -> dict[str, Any]:
-    """All checks as JSON holds them; a figure that is not a number becomes null."""
-    return {
-        "passed": not any(check.failures for check in checks),
-        "headline": headline(checks),
-        "checks": [
-            {
-                "name": check.name,
-                "failures": list(check.failures),
-                "figures": {
-                    name: None if math.isnan(value) else value
-                    for name, value in check.figures.items()
-                },
-            }
-            for check in checks
-        ],
-    }
-
-
-def print_table(checks: Sequence[Check]) -> None:
-    """One line per check, for people."""
-    table = Table("check", "max |Δlogit|", "mean KL", "max KL", "same top", "verdict")
-    for check in checks:
-        figures = check.figures
-        if "mean_kl" in figures:
-            cells = [f"{figures[k]:.2e}" for k in ("max_logit_difference", "mean_kl", "max_kl")]
-            cells.append(f"{figures['same_top']:.2%}")
-        else:
-            cells = ["", "", "", f"{figures['same_greedy_tokens']} tokens"]
-        table.add_row(check.name, *cells, "\n".join(check.failures) or "ok")
-    Console(width=120).print(table)
+def dissection_checks(dissection: Dissection) -> list[Check]:
+    """One check for each kind of finding: of the finding that is furthest beyond its bound."""
+    checks = []
+    for kind, figure in FIGURES.items():
+        found = [one for one in dissection.findings if one.kind == kind]
+        if not found:
+            continue
+        worst = max(found, key=lambda one: np.nan_to_num(one.error / one.bound, nan=np.inf))
+        broken = sum(one.is_broken for one in found)
+        check = judged(
+            name=f"{kind} one by one, {len(found)}",
+            kind=kind,
+            figures={figure: worst.error, "broken": broken, "looked_at": len(found)},
+            bounds={figure: worst.bound},
+            where=f"{worst}; {broken} of {len(found)} are beyond their bounds",
+        )
+        checks.append(check)
+    return checks

@@ -5,25 +5,21 @@ from __future__ import annotations
 import psutil
 
 from ..errors import ContractError
-from ..export.config import MistralConfig
+from ..export.plan import Plan
 from ..sizes import format_bytes
 
 
-def refuse_large_reference(config: MistralConfig, *, session_bytes: int) -> None:
-    """Refuse, before any work, a model that this machine cannot hold beside its reference.
-
-    Args:
-        config: the reference's, which is in float32.
-        session_bytes: resident memory of the artifact's session.
+def refuse_little_memory(planned: Plan) -> None:
+    """Refuse, before any work, an artifact that this machine cannot hold beside its reference.
 
     Raises:
         ContractError: the two take more memory than is free.
     """
-    reference, free = 4 * config.num_parameters, psutil.virtual_memory().available
-    if reference + session_bytes > free:
+    session, free = planned.memory.resident_bytes, psutil.virtual_memory().available
+    if planned.reference_bytes + session > free:
         raise ContractError(
-            f"parity: the reference in float32 takes {format_bytes(reference)} of memory and the "
-            f"artifact {format_bytes(session_bytes)}, {format_bytes(free)} are free; validate on "
+            f"parity: the reference takes {format_bytes(planned.reference_bytes)} of memory and "
+            f"the artifact {format_bytes(session)}, {format_bytes(free)} are free; validate on "
             "a larger machine, and export here with --no-validate (the artifact says that it was "
             "not measured)"
         )

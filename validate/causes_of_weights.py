@@ -1,0 +1,125 @@
+"""What would make a matrix of weights what the kernel multiplies by?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..export.checkpoint import Checkpoint
+from ..export.config import MistralConfig
+from ..export.naming import is_rotated, parameters
+from .causes import Cause, likeliest, rolled
+from .dissect import Exhibit, block_errors
+
+_PARTLY = 0.5  # share of blocks beyond the bound, up to which the rest is taken for sound
+
+
+def cause_of_weights(
+    exhibit: Exhibit, parameter: str, config: MistralConfig, checkpoint: Checkpoint
+) -> tuple[str, str] | None:
+    """The likeliest cause and its evidence, or None.
+
+    Args:
+        exhibit: the matrix found and the one expected, (N, K) each.
+        parameter: its name.
+        config, checkpoint: whose other parameters it may be.
+    """
+    finding, block = exhibit.finding, int(exhibit.inputs["block"]) or None
+    errors = block_errors(exhibit.expected, exhibit.found, block)
+    broken = ~(errors <= finding.bound)
+    if broken.size > 1 and broken.mean() < _PARTLY and (part := _of_blocks(exhibit, broken)):
+        return part
+    whole = likeliest(
+        _causes(exhibit.expected, parameter, config, checkpoint),
+        lambda result: float(block_errors(result, exhibit.found, block).max()),
+        error=finding.error,
+        bound=finding.bound,
+    )
+    return whole or _of_blocks(exhibit, broken)
+
+
+def _causes(
+    expected: np.ndarray, parameter: str, config: MistralConfig, checkpoint: Checkpoint
+) -> Iterator[Cause]:
+    rows, columns = expected.shape
+    if rows == columns:
+        yield Cause("the matrix is transposed", expected.T)
+    if columns % 2 == 0:
+        swapped = expected.reshape(rows, -1, 2)[:, :, ::-1].reshape(rows, columns)
+        yield Cause(
+            "the nibbles of each byte are swapped: columns change places in pairs", swapped
+        )
+    D, G = config.head_dim, config.num_key_value_heads
+    if is_rotated(parameter):
+        paired = expected.reshape(-1, 2, D // 2, columns).swapaxes(1, 2)
+        yield Cause(
+            "rope layout: rows lie in pairs, expected halves", paired.reshape(expected.shape)
+        )
+        halved = expected.reshape(-1, D // 2, 2, columns).swapaxes(1, 2)
+        yield Cause(
+            "rope layout: rows were turned from pairs to halves twice",
+            halved.reshape(expected.shape),
+        )
+    if "attention" in parameter and rows % (G * D) == 0 and rows > G * D:
+        heads = expected.reshape(G, -1, D, columns).swapaxes(0, 1)
+        yield Cause("query heads are interleaved over their groups", heads.reshape(expected.shape))
+    yield from rolled(expected, 0, "rows")
+    yield from rolled(expected, 1, "columns")
+    yield Cause("the sign is turned", -expected)
+    yield from _others(expected.shape, parameter, config, checkpoint)
+
+
+def _others(
+    shape: tuple[int, ...], parameter: str, config: MistralConfig, checkpoint: Checkpoint
+) -> Iterator[Cause]:
+    """Every other parameter of this shape."""
+    own = parameter.split(".")
+    for name, size in parameters(config).items():
+        if size == shape and name != parameter and name in checkpoint.parameters:
+            words = name.split(".")
+            if words[:2] == own[:2]:
+                text = f"{own[-2]} and {words[-2]} are swapped: it holds {name}"
+            elif words[2:] == own[2:]:
+                text = f"layers are swapped: it holds {name}"
+            else:
+                text = f"it holds {name}"
+            yield Cause(text, checkpoint.read(name))
+
+
+def _of_blocks(exhibit: Exhibit, broken: np.ndarray) -> tuple[str, str] | None:
+    """What is wrong with some blocks, or with all in the same way."""
+    finding, width = exhibit.finding, int(exhibit.inputs["block"]) or exhibit.found.shape[1]
+    places = np.argwhere(broken)
+    if not len(places):
+        return None
+    if broken.size == 1:
+        return None
+    scales, offsets, zeros = [], [], 0
+    for row, block in places:
+        part = slice(block * width, (block + 1) * width)
+        wanted, found = exhibit.expected[row, part], exhibit.found[row, part]
+        largest = float(np.abs(wanted).max()) or 1.0
+        zeros += not found.any()
+        factor = float(wanted @ found) / (float(wanted @ wanted) or 1.0)
+        if factor and np.abs(found / factor - wanted).max() <= 1.3 * finding.bound * largest:
+            scales.append(factor)
+        offset = float(np.median(found - wanted))
+        if np.abs(found - wanted - offset).max() <= 1.3 * finding.bound * largest:
+            offsets.append(offset / (2 * finding.bound * largest))
+    count = f"{len(places)} of {broken.size} blocks"
+    first = f"the first is row {places[0][0]}, block {places[0][1]}"
+    if zeros == len(places):
+        return f"weights are zero in {count}", first
+    if len(offsets) >= 0.9 * len(places):
+        steps = float(np.median(offsets))
+        return (
+            f"the zero point of {count} is off by about {max(1, round(abs(steps)))}",
+            f"all weights of a block are off by the same; {first}",
+        )
+    if len(scales) >= 0.9 * len(places):
+        low, high = min(scales), max(scales)
+        text = f"{low:.3g}" if high < 1.1 * low else f"{low:.3g} to {high:.3g}"
+        wrong = "is" if high < 1.1 * low else "are missing, or another matrix's:"
+        return f"the scale of {count} {wrong} {text} times what it should be", first
+    return f"codes of {count} stand for other weights", first

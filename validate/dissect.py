@@ -1,0 +1,419 @@
+"""Does each weight and each operator of a graph, by itself, do what the reference's does?
+
+Three questions of each layer, in the order in which a token meets them. Weights: the matrix by
+which the kernel really multiplies, against the checkpoint's. Operators: what each made of its own
+inputs, against what the reference's makes of the same. Cache: each row held, against the key or
+value that was computed for its position.
+
+So an error is found where it is made, whatever the recipe: a window off by one shows as plainly in
+4 bits as in float, since the attention is held against what its own queries, keys and values give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..export.model import Layer
+from ..export.naming import EMBEDDING, HEAD
+from ..export.reference import load_last_norm
+from ..graphs.taps import Multiplication, Taps
+from ..runtime.contract import LOGITS
+from . import operators
+from .figures import relative_errors
+from .observe import Observed, embedding_of, ends, matrix_of, observe
+from .reference import Reference
+from .subject import Subject
+from .tolerance import Tolerance, linear_error_for, weight_error_for
+
+Track = Callable[[Sequence[Any], str], Iterable[Any]]
+
+_OBSERVED_BYTES = (
+    2 << 30
+)  # of inner tensors at once; decides how many layers are looked at together
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One weight or operator, and how far it is from the reference's."""
+
+    layer: int | None  # None: before the first, or after the last
+    name: str  # as parameters are named, e.g. attention.query; or attention, rope, ...
+    kind: str  # weights, operators or rows
+    error: float
+    bound: float
+    position: int | None  # of the token where it is worst; None for weights
+    detail: str = ""  # more of where it is worst
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it is beyond its bound; a NaN is."""
+        return not self.error <= self.bound
+
+    @property
+    def place(self) -> str:
+        """Where in the model it is."""
+        where = "" if self.layer is None else f"layer {self.layer}, "
+        return f"{where}{self.name}{' weights' if self.kind == 'weights' else ''}"
+
+    def __str__(self) -> str:
+        at = "" if self.position is None else f" at position {self.position}"
+        return f"{self.place}{at}{', ' if self.detail else ''}{self.detail}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exhibit:
+    """What belongs to the first broken finding, for whoever asks why."""
+
+    finding: Finding
+    inputs: dict[str, np.ndarray]
+    found: np.ndarray
+    expected: np.ndarray
+
+
+@dataclass(kw_only=True)
+class Dissection:
+    """All findings in order, and how the hidden state drifts from layer to layer."""
+
+    tokens: np.ndarray  # (T,) int64, that it was done on
+    cuts: list[int]  # sizes of the pieces in which they were fed
+    layers: list[int]  # looked at
+    findings: list[Finding] = field(default_factory=list)
+    drift: list[float] = field(default_factory=list)  # mean relative error after each layer
+    culprit: Exhibit | None = None  # the first finding beyond its bound
+
+
+def dissect(
+    subject: Subject,
+    reference: Reference,
+    tokens: np.ndarray,
+    cuts: Sequence[int],
+    *,
+    layers: Sequence[int],
+    tolerance: Tolerance,
+    track: Track,
+) -> Dissection:
+    """Look at every weight and operator of some layers, and at both ends of the model.
+
+    Args:
+        subject: the graph under test.
+        reference: the model that it came from.
+        tokens: (T,) int64, fed in pieces of the sizes ``cuts``.
+        layers: ascending numbers; of the others, only what they add is taken over.
+        tolerance: the recipe's.
+        track: hands on layers while showing how far the work is.
+
+    Raises:
+        ContractError: the graph's multiplications are not found by their names.
+    """
+    walk = _Walk(subject, reference, tokens, cuts, layers, tolerance)
+    with torch.no_grad():
+        walk.begin()
+        for group in track(walk.groups(), "looking into the graph"):
+            walk.observe(group)
+            for number, layer in reference.layers(group):
+                walk.through(number, layer)
+        walk.end()
+    return walk.dissection
+
+
+class _Walk:
+    """One pass from the embedding to the logits."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        reference: Reference,
+        tokens: np.ndarray,
+        cuts: Sequence[int],
+        layers: Sequence[int],
+        tolerance: Tolerance,
+    ) -> None:
+        self.config = subject.config
+        self.subject, self.reference, self.tolerance = subject, reference, tolerance
+        self.taps: Taps = subject.graph.taps(self.config.num_hidden_layers)
+        self.cuts = cuts
+        self.dissection = Dissection(tokens=tokens, cuts=list(cuts), layers=list(layers))
+        self.seen = Observed(tensors={}, caches=[])
+        self.is_looked_at = set(layers)
+        self.residual = np.zeros(0)  # the artifact's own hidden state, (T, M)
+        self.added = np.zeros(0)  # what it grew by last
+        self.expected = torch.zeros(0)  # the reference's hidden state
+
+    def groups(self) -> list[list[int]]:
+        """Layers whose inner tensors fit in memory together."""
+        c, groups = self.config, [[0]]
+        whole = 3 * c.intermediate_size + 8 * c.hidden_size
+        total = 0
+        for number in range(c.num_hidden_layers):
+            width = whole if number in self.is_looked_at else 2 * c.hidden_size
+            total += 4 * width * len(self.dissection.tokens)
+            if number and total > _OBSERVED_BYTES:
+                groups.append([])
+                total = 4 * width * len(self.dissection.tokens)
+            groups[-1] += [number] if number else []
+        return groups
+
+    def observe(self, group: Sequence[int]) -> None:
+        """Run the graph once, with the inner tensors of these layers as outputs."""
+        names = []
+        for number in group:
+            if number in self.is_looked_at:
+                names += self.taps.names(number)
+            else:
+                names += [self.taps.layers[number][role].result for role in ("output", "down")]
+        is_last = group[-1] == self.config.num_hidden_layers - 1
+        names += ends(self.taps)[:1] if not is_last else ends(self.taps)
+        self.seen = observe(self.subject, names, self.dissection.tokens, self.cuts)
+        if not self.residual.size:
+            self.residual = self.seen.tensors[self.taps.embedding]
+
+    def begin(self) -> None:
+        """Hold the embedding's rows against the checkpoint's."""
+        expected = self.reference.checkpoint.read(EMBEDDING)
+        found = embedding_of(self.subject, self.taps, len(expected))
+        self._weights(
+            None,
+            "embedding",
+            expected,
+            found,
+            bits=self.taps.embedding_bits,
+            block=self.taps.embedding_block,
+        )
+        self.expected = torch.from_numpy(expected[self.dissection.tokens])
+
+    def through(self, number: int, layer: Layer) -> None:
+        """Hold one layer against the reference's, and go on behind it."""
+        linears = self.taps.layers[number]
+        if number in self.is_looked_at:
+            self._attention(number, layer, linears)
+        self._grow(linears["output"])
+        if number in self.is_looked_at:
+            self._mlp(number, layer, linears)
+        self._grow(linears["down"])
+        self.expected, _, _ = self.reference.run_layer(layer, self.expected)
+        drift = relative_errors(self.expected.numpy(), self.residual).mean()
+        self.dissection.drift.append(float(drift))
+
+    def end(self) -> None:
+        """Hold the last norm, the head and the logits against the reference's."""
+        head = self.taps.head
+        norm = load_last_norm(self.config, self.reference.checkpoint)
+        self._norm(None, "norm", norm.weight, self.seen.source(head))
+        matrix = self._matrix(None, head, {"head": self.reference.checkpoint.read(HEAD)})
+        x, found = self.seen.source(head), self.seen.tensors[LOGITS]
+        self._multiplied(None, "logits", head, {"x": x, "matrix": matrix}, found)
+
+    def _attention(self, number: int, layer: Layer, linears: dict[str, Multiplication]) -> None:
+        c, block = self.config, layer.attention
+        weights = {role: getattr(block, role).weight.numpy() for role in ("query", "key", "value")}
+        packed = linears.get("query_key_value")
+        normed = self.seen.source(packed or linears["query"])
+        self._norm(number, "attention_norm", layer.attention_norm.weight, normed)
+        if packed is not None:
+            matrix = self._matrix(number, packed, weights)
+            made = self.seen.result(packed)
+            self._multiplied(
+                number, "query_key_value", packed, {"x": normed, "matrix": matrix}, made
+            )
+            query, key, value = np.split(
+                made, np.cumsum([len(w) for w in weights.values()])[:-1], -1
+            )
+        else:
+            for role, weight in weights.items():
+                matrix = self._matrix(number, linears[role], {role: weight})
+                made = self.seen.result(linears[role])
+                inputs = {"x": normed, "matrix": matrix}
+                self._multiplied(number, role, linears[role], inputs, made)
+            query, key, value = (self.seen.result(linears[role]) for role in weights)
+        inputs = {"query": query, "key": key, "value": value}
+        attended, keys = operators.attend(
+            **inputs, config=c, rope=self.reference.rope, window=c.sliding_window
+        )
+        values = value.reshape(len(value), c.num_key_value_heads, c.head_dim).swapaxes(0, 1)
+        self._cache(number, keys, values, inputs)
+        found = self.seen.source(linears["output"])
+        self._operator(number, "attention", inputs, found, attended)
+        matrix = self._matrix(number, linears["output"], {"output": block.output.weight.numpy()})
+        self._multiplied(
+            number,
+            "projection",
+            linears["output"],
+            {"x": found, "matrix": matrix},
+            self.seen.result(linears["output"]),
+        )
+
+    def _mlp(self, number: int, layer: Layer, linears: dict[str, Multiplication]) -> None:
+        normed = self.seen.source(linears["gate"])
+        self._norm(number, "mlp_norm", layer.mlp_norm.weight, normed)
+        for role in ("gate", "up", "down"):
+            linear = linears[role]
+            if role == "down":
+                gate, up = (self.seen.result(linears[other]) for other in ("gate", "up"))
+                expected = operators.activate(gate, up)
+                inputs = {"gate": gate, "up": up}
+                self._operator(number, "activation", inputs, self.seen.source(linear), expected)
+            weight = getattr(layer.mlp, role).weight.numpy()
+            inputs = {
+                "x": self.seen.source(linear),
+                "matrix": self._matrix(number, linear, {role: weight}),
+            }
+            self._multiplied(number, f"mlp.{role}", linear, inputs, self.seen.result(linear))
+
+    def _grow(self, linear: Multiplication) -> None:
+        self.added = self.seen.result(linear)
+        self.residual = self.residual + self.added
+
+    def _norm(self, number: int | None, name: str, weight: Any, found: np.ndarray) -> None:
+        inputs = {"x": self.residual, "added": self.added, "weight": weight.numpy()}
+        expected = operators.norm(self.residual, inputs["weight"], self.config.rms_norm_eps)
+        self._operator(number, name, inputs, found, expected)
+
+    def _matrix(
+        self, number: int | None, linear: Multiplication, weights: dict[str, np.ndarray]
+    ) -> np.ndarray:
+        """The matrix that a kernel really multiplies by, held against the checkpoint's."""
+        columns = next(iter(weights.values())).shape[1]
+        whole = matrix_of(self.subject, linear, columns)
+        prefix = "" if number is None else "mlp." if linear.role in _OF_MLP else "attention."
+        start = 0
+        for role, expected in weights.items():
+            found = whole[start : start + len(expected)]
+            start += len(expected)
+            self._weights(
+                number, prefix + role, expected, found, bits=linear.bits, block=linear.block
+            )
+        return whole
+
+    def _weights(
+        self,
+        number: int | None,
+        name: str,
+        expected: np.ndarray,
+        found: np.ndarray,
+        *,
+        bits: int,
+        block: int | None,
+    ) -> None:
+        errors = block_errors(expected, found, block)
+        row, column = np.unravel_index(np.nan_to_num(errors, nan=np.inf).argmax(), errors.shape)
+        finding = Finding(
+            layer=number,
+            name=name,
+            kind="weights",
+            error=float(errors[row, column]),
+            bound=self._weight_error(bits),
+            position=None,
+            detail=f"row {row}" + (f", block {column}" if block else ""),
+        )
+        self._add(finding, {"block": np.array(block or 0)}, found, expected)
+
+    def _weight_error(self, bits: int) -> float:
+        slack = self.subject.weight_slack if bits < 32 else 1.0
+        return weight_error_for(bits, self.tolerance) * slack
+
+    def _multiplied(
+        self,
+        number: int | None,
+        name: str,
+        linear: Multiplication,
+        inputs: dict[str, np.ndarray],
+        found: np.ndarray,
+    ) -> None:
+        expected = operators.multiply(inputs["x"], inputs["matrix"])
+        bound = linear_error_for(linear.bits, self.tolerance)
+        self._operator(number, name, inputs, found, expected, bound=bound)
+
+    def _operator(
+        self,
+        number: int | None,
+        name: str,
+        inputs: dict[str, np.ndarray],
+        found: np.ndarray,
+        expected: np.ndarray,
+        *,
+        bound: float | None = None,
+    ) -> None:
+        errors = np.nan_to_num(relative_errors(expected, found), nan=np.inf)
+        finding = Finding(
+            layer=number,
+            name=name,
+            kind="operators",
+            error=float(errors.max()),
+            bound=self.tolerance.float_error if bound is None else bound,
+            position=int(errors.argmax()),
+        )
+        self._add(finding, inputs, found, expected)
+
+    def _cache(
+        self, number: int, keys: np.ndarray, values: np.ndarray, inputs: dict[str, np.ndarray]
+    ) -> None:
+        """Rope by the rows before anything is evicted; the cache by all, after each piece."""
+        layout = self.subject.layout
+        early = [stage for stage in self.seen.caches if layout.first(stage[0]) == 0]
+        late = [stage for stage in self.seen.caches if layout.first(stage[0]) > 0]
+        for name, index, expected, stages in (
+            ("rope", 0, keys, early),
+            ("cached keys", 0, keys, late),
+            ("cached values", 1, values, early + late),
+        ):
+            worst: tuple[float, int, int] | None = None
+            rows = expected
+            for total, cache in stages:
+                first = layout.first(total)
+                errors = relative_errors(expected[:, first:total], cache[number][index])
+                errors = np.nan_to_num(errors, nan=np.inf).max(axis=0)
+                if worst is None or errors.max() > worst[0]:
+                    worst = float(errors.max()), first + int(errors.argmax()), total
+                    rows = cache[number][index]
+            if worst is None:
+                continue
+            finding = Finding(
+                layer=number,
+                name=name,
+                kind="operators" if name == "rope" else "rows",
+                error=worst[0],
+                bound=self.tolerance.float_error,
+                position=worst[1],
+                detail=f"after {worst[2]} tokens",
+            )
+            self._add(finding, {**inputs, "tokens": np.array(worst[2])}, rows, expected)
+
+    def _add(
+        self,
+        finding: Finding,
+        inputs: dict[str, np.ndarray],
+        found: np.ndarray,
+        expected: np.ndarray,
+    ) -> None:
+        self.dissection.findings.append(finding)
+        if finding.is_broken and self.dissection.culprit is None:
+            self.dissection.culprit = Exhibit(
+                finding=finding, inputs=inputs, found=found, expected=expected
+            )
+
+
+def block_errors(expected: np.ndarray, found: np.ndarray, block: int | None) -> np.ndarray:
+    """Largest error of each block over its largest weight: (N, blocks), or (1, 1) without blocks.
+
+    A scale is shared by a block; rounded to the nearest of its steps, no weight is further off
+    than half of one.
+    """
+    difference, size = np.abs(found - expected), np.abs(expected)
+    if block is None:
+        largest = np.array([[size.max()]])
+        return np.asarray(difference.max() / np.maximum(largest, np.finfo(np.float32).tiny))
+    filled = [(0, 0), (0, -expected.shape[1] % block)]
+    difference, size = (
+        np.pad(x, filled).reshape(len(x), -1, block).max(axis=-1) for x in (difference, size)
+    )
+    # A block of zeros is held exactly; compare it with its row, not with itself.
+    size = np.where(size == 0, np.maximum(size.max(axis=1, keepdims=True), 1e-30), size)
+    return np.asarray(difference / size)
+
+
+_OF_MLP = {"gate", "up", "down"}

@@ -1,0 +1,124 @@
+"""Why does an artifact differ? From the first tensor that does, to the likeliest cause."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .causes_of_operators import cause_of_operator
+from .causes_of_rows import cause_of_rows
+from .causes_of_weights import cause_of_weights
+from .dissect import Dissection, Exhibit
+from .figures import compare
+from .gate import Gate, Measurement
+from .sequences import Feed, feed_batch, feeds
+from .verdict import Check
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Explanation:
+    """The first tensor beyond its bound, and what would make it what it is."""
+
+    place: str  # in the model, e.g. "layer 0, attention at position 64"
+    error: float
+    bound: float
+    cause: str  # empty where no known pattern fits
+    evidence: str  # what makes the cause likely, in figures
+
+    def __str__(self) -> str:
+        cause = self.cause or "no known pattern fits"
+        evidence = f" ({self.evidence})" if self.evidence else ""
+        found = f"error {self.error:.2g}, allowed {self.bound:.2g}"
+        return f"first at fault: {self.place}: {found}; likely cause: {cause}{evidence}"
+
+
+def explain(gate: Gate, measurement: Measurement) -> Explanation | None:
+    """Find the first tensor at fault and its likely cause; None where every check passed.
+
+    Where the graph's own operators are sound on the short sequence that is looked into by
+    default, the sequence that failed is looked into instead, piece by piece as it was fed.
+    """
+    if measurement.passed:
+        return None
+    dissection = measurement.dissection
+    failed = [check for check in measurement.checks if check.failures]
+    if dissection is not None and dissection.culprit is None:
+        dissection = _replayed(gate, measurement, failed) or dissection
+    if dissection is not None and dissection.culprit is not None:
+        return _explained(gate, dissection, dissection.culprit)
+    return _from_outside(gate, measurement, failed)
+
+
+def _explained(gate: Gate, dissection: Dissection, exhibit: Exhibit) -> Explanation:
+    finding, config = exhibit.finding, gate.subject.config
+    layout = gate.subject.layout
+    if finding.kind == "weights":
+        prefix = "" if finding.layer is None else f"layers.{finding.layer}."
+        parameter, checkpoint = f"{prefix}{finding.name}.weight", gate.reference.checkpoint
+        found = cause_of_weights(exhibit, parameter, config, checkpoint)
+    elif finding.kind == "rows":
+        run = gate.reference.runs([dissection.tokens])[0]
+        found = cause_of_rows(exhibit, layout, run)
+    else:
+        found = cause_of_operator(exhibit, config, layout, dissection.cuts)
+    cause, evidence = found or ("", "")
+    return Explanation(
+        place=str(finding),
+        error=finding.error,
+        bound=finding.bound,
+        cause=cause,
+        evidence=evidence,
+    )
+
+
+def _replayed(gate: Gate, measurement: Measurement, failed: list[Check]) -> Dissection | None:
+    """Look into the shortest sequence that failed, fed as it was."""
+    names = {check.name.removeprefix("cache, ") for check in failed}
+    ways = [
+        way
+        for source in measurement.runs
+        for way in feeds(source, gate.subject.edges, gate.spans)
+        if str(way) in names
+    ]
+    if not ways:
+        return None
+    way: Feed = min(ways, key=lambda one: (one.length, len(one.cuts)))
+    return gate.dissect(measurement.runs[way.source].tokens[: way.length], way.cuts)
+
+
+def _from_outside(gate: Gate, measurement: Measurement, failed: list[Check]) -> Explanation:
+    """What can be told where no tensor inside is at fault, or none can be looked at."""
+    check = failed[0]
+    figure = check.broken_figures[0]
+    cause, evidence = "", "no weight and no operator by itself is at fault"
+    if all("batch" in one.name for one in failed):
+        cause, evidence = _padding(gate, measurement) or (cause, evidence)
+    return Explanation(
+        place=check.name,
+        error=check.figures[figure],
+        bound=check.bounds[figure],
+        cause=cause,
+        evidence=evidence,
+    )
+
+
+def _padding(gate: Gate, measurement: Measurement) -> tuple[str, str] | None:
+    """Does the artifact answer as if the padding of a batch were tokens?"""
+    runs = list(measurement.runs.values())
+    for row, run in zip(feed_batch(gate.subject, runs), runs, strict=True):
+        if not row.padding:
+            continue
+        later = run.tokens[row.length : len(row.logits)]
+        zeros = np.zeros(row.padding, np.int64)
+        padded = np.concatenate([run.tokens[: row.length], zeros, later])
+        expected = gate.reference.runs([padded])[0].logits[-len(later) :]
+        found = compare(expected, row.logits[row.length :], later).mean_kl
+        plain = compare(run.logits[row.length : len(row.logits)], row.logits[row.length :], later)
+        if found < plain.mean_kl / 10:
+            return (
+                "the mask doesn't hide padding: it is read as tokens",
+                f"with {row.padding} tokens of padding read, mean KL is {found:.1e} and no longer "
+                f"{plain.mean_kl:.1e}",
+            )
+    return None

@@ -1,0 +1,151 @@
+"""How are tokens fed, so that logits and the cache come out? By the driver, or graph alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import ContractError
+from ..runtime import contract
+from ..runtime.graph import ort
+from ..runtime.session import Session
+
+_POSITION_IDS = "position_ids"
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+CacheRows = list[tuple[np.ndarray, np.ndarray]]
+
+
+class Feeder(Protocol):
+    """One sequence in the making."""
+
+    def reset(self) -> None:
+        """Begin an empty sequence."""
+
+    def feed(self, tokens: np.ndarray) -> np.ndarray:
+        """Append tokens (T,) int64; return their logits (T, V) float32."""
+
+    def cache(self) -> CacheRows:
+        """Copies of each layer's held rows: key and value, (G, L, D) float32 each."""
+
+
+def feed_all(feeder: Feeder, tokens: np.ndarray, cuts: Sequence[int]) -> np.ndarray:
+    """Feed a new sequence in pieces of the given sizes: logits (T, V) float32."""
+    feeder.reset()
+    pieces = np.split(tokens[: sum(cuts)], np.cumsum(cuts)[:-1])
+    return np.concatenate([feeder.feed(piece) for piece in pieces])
+
+
+class DriverFeeder:
+    """The way apps go: prefill, then step."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.reset = session.reset
+        self.cache = session.cache
+
+    def feed(self, tokens: np.ndarray) -> np.ndarray:
+        """Step where it is one token after others, prefill in one chunk where it is more."""
+        ids = [int(token) for token in tokens]
+        if len(ids) == 1 and self._session.tokens:
+            return self._session.step(ids[0])[None]
+        return np.asarray(self._session.prefill(ids, all_logits=True, chunk=len(ids)))
+
+
+class GraphFeeder:
+    """A graph with the usual names, whoever exported it, in bare onnxruntime."""
+
+    def __init__(
+        self,
+        graph: ort.InferenceSession,
+        geometry: contract.Geometry,
+        path: Path,
+        *,
+        batch_size: int = 1,
+    ) -> None:
+        """Begin an empty sequence, or several of one batch.
+
+        Raises:
+            ContractError: the graph wants an input that is not known here, or lacks an output.
+        """
+        self.graph = graph
+        self._geometry = geometry
+        self._batch_size = batch_size
+        self._inputs = {found.name: found for found in graph.get_inputs()}
+        pairs = contract.cache_pairs(geometry)
+        self._past_names = [past for past, _ in pairs]
+        self._present_names = [present for _, present in pairs]
+        missing = set(self._past_names) - self._inputs.keys()
+        missing |= {contract.LOGITS, *self._present_names} - {o.name for o in graph.get_outputs()}
+        if missing:
+            raise ContractError(
+                f"{path}: has no {min(missing)}, expected {contract.LOGITS} and the cache of "
+                f"{geometry.num_layers} layers; is it a decoder's graph, and of this checkpoint?"
+            )
+        usual = {contract.INPUT_IDS, contract.ATTENTION_MASK, _POSITION_IDS, *self._past_names}
+        if odd := sorted(self._inputs.keys() - usual):
+            raise ContractError(
+                f"{path}: input {odd[0]} is not known, expected {contract.INPUT_IDS}, "
+                f"{contract.ATTENTION_MASK}, {_POSITION_IDS} and past_key_values.N.key and .value"
+            )
+        optional = {found.name for found in graph.get_overridable_initializers()}
+        self._can_drop_logits = contract.NUM_LOGITS_TO_KEEP in optional
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin empty sequences."""
+        self._lengths = np.zeros(self._batch_size, np.int64)
+        self._past = {name: self._empty(name) for name in self._past_names}
+
+    def feed(self, tokens: np.ndarray) -> np.ndarray:
+        """Append tokens (T,) to the one sequence; return their logits (T, V) float32."""
+        return np.asarray(self.run(tokens[None], [contract.LOGITS])[contract.LOGITS][0])
+
+    def run(
+        self, ids: np.ndarray, names: Sequence[str], *, lengths: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Append tokens to each sequence, and fetch outputs of the graph.
+
+        Args:
+            ids: (B, T) int64.
+            names: outputs to fetch, as float32; the cache is carried on besides.
+            lengths: (B,) int64, how many of the T are tokens, the rest padding on the right; in
+                the first call alone. None: all.
+        """
+        T = ids.shape[1]
+        before = self._lengths
+        after = before + (T if lengths is None else lengths)
+        total = int(after.max())
+        feeds: dict[str, Any] = {contract.INPUT_IDS: ids, **self._past}
+        mask = np.arange(total)[None] < after[:, None]
+        feeds[contract.ATTENTION_MASK] = mask.astype(np.int64)
+        feeds[_POSITION_IDS] = before[:, None] + np.arange(T)[None]
+        feeds = {name: value for name, value in feeds.items() if name in self._inputs}
+        if self._can_drop_logits and contract.LOGITS not in names:
+            feeds[contract.NUM_LOGITS_TO_KEEP] = np.array(1, np.int64)
+        found = self.graph.run([*names, *self._present_names], feeds)
+        self._past = dict(zip(self._past_names, found[len(names) :], strict=True))
+        self._lengths = after
+        return {
+            name: np.asarray(value, np.float32)
+            for name, value in zip(names, found[: len(names)], strict=True)
+        }
+
+    def cache(self, sequence: int = 0) -> CacheRows:
+        """Each layer's held rows of one sequence: key and value, (G, L, D) float32 each."""
+        held = self._geometry.layout.held(int(self._lengths[sequence]))
+        rows = [
+            [
+                np.asarray(self._past[contract.past(layer, kind)][sequence, :, :held], np.float32)
+                for kind in ("key", "value")
+            ]
+            for layer in range(self._geometry.num_layers)
+        ]
+        return [(key, value) for key, value in rows]
+
+    def _empty(self, name: str) -> np.ndarray:
+        g = self._geometry
+        shape = (self._batch_size, g.num_key_value_heads, g.rows or 0, g.head_dim)
+        return np.zeros(shape, _DTYPES.get(self._inputs[name].type, np.float32))

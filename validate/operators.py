@@ -1,0 +1,73 @@
+"""What does each operator of the reference make of given inputs?
+
+Each is a function of what the artifact's own operator read, so that errors do not add up from one
+to the next: what differs here, differs for its own reason.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..export.attention import sliding_window_attention
+from ..export.config import MistralConfig
+
+_SCORE_BYTES = 128 << 20  # of attention scores at once
+Rope = tuple[Tensor, Tensor]
+
+
+def norm(x: np.ndarray, weight: np.ndarray, epsilon: float) -> np.ndarray:
+    """Root-mean-square norm of (T, M) by a weight (M,), in float64."""
+    wide = np.float64(x)
+    mean_square = (wide * wide).mean(axis=-1, keepdims=True)
+    return np.asarray(wide / np.sqrt(mean_square + epsilon) * weight)
+
+
+def multiply(x: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """(T, K) by a matrix (N, K): (T, N) float32."""
+    return np.asarray(x @ matrix.T)
+
+
+def activate(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """SwiGLU of two (T, F)."""
+    wide = np.float64(gate)
+    return np.asarray(wide / (1 + np.exp(-wide)) * up)
+
+
+def attend(
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    *,
+    config: MistralConfig,
+    rope: Rope,
+    window: int | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Attention of a whole sequence, in pieces whose scores fit in memory.
+
+    Args:
+        query: (T, H * D) float32, before rope.
+        key, value: (T, G * D) float32, before rope.
+        config: for the sizes.
+        rope: cosines and sines of at least T positions, (P, D / 2) each.
+        window: keys that a query sees; None: all before it.
+
+    Returns:
+        (T, H * D) float32, and the keys after rope, (G, T, D).
+    """
+    T, G, D = len(query), config.num_key_value_heads, config.head_dim
+    rows = 0 if window is None else max(T, window)
+    past = torch.zeros(1, G, rows, D), torch.zeros(1, G, rows, D)
+    at_once = max(1, _SCORE_BYTES // (4 * config.num_attention_heads * max(T, rows)))
+    q, k, v = (torch.from_numpy(np.ascontiguousarray(x))[None] for x in (query, key, value))
+    out = []
+    for start in range(0, T, at_once):
+        part = slice(start, min(start + at_once, T))
+        seen = torch.ones(1, part.stop, dtype=torch.int64)
+        attended, *past_now = sliding_window_attention(
+            q[:, part], k[:, part], v[:, part], *past, seen, *rope, window
+        )
+        past = past_now[0], past_now[1]
+        out.append(attended[0])
+    return torch.cat(out).numpy(), past[0][0, :, :T].numpy()

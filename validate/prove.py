@@ -1,0 +1,75 @@
+"""How does an artifact get its proof, and somebody else's its verdict?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..export.checkpoint import Checkpoint
+from ..runtime.manifest import to_json
+from .explain import Explanation, explain
+from .gate import Gate, Measurement, Options
+from .page import render_page
+from .report import as_json
+from .subject import open_subject
+from .verdict import headline, raise_if_broken
+
+FOLDER = "parity"
+JSON_FILE, PAGE_FILE = "report.json", "report.html"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What was measured, and why it failed where it did."""
+
+    measurement: Measurement
+    explanation: Explanation | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The report; ``report.schema.json`` describes it."""
+        return as_json(self.measurement, self.explanation)
+
+
+def prove(artifact: Path, checkpoint: Checkpoint, options: Options) -> dict[str, float]:
+    """Prove a fresh artifact: write its reports into it, and return its headline figures.
+
+    Raises:
+        ParityError: a check failed; the message names each, and the first tensor at fault.
+    """
+    verdict = validate(artifact, checkpoint, options, explains=True)
+    checks, why = verdict.measurement.checks, verdict.explanation
+    raise_if_broken(checks, artifact=artifact, explanation=str(why or ""))
+    write_reports(verdict, artifact / FOLDER)
+    return headline(checks)
+
+
+def validate(
+    artifact: Path, checkpoint: Checkpoint, options: Options, *, explains: bool = False
+) -> Verdict:
+    """Hold an artifact, or another exporter's graph, against a checkpoint.
+
+    Args:
+        artifact: what ``open_subject`` takes.
+        checkpoint: what it was exported from.
+        options: how to measure.
+        explains: look for the cause where a check fails.
+
+    Raises:
+        ContractError: it cannot be opened or fed, or is of another geometry.
+        CheckpointError: a weight of the checkpoint is unreadable.
+    """
+    gate = Gate(open_subject(artifact, checkpoint.config), checkpoint, options)
+    measurement = gate.measure()
+    return Verdict(
+        measurement=measurement,
+        explanation=explain(gate, measurement) if explains else None,
+    )
+
+
+def write_reports(verdict: Verdict, folder: Path) -> None:
+    """Write the report for people and the one for machines into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = verdict.as_json()
+    (folder / JSON_FILE).write_text(to_json(content), encoding="utf-8")
+    (folder / PAGE_FILE).write_text(render_page(content), encoding="utf-8")

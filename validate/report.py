@@ -1,0 +1,146 @@
+"""What is written down of a measurement? (``report.schema.json`` describes it)"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..export.provenance import tool_versions
+from ..runtime.graph import physical_cores
+from ..runtime.manifest import describe_file
+from .explain import Explanation
+from .gate import Measurement
+from .tokens import SAMPLE
+from .verdict import headline
+
+SCHEMA_VERSION = 1
+_WORST = 12  # tokens that are shown one by one
+_CONTEXT = 24  # tokens before each of them
+
+
+def as_json(measurement: Measurement, explanation: Explanation | None = None) -> dict[str, Any]:
+    """All that was found, as JSON holds it; a figure that is not a number becomes null.
+
+    The same measurement on the same machine gives the same content: no times, no paths.
+    """
+    m = measurement
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "passed": m.passed,
+        "artifact": _artifact(m),
+        "reference": _reference(m),
+        "measured_on": _measured_on(m),
+        "tolerance": dataclasses.asdict(m.tolerance),
+        "headline": headline(m.checks),
+        "checks": [dataclasses.asdict(check) for check in m.checks],
+        "findings": [
+            {**dataclasses.asdict(one), "is_broken": one.is_broken}
+            for one in (m.dissection.findings if m.dissection else [])
+        ],
+        "drift": m.dissection.drift if m.dissection else [],
+        "curve": {"kl": m.curve.kl.tolist(), "evictions": _evictions(m)},
+        "worst_tokens": _worst_tokens(m),
+        "explanation": None if explanation is None else dataclasses.asdict(explanation),
+        "notes": m.notes,
+        "tools": tool_versions(),
+        "machine": {
+            "processor": _processor(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "threads": physical_cores(),
+        },
+        "repeat": _repeat(m),
+    }
+    cleaned: dict[str, Any] = _jsonable(content)
+    return cleaned
+
+
+def _artifact(m: Measurement) -> dict[str, Any]:
+    layout, config, manifest = m.subject.layout, m.subject.config, m.subject.manifest
+    return {
+        "name": m.subject.path.resolve().parent.name,
+        "graph": m.subject.path.name,
+        "exporter": "tramontane" if manifest else "another",
+        "quant": m.subject.quant,
+        "target": manifest.target if manifest else None,
+        "window": config.sliding_window,
+        "rows": layout.rows,
+        "layers": config.num_hidden_layers,
+        "memory": dataclasses.asdict(manifest.memory) if manifest else None,
+    }
+
+
+def _reference(m: Measurement) -> dict[str, Any]:
+    return {
+        "name": m.checkpoint.path.resolve().name,
+        "architecture": m.subject.config.architecture,
+        "parameters": m.subject.config.num_parameters,
+        "files": m.checkpoint.hashes(),
+    }
+
+
+def _measured_on(m: Measurement) -> dict[str, Any]:
+    return {
+        "text": m.options.text.name,
+        "text_sha256": describe_file(m.options.text)["sha256"],
+        "seed": m.options.seed,
+        "lengths": m.spans.lengths,
+        "thorough": m.options.thorough,
+    }
+
+
+def _evictions(m: Measurement) -> list[int]:
+    """Positions before which rows left the cache."""
+    layout, T = m.subject.layout, len(m.curve.kl)
+    return [t for t in range(1, T + 1) if layout.first(t) != layout.first(t - 1)]
+
+
+def _worst_tokens(m: Measurement) -> list[dict[str, Any]]:
+    curve, words, tokens = m.curve, m.words, m.runs["text"].tokens
+    order = np.argsort(-np.nan_to_num(curve.kl, nan=np.inf), kind="stable")[:_WORST]
+    return [
+        {
+            "position": int(t),
+            "kl": float(curve.kl[t]),
+            "before": "".join(words.piece(int(k)) for k in tokens[max(0, t - _CONTEXT) : t + 1]),
+            "next": words.piece(int(tokens[t + 1])) if t + 1 < len(m.curve.kl) else "",
+            "reference": words.piece(int(curve.reference_top[t])),
+            "reference_probability": float(curve.reference_top_probability[t]),
+            "artifact": words.piece(int(curve.artifact_top[t])),
+            "artifact_probability": float(curve.artifact_top_probability[t]),
+        }
+        for t in order
+    ]
+
+
+def _repeat(m: Measurement) -> str:
+    options = m.options
+    flags = [
+        *(["--text", options.text.name] if options.text != SAMPLE else []),
+        *(["--seed", str(options.seed)] if options.seed else []),
+        *(["--tolerance", f"{options.tolerance:g}"] if options.tolerance != 1 else []),
+        *(["--thorough"] if options.thorough else []),
+    ]
+    words = ["tramontane validate ARTIFACT --reference CHECKPOINT", *flags]
+    return " ".join(words)
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _jsonable(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(one) for one in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value

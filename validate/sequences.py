@@ -1,0 +1,250 @@
+"""Do whole sequences come out as the reference's do, however they are fed?"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..runtime import contract
+from ..runtime.cache import CacheLayout
+from .feeder import CacheRows, Feeder
+from .figures import Figures, compare, relative_errors
+from .reference import Run
+from .subject import Subject
+from .tokens import STAND_IN_WINDOW, Spans, chunks, turns
+from .tolerance import FEWEST_POSITIONS, Tolerance
+from .verdict import Check, judged
+
+_FEW_PIECES = 64  # up to so many the cache is looked at after each, else after each eviction
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowError:
+    """The cached row that is furthest from the reference's for the position it should hold."""
+
+    error: float  # length of the difference over that of the row
+    typical: float  # median over the rows of the layer where it is largest
+    layer: int
+    kind: str  # key or value
+    position: int
+    tokens: int  # fed when it was looked at
+
+    def __str__(self) -> str:
+        return (
+            f"layer {self.layer}, {self.kind} of position {self.position}, after "
+            f"{self.tokens} tokens"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Feed:
+    """One way of feeding a sequence."""
+
+    source: str  # text or random
+    mode: str  # one shot, chunked, stepped or turns
+    cuts: tuple[int, ...]  # sizes of the pieces
+
+    @property
+    def length(self) -> int:
+        """Tokens in all."""
+        return sum(self.cuts)
+
+    def __str__(self) -> str:
+        return f"{self.source}, {self.mode}, {self.length} tokens"
+
+
+def feeds(source: str, edges: CacheLayout, spans: Spans) -> list[Feed]:
+    """All ways of feeding one sequence, the quickest to tell first."""
+    longest, start = spans.longest, spans.stepped_from
+    stepped = ([start] if start else []) + [1] * (longest - start)
+    ways = [("one shot", [length]) for length in spans.lengths]
+    ways += [
+        ("chunked", chunks(edges, longest)),
+        ("turns", turns(edges, longest)),
+        ("stepped", stepped),
+    ]
+    return [Feed(source=source, mode=mode, cuts=tuple(cuts)) for mode, cuts in ways]
+
+
+def feed_and_watch(
+    feeder: Feeder, run: Run, cuts: Sequence[int], layout: CacheLayout
+) -> tuple[np.ndarray, RowError]:
+    """Feed a new sequence in pieces, and look at the cache after them.
+
+    Returns:
+        logits (T, V) float32, and the worst row.
+    """
+    feeder.reset()
+    logits, total, first, worst = [], 0, -1, None
+    for number, size in enumerate(cuts, start=1):
+        logits.append(feeder.feed(run.tokens[total : total + size]))
+        total += size
+        is_telling = len(cuts) <= _FEW_PIECES or number == len(cuts)
+        if is_telling or layout.first(total) != first:
+            found = row_error(feeder.cache(), run, layout, total)
+            worst = found if worst is None else _worse(worst, found)
+        first = layout.first(total)
+    assert worst is not None, "the last piece is always looked at"
+    return np.concatenate(logits), worst
+
+
+def _worse(one: RowError, other: RowError) -> RowError:
+    worst = one if one.error >= other.error else other  # a NaN in the other is worse
+    return dataclasses.replace(worst, typical=max(one.typical, other.typical))
+
+
+def row_error(cache: CacheRows, run: Run, layout: CacheLayout, tokens: int) -> RowError:
+    """Hold each row against the reference's for the position that it should hold."""
+    first = layout.first(tokens)
+    worst, medians = [], []
+    for layer, pair in enumerate(cache):
+        for kind, rows, all_rows in zip(
+            ("key", "value"), pair, (run.keys, run.values), strict=True
+        ):
+            errors = relative_errors(all_rows[layer][:, first:tokens], rows)
+            index = np.unravel_index(np.argmax(np.nan_to_num(errors, nan=np.inf)), errors.shape)
+            worst.append((float(errors[index]), layer, kind, first + int(index[1])))
+            medians.append(float(np.median(errors)))
+    error, layer, kind, position = max(worst, key=lambda one: np.nan_to_num(one[0], nan=np.inf))
+    return RowError(
+        error=error,
+        typical=max(medians),
+        layer=layer,
+        kind=kind,
+        position=position,
+        tokens=tokens,
+    )
+
+
+def check_feed(
+    feeder: Feeder, run: Run, feed: Feed, layout: CacheLayout, tolerance: Tolerance
+) -> tuple[list[Check], np.ndarray]:
+    """Feed one way: the check of the logits, that of the cache, and the logits (T, V) float32."""
+    logits, worst = feed_and_watch(feeder, run, feed.cuts, layout)
+    expected, tokens = run.logits[: feed.length], run.tokens[: feed.length]
+    figures = compare(expected, logits, tokens)
+    checks = [
+        logits_check(str(feed), figures, feed.source, tolerance),
+        cache_check(f"cache, {feed}", worst, tolerance),
+    ]
+    return checks, logits
+
+
+def cache_check(name: str, worst: RowError, tolerance: Tolerance) -> Check:
+    """Hold cached rows against a recipe's bounds."""
+    bounds = {"typical_cache_error": tolerance.typical_cache_error}
+    if tolerance.cache_error is not None:
+        bounds["cache_error"] = tolerance.cache_error
+    return judged(
+        name=name,
+        kind="cache",
+        figures={"cache_error": worst.error, "typical_cache_error": worst.typical},
+        bounds=bounds,
+        where=str(worst),
+    )
+
+
+def logits_check(
+    name: str, figures: Figures, source: str, tolerance: Tolerance, *, kind: str = "logits"
+) -> Check:
+    """Hold figures against a recipe's bounds; means count from enough positions on."""
+    bounds = {}
+    wider = tolerance.random if source == "random" else 1.0
+    if tolerance.max_logit_difference is not None:
+        bounds["max_logit_difference"] = tolerance.max_logit_difference
+    if figures.positions >= FEWEST_POSITIONS:
+        bounds["mean_kl"] = tolerance.mean_kl * wider
+        bounds["same_top"] = 1 - (1 - tolerance.same_top) * wider
+    return judged(
+        name=name,
+        kind=kind,
+        figures=dataclasses.asdict(figures),
+        bounds=bounds,
+        where=f"worst at position {figures.worst_position}",
+    )
+
+
+def greedy_tokens(feeder: Feeder, prompt: np.ndarray, steps: int) -> np.ndarray:
+    """A prompt and its greedy continuation by the artifact: (T,) int64."""
+    feeder.reset()
+    found, tokens = feeder.feed(prompt), [int(token) for token in prompt]
+    for step in range(steps):
+        tokens.append(int(found[-1].argmax()))
+        if step + 1 < steps:
+            found = feeder.feed(np.array(tokens[-1:], np.int64))
+    return np.array(tokens, np.int64)
+
+
+def greedy_check(run: Run, *, prompt: int, tolerance: Tolerance) -> Check:
+    """Would the reference have chosen the same? Up to where they part, each is on its own path.
+
+    The reference scores the artifact's continuation in one shot. As long as every token is also
+    the reference's likeliest after the same beginning, both have continued alike.
+    """
+    chosen = run.tokens[prompt:]
+    is_same = run.logits[prompt - 1 : -1].argmax(axis=-1) == chosen
+    same = len(chosen) if is_same.all() else int(is_same.argmin())
+    return judged(
+        name=f"greedy, {len(chosen)} tokens",
+        kind="greedy",
+        figures={"same_greedy_tokens": same, "greedy_tokens": len(chosen)},
+        bounds={"same_greedy_tokens": len(chosen)} if tolerance.greedy_is_identical else {},
+        where=f"they part at position {prompt + same}",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchRow:
+    """One sequence of a batch: padded in the first call, then token by token."""
+
+    source: str
+    length: int  # tokens of the first call
+    padding: int  # tokens 0 behind them
+    logits: np.ndarray  # (T, V) float32 of all its tokens, padding left out
+    cache: CacheRows
+
+    def __str__(self) -> str:
+        steps = len(self.logits) - self.length
+        return f"batch of 2, {self.source}, {self.length} and {steps} tokens"
+
+
+def feed_batch(subject: Subject, runs: Sequence[Run]) -> list[BatchRow]:
+    """Two sequences in one batch, then token by token past the edge; of two lengths if allowed."""
+    edges, longest = subject.edges, min(len(run.tokens) for run in runs)
+    window = edges.window or STAND_IN_WINDOW
+    steps = min(24, longest // 2)
+    first = min((edges.rows or window) - 4, longest - steps)
+    second = max(1, window // 2) if subject.takes_ragged_batches else first
+    lengths = np.minimum([first, second], longest - steps)
+    feeder = subject.graph_feeder(batch_size=2)
+    ids = np.zeros((2, first), np.int64)
+    for row, (run, length) in enumerate(zip(runs, lengths, strict=True)):
+        ids[row, :length] = run.tokens[:length]
+    found = feeder.run(ids, [contract.LOGITS], lengths=lengths)[contract.LOGITS]
+    later = []
+    for step in range(steps):
+        column = [run.tokens[n + step] for run, n in zip(runs, lengths, strict=True)]
+        later.append(feeder.run(np.array(column)[:, None], [contract.LOGITS])[contract.LOGITS])
+    return [
+        BatchRow(
+            source=("text", "random")[row],
+            length=int(length),
+            padding=int(first - length),
+            logits=np.concatenate([found[row, :length], *(piece[row] for piece in later)]),
+            cache=feeder.cache(row),
+        )
+        for row, length in enumerate(lengths)
+    ]
+
+
+def batch_checks(subject: Subject, runs: Sequence[Run], tolerance: Tolerance) -> Iterator[Check]:
+    """Hold both sequences of a batch, and what is cached of them, against the reference."""
+    for row, run in zip(feed_batch(subject, runs), runs, strict=True):
+        total = len(row.logits)
+        figures = compare(run.logits[:total], row.logits, run.tokens[:total])
+        yield logits_check(str(row), figures, row.source, tolerance, kind="batch")
+        worst = row_error(row.cache, run, subject.layout, total)
+        yield cache_check(f"cache, {row}", worst, tolerance)

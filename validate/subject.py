@@ -1,0 +1,142 @@
+"""What is under test? An artifact of ours, or another exporter's graph beside a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ContractError
+from ..export.config import MistralConfig, geometry_of
+from ..graphs.expose import OpenedGraph
+from ..runtime import contract
+from ..runtime.cache import CacheLayout, default_rows
+from ..runtime.graph import open_graph
+from ..runtime.manifest import Manifest, read_manifest
+from ..runtime.session import Session
+from .feeder import DriverFeeder, Feeder, GraphFeeder
+
+_OTHERS_ROUNDING = 2.5  # codes of -8 to 7 miss a block's end by a step, k-quants by more
+_OTHERS_SLACK = 16  # rows beyond the window in a cache whose rows the runtime chooses
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A graph under test, and what it is held to."""
+
+    path: Path  # of the graph
+    config: MistralConfig  # what the reference runs: the checkpoint's, the artifact's window
+    manifest: Manifest | None  # None: another exporter's
+
+    @functools.cached_property
+    def graph(self) -> OpenedGraph:
+        """The graph as a file holds it."""
+        return OpenedGraph(self.path)
+
+    @functools.cached_property
+    def layout(self) -> CacheLayout:
+        """Which rows its cache holds."""
+        if self.manifest is not None:
+            return self.manifest.geometry.layout
+        rows = _static_rows(self.path)
+        window = self.config.sliding_window
+        if rows is None and self.graph.has_windowed_cache and window is not None:
+            rows = window + _OTHERS_SLACK
+        return CacheLayout(window=None if rows is None else window, rows=rows)
+
+    @property
+    def edges(self) -> CacheLayout:
+        """Where to look: the window that the model should have, and where rows would leave."""
+        window = self.config.sliding_window
+        return CacheLayout(window=window, rows=self.layout.rows or default_rows(window))
+
+    @functools.cached_property
+    def quant(self) -> str:
+        """The recipe whose bounds hold."""
+        if self.manifest is not None:
+            return self.manifest.quant
+        return {32: "fp32", 8: "int8"}.get(self.graph.bits, "int4")
+
+    @property
+    def weight_slack(self) -> float:
+        """How much coarser than ours weights may be rounded: others have ways of their own."""
+        return 1.0 if self.manifest is not None else _OTHERS_ROUNDING
+
+    @property
+    def takes_ragged_batches(self) -> bool:
+        """Whether sequences of one batch may differ in length."""
+        return self.manifest is not None and self.manifest.target == "portable"
+
+    def feeder(self) -> Feeder:
+        """The way apps go: our driver, or a runtime without it."""
+        if self.manifest is not None:
+            return DriverFeeder(Session.load(self.path.parent))
+        return self.graph_feeder()
+
+    def graph_feeder(self, *, outputs: Sequence[str] = (), batch_size: int = 1) -> GraphFeeder:
+        """The graph alone, with inner tensors as further outputs."""
+        changed = self.graph.with_outputs(outputs) if outputs else None
+        return GraphFeeder(
+            open_graph(self.path, changed=changed),
+            dataclasses.replace(
+                geometry_of(self.config), window=self.layout.window, rows=self.layout.rows
+            ),
+            self.path,
+            batch_size=batch_size,
+        )
+
+
+def open_subject(path: Path, config: MistralConfig) -> Subject:
+    """Open an artifact, a folder that holds one graph, or a graph.
+
+    Args:
+        path: of any of them.
+        config: of the checkpoint that it is held against.
+
+    Raises:
+        ContractError: there is no graph, or it is of another geometry than the checkpoint.
+    """
+    if (path / contract.MANIFEST_FILE).is_file():
+        manifest = read_manifest(path)
+        config = dataclasses.replace(config, sliding_window=manifest.geometry.window)
+        _refuse_other_geometry(path, manifest.geometry, config)
+        return Subject(path / contract.MODEL_FILE, config, manifest)
+    graphs = [path] if path.is_file() else sorted(path.glob("*.onnx"))
+    if not graphs:
+        raise ContractError(
+            f"{path}: holds neither {contract.MANIFEST_FILE} nor a graph; name an artifact, or a "
+            "model.onnx"
+        )
+    if len(graphs) > 1:
+        names = ", ".join(graph.name for graph in graphs)
+        raise ContractError(f"{path}: holds {names}; name the graph that is meant")
+    return Subject(graphs[0], config, None)
+
+
+def _refuse_other_geometry(path: Path, geometry: contract.Geometry, config: MistralConfig) -> None:
+    promised = (
+        geometry.num_layers,
+        geometry.num_key_value_heads,
+        geometry.head_dim,
+        geometry.vocab_size,
+    )
+    found = (
+        config.num_hidden_layers,
+        config.num_key_value_heads,
+        config.head_dim,
+        config.vocab_size,
+    )
+    if found != promised:
+        raise ContractError(
+            f"--reference: layers, key/value heads, head size and vocabulary are {found}, those "
+            f"of {path} are {promised}; name the checkpoint that it was exported from"
+        )
+
+
+def _static_rows(path: Path) -> int | None:
+    """Rows of a cache that has a fixed number of them."""
+    names = {value.name: value.shape for value in open_graph(path).get_inputs()}
+    shape = names.get(contract.past(0, "key"), [])
+    return shape[2] if len(shape) == 4 and isinstance(shape[2], int) else None
