@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from rich.console import Console
@@ -12,12 +12,30 @@ from rich.progress import track as rich_track
 Item = TypeVar("Item")
 
 
-def track(items: Sequence[Item], label: str) -> Iterable[Item]:
-    """Hand the items on, one after the other, while standard error tells how many are done."""
-    if sys.stderr.isatty():
-        return rich_track(items, description=label, console=Console(stderr=True), transient=True)
-    print(f"{label} ({len(items)})", file=sys.stderr, flush=True)
-    return items
+def track(items: Sequence[Item], label: str) -> Iterator[Item]:
+    """Hand the items on, one after the other, while standard error tells how many are done.
+
+    Work that is done within an item is part of it, and shows nothing of its own.
+    """
+    if _Shown.is_busy:
+        yield from items
+        return
+    _Shown.is_busy = True
+    try:
+        if sys.stderr.isatty():
+            console = Console(stderr=True)
+            yield from rich_track(items, description=label, console=console, transient=True)
+        else:
+            say(f"{label} ({len(items)})")
+            yield from items
+    finally:
+        _Shown.is_busy = False
+
+
+class _Shown:
+    """Whether a bar is on the terminal: there is room for one."""
+
+    is_busy = False
 
 
 def say(line: str) -> None:

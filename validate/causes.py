@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Found = tuple[str, str]  # a cause, and the evidence for it
 Score = Callable[[np.ndarray], float]
 
 _NEAR = 0.03  # of the error without a cause: what is left must be less, where it isn't in bounds
@@ -25,8 +26,8 @@ class Cause:
 
 
 def likeliest(
-    causes: Iterable[Cause], score: Score, *, error: float, bound: float
-) -> tuple[str, str] | None:
+    causes: Iterable[Cause], score: Score, *, error: float, bound: float, near: float = _NEAR
+) -> Found | None:
     """The cause whose result is nearest, and the evidence; None where none is near.
 
     Args:
@@ -34,13 +35,14 @@ def likeliest(
         score: error of a result against what was found.
         error: of what the reference gives unchanged.
         bound: within which an artifact without fault lies.
+        near: share of the error that may be left where that is more than the bound.
     """
     best, left = None, np.inf
     for cause in causes:
         found = score(cause.result)
         if found < left:
             best, left = cause.text, found
-    if best is None or left > max(bound, _NEAR * error) or left > error / 2:
+    if best is None or left > max(bound, near * error) or left > error / 2:
         return None
     return best, f"so changed, the reference differs by {left:.1e} and no longer by {error:.1e}"
 

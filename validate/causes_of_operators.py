@@ -7,32 +7,39 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from ..export.checkpoint import Checkpoint
 from ..export.config import MistralConfig
+from ..export.naming import parameters
 from ..runtime.cache import CacheLayout
 from . import operators
-from .causes import Cause, likeliest, rolled
+from .causes import Cause, Found, likeliest, rolled
 from .dissect import Exhibit
 from .figures import relative_errors
 
+ROTATED = ("rope", "cached keys")  # what may be wrong by its rope
 _THETAS = (1e4, 1e5, 5e5, 1e6, 1e7)
 _EPSILONS = (0.0, 1e-12, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3)
 
 
 def cause_of_operator(
-    exhibit: Exhibit, config: MistralConfig, layout: CacheLayout, cuts: Sequence[int]
-) -> tuple[str, str] | None:
+    exhibit: Exhibit,
+    config: MistralConfig,
+    checkpoint: Checkpoint,
+    layout: CacheLayout,
+    cuts: Sequence[int],
+) -> Found | None:
     """The likeliest cause and its evidence, or None.
 
     Args:
         exhibit: what the operator read and made, and what was expected.
-        config: of the reference.
+        config, checkpoint: of the reference.
         layout: which rows the artifact's cache holds.
         cuts: sizes of the pieces in which the tokens were fed.
     """
     name, inputs = exhibit.finding.name, exhibit.inputs
     if name.endswith("norm"):
-        causes = _of_norm(exhibit, config)
-    elif name == "rope":
+        causes = _of_norm(exhibit, config, checkpoint)
+    elif name in ROTATED:
         causes = _of_rope(exhibit, config, cuts)
     elif name == "attention":
         causes = _of_attention(inputs, config, layout, cuts)
@@ -50,7 +57,7 @@ def cause_of_operator(
     )
 
 
-def _of_norm(exhibit: Exhibit, config: MistralConfig) -> Iterator[Cause]:
+def _of_norm(exhibit: Exhibit, config: MistralConfig, checkpoint: Checkpoint) -> Iterator[Cause]:
     x, added, weight = (exhibit.inputs[name] for name in ("x", "added", "weight"))
     epsilon = config.rms_norm_eps
     for other in (*_EPSILONS, _fitted_epsilon(x, weight, exhibit.found)):
@@ -64,18 +71,24 @@ def _of_norm(exhibit: Exhibit, config: MistralConfig) -> Iterator[Cause]:
     yield Cause("the mean is subtracted first", operators.norm(centred, weight, epsilon))
     for cause in rolled(weight, 0, "the norm's weights"):
         yield Cause(cause.text, operators.norm(x, cause.result, epsilon))
-    own = np.median(exhibit.found / operators.norm(x, np.ones_like(weight), epsilon), axis=0)
+    for name, shape in parameters(config).items():
+        if len(shape) == 1:
+            other_weight = checkpoint.read(name)
+            is_alike = name.rsplit(".", 2)[-2] == exhibit.finding.name
+            text = f"{'layers are swapped: ' if is_alike else ''}its weight is that of {name}"
+            yield Cause(text, operators.norm(x, other_weight, epsilon))
     if added.shape == x.shape:
         without = operators.norm(x - added, weight, epsilon)
         yield Cause("the addition before the norm is missing", without)
         yield Cause(
             "the norm reads only what was added last", operators.norm(added, weight, epsilon)
         )
+        earlier = operators.norm(x - exhibit.inputs["added_before"], weight, epsilon)
+        yield Cause("the last addition but one before the norm is missing", earlier)
         yield Cause(
             "what is added before the norm is added twice",
             operators.norm(x + added, weight, epsilon),
         )
-    yield Cause("the norm's weight is another one", operators.norm(x, own, epsilon))
 
 
 def _fitted_epsilon(x: np.ndarray, weight: np.ndarray, found: np.ndarray) -> float:
@@ -89,12 +102,17 @@ def _fitted_epsilon(x: np.ndarray, weight: np.ndarray, found: np.ndarray) -> flo
 
 
 def _of_rope(exhibit: Exhibit, config: MistralConfig, cuts: Sequence[int]) -> Iterator[Cause]:
-    """``found`` holds the rows (G, L, D) after the first pieces, of positions 0 to L - 1."""
+    """``found`` holds the rows (G, L, D) that were held after so many tokens."""
     L, D = exhibit.found.shape[1], config.head_dim
-    keys = exhibit.inputs["key"][:L].reshape(L, -1, D).swapaxes(0, 1)
-    for text, angles, pairs in _ropes(config, L, cuts):
-        yield Cause(text, _rotate(keys, angles, pairs=pairs))
+    total = int(exhibit.inputs["tokens"])
+    held = slice(total - L, total)
+    keys = exhibit.inputs["key"][held].reshape(L, -1, D).swapaxes(0, 1)
+    for text, angles, pairs in _ropes(config, total, cuts):
+        yield Cause(text, _rotate(keys, angles[held], pairs=pairs))
     yield Cause("keys are cached before rope", keys)
+    angles = np.arange(total)[held, None] * config.rope_theta ** (-np.arange(0, D, 2) / D)
+    cos, sin = (f(angles).astype(np.float16).astype(np.float64) for f in (np.cos, np.sin))
+    yield Cause("rope's tables are rounded to 16 bits", _turn(keys, cos, sin, pairs=False))
 
 
 def _ropes(
@@ -119,6 +137,9 @@ def _ropes(
     yield "rope counts positions from 1, expected from 0", (positions + 1) * own, False
     yield "rope lags a position behind", np.maximum(positions - 1, 0) * own, False
     yield "rope turns the other way", -positions * own, False
+    for rows in sorted({64, 128, 256, 512, 1024, 2048} & set(range(length))):
+        text = f"rope stops at position {rows - 1}: its tables have {rows} rows"
+        yield text, np.minimum(positions, rows - 1) * own, False
     half = np.where(np.arange(len(own)) < len(own) // 2, own, 0)
     yield "rope turns only half of the dimensions", positions * half, False
     starts = np.repeat(np.cumsum([0, *cuts[:-1]]), cuts)[:length, None]
@@ -142,7 +163,10 @@ def _coarse(frequencies: np.ndarray, positions: np.ndarray, last: np.ndarray) ->
 
 def _rotate(x: np.ndarray, angles: np.ndarray, *, pairs: bool) -> np.ndarray:
     """Turn (heads, T, D) by angles (T, D / 2)."""
-    cos, sin = np.cos(angles), np.sin(angles)
+    return _turn(x, np.cos(angles), np.sin(angles), pairs=pairs)
+
+
+def _turn(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, *, pairs: bool) -> np.ndarray:
     if pairs:
         first, second = x[..., ::2], x[..., 1::2]
         turned = np.stack([first * cos - second * sin, second * cos + first * sin], axis=-1)
@@ -170,14 +194,19 @@ def _of_attention(
         seen: np.ndarray = own,
         of: np.ndarray = groups,
         scale: float = D**-0.5,
+        cap: float = 0.0,
     ) -> np.ndarray:
-        scores = np.where(seen, np.einsum("htd,hsd->hts", q, k[of]) * scale, -np.inf)
+        scores = np.einsum("htd,hsd->hts", q, k[of]) * scale
+        scores = np.where(seen, cap * np.tanh(scores / cap) if cap else scores, -np.inf)
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
         return np.asarray((weights @ plain[2][of]).swapaxes(0, 1).reshape(T, -1))
 
     if W is not None:
         yield Cause(f"the window is dropped, expected {W}", result(seen=j <= i))
+        held = (j <= i) & (j >= _oldest_seen(layout, T, cuts, lost=0)[:, None])
+        text = f"the window is dropped, expected {W}: all rows that are held are read"
+        yield Cause(text, result(seen=held))
         for other in dict.fromkeys((W + 1, W - 1, W + 2, W - 2, W // 2, 2 * W, 4 * W)):
             if other > 0:
                 seen = (j <= i) & (j > i - other)
@@ -194,6 +223,8 @@ def _of_attention(
     )
     yield Cause("scores are not scaled", result(scale=1.0))
     yield Cause("scores are divided by D, expected its square root", result(scale=1 / D))
+    for cap in (20.0, 30.0, 50.0):
+        yield Cause(f"scores are capped at {cap:g}", result(cap=cap))
     yield Cause("keys that come later are not hidden", result(seen=np.ones_like(own)))
     yield Cause("a query doesn't read its own key", result(seen=own & ((j < i) | (i == 0))))
     yield Cause("queries are not turned by rope", result(q=plain[0]))
@@ -237,9 +268,13 @@ def _of_activation(gate: np.ndarray, up: np.ndarray) -> Iterator[Cause]:
 
 def _of_multiplication(exhibit: Exhibit, cuts: Sequence[int]) -> Iterator[Cause]:
     x, matrix = exhibit.inputs["x"], exhibit.inputs["matrix"]
-    yield from rolled(exhibit.expected, 0, "positions")
-    pieces = np.split(x, np.cumsum(cuts)[:-1])
-    rounded = np.concatenate([_in_bytes(piece) for piece in pieces])
+    pieces = np.split(exhibit.expected, np.cumsum(cuts)[:-1])
+    late = [np.concatenate([piece[:1], piece[:-1]]) for piece in pieces]
+    early = [np.concatenate([piece[1:], piece[-1:]]) for piece in pieces]
+    text = "positions are off by one: each gives what belongs to the one"
+    yield Cause(f"{text} before it", np.concatenate(late))
+    yield Cause(f"{text} after it", np.concatenate(early))
+    rounded = np.concatenate([_in_bytes(piece) for piece in np.split(x, np.cumsum(cuts)[:-1])])
     yield Cause(
         "what is multiplied is rounded to 8 bits with one scale for all positions",
         operators.multiply(rounded, matrix),

@@ -7,60 +7,120 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..runtime.cache import CacheLayout
-from .causes import Cause, likeliest
+from .causes import Cause, Found, likeliest
 from .dissect import Exhibit
 from .figures import relative_errors
 from .reference import Run
 
-_MOST_SHIFT = 32  # positions that rows are looked for around where they should be
+_SAME = 1e-3  # rows that differ by less are one: they were copied, or computed alike
+_NEAR_WINDOWS = 64  # how far from the right one a window is looked for
+_MOST = 0.9  # of the misplaced rows that must follow a pattern
 
 
-def cause_of_rows(exhibit: Exhibit, layout: CacheLayout, run: Run) -> tuple[str, str] | None:
+def cause_of_rows(
+    exhibit: Exhibit, layout: CacheLayout, run: Run, *, is_attention_sound: bool
+) -> Found | None:
     """The likeliest cause and its evidence, or None.
 
     Args:
         exhibit: rows found (G, L, D), and those of all positions (G, T, D).
         layout: which rows the cache should hold.
         run: of the reference on the same tokens, for the rows of other layers.
+        is_attention_sound: whether the layer's attention reads what it should nevertheless.
     """
-    total, rows, positions = int(exhibit.inputs["tokens"]), exhibit.found, exhibit.expected
-    first, count = layout.first(total), rows.shape[1]
+    first = layout.first(int(exhibit.inputs["tokens"]))
+    return (
+        _misplaced(exhibit, first, None if is_attention_sound else layout)
+        or _of_another_kind(exhibit, first)
+        or _of_another_layer(exhibit, run, first)
+    )
 
-    def score(result: np.ndarray) -> float:
-        return float(np.nan_to_num(np.median(relative_errors(result, rows)), nan=np.inf))
+
+def _misplaced(exhibit: Exhibit, first: int, layout: CacheLayout | None) -> Found | None:
+    """Rows that are those of other positions: shifted, turned round, or out of order."""
+    rows, positions = (x.swapaxes(0, 1) for x in (exhibit.found, exhibit.expected))
+    rows, positions = (np.float64(x.reshape(len(x), -1)) for x in (rows, positions))
+    own = first + np.arange(len(rows))
+    held = {
+        int(r): int(_nearest(rows[r], positions))
+        for r in np.flatnonzero(relative_errors(positions[own], rows) > _SAME)
+    }
+    known = {r: p for r, p in held.items() if _error(rows[r], positions[p]) < _SAME}
+    if not held or len(known) < len(held) / 2:
+        return None
+    evidence = f"{len(known)} of {len(rows)} rows are exactly those of other positions"
+    shifts = [p - int(own[r]) for r, p in known.items()]
+    commonest = max(set(shifts), key=shifts.count)
+    example, position = next(iter(known.items()))
+    example_text = f"row {example} holds position {position}, expected {own[example]}"
+    if shifts.count(commonest) >= _MOST * len(shifts) and len(known) > 1:
+        if first == 0:
+            return f"rows are stored {abs(commonest)} place(s) off: {example_text}", evidence
+        late = "late" if commonest < 0 else "early"
+        why = ""
+        if layout is not None:
+            total = int(exhibit.inputs["tokens"])
+            window = _window_that_holds(first + commonest, total, layout)
+            why = f"the window is {window}, expected {layout.window}: " if window else ""
+        return f"{why}rows leave the cache {late}: {example_text}", evidence
+    falling = np.diff(list(known.values())) < 0
+    if len(known) > 2 and falling.mean() >= _MOST:
+        return "rows lie newest first, expected oldest first", evidence
+    return f"rows are in another order: {example_text}", evidence
+
+
+def _window_that_holds(first: int, tokens: int, layout: CacheLayout) -> int | None:
+    """The window, of those near, with which a cache of as many rows would begin there."""
+    W, C = layout.window, layout.rows
+    if W is None or C is None:
+        return None
+    near = [W + 1, W - 1, *range(W + 2, C + 1), *range(W - 2, max(0, W - _NEAR_WINDOWS), -1)]
+    return next((w for w in near if CacheLayout(window=w, rows=C).first(tokens) == first), None)
+
+
+def _nearest(row: np.ndarray, positions: np.ndarray) -> np.intp:
+    return np.linalg.norm(positions - row, axis=1).argmin()
+
+
+def _error(row: np.ndarray, expected: np.ndarray) -> float:
+    return float(relative_errors(expected, row))
+
+
+def _of_another_kind(exhibit: Exhibit, first: int) -> Found | None:
+    """Keys for values, or heads in another order."""
+    count = exhibit.found.shape[1]
+    own = exhibit.expected[:, first : first + count]
 
     def causes() -> Iterator[Cause]:
-        for shift in range(-min(first, _MOST_SHIFT), _MOST_SHIFT + 1):
-            kept = positions[:, first + shift : first + shift + count]
-            if shift and kept.shape == rows.shape:
-                late = "late" if shift < 0 else "early"
-                text = f"rows leave the cache {late}: row 0 holds position {first + shift}"
-                yield Cause(f"{text}, expected {first}", kept)
-        own = positions[:, first : first + count]
-        yield Cause("rows lie newest first, expected oldest first", own[:, ::-1])
         yield Cause("key/value heads are in another order", own[::-1])
-        other = "value" if exhibit.finding.name == "cached keys" else "key"
-        swapped = exhibit.inputs[other].reshape(len(positions[0]), len(rows), -1).swapaxes(0, 1)
-        yield Cause("keys and values are swapped", swapped[:, first : first + count])
+        other = exhibit.inputs["key" if "values" in exhibit.finding.name else "value"]
+        heads = other.reshape(len(other), len(own), -1).swapaxes(0, 1)
+        yield Cause("keys and values are swapped", heads[:, first : first + count])
 
-    error = score(positions[:, first : first + count])
-    found = likeliest(causes(), score, error=error, bound=exhibit.finding.bound)
-    return found or _other_layer(exhibit, run, first)
+    def score(result: np.ndarray) -> float:
+        return float(np.nan_to_num(np.median(relative_errors(result, exhibit.found)), nan=np.inf))
+
+    return likeliest(causes(), score, error=score(own), bound=exhibit.finding.bound)
 
 
-def _other_layer(exhibit: Exhibit, run: Run, first: int) -> tuple[str, str] | None:
-    """The layer whose rows, by the reference, are nearest."""
-    of_all = run.keys if exhibit.finding.name == "cached keys" else run.values
-    count = exhibit.found.shape[1]
-    errors = [
-        float(np.median(relative_errors(rows[:, first : first + count], exhibit.found)))
-        for rows in of_all
-    ]
-    nearest = int(np.argmin(errors))
-    own = exhibit.finding.layer
-    if own is None or nearest == own or errors[nearest] > errors[own] / 2:
+def _of_another_layer(exhibit: Exhibit, run: Run, first: int) -> Found | None:
+    """The layer whose rows, by the reference, most of these are nearest to."""
+    of_all = run.values if "values" in exhibit.finding.name else run.keys
+    own, count = exhibit.finding.layer, exhibit.found.shape[1]
+    errors = np.array(
+        [
+            relative_errors(rows[:, first : first + count], exhibit.found).mean(axis=0)
+            for rows in of_all
+        ]
+    )
+    wrong = errors[own] > errors.min(axis=0) * 2
+    if own is None or not wrong.any():
         return None
+    nearest = int(np.bincount(errors.argmin(axis=0)[wrong]).argmax())
+    if nearest == own:
+        return None
+    theirs, its = errors[nearest][wrong].mean(), errors[own][wrong].mean()
     return (
-        f"present is bound to the wrong layer: its rows are those of layer {nearest}",
-        f"they differ from these by {errors[nearest]:.1e}, from its own by {errors[own]:.1e}",
+        f"bound to the wrong layer: {int(wrong.sum())} of {count} rows are those of layer {nearest}",
+        f"they differ from these by {theirs:.1e}, from its own by {its:.1e}",
     )

@@ -9,15 +9,16 @@ import numpy as np
 from ..export.checkpoint import Checkpoint
 from ..export.config import MistralConfig
 from ..export.naming import is_rotated, parameters
-from .causes import Cause, likeliest, rolled
+from .causes import Cause, Found, likeliest, rolled
 from .dissect import Exhibit, block_errors
 
+_ROUNDED_ALIKE = 1.5  # bounds within which weights are the same, rounded in other blocks
 _PARTLY = 0.5  # share of blocks beyond the bound, up to which the rest is taken for sound
 
 
 def cause_of_weights(
     exhibit: Exhibit, parameter: str, config: MistralConfig, checkpoint: Checkpoint
-) -> tuple[str, str] | None:
+) -> Found | None:
     """The likeliest cause and its evidence, or None.
 
     Args:
@@ -31,16 +32,21 @@ def cause_of_weights(
     if broken.size > 1 and broken.mean() < _PARTLY and (part := _of_blocks(exhibit, broken)):
         return part
     whole = likeliest(
-        _causes(exhibit.expected, parameter, config, checkpoint),
+        _causes(exhibit.expected, exhibit.found, parameter, config, checkpoint),
         lambda result: float(block_errors(result, exhibit.found, block).max()),
         error=finding.error,
-        bound=finding.bound,
+        bound=_ROUNDED_ALIKE * finding.bound,
+        near=0.0,
     )
     return whole or _of_blocks(exhibit, broken)
 
 
 def _causes(
-    expected: np.ndarray, parameter: str, config: MistralConfig, checkpoint: Checkpoint
+    expected: np.ndarray,
+    found: np.ndarray,
+    parameter: str,
+    config: MistralConfig,
+    checkpoint: Checkpoint,
 ) -> Iterator[Cause]:
     rows, columns = expected.shape
     if rows == columns:
@@ -66,7 +72,12 @@ def _causes(
         yield Cause("query heads are interleaved over their groups", heads.reshape(expected.shape))
     yield from rolled(expected, 0, "rows")
     yield from rolled(expected, 1, "columns")
+    if "attention" in parameter and rows % D == 0:
+        turned = expected.reshape(-1, D, columns)[::-1].reshape(expected.shape)
+        yield Cause("heads are in reverse order", turned)
     yield Cause("the sign is turned", -expected)
+    factor = float((expected * found).sum() / (expected * expected).sum())
+    yield Cause(f"all weights are {factor:.3g} times what they should be", expected * factor)
     yield from _others(expected.shape, parameter, config, checkpoint)
 
 
@@ -87,27 +98,26 @@ def _others(
             yield Cause(text, checkpoint.read(name))
 
 
-def _of_blocks(exhibit: Exhibit, broken: np.ndarray) -> tuple[str, str] | None:
+def _of_blocks(exhibit: Exhibit, broken: np.ndarray) -> Found | None:
     """What is wrong with some blocks, or with all in the same way."""
     finding, width = exhibit.finding, int(exhibit.inputs["block"]) or exhibit.found.shape[1]
     places = np.argwhere(broken)
-    if not len(places):
-        return None
-    if broken.size == 1:
+    if not len(places) or broken.size == 1:
         return None
     scales, offsets, zeros = [], [], 0
     for row, block in places:
         part = slice(block * width, (block + 1) * width)
         wanted, found = exhibit.expected[row, part], exhibit.found[row, part]
         largest = float(np.abs(wanted).max()) or 1.0
-        zeros += not found.any()
+        zeros += bool(np.abs(found).max() < 1e-6 * largest)
         factor = float(wanted @ found) / (float(wanted @ wanted) or 1.0)
         if factor and np.abs(found / factor - wanted).max() <= 1.3 * finding.bound * largest:
             scales.append(factor)
         offset = float(np.median(found - wanted))
         if np.abs(found - wanted - offset).max() <= 1.3 * finding.bound * largest:
             offsets.append(offset / (2 * finding.bound * largest))
-    count = f"{len(places)} of {broken.size} blocks"
+    kind = "blocks" if broken.shape[1] > 1 else "rows"
+    count = f"{len(places)} of {broken.size} {kind}"
     first = f"the first is row {places[0][0]}, block {places[0][1]}"
     if zeros == len(places):
         return f"weights are zero in {count}", first
@@ -119,7 +129,8 @@ def _of_blocks(exhibit: Exhibit, broken: np.ndarray) -> tuple[str, str] | None:
         )
     if len(scales) >= 0.9 * len(places):
         low, high = min(scales), max(scales)
-        text = f"{low:.3g}" if high < 1.1 * low else f"{low:.3g} to {high:.3g}"
-        wrong = "is" if high < 1.1 * low else "are missing, or another matrix's:"
-        return f"the scale of {count} {wrong} {text} times what it should be", first
+        text = f"{low:.3g}" if abs(high - low) < 0.1 * abs(low) else f"{low:.3g} to {high:.3g}"
+        if abs(high - low) < 0.1 * abs(low):
+            return f"the scale of {count} is {text} times what it should be", first
+        return f"the scales of {count} are missing, or others': {text} times as large", first
     return f"codes of {count} stand for other weights", first

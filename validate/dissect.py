@@ -141,7 +141,7 @@ class _Walk:
         self.seen = Observed(tensors={}, caches=[])
         self.is_looked_at = set(layers)
         self.residual = np.zeros(0)  # the artifact's own hidden state, (T, M)
-        self.added = np.zeros(0)  # what it grew by last
+        self.added = self.added_before = np.zeros(0)  # what it grew by last, and before that
         self.expected = torch.zeros(0)  # the reference's hidden state
 
     def groups(self) -> list[list[int]]:
@@ -265,11 +265,16 @@ class _Walk:
             self._multiplied(number, f"mlp.{role}", linear, inputs, self.seen.result(linear))
 
     def _grow(self, linear: Multiplication) -> None:
-        self.added = self.seen.result(linear)
+        self.added_before, self.added = self.added, self.seen.result(linear)
         self.residual = self.residual + self.added
 
     def _norm(self, number: int | None, name: str, weight: Any, found: np.ndarray) -> None:
-        inputs = {"x": self.residual, "added": self.added, "weight": weight.numpy()}
+        inputs = {
+            "x": self.residual,
+            "added": self.added,
+            "added_before": self.added_before,
+            "weight": weight.numpy(),
+        }
         expected = operators.norm(self.residual, inputs["weight"], self.config.rms_norm_eps)
         self._operator(number, name, inputs, found, expected)
 
@@ -299,6 +304,7 @@ class _Walk:
         bits: int,
         block: int | None,
     ) -> None:
+        block = expected.shape[1] if bits == 32 else block
         errors = block_errors(expected, found, block)
         row, column = np.unravel_index(np.nan_to_num(errors, nan=np.inf).argmax(), errors.shape)
         finding = Finding(
@@ -308,7 +314,7 @@ class _Walk:
             error=float(errors[row, column]),
             bound=self._weight_error(bits),
             position=None,
-            detail=f"row {row}" + (f", block {column}" if block else ""),
+            detail=f"row {row}" + (f", block {column}" if errors.shape[1] > 1 else ""),
         )
         self._add(finding, {"block": np.array(block or 0)}, found, expected)
 

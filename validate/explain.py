@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .causes_of_operators import cause_of_operator
+from .causes_of_operators import ROTATED, cause_of_operator
 from .causes_of_rows import cause_of_rows
 from .causes_of_weights import cause_of_weights
 from .dissect import Dissection, Exhibit
@@ -57,11 +57,21 @@ def _explained(gate: Gate, dissection: Dissection, exhibit: Exhibit) -> Explanat
         prefix = "" if finding.layer is None else f"layers.{finding.layer}."
         parameter, checkpoint = f"{prefix}{finding.name}.weight", gate.reference.checkpoint
         found = cause_of_weights(exhibit, parameter, config, checkpoint)
-    elif finding.kind == "rows":
-        run = gate.reference.runs([dissection.tokens])[0]
-        found = cause_of_rows(exhibit, layout, run)
     else:
-        found = cause_of_operator(exhibit, config, layout, dissection.cuts)
+        found, checkpoint = None, gate.reference.checkpoint
+        if finding.kind == "operators" or finding.name in ROTATED:
+            found = cause_of_operator(exhibit, config, checkpoint, layout, dissection.cuts)
+        if found is None and (finding.kind == "rows" or finding.name in ROTATED):
+            run = gate.reference.runs([dissection.tokens])[0]
+            found = cause_of_rows(
+                exhibit,
+                layout,
+                run,
+                is_attention_sound=not any(
+                    one.is_broken and one.layer == finding.layer and one.name == "attention"
+                    for one in dissection.findings
+                ),
+            )
     cause, evidence = found or ("", "")
     return Explanation(
         place=str(finding),

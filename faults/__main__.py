@@ -1,0 +1,135 @@
+"""Command: plant every fault, ask the gate, print its verdicts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import ContractError
+from ..export import build
+from ..export.checkpoint import Checkpoint
+from ..export.progress import track
+from ..validate.gate import Options
+from ..validate.prove import validate
+from . import in_attention, in_cache, in_operators, in_weights
+from .planting import Fault, planted
+
+FAULTS = [*in_attention.FAULTS, *in_cache.FAULTS, *in_operators.FAULTS, *in_weights.FAULTS]
+MODEL = Path(__file__).parents[1] / "models" / "stdlib-5m"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What the gate said of one fault."""
+
+    fault: Fault
+    broken: tuple[str, ...]  # kinds of checks that failed
+    place: str  # first at fault
+    cause: str  # likely; empty where no known pattern fits
+
+    @property
+    def is_caught(self) -> bool:
+        """Whether any check failed."""
+        return bool(self.broken)
+
+    @property
+    def is_explained(self) -> bool:
+        """Whether the place and the cause are those that were planted."""
+        fault = self.fault
+        is_there = self.place.startswith(fault.place)
+        return is_there and bool(fault.cause) and fault.cause in self.cause
+
+
+def try_faults(faults: Sequence[Fault], folder: Path) -> Iterator[Outcome]:
+    """Plant each fault in a good artifact of its recipe, and let the gate look.
+
+    Args:
+        faults: of any recipes.
+        folder: for the artifacts; those that are there are good ones.
+    """
+    checkpoint = Checkpoint.open(MODEL)
+    options = Options(store=folder / "store")
+    for fault in faults:
+        good = folder / fault.recipe
+        if not good.exists():
+            quant, target = fault.recipe.split("-")
+            build.export_checkpoint(MODEL, good, build.Options(quant=quant, target=target))
+        spoilt = planted(fault, good, folder / "spoilt")
+        verdict = validate(spoilt, checkpoint, options, explains=True)
+        why = verdict.explanation
+        failed = [check.kind for check in verdict.measurement.checks if check.failures]
+        yield Outcome(
+            fault=fault,
+            broken=tuple(dict.fromkeys(failed)),
+            place=why.place if why else "",
+            cause=why.cause if why else "",
+        )
+
+
+def as_markdown(outcomes: Sequence[Outcome]) -> str:
+    """The table of the docs."""
+    caught = sum(one.is_caught for one in outcomes)
+    explained = sum(one.is_explained for one in outcomes)
+    lines = [
+        "# Planted faults",
+        "",
+        "Printed by `make faults`: each fault is one small mutation of a good artifact of the",
+        "embedded model. The gate sees figures alone; it compares no files.",
+        "",
+        f"**{caught} of {len(outcomes)} are caught, {explained} are explained by the right place "
+        "and cause.**",
+        "",
+        "| fault | in | caught by | first at fault | likely cause |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for one in outcomes:
+        cells = [
+            one.fault.name,
+            f"`{one.fault.recipe}`",
+            ", ".join(one.broken) or "**nothing**",
+            one.place,
+            one.cause or "no known pattern fits",
+        ]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print one line per fault; return 1 if one was missed, or lost the cause it had."""
+    parser = argparse.ArgumentParser(prog="python -m tramontane.faults", description=__doc__)
+    parser.add_argument("--only", default="", help="faults whose name holds this word")
+    parser.add_argument("--folder", type=Path, help="keep the artifacts here (a temporary one)")
+    parser.add_argument("--out", type=Path, help="write the table as Markdown")
+    args = parser.parse_args(argv)
+    faults = [fault for fault in FAULTS if args.only in fault.name]
+    if not faults:
+        raise ContractError(f"--only {args.only}: no fault has such a name")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary)
+        tried = try_faults(faults, folder)
+        outcomes = [next(tried) for _ in track(faults, "planting faults")]
+    table = Table("fault", "recipe", "caught by", "first at fault", "likely cause", "")
+    for one in outcomes:
+        mark = "missed" if not one.is_caught else "" if one.is_explained else "not explained"
+        kinds = ", ".join(one.broken)
+        table.add_row(one.fault.name, one.fault.recipe, kinds, one.place, one.cause, mark)
+    Console(width=180).print(table)
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(as_markdown(outcomes), encoding="utf-8")
+    lost = [one for one in outcomes if one.fault.cause and not one.is_explained]
+    missed = [one for one in outcomes if not one.is_caught]
+    for one in lost + missed:
+        print(f"{one.fault.name}: {one.place}: {one.cause or 'unexplained'}", file=sys.stderr)
+    return 1 if lost or missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

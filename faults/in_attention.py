@@ -1,0 +1,258 @@
+"""Which faults of window, rope, heads and scores are planted?"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import onnx
+
+from .planting import Fault, Graph
+
+_HEAD_SIZE, _THETA = 32, 1e4  # of the embedded model
+
+
+def _all_windows(graph: Graph, window: int) -> None:
+    for node in graph.nodes("GroupQueryAttention"):
+        graph.set(node, "local_window_size", window)
+    for node in graph.nodes("SlidingWindowAttention"):
+        graph.set(node, "window", window)
+
+
+def _attention_attribute(graph: Graph, name: str, value: float) -> None:
+    for node in graph.nodes("GroupQueryAttention"):
+        graph.set(node, name, value)
+
+
+def _window_of_one_layer(graph: Graph) -> None:
+    graph.set(graph.nodes("GroupQueryAttention")[4], "local_window_size", 32)
+
+
+def _no_window_in_mask(graph: Graph) -> None:
+    _body_node(graph, "And").input[1] = "tmp_45"  # causal alone, twice
+
+
+def _edge_reads_one_less(graph: Graph) -> None:
+    """Greater becomes GreaterOrEqual: one key more."""
+    _body_node(graph, "Greater", output="tmp_48").op_type = "GreaterOrEqual"
+
+
+def _rope_tables(graph: Graph, *, theta: float = _THETA, shift: int = 0, sign: int = 1) -> None:
+    P = len(graph.read("cos_cache"))
+    frequencies = theta ** (-np.arange(0, _HEAD_SIZE, 2) / _HEAD_SIZE)
+    angles = (np.arange(P)[:, None] + shift) * frequencies
+    graph.write("cos_cache", np.float32(np.cos(angles)))
+    graph.write("sin_cache", np.float32(sign * np.sin(angles)))
+
+
+def _half_precision_tables(graph: Graph) -> None:
+    for name in ("cos_cache", "sin_cache"):
+        graph.change(name, lambda table: table.astype(np.float16).astype(np.float32))
+
+
+def _tables_end_early(graph: Graph, rows: int) -> None:
+    for name in ("cos_cache", "sin_cache"):
+        graph.change(name, lambda table: table[np.minimum(np.arange(len(table)), rows - 1)])
+
+
+def _rows_in_pairs(graph: Graph) -> None:
+    """As published by Mistral: the importer forgot to turn rows from pairs to halves."""
+    for layer in range(6):
+        name = f"layers.{layer}.attention.query_key_value.weight.transposed"
+        graph.change(name, _to_pairs)
+
+
+def _to_pairs(matrix: np.ndarray) -> np.ndarray:
+    rows = matrix.T.copy()
+    turned = rows[:320].reshape(10, 2, _HEAD_SIZE // 2, -1).swapaxes(1, 2)  # 8 heads of q, 2 of k
+    rows[:320] = turned.reshape(320, -1)
+    return rows.T
+
+
+def _heads_by_modulo(graph: Graph) -> None:
+    """Repeat keys and values in turn, so that query head h reads head h % G."""
+    body = graph.body()
+    place = next(i for i, node in enumerate(body.node) if node.op_type == "Attention")
+    attention = body.node[place]
+    turn = onnx.helper.make_node("Constant", [], ["turn"], value_ints=[0, 1] * 4)
+    new = [turn]
+    for index, name in ((1, "keys"), (2, "values")):
+        made = f"{name}.in_turn"
+        new.append(onnx.helper.make_node("Gather", [name, "turn"], [made], axis=1))
+        attention.input[index] = made
+    for node in reversed(new):
+        body.node.insert(place, node)
+
+
+def _queries_without_rope(graph: Graph) -> None:
+    _body_node(graph, "Attention").input[0] = "q"
+
+
+def _positions_of_queries_late(graph: Graph) -> None:
+    """Queries are turned as if they stood one position further."""
+    body = graph.body()
+    place = next(i for i, node in enumerate(body.node) if node.output[0] == "q_32")
+    body.node[place].input[3] = "positions.late"
+    one = onnx.helper.make_node("Constant", [], ["one.late"], value_int=1)
+    late = onnx.helper.make_node("Add", ["positions", "one.late"], ["positions.late"])
+    body.node.insert(place, late)
+    body.node.insert(place, one)
+
+
+def _body_node(graph: Graph, op_type: str, *, output: str | None = None) -> onnx.NodeProto:
+    return next(
+        node
+        for node in graph.body().node
+        if node.op_type == op_type and output in (None, node.output[0])
+    )
+
+
+def _body_scale(graph: Graph) -> None:
+    _body_node(graph, "Attention").attribute.append(
+        onnx.helper.make_attribute("scale", 1 / _HEAD_SIZE)
+    )
+
+
+_part = functools.partial
+FAULTS = [
+    Fault(
+        name="window of 65 for 64",
+        recipe="fp32-ort",
+        plant=_part(_all_windows, window=65),
+        place="layer 0, cached keys",
+        cause="the window is 65",
+    ),
+    Fault(
+        name="window of 63 for 64",
+        recipe="fp32-ort",
+        plant=_part(_all_windows, window=63),
+        place="layer 0, cached keys",
+        cause="the window is 63",
+    ),
+    Fault(
+        name="window of 65 for 64, in int8",
+        recipe="int8-ort",
+        plant=_part(_all_windows, window=65),
+        place="layer 0, cached keys",
+        cause="the window is 65",
+    ),
+    Fault(
+        name="window of 63 for 64, in int4",
+        recipe="int4-ort",
+        plant=_part(_all_windows, window=63),
+        place="layer 0, cached keys",
+        cause="the window is 63",
+    ),
+    Fault(
+        name="no window in the mask",
+        recipe="fp32-portable",
+        plant=_no_window_in_mask,
+        place="layer 0, attention",
+        cause="the window is dropped",
+    ),
+    Fault(
+        name="window's edge included: >= for >",
+        recipe="int4-portable",
+        plant=_edge_reads_one_less,
+        place="layer 0, attention",
+        cause="the window is 65",
+    ),
+    Fault(
+        name="half a window in one layer",
+        recipe="fp32-ort",
+        plant=_window_of_one_layer,
+        place="layer 4, cached keys",
+        cause="the window is 32",
+    ),
+    Fault(
+        name="theta of 1e6 for 1e4",
+        recipe="fp32-ort",
+        plant=_part(_rope_tables, theta=1e6),
+        place="layer 0, rope",
+        cause="theta is 1e+06",
+    ),
+    Fault(
+        name="rope one position ahead",
+        recipe="int8-ort",
+        plant=_part(_rope_tables, shift=1),
+        place="layer 0, rope",
+        cause="positions from 1",
+    ),
+    Fault(
+        name="rope turned the other way",
+        recipe="fp32-ort",
+        plant=_part(_rope_tables, sign=-1),
+        place="layer 0, rope",
+        cause="the other way",
+    ),
+    Fault(
+        name="rope in pairs for halves, in the kernel",
+        recipe="fp32-ort",
+        plant=_part(_attention_attribute, name="rotary_interleaved", value=1),
+        place="layer 0, rope",
+        cause="rope turns pairs",
+    ),
+    Fault(
+        name="rope in pairs for halves, in the weights",
+        recipe="fp32-ort",
+        plant=_rows_in_pairs,
+        place="layer 0, attention.query weights",
+        cause="rope layout",
+    ),
+    Fault(
+        name="rope's tables in half precision",
+        recipe="int4-ort",
+        plant=_half_precision_tables,
+        place="layer 0, rope",
+        cause="rounded to 16 bits",
+    ),
+    Fault(
+        name="rope's tables end after 512 positions",
+        recipe="fp32-ort",
+        plant=_part(_tables_end_early, rows=512),
+        place="layer 0, cached keys",
+        cause="stops at position 511",
+    ),
+    Fault(
+        name="queries without rope",
+        recipe="fp32-portable",
+        plant=_queries_without_rope,
+        place="layer 0, attention",
+        cause="queries are not turned",
+    ),
+    Fault(
+        name="queries turned one position too far",
+        recipe="int4-portable",
+        plant=_positions_of_queries_late,
+        place="layer 0, attention",
+        cause="queries are turned one position too far",
+    ),
+    Fault(
+        name="scores not scaled",
+        recipe="fp32-ort",
+        plant=_part(_attention_attribute, name="scale", value=1.0),
+        place="layer 0, attention",
+        cause="scores are not scaled",
+    ),
+    Fault(
+        name="scores divided by D for its square root",
+        recipe="fp32-portable",
+        plant=_body_scale,
+        place="layer 0, attention",
+        cause="divided by D",
+    ),
+    Fault(
+        name="scores capped",
+        recipe="int8-ort",
+        plant=_part(_attention_attribute, name="softcap", value=30.0),
+        place="layer 0, attention",
+        cause="scores are capped",
+    ),
+    Fault(
+        name="query head h on key/value head h % G",
+        recipe="fp32-portable",
+        plant=_heads_by_modulo,
+        place="layer 0, attention",
+        cause="h % G",
+    ),
+]

@@ -1,0 +1,177 @@
+"""Which faults of the cache, of batches and of positions are planted?"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from .planting import Fault, Graph
+
+
+def _one_row_too_many(graph: Graph) -> None:
+    """An eviction takes C - W + 2 rows."""
+    body = graph.body()
+    place = next(i for i, node in enumerate(body.node) if node.output[0] == "E")
+    body.node[place].output[0] = "E.right"
+    one = onnx.helper.make_node("CastLike", ["int64_1", "E.right"], ["one.more"])
+    more = onnx.helper.make_node("Add", ["E.right", "one.more"], ["E"])
+    body.node.insert(place + 1, more)
+    body.node.insert(place + 1, one)
+
+
+def _kept_too_long(graph: Graph) -> None:
+    """Rows are carried as if one token fewer had come: the newest is never kept."""
+    node = next(node for node in graph.body().node if node.output[0] == "tmp_59")
+    node.input[1] = "C.less"
+    body = graph.body()
+    place = list(body.node).index(node)
+    body.node.insert(place, onnx.helper.make_node("Sub", ["C", "one.less"], ["C.less"]))
+    body.node.insert(place, onnx.helper.make_node("CastLike", ["int64_1", "C"], ["one.less"]))
+
+
+def _newest_first(graph: Graph) -> None:
+    """Rows of one layer are handed back in reverse, once they fill the cache."""
+    order = graph.add_constant("rows.reversed", np.arange(80)[::-1].copy())
+    graph.between("present.2.key", "Gather", order, axis=2)
+
+
+def _two_rows_swapped(graph: Graph) -> None:
+    order = np.arange(80)
+    order[[10, 11]] = 11, 10
+    graph.between("present.3.value", "Gather", graph.add_constant("rows.order", order), axis=2)
+
+
+def _presents_swapped(graph: Graph, one: str, other: str) -> None:
+    names = {one: other, other: one}
+    for node in graph.nodes("GroupQueryAttention"):
+        for index, name in enumerate(node.output):
+            node.output[index] = names.get(name, name)
+
+
+def _past_of_another_layer(graph: Graph) -> None:
+    names = {
+        f"past_key_values.{a}.{kind}": f"past_key_values.{b}.{kind}"
+        for a, b in ((1, 2), (2, 1))
+        for kind in ("key", "value")
+    }
+    for node in graph.nodes("GroupQueryAttention"):
+        for index, name in enumerate(node.input):
+            node.input[index] = names.get(name, name)
+
+
+def _layers_swapped(graph: Graph) -> None:
+    for kind in ("key", "value"):
+        _presents_swapped(graph, f"present.1.{kind}", f"present.2.{kind}")
+
+
+def _keys_for_values(graph: Graph) -> None:
+    _presents_swapped(graph, "present.5.key", "present.5.value")
+
+
+def _heads_in_another_order(graph: Graph) -> None:
+    order = graph.add_constant("heads.order", np.array([1, 0]))
+    graph.between("present.0.key", "Gather", order, axis=1)
+
+
+def _padding_counts(graph: Graph) -> None:
+    """The length is taken from the mask's size, not from its ones."""
+    node = next(node for node in graph.body().node if node.output[0] == "total")
+    place = list(graph.body().node).index(node)
+    zero = onnx.helper.make_node("Constant", [], ["mask.zero"], value_int=0)
+    ones = onnx.helper.make_node("Equal", ["attention_mask", "attention_mask"], ["mask.all"])
+    cast = onnx.helper.make_node("CastLike", ["mask.all", "attention_mask"], ["mask.ones"])
+    node.input[0] = "mask.ones"
+    for new in (cast, ones, zero):
+        graph.body().node.insert(place, new)
+
+
+def _logits_late(graph: Graph) -> None:
+    """Each position's logits are those of the one before it."""
+    first = graph.add_constant("first", np.array([0]))
+    last = graph.add_constant("last", np.array([-1]))
+    one = graph.add_constant("one.end", np.array([1]))
+    axis = graph.add_constant("axis.positions", np.array([1]))
+    head = graph.maker("logits")
+    head.output[0] = "logits.right"
+    slice_ = onnx.helper.make_node
+    graph.model.graph.node.extend(
+        [
+            slice_("Slice", ["logits.right", first, one, axis], ["logits.first"]),
+            slice_("Slice", ["logits.right", first, last, axis], ["logits.rest"]),
+            onnx.helper.make_node("Concat", ["logits.first", "logits.rest"], ["logits"], axis=1),
+        ]
+    )
+
+
+FAULTS = [
+    Fault(
+        name="one eviction row too many",
+        recipe="fp32-portable",
+        plant=_one_row_too_many,
+        place="layer 0, cached keys",
+        cause="rows leave the cache early",
+    ),
+    Fault(
+        name="new rows one place late in the cache",
+        recipe="int4-portable",
+        plant=_kept_too_long,
+        place="layer 0, rope",
+        cause="stored 1 place(s) off",
+    ),
+    Fault(
+        name="rows newest first",
+        recipe="fp32-ort",
+        plant=_newest_first,
+        place="layer 2, rope",
+        cause="newest first",
+    ),
+    Fault(
+        name="two rows swapped",
+        recipe="int4-ort",
+        plant=_two_rows_swapped,
+        place="layer 3, cached values",
+        cause="in another order",
+    ),
+    Fault(
+        name="present bound to the wrong layer",
+        recipe="fp32-ort",
+        plant=_layers_swapped,
+        place="layer 1, rope",
+        cause="those of layer 2",
+    ),
+    Fault(
+        name="past of another layer",
+        recipe="int8-ort",
+        plant=_past_of_another_layer,
+        place="layer 1",
+        cause="those of layer 2",
+    ),
+    Fault(
+        name="keys cached as values, values as keys",
+        recipe="fp32-ort",
+        plant=_keys_for_values,
+        place="layer 5, rope",
+        cause="keys and values are swapped",
+    ),
+    Fault(
+        name="cached heads in another order",
+        recipe="int4-ort",
+        plant=_heads_in_another_order,
+        place="layer 0, rope",
+        cause="heads are in another order",
+    ),
+    Fault(
+        name="mask ignores padding",
+        recipe="fp32-portable",
+        plant=_padding_counts,
+        place="batch of 2",
+        cause="read as tokens",
+    ),
+    Fault(
+        name="logits shifted by a position",
+        recipe="fp32-ort",
+        plant=_logits_late,
+        place="logits",
+        cause="off by one",
+    ),
+]

@@ -1,0 +1,119 @@
+"""How is a fault planted in a graph, and what does it claim to be?"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from ..runtime.contract import MODEL_FILE
+
+Change = Callable[[np.ndarray], np.ndarray]
+
+
+class Graph:
+    """A graph with all its weights in memory, to be spoilt."""
+
+    def __init__(self, artifact: Path) -> None:
+        self.model = onnx.load(artifact / MODEL_FILE)
+        self._weights = {weight.name: weight for weight in self.model.graph.initializer}
+
+    def nodes(self, *op_types: str) -> list[onnx.NodeProto]:
+        """Nodes of the main graph, in order."""
+        return [node for node in self.model.graph.node if node.op_type in op_types]
+
+    def body(self) -> onnx.FunctionProto:
+        """The attention's body in standard ops; target ``portable`` has one."""
+        return self.model.functions[0]
+
+    def maker(self, name: str) -> onnx.NodeProto:
+        """The node that makes a tensor."""
+        return next(node for node in self.model.graph.node if name in node.output)
+
+    def multiplication(self, weight: str) -> onnx.NodeProto:
+        """The node that reads a matrix, given the start of its name."""
+        return next(
+            node
+            for node in self.model.graph.node
+            if any(name.startswith(weight) for name in list(node.input)[1:])
+        )
+
+    def names(self, start: str) -> Iterator[str]:
+        """Names of weights that begin so."""
+        return (name for name in self._weights if name.startswith(start))
+
+    def read(self, name: str) -> np.ndarray:
+        """A weight's numbers."""
+        return np.array(numpy_helper.to_array(self._weights[name]))
+
+    def change(self, name: str, change: Change) -> None:
+        """Put changed numbers in place of a weight's."""
+        self.write(name, change(self.read(name)))
+
+    def write(self, name: str, array: np.ndarray) -> None:
+        """Put other numbers in place of a weight's."""
+        old = self._weights[name]
+        new = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        new.data_type = old.data_type
+        old.CopyFrom(new)
+
+    def swap(self, one: str, other: str) -> None:
+        """Let two weights change places."""
+        first, second = self.read(one), self.read(other)
+        self.write(one, second)
+        self.write(other, first)
+
+    def set(self, node: onnx.NodeProto, name: str, value: float) -> None:
+        """Give a node an attribute."""
+        kept = [attribute for attribute in node.attribute if attribute.name != name]
+        del node.attribute[:]
+        node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
+
+    def add_constant(self, name: str, array: np.ndarray) -> str:
+        """Add a constant; return its name."""
+        self.model.graph.initializer.append(numpy_helper.from_array(array, name))
+        return name
+
+    def between(self, name: str, op_type: str, *others: str, **attributes: object) -> None:
+        """Let an operator change a tensor between its maker and all its readers."""
+        maker = self.maker(name)
+        made = f"{name}.before"
+        for index, output in enumerate(maker.output):
+            if output == name:
+                maker.output[index] = made
+        node = onnx.helper.make_node(op_type, [made, *others], [name], **attributes)
+        place = list(self.model.graph.node).index(maker) + 1
+        self.model.graph.node.insert(place, node)
+
+    def reroute(self, old: str, new: str, *, readers: list[onnx.NodeProto] | None = None) -> None:
+        """Let readers of one tensor read another."""
+        for node in self.model.graph.node if readers is None else readers:
+            for index, name in enumerate(node.input):
+                if name == old:
+                    node.input[index] = new
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fault:
+    """One small mutation of a good artifact."""
+
+    name: str  # in words, for people
+    recipe: str  # of the good artifact: QUANT-TARGET
+    plant: Callable[[Graph], None]
+    place: str  # what the explanation must name
+    cause: str  # words of the likely cause; empty: none is known for it
+
+
+def planted(fault: Fault, artifact: Path, copy: Path) -> Path:
+    """Write a copy of a good artifact with the fault in its graph."""
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(artifact, copy, ignore=shutil.ignore_patterns("model.onnx*"))
+    graph = Graph(artifact)
+    fault.plant(graph)
+    onnx.save(graph.model, copy / MODEL_FILE)
+    return copy
