@@ -21,6 +21,7 @@ _EXAMPLES = """examples:
   tramontane validate other/model.onnx --reference models/stdlib-5m --explain
   tramontane inspect models/stdlib-5m
   tramontane inspect artifacts/stdlib-5m-int8
+  tramontane inspect other/model.onnx
   tramontane synthesize mistral-7b-v0.1 artifacts/mistral-8-layers --layers 8
 """
 
@@ -119,9 +120,12 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("--markdown", type=Path, metavar="FILE", help="write a summary")
     _add_measuring(validate)
 
-    inspect = _command(commands, "inspect", "what a checkpoint or an artifact is and needs")
+    inspect = _command(commands, "inspect", "what a checkpoint, an artifact or a graph is")
     inspect.add_argument(
-        "path", type=Path, metavar="PATH", help="checkpoint, artifact, or a known geometry's name"
+        "path",
+        type=Path,
+        metavar="PATH",
+        help="checkpoint, artifact, anybody's model.onnx, or a known geometry's name",
     )
     inspect.add_argument("--window", type=int, help="plan for this one, not the checkpoint's own")
     inspect.add_argument(

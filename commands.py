@@ -123,7 +123,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def inspect(args: Namespace) -> int:
-    """Say what an artifact is, or what exporting a checkpoint gives and needs."""
+    """Say what an artifact or a graph is, or what exporting a checkpoint gives and needs."""
     from .runtime.contract import MANIFEST_FILE
     from .runtime.manifest import read_manifest, verify_files
 
@@ -133,7 +133,27 @@ def inspect(args: Namespace) -> int:
         summary = {**_summary(manifest), "files": f"{len(manifest.files)}, all as promised"}
         print(json.dumps(summary)) if args.json else _print_rows(summary)
         return 0
-    return _inspect_checkpoint(args)
+    graphs = [args.path] if args.path.suffix == ".onnx" else sorted(args.path.glob("*.onnx"))
+    return _lint(graphs, args) if graphs else _inspect_checkpoint(args)
+
+
+def _lint(graphs: list[Path], args: Namespace) -> int:
+    """Print what is wrong, slow or large about graphs; 1 if anything is wrong."""
+    import dataclasses
+
+    from .graphs.lint.rules import lint
+
+    found = {str(path): lint(path) for path in graphs}
+    if args.json:
+        findings = {path: [dataclasses.asdict(one) for one in f] for path, f in found.items()}
+        print(json.dumps({"findings": findings}))
+    else:
+        for path, findings in found.items():
+            print(f"{path}: {len(findings) or 'no'} finding{'' if len(findings) == 1 else 's'}")
+            for one in findings:
+                print(f"\n{one.severity}: {one.rule} ({one.where})\n  found: {one.found}")
+                print(f"  consequence: {one.consequence}\n  advice: {one.advice}")
+    return int(any(one.severity == "error" for f in found.values() for one in f))
 
 
 def _inspect_checkpoint(args: Namespace) -> int:

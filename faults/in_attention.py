@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import onnx
@@ -41,8 +42,8 @@ def _rope_tables(graph: Graph, *, theta: float = _THETA, shift: int = 0, sign: i
     P = len(graph.read("cos_cache"))
     frequencies = theta ** (-np.arange(0, _HEAD_SIZE, 2) / _HEAD_SIZE)
     angles = (np.arange(P)[:, None] + shift) * frequencies
-    graph.write("cos_cache", np.float32(np.cos(angles)))
-    graph.write("sin_cache", np.float32(sign * np.sin(angles)))
+    graph.write("cos_cache", np.cos(angles).astype(np.float32))
+    graph.write("sin_cache", (sign * np.sin(angles)).astype(np.float32))
 
 
 def _half_precision_tables(graph: Graph) -> None:
@@ -99,7 +100,7 @@ def _positions_of_queries_late(graph: Graph) -> None:
     body.node.insert(place, one)
 
 
-def _body_node(graph: Graph, op_type: str, *, output: str | None = None) -> onnx.NodeProto:
+def _body_node(graph: Graph, op_type: str, *, output: str | None = None) -> Any:
     return next(
         node
         for node in graph.body().node

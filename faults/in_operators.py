@@ -38,7 +38,7 @@ def _norm_before_addition(graph: Graph) -> None:
 
 
 def _quick_gelu(graph: Graph) -> None:
-    factor = graph.add_constant("quick", np.float32([1.702]))
+    factor = graph.add_constant("quick", np.array([1.702], np.float32))
     for node in graph.nodes("Sigmoid"):
         faster = f"{node.input[0]}.faster"
         place = list(graph.model.graph.node).index(node)

@@ -67,13 +67,17 @@ def _negated_row(matrix: np.ndarray) -> np.ndarray:
     return matrix
 
 
+def _ones(array: np.ndarray) -> np.ndarray:
+    return np.ones_like(array)
+
+
 def _embedding_rows(graph: Graph) -> None:
     for name in list(graph.names("embedding.weight")):
         graph.change(name, lambda rows: np.roll(rows, 1, axis=0))
 
 
 def _scales_missing(graph: Graph) -> None:
-    graph.change("layers.1.mlp.down.weight.scales", np.ones_like)
+    graph.change("layers.1.mlp.down.weight.scales", _ones)
 
 
 _CHANGES = {
@@ -88,7 +92,7 @@ _CHANGES = {
     "negated row": _negated_row,
     "times 16": lambda matrix: matrix * np.float32(16),
     "plus one": lambda vector: vector + np.float32(1),
-    "ones": np.ones_like,
+    "ones": _ones,
 }
 _part = functools.partial
 FAULTS = [

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,19 +24,19 @@ class Graph:
         self.model = onnx.load(artifact / MODEL_FILE)
         self._weights = {weight.name: weight for weight in self.model.graph.initializer}
 
-    def nodes(self, *op_types: str) -> list[onnx.NodeProto]:
+    def nodes(self, *op_types: str) -> list[Any]:
         """Nodes of the main graph, in order."""
         return [node for node in self.model.graph.node if node.op_type in op_types]
 
-    def body(self) -> onnx.FunctionProto:
+    def body(self) -> Any:
         """The attention's body in standard ops; target ``portable`` has one."""
         return self.model.functions[0]
 
-    def maker(self, name: str) -> onnx.NodeProto:
+    def maker(self, name: str) -> Any:
         """The node that makes a tensor."""
         return next(node for node in self.model.graph.node if name in node.output)
 
-    def multiplication(self, weight: str) -> onnx.NodeProto:
+    def multiplication(self, weight: str) -> Any:
         """The node that reads a matrix, given the start of its name."""
         return next(
             node
@@ -79,7 +80,7 @@ class Graph:
         self.model.graph.initializer.append(numpy_helper.from_array(array, name))
         return name
 
-    def between(self, name: str, op_type: str, *others: str, **attributes: object) -> None:
+    def between(self, name: str, op_type: str, *others: str, **attributes: Any) -> None:
         """Let an operator change a tensor between its maker and all its readers."""
         maker = self.maker(name)
         made = f"{name}.before"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,31 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let what the reference makes be kept for this run alone, and by all its tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def embedded_artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Artifacts of the embedded model by recipe, e.g. ``int8-ort``, not proved; each made once."""
+    from tramontane.export.build import Options, export_checkpoint
+
+    root = tmp_path_factory.mktemp("artifacts")
+
+    def artifact(recipe: str) -> Path:
+        quant, target = recipe.split("-")
+        if not (root / recipe).exists():
+            model = ROOT / "models" / "stdlib-5m"
+            export_checkpoint(model, root / recipe, Options(quant=quant, target=target))
+        return root / recipe
+
+    return artifact
 
 
 @pytest.fixture(scope="session")

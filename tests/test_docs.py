@@ -13,10 +13,10 @@ ROOT = Path(__file__).parents[1]
 MODULES = [
     "tramontane.sizes",
     *(
-        f"tramontane.{path.parent.name}.{path.stem}"
-        for layer in ("runtime", "graphs", "export", "validate")
-        for path in sorted((ROOT / layer).glob("*.py"))
-        if path.stem != "__init__"
+        ".".join(["tramontane", *path.relative_to(ROOT).with_suffix("").parts])
+        for layer in ("runtime", "graphs", "export", "validate", "faults")
+        for path in sorted((ROOT / layer).rglob("*.py"))
+        if path.stem not in ("__init__", "__main__")
     ),
 ]
 

@@ -10,7 +10,7 @@ from tramontane.export.build import Options, export_checkpoint
 from tramontane.export.checkpoint import Checkpoint
 from tramontane.export.layouts import read_config
 from tramontane.runtime import Sampler, Session
-from tramontane.validate.gate import gate
+from tramontane.validate.prove import prove
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 
@@ -48,7 +48,7 @@ def transformers_greedy(folder: Path, *, window: int | None, steps: int) -> list
 def test_stories260k_tells_the_published_story(shared: Path, tmp_path: Path, target: str) -> None:
     model = shared / "models" / "stories260K"
     expected = (model / "expected_greedy_200.txt").read_text(encoding="utf-8")
-    export_checkpoint(model, tmp_path / "a", Options(quant="fp32", target=target), gate=gate)
+    export_checkpoint(model, tmp_path / "a", Options(quant="fp32", target=target), gate=prove)
     session = Session.load(tmp_path / "a")
     text = "".join(session.stream("", max_new_tokens=250, sampler=Sampler()))
     assert text[: len(expected)] == expected
@@ -63,7 +63,7 @@ def test_a_window_given_later_is_that_of_transformers(
 ) -> None:
     model = shared / "models" / name
     export_checkpoint(
-        model, tmp_path / "a", Options(quant="fp32", target=target, window=window), gate=gate
+        model, tmp_path / "a", Options(quant="fp32", target=target, window=window), gate=prove
     )
     expected = transformers_greedy(model, window=window, steps=steps)
     found = greedy(tmp_path / "a", steps)
@@ -75,22 +75,26 @@ def test_a_window_given_later_is_that_of_transformers(
 
 def test_stories15m_without_a_window_is_that_of_transformers(shared: Path, tmp_path: Path) -> None:
     model = shared / "models" / "stories15M"
-    export_checkpoint(model, tmp_path / "a", Options(quant="fp32", target="ort"), gate=gate)
+    export_checkpoint(model, tmp_path / "a", Options(quant="fp32", target="ort"), gate=prove)
     expected = transformers_greedy(model, window=None, steps=200)
     cut = next((i for i, token in enumerate(expected) if token in (1, 2)), len(expected))
     assert greedy(tmp_path / "a", 200)[:cut] == expected[:cut]
 
 
-def test_the_embedded_model_learned_more_than_frequencies(stdlib_5m: Path) -> None:
+def test_the_embedded_model_learned_more_than_frequencies(
+    stdlib_5m: Path, tmp_path: Path
+) -> None:
     """Perplexity on this project's own source, which it never saw, against a unigram model."""
     import numpy as np
     import sentencepiece
-    from tramontane.export.reference import load_reference
+    from tramontane.export.progress import track
     from tramontane.validate.figures import compare
-    from tramontane.validate.parity import reference_logits
+    from tramontane.validate.reference import Reference
+    from tramontane.validate.store import Store
 
     checkpoint = Checkpoint.open(stdlib_5m)
-    model = load_reference(checkpoint.config, checkpoint)
+    store = Store(tmp_path)
+    reference = Reference(checkpoint.config, checkpoint, store=store, track=track)
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(stdlib_5m / "tokenizer.model"))
     root = Path(__file__).parents[1]
     text = "".join(path.read_text(encoding="utf-8") for path in sorted(root.glob("runtime/*.py")))
@@ -98,5 +102,5 @@ def test_the_embedded_model_learned_more_than_frequencies(stdlib_5m: Path) -> No
     counts = np.bincount(tokens, minlength=checkpoint.config.vocab_size) + 1.0
     unigram = float(np.exp(-np.log(counts / counts.sum())[tokens].mean()))
     tokens = tokens[:2048]
-    logits = reference_logits(model, tokens)
+    logits = reference.runs([tokens])[0].logits
     assert compare(logits, logits, tokens).reference_perplexity * 5 < unigram

@@ -38,11 +38,10 @@ def cause_of_rows(
 
 def _misplaced(exhibit: Exhibit, first: int, layout: CacheLayout | None) -> Found | None:
     """Rows that are those of other positions: shifted, turned round, or out of order."""
-    rows, positions = (x.swapaxes(0, 1) for x in (exhibit.found, exhibit.expected))
-    rows, positions = (np.float64(x.reshape(len(x), -1)) for x in (rows, positions))
+    rows, positions = (_by_position(x) for x in (exhibit.found, exhibit.expected))
     own = first + np.arange(len(rows))
     held = {
-        int(r): int(_nearest(rows[r], positions))
+        int(r): _nearest(rows[r], positions)
         for r in np.flatnonzero(relative_errors(positions[own], rows) > _SAME)
     }
     known = {r: p for r, p in held.items() if _error(rows[r], positions[p]) < _SAME}
@@ -78,8 +77,13 @@ def _window_that_holds(first: int, tokens: int, layout: CacheLayout) -> int | No
     return next((w for w in near if CacheLayout(window=w, rows=C).first(tokens) == first), None)
 
 
-def _nearest(row: np.ndarray, positions: np.ndarray) -> np.intp:
-    return np.linalg.norm(positions - row, axis=1).argmin()
+def _by_position(heads: np.ndarray) -> np.ndarray:
+    """(G, T, D) to (T, G * D) float64."""
+    return heads.swapaxes(0, 1).reshape(heads.shape[1], -1).astype(np.float64)
+
+
+def _nearest(row: np.ndarray, positions: np.ndarray) -> int:
+    return int(np.linalg.norm(positions - row, axis=1).argmin())
 
 
 def _error(row: np.ndarray, expected: np.ndarray) -> float:
@@ -120,7 +124,8 @@ def _of_another_layer(exhibit: Exhibit, run: Run, first: int) -> Found | None:
     if nearest == own:
         return None
     theirs, its = errors[nearest][wrong].mean(), errors[own][wrong].mean()
+    some = f"{int(wrong.sum())} of {count} rows"
     return (
-        f"bound to the wrong layer: {int(wrong.sum())} of {count} rows are those of layer {nearest}",
+        f"bound to the wrong layer: {some} are those of layer {nearest}",
         f"they differ from these by {theirs:.1e}, from its own by {its:.1e}",
     )

@@ -31,13 +31,15 @@ class Verdict:
         return as_json(self.measurement, self.explanation)
 
 
-def prove(artifact: Path, checkpoint: Checkpoint, options: Options) -> dict[str, float]:
+def prove(
+    artifact: Path, checkpoint: Checkpoint, options: Options | None = None
+) -> dict[str, float]:
     """Prove a fresh artifact: write its reports into it, and return its headline figures.
 
     Raises:
         ParityError: a check failed; the message names each, and the first tensor at fault.
     """
-    verdict = validate(artifact, checkpoint, options, explains=True)
+    verdict = validate(artifact, checkpoint, options or Options(), explains=True)
     checks, why = verdict.measurement.checks, verdict.explanation
     raise_if_broken(checks, artifact=artifact, explanation=str(why or ""))
     write_reports(verdict, artifact / FOLDER)

@@ -63,6 +63,7 @@ class Store:
             }
             os.utime(place)
         except (OSError, ValueError):  # another run has removed it, or a file is damaged
+            shutil.rmtree(place, ignore_errors=True)
             return None
         return arrays or None
 

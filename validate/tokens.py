@@ -22,6 +22,7 @@ SAMPLE = Path(__file__).with_name("sample.txt")
 STAND_IN_WINDOW = 64  # lengths for a model that has no window
 _TELLING_LENGTH = 1024  # positions over which a mean tells recipes apart
 _LARGE_WINDOW = 1024  # beyond it, default runs go no further than they must
+_FEW_STEPS = 128  # across the edge of a large window
 _PROMPT = 8  # tokens before a greedy continuation
 
 
@@ -33,6 +34,7 @@ class Spans:
     greedy_prompt: int
     greedy_steps: int
     stepped_from: int  # tokens that one prefill takes before the steps
+    stepped_to: int
     dissected: int  # over which operators are held against the reference's one by one
 
     @property
@@ -57,12 +59,13 @@ def spans(layout: CacheLayout, *, positions: int, thorough: bool = False) -> Spa
     is_short = W > _LARGE_WINDOW and not thorough
     far = {evicted} if is_short else {3 * W, max(3 * W, _TELLING_LENGTH)}
     lengths = sorted({min(max(n, 1), positions) for n in {1, W - 1, W, W + 1, *far}})
-    steps = min(128 if is_short else 4 * W, positions // 2)
+    steps = min(_FEW_STEPS if is_short else 4 * W, positions // 2)
     return Spans(
         lengths=tuple(lengths),
         greedy_prompt=min(W - steps // 2, positions - steps) if is_short else _PROMPT,
         greedy_steps=steps,
-        stepped_from=lengths[-1] - 128 if is_short else 0,
+        stepped_from=_rows(layout) - _FEW_STEPS // 2 if is_short else 0,
+        stepped_to=min(_rows(layout) + _FEW_STEPS // 2 if is_short else lengths[-1], lengths[-1]),
         dissected=min(evicted, positions),
     )
 

@@ -1,0 +1,174 @@
+"""Does the cache hold a window's rows, no fewer and not many more?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...runtime.cache import default_rows
+from ...sizes import format_bytes
+from .attention import Attention, attentions, genai_layers, names, window_of
+from .facts import Facts, Finding, dimension, number, section
+
+_GENAI_SLACK = 16  # rows of onnxruntime-genai 0.18 where genai_config.json gives no cache_slack
+
+
+def cache_too_short(facts: Facts) -> Iterator[Finding]:
+    """A cache of a fixed size holds less than a window."""
+    short = [each for each in attentions(facts) if (_slack(each, facts) or 0) < 0]
+    if short:
+        window = window_of(short[0], facts)
+        yield Finding(
+            rule="cache-too-short",
+            severity="error",
+            where=names(short),
+            found=f"the cache has {short[0].rows} rows, a window of {window} needs as many",
+            consequence="keys within the window are lost: GroupQueryAttention refuses to run",
+            advice=f"give it {default_rows(window)} rows: the window and some slack",
+        )
+
+
+def cache_without_slack(facts: Facts) -> Iterator[Finding]:
+    """A cache of a fixed size holds a window and hardly more."""
+    if section(facts.decoder, "sliding_window"):
+        return  # then the exact number of rows is told
+    slack = {each: _slack(each, facts) for each in attentions(facts)}
+    tight = [each for each, more in slack.items() if more is not None and 0 <= more < _GENAI_SLACK]
+    if tight:
+        window, rows = window_of(tight[0], facts), tight[0].rows
+        yield Finding(
+            rule="cache-without-slack",
+            severity="warning",
+            where=names(tight),
+            found=f"the cache has {rows} rows for a window of {window}, expected 16 more",
+            consequence=(
+                f"onnxruntime-genai allocates {window + _GENAI_SLACK} rows and refuses the graph; "
+                "rows are moved every few tokens"
+            ),
+            advice=f"give it {default_rows(window)} rows",
+        )
+
+
+def genai_rows_differ(facts: Facts) -> Iterator[Finding]:
+    """onnxruntime-genai allocates another number of rows than the graph has."""
+    rows = _genai_rows(facts)
+    odd = [
+        each
+        for each in _in_genai(facts)
+        if rows is not None and isinstance(each.rows, int) and each.rows != rows
+    ]
+    if odd and isinstance(odd[0].rows, int):
+        window = number(facts.decoder, "sliding_window", "window_size") or 0
+        yield Finding(
+            rule="genai-rows-differ",
+            severity="error",
+            where=names(odd),
+            found=f"the cache has {odd[0].rows} rows, genai_config.json makes it {rows}",
+            consequence=f"onnxruntime-genai refuses: Got: {rows} Expected: {odd[0].rows}",
+            advice=f"set cache_slack to {odd[0].rows - window} in genai_config.json",
+        )
+
+
+def genai_cache_overflows(facts: Facts) -> Iterator[Finding]:
+    """onnxruntime-genai bounds a cache that the graph lets grow."""
+    rows = _genai_rows(facts)
+    growing = [each for each in _in_genai(facts) if not each.is_bounded]
+    if rows is not None and growing and (facts.max_positions or rows + 1) > rows:
+        yield Finding(
+            rule="genai-cache-overflows",
+            severity="error",
+            where=names(growing),
+            found=(
+                f"genai_config.json has a sliding_window, so the cache gets {rows} rows; "
+                f"{len(growing)} attentions ({growing[0].kind}) want a row for every token"
+            ),
+            consequence=(
+                f"onnxruntime-genai fails at token {rows + 1}: present.0.key has {rows} rows "
+                f"but the computed output shape has {rows + 1}"
+            ),
+            advice=(
+                "export with sliding_window_cache = 1, or take sliding_window out of "
+                "genai_config.json"
+            ),
+        )
+
+
+def cache_grows(facts: Facts) -> Iterator[Finding]:
+    """Attentions see a window, and their cache keeps all tokens."""
+    growing = [each for each in attentions(facts) if each.windows and not each.is_bounded]
+    if growing:
+        window = window_of(growing[0], facts)
+        sizes = [_row_bytes(facts, each) for each in growing]
+        cost, kept = "memory and the work of a step grow with the text", default_rows(window) or 0
+        if facts.max_positions and all(sizes):
+            token = sum(size or 0 for size in sizes)
+            cost += (
+                f": {format_bytes(token * facts.max_positions)} at {facts.max_positions} tokens, "
+                f"where {kept} rows take {format_bytes(token * kept)}"
+            )
+        yield Finding(
+            rule="cache-grows",
+            severity="warning",
+            where=names(growing),
+            found=f"a window of {window} masks the scores, the cache keeps every token",
+            consequence=cost,
+            advice="export with GroupQueryAttention's sliding_window_cache = 1 and fixed rows",
+        )
+
+
+def cache_rows_unnamed(facts: Facts) -> Iterator[Finding]:
+    """The cache of a window leaves its number of rows to the runtime."""
+    named = [
+        each
+        for each in attentions(facts)
+        if each.slides and each.windows and not isinstance(each.rows, int) and each.past
+    ]
+    if named:
+        window = window_of(named[0], facts)
+        yield Finding(
+            rule="cache-rows-unnamed",
+            severity="note",
+            where=names(named),
+            found=f"the cache has {named[0].rows} rows, expected a number of at least {window}",
+            consequence=(
+                "only a runtime that knows the rule can run it: transformers.js takes a name "
+                "for 0 rows, which GroupQueryAttention refuses"
+            ),
+            advice=f"fix the rows, to {default_rows(window)} say",
+        )
+
+
+def _slack(attention: Attention, facts: Facts) -> int | None:
+    """Rows beyond the window; None where there is no window, or rows come and go."""
+    rows = attention.rows
+    if not isinstance(rows, int) or not attention.windows:
+        return None
+    return rows - window_of(attention, facts)
+
+
+def _genai_rows(facts: Facts) -> int | None:
+    """Rows that onnxruntime-genai allocates; None where it bounds no cache.
+
+    Source: tried with onnxruntime-genai 0.18.
+    """
+    told = section(facts.decoder, "sliding_window")
+    window = number(told, "window_size")
+    if window is None or window < 1 or section(told, "slide_key_value_cache"):
+        return None
+    slack = number(told, "cache_slack") or _GENAI_SLACK
+    return window + max((number(facts.genai, "search", "chunk_size") or 1) - 1, slack)
+
+
+def _in_genai(facts: Facts) -> list[Attention]:
+    layers = genai_layers(facts)
+    return [each for each in attentions(facts) if each.layer in layers]
+
+
+def _row_bytes(facts: Facts, attention: Attention) -> int | None:
+    """Bytes of one token's keys and values in one layer; None where a size is not told."""
+    G, D = dimension(attention.past, 1), dimension(attention.past, 3)
+    if not isinstance(D, int):
+        D = number(facts.config, "head_dim") or number(facts.decoder, "head_size")
+    dtype = None if attention.past is None else attention.past.dtype
+    if not isinstance(G, int) or D is None or dtype is None:
+        return None
+    return 2 * G * D * dtype.bitwidth // 8

@@ -1,0 +1,95 @@
+"""Can a runtime that knows nothing of the model feed the graph, and what does it get back?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ...runtime.contract import INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, past, present
+from ...sizes import format_bytes
+from .attention import cache_inputs
+from .facts import Facts, Finding, dimension, listing, number
+
+_TOKENS = 1000
+# Inputs by which the caller asks for some positions' logits alone.
+_ASK_FOR_LOGITS = {NUM_LOGITS_TO_KEEP, "logits_to_keep", "logits_indices"}
+
+
+def config_unreadable(facts: Facts) -> Iterator[Finding]:
+    """A config beside the graph that is no JSON object."""
+    for why in facts.unreadable:
+        name, _, reason = why.partition(": ")
+        yield Finding(
+            rule="config-unreadable",
+            severity="warning",
+            where=name,
+            found=reason,
+            consequence="the graph's window and positions were not compared with the model's",
+            advice="copy the checkpoint's own file again",
+        )
+
+
+def names_unusual(facts: Facts) -> Iterator[Finding]:
+    """Inputs and outputs that runtimes will not find by the names they look for."""
+    graph = facts.model.graph
+    inputs, outputs = ({str(v.name) for v in side} for side in (graph.inputs, graph.outputs))
+    missing = [] if inputs & {INPUT_IDS, "inputs_embeds"} else [INPUT_IDS]
+    missing += [] if LOGITS in outputs else [LOGITS]
+    held = [str(value.name) for value in cache_inputs(facts)]
+    for names, usual in ((held, past), (sorted(outputs) if held else [], present)):
+        kinds = [re.escape(usual(0, kind)).replace("0", r"\d+") for kind in ("key", "value")]
+        if names and not any(re.fullmatch("|".join(kinds), name) for name in names):
+            missing.append(usual(0, "key"))
+    if missing:
+        yield Finding(
+            rule="names-unusual",
+            severity="warning",
+            where=facts.path.name,
+            found=(
+                f"no {', '.join(missing)}; inputs are {listing(sorted(inputs), 3) or 'none'}, "
+                f"outputs {listing(sorted(outputs), 3) or 'none'}"
+            ),
+            consequence="transformers.js and optimum cannot feed it, others must be told names",
+            advice="rename them, or map the names in genai_config.json",
+        )
+
+
+def cache_absent(facts: Facts) -> Iterator[Finding]:
+    """Tokens go in, logits come out, and nothing is carried."""
+    graph = facts.model.graph
+    takes_tokens = any(value.name == INPUT_IDS for value in graph.inputs)
+    gives_logits = any(value.name == LOGITS for value in graph.outputs)
+    if takes_tokens and gives_logits and not cache_inputs(facts):
+        yield Finding(
+            rule="cache-absent",
+            severity="warning",
+            where=facts.path.name,
+            found="no input holds past keys and values",
+            consequence="each new token computes the whole text again: at token 1000, 1000 tokens",
+            advice="export it with its cache (optimum: --task text-generation-with-past)",
+        )
+
+
+def logits_of_all(facts: Facts) -> Iterator[Finding]:
+    """Every token of a prompt gets its logits, wanted or not."""
+    graph = facts.model.graph
+    inputs = {value.name: value for value in graph.inputs}
+    logits = next((value for value in graph.outputs if value.name == LOGITS), None)
+    V = dimension(logits, 2) or number(facts.config, "vocab_size")
+    n, T = dimension(logits, 1), dimension(inputs.get(INPUT_IDS), 1)
+    if _ASK_FOR_LOGITS & inputs.keys() or n in (None, 1) or n != T or not isinstance(V, int):
+        return
+    size = (logits.dtype.bitwidth if logits is not None and logits.dtype is not None else 32) // 8
+    yield Finding(
+        rule="logits-of-all",
+        severity="warning",
+        where=LOGITS,
+        found=f"(batch, {n}, {V}): one row for every token of the prompt",
+        consequence=(
+            f"a prompt of {_TOKENS} tokens multiplies the head {_TOKENS} times for one next token "
+            f"and holds {format_bytes(_TOKENS * V * size)} of logits"
+        ),
+        advice=(
+            f"export with {NUM_LOGITS_TO_KEEP} (onnxruntime-genai's builder: prune_lm_head=true)"
+        ),
+    )

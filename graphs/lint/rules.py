@@ -1,0 +1,70 @@
+"""What is wrong, slow or large about a decoder's graph, whoever exported it?
+
+Told by reading it alone: nothing is run, and weights stay in their files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from . import cache, interface, kernels, storage, weights, window
+from .facts import Facts, Finding, gather_facts
+
+__all__ = ["RULES", "Finding", "lint"]
+
+Rule = Callable[[Facts], Iterator[Finding]]
+
+RULES: tuple[Rule, ...] = (
+    storage.data_missing,
+    interface.config_unreadable,
+    # Which keys are seen, and which are kept.
+    window.window_lost,
+    window.window_differs,
+    window.window_invented,
+    cache.cache_too_short,
+    cache.cache_without_slack,
+    cache.genai_rows_differ,
+    cache.genai_cache_overflows,
+    cache.cache_grows,
+    cache.cache_rows_unnamed,
+    window.rope_table_short,
+    # What runs.
+    kernels.opset_too_new,
+    kernels.operator_unknown,
+    kernels.not_on_processor,
+    kernels.attention_expands,
+    kernels.half_precision,
+    # What is computed.
+    kernels.positions_rounded,
+    kernels.positions_in_half,
+    kernels.attention_rounded,
+    # How weights are stored.
+    weights.float_zero_points,
+    weights.matmul_unpacks,
+    weights.float_left,
+    weights.all_float,
+    weights.scale_for_all,
+    storage.tied_stored_twice,
+    storage.table_transposed,
+    # What goes in and out.
+    interface.names_unusual,
+    interface.cache_absent,
+    interface.logits_of_all,
+)
+_ORDER = ("error", "warning", "note")
+
+
+def lint(path: Path) -> list[Finding]:
+    """Ask every rule about a graph; what is gravest comes first.
+
+    Args:
+        path: an ONNX graph of a decoder; config.json and genai_config.json are read where they
+            lie beside it.
+
+    Raises:
+        ContractError: no such file, or not an ONNX graph.
+    """
+    facts = gather_facts(path)
+    found = [finding for rule in RULES for finding in rule(facts)]
+    return sorted(found, key=lambda finding: _ORDER.index(finding.severity))

@@ -1,0 +1,74 @@
+"""Is every fault a small mutation of one artifact, and is a missed one told?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from tramontane.faults import __main__ as command
+from tramontane.faults.__main__ import FAULTS, Outcome, as_markdown
+from tramontane.faults.planting import Fault, Graph, planted
+
+Artifact = Callable[[str], Path]
+
+
+def test_there_are_enough_of_them_and_no_two_alike() -> None:
+    assert len(FAULTS) >= 30
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_changes_the_graph_and_nothing_else(
+    embedded_artifact: Artifact, tmp_path: Path, fault: Fault
+) -> None:
+    good = embedded_artifact(fault.recipe)
+    before = {path.name: path.read_bytes() for path in good.iterdir()}
+    spoilt = planted(fault, good, tmp_path / "spoilt")
+    assert {path.name: path.read_bytes() for path in good.iterdir()} == before
+    whole = onnx.load(good / "model.onnx")
+    changed = onnx.load(spoilt / "model.onnx")
+    assert changed.SerializeToString() != whole.SerializeToString()
+    assert [one.name for one in changed.graph.output] == [one.name for one in whole.graph.output]
+    assert (spoilt / "manifest.json").read_bytes() == before["manifest.json"]
+
+
+def outcome(fault: Fault, *, broken: tuple[str, ...], place: str, cause: str) -> Outcome:
+    return Outcome(fault=fault, broken=broken, place=place, cause=cause)
+
+
+def test_a_cause_counts_only_at_its_place() -> None:
+    fault = FAULTS[0]
+    kinds = ("rows",)
+    found = outcome(fault, broken=kinds, place=f"{fault.place} at 3", cause=f"so {fault.cause}")
+    assert found.is_explained
+    assert not outcome(fault, broken=kinds, place="layer 9", cause=fault.cause).is_explained
+    assert not outcome(fault, broken=kinds, place=fault.place, cause="").is_explained
+
+
+def test_a_missed_fault_fails_the_command_and_stands_out_in_the_table(
+    embedded_artifact: Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def nothing(graph: Graph) -> None:
+        graph.model.doc_string = "no fault at all"
+
+    harmless = Fault(name="none", recipe="int8-ort", plant=nothing, place="", cause="")
+    monkeypatch.setattr(command, "FAULTS", [harmless])
+    (tmp_path / "int8-ort").symlink_to(embedded_artifact("int8-ort"))
+    out = tmp_path / "faults.md"
+    assert command.main(["--folder", str(tmp_path), "--out", str(out)]) == 1
+    assert "missed" in capsys.readouterr().out
+    assert "**0 of 1 are caught" in out.read_text()
+    assert "| **nothing** |" in out.read_text()
+
+
+def test_the_table_counts_what_was_caught_and_explained() -> None:
+    fault = FAULTS[0]
+    found = outcome(fault, broken=("logits", "rows"), place=fault.place, cause=fault.cause)
+    text = as_markdown([found])
+    assert "**1 of 1 are caught, 1 are explained by the right place and cause.**" in text
+    assert "| logits, rows |" in text

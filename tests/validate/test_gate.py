@@ -1,0 +1,182 @@
+"""Are artifacts proved, faults refused, and reports what was measured?"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tramontane.errors import ContractError, ParityError
+from tramontane.export.build import Options as Recipe
+from tramontane.export.build import export_checkpoint
+from tramontane.export.checkpoint import Checkpoint
+from tramontane.faults import in_attention, in_cache, in_operators
+from tramontane.faults.planting import Fault, planted
+from tramontane.validate.gate import Options
+from tramontane.validate.prove import Verdict, prove, validate
+from tramontane.validate.verdict import Check
+
+Artifact = Callable[[str], Path]
+RECIPES = [
+    f"{quant}-{target}" for quant in ("fp32", "int8", "int4") for target in ("ort", "portable")
+]
+
+
+@pytest.fixture
+def checkpoint(stdlib_5m: Path) -> Checkpoint:
+    return Checkpoint.open(stdlib_5m)
+
+
+def fault(name: str) -> Fault:
+    every = (*in_attention.FAULTS, *in_cache.FAULTS, *in_operators.FAULTS)
+    return next(one for one in every if one.name == name)
+
+
+def failed(verdict: Verdict) -> list[Check]:
+    return [check for check in verdict.measurement.checks if check.failures]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_embedded_model_is_proved(
+    embedded_artifact: Artifact, checkpoint: Checkpoint, recipe: str
+) -> None:
+    verdict = validate(embedded_artifact(recipe), checkpoint, Options(), explains=True)
+    assert failed(verdict) == []
+    assert verdict.explanation is None
+    kinds = {check.kind for check in verdict.measurement.checks}
+    assert kinds == {"logits", "cache", "greedy", "batch", "weights", "operators", "rows"}
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("quant", ["fp32", "int8", "int4"])
+def test_ten_seeds_of_tokens_pass(
+    embedded_artifact: Artifact, checkpoint: Checkpoint, quant: str, seed: int
+) -> None:
+    options = Options(seed=seed)
+    assert failed(validate(embedded_artifact(f"{quant}-ort"), checkpoint, options)) == []
+
+
+def test_both_lengths_of_a_ragged_batch_are_checked_where_the_target_allows_it(
+    embedded_artifact: Artifact, checkpoint: Checkpoint
+) -> None:
+    names = {}
+    for recipe in ("fp32-portable", "fp32-ort"):
+        verdict = validate(embedded_artifact(recipe), checkpoint, Options())
+        found = [check.name for check in verdict.measurement.checks if check.kind == "batch"]
+        names[recipe] = found
+    assert names["fp32-portable"] == [
+        "batch of 2, text, 76 and 24 tokens",
+        "batch of 2, random, 32 and 24 tokens",
+    ]
+    assert all(" 76 and 24 tokens" in name for name in names["fp32-ort"])
+
+
+def test_what_hides_in_the_logits_of_four_bits_shows_in_the_operators(
+    embedded_artifact: Artifact, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    wrong = fault("window's edge included: >= for >")
+    spoilt = planted(wrong, embedded_artifact(wrong.recipe), tmp_path / "spoilt")
+    verdict = validate(spoilt, checkpoint, Options(), explains=True)
+    assert [check.kind for check in failed(verdict)] == ["operators"]
+    assert verdict.explanation is not None
+    assert "the window is 65, expected 64" in verdict.explanation.cause
+    assert verdict.explanation.place.startswith("layer 0, attention at position")
+
+
+def test_a_fault_that_only_long_sequences_meet_is_found_by_replaying_one(
+    embedded_artifact: Artifact, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    wrong = fault("rope's tables end after 512 positions")
+    spoilt = planted(wrong, embedded_artifact(wrong.recipe), tmp_path / "spoilt")
+    verdict = validate(spoilt, checkpoint, Options(), explains=True)
+    assert verdict.measurement.dissection is not None
+    assert verdict.measurement.dissection.culprit is None  # 105 positions tell nothing
+    assert verdict.explanation is not None
+    assert "rope stops at position 511" in verdict.explanation.cause
+
+
+def test_a_failed_gate_names_the_culprit_and_leaves_nothing(
+    stdlib_5m: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "artifact"
+    export_checkpoint(stdlib_5m, out, Recipe(quant="int8", target="ort"))
+    before = (out / "manifest.json").read_bytes()
+
+    def spoiling(folder: Path, checkpoint: Checkpoint) -> dict[str, float]:
+        spoilt = planted(fault("scores capped"), folder, tmp_path / "spoilt")
+        return prove(spoilt, checkpoint)
+
+    with pytest.raises(ParityError) as refused:
+        export_checkpoint(stdlib_5m, out, Recipe(quant="int8", target="ort"), gate=spoiling)
+    assert "parity checks failed:\n  text" in str(refused.value)
+    assert "first at fault: layer 0, attention" in str(refused.value)
+    assert "likely cause: scores are capped at 30" in str(refused.value)
+    assert (out / "manifest.json").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["artifact", "spoilt"]
+    assert not (tmp_path / "spoilt" / "parity").exists()
+
+
+def test_the_report_and_the_manifest_carry_the_figures(stdlib_5m: Path, tmp_path: Path) -> None:
+    recipe = Recipe(quant="fp32", target="ort")
+    manifest = export_checkpoint(stdlib_5m, tmp_path / "a", recipe, gate=prove)
+    written = json.loads((tmp_path / "a" / "parity" / "report.json").read_text())
+    assert written["passed"]
+    assert written["headline"] == manifest.parity
+    assert manifest.parity is not None
+    assert manifest.parity["same_greedy_tokens"] == 256
+    assert {"parity/report.json", "parity/report.html"} <= manifest.files.keys()
+    assert str(manifest.parity["mean_kl"]) in (tmp_path / "a" / "README.md").read_text()
+    assert str(tmp_path) not in json.dumps(written)
+
+
+def test_a_figure_that_is_no_number_fails_and_is_null_in_the_report(
+    embedded_artifact: Artifact, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    def divided_by_nothing(graph: object) -> None:
+        graph.change("norm.weight", lambda weight: weight * float("nan"))  # type: ignore[attr-defined]
+
+    wrong = dataclasses.replace(fault("last norm skipped"), plant=divided_by_nothing)
+    spoilt = planted(wrong, embedded_artifact("fp32-ort"), tmp_path / "spoilt")
+    verdict = validate(spoilt, checkpoint, Options(), explains=True)
+    assert {"logits", "operators"} <= {check.kind for check in failed(verdict)}
+    report = verdict.as_json()
+    assert report["checks"][0]["figures"]["mean_kl"] is None
+    assert verdict.explanation is not None
+    assert verdict.explanation.place.startswith("norm")
+
+
+def test_a_scale_of_the_tolerances_moves_every_bound_and_is_told(
+    embedded_artifact: Artifact, checkpoint: Checkpoint
+) -> None:
+    tight = validate(embedded_artifact("int8-ort"), checkpoint, Options(tolerance=0.5))
+    assert any("mean KL" in failure for check in failed(tight) for failure in check.failures)
+    report = tight.as_json()
+    assert report["tolerance"]["scale"] == 0.5
+    assert report["tolerance"]["mean_kl"] == 5e-4
+    assert report["repeat"].endswith("--tolerance 0.5")
+    for scale in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(ContractError, match="--tolerance .* expected a number above 0"):
+            validate(embedded_artifact("int8-ort"), checkpoint, Options(tolerance=scale))
+
+
+def test_a_graph_that_cannot_be_looked_into_is_checked_from_outside(
+    embedded_artifact: Artifact, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    import onnx
+
+    model = onnx.load(embedded_artifact("fp32-ort") / "model.onnx")
+    names = {weight.name: f"w{i}" for i, weight in enumerate(model.graph.initializer)}
+    names.pop("num_logits_to_keep")
+    for weight in model.graph.initializer:
+        weight.name = names.get(weight.name, weight.name)
+    for node in model.graph.node:
+        node.name = ""
+        for index, name in enumerate(node.input):
+            node.input[index] = names.get(name, name)
+    onnx.save(model, tmp_path / "model.onnx")
+    verdict = validate(tmp_path, checkpoint, Options())
+    assert failed(verdict) == []
+    assert "weights and operators were not looked at" in verdict.measurement.notes[0]
+    assert verdict.as_json()["findings"] == []

@@ -1,0 +1,120 @@
+"""Is what is under test told apart: ours, another exporter's, and what is neither?"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from tramontane.errors import ContractError
+from tramontane.export.checkpoint import Checkpoint
+from tramontane.runtime import Session
+from tramontane.validate.subject import Subject, open_subject
+
+Artifact = Callable[[str], Path]
+
+
+@pytest.fixture
+def checkpoint(stdlib_5m: Path) -> Checkpoint:
+    return Checkpoint.open(stdlib_5m)
+
+
+def as_another(artifact: Path, folder: Path) -> Path:
+    """The graph alone, with its weights, as other exporters leave it."""
+    folder.mkdir()
+    for file in artifact.glob("model.onnx*"):
+        shutil.copy(file, folder)
+    return folder
+
+
+def test_an_artifact_of_ours_brings_its_window_and_recipe(
+    embedded_artifact: Artifact, checkpoint: Checkpoint
+) -> None:
+    unwindowed = dataclasses.replace(checkpoint.config, sliding_window=None)
+    subject = open_subject(embedded_artifact("int8-ort"), unwindowed)
+    assert (subject.config.sliding_window, subject.quant) == (64, "int8")
+    assert (subject.layout.rows, subject.weight_slack) == (80, 1.0)
+    assert not subject.takes_ragged_batches
+
+
+@pytest.mark.parametrize("recipe", ["int8-ort", "int4-ort", "fp32-portable", "int4-portable"])
+def test_a_bare_graph_is_read_for_its_recipe_and_rows(
+    embedded_artifact: Artifact, checkpoint: Checkpoint, tmp_path: Path, recipe: str
+) -> None:
+    folder = as_another(embedded_artifact(recipe), tmp_path / "graph")
+    for path in (folder, folder / "model.onnx"):
+        subject = open_subject(path, checkpoint.config)
+        assert (subject.manifest, subject.quant) == (None, recipe.split("-")[0])
+        assert subject.layout.rows == 80
+
+
+def test_a_graph_without_the_driver_gives_the_logits_of_the_driver(
+    embedded_artifact: Artifact, checkpoint: Checkpoint
+) -> None:
+    subject = open_subject(embedded_artifact("fp32-ort"), checkpoint.config)
+    tokens = np.arange(5, 155)
+    session = Session.load(subject.path.parent)
+    feeder = subject.graph_feeder()
+    for piece in (tokens[:70], tokens[70:71], tokens[71:]):
+        expected = session.prefill(piece.tolist(), all_logits=True)
+        np.testing.assert_allclose(feeder.feed(piece), expected, atol=1e-5)
+    for ours, drivers in zip(feeder.cache(), session.cache(), strict=True):
+        np.testing.assert_allclose(ours[0], drivers[0], atol=1e-5)
+
+
+def test_a_growing_cache_is_told_from_a_windowed_one(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    from tramontane.export.build import Options, export_checkpoint
+
+    folder = tiny_checkpoint("LlamaForCausalLM")
+    export_checkpoint(folder, tmp_path / "a", Options(quant="fp32", target="ort"))
+    config = dataclasses.replace(Checkpoint.open(folder).config, sliding_window=8)
+    subject = open_subject(as_another(tmp_path / "a", tmp_path / "graph"), config)
+    assert (subject.layout.rows, subject.layout.window) == (None, None)
+    assert (subject.edges.rows, subject.edges.window) == (24, 8)  # where to look nevertheless
+
+
+def test_a_reference_of_another_geometry_is_refused(
+    embedded_artifact: Artifact, tiny_checkpoint: Callable[..., Path]
+) -> None:
+    config = Checkpoint.open(tiny_checkpoint()).config
+    with pytest.raises(ContractError, match="name the checkpoint that it was exported from"):
+        open_subject(embedded_artifact("int8-ort"), config)
+
+
+def test_a_folder_without_a_graph_or_with_several_is_refused(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    with pytest.raises(ContractError, match=r"holds neither manifest.json nor a graph"):
+        open_subject(tmp_path, checkpoint.config)
+    for name in ("a.onnx", "b.onnx"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ContractError, match=r"holds a.onnx, b.onnx; name the graph"):
+        open_subject(tmp_path, checkpoint.config)
+
+
+def test_what_is_no_graph_is_refused_by_its_name(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(ContractError, match="model.onnx"):
+        _ = open_subject(tmp_path, checkpoint.config).graph
+
+
+def test_a_graph_with_an_unknown_input_or_too_few_layers_is_refused(
+    embedded_artifact: Artifact, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    folder = as_another(embedded_artifact("int8-ort"), tmp_path / "graph")
+    more = dataclasses.replace(checkpoint.config, num_hidden_layers=7)
+    with pytest.raises(ContractError, match=r"has no past_key_values.6.key, .* 7 layers"):
+        Subject(folder / "model.onnx", more, None).graph_feeder()
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    model.graph.input.append(
+        onnx.helper.make_tensor_value_info("pixels", onnx.TensorProto.FLOAT, [1])
+    )
+    onnx.save(model, folder / "model.onnx")
+    with pytest.raises(ContractError, match="input pixels is not known"):
+        Subject(folder / "model.onnx", checkpoint.config, None).graph_feeder()
