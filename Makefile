@@ -9,7 +9,8 @@ PROMPT ?= def fibonacci(
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help dev export run validate inspect synthetic bench-export test lint types clean
+.PHONY: help dev export run validate inspect parity faults synthetic bench-export bench-others \
+  test lint types clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,15 +28,30 @@ export: $(READY)  ## MODEL= QUANT=fp32|int8|int4 TARGET=ort|portable OUT= WINDOW
 	@$(BIN)/tramontane export '$(MODEL)' --quant '$(QUANT)' --target '$(TARGET)' --out '$(OUT)' \
 	  $(if $(WINDOW),--window '$(WINDOW)') $(if $(BLOCK),--block '$(BLOCK)') \
 	  $(if $(MAX_SHARD),--max-shard '$(MAX_SHARD)') $(if $(TEXT),--text '$(TEXT)') \
-	  $(if $(NO_VALIDATE),--no-validate) $(if $(NO_RESUME),--no-resume)
+	  $(if $(NO_VALIDATE),--no-validate) $(if $(NO_RESUME),--no-resume) \
+	  $(if $(TOLERANCE),--tolerance '$(TOLERANCE)')
 
 run: $(READY)  ## PROMPT= OUT= MAX_MEMORY=: decode from the artifact
 	@$(BIN)/tramontane run '$(OUT)' --prompt "$$PROMPT" \
 	  $(if $(MAX_MEMORY),--max-memory '$(MAX_MEMORY)')
 export PROMPT
 
-validate: $(READY)  ## MODEL= OUT=: parity of an artifact with its checkpoint
-	@$(BIN)/tramontane validate '$(OUT)' --reference '$(MODEL)' $(if $(TEXT),--text '$(TEXT)')
+validate: $(READY)  ## MODEL= OUT= TEXT= TOLERANCE= THOROUGH= REPORT=: parity of an artifact, or of anybody's model.onnx
+	@$(BIN)/tramontane validate '$(OUT)' --reference '$(MODEL)' --explain \
+	  $(if $(TEXT),--text '$(TEXT)') $(if $(TOLERANCE),--tolerance '$(TOLERANCE)') \
+	  $(if $(THOROUGH),--thorough) $(if $(REPORT),--report '$(REPORT)')
+
+parity: $(READY)  ## MODEL= THOROUGH=: every recipe for every target, and one page of all
+	@$(BIN)/python -m tramontane.bench.parity '$(MODEL)' \
+	  'artifacts/parity/$(notdir $(patsubst %/,%,$(MODEL)))' $(if $(THOROUGH),--thorough)
+
+faults: $(READY)  ## ONLY=: plant every fault in good artifacts, and write docs/faults.md
+	@$(BIN)/python -m tramontane.faults $(if $(ONLY),--only '$(ONLY)',--out docs/faults.md)
+
+bench-others: $(READY)  ## MODEL= GENAI_PYTHON= OPTIMUM_PYTHON=: the gate and the linter on other exporters' work
+	@$(BIN)/python -m tramontane.bench.others '$(MODEL)' --out docs/other-exporters.md \
+	  $(if $(GENAI_PYTHON),--genai-python '$(GENAI_PYTHON)') \
+	  $(if $(OPTIMUM_PYTHON),--optimum-python '$(OPTIMUM_PYTHON)')
 
 synthetic: OUT = artifacts/$(GEOMETRY)$(if $(LAYERS),-$(LAYERS)-layers)
 synthetic: $(READY)  ## GEOMETRY= LAYERS= OUT= LAYOUT= DTYPE= SEED= MAX_SHARD=: random weights as large as a known model's

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .export.checkpoint import Checkpoint
     from .export.config import MistralConfig
     from .export.plan import Plan
+    from .graphs.lint.rules import Finding
     from .runtime.manifest import Manifest
     from .validate.gate import Options as Measuring
 
@@ -143,17 +144,22 @@ def _lint(graphs: list[Path], args: Namespace) -> int:
 
     from .graphs.lint.rules import lint
 
-    found = {str(path): lint(path) for path in graphs}
+    by_path = {str(path): lint(path) for path in graphs}
     if args.json:
-        findings = {path: [dataclasses.asdict(one) for one in f] for path, f in found.items()}
-        print(json.dumps({"findings": findings}))
-    else:
-        for path, findings in found.items():
-            print(f"{path}: {len(findings) or 'no'} finding{'' if len(findings) == 1 else 's'}")
-            for one in findings:
-                print(f"\n{one.severity}: {one.rule} ({one.where})\n  found: {one.found}")
-                print(f"  consequence: {one.consequence}\n  advice: {one.advice}")
-    return int(any(one.severity == "error" for f in found.values() for one in f))
+        content = {path: [dataclasses.asdict(one) for one in f] for path, f in by_path.items()}
+        print(json.dumps({"findings": content}))
+        return _status(by_path)
+    for path, findings in by_path.items():
+        print(f"{path}: {len(findings) or 'no'} finding{'' if len(findings) == 1 else 's'}")
+        for finding in findings:
+            print(f"\n{finding.severity}: {finding.rule} ({finding.where})")
+            print(f"  found: {finding.found}\n  consequence: {finding.consequence}")
+            print(f"  advice: {finding.advice}")
+    return _status(by_path)
+
+
+def _status(findings: dict[str, list[Finding]]) -> int:
+    return int(any(one.severity == "error" for each in findings.values() for one in each))
 
 
 def _inspect_checkpoint(args: Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -10,6 +11,8 @@ from rich.console import Console
 from rich.progress import track as rich_track
 
 Item = TypeVar("Item")
+
+_SECONDS = 10  # between two lines
 
 
 def track(items: Sequence[Item], label: str) -> Iterator[Item]:
@@ -26,10 +29,20 @@ def track(items: Sequence[Item], label: str) -> Iterator[Item]:
             console = Console(stderr=True)
             yield from rich_track(items, description=label, console=console, transient=True)
         else:
-            say(f"{label} ({len(items)})")
-            yield from items
+            yield from _in_lines(items, label)
     finally:
         _Shown.is_busy = False
+
+
+def _in_lines(items: Sequence[Item], label: str) -> Iterator[Item]:
+    """One line to begin with, and one more whenever some time has passed."""
+    say(f"{label} ({len(items)})")
+    told = time.monotonic()
+    for done, item in enumerate(items):
+        if time.monotonic() - told > _SECONDS:
+            say(f"{label}: {done} of {len(items)} done")
+            told = time.monotonic()
+        yield item
 
 
 class _Shown:

@@ -132,7 +132,7 @@ def test_a_reference_that_memory_cannot_hold_is_refused_before_anything_is_writt
     monkeypatch.setattr(psutil, "virtual_memory", Memory)
     message = refusal(capsys, "export", stdlib_5m, "--out", tmp_path / "out")
     assert (
-        "the reference in float32 takes 22.30 MB of memory and the artifact 90.47 MB, 112.00 MB"
+        "the reference takes 737.02 MB of memory and the artifact 90.47 MB, 112.00 MB are free"
         in message
     )
     assert "--no-validate" in message

@@ -78,6 +78,8 @@ class Gate:
                 reference's work that cannot be made.
             CheckpointError: the checkpoint's tokenizer is unreadable.
         """
+        if options.seed < 0:
+            raise ContractError(f"--seed {options.seed}: expected 0 or more")
         self.subject, self.options = subject, options
         self.tolerance = tolerance_for(subject.quant, scale=options.tolerance)
         self.words = TokenText(checkpoint)

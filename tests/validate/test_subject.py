@@ -48,7 +48,7 @@ def test_a_bare_graph_is_read_for_its_recipe_and_rows(
     folder = as_another(embedded_artifact(recipe), tmp_path / "graph")
     for path in (folder, folder / "model.onnx"):
         subject = open_subject(path, checkpoint.config)
-        assert (subject.manifest, subject.quant) == (None, recipe.split("-")[0])
+        assert (subject.manifest, subject.quant) == (None, recipe.split("-", maxsplit=1)[0])
         assert subject.layout.rows == 80
 
 

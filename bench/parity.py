@@ -1,0 +1,88 @@
+"""How do all recipes of one model fare at the gate? One overview, and a report for each."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from rich.console import Console
+from rich.table import Table
+
+from ..export.build import Options as Recipe
+from ..export.build import export_checkpoint
+from ..export.checkpoint import Checkpoint
+from ..export.progress import say
+from ..graphs.recipe import QUANTS, TARGETS
+from ..runtime.manifest import read_manifest
+from ..sizes import format_bytes
+from ..validate.gate import Options
+from ..validate.prove import JSON_FILE, PAGE_FILE, validate, write_reports
+
+_TEMPLATE = Path(__file__).with_name("parity.html.jinja")
+# Name of a figure in a report, what people call it, and how it is written.
+COLUMNS = (
+    ("mean_kl", "mean KL, nats", "{:.1e}"),
+    ("mean_kl_on_random_tokens", "on random tokens", "{:.1e}"),
+    ("same_top", "same top", "{:.2%}"),
+    ("perplexity_ratio", "perplexity ratio", "{:.4f}"),
+    ("max_logit_difference", "max |Δlogit|", "{:.1e}"),
+    ("same_greedy_tokens", "greedy tokens", "{}"),
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Export and measure every recipe for every target; return 1 if one failed."""
+    parser = argparse.ArgumentParser(prog="python -m tramontane.bench.parity", description=__doc__)
+    parser.add_argument("model", type=Path, help="checkpoint")
+    parser.add_argument("out", type=Path, help="folder for the artifacts, reports and overview")
+    parser.add_argument("--thorough", action="store_true", help="all lengths and layers")
+    args = parser.parse_args(argv)
+    checkpoint, rows = Checkpoint.open(args.model), []
+    for quant in QUANTS:
+        for target in TARGETS:
+            say(f"{quant} for {target}")
+            artifact = args.out / f"{quant}-{target}"
+            export_checkpoint(args.model, artifact, Recipe(quant=quant, target=target))
+            options = Options(thorough=args.thorough)
+            verdict = validate(artifact, checkpoint, options, explains=True)
+            write_reports(verdict, args.out / "reports" / artifact.name)
+            rows.append(_row(verdict.as_json(), artifact))
+    page = args.out / "index.html"
+    page.write_text(render(rows, model=args.model.resolve().name), encoding="utf-8")
+    table = Table("recipe", "weights", *(title for _, title, _ in COLUMNS), "verdict")
+    for row in rows:
+        table.add_row(row["name"], row["weights"], *row["figures"], row["verdict"])
+    Console(width=150).print(table)
+    print(f"wrote {page}")
+    return int(any(row["verdict"] != "passed" for row in rows))
+
+
+def render(rows: list[dict[str, Any]], *, model: str) -> str:
+    """The overview as one page of HTML."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=True)
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    titles = [title for _, title, _ in COLUMNS]
+    return template.render(rows=rows, titles=titles, model=model)
+
+
+def _row(report: dict[str, Any], artifact: Path) -> dict[str, Any]:
+    head = report["headline"]
+    return {
+        "name": artifact.name,
+        "weights": format_bytes(read_manifest(artifact).memory.weights_bytes),
+        "figures": [
+            "not a number" if head[name] is None else form.format(head[name])
+            for name, _, form in COLUMNS
+        ],
+        "verdict": "passed" if report["passed"] else "failed",
+        "why": report["explanation"]["cause"] if report["explanation"] else "",
+        "page": f"reports/{artifact.name}/{PAGE_FILE}",
+        "json": f"reports/{artifact.name}/{JSON_FILE}",
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
