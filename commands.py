@@ -35,7 +35,7 @@ def export(args: Namespace) -> int:
     if not args.no_validate:
         config = with_window(read_config(args.checkpoint), args.window)
         planned = plan(config, quant=args.quant, target=args.target, block=args.block)
-        refuse_little_memory(planned)
+        refuse_little_memory(config, planned)
     name = f"{args.checkpoint.resolve().name}-{args.quant}-{args.target}"
     out = args.out or Path("artifacts") / name
     manifest = export_checkpoint(

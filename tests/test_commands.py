@@ -132,8 +132,8 @@ def test_a_reference_that_memory_cannot_hold_is_refused_before_anything_is_writt
     monkeypatch.setattr(psutil, "virtual_memory", Memory)
     message = refusal(capsys, "export", stdlib_5m, "--out", tmp_path / "out")
     assert (
-        "the reference takes 737.02 MB of memory and the artifact 90.47 MB, 112.00 MB are free"
-        in message
+        "the reference takes 737.02 MB of memory, the artifact 90.47 MB and their logits 25.17 MB, "
+        "112.00 MB are free" in message
     )
     assert "--no-validate" in message
     assert list(tmp_path.iterdir()) == []

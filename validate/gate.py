@@ -12,9 +12,10 @@ import numpy as np
 from ..errors import ContractError
 from ..export.checkpoint import Checkpoint
 from ..export.progress import track
-from .dissect import Dissection, dissect
+from .dissect import dissect
 from .feeder import Feeder
 from .figures import Positions, by_position
+from .findings import Dissection
 from .reference import Reference, Run
 from .sequences import (
     Feed,

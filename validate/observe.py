@@ -38,12 +38,16 @@ def observe(
     """Feed a sequence in pieces to the graph alone, its inner tensors made outputs."""
     wanted = list(dict.fromkeys(names))
     feeder = subject.graph_feeder(outputs=wanted)
-    pieces, caches, total = [], [], 0
+    tensors: dict[str, np.ndarray] = {}
+    caches, total = [], 0
     for size in cuts:
-        pieces.append(feeder.run(tokens[None, total : total + size], wanted))
+        piece = slice(total, total + size)
+        for name, found in feeder.run(tokens[None, piece], wanted).items():
+            if name not in tensors:
+                tensors[name] = np.empty((sum(cuts), found.shape[-1]), np.float32)
+            tensors[name][piece] = found[0]
         total += size
         caches.append((total, feeder.cache()))
-    tensors = {name: np.concatenate([piece[name][0] for piece in pieces]) for name in wanted}
     return Observed(tensors=tensors, caches=caches)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..export.checkpoint import Checkpoint
 from ..runtime.manifest import to_json
-from .explain import Explanation, explain
+from .causes.explain import Explanation, explain
 from .gate import Gate, Measurement, Options
 from .page import render_page
 from .report import as_json

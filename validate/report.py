@@ -13,7 +13,7 @@ import numpy as np
 from ..export.provenance import tool_versions
 from ..runtime.graph import physical_cores
 from ..runtime.manifest import describe_file
-from .explain import Explanation
+from .causes.explain import Explanation
 from .gate import Measurement
 from .tokens import SAMPLE
 from .verdict import headline

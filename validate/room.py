@@ -5,21 +5,29 @@ from __future__ import annotations
 import psutil
 
 from ..errors import ContractError
+from ..export.config import MistralConfig, geometry_of
 from ..export.plan import Plan
 from ..sizes import format_bytes
+from .tokens import spans
+
+_COMPARED = 3  # times the logits of the longest run: both sides, and what onnxruntime holds
 
 
-def refuse_little_memory(planned: Plan) -> None:
+def refuse_little_memory(config: MistralConfig, planned: Plan) -> None:
     """Refuse, before any work, an artifact that this machine cannot hold beside its reference.
 
     Raises:
-        ContractError: the two take more memory than is free.
+        ContractError: the two, and the logits that are compared, take more memory than is free.
     """
-    session, free = planned.memory.resident_bytes, psutil.virtual_memory().available
-    if planned.reference_bytes + session > free:
+    layout, positions = geometry_of(config).layout, config.max_position_embeddings
+    longest = spans(layout, positions=positions).longest
+    reference, session = planned.reference_bytes, planned.memory.resident_bytes
+    compared = _COMPARED * 4 * config.vocab_size * longest
+    free = psutil.virtual_memory().available
+    if reference + session + compared > free:
         raise ContractError(
-            f"parity: the reference takes {format_bytes(planned.reference_bytes)} of memory and "
-            f"the artifact {format_bytes(session)}, {format_bytes(free)} are free; validate on "
-            "a larger machine, and export here with --no-validate (the artifact says that it was "
-            "not measured)"
+            f"parity: the reference takes {format_bytes(reference)} of memory, the artifact "
+            f"{format_bytes(session)} and their logits {format_bytes(compared)}, "
+            f"{format_bytes(free)} are free; validate on a larger machine, and export here with "
+            "--no-validate (the artifact says that it was not measured)"
         )

@@ -78,9 +78,11 @@ def feed_and_watch(
         logits (T, V) float32, and the worst row.
     """
     feeder.reset()
-    logits, total, first, worst = [], 0, -1, None
+    logits = np.empty((sum(cuts), run.logits.shape[1]), np.float32)
+    total, first, worst = 0, -1, None
     for number, size in enumerate(cuts, start=1):
-        logits.append(feeder.feed(run.tokens[total : total + size]))
+        piece = slice(total, total + size)
+        logits[piece] = feeder.feed(run.tokens[piece])
         total += size
         is_telling = len(cuts) <= _FEW_PIECES or number == len(cuts)
         if is_telling or layout.first(total) != first:
@@ -88,7 +90,7 @@ def feed_and_watch(
             worst = found if worst is None else _worse(worst, found)
         first = layout.first(total)
     assert worst is not None, "the last piece is always looked at"
-    return np.concatenate(logits), worst
+    return logits, worst
 
 
 def _worse(one: RowError, other: RowError) -> RowError:

@@ -14,7 +14,8 @@ from tramontane.faults import in_weights
 from tramontane.faults.planting import planted
 from tramontane.graphs.quantize import Scheme, dequantize, quantize
 from tramontane.validate import dissect as module
-from tramontane.validate.dissect import Dissection, block_errors, dissect
+from tramontane.validate.dissect import dissect
+from tramontane.validate.findings import Dissection, block_errors
 from tramontane.validate.gate import Gate, Options
 from tramontane.validate.observe import embedding_of, matrix_of
 from tramontane.validate.subject import Subject, open_subject

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..runtime.cache import CacheLayout
-from .causes import Cause, Found, likeliest
-from .dissect import Exhibit
-from .figures import relative_errors
-from .reference import Run
+from ...runtime.cache import CacheLayout
+from ..figures import relative_errors
+from ..findings import Exhibit
+from ..reference import Run
+from .likeliest import Cause, Found, likeliest
 
 _SAME = 1e-3  # rows that differ by less are one: they were copied, or computed alike
 _NEAR_WINDOWS = 64  # how far from the right one a window is looked for

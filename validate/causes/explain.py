@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .causes_of_operators import ROTATED, cause_of_operator
-from .causes_of_rows import cause_of_rows
-from .causes_of_weights import cause_of_weights
-from .dissect import Dissection, Exhibit
-from .figures import compare
-from .gate import Gate, Measurement
-from .sequences import Feed, feed_batch, feeds
-from .verdict import Check
+from ..figures import compare
+from ..findings import Dissection, Exhibit
+from ..gate import Gate, Measurement
+from ..sequences import Feed, feed_batch, feeds
+from ..verdict import Check
+from .of_operators import ROTATED, cause_of_operator
+from .of_rows import cause_of_rows
+from .of_weights import cause_of_weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,96 @@
+"""What would make attention read what it read?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ...export.config import MistralConfig
+from ...runtime.cache import CacheLayout
+from .likeliest import Cause
+from .of_rope import ropes, rotate
+
+
+def causes_of_attention(
+    inputs: dict[str, np.ndarray], config: MistralConfig, layout: CacheLayout, cuts: Sequence[int]
+) -> Iterator[Cause]:
+    """Attention of the artifact's own queries, keys and values, changed in every known way.
+
+    Args:
+        inputs: query (T, H * D), key and value (T, G * D) float32, before rope.
+        config: of the reference.
+        layout: which rows the artifact's cache holds.
+        cuts: sizes of the pieces in which the tokens were fed.
+    """
+    query, key, value = (inputs[name] for name in ("query", "key", "value"))
+    T, D, G = len(query), config.head_dim, config.num_key_value_heads
+    H, W = config.num_attention_heads, config.sliding_window
+    angles = np.arange(T)[:, None] * config.rope_theta ** (-np.arange(0, D, 2) / D)
+    plain = [x.reshape(T, -1, D).swapaxes(0, 1).astype(np.float64) for x in (query, key, value)]
+    q, k = (rotate(x, angles, pairs=False) for x in plain[:2])
+    groups = np.arange(H) // (H // G)
+    i, j = np.arange(T)[:, None], np.arange(T)[None]
+    own = (j <= i) if W is None else (j <= i) & (j > i - W)
+
+    def result(
+        *,
+        q: np.ndarray = q,
+        seen: np.ndarray = own,
+        of: np.ndarray = groups,
+        scale: float = D**-0.5,
+        cap: float = 0.0,
+    ) -> np.ndarray:
+        scores = np.einsum("htd,hsd->hts", q, k[of]) * scale
+        scores = np.where(seen, cap * np.tanh(scores / cap) if cap else scores, -np.inf)
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        return np.asarray((weights @ plain[2][of]).swapaxes(0, 1).reshape(T, -1))
+
+    if W is not None:
+        yield Cause(f"the window is dropped, expected {W}", result(seen=j <= i))
+        held = (j <= i) & (j >= _oldest_seen(layout, T, cuts, lost=0)[:, None])
+        text = f"the window is dropped, expected {W}: all rows that are held are read"
+        yield Cause(text, result(seen=held))
+        for other in dict.fromkeys((W + 1, W - 1, W + 2, W - 2, W // 2, 2 * W, 4 * W)):
+            if other > 0:
+                seen = (j <= i) & (j > i - other)
+                yield Cause(f"the window is {other}, expected {W}", result(seen=seen))
+    for lost in (1, 2):
+        seen = own & (j >= _oldest_seen(layout, T, cuts, lost=lost)[:, None])
+        text = (
+            f"rows leave the cache early: the {lost} oldest of each eviction were still in reach"
+        )
+        yield Cause(text, result(seen=seen))
+    yield Cause(
+        "query head h reads key/value head h % G, expected h // (H / G)",
+        result(of=np.arange(H) % G),
+    )
+    yield Cause("scores are not scaled", result(scale=1.0))
+    yield Cause("scores are divided by D, expected its square root", result(scale=1 / D))
+    for cap in (20.0, 30.0, 50.0):
+        yield Cause(f"scores are capped at {cap:g}", result(cap=cap))
+    yield Cause("keys that come later are not hidden", result(seen=np.ones_like(own)))
+    yield Cause("a query doesn't read its own key", result(seen=own & ((j < i) | (i == 0))))
+    yield Cause("queries are not turned by rope", result(q=plain[0]))
+    later = np.arange(1, T + 1)[:, None] * config.rope_theta ** (-np.arange(0, D, 2) / D)
+    yield Cause(
+        "queries are turned one position too far", result(q=rotate(plain[0], later, pairs=False))
+    )
+    for text, other_angles, pairs in ropes(config, T, cuts):
+        yield Cause(f"of queries: {text}", result(q=rotate(plain[0], other_angles, pairs=pairs)))
+    starts = np.repeat(np.cumsum([0, *cuts[:-1]]), cuts)[:T]
+    yield Cause("the cache is not read", result(seen=own & (j >= starts[:, None])))
+
+
+def _oldest_seen(
+    layout: CacheLayout, length: int, cuts: Sequence[int], *, lost: int
+) -> np.ndarray:
+    """Oldest position in reach of each query, if every eviction took some rows too many: (T,)."""
+    oldest = []
+    total = 0
+    for size in cuts:
+        first = layout.first(total)
+        oldest += [first + (lost if first else 0)] * size
+        total += size
+    return np.array(oldest[:length])

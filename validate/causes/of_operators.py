@@ -1,0 +1,141 @@
+"""What would make an operator give what it gave?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from ...export.checkpoint import Checkpoint
+from ...export.config import MistralConfig
+from ...export.naming import parameters
+from ...runtime.cache import CacheLayout
+from .. import operators
+from ..figures import relative_errors
+from ..findings import Exhibit
+from .likeliest import Cause, Found, likeliest, rolled
+from .of_attention import causes_of_attention
+from .of_rope import causes_of_rope
+
+ROTATED = ("rope", "cached keys")  # what may be wrong by its rope
+_EPSILONS = (0.0, 1e-12, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3)
+
+
+def cause_of_operator(
+    exhibit: Exhibit,
+    config: MistralConfig,
+    checkpoint: Checkpoint,
+    layout: CacheLayout,
+    cuts: Sequence[int],
+) -> Found | None:
+    """The likeliest cause and its evidence, or None.
+
+    Args:
+        exhibit: what the operator read and made, and what was expected.
+        config, checkpoint: of the reference.
+        layout: which rows the artifact's cache holds.
+        cuts: sizes of the pieces in which the tokens were fed.
+    """
+    name, inputs = exhibit.finding.name, exhibit.inputs
+    if name.endswith("norm"):
+        causes = _of_norm(exhibit, config, checkpoint)
+    elif name in ROTATED:
+        causes = causes_of_rope(exhibit, config, cuts)
+    elif name == "attention":
+        causes = causes_of_attention(inputs, config, layout, cuts)
+    elif name == "activation":
+        causes = _of_activation(inputs["gate"], inputs["up"])
+    else:
+        causes = _of_multiplication(exhibit, cuts)
+    return likeliest(
+        causes,
+        lambda result: float(
+            np.nan_to_num(relative_errors(result, exhibit.found), nan=np.inf).max()
+        ),
+        error=exhibit.finding.error,
+        bound=exhibit.finding.bound,
+    )
+
+
+def _of_norm(exhibit: Exhibit, config: MistralConfig, checkpoint: Checkpoint) -> Iterator[Cause]:
+    x, added, weight = (exhibit.inputs[name] for name in ("x", "added", "weight"))
+    epsilon = config.rms_norm_eps
+    for other in (*_EPSILONS, _fitted_epsilon(x, weight, exhibit.found)):
+        if other != epsilon:
+            text = f"epsilon is {other:.3g}, expected {epsilon:g}"
+            yield Cause(text, operators.norm(x, weight, other))
+    yield Cause("the norm is skipped", x)
+    yield Cause("the norm's weight is missing", operators.norm(x, np.ones_like(weight), epsilon))
+    yield Cause("one is added to the norm's weight", operators.norm(x, weight + 1, epsilon))
+    centred = x - x.mean(axis=-1, keepdims=True)
+    yield Cause("the mean is subtracted first", operators.norm(centred, weight, epsilon))
+    for cause in rolled(weight, 0, "the norm's weights"):
+        yield Cause(cause.text, operators.norm(x, cause.result, epsilon))
+    for name, shape in parameters(config).items():
+        if len(shape) == 1:
+            other_weight = checkpoint.read(name)
+            is_alike = name.rsplit(".", 2)[-2] == exhibit.finding.name
+            text = f"{'layers are swapped: ' if is_alike else ''}its weight is that of {name}"
+            yield Cause(text, operators.norm(x, other_weight, epsilon))
+    if added.shape == x.shape:
+        without = operators.norm(x - added, weight, epsilon)
+        yield Cause("the addition before the norm is missing", without)
+        yield Cause(
+            "the norm reads only what was added last", operators.norm(added, weight, epsilon)
+        )
+        earlier = operators.norm(x - exhibit.inputs["added_before"], weight, epsilon)
+        yield Cause("the last addition but one before the norm is missing", earlier)
+        yield Cause(
+            "what is added before the norm is added twice",
+            operators.norm(x + added, weight, epsilon),
+        )
+
+
+def _fitted_epsilon(x: np.ndarray, weight: np.ndarray, found: np.ndarray) -> float:
+    """The epsilon that explains the size of what was found, to two digits."""
+    plain = np.float64(x) * weight
+    size = (found * plain).sum(axis=-1) / (plain * plain).sum(axis=-1)
+    mean_square = (np.float64(x) ** 2).mean(axis=-1)
+    fits = 1 / np.maximum(size, 1e-30) ** 2 - mean_square
+    fit = float(fits[mean_square.argmin()])
+    return float(f"{fit:.2g}") if fit > 0 else 0.0
+
+
+def _of_activation(gate: np.ndarray, up: np.ndarray) -> Iterator[Cause]:
+    wide = torch.from_numpy(np.float64(gate))
+    for text, function in (
+        ("the activation is GELU, expected SiLU", torch.nn.functional.gelu),
+        ("the activation is ReLU, expected SiLU", torch.relu),
+        ("the activation is a sigmoid alone, expected SiLU", torch.sigmoid),
+        ("the activation is missing", lambda x: x),
+    ):
+        yield Cause(text, function(wide).numpy() * up)
+    quick = wide * torch.sigmoid(1.702 * wide)
+    yield Cause("the activation is QuickGELU, expected SiLU", quick.numpy() * up)
+    yield Cause("gate and up are swapped in the activation", operators.activate(up, gate))
+    yield Cause("gate is not multiplied by up", operators.activate(gate, np.ones_like(up)))
+
+
+def _of_multiplication(exhibit: Exhibit, cuts: Sequence[int]) -> Iterator[Cause]:
+    x, matrix = exhibit.inputs["x"], exhibit.inputs["matrix"]
+    pieces = np.split(exhibit.expected, np.cumsum(cuts)[:-1])
+    late = [np.concatenate([piece[:1], piece[:-1]]) for piece in pieces]
+    early = [np.concatenate([piece[1:], piece[-1:]]) for piece in pieces]
+    text = "positions are off by one: each gives what belongs to the one"
+    yield Cause(f"{text} before it", np.concatenate(late))
+    yield Cause(f"{text} after it", np.concatenate(early))
+    rounded = np.concatenate([_in_bytes(piece) for piece in np.split(x, np.cumsum(cuts)[:-1])])
+    yield Cause(
+        "what is multiplied is rounded to 8 bits with one scale for all positions",
+        operators.multiply(rounded, matrix),
+    )
+    yield Cause("the same is added twice", 2 * exhibit.expected)
+
+
+def _in_bytes(x: np.ndarray) -> np.ndarray:
+    """Rounded to 256 steps between its least and its largest number, zero included."""
+    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+    step = (high - low) / 255 or 1.0
+    zero = np.rint(-low / step)
+    return np.asarray((np.clip(np.rint(x / step) + zero, 0, 255) - zero) * step, np.float32)

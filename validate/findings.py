@@ -1,0 +1,76 @@
+"""What is found of one weight, operator or cached row, and of all in order?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One weight or operator, and how far it is from the reference's."""
+
+    layer: int | None  # None: before the first, or after the last
+    name: str  # as parameters are named, e.g. attention.query; or attention, rope, ...
+    kind: str  # weights, operators or rows
+    error: float
+    bound: float
+    position: int | None  # of the token where it is worst; None for weights
+    detail: str = ""  # more of where it is worst
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it is beyond its bound; a NaN is."""
+        return not self.error <= self.bound
+
+    @property
+    def place(self) -> str:
+        """Where in the model it is."""
+        where = "" if self.layer is None else f"layer {self.layer}, "
+        return f"{where}{self.name}{' weights' if self.kind == 'weights' else ''}"
+
+    def __str__(self) -> str:
+        at = "" if self.position is None else f" at position {self.position}"
+        return f"{self.place}{at}{', ' if self.detail else ''}{self.detail}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exhibit:
+    """What belongs to the first broken finding, for whoever asks why."""
+
+    finding: Finding
+    inputs: dict[str, np.ndarray]
+    found: np.ndarray
+    expected: np.ndarray
+
+
+@dataclass(kw_only=True)
+class Dissection:
+    """All findings in order, and how the hidden state drifts from layer to layer."""
+
+    tokens: np.ndarray  # (T,) int64, that it was done on
+    cuts: list[int]  # sizes of the pieces in which they were fed
+    layers: list[int]  # looked at
+    findings: list[Finding] = field(default_factory=list)
+    drift: list[float] = field(default_factory=list)  # mean relative error after each layer
+    culprit: Exhibit | None = None  # the first finding beyond its bound
+
+
+def block_errors(expected: np.ndarray, found: np.ndarray, block: int | None) -> np.ndarray:
+    """Largest error of each block over its largest weight: (N, blocks), or (1, 1) without blocks.
+
+    A scale is shared by a block; rounded to the nearest of its steps, no weight is further off
+    than half of one.
+    """
+    difference, size = np.abs(found - expected), np.abs(expected)
+    if block is None:
+        largest = np.array([[size.max()]])
+        return np.asarray(difference.max() / np.maximum(largest, np.finfo(np.float32).tiny))
+    filled = [(0, 0), (0, -expected.shape[1] % block)]
+    difference, size = (
+        np.pad(x, filled).reshape(len(x), -1, block).max(axis=-1) for x in (difference, size)
+    )
+    # A block of zeros is held exactly; compare it with its row, not with itself.
+    size = np.where(size == 0, np.maximum(size.max(axis=1, keepdims=True), 1e-30), size)
+    return np.asarray(difference / size)
