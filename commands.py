@@ -90,7 +90,7 @@ def validate(args: Namespace) -> int:
     """Check an artifact, ours or another exporter's, against its source; 1 if a check failed."""
     from .export.checkpoint import Checkpoint
     from .validate.prove import validate, write_reports
-    from .validate.summaries import as_junit, as_markdown, print_table
+    from .validate.report.summaries import as_junit, as_markdown, print_table
 
     checkpoint = Checkpoint.open(args.reference)
     verdict = validate(args.artifact, checkpoint, _measuring(args), explains=args.explain)

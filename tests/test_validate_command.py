@@ -13,7 +13,7 @@ from tramontane.faults import in_attention
 from tramontane.faults.planting import planted
 
 Artifact = Callable[[str], Path]
-SCHEMA = Path(__file__).parents[1] / "validate" / "report.schema.json"
+SCHEMA = Path(__file__).parents[1] / "validate" / "report" / "schema.json"
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from ..export.checkpoint import Checkpoint
 from ..runtime.manifest import to_json
 from .causes.explain import Explanation, explain
 from .gate import Gate, Measurement, Options
-from .page import render_page
-from .report import as_json
+from .report.content import as_json
+from .report.page import render_page
 from .subject import open_subject
 from .verdict import headline, raise_if_broken
 
@@ -27,7 +27,7 @@ class Verdict:
     explanation: Explanation | None
 
     def as_json(self) -> dict[str, Any]:
-        """The report; ``report.schema.json`` describes it."""
+        """The report; ``report/schema.json`` describes it."""
         return as_json(self.measurement, self.explanation)
 
 

@@ -1,4 +1,4 @@
-"""What is written down of a measurement? (``report.schema.json`` describes it)"""
+"""What is written down of a measurement? (``schema.json`` describes it)"""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ..export.provenance import tool_versions
-from ..runtime.graph import physical_cores
-from ..runtime.manifest import describe_file
-from .causes.explain import Explanation
-from .gate import Measurement
-from .tokens import SAMPLE
-from .verdict import headline
+from ...export.provenance import tool_versions
+from ...runtime.graph import physical_cores
+from ...runtime.manifest import describe_file
+from ..causes.explain import Explanation
+from ..gate import Measurement
+from ..tokens import SAMPLE
+from ..verdict import headline
 
 SCHEMA_VERSION = 1
 _WORST = 12  # tokens that are shown one by one

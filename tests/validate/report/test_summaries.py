@@ -6,7 +6,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from tramontane.validate.summaries import as_junit, as_markdown, print_table
+from tramontane.validate.report.summaries import as_junit, as_markdown, print_table
 
 
 @pytest.fixture

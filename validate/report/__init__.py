@@ -1,0 +1,1 @@
+"""How is a verdict written down, for people and for machines? From the content alone."""

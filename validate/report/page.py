@@ -1,0 +1,306 @@
+"""How does a report look to people? One page, with all that it needs inside."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from ...sizes import format_bytes
+from ..findings import Finding
+from ..verdict import Check
+from . import plots
+from .scales import write_number
+
+_TEMPLATE = Path(__file__).with_name("page.html.jinja")
+_FAILED = 6  # checks that are shown at the top
+_BROKEN, _NEAREST = 12, 3  # findings that are shown outside of the full table
+_SHAPES = {" ": "·", "\n": "↵", "\t": "⇥"}
+_BYTES = {"<0x0A>": "\n", "<0x09>": "\t"}  # as vocabularies spell what isn't a piece of its own
+_CARDS = {
+    "mean_kl": ("Mean KL", "nats, on text, fed in the worst way"),
+    "same_top": ("Same top", "of positions: one likeliest token"),
+    "perplexity_ratio": ("Perplexity ratio", "artifact over reference"),
+    "max_logit_difference": ("Max |Δlogit|", "over all positions and tokens"),
+    "same_greedy_tokens": ("Greedy tokens", "the same, from the first on"),
+}
+_TOTAL = "resident, at most"
+_ALONE = ("weights", "operators", "rows")
+_ERRORS = ("weight_error", "operator_error", "row_error")
+# Of each kind of check: a caption, and the heading and figures of each column.
+_TABLES: tuple[tuple[str, tuple[str, ...], dict[str, tuple[str, ...]]], ...] = (
+    (
+        "Logits of whole sequences",
+        ("logits", "batch"),
+        {
+            "mean KL": ("mean_kl",),
+            "99.9 % KL": ("p999_kl",),
+            "max KL": ("max_kl",),
+            "same top": ("same_top",),
+            "max |Δlogit|": ("max_logit_difference",),
+            "mean |Δlogit|": ("mean_logit_difference",),
+            "perplexity": ("artifact_perplexity",),
+            "of reference": ("reference_perplexity",),
+            "worst at": ("worst_position",),
+        },
+    ),
+    (
+        "Drift of cached rows",
+        ("cache",),
+        {"half of the rows": ("typical_cache_error",), "every row": ("cache_error",)},
+    ),
+    (
+        "Greedy continuation",
+        ("greedy",),
+        {"the same": ("same_greedy_tokens",), "tokens": ("greedy_tokens",)},
+    ),
+    (
+        "Weights, operators and cached rows, each by itself",
+        _ALONE,
+        {"worst error": _ERRORS, "beyond bounds": ("broken",), "looked at": ("looked_at",)},
+    ),
+)
+
+
+def render_page(report: dict[str, Any]) -> str:
+    """Render a report as one HTML page that fetches nothing; the same report, the same bytes.
+
+    Args:
+        report: as ``report.schema.json`` describes it, and nothing besides.
+    """
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True
+    )
+    environment.filters |= {
+        "number": write_number,
+        "percent": _percent,
+        "size": format_bytes,
+        "visible": _visible,
+    }
+    checks = [_as_check(one) for one in report["checks"]]
+    findings = [_as_finding(one) for one in report["findings"]]
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        **report,
+        report=report,
+        sentence=_sentence(report),
+        failed=_failed(checks),
+        failed_shown=_FAILED,
+        cards=list(_cards(report["headline"], checks)),
+        plots=_plots(report, findings),
+        telling=_telling(findings),
+        ranked=_ranked(findings),
+        tables=list(_tables(checks)),
+        memory=_memory(report["artifact"]["memory"]),
+        total=_TOTAL,
+        sources=_sources(report),
+    )
+
+
+def _failed(checks: list[Check]) -> list[Check]:
+    """Those that failed; first what was looked at by itself, since there errors are made."""
+    failed = [check for check in checks if check.failures]
+    return sorted(failed, key=lambda check: check.kind not in _ALONE)
+
+
+def _as_check(content: dict[str, Any]) -> Check:
+    figures = {name: _number(value) for name, value in content["figures"].items()}
+    return Check(**{**content, "figures": figures, "failures": tuple(content["failures"])})
+
+
+def _as_finding(content: dict[str, Any]) -> Finding:
+    known = {name: value for name, value in content.items() if name != "is_broken"}
+    return Finding(**{**known, "error": _number(content["error"])})
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _ranked(findings: list[Finding]) -> list[Finding]:
+    """The furthest beyond or the nearest to their bounds first."""
+
+    def distance(finding: Finding) -> float:
+        share = finding.error / finding.bound
+        return -math.inf if math.isnan(share) else -share
+
+    return sorted(findings, key=distance)
+
+
+def _telling(findings: list[Finding]) -> list[Finding]:
+    """Those beyond their bounds; where none is, the nearest of each kind."""
+    ranked = _ranked(findings)
+    broken = [one for one in ranked if one.is_broken][:_BROKEN]
+    kinds = dict.fromkeys(one.kind for one in ranked)
+    nearest = [[one for one in ranked if one.kind == kind][:_NEAREST] for kind in kinds]
+    return broken or [one for some in nearest for one in some]
+
+
+def _sentence(report: dict[str, Any]) -> str:
+    """The verdict in plain words."""
+    artifact, reference = report["artifact"]["name"], report["reference"]["name"]
+    checks, quant = report["checks"], report["artifact"]["quant"]
+    broken = sum(bool(check["failures"]) for check in checks)
+    if broken:
+        return (
+            f"{broken} of {len(checks)} checks went beyond the bounds of {quant}: {artifact} does "
+            f"not compute what {reference} computes."
+        )
+    positions, same = len(report["curve"]["kl"]), report["headline"]["same_top"]
+    return (
+        f"All {len(checks)} checks kept the bounds of {quant}. Over {write_number(positions)} "
+        f"positions of text, the likeliest token is that of {reference} at {_percent(same)}."
+    )
+
+
+def _cards(headline: dict[str, Any], checks: list[Check]) -> Iterator[dict[str, Any]]:
+    """Name, value, meaning, bound and verdict of each headline figure."""
+    for figure, (name, meaning) in _CARDS.items():
+        bounds = [check.bounds[figure] for check in checks if _bounds_headline(check, figure)]
+        value = headline[figure]
+        bound = (max if figure.startswith("same") else min)(bounds, default=None)
+        text = _written(figure, value)
+        if figure == "same_greedy_tokens":
+            text += f" of {write_number(headline['greedy_tokens'])}"
+        yield {
+            "name": name,
+            "text": text,
+            "meaning": meaning,
+            "bound": None if bound is None else _bound(figure, bound),
+            "is_broken": bound is not None and _is_broken(figure, value, bound),
+        }
+
+
+def _bounds_headline(check: Check, figure: str) -> bool:
+    return check.kind in ("logits", "greedy") and figure in check.bounds
+
+
+def _is_broken(figure: str, value: float | None, bound: float) -> bool:
+    figures, bounds = {figure: _number(value)}, {figure: bound}
+    return bool(Check(name="", kind="", figures=figures, bounds=bounds).broken_figures)
+
+
+def _plots(report: dict[str, Any], findings: list[Finding]) -> dict[str, dict[str, Markup]]:
+    """Plots by name and width; those of a graph that wasn't looked into are left out."""
+    kl, drift = report["curve"]["kl"], report["drift"]
+    window, bound = report["artifact"]["window"], report["tolerance"]["mean_kl"]
+    drawn = {
+        "positions": plots.plot_positions(
+            kl, evictions=report["curve"]["evictions"], window=window
+        ),
+        "spread": plots.plot_spread(kl, bound=bound),
+        **({"drift": plots.plot_drift(drift)} if drift else {}),
+        **({"findings": plots.plot_findings(findings)} if findings else {}),
+    }
+    return {
+        name: {"wide": Markup(plot.wide), "narrow": Markup(plot.narrow)}
+        for name, plot in drawn.items()
+    }
+
+
+def _tables(checks: list[Check]) -> Iterator[dict[str, Any]]:
+    """Checks of like figures side by side; each cell its figure, its bound and its verdict."""
+    for caption, kinds, columns in _TABLES:
+        rows = [
+            {
+                "name": check.name,
+                "is_broken": bool(check.failures),
+                "cells": [_cell(check, figures) for figures in columns.values()],
+            }
+            for check in checks
+            if check.kind in kinds
+        ]
+        if rows:
+            yield {"caption": caption, "headings": list(columns), "rows": rows}
+
+
+def _cell(check: Check, figures: tuple[str, ...]) -> dict[str, Any]:
+    figure = next(name for name in figures if name in check.figures)
+    value, is_bounded = check.figures[figure], figure in check.bounds
+    # A single position predicts no known token, so it has no perplexity: nothing is wrong there.
+    is_absent = "perplexity" in figure and math.isnan(value)
+    return {
+        "text": "" if is_absent else _written(figure, value, keeps_zeros=True),
+        "bound": _bound(figure, check.bounds[figure]) if is_bounded else None,
+        "is_broken": figure in check.broken_figures,
+    }
+
+
+def _memory(plan: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What each part of a session takes, their sum, and what is beside it."""
+    if plan is None:
+        return []
+    others = plan["other_quants"].items()
+    sizes = [
+        ("weights, as kernels hold them", plan["resident_weights_bytes"]),
+        ("activations of a chunk", plan["activation_bytes"]),
+        ("Python, numpy and onnxruntime", plan["runtime_bytes"]),
+        ("cache, at most", plan["cache_bytes_at_most"]),
+        (_TOTAL, plan["resident_bytes"]),
+        *((f"the same of {quant}", size_bytes) for quant, size_bytes in others),
+        ("one token in the cache", plan["cache_bytes_per_token"]),
+        ("files of weights", plan["weights_bytes"]),
+    ]
+    return [(name, format_bytes(size_bytes)) for name, size_bytes in sizes]
+
+
+def _sources(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Name and hash of each file that was read."""
+    measured_on = report["measured_on"]
+    return [
+        *sorted(report["reference"]["files"].items()),
+        (measured_on["text"], measured_on["text_sha256"]),
+    ]
+
+
+def _written(figure: str, value: float | None, *, keeps_zeros: bool = False) -> str:
+    if figure == "same_top":
+        return _percent(value)
+    digits = 4 if "perplexity" in figure else 3
+    return write_number(value, digits=digits, keeps_zeros=keeps_zeros)
+
+
+def _bound(figure: str, value: float) -> str:
+    return f"{'≥' if figure.startswith('same') else '≤'} {_written(figure, value)}"
+
+
+def _percent(share: float | None, *, digits: int = 2) -> str:
+    """Write a share; what is not quite all of it is not written as if it were.
+
+    >>> [_percent(share).replace("\u202f", " ") for share in (0.9824, 0.98, 0.99999, 1.0)]
+    ['98.24 %', '98 %', '99.99 %', '100 %']
+    """
+    if share is None or math.isnan(share):
+        return write_number(None)
+    most = 100 if share >= 1 else 100 - 0.1**digits
+    text = f"{min(100 * share, most):.{digits}f}".removesuffix(f".{digits * '0'}")
+    return f"{text}\u202f%"
+
+
+def _visible(text: str) -> Markup:
+    """Escape a token's text, with a mark for each character that could not be seen.
+
+    >>> str(_visible(" <s>"))
+    '<span class="unseen">·</span>&lt;s&gt;'
+    """
+    for piece, character in _BYTES.items():
+        text = text.replace(piece, character)
+    shown = ((_shape(character) or character, _shape(character) is None) for character in text)
+    parts = []
+    for is_seen, pairs in itertools.groupby(shown, key=lambda pair: pair[1]):
+        run = "".join(shape for shape, _ in pairs)
+        parts.append(Markup("{}" if is_seen else '<span class="unseen">{}</span>').format(run))
+    return Markup("").join(parts)
+
+
+def _shape(character: str) -> str | None:
+    """What stands for a space or a control; None for a character that can be seen."""
+    if unicodedata.category(character)[0] not in "CZ":
+        return None
+    return _SHAPES.get(character, f"U+{ord(character):04X}")
