@@ -81,9 +81,7 @@ def test_stories15m_without_a_window_is_that_of_transformers(shared: Path, tmp_p
     assert greedy(tmp_path / "a", 200)[:cut] == expected[:cut]
 
 
-def test_the_embedded_model_learned_more_than_frequencies(
-    stdlib_5m: Path, tmp_path: Path
-) -> None:
+def test_the_embedded_model_learned_more_than_frequencies(stdlib_5m: Path, tmp_path: Path) -> None:
     """Perplexity on this project's own source, which it never saw, against a unigram model."""
     import numpy as np
     import sentencepiece

@@ -102,7 +102,7 @@ class Gate:
         """
         runs = dict(zip(("text", "random"), self.reference.runs(self._sequences()), strict=True))
         checks, curve = self._sequence_checks(runs)
-        notes: list[str] = []
+        notes = self._of_the_window()
         dissection = self._dissect(notes)
         if dissection is not None:
             checks += dissection_checks(dissection)
@@ -131,6 +131,17 @@ class Gate:
             tolerance=self.tolerance,
             track=track,
         )
+
+    def _of_the_window(self) -> list[str]:
+        """A note where the artifact was given another window than the checkpoint has."""
+        own = self.subject.config.sliding_window
+        published = self.reference.checkpoint.config.sliding_window
+        if own == published:
+            return []
+        return [
+            f"the artifact's window is {own or 'none'}, the checkpoint's {published or 'none'}: "
+            "it was exported with --window, and is measured with it"
+        ]
 
     def _sequences(self) -> list[np.ndarray]:
         length, seed = self.spans.longest, self.options.seed

@@ -58,8 +58,8 @@ class Feed:
 
 def feeds(source: str, edges: CacheLayout, spans: Spans) -> list[Feed]:
     """All ways of feeding one sequence, the quickest to tell first."""
-    longest, start = spans.longest, spans.stepped_from
-    stepped = ([start] if start else []) + [1] * (spans.stepped_to - start)
+    longest, (start, end) = spans.longest, spans.stepped[source]
+    stepped = ([start] if start else []) + [1] * (end - start)
     ways = [("one shot", [length]) for length in spans.lengths]
     ways += [
         ("chunked", chunks(edges, longest)),

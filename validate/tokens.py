@@ -22,7 +22,7 @@ SAMPLE = Path(__file__).with_name("sample.txt")
 STAND_IN_WINDOW = 64  # lengths for a model that has no window
 _TELLING_LENGTH = 1024  # positions over which a mean tells recipes apart
 _LARGE_WINDOW = 1024  # beyond it, default runs go no further than they must
-_FEW_STEPS = 128  # across the edge of a large window
+_FEW_STEPS = 128  # across an eviction
 _PROMPT = 8  # tokens before a greedy continuation
 
 
@@ -33,8 +33,7 @@ class Spans:
     lengths: tuple[int, ...]  # of one-shot runs, ascending
     greedy_prompt: int
     greedy_steps: int
-    stepped_from: int  # tokens that one prefill takes before the steps
-    stepped_to: int
+    stepped: dict[str, tuple[int, int]]  # by source: tokens of one prefill, and where steps end
     dissected: int  # over which operators are held against the reference's one by one
 
     @property
@@ -46,8 +45,9 @@ class Spans:
 def spans(layout: CacheLayout, *, positions: int, thorough: bool = False) -> Spans:
     """Lengths that straddle the window and an eviction, and go as far as they must.
 
-    A large window is crossed, with an eviction, and no more; ``thorough`` goes three windows far,
-    and continues greedily for four, however long that takes.
+    A large window is crossed, with an eviction, and no more, and random tokens are stepped through
+    there alone; ``thorough`` steps all the way, goes three windows far and continues greedily for
+    four, however long that takes.
 
     >>> spans(CacheLayout(window=64, rows=80), positions=4096).lengths
     (1, 63, 64, 65, 192, 1024)
@@ -59,13 +59,17 @@ def spans(layout: CacheLayout, *, positions: int, thorough: bool = False) -> Spa
     is_short = W > _LARGE_WINDOW and not thorough
     far = {evicted} if is_short else {3 * W, max(3 * W, _TELLING_LENGTH)}
     lengths = sorted({min(max(n, 1), positions) for n in {1, W - 1, W, W + 1, *far}})
+    past_edge = min(_rows(layout) + _FEW_STEPS // 2, lengths[-1])
+    few = max(1, min(_rows(layout), past_edge) - _FEW_STEPS // 2), past_edge
     steps = min(_FEW_STEPS if is_short else 4 * W, positions // 2)
     return Spans(
         lengths=tuple(lengths),
         greedy_prompt=min(W - steps // 2, positions - steps) if is_short else _PROMPT,
         greedy_steps=steps,
-        stepped_from=_rows(layout) - _FEW_STEPS // 2 if is_short else 0,
-        stepped_to=min(_rows(layout) + _FEW_STEPS // 2 if is_short else lengths[-1], lengths[-1]),
+        stepped={
+            "text": few if is_short else (0, lengths[-1]),
+            "random": (0, lengths[-1]) if thorough else few,
+        },
         dissected=min(evicted, positions),
     )
 

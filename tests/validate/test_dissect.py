@@ -124,7 +124,9 @@ def test_a_block_is_compared_with_its_own_largest_weight() -> None:
 def test_a_number_that_is_none_is_beyond_every_bound(
     embedded_artifact: Artifact, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.operators, "activate", lambda *parts: np.full_like(parts[0], np.nan))
+    monkeypatch.setattr(
+        module.operators, "activate", lambda *parts: np.full_like(parts[0], np.nan)
+    )
     found = dissected(embedded_artifact("fp32-ort"), checkpoint)
     assert found.culprit is not None
     assert found.culprit.finding.name == "activation"

@@ -180,3 +180,16 @@ def test_a_graph_that_cannot_be_looked_into_is_checked_from_outside(
     assert failed(verdict) == []
     assert "weights and operators were not looked at" in verdict.measurement.notes[0]
     assert verdict.as_json()["findings"] == []
+
+
+def test_a_window_that_is_not_the_checkpoints_own_is_noted(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tiny_checkpoint()
+    export_checkpoint(folder, tmp_path / "a", Recipe(quant="fp32", target="ort", window=16))
+    verdict = validate(tmp_path / "a", Checkpoint.open(folder), Options())
+    assert failed(verdict) == []
+    assert verdict.measurement.notes == [
+        "the artifact's window is 16, the checkpoint's 8: it was exported with --window, and is "
+        "measured with it"
+    ]

@@ -27,7 +27,16 @@ def test_a_large_window_is_crossed_with_an_eviction_and_no_more() -> None:
     found = spans(LARGE, positions=32768)
     assert LARGE.first(found.longest) > 0
     assert found.longest < 1.3 * 4096
-    assert found.stepped_from < 4608 < found.stepped_to <= found.longest
+    for start, end in found.stepped.values():
+        assert 4000 < start < 4608 < end <= found.longest
+
+
+def test_small_windows_are_stepped_through_on_text_and_across_an_eviction_on_random_tokens() -> (
+    None
+):
+    assert spans(SMALL, positions=4096).stepped == {"text": (0, 1024), "random": (16, 144)}
+    assert spans(SMALL, positions=4096, thorough=True).stepped["random"] == (0, 1024)
+    assert spans(SMALL, positions=2).stepped["random"] == (1, 2)
 
 
 @pytest.mark.parametrize("layout", [SMALL, LARGE])
