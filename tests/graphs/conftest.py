@@ -109,7 +109,7 @@ def evaluate() -> Callable[..., dict[str, np.ndarray]]:
 @pytest.fixture(scope="session")
 def assert_agree() -> Callable[[dict[str, np.ndarray], dict[str, np.ndarray]], None]:
     """Hold two runs against each other: the same names, and numbers within fp32's tolerance."""
-    bound = tolerance_for("fp32", "text").max_logit_difference
+    bound = tolerance_for("fp32").max_logit_difference
 
     def hold(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
         assert found.keys() == expected.keys()

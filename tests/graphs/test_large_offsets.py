@@ -58,7 +58,7 @@ def test_weight_far_into_a_file_is_the_one_that_was_written_there(
         assert isinstance(tensor, ir.ExternalTensor)
         assert tensor.offset == offsets[name]
         np.testing.assert_array_equal(tensor.numpy(), array)
-    x, bound = normal(1, 20), tolerance_for("fp32", "text").max_logit_difference
+    x, bound = normal(1, 20), tolerance_for("fp32").max_logit_difference
     assert bound is not None
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     near, far = session.run(["near", "far"], {"x": x})
