@@ -45,9 +45,9 @@ class Spans:
 def spans(layout: CacheLayout, *, positions: int, thorough: bool = False) -> Spans:
     """Lengths that straddle the window and an eviction, and go as far as they must.
 
-    A large window is crossed, with an eviction, and no more, and random tokens are stepped through
-    there alone; ``thorough`` steps all the way, goes three windows far and continues greedily for
-    four, however long that takes.
+    Single steps go three windows far on text, and across an eviction on random tokens. A large
+    window is crossed, with an eviction, and no more. ``thorough`` steps all the way, goes three
+    windows far and continues greedily for four, however long that takes.
 
     >>> spans(CacheLayout(window=64, rows=80), positions=4096).lengths
     (1, 63, 64, 65, 192, 1024)
@@ -67,7 +67,7 @@ def spans(layout: CacheLayout, *, positions: int, thorough: bool = False) -> Spa
         greedy_prompt=min(W - steps // 2, positions - steps) if is_short else _PROMPT,
         greedy_steps=steps,
         stepped={
-            "text": few if is_short else (0, lengths[-1]),
+            "text": few if is_short else (0, lengths[-1] if thorough else min(3 * W, lengths[-1])),
             "random": (0, lengths[-1]) if thorough else few,
         },
         dissected=min(evicted, positions),
@@ -93,9 +93,9 @@ def turns(layout: CacheLayout, length: int) -> list[int]:
 
     >>> sizes = turns(CacheLayout(window=64, rows=80), 400)
     >>> [size for size in sizes if size > 1], sum(sizes)
-    ([32, 48, 85, 32, 48, 75], 400)
+    ([32, 48, 85, 32, 48, 85, 22], 400)
     """
-    W, answer = layout.window or STAND_IN_WINDOW, [1] * 16
+    W, answer = layout.window or STAND_IN_WINDOW, [1] * 8
     sizes: list[int] = []
     for prompt in itertools.cycle((W // 2, 3 * W // 4, _rows(layout) + 5)):
         sizes += [max(2, prompt), *answer]

@@ -34,7 +34,7 @@ def test_a_large_window_is_crossed_with_an_eviction_and_no_more() -> None:
 def test_small_windows_are_stepped_through_on_text_and_across_an_eviction_on_random_tokens() -> (
     None
 ):
-    assert spans(SMALL, positions=4096).stepped == {"text": (0, 1024), "random": (16, 144)}
+    assert spans(SMALL, positions=4096).stepped == {"text": (0, 192), "random": (16, 144)}
     assert spans(SMALL, positions=4096, thorough=True).stepped["random"] == (0, 1024)
     assert spans(SMALL, positions=2).stepped["random"] == (1, 2)
 
