@@ -8,29 +8,38 @@ import numpy as np
 
 from ...export.config import MistralConfig
 from ...runtime.cache import CacheLayout
+from ..figures import relative_errors
+from ..findings import Exhibit
 from .likeliest import Cause
 from .of_rope import ropes, rotate
 
+_MOST_QUERIES = 192  # looked at of a long sequence: the worst, and some of all
+
 
 def causes_of_attention(
-    inputs: dict[str, np.ndarray], config: MistralConfig, layout: CacheLayout, cuts: Sequence[int]
+    exhibit: Exhibit, config: MistralConfig, layout: CacheLayout, cuts: Sequence[int]
 ) -> Iterator[Cause]:
     """Attention of the artifact's own queries, keys and values, changed in every known way.
 
+    Queries that are not looked at are taken to be as found: a whole long sequence at once would
+    not fit in memory.
+
     Args:
-        inputs: query (T, H * D), key and value (T, G * D) float32, before rope.
+        exhibit: query (T, H * D), key and value (T, G * D) float32, before rope, and what was
+            found and expected, (T, H * D).
         config: of the reference.
         layout: which rows the artifact's cache holds.
         cuts: sizes of the pieces in which the tokens were fed.
     """
-    query, key, value = (inputs[name] for name in ("query", "key", "value"))
+    query, key, value = (exhibit.inputs[name] for name in ("query", "key", "value"))
+    at = _telling(exhibit)
     T, D, G = len(query), config.head_dim, config.num_key_value_heads
     H, W = config.num_attention_heads, config.sliding_window
     angles = np.arange(T)[:, None] * config.rope_theta ** (-np.arange(0, D, 2) / D)
     plain = [x.reshape(T, -1, D).swapaxes(0, 1).astype(np.float64) for x in (query, key, value)]
     q, k = (rotate(x, angles, pairs=False) for x in plain[:2])
     groups = np.arange(H) // (H // G)
-    i, j = np.arange(T)[:, None], np.arange(T)[None]
+    i, j = at[:, None], np.arange(T)[None]
     own = (j <= i) if W is None else (j <= i) & (j > i - W)
 
     def result(
@@ -41,15 +50,17 @@ def causes_of_attention(
         scale: float = D**-0.5,
         cap: float = 0.0,
     ) -> np.ndarray:
-        scores = np.einsum("htd,hsd->hts", q, k[of]) * scale
+        scores = np.einsum("htd,hsd->hts", q[:, at], k[of]) * scale
         scores = np.where(seen, cap * np.tanh(scores / cap) if cap else scores, -np.inf)
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
-        return np.asarray((weights @ plain[2][of]).swapaxes(0, 1).reshape(T, -1))
+        made = exhibit.found.astype(np.float64)
+        made[at] = (weights @ plain[2][of]).swapaxes(0, 1).reshape(len(at), -1)
+        return made
 
     if W is not None:
         yield Cause(f"the window is dropped, expected {W}", result(seen=j <= i))
-        held = (j <= i) & (j >= _oldest_seen(layout, T, cuts, lost=0)[:, None])
+        held = (j <= i) & (j >= _oldest_seen(layout, T, cuts, lost=0)[at, None])
         text = f"the window is dropped, expected {W}: all rows that are held are read"
         yield Cause(text, result(seen=held))
         for other in dict.fromkeys((W + 1, W - 1, W + 2, W - 2, W // 2, 2 * W, 4 * W)):
@@ -57,7 +68,7 @@ def causes_of_attention(
                 seen = (j <= i) & (j > i - other)
                 yield Cause(f"the window is {other}, expected {W}", result(seen=seen))
     for lost in (1, 2):
-        seen = own & (j >= _oldest_seen(layout, T, cuts, lost=lost)[:, None])
+        seen = own & (j >= _oldest_seen(layout, T, cuts, lost=lost)[at, None])
         text = (
             f"rows leave the cache early: the {lost} oldest of each eviction were still in reach"
         )
@@ -80,7 +91,17 @@ def causes_of_attention(
     for text, other_angles, pairs in ropes(config, T, cuts):
         yield Cause(f"of queries: {text}", result(q=rotate(plain[0], other_angles, pairs=pairs)))
     starts = np.repeat(np.cumsum([0, *cuts[:-1]]), cuts)[:T]
-    yield Cause("the cache is not read", result(seen=own & (j >= starts[:, None])))
+    yield Cause("the cache is not read", result(seen=own & (j >= starts[at, None])))
+
+
+def _telling(exhibit: Exhibit) -> np.ndarray:
+    """Positions of queries to look at, ascending: all of a short sequence."""
+    T = len(exhibit.found)
+    if T <= _MOST_QUERIES:
+        return np.arange(T)
+    errors = np.nan_to_num(relative_errors(exhibit.expected, exhibit.found), nan=np.inf)
+    worst = np.argsort(-errors, kind="stable")[: _MOST_QUERIES // 2]
+    return np.union1d(worst, np.linspace(0, T - 1, _MOST_QUERIES // 2).astype(np.int64))
 
 
 def _oldest_seen(

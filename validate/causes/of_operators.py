@@ -43,7 +43,7 @@ def cause_of_operator(
     elif name in ROTATED:
         causes = causes_of_rope(exhibit, config, cuts)
     elif name == "attention":
-        causes = causes_of_attention(inputs, config, layout, cuts)
+        causes = causes_of_attention(exhibit, config, layout, cuts)
     elif name == "activation":
         causes = _of_activation(inputs["gate"], inputs["up"])
     else:

@@ -13,6 +13,7 @@ from ..reference import Run
 from .likeliest import Cause, Found, likeliest
 
 _SAME = 1e-3  # rows that differ by less are one: they were copied, or computed alike
+_MOST_ROWS = 256  # that are looked for at other positions
 _NEAR_WINDOWS = 64  # how far from the right one a window is looked for
 _MOST = 0.9  # of the misplaced rows that must follow a pattern
 
@@ -40,14 +41,12 @@ def _misplaced(exhibit: Exhibit, first: int, layout: CacheLayout | None) -> Foun
     """Rows that are those of other positions: shifted, turned round, or out of order."""
     rows, positions = (_by_position(x) for x in (exhibit.found, exhibit.expected))
     own = first + np.arange(len(rows))
-    held = {
-        int(r): _nearest(rows[r], positions)
-        for r in np.flatnonzero(relative_errors(positions[own], rows) > _SAME)
-    }
+    wrong = np.flatnonzero(~(relative_errors(positions[own], rows) <= _SAME))
+    held = {int(r): _nearest(rows[r], positions) for r in wrong[:_MOST_ROWS]}
     known = {r: p for r, p in held.items() if _error(rows[r], positions[p]) < _SAME}
     if not held or len(known) < len(held) / 2:
         return None
-    evidence = f"{len(known)} of {len(rows)} rows are exactly those of other positions"
+    evidence = f"{len(known)} of {len(held)} wrong rows are exactly those of other positions"
     shifts = [p - int(own[r]) for r, p in known.items()]
     commonest = max(set(shifts), key=shifts.count)
     example, position = next(iter(known.items()))
