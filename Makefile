@@ -36,10 +36,12 @@ run: $(READY)  ## PROMPT= OUT= MAX_MEMORY=: decode from the artifact
 	  $(if $(MAX_MEMORY),--max-memory '$(MAX_MEMORY)')
 export PROMPT
 
-validate: $(READY)  ## MODEL= OUT= TEXT= TOLERANCE= THOROUGH= REPORT=: parity of an artifact, or of anybody's model.onnx
+validate: $(READY)  ## MODEL= OUT= TEXT= SEED= TOLERANCE= THOROUGH= STORE= REPORT= JUNIT= MARKDOWN=: parity of an artifact, or of anybody's model.onnx
 	@$(BIN)/tramontane validate '$(OUT)' --reference '$(MODEL)' --explain \
 	  $(if $(TEXT),--text '$(TEXT)') $(if $(TOLERANCE),--tolerance '$(TOLERANCE)') \
-	  $(if $(THOROUGH),--thorough) $(if $(REPORT),--report '$(REPORT)')
+	  $(if $(THOROUGH),--thorough) $(if $(REPORT),--report '$(REPORT)') \
+	  $(if $(SEED),--seed '$(SEED)') $(if $(STORE),--store '$(STORE)') \
+	  $(if $(JUNIT),--junit '$(JUNIT)') $(if $(MARKDOWN),--markdown '$(MARKDOWN)')
 
 parity: $(READY)  ## MODEL= THOROUGH=: every recipe for every target, and one page of all
 	@$(BIN)/python -m tramontane.bench.parity '$(MODEL)' \

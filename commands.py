@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError
+from .errors import ConfigError, ContractError
 from .sizes import format_bytes, parse_size
 
 if TYPE_CHECKING:
@@ -25,19 +25,20 @@ def export(args: Namespace) -> int:
     from .export.build import Options, export_checkpoint, with_window
     from .export.layouts import read_config
     from .export.plan import plan
-    from .validate.room import refuse_little_memory
+    from .validate.room import refuse_bad_options, refuse_little_memory
 
     def proved(artifact: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         from .validate.prove import prove  # torch, which the weights are written without
 
-        return prove(artifact, checkpoint, _measuring(args))
+        return prove(artifact, checkpoint, _measuring(args), name=out.name)
 
+    name = f"{args.checkpoint.resolve().name}-{args.quant}-{args.target}"
+    out = args.out or Path("artifacts") / name
     if not args.no_validate:
         config = with_window(read_config(args.checkpoint), args.window)
         planned = plan(config, quant=args.quant, target=args.target, block=args.block)
         refuse_little_memory(config, planned)
-    name = f"{args.checkpoint.resolve().name}-{args.quant}-{args.target}"
-    out = args.out or Path("artifacts") / name
+        refuse_bad_options(args.quant, text=args.text, seed=args.seed, scale=args.tolerance)
     manifest = export_checkpoint(
         args.checkpoint,
         out,
@@ -92,16 +93,17 @@ def validate(args: Namespace) -> int:
     from .validate.prove import validate, write_reports
     from .validate.report.summaries import as_junit, as_markdown, print_table
 
+    _refuse_unwritable(args)
     checkpoint = Checkpoint.open(args.reference)
     verdict = validate(args.artifact, checkpoint, _measuring(args), explains=args.explain)
     report = verdict.as_json()
+    print(json.dumps(report)) if args.json else print_table(report)
     if args.report is not None:
         write_reports(verdict, args.report)
     if args.junit is not None:
-        _write(args.junit, as_junit(report))
+        args.junit.write_text(as_junit(report), encoding="utf-8")
     if args.markdown is not None:
-        _write(args.markdown, as_markdown(report))
-    print(json.dumps(report)) if args.json else print_table(report)
+        args.markdown.write_text(as_markdown(report), encoding="utf-8")
     return 0 if report["passed"] else 1
 
 
@@ -118,9 +120,22 @@ def _measuring(args: Namespace) -> Measuring:
     )
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+def _refuse_unwritable(args: Namespace) -> None:
+    """Refuse, before anything is measured, places where no report can be written."""
+    for flag in ("report", "junit", "markdown"):
+        path: Path | None = getattr(args, flag)
+        if path is None:
+            continue
+        folder = path if flag == "report" else path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if flag != "report":
+                path.open("ab").close()
+        except OSError as error:
+            raise ContractError(
+                f"--{flag} {path}: cannot be written ({error.strerror}); name another "
+                f"{'folder' if flag == 'report' else 'file'}"
+            ) from error
 
 
 def inspect(args: Namespace) -> int:

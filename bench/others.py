@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ContractError
+from ..errors import ContractError, status_of
 from ..export.checkpoint import Checkpoint
 from ..export.progress import say
 from ..graphs.lint.rules import Finding, lint
@@ -135,4 +135,4 @@ def _version(module: str, python: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(status_of(main))

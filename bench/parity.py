@@ -11,6 +11,7 @@ import jinja2
 from rich.console import Console
 from rich.table import Table
 
+from ..errors import status_of
 from ..export.build import Options as Recipe
 from ..export.build import export_checkpoint
 from ..export.checkpoint import Checkpoint
@@ -85,4 +86,4 @@ def _row(report: dict[str, Any], artifact: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(status_of(main))

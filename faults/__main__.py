@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import ContractError
+from ..errors import ContractError, status_of
 from ..export import build
 from ..export.checkpoint import Checkpoint
 from ..export.progress import track
@@ -110,7 +110,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     faults = [fault for fault in FAULTS if args.only in fault.name]
     if not faults:
-        raise ContractError(f"--only {args.only}: no fault has such a name")
+        raise ContractError(
+            f"--only {args.only}: no fault has such a name, expected a word of one of: "
+            + "; ".join(fault.name for fault in FAULTS)
+        )
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         tried = try_faults(faults, folder)
@@ -132,4 +135,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(status_of(main))

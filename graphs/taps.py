@@ -78,9 +78,12 @@ def read_graph(path: Path) -> ir.Model:
         ContractError: no such file, or not an ONNX graph.
     """
     try:
-        return ir.load(path)
+        model = ir.load(path)
     except (OSError, DecodeError, ValueError) as error:
-        raise ContractError(f"{path}: not an ONNX graph ({error}); name a model.onnx") from error
+        raise ContractError(f"{path}: not an ONNX graph ({error}); copy it again") from error
+    if not len(model.graph):
+        raise ContractError(f"{path}: not an ONNX graph, it has no nodes; copy it again")
+    return model
 
 
 def find_taps(graph: ir.Graph, *, num_layers: int) -> Taps:

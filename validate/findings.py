@@ -31,7 +31,7 @@ class Finding:
         return f"{where}{self.name}{' weights' if self.kind == 'weights' else ''}"
 
     def __str__(self) -> str:
-        at = "" if self.position is None else f" at position {self.position}"
+        at = "" if self.position is None else f", worst at position {self.position}"
         return f"{self.place}{at}{', ' if self.detail else ''}{self.detail}"
 
 

@@ -17,6 +17,7 @@ from .feeder import Feeder
 from .figures import Positions, by_position
 from .findings import Dissection
 from .reference import Reference, Run
+from .room import refuse_bad_options
 from .sequences import (
     Feed,
     batch_checks,
@@ -79,12 +80,14 @@ class Gate:
                 reference's work that cannot be made.
             CheckpointError: the checkpoint's tokenizer is unreadable.
         """
-        if options.seed < 0:
-            raise ContractError(f"--seed {options.seed}: expected 0 or more")
+        refuse_bad_options(
+            subject.quant, text=options.text, seed=options.seed, scale=options.tolerance
+        )
         self.subject, self.options = subject, options
         self.tolerance = tolerance_for(subject.quant, scale=options.tolerance)
         self.words = TokenText(checkpoint)
         self.text = read_text(options.text)
+        self.words.count(self.text)
         self.reference = Reference(
             subject.config, checkpoint, store=Store(options.store), track=track
         )
@@ -102,7 +105,7 @@ class Gate:
         """
         runs = dict(zip(("text", "random"), self.reference.runs(self._sequences()), strict=True))
         checks, curve = self._sequence_checks(runs)
-        notes = self._of_the_window()
+        notes = [*self._of_the_window(), *self._of_the_text()]
         dissection = self._dissect(notes)
         if dissection is not None:
             checks += dissection_checks(dissection)
@@ -142,6 +145,13 @@ class Gate:
             f"the artifact's window is {own or 'none'}, the checkpoint's {published or 'none'}: "
             "it was exported with --window, and is measured with it"
         ]
+
+    def _of_the_text(self) -> list[str]:
+        """A note where the text had to be repeated."""
+        count, longest = self.words.count(self.text), self.spans.longest
+        if count >= longest:
+            return []
+        return [f"the text has {count} tokens, repeated to {longest}; a longer one tells more"]
 
     def _sequences(self) -> list[np.ndarray]:
         length, seed = self.spans.longest, self.options.seed

@@ -26,23 +26,33 @@ class Verdict:
     measurement: Measurement
     explanation: Explanation | None
 
-    def as_json(self) -> dict[str, Any]:
-        """The report; ``report/schema.json`` describes it."""
-        return as_json(self.measurement, self.explanation)
+    def as_json(self, *, name: str | None = None) -> dict[str, Any]:
+        """The report; ``report/schema.json`` describes it. ``name`` is the artifact's."""
+        return as_json(self.measurement, self.explanation, name=name)
 
 
 def prove(
-    artifact: Path, checkpoint: Checkpoint, options: Options | None = None
+    artifact: Path,
+    checkpoint: Checkpoint,
+    options: Options | None = None,
+    *,
+    name: str | None = None,
 ) -> dict[str, float]:
     """Prove a fresh artifact: write its reports into it, and return its headline figures.
+
+    Args:
+        artifact: its folder, which may not have its own name yet.
+        checkpoint: what it was exported from.
+        options: how to measure.
+        name: that it will have; None for that of the folder.
 
     Raises:
         ParityError: a check failed; the message names each, and the first tensor at fault.
     """
     verdict = validate(artifact, checkpoint, options or Options(), explains=True)
     checks, why = verdict.measurement.checks, verdict.explanation
-    raise_if_broken(checks, artifact=artifact, explanation=str(why or ""))
-    write_reports(verdict, artifact / FOLDER)
+    raise_if_broken(checks, artifact=Path(name or artifact), explanation=str(why or ""))
+    write_reports(verdict, artifact / FOLDER, name=name)
     return headline(checks)
 
 
@@ -69,9 +79,9 @@ def validate(
     )
 
 
-def write_reports(verdict: Verdict, folder: Path) -> None:
+def write_reports(verdict: Verdict, folder: Path, *, name: str | None = None) -> None:
     """Write the report for people and the one for machines into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = verdict.as_json()
+    content = verdict.as_json(name=name)
     (folder / JSON_FILE).write_text(to_json(content), encoding="utf-8")
     (folder / PAGE_FILE).write_text(render_page(content), encoding="utf-8")

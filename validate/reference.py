@@ -25,6 +25,7 @@ Track = Callable[[Sequence[Any], str], Iterable[Any]]
 
 _SCORE_BYTES = 128 << 20  # of attention scores at once; bounds the positions run together
 _LOGITS_AT_ONCE = 256
+_ARRAYS = ("logits", "keys", "values")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,14 +73,16 @@ class Reference:
         """
         keys = [self._key(tokens) for tokens in sequences]
         wanted = dict(zip(keys, sequences, strict=True))
-        missing = {key: tokens for key, tokens in wanted.items() if not self._store.find(key)}
+        missing = {
+            key: tokens for key, tokens in wanted.items() if not self._store.find(key, _ARRAYS)
+        }
         if missing:
             shapes = {key: self._shapes(len(tokens)) for key, tokens in missing.items()}
             with self._store.adding(shapes) as made:
                 self._compute(list(missing.values()), made)
         found = []
         for key, tokens in zip(keys, sequences, strict=True):
-            arrays = self._store.find(key)
+            arrays = self._store.find(key, _ARRAYS)
             assert arrays is not None, "it was just kept"
             found.append(Run(tokens=tokens, **arrays))
         return found

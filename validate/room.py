@@ -1,6 +1,8 @@
-"""Has this machine the memory that measuring parity takes? (no torch)"""
+"""Can parity be measured as it is asked for, on this machine? (no torch)"""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import psutil
 
@@ -8,7 +10,8 @@ from ..errors import ContractError
 from ..export.config import MistralConfig, geometry_of
 from ..export.plan import Plan
 from ..sizes import format_bytes
-from .tokens import spans
+from .tokens import SAMPLE, read_text, spans
+from .tolerance import tolerance_for
 
 _COMPARED = 3  # times the logits of the longest run: both sides, and what onnxruntime holds
 
@@ -31,3 +34,15 @@ def refuse_little_memory(config: MistralConfig, planned: Plan) -> None:
             f"{format_bytes(free)} are free; validate on a larger machine, and export here with "
             "--no-validate (the artifact says that it was not measured)"
         )
+
+
+def refuse_bad_options(quant: str, *, text: Path | None, seed: int, scale: float) -> None:
+    """Refuse, before any work, a text that is not there, a seed or a tolerance that is none.
+
+    Raises:
+        ContractError: naming the flag.
+    """
+    tolerance_for(quant, scale=scale)
+    read_text(SAMPLE if text is None else text)
+    if seed < 0:
+        raise ContractError(f"--seed {seed}: expected 0 or more")

@@ -13,7 +13,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import platformdirs
 from ..errors import ContractError
 
 MOST_BYTES = 16 << 30
+_ABANDONED_SECONDS = 24 * 3600
 Arrays = dict[str, np.ndarray]
 Mapped = dict[str, "np.memmap[Any, Any]"]
 
@@ -51,21 +53,22 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ContractError(
-                f"--store {folder}: cannot be made ({error}); name another folder"
+                f"{folder}: cannot be made to keep the reference's work ({error}); name another "
+                "folder with --store"
             ) from error
 
-    def find(self, key: str) -> Arrays | None:
-        """The arrays of a key, mapped from their files; None where they are not kept."""
+    def find(self, key: str, names: Collection[str]) -> Arrays | None:
+        """The arrays of a key by name, mapped from their files; None where they are not kept."""
         place = self.folder / key
         try:
             arrays = {
                 path.stem: np.load(path, mmap_mode="r") for path in sorted(place.glob("*.npy"))
             }
             os.utime(place)
-        except (OSError, ValueError):  # another run has removed it, or a file is damaged
+        except (OSError, ValueError, EOFError):  # another run removed it, or a file is damaged
             shutil.rmtree(place, ignore_errors=True)
             return None
-        return arrays or None
+        return arrays if arrays.keys() == set(names) else None
 
     @contextlib.contextmanager
     def adding(
@@ -95,6 +98,9 @@ class Store:
                     (Path(staging) / key).rename(self.folder / key)
 
     def _make_room(self, needed: int) -> None:
+        for left in self.folder.glob(".partial-*"):  # by runs that were killed
+            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
         kept = sorted(
             (path for path in self.folder.iterdir() if not path.name.startswith(".")),
             key=lambda path: path.stat().st_mtime,

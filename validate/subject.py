@@ -98,6 +98,8 @@ def open_subject(path: Path, config: MistralConfig) -> Subject:
     Raises:
         ContractError: there is no graph, or it is of another geometry than the checkpoint.
     """
+    if not path.exists():
+        raise ContractError(f"{path}: no such file or folder; name an artifact, or a model.onnx")
     if (path / contract.MANIFEST_FILE).is_file():
         manifest = read_manifest(path)
         config = dataclasses.replace(config, sliding_window=manifest.geometry.window)
@@ -112,7 +114,28 @@ def open_subject(path: Path, config: MistralConfig) -> Subject:
     if len(graphs) > 1:
         names = ", ".join(graph.name for graph in graphs)
         raise ContractError(f"{path}: holds {names}; name the graph that is meant")
+    _refuse_other_graph(graphs[0], config)
     return Subject(graphs[0], config, None)
+
+
+def _refuse_other_graph(path: Path, config: MistralConfig) -> None:
+    """Compare what a bare graph says of itself with the checkpoint: layers, heads, vocabulary."""
+    session = open_graph(path)
+    shapes = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
+    layers = sum(name.startswith("past_key_values.") for name in shapes) // 2
+    past = shapes.get(contract.past(0, "key"), [])
+    told = {
+        "layers": (layers or None, config.num_hidden_layers),
+        "key/value heads": (past[1] if len(past) == 4 else None, config.num_key_value_heads),
+        "head size": (past[3] if len(past) == 4 else None, config.head_dim),
+        "vocabulary": ((shapes.get(contract.LOGITS) or [None])[-1], config.vocab_size),
+    }
+    for what, (found, expected) in told.items():
+        if isinstance(found, int) and found != expected:
+            raise ContractError(
+                f"{path}: its {what}: {found}, the checkpoint's: {expected}; name the checkpoint "
+                "that it was exported from as --reference"
+            )
 
 
 def _refuse_other_geometry(path: Path, geometry: contract.Geometry, config: MistralConfig) -> None:

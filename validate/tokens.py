@@ -21,6 +21,7 @@ from ..runtime.cache import CacheLayout
 SAMPLE = Path(__file__).with_name("sample.txt")
 STAND_IN_WINDOW = 64  # lengths for a model that has no window
 _TELLING_LENGTH = 1024  # positions over which a mean tells recipes apart
+_FEWEST_TOKENS = 32  # of a text: fewer tell nothing
 _LARGE_WINDOW = 1024  # beyond it, default runs go no further than they must
 _FEW_STEPS = 128  # across an eviction
 _PROMPT = 8  # tokens before a greedy continuation
@@ -137,6 +138,20 @@ class TokenText:
         """The text's tokens from one on, repeated where it is too short: (length,) int64."""
         ids = np.array([*self._start, *self._pieces.EncodeAsIds(text)], dtype=np.int64)
         return np.resize(np.roll(ids, -skipped), length)
+
+    def count(self, text: str) -> int:
+        """Tokens of a text.
+
+        Raises:
+            ContractError: they are too few to measure on.
+        """
+        count = len(self._pieces.EncodeAsIds(text))
+        if count < _FEWEST_TOKENS:
+            raise ContractError(
+                f"--text: {count} tokens, expected at least {_FEWEST_TOKENS}; name a longer text "
+                "of the kind that the model knows"
+            )
+        return count
 
     def piece(self, token: int) -> str:
         """What a token stands for, a space as a space; empty for one that no text has."""

@@ -82,7 +82,7 @@ def test_what_hides_in_the_logits_of_four_bits_shows_in_the_operators(
     assert [check.kind for check in failed(verdict)] == ["operators"]
     assert verdict.explanation is not None
     assert "the window is 65, expected 64" in verdict.explanation.cause
-    assert verdict.explanation.place.startswith("layer 0, attention at position")
+    assert verdict.explanation.place.startswith("layer 0, attention, worst at position")
 
 
 def test_a_fault_that_only_long_sequences_meet_is_found_by_replaying_one(

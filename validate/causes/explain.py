@@ -52,6 +52,15 @@ def explain(gate: Gate, measurement: Measurement) -> Explanation | None:
 
 def _explained(gate: Gate, dissection: Dissection, exhibit: Exhibit) -> Explanation:
     finding, config = exhibit.finding, gate.subject.config
+    scale = gate.tolerance.scale
+    if scale < 1 and finding.error <= finding.bound / scale:
+        return Explanation(
+            place=str(finding),
+            error=finding.error,
+            bound=finding.bound,
+            cause=f"the bounds were tightened: --tolerance {scale:g}",
+            evidence=f"by default {finding.bound / scale:.2g} is allowed",
+        )
     layout = gate.subject.layout
     if finding.kind == "weights":
         prefix = "" if finding.layer is None else f"layers.{finding.layer}."

@@ -23,7 +23,12 @@ _WORST = 12  # tokens that are shown one by one
 _CONTEXT = 24  # tokens before each of them
 
 
-def as_json(measurement: Measurement, explanation: Explanation | None = None) -> dict[str, Any]:
+def as_json(
+    measurement: Measurement,
+    explanation: Explanation | None = None,
+    *,
+    name: str | None = None,
+) -> dict[str, Any]:
     """All that was found, as JSON holds it; a figure that is not a number becomes null.
 
     The same measurement on the same machine gives the same content: no times, no paths.
@@ -32,7 +37,7 @@ def as_json(measurement: Measurement, explanation: Explanation | None = None) ->
     content = {
         "schema_version": SCHEMA_VERSION,
         "passed": m.passed,
-        "artifact": _artifact(m),
+        "artifact": _artifact(m, name),
         "reference": _reference(m),
         "measured_on": _measured_on(m),
         "tolerance": dataclasses.asdict(m.tolerance),
@@ -59,10 +64,10 @@ def as_json(measurement: Measurement, explanation: Explanation | None = None) ->
     return cleaned
 
 
-def _artifact(m: Measurement) -> dict[str, Any]:
+def _artifact(m: Measurement, name: str | None) -> dict[str, Any]:
     layout, config, manifest = m.subject.layout, m.subject.config, m.subject.manifest
     return {
-        "name": m.subject.path.resolve().parent.name,
+        "name": name or m.subject.path.resolve().parent.name,
         "graph": m.subject.path.name,
         "exporter": "tramontane" if manifest else "another",
         "quant": m.subject.quant,

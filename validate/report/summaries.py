@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree
@@ -22,11 +23,11 @@ def print_table(report: dict[str, Any]) -> None:
     """One line per check, and what the first tensor at fault is."""
     table = Table("check", *_FIGURES.values(), "error", "verdict")
     for check in report["checks"]:
-        table.add_row(check["name"], *_cells(check), "\n".join(check["failures"]) or "ok")
-    console = Console(width=140, soft_wrap=False)
+        table.add_row(check["name"], *_cells(check), "\n".join(check["failures"]) or _ok(check))
+    console = Console() if sys.stdout.isatty() else Console(width=140)
     console.print(table)
-    for line in _remarks(report):
-        console.print(line, markup=False, soft_wrap=True)
+    for line in [*_remarks(report), _verdict(report)]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def as_markdown(report: dict[str, Any]) -> str:
@@ -37,16 +38,17 @@ def as_markdown(report: dict[str, Any]) -> str:
     scale = report["tolerance"]["scale"]
     if scale != 1:
         lines += [f"**All bounds were scaled by {scale:g}.**", ""]
+    lines += [f"- {remark}" for remark in _remarks(report)] + [""]
     lines += ["| figure | worst |", "| --- | ---: |"]
     lines += [f"| {name} | {value} |" for name, value in head.items()]
-    lines += ["", "| check | " + " | ".join(_FIGURES.values()) + " | error | verdict |"]
+    titles = ["check", *_FIGURES.values(), "error", "verdict"]
+    lines += ["", "| " + " | ".join(title.replace("|", "\\|") for title in titles) + " |"]
     lines += ["| --- | ---: | ---: | ---: | ---: | --- |"]
     for check in sorted(report["checks"], key=lambda one: not one["failures"]):
-        verdict = "; ".join(check["failures"]) or "ok"
+        verdict = "; ".join(check["failures"]) or _ok(check)
         cells = [check["name"], *_cells(check), verdict]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    remarks = _remarks(report)
-    return "\n".join([*lines, *([""] if remarks else []), *remarks]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def as_junit(report: dict[str, Any]) -> str:
@@ -77,9 +79,22 @@ def _cells(check: dict[str, Any]) -> list[str]:
     if "same_top" in figures and figures["same_top"] is not None:
         cells[-1] = f"{figures['same_top']:.2%}"
     if check["kind"] == "greedy":
-        cells[-1] = f"{figures['same_greedy_tokens']} tokens"
+        cells[-1] = f"{figures['same_greedy_tokens']} of {figures['greedy_tokens']}"
     error = next((name for name in _ERRORS if name in figures), None)
     return [*cells, "" if error is None else _shown(figures[error])]
+
+
+def _ok(check: dict[str, Any]) -> str:
+    return "ok" if check["bounds"] else "no bound"
+
+
+def _verdict(report: dict[str, Any]) -> str:
+    """One line, last: whether it passed."""
+    checks, name = report["checks"], report["artifact"]["name"]
+    failed = sum(bool(check["failures"]) for check in checks)
+    if failed:
+        return f"FAILED: {name}: {failed} of {len(checks)} checks are beyond their bounds"
+    return f"passed: {name}: all {len(checks)} checks keep their bounds"
 
 
 def _shown(value: float | None) -> str:

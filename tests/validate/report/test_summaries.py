@@ -21,10 +21,11 @@ def report() -> dict[str, Any]:
         "notes": ["looked into layers 0, 3"],
         "checks": [
             {"name": "greedy, 9 tokens", "kind": "greedy", "failures": [],
-             "figures": {"same_greedy_tokens": 9}},
-            {"name": "text, <one> shot", "kind": "logits", "figures": logits,
+             "figures": {"same_greedy_tokens": 9, "greedy_tokens": 9}, "bounds": {}},
+            {"name": "text, <one> shot", "kind": "logits", "figures": logits, "bounds": {},
              "failures": ["mean KL nan > 0.001", "same top"]},
             {"name": "weights", "kind": "weights", "figures": {"weight_error": 1e-4},
+             "bounds": {"weight_error": 1e-3},
              "failures": []},
         ],
         "explanation": {"place": "layer 0, rope", "error": 1.5, "bound": 2e-5,
@@ -63,7 +64,7 @@ def test_the_table_tells_the_cause_and_what_was_not_looked_at(
 ) -> None:
     print_table(report)
     out = capsys.readouterr().out
-    for said in ("9 tokens", "first at fault: layer 0, rope", "note: looked into layers 0, 3"):
+    for said in ("9 of 9", "first at fault: layer 0, rope", "note: looked into layers 0, 3"):
         assert said in out
     report["explanation"] = None
     print_table(report)
