@@ -30,7 +30,7 @@ def export(args: Namespace) -> int:
     def proved(artifact: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         from .validate.prove import prove  # torch, which the weights are written without
 
-        return prove(artifact, checkpoint, _measuring(args), name=out.name)
+        return prove(artifact, checkpoint, _measuring(args), name=name)
 
     name = f"{args.checkpoint.resolve().name}-{args.quant}-{args.target}"
     out = args.out or Path("artifacts") / name

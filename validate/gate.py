@@ -147,9 +147,9 @@ class Gate:
         ]
 
     def _of_the_text(self) -> list[str]:
-        """A note where the text had to be repeated."""
+        """A note where a text of the user's had to be repeated."""
         count, longest = self.words.count(self.text), self.spans.longest
-        if count >= longest:
+        if self.options.text == SAMPLE or count >= longest:
             return []
         return [f"the text has {count} tokens, repeated to {longest}; a longer one tells more"]
 
