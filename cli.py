@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--window", type=int, help="keys a query sees, instead of the checkpoint's"
     )
+    _add_cache(export)
     export.add_argument(
         "--out", type=Path, help="artifact folder (artifacts/CHECKPOINT-QUANT-TARGET)"
     )
@@ -128,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         help="checkpoint, artifact, anybody's model.onnx, or a known geometry's name",
     )
     inspect.add_argument("--window", type=int, help="plan for this one, not the checkpoint's own")
+    _add_cache(inspect)
     inspect.add_argument(
         "--target", choices=("ort", "portable"), default="ort", help="(%(default)s)"
     )
@@ -169,6 +171,15 @@ def _command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.set_defaults(command=name)
     return parser
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cache",
+        choices=("windowed", "growing"),
+        default="windowed",
+        help="rows kept: the window's, or all, for runtimes that let the past grow (%(default)s)",
+    )
 
 
 def _add_measuring(parser: argparse.ArgumentParser) -> None:

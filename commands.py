@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def export(args: Namespace) -> int:
     """Export a checkpoint, proved unless that is declined."""
-    from .export.build import Options, export_checkpoint, with_window
+    from .export.build import Options, adapted, export_checkpoint
     from .export.layouts import read_config
     from .export.plan import plan
     from .validate.room import refuse_bad_options, refuse_little_memory
@@ -35,7 +35,7 @@ def export(args: Namespace) -> int:
     name = f"{args.checkpoint.resolve().name}-{args.quant}-{args.target}"
     out = args.out or Path("artifacts") / name
     if not args.no_validate:
-        config = with_window(read_config(args.checkpoint), args.window)
+        config = adapted(read_config(args.checkpoint), window=args.window, cache=args.cache)
         planned = plan(config, quant=args.quant, target=args.target, block=args.block)
         refuse_little_memory(config, planned)
         refuse_bad_options(args.quant, text=args.text, seed=args.seed, scale=args.tolerance)
@@ -47,6 +47,7 @@ def export(args: Namespace) -> int:
             target=args.target,
             block=args.block,
             window=args.window,
+            cache=args.cache,
             max_shard_bytes=_size(args.max_shard, "--max-shard"),
         ),
         resume=not args.no_resume,
@@ -149,7 +150,9 @@ def inspect(args: Namespace) -> int:
         summary = {**_summary(manifest), "files": f"{len(manifest.files)}, all as promised"}
         print(json.dumps(summary)) if args.json else _print_rows(summary)
         return 0
-    graphs = [args.path] if args.path.suffix == ".onnx" else sorted(args.path.glob("*.onnx"))
+    from .graphs.taps import find_graphs
+
+    graphs = [args.path] if args.path.suffix == ".onnx" else find_graphs(args.path)
     return _lint(graphs, args) if graphs else _inspect_checkpoint(args)
 
 
@@ -179,7 +182,7 @@ def _status(findings: dict[str, list[Finding]]) -> int:
 
 def _inspect_checkpoint(args: Namespace) -> int:
     """Print the plan before any weight's file is opened; then check the files' headers."""
-    from .export.build import with_window
+    from .export.build import adapted
     from .export.checkpoint import Checkpoint
     from .export.geometries import GEOMETRIES, find_geometry
     from .export.layouts import has_weights, read_config
@@ -193,7 +196,7 @@ def _inspect_checkpoint(args: Namespace) -> int:
             f"known are {', '.join(GEOMETRIES)}"
         )
     published = find_geometry(str(args.path)) if is_known else read_config(args.path)
-    config = with_window(published, args.window)
+    config = adapted(published, window=args.window, cache=args.cache)
     plans = {q: plan(config, quant=q, target=args.target, block=args.block) for q in QUANTS}
     if args.json:
         print(json.dumps(_plan_json(config, plans)))
@@ -267,8 +270,11 @@ def _print_plan(config: MistralConfig, plans: dict[str, Plan]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from .export.config import geometry_of
+
     memory = next(iter(plans.values())).memory
-    grows = "grows with the tokens" if config.sliding_window is None else "bounded by the window"
+    is_bounded = geometry_of(config).rows is not None
+    grows = "bounded by the window" if is_bounded else "grows with the tokens"
     rows = {
         "architecture": config.architecture,
         "layers": config.num_hidden_layers,

@@ -20,6 +20,7 @@ def sliding_window_attention(
     cos_cache: Tensor,
     sin_cache: Tensor,
     window: int | None = None,
+    grows: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Attend from new tokens to the last ``window`` keys, and carry the cache on.
 
@@ -38,11 +39,12 @@ def sliding_window_attention(
         cos_cache: (P, D / 2) as query; cosines of every position's angles.
         sin_cache: (P, D / 2) as query.
         window: keys visible to one query, at least 1; None for all before it.
+        grows: keep the rows of keys that the window hides; without a window all are kept.
 
     Returns:
-        attention (B, T, H * D), present key and present value: (B, G, C, D) with a window,
-        (B, G, max(C, S), D) without; rows beyond those held are zero. Scores and softmax are
-        float32.
+        attention (B, T, H * D), present key and present value: (B, G, C, D) where C is bounded,
+        (B, G, max(C, S), D) where it grows; rows beyond those held are zero. Scores and softmax
+        are float32.
 
     Raises:
         TraceError: shapes that do not fit each other, or a position beyond the rope tables.
@@ -52,12 +54,15 @@ def sliding_window_attention(
     B, T, _ = query.shape
     _, G, C, D = past_key.shape
     S = attention_mask.shape[1]
-    _refuse_misfits(query=query, key=key, past_key=past_key, tokens=S, window=window)
+    is_bounded = window is not None and not grows
+    _refuse_misfits(query=query, key=key, past_key=past_key, tokens=S)
+    if window is not None and not 1 <= window <= (C if is_bounded else window):
+        raise TraceError(f"window is {window}; expected 1 to C = {C}, the rows of the cache")
     if len(cos_cache) < S:
         raise TraceError(f"position {S - 1} is beyond the rope tables of {len(cos_cache)} rows")
-    layout = CacheLayout(window=window, rows=None if window is None else C)
+    layout = CacheLayout(window=window, rows=C if is_bounded else None)
     attended = torch.empty_like(query)
-    rows = max(C, S) if window is None else C
+    rows = C if is_bounded else max(C, S)
     present_key, present_value = (query.new_zeros(B, G, rows, D) for _ in "kv")
     for b in range(B):
         total = int(attention_mask[b].sum())
@@ -86,10 +91,11 @@ def _(
     cos_cache: Tensor,
     sin_cache: Tensor,
     window: int | None = None,
+    grows: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Shapes alone, for tracing; without a window the past holds exactly the past tokens."""
+    """Shapes alone, for tracing; a past that grows holds exactly the past tokens."""
     B, G, C, D = past_key.shape
-    rows = attention_mask.shape[1] if window is None else C
+    rows = attention_mask.shape[1] if window is None or grows else C
     present = past_key.new_empty(B, G, rows, D)
     return torch.empty_like(query), present, torch.empty_like(present)
 
@@ -133,10 +139,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
     return torch.matmul(weights.to(q.dtype), v)
 
 
-def _refuse_misfits(
-    *, query: Tensor, key: Tensor, past_key: Tensor, tokens: int, window: int | None
-) -> None:
-    _, G, C, D = past_key.shape
+def _refuse_misfits(*, query: Tensor, key: Tensor, past_key: Tensor, tokens: int) -> None:
+    _, G, _, D = past_key.shape
     H, remainder = divmod(query.shape[-1], D)
     if remainder or H % G:
         raise TraceError(f"G = {G} key/value heads of {D} do not divide {query.shape[-1]}")
@@ -144,5 +148,3 @@ def _refuse_misfits(
         raise TraceError(f"key has {key.shape[-1]} columns; expected G * D = {G * D}")
     if tokens < query.shape[1]:
         raise TraceError(f"attention_mask covers {tokens} tokens, {query.shape[1]} are new")
-    if window is not None and not 1 <= window <= C:
-        raise TraceError(f"window is {window}; expected 1 to C = {C}, the rows of the cache")

@@ -34,6 +34,8 @@ from .trace_apart import trace_apart
 # Proves an artifact that has not got its name yet; returns the headline figures, or raises.
 Gate = Callable[[Path, Checkpoint], dict[str, Any]]
 
+# What is kept of the tokens: the window's rows, or all of them, for runtimes whose past grows.
+CACHES = ("windowed", "growing")
 HASHING = "hashing the checkpoint"  # what progress calls it
 
 
@@ -45,6 +47,7 @@ class Options:
     target: str  # as in ``recipe.TARGETS``
     block: int = DEFAULT_BLOCK  # weights that share a scale
     window: int | None = None  # keys a query sees, in place of the checkpoint's own
+    cache: str = "windowed"  # as in ``CACHES``
     max_shard_bytes: int | None = None  # no file of weights grows beyond it
 
 
@@ -79,7 +82,7 @@ def export_checkpoint(
     _refuse_overlap(checkpoint, out)
     refuse_occupied(out)
     weights = Checkpoint.open(checkpoint)
-    config = with_window(weights.config, options.window)
+    config = adapted(weights.config, window=options.window, cache=options.cache)
     _tell_of_no_window(weights, config)
     vocabulary = read_vocabulary(weights)
     planned = plan(config, quant=options.quant, target=options.target, block=options.block)
@@ -165,12 +168,15 @@ def _refuse_overlap(checkpoint: Path, out: Path) -> None:
         raise ContractError(f"{out}: --out is the checkpoint, or holds it; name another folder")
 
 
-def with_window(config: MistralConfig, window: int | None) -> MistralConfig:
-    """The architecture with another window; a Llama that gets one is a Mistral.
+def adapted(config: MistralConfig, *, window: int | None, cache: str = CACHES[0]) -> MistralConfig:
+    """The architecture with another window, or cache; a Llama that gets a window is a Mistral.
 
     Raises:
-        ConfigError: no window, or more than the positions that the model has.
+        ConfigError: no window, more than the positions that the model has, or an unknown cache.
     """
+    if cache not in CACHES:
+        raise ConfigError(f"--cache {cache}: unknown; expected one of {', '.join(CACHES)}")
+    config = dataclasses.replace(config, cache_grows=cache == "growing")
     if window is None:
         return config
     if not 1 <= window <= config.max_position_embeddings:
@@ -208,11 +214,11 @@ def _sizes(folder: Path, names: Iterable[str]) -> int:
 def _describe_files(folder: Path, digests: dict[str, str]) -> dict[str, dict[str, Any]]:
     """Size and sha256 of every file; those of the weights are known from writing them."""
     return {
-        path.relative_to(folder).as_posix(): (
-            {"bytes": path.stat().st_size, "sha256": digests[path.name]}
-            if path.name in digests
+        name: (
+            {"bytes": path.stat().st_size, "sha256": digests[name]}
+            if name in digests
             else describe_file(path)
         )
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST_FILE
+        if path.is_file() and (name := path.relative_to(folder).as_posix()) != MANIFEST_FILE
     }

@@ -52,6 +52,8 @@ class MistralConfig:
     tie_word_embeddings: bool
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
+    # No checkpoint's: an export may keep every token's row though a window hides it.
+    cache_grows: bool = False
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -167,6 +169,6 @@ def geometry_of(config: MistralConfig) -> Geometry:
         head_dim=config.head_dim,
         vocab_size=config.vocab_size,
         window=config.sliding_window,
-        rows=default_rows(config.sliding_window),
+        rows=None if config.cache_grows else default_rows(config.sliding_window),
         max_positions=config.max_position_embeddings,
     )

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..runtime.cache import default_rows
 from .attention import rope_tables, sliding_window_attention
-from .config import MistralConfig
+from .config import MistralConfig, geometry_of
 
 # One layer's keys and values, each (B, G, C, D) float32.
 KeyValue = tuple[Tensor, Tensor]
@@ -60,8 +59,8 @@ class Mistral(nn.Module):
         return self.head(self.norm(x)), present
 
     def empty_cache(self, batch_size: int = 1) -> list[KeyValue]:
-        """A cache that holds no tokens: C rows with a window, none without."""
-        rows = default_rows(self.config.sliding_window) or 0
+        """A cache that holds no tokens: C rows where they are bounded, none where they grow."""
+        rows = geometry_of(self.config).rows or 0
         shape = (batch_size, self.config.num_key_value_heads, rows, self.config.head_dim)
         return [(torch.zeros(shape), torch.zeros(shape)) for _ in self.layers]
 
@@ -90,7 +89,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: MistralConfig) -> None:
         super().__init__()
-        self.window = config.sliding_window
+        self.window, self.grows = config.sliding_window, config.cache_grows
         M, D = config.hidden_size, config.head_dim
         H, G = config.num_attention_heads, config.num_key_value_heads
         self.query = nn.Linear(M, H * D, bias=False)
@@ -102,8 +101,9 @@ class Attention(nn.Module):
         self, x: Tensor, attention_mask: Tensor, past: KeyValue, rope: KeyValue
     ) -> tuple[Tensor, KeyValue]:
         """(B, T, M) to (B, T, M), and the layer's cache to carry."""
+        projected = self.query(x), self.key(x), self.value(x)
         attended, present_key, present_value = sliding_window_attention(
-            self.query(x), self.key(x), self.value(x), *past, attention_mask, *rope, self.window
+            *projected, *past, attention_mask, *rope, self.window, self.grows
         )
         return self.output(attended), (present_key, present_value)
 

@@ -71,7 +71,7 @@ def _export(config: MistralConfig) -> ExportedProgram:
         model = Mistral(config).eval()
         past = model.empty_cache(_BATCH)
         rows: dict[int, Any] = {0: batch}
-        if config.sliding_window is None:
+        if geometry_of(config).rows is None:
             past = [(_with_rows(k, _PAST), _with_rows(v, _PAST)) for k, v in past]
             rows[2] = Dim("past")
         ids = torch.zeros(_BATCH, _NEW, dtype=torch.int64)
@@ -92,10 +92,13 @@ def _with_rows(x: torch.Tensor, rows: int) -> torch.Tensor:
     return x.new_zeros(*x.shape[:2], rows, x.shape[3])
 
 
-def _attention_node(*inputs: Any, window: int | None = None) -> Any:
-    """Translate the eager operator to one opaque node; the last positional input is window."""
-    *tensors, last = inputs if len(inputs) > len(ops.INPUTS) else (*inputs, window)
-    attributes = {} if last is None else {"window": last}
+def _attention_node(*arguments: Any, window: int | None = None, grows: bool = False) -> Any:
+    """Translate the eager operator to one opaque node; torch gives what it can by position."""
+    tensors, given = arguments[: len(ops.INPUTS)], list(arguments[len(ops.INPUTS) :])
+    window, grows = given + [window, grows][len(given) :]
+    attributes = {} if window is None else {"window": window}
+    if grows:
+        attributes["grows"] = 1
     return ops.register_schema().SlidingWindowAttention(*tensors, **attributes)
 
 

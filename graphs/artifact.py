@@ -31,11 +31,11 @@ def write_graph(
     track: Track,
     max_shard_bytes: int | None = None,
 ) -> dict[str, str]:
-    """Write ``model.onnx`` and its weights, computing one weight at a time.
+    """Write the graph and its weights, computing one weight at a time.
 
     Args:
         model: the finished graph; afterwards its large initializers refer to the files.
-        folder: an existing folder; weights that the journal confirms are there stay.
+        folder: the artifact's; weights that the journal confirms are there stay.
         journal: begun for this model.
         track: hands on the weights while showing how far the writing is.
         max_shard_bytes: no file of weights grows beyond it; None: one file.
@@ -69,7 +69,9 @@ def write_graph(
     for place in laid_out:
         external_data.point_at(place, folder)
     _forget_intermediate_shapes(model.graph)
-    ir.save(model, folder / MODEL_FILE)
+    path = folder / MODEL_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ir.save(model, path)
     return {name: digest.hexdigest() for name, digest in digests.items()}
 
 

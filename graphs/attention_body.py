@@ -24,6 +24,7 @@ def SlidingWindowAttention(
     cos_cache: FLOAT["P", "D / 2"],
     sin_cache: FLOAT["P", "D / 2"],
     window: int = 0,
+    grows: int = 0,
 ):
     """Join the past rows and the new ones, mask by the positions they hold, gather the rows to
     carry. The past is read before anything is written: past and present may share memory.
@@ -34,14 +35,15 @@ def SlidingWindowAttention(
     D = op.Shape(past_key, start=3, end=4)
     W = op.Reshape(op.Constant(value_int=window), [1])
     has_window = W > 0
+    is_bounded = op.And(has_window, op.Reshape(op.Constant(value_int=grows), [1]) == 0)
 
     # Tokens before this call and after it, and the oldest position held then: (B, 1) each.
     total = op.ReduceSum(attention_mask, [1], keepdims=1)
     past = op.Where(S == T, 0, total - T)
-    E = C - W + 1
-    past_first = op.Where(has_window, op.Max((past - C + E - 1) / E, 0) * E, 0)
-    first = op.Where(has_window, op.Max((total - C + E - 1) / E, 0) * E, 0)
-    rows = op.Where(has_window, C, op.Max(C, S))
+    E = op.Where(is_bounded, C - W + 1, 1)
+    past_first = op.Where(is_bounded, op.Max((past - C + E - 1) / E, 0) * E, 0)
+    first = op.Where(is_bounded, op.Max((total - C + E - 1) / E, 0) * E, 0)
+    rows = op.Where(is_bounded, C, op.Max(C, S))
 
     # Keys and values of the past rows, then of the new tokens: (B, G, C + T, D).
     heads = op.Concat([0], [0], [-1], D, axis=0)

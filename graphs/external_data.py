@@ -29,7 +29,7 @@ class Place:
     """Where one weight's bytes lie, and all initializers that read them."""
 
     values: tuple[ir.Value, ...]
-    file: str
+    file: str  # relative to the artifact's folder
     offset: int
     length: int
 
@@ -103,6 +103,7 @@ def preallocate(folder: Path, files: dict[str, int]) -> None:
     refuse_full_disk(folder, missing + SPARE_BYTES)
     for name, size in files.items():
         path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         os.truncate(path, size)
         if size and hasattr(os, "posix_fallocate"):
@@ -131,13 +132,13 @@ def point_at(place: Place, folder: Path) -> None:
         tensor = value.const_value
         assert tensor is not None, "places lays out weights alone"
         value.const_value = ir.ExternalTensor(
-            place.file,
+            Path(place.file).name,
             place.offset,
             place.length,
             tensor.dtype,
             shape=ir.Shape(tensor.shape.numpy()),
             name=str(value.name),
-            base_dir=folder,
+            base_dir=(folder / place.file).parent,
         )
 
 

@@ -7,7 +7,8 @@ After:   GroupQueryAttention(query, key, value, past_key, past_value, last, tota
          RotaryEmbedding(query), RotaryEmbedding(key) and a kernel that does not rotate
 Legal because the kernel keeps the same window (its ``local_window_size`` counts the query's own
 key too), rotates halves, maps query head h to h // (H / G), and with ``sliding_window_cache``
-holds the same rows; the sequences of a batch must be equally long in the first call.
+holds the same rows, without it all of them; the sequences of a batch must be equally long in the
+first call.
 Source: onnxruntime, docs/ContribOperators.md, com.microsoft.GroupQueryAttention.
 """
 
@@ -67,7 +68,9 @@ def _attributes(node: ir.Node) -> dict[str, int]:
     }
     window = node.attributes.get_int("window", None)
     if window is not None:
-        values |= {"local_window_size": window, "sliding_window_cache": 1}
+        values["local_window_size"] = window
+        if not node.attributes.get_int("grows", 0):
+            values["sliding_window_cache"] = 1
     return values
 
 

@@ -46,7 +46,13 @@ def register_schema() -> Opset:
                         OpSchema.AttrType.INT,
                         "Keys a query sees, itself included; absent: all before it.",
                         required=False,
-                    )
+                    ),
+                    OpSchema.Attribute(
+                        "grows",
+                        OpSchema.AttrType.INT,
+                        "1: rows of keys that the window hides are kept; absent: they leave.",
+                        required=False,
+                    ),
                 ],
             )
         )

@@ -139,10 +139,11 @@ def _why_over(folder: Path, differences: list[str] | None, *, resume: bool) -> s
 
 def _keep_weights_alone(folder: Path) -> None:
     """The rest is written anew, and another run may have written more of it (a report)."""
-    for path in folder.iterdir():
+    for path in sorted(folder.rglob("*"), reverse=True):  # what a folder holds before itself
         if path.is_dir():
-            shutil.rmtree(path)
-        elif not path.name.startswith(DATA_FILE):
+            with contextlib.suppress(OSError):  # it holds weights
+                path.rmdir()
+        elif not path.relative_to(folder).as_posix().startswith(DATA_FILE):
             path.unlink()
 
 

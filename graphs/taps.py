@@ -71,6 +71,11 @@ class Taps:
         return list(dict.fromkeys(names))
 
 
+def find_graphs(folder: Path) -> list[Path]:
+    """The graphs that lie in a folder, or else in ``onnx`` below it."""
+    return sorted(folder.glob("*.onnx")) or sorted(folder.glob("onnx/*.onnx"))
+
+
 def read_graph(path: Path) -> ir.Model:
     """Read a graph; its weights stay in their files.
 

@@ -15,7 +15,7 @@ An example, window 4 and C = 6, hence E = 3 (row contents after T tokens):
 >>> [(layout.first(T), layout.held(T)) for T in (6, 7, 9, 10)]
 [(0, 6), (3, 4), (3, 6), (6, 4)]
 
-Without a window nothing leaves: the rows grow with the tokens.
+Without C nothing leaves: the rows grow with the tokens, and a window, if there is one, hides keys.
 """
 
 from __future__ import annotations
@@ -38,10 +38,8 @@ class CacheLayout:
     rows: int | None  # C; None: as many as there are tokens
 
     def __post_init__(self) -> None:
-        if (self.window is None) != (self.rows is None):
-            raise ContractError(
-                f"window is {self.window} and rows are {self.rows}; expected both or neither"
-            )
+        if self.rows is not None and self.window is None:
+            raise ContractError(f"rows are {self.rows} without a window; expected none")
         if self.window is not None and self.rows is not None and self.rows < self.window:
             raise ContractError(f"{self.rows} rows cannot hold a window of {self.window}")
 

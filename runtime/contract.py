@@ -1,6 +1,7 @@
 """What does an artifact promise? Its files, and its tensors' names, types and shapes.
 
-The names are those that transformers.js, onnxruntime-genai and optimum read already.
+The names are those that transformers.js, onnxruntime-genai and optimum read already; the graph
+lies in ``onnx``, where transformers.js looks for it.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from dataclasses import dataclass
 
 from .cache import CacheLayout
 
-MODEL_FILE = "model.onnx"
-DATA_FILE = "model.onnx_data"
+MODEL_FILE = "onnx/model.onnx"
+DATA_FILE = "onnx/model.onnx_data"
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.model"
 CARD_FILE = "README.md"

@@ -70,7 +70,7 @@ def test_inspect_tells_what_an_artifact_and_a_checkpoint_are(
     assert json.loads(capsys.readouterr().out)["num_key_value_heads"] == 2
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.onnx_data", "tokenizer.model"])
+@pytest.mark.parametrize("name", ["onnx/model.onnx", "onnx/model.onnx_data", "tokenizer.model"])
 def test_a_changed_byte_is_told_by_inspect_and_by_verify(
     artifact: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 from tramontane import cli
 from tramontane.export import checkpoint as checkpoint_module
 from tramontane.graphs.recipe import QUANTS
+from tramontane.runtime.contract import DATA_FILE
 from tramontane.runtime.manifest import read_manifest
 
 
@@ -87,7 +88,7 @@ def test_an_export_keeps_what_inspect_planned(
     said(capsys, "export", stdlib_5m, "--quant", "int8", "--out", out, "--no-validate")
     memory = read_manifest(out).memory
     assert memory.resident_bytes == plans["int8"]["memory"]["resident_bytes"]
-    assert memory.weights_bytes == (out / "model.onnx_data").stat().st_size
+    assert memory.weights_bytes == (out / DATA_FILE).stat().st_size
     assert "memory of a session" in said(capsys, "inspect", out)
     message = refusal(capsys, "run", out, "--max-memory", "30MB")
     assert f"{out}: needs" in message
@@ -109,7 +110,7 @@ def test_weights_are_cut_into_the_files_that_were_asked_for(
 ) -> None:
     out = tmp_path / "out"
     said(capsys, "export", stdlib_5m, "--out", out, "--no-validate", "--max-shard", "2MB")
-    sizes = [path.stat().st_size for path in sorted(out.glob("model.onnx_data*"))]
+    sizes = [path.stat().st_size for path in sorted(out.glob(f"{DATA_FILE}*"))]
     assert len(sizes) > 2
     assert max(sizes) <= 2_000_000
     assert said(capsys, "run", out, "--prompt", "x", "--verify").startswith("x")

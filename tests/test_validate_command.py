@@ -11,6 +11,7 @@ import pytest
 from tramontane import cli
 from tramontane.faults import in_attention
 from tramontane.faults.planting import planted
+from tramontane.runtime.contract import MODEL_FILE
 
 Artifact = Callable[[str], Path]
 SCHEMA = Path(__file__).parents[1] / "validate" / "report" / "schema.json"
@@ -81,7 +82,7 @@ def test_what_cannot_be_validated_exits_with_2(
 def test_a_graph_is_read_and_an_error_exits_with_1(
     embedded_artifact: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    graph = embedded_artifact("int8-ort") / "model.onnx"
+    graph = embedded_artifact("int8-ort") / MODEL_FILE
     assert status("inspect", graph) == 0
     assert "no findings" in capsys.readouterr().out
     (tmp_path / "model.onnx").write_bytes(graph.read_bytes())  # its weights stay behind

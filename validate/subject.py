@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import ContractError
 from ..export.config import MistralConfig, geometry_of
 from ..graphs.expose import OpenedGraph
+from ..graphs.taps import find_graphs
 from ..runtime import contract
 from ..runtime.cache import CacheLayout, default_rows
 from ..runtime.graph import open_graph
@@ -72,7 +73,7 @@ class Subject:
     def feeder(self) -> Feeder:
         """The way apps go: our driver, or a runtime without it."""
         if self.manifest is not None:
-            return DriverFeeder(Session.load(self.path.parent))
+            return DriverFeeder(Session.load(self.path.parent.parent))
         return self.graph_feeder()
 
     def graph_feeder(self, *, outputs: Sequence[str] = (), batch_size: int = 1) -> GraphFeeder:
@@ -105,7 +106,7 @@ def open_subject(path: Path, config: MistralConfig) -> Subject:
         config = dataclasses.replace(config, sliding_window=manifest.geometry.window)
         _refuse_other_geometry(path, manifest.geometry, config)
         return Subject(path / contract.MODEL_FILE, config, manifest)
-    graphs = [path] if path.is_file() else sorted(path.glob("*.onnx"))
+    graphs = [path] if path.is_file() else find_graphs(path)
     if not graphs:
         raise ContractError(
             f"{path}: holds neither {contract.MANIFEST_FILE} nor a graph; name an artifact, or a "

@@ -17,6 +17,7 @@ from tramontane.export.build import Options, export_checkpoint
 from tramontane.export.checkpoint import Checkpoint
 from tramontane.export.layouts import read_config
 from tramontane.export.reference import load_reference
+from tramontane.runtime.contract import DATA_FILE, MODEL_FILE
 
 Write = Callable[..., Path]
 BOUND = 1e-4  # largest |difference| of two float32 logits
@@ -117,7 +118,7 @@ def test_artifact_of_mistrals_layout_has_the_bytes_of_hugging_faces(
         export_checkpoint(path, tmp_path / out, options)
         for path, out in ((published, "a"), (as_mistral(published), "b"))
     ]
-    for name in ("model.onnx", "model.onnx_data", "tokenizer.model"):
+    for name in (MODEL_FILE, DATA_FILE, "tokenizer.model"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
     assert manifests[0].vocabulary == manifests[1].vocabulary
     assert set(manifests[1].source) == {
@@ -139,7 +140,7 @@ def test_artifact_of_a_gguf_file_is_whole(
     export_checkpoint(published, tmp_path / "b", options)
     assert set(manifest.source) == {path.name}
     assert read_config(tmp_path / "a") == read_config(published)
-    data = [(tmp_path / out / "model.onnx_data").read_bytes() for out in "ab"]
+    data = [(tmp_path / out / DATA_FILE).read_bytes() for out in "ab"]
     assert data[0] == data[1]
 
 

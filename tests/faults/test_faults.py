@@ -10,6 +10,7 @@ import pytest
 from tramontane.faults import __main__ as command
 from tramontane.faults.__main__ import FAULTS, Outcome, as_markdown
 from tramontane.faults.planting import Fault, Graph, planted
+from tramontane.runtime.contract import MODEL_FILE
 
 Artifact = Callable[[str], Path]
 
@@ -27,8 +28,8 @@ def test_a_fault_changes_the_graph_and_nothing_else(
     before = {path.name: path.read_bytes() for path in good.iterdir()}
     spoilt = planted(fault, good, tmp_path / "spoilt")
     assert {path.name: path.read_bytes() for path in good.iterdir()} == before
-    whole = onnx.load(good / "model.onnx")
-    changed = onnx.load(spoilt / "model.onnx")
+    whole = onnx.load(good / MODEL_FILE)
+    changed = onnx.load(spoilt / MODEL_FILE)
     assert changed.SerializeToString() != whole.SerializeToString()
     assert [one.name for one in changed.graph.output] == [one.name for one in whole.graph.output]
     assert (spoilt / "manifest.json").read_bytes() == before["manifest.json"]

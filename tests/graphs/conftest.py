@@ -15,7 +15,7 @@ from tramontane.graphs import weights
 from tramontane.graphs.artifact import write_graph
 from tramontane.graphs.journal import Journal
 from tramontane.runtime.cache import CacheLayout
-from tramontane.runtime.contract import Geometry, past, present
+from tramontane.runtime.contract import MODEL_FILE, Geometry, past, present
 from tramontane.validate.tolerance import tolerance_for
 
 HEADER = '<ir_version: 10, opset_import: ["": 23, "com.microsoft": 1, "tramontane": 1]> g '
@@ -67,9 +67,9 @@ def three_layers(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An empty folder for a graph; its journal lies beside it."""
+    """An artifact's folder, empty but for the graph's; its journal lies beside it."""
     found = tmp_path / "artifact"
-    found.mkdir()
+    (found / MODEL_FILE).parent.mkdir(parents=True)
     return found
 
 

@@ -33,9 +33,9 @@ every_sharding = pytest.mark.parametrize(
 def hashes(folder: Path) -> dict[str, str]:
     """The sha256 of all files but the graph's own."""
     return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.iterdir()
-        if path.name != MODEL_FILE
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and (name := path.relative_to(folder).as_posix()) != MODEL_FILE
     }
 
 

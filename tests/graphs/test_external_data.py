@@ -172,6 +172,7 @@ def test_weights_that_share_a_place_read_the_file_each_in_its_shape(
     weights.mark_same(w, v)
     shared = places(graph)[1]
     numbers = normal(20, 21)
+    (tmp_path / DATA_FILE).parent.mkdir()
     (tmp_path / DATA_FILE).write_bytes(bytes(shared.offset) + numbers.tobytes())
     point_at(shared, tmp_path)
     assert all(isinstance(value.const_value, ir.ExternalTensor) for value in (v, w))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from tramontane.graphs.external_data import Place, places
 from tramontane.graphs.journal import Identity, Journal
+from tramontane.runtime.contract import DATA_FILE
 
 IDENTITY: Identity = {
     "quant": "int4",
@@ -42,7 +43,7 @@ def written(
     journal = Journal(tmp_path / "journal.jsonl")
     journal.begin(IDENTITY)
     folder = tmp_path / "artifact"
-    folder.mkdir()
+    (folder / DATA_FILE).parent.mkdir(parents=True)
     contents = dict.fromkeys({place.file for place in laid_out}, b"")
     for place in laid_out:
         gap = bytes(place.offset - len(contents[place.file]))
@@ -69,7 +70,8 @@ def test_all_weights_are_believed_while_no_byte_is_changed(written: Written) -> 
     count, digests = journal.resume(folder, laid_out)
     assert count == 3
     assert {name: digest.hexdigest() for name, digest in digests.items()} == {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("model*")
     }
     assert journal.path.read_text() == before
 

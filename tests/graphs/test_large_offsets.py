@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from tramontane.graphs.external_data import ALIGNMENT_BYTES, INLINE_BYTES, Place, point_at
-from tramontane.runtime.contract import DATA_FILE
+from tramontane.runtime.contract import DATA_FILE, MODEL_FILE
 from tramontane.validate.tolerance import tolerance_for
 
 TEXT = """(float[1,20] x) => (float[1,20] near, float[1,20] far)
@@ -26,6 +26,7 @@ BORDERS = {"signed": 2**31, "between": 3 * 2**30, "unsigned": 2**32}
 def write(model: ir.Model, folder: Path, offsets: dict[str, int]) -> Path:
     """Save a graph whose weights lie at the given offsets of a file that is else a hole."""
     data = folder / DATA_FILE
+    data.parent.mkdir()
     data.touch()
     os.truncate(data, max(offsets.values()) + 2 * INLINE_BYTES)
     for name, offset in offsets.items():
@@ -39,8 +40,9 @@ def write(model: ir.Model, folder: Path, offsets: dict[str, int]) -> Path:
             file.write(numbers)
         place = Place(values=(value,), file=DATA_FILE, offset=offset, length=len(numbers))
         point_at(place, folder)
-    ir.save(model, folder / "model.onnx")
-    return folder / "model.onnx"
+    path = folder / MODEL_FILE
+    ir.save(model, path)
+    return path
 
 
 @pytest.mark.parametrize("border", BORDERS)

@@ -44,9 +44,19 @@ def interrupt(out: Path, *, identity: Identity = IDENTITY, **options: Any) -> st
         pytest.raises(KeyboardInterrupt),
         staged(out, identity=identity, **options) as staging,
     ):
-        (staging.folder / DATA_FILE).write_text("half")
+        write(staging.folder / DATA_FILE, "half")
         raise KeyboardInterrupt
     return staging.note
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+
+
+def files(folder: Path) -> list[str]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
 def names(folder: Path) -> list[str]:
@@ -67,7 +77,7 @@ def test_folder_takes_its_name_when_the_block_succeeds(out: Path) -> None:
 @pytest.mark.parametrize("failure", OURS)
 def test_nothing_is_left_when_the_artifact_is_refused(out: Path, failure: type[Exception]) -> None:
     with pytest.raises(failure), staged(out, identity=IDENTITY) as staging:
-        (staging.folder / MODEL_FILE).write_text("half")
+        write(staging.folder / MODEL_FILE, "half")
         raise failure
     assert names(out.parent) == []
 
@@ -75,7 +85,7 @@ def test_nothing_is_left_when_the_artifact_is_refused(out: Path, failure: type[E
 @pytest.mark.parametrize("failure", NOT_OURS)
 def test_interrupted_run_is_gone_on_with(out: Path, failure: type[BaseException]) -> None:
     with pytest.raises(failure), staged(out, identity=IDENTITY) as staging:
-        (staging.folder / DATA_FILE).write_text("half")
+        write(staging.folder / DATA_FILE, "half")
         raise failure
     assert names(out.parent) == [".artifact.partial"]
     with staged(out, identity=dict(reversed(IDENTITY.items()))) as staging:
@@ -129,11 +139,11 @@ def test_run_whose_files_are_gone_starts_over(out: Path) -> None:
 def test_what_lies_beside_the_weights_is_not_gone_on_with(out: Path) -> None:
     with pytest.raises(KeyboardInterrupt), staged(out, identity=IDENTITY) as staging:
         for name in (DATA_FILE, f"{DATA_FILE}_1", MODEL_FILE, "parity/report.json"):
-            (staging.folder / name).parent.mkdir(exist_ok=True)
-            (staging.folder / name).write_text("half")
+            write(staging.folder / name, "half")
         raise KeyboardInterrupt
     with staged(out, identity=IDENTITY) as staging:
-        assert names(staging.folder) == [DATA_FILE, f"{DATA_FILE}_1"]
+        assert files(staging.folder) == [DATA_FILE, f"{DATA_FILE}_1"]
+        assert names(staging.folder) == ["onnx"]
 
 
 @pytest.mark.parametrize("garbage", [None, b"", bytes(range(256))], ids=["gone", "empty", "bytes"])
@@ -190,9 +200,9 @@ def test_artifact_survives_a_failed_run_and_yields_to_a_whole_one(
         raise failure
     assert (out / MANIFEST_FILE).read_text() == "old"
     with staged(out, identity=IDENTITY) as staging:
-        (staging.folder / MODEL_FILE).write_text("new")
+        write(staging.folder / MODEL_FILE, "new")
         assert (out / MANIFEST_FILE).read_text() == "old"
-    assert names(out) == [MODEL_FILE]
+    assert files(out) == [MODEL_FILE]
     assert names(out.parent) == ["artifact"]
 
 
@@ -246,7 +256,7 @@ def test_what_a_failing_disk_let_through_is_kept_and_the_failure_is_ours(out: Pa
         pytest.raises(ContractError, match=r"File too large\); .*--max-shard"),
         staged(out, identity=IDENTITY) as staging,
     ):
-        (staging.folder / DATA_FILE).write_text("half")
+        write(staging.folder / DATA_FILE, "half")
         raise OSError(errno.EFBIG, "File too large")
     with staged(out, identity=IDENTITY) as staging:
         assert (staging.folder / DATA_FILE).read_text() == "half"
@@ -288,7 +298,7 @@ def test_lock_is_the_last_to_go(out: Path, monkeypatch: pytest.MonkeyPatch) -> N
         remove(path, **options)
 
     with pytest.raises(GraphError), staged(out, identity=IDENTITY) as staging:
-        (staging.folder / DATA_FILE).write_text("half")
+        write(staging.folder / DATA_FILE, "half")
         monkeypatch.setattr(shutil, "rmtree", look)
         raise GraphError
     assert left == [["lock"]]

@@ -27,14 +27,15 @@ def test_the_window_before_the_next_query_is_always_held() -> None:
     assert all(layout.held(tokens) >= min(tokens, 8 - 1) for tokens in range(200))
 
 
-def test_without_a_window_nothing_leaves() -> None:
-    layout = CacheLayout(window=None, rows=None)
+@pytest.mark.parametrize("window", [None, 4])
+def test_without_a_bound_nothing_leaves(window: int | None) -> None:
+    layout = CacheLayout(window=window, rows=None)
     assert (layout.first(1000), layout.held(1000)) == (0, 1000)
 
 
 def test_a_layout_that_cannot_be_is_refused() -> None:
-    with pytest.raises(ContractError, match="expected both or neither"):
-        CacheLayout(window=4, rows=None)
+    with pytest.raises(ContractError, match="rows are 4 without a window; expected none"):
+        CacheLayout(window=None, rows=4)
     with pytest.raises(ContractError, match="3 rows cannot hold a window of 4"):
         CacheLayout(window=4, rows=3)
 

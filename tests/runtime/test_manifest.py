@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tramontane.errors import ContractError
-from tramontane.runtime.contract import Geometry
+from tramontane.runtime.contract import MODEL_FILE, Geometry
 from tramontane.runtime.manifest import (
     Manifest,
     Vocabulary,
@@ -21,7 +21,8 @@ from tramontane.runtime.memory import MemoryPlan
 
 def artifact(folder: Path) -> Manifest:
     """Two files and their manifest, written."""
-    for name in ("model.onnx", "tokenizer.model"):
+    (folder / MODEL_FILE).parent.mkdir()
+    for name in (MODEL_FILE, "tokenizer.model"):
         (folder / name).write_bytes(name.encode() * 9)
     manifest = Manifest(
         quant="fp32",
@@ -49,7 +50,7 @@ def artifact(folder: Path) -> Manifest:
         source={"config.json": "ab"},
         tools={"onnx": "1"},
         tensors=[{"name": "x", "shape": [2], "bits": 32, "why": "a norm, Größe µ"}],
-        files={name: describe_file(folder / name) for name in ("model.onnx", "tokenizer.model")},
+        files={name: describe_file(folder / name) for name in (MODEL_FILE, "tokenizer.model")},
     )
     write_manifest(folder, manifest)
     return manifest
@@ -69,7 +70,7 @@ def test_one_manifest_has_one_spelling(tmp_path: Path) -> None:
     assert manifest == read_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.model"])
+@pytest.mark.parametrize("name", [MODEL_FILE, "tokenizer.model"])
 def test_one_changed_byte_of_a_file_is_noticed(tmp_path: Path, name: str) -> None:
     manifest = artifact(tmp_path)
     content = bytearray((tmp_path / name).read_bytes())
@@ -81,7 +82,7 @@ def test_one_changed_byte_of_a_file_is_noticed(tmp_path: Path, name: str) -> Non
 
 def test_a_missing_file_is_noticed(tmp_path: Path) -> None:
     manifest = artifact(tmp_path)
-    (tmp_path / "model.onnx").unlink()
+    (tmp_path / MODEL_FILE).unlink()
     with pytest.raises(ContractError, match=r"model\.onnx: missing"):
         verify_files(tmp_path, manifest)
 

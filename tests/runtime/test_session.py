@@ -17,7 +17,7 @@ import pytest
 from onnx import numpy_helper, parser
 from tramontane.errors import ContractError
 from tramontane.runtime import Sampler, Session
-from tramontane.runtime.contract import Geometry
+from tramontane.runtime.contract import MODEL_FILE, Geometry
 from tramontane.runtime.manifest import Manifest, Vocabulary, describe_file, write_manifest
 from tramontane.runtime.memory import MemoryPlan
 
@@ -67,8 +67,8 @@ def make(folder: Path, *, built: int | None = WINDOW, **changed: object) -> Path
             ),
         ]
     )
-    folder.mkdir()
-    onnx.save(model, folder / "model.onnx")
+    (folder / MODEL_FILE).parent.mkdir(parents=True)
+    onnx.save(model, folder / MODEL_FILE)
     shutil.copy(TOKENIZER, folder / "tokenizer.model")
     geometry = Geometry(
         num_layers=1,
@@ -97,7 +97,7 @@ def make(folder: Path, *, built: int | None = WINDOW, **changed: object) -> Path
         source={},
         tools={},
         tensors=[],
-        files={name: describe_file(folder / name) for name in ("model.onnx", "tokenizer.model")},
+        files={name: describe_file(folder / name) for name in (MODEL_FILE, "tokenizer.model")},
     )
     write_manifest(folder, manifest)
     return folder
@@ -270,25 +270,25 @@ def test_a_graph_other_than_promised_is_refused(
 
 
 def test_num_logits_to_keep_without_default_is_refused(tmp_path: Path) -> None:
-    path = make(tmp_path / "other") / "model.onnx"
+    path = make(tmp_path / "other") / MODEL_FILE
     model = onnx.load(path)
     (default,) = (i for i in model.graph.initializer if i.name == "num_logits_to_keep")
     model.graph.initializer.remove(default)
     onnx.save(model, path)
     with pytest.raises(ContractError, match="num_logits_to_keep has no default"):
-        Session.load(path.parent)
+        Session.load(path.parent.parent)
 
 
 def test_a_missing_or_damaged_graph_is_refused_by_name(tmp_path: Path) -> None:
-    path = make(tmp_path / "other") / "model.onnx"
+    path = make(tmp_path / "other") / MODEL_FILE
     content = path.read_bytes()
     for damaged in (content[:1000], b"", b"nonsense"):
         path.write_bytes(damaged)
         with pytest.raises(ContractError, match=r"model\.onnx: onnxruntime cannot load it"):
-            Session.load(path.parent)
+            Session.load(path.parent.parent)
     path.unlink()
     with pytest.raises(ContractError, match=r"model\.onnx: missing"):
-        Session.load(path.parent)
+        Session.load(path.parent.parent)
 
 
 def test_verify_notices_what_loading_alone_does_not(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_memory_beyond_what_is_allowed_is_refused_before_the_graph_is_loaded(
     tmp_path: Path,
 ) -> None:
     folder = make(tmp_path / "tiny")
-    (folder / "model.onnx").unlink()
+    (folder / MODEL_FILE).unlink()
     with pytest.raises(ContractError, match=r"needs 1\.\d\d kB of memory .*, allowed are 500 B"):
         Session.load(folder, max_memory_bytes=500)
     with pytest.raises(ContractError, match="missing"):

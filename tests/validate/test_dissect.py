@@ -13,6 +13,7 @@ from tramontane.export.checkpoint import Checkpoint
 from tramontane.faults import in_weights
 from tramontane.faults.planting import planted
 from tramontane.graphs.quantize import Scheme, dequantize, quantize
+from tramontane.runtime.contract import MODEL_FILE
 from tramontane.validate import dissect as module
 from tramontane.validate.dissect import dissect
 from tramontane.validate.findings import Dissection, block_errors
@@ -137,7 +138,7 @@ def test_a_graph_whose_names_tell_nothing_is_refused_by_what_is_missing(
 ) -> None:
     import onnx
 
-    model = onnx.load(embedded_artifact("fp32-ort") / "model.onnx")
+    model = onnx.load(embedded_artifact("fp32-ort") / MODEL_FILE)
     for number, weight in enumerate(model.graph.initializer):
         if "mlp.up" in weight.name:
             for node in model.graph.node:

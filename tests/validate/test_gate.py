@@ -14,6 +14,7 @@ from tramontane.export.build import export_checkpoint
 from tramontane.export.checkpoint import Checkpoint
 from tramontane.faults import in_attention, in_cache, in_operators
 from tramontane.faults.planting import Fault, planted
+from tramontane.runtime.contract import MODEL_FILE
 from tramontane.validate.gate import Options
 from tramontane.validate.prove import Verdict, prove, validate
 from tramontane.validate.verdict import Check
@@ -166,7 +167,7 @@ def test_a_graph_that_cannot_be_looked_into_is_checked_from_outside(
 ) -> None:
     import onnx
 
-    model = onnx.load(embedded_artifact("fp32-ort") / "model.onnx")
+    model = onnx.load(embedded_artifact("fp32-ort") / MODEL_FILE)
     names = {weight.name: f"w{i}" for i, weight in enumerate(model.graph.initializer)}
     names.pop("num_logits_to_keep")
     for weight in model.graph.initializer:

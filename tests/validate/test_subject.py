@@ -26,7 +26,7 @@ def checkpoint(stdlib_5m: Path) -> Checkpoint:
 def as_another(artifact: Path, folder: Path) -> Path:
     """The graph alone, with its weights, as other exporters leave it."""
     folder.mkdir()
-    for file in artifact.glob("model.onnx*"):
+    for file in artifact.glob("onnx/*"):
         shutil.copy(file, folder)
     return folder
 
@@ -57,7 +57,7 @@ def test_a_graph_without_the_driver_gives_the_logits_of_the_driver(
 ) -> None:
     subject = open_subject(embedded_artifact("fp32-ort"), checkpoint.config)
     tokens = np.arange(5, 155)
-    session = Session.load(subject.path.parent)
+    session = Session.load(subject.path.parent.parent)
     feeder = subject.graph_feeder()
     for piece in (tokens[:70], tokens[70:71], tokens[71:]):
         expected = session.prefill(piece.tolist(), all_logits=True)

@@ -1,0 +1,1 @@
+"""Do other people's runtimes read an artifact of ours as our driver does?"""

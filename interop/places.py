@@ -1,0 +1,113 @@
+"""Where do other runtimes live, and how do they get there?
+
+Each has an environment of its own below the user's cache, made once. What cannot be had is named,
+never guessed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import platformdirs
+
+from ..export.progress import say
+
+_READY = ".ready"  # written last: names what an environment was made of
+_SHOWN_LINES = 4
+
+
+class Absent(Exception):  # noqa: N818 - a state, not an error
+    """A runtime that cannot be had here; the message says what was tried and what came of it."""
+
+
+def home() -> Path:
+    """The folder below which all of them live; it can be deleted at any time."""
+    return Path(platformdirs.user_cache_dir("tramontane", appauthor=False)) / "runtimes"
+
+
+def run(
+    command: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> str:
+    """Run a command to its end; return what it wrote to standard output.
+
+    Raises:
+        Absent: no such command, or it failed; with the last lines that it said.
+    """
+    words = [str(word) for word in command]
+    try:
+        done = subprocess.run(
+            words,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:
+        raise Absent(f"{words[0]}: {error.strerror}") from error
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-_SHOWN_LINES:]
+        raise Absent(f"{' '.join(words[:4])}: exit status {done.returncode}; {' / '.join(said)}")
+    return done.stdout
+
+
+def python_with(name: str, *steps: Sequence[str]) -> Path:
+    """The Python of an environment; each step's requirements are installed by one pip.
+
+    Raises:
+        Absent: pip could not install them.
+    """
+    folder = home() / name
+    python = folder / "bin" / "python"
+    if is_ready(folder, steps):
+        return python
+    say(f"installing {name}")
+    shutil.rmtree(folder, ignore_errors=True)
+    run([sys.executable, "-m", "venv", folder])
+    for requirements in steps:
+        run([python, "-m", "pip", "install", "--quiet", *requirements])
+    mark_ready(folder, steps)
+    return python
+
+
+def node_with(name: str, packages: Sequence[str]) -> Path:
+    """A folder with Node packages, installed without their scripts.
+
+    Raises:
+        Absent: no npm, or it could not install them.
+    """
+    folder = home() / name
+    if is_ready(folder, packages):
+        return folder
+    if shutil.which("npm") is None:
+        raise Absent("npm: not on PATH")
+    say(f"installing {name}")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "package.json").write_text('{"private": true}\n', encoding="utf-8")
+    quiet = ("--no-audit", "--no-fund", "--ignore-scripts")
+    run(["npm", "install", *quiet, *packages], cwd=folder)
+    mark_ready(folder, packages)
+    return folder
+
+
+def is_ready(folder: Path, made_of: object) -> bool:
+    """Whether a folder was made whole, of just this."""
+    path = folder / _READY
+    return path.is_file() and path.read_text(encoding="utf-8") == _name_of(made_of)
+
+
+def mark_ready(folder: Path, made_of: object) -> None:
+    """Note that a folder is whole."""
+    (folder / _READY).write_text(_name_of(made_of), encoding="utf-8")
+
+
+def _name_of(made_of: object) -> str:
+    return hashlib.sha256(repr(made_of).encode()).hexdigest()
