@@ -82,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_cache(export)
     export.add_argument(
+        "--base-model", metavar="ORG/NAME", help="the checkpoint's repository, for the model card"
+    )
+    export.add_argument(
         "--out", type=Path, help="artifact folder (artifacts/CHECKPOINT-QUANT-TARGET)"
     )
     export.add_argument(

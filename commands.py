@@ -53,6 +53,7 @@ def export(args: Namespace) -> int:
         resume=not args.no_resume,
         dump=args.dump,
         gate=None if args.no_validate else proved,
+        base_model=args.base_model,
     )
     summary = _summary(manifest)
     if args.json:

@@ -18,17 +18,18 @@ from ..graphs.external_data import refuse_full_disk
 from ..graphs.recipe import DEFAULT_BLOCK
 from ..graphs.staging import partial_of, refuse_occupied, staged
 from ..runtime.contract import CARD_FILE, MANIFEST_FILE
-from ..runtime.manifest import Manifest, Vocabulary, describe_file, to_json, write_manifest
+from ..runtime.manifest import Manifest, describe_file, write_manifest
 from . import provenance
 from .bind import bind
 from .card import render_card
 from .checkpoint import Checkpoint
+from .companions import write_companions
 from .config import MistralConfig, geometry_of
-from .config_json import CONFIG_FILE, to_hugging_face
 from .layouts import Layout
+from .origin import read_origin
 from .plan import plan
 from .progress import say, track
-from .tokenizer import carry_tokenizer, read_vocabulary
+from .tokenizer import read_vocabulary, write_tokenizer
 from .trace_apart import trace_apart
 
 # Proves an artifact that has not got its name yet; returns the headline figures, or raises.
@@ -59,6 +60,7 @@ def export_checkpoint(
     dump: Path | None = None,
     gate: Gate | None = None,
     resume: bool = True,
+    base_model: str | None = None,
 ) -> Manifest:
     """Export a checkpoint to an artifact folder.
 
@@ -69,6 +71,7 @@ def export_checkpoint(
         dump: folder for the graph as text after each pass.
         gate: proves the artifact before it takes its name.
         resume: go on with an earlier run that was interrupted.
+        base_model: the hub's name of the checkpoint, for the model card.
 
     Returns:
         The artifact's manifest.
@@ -84,7 +87,7 @@ def export_checkpoint(
     weights = Checkpoint.open(checkpoint)
     config = adapted(weights.config, window=options.window, cache=options.cache)
     _tell_of_no_window(weights, config)
-    vocabulary = read_vocabulary(weights)
+    vocabulary, origin = read_vocabulary(weights), read_origin(weights, base_model=base_model)
     planned = plan(config, quant=options.quant, target=options.target, block=options.block)
     if not partial_of(out).exists():
         refuse_full_disk(out, planned.disk_bytes)
@@ -105,8 +108,8 @@ def export_checkpoint(
             track=track,
             max_shard_bytes=options.max_shard_bytes,
         )
-        carry_tokenizer(weights, folder)
-        _write_config(weights, folder, config, vocabulary)
+        tokenizer_json = write_tokenizer(weights, folder, vocabulary)
+        write_companions(weights, folder, config, vocabulary, target=options.target)
         manifest = Manifest(
             quant=options.quant,
             target=options.target,
@@ -116,13 +119,13 @@ def export_checkpoint(
             source=source,
             tools=tools,
             tensors=tensors,
+            origin=origin,
+            tokenizer_json=tokenizer_json,
         )
         write_manifest(folder, manifest)
         if gate is not None:
             manifest = dataclasses.replace(manifest, parity=gate(folder, weights))
-        (folder / CARD_FILE).write_text(
-            render_card(manifest, name=checkpoint.resolve().name), encoding="utf-8"
-        )
+        (folder / CARD_FILE).write_text(render_card(manifest), encoding="utf-8")
         manifest = dataclasses.replace(manifest, files=_describe_files(folder, digests))
         write_manifest(folder, manifest)
     return manifest
@@ -185,26 +188,6 @@ def adapted(config: MistralConfig, *, window: int | None, cache: str = CACHES[0]
             "the positions that the model has"
         )
     return dataclasses.replace(config, sliding_window=window, architecture="MistralForCausalLM")
-
-
-def _write_config(
-    weights: Checkpoint, folder: Path, config: MistralConfig, vocabulary: Vocabulary
-) -> None:
-    """Carry config.json over, or write one; a window asked for makes a Llama a Mistral."""
-    published = weights.config_json()
-    if published is None:
-        published = to_hugging_face(
-            dataclasses.replace(
-                config,
-                bos_token_id=vocabulary.bos_token_id,
-                eos_token_ids=vocabulary.eos_token_ids,
-            )
-        )
-    elif config.sliding_window is not None:
-        published["sliding_window"] = config.sliding_window
-        published["architectures"] = [config.architecture]
-        published["model_type"] = "mistral"
-    (folder / CONFIG_FILE).write_text(to_json(published), encoding="utf-8")
 
 
 def _sizes(folder: Path, names: Iterable[str]) -> int:

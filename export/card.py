@@ -5,19 +5,55 @@ from __future__ import annotations
 from pathlib import Path
 
 import jinja2
+from huggingface_hub import ModelCardData
 
+from ..runtime import bare
 from ..runtime.manifest import Manifest
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
+_TAGS = ("tramontane", "onnx", "onnxruntime", "onnxruntime-genai", "transformers.js")
 
 
-def render_card(manifest: Manifest, *, name: str) -> str:
-    """Render the card as Markdown; ``name`` is the checkpoint's."""
+def render_card(manifest: Manifest) -> str:
+    """Render the card as Markdown, its metadata first, as hubs read it."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
+        lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,
     )
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(manifest=manifest, geometry=manifest.geometry, name=name)
+    return template.render(
+        manifest=manifest,
+        geometry=manifest.geometry,
+        origin=manifest.origin,
+        metadata=_metadata(manifest),
+        bare=Path(bare.__file__).read_text(encoding="utf-8"),
+    )
+
+
+def _metadata(manifest: Manifest) -> str:
+    """The block of YAML, one line a key; ``tramontane`` holds what hubs have no word for.
+
+    Source: Hugging Face Hub, model cards.
+    """
+    origin, geometry = dict(manifest.origin), manifest.geometry
+    del origin["name"]
+    windowed = ["sliding-window"] if geometry.window else []
+    ours = {
+        "quantization": manifest.quant,
+        "target": manifest.target,
+        "window": geometry.window,
+        "cache_rows": geometry.rows,
+        "parity": manifest.parity,
+    }
+    data = ModelCardData(
+        **origin,
+        library_name="transformers.js",
+        pipeline_tag="text-generation",
+        tags=[*_TAGS, *windowed, manifest.quant],
+        tramontane={name: value for name, value in ours.items() if value is not None},
+        **({"base_model_relation": "quantized"} if "base_model" in origin else {}),
+    )
+    return f"{data.to_yaml(line_break=chr(10))}\n"

@@ -6,23 +6,61 @@ import shutil
 from pathlib import Path
 
 import sentencepiece
+from tokenizers import Tokenizer
 
 from ..errors import CheckpointError
 from ..runtime.contract import TOKENIZER_FILE
-from ..runtime.manifest import Vocabulary
+from ..runtime.manifest import Vocabulary, to_json
 from .checkpoint import Checkpoint
+from .config import read_json_object
+from .progress import say
+from .tokenizer_files import JSON_FILE, SETTINGS_FILE, PublishedTokenizer
+from .tokenizer_json import TokenizerJson, Unsayable, first_difference
 
 
-def carry_tokenizer(checkpoint: Checkpoint, artifact: Path) -> None:
-    """Write the SentencePiece model into an artifact's folder, and what was published beside it.
+AS_PUBLISHED, MADE = "as published", f"made from {TOKENIZER_FILE}"
+
+
+def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabulary) -> str:
+    """Write the tokenizer into an artifact's folder: for our driver, and for other runtimes.
+
+    ``tokenizer.json`` is the published one where it reads hard strings as the SentencePiece model
+    does; else it is made from that model, and proved equal to it on the same strings.
+
+    Returns:
+        Where ``tokenizer.json`` comes from, or why it was left out: ``AS_PUBLISHED``, ``MADE`` or
+        ``left out: ...``.
 
     Raises:
         CheckpointError: no tokenizer, or not one that the driver reads.
     """
     tokenizer = checkpoint.read_tokenizer()
+    pieces = _processor(tokenizer)
     (artifact / TOKENIZER_FILE).write_bytes(tokenizer.model)
-    for path in tokenizer.companions:
+    for path in tokenizer.companions.values():
         shutil.copyfile(path, artifact / path.name)
+    published, settings = (tokenizer.companions.get(n) for n in (JSON_FILE, SETTINGS_FILE))
+    if published is not None:
+        difference = _difference(published, pieces)
+        if difference is None and settings is not None:
+            return AS_PUBLISHED
+        say(f"{published}: {difference or 'has no settings beside it'}; it is made anew")
+    own = {} if settings is None else read_json_object(settings)
+    try:
+        made = TokenizerJson(
+            tokenizer.model, vocabulary, reads_control=own.get("chat_template") is not None
+        )
+        difference = first_difference(made.tokenizer(), pieces)
+        if difference is not None:
+            raise Unsayable(difference)
+    except Unsayable as why:
+        say(f"{tokenizer.path}: {JSON_FILE} is left out, since {why}")
+        (artifact / JSON_FILE).unlink(missing_ok=True)
+        return f"left out: {why}"
+    (artifact / JSON_FILE).write_text(made.tokenizer().to_str() + "\n", encoding="utf-8")
+    ours = made.settings(max_positions=checkpoint.config.max_position_embeddings)
+    (artifact / SETTINGS_FILE).write_text(to_json({**own, **ours}), encoding="utf-8")
+    return MADE
 
 
 def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
@@ -34,13 +72,7 @@ def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
         CheckpointError: no tokenizer, an unreadable one, or one with more pieces than the model.
     """
     config, tokenizer = checkpoint.config, checkpoint.read_tokenizer()
-    pieces = sentencepiece.SentencePieceProcessor()
-    try:
-        pieces.LoadFromSerializedProto(tokenizer.model)
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{tokenizer.path}: not a SentencePiece model ({error}); download it again"
-        ) from error
+    pieces = _processor(tokenizer)
     if pieces.vocab_size() > config.vocab_size:
         raise CheckpointError(
             f"{tokenizer.path}: {pieces.vocab_size()} pieces, the model scores "
@@ -55,3 +87,23 @@ def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
         eos_token_ids=ends,
         add_bos_token=tokenizer.adds_bos and bos is not None,
     )
+
+
+def _processor(tokenizer: PublishedTokenizer) -> sentencepiece.SentencePieceProcessor:
+    pieces = sentencepiece.SentencePieceProcessor()
+    try:
+        pieces.LoadFromSerializedProto(tokenizer.model)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{tokenizer.path}: not a SentencePiece model ({error}); download it again"
+        ) from error
+    return pieces
+
+
+def _difference(published: Path, pieces: sentencepiece.SentencePieceProcessor) -> str | None:
+    """How a published ``tokenizer.json`` reads other than SentencePiece; None where it does not."""
+    try:
+        found = Tokenizer.from_file(str(published))
+    except Exception as error:  # what tokenizers raises has no type of its own
+        return f"cannot be read ({error})"
+    return first_difference(found, pieces)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import CheckpointError, ConfigError
 from ..runtime.contract import TOKENIZER_FILE
 from .config import read_json_object
 
-_SETTINGS_FILE = "tokenizer_config.json"
-# Carried over as published, where the checkpoint has them.
-_COMPANIONS = (
-    "tokenizer.json",
-    _SETTINGS_FILE,
-    "special_tokens_map.json",
-    "generation_config.json",
-)
+JSON_FILE = "tokenizer.json"
+SETTINGS_FILE = "tokenizer_config.json"
+_COMPANIONS = (JSON_FILE, SETTINGS_FILE, "special_tokens_map.json")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +21,8 @@ class PublishedTokenizer:
     path: Path  # file that it was read from
     model: bytes  # SentencePiece's ModelProto
     adds_bos: bool  # whether a prompt starts with the start token, if there is one
-    companions: tuple[Path, ...] = ()  # files that say the same to other programs
+    # Files that say the same to other programs, by their names.
+    companions: dict[str, Path] = field(default_factory=dict)
 
 
 def tokenizer_file(folder: Path) -> Path | None:
@@ -63,7 +59,7 @@ def read_tokenizer(folder: Path) -> PublishedTokenizer:
         raise CheckpointError(
             f"{folder}: holds no {TOKENIZER_FILE}; the driver needs a SentencePiece model"
         )
-    settings = folder / _SETTINGS_FILE
+    settings = folder / SETTINGS_FILE
     try:
         adds_bos = not settings.is_file() or read_json_object(settings).get("add_bos_token", True)
     except ConfigError as error:
@@ -72,5 +68,7 @@ def read_tokenizer(folder: Path) -> PublishedTokenizer:
         path=path,
         model=path.read_bytes(),
         adds_bos=bool(adds_bos),
-        companions=tuple(folder / name for name in _COMPANIONS if (folder / name).is_file()),
+        companions={
+            name: folder / name for name in _COMPANIONS if (folder / name).is_file()
+        },
     )

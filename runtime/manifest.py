@@ -17,7 +17,7 @@ from ..errors import ContractError
 from .contract import MANIFEST_FILE, Geometry
 from .memory import MemoryPlan
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _DIGEST = "manifest_sha256"
 _CHUNK_BYTES = 1 << 20
 
@@ -43,6 +43,8 @@ class Manifest:
     source: dict[str, str]  # sha256 of each file of the checkpoint
     tools: dict[str, str]  # version by package
     tensors: list[dict[str, Any]]  # name, shape, bits, block, and why any stayed in float
+    origin: dict[str, Any]  # the checkpoint's name, and its licence and repository where known
+    tokenizer_json: str  # where it comes from, or why it was left out
     parity: dict[str, Any] | None = None  # headline figures; None: not measured
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # bytes and sha256
 

@@ -1,0 +1,30 @@
+"""How is an artifact run with nothing but onnxruntime and numpy? Prints the tokens that follow."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+
+def decode(folder: Path, tokens: list[int], count: int) -> list[int]:
+    """The most likely ``count`` tokens after those given, one by one."""
+    geometry = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["geometry"]
+    session = ort.InferenceSession(folder / "onnx" / "model.onnx")
+    heads, size = geometry["num_key_value_heads"], geometry["head_dim"]
+    empty = np.zeros((1, heads, geometry["rows"] or 0, size), np.float32)
+    names = [value.name for value in session.get_inputs() if value.name.startswith("past")]
+    cache, made, new = dict.fromkeys(names, empty), [], tokens
+    while len(made) < count:
+        seen = len(tokens) + len(made)  # tokens so far, new ones included
+        inputs = {"input_ids": np.array([new]), "attention_mask": np.ones((1, seen), np.int64)}
+        logits, *present = session.run(None, inputs | cache | {"num_logits_to_keep": np.array(1)})
+        cache = dict(zip(names, present, strict=True))
+        new = [int(logits[0, -1].argmax())]
+        made += new
+    return made
+
+
+if __name__ == "__main__":  # python bare.py ARTIFACT COUNT TOKEN...
+    print(*decode(Path(sys.argv[1]), [int(token) for token in sys.argv[3:]], int(sys.argv[2])))
