@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         "--block", type=int, default=128, help="weights that share a scale (%(default)s)"
     )
     export.add_argument(
-        "--target", choices=("ort", "portable"), default="ort", help="kernels (%(default)s)"
+        "--target", choices=("ort", "portable", "web"), default="ort", help="kernels (%(default)s)"
     )
     export.add_argument(
         "--window", type=int, help="keys a query sees, instead of the checkpoint's"
@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--window", type=int, help="plan for this one, not the checkpoint's own")
     _add_cache(inspect)
     inspect.add_argument(
-        "--target", choices=("ort", "portable"), default="ort", help="(%(default)s)"
+        "--target", choices=("ort", "portable", "web"), default="ort", help="(%(default)s)"
     )
     inspect.add_argument("--block", type=int, default=128, help="(%(default)s)")
 

@@ -48,12 +48,13 @@ def _metadata(manifest: Manifest) -> str:
         "cache_rows": geometry.rows,
         "parity": manifest.parity,
     }
+    if "base_model" in origin:
+        origin["base_model_relation"] = "quantized"
     data = ModelCardData(
         **origin,
         library_name="transformers.js",
         pipeline_tag="text-generation",
         tags=[*_TAGS, *windowed, manifest.quant],
         tramontane={name: value for name, value in ours.items() if value is not None},
-        **({"base_model_relation": "quantized"} if "base_model" in origin else {}),
     )
     return f"{data.to_yaml(line_break=chr(10))}\n"

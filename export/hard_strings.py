@@ -8,7 +8,8 @@ _WHITESPACE = (
 )  # fmt: skip
 _SCRIPTS = (
     "Grüße aus Köln", "日本語のテキスト", "العربية من اليمين", "हिन्दी", "Ελληνικά", "ᚠᛇᚻ", "𐍈𐍉",
-    "e\u0301 is not é", "à\u0301\u0302", "ﬁ ｆｕｌｌ ①②③", "\u202eabc", "Ω≈ç√∫",
+    "e\u0301 is not é", "à\u0301\u0302", "\ufb01 \uff46\uff55\uff4c\uff4c ①②③",
+    "\u202eabc", "Ω≈ç√∫",
 )  # fmt: skip
 _EMOJI = ("🤗", "👩\u200d👩\u200d👧\u200d👦", "🏳\ufe0f\u200d🌈 🇩🇪", "a🙂b", "1\ufe0f\u20e3")
 _BYTES = ("\x01\x1f\x7f", "\ud7ff\ue000\uffff", "<0x41>", "<0xE2><0x82>", "\U0010ffff")

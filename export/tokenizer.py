@@ -17,7 +17,6 @@ from .progress import say
 from .tokenizer_files import JSON_FILE, SETTINGS_FILE, PublishedTokenizer
 from .tokenizer_json import TokenizerJson, Unsayable, first_difference
 
-
 AS_PUBLISHED, MADE = "as published", f"made from {TOKENIZER_FILE}"
 
 
@@ -101,7 +100,7 @@ def _processor(tokenizer: PublishedTokenizer) -> sentencepiece.SentencePieceProc
 
 
 def _difference(published: Path, pieces: sentencepiece.SentencePieceProcessor) -> str | None:
-    """How a published ``tokenizer.json`` reads other than SentencePiece; None where it does not."""
+    """How a published ``tokenizer.json`` differs from SentencePiece; None where it does not."""
     try:
         found = Tokenizer.from_file(str(published))
     except Exception as error:  # what tokenizers raises has no type of its own

@@ -68,7 +68,5 @@ def read_tokenizer(folder: Path) -> PublishedTokenizer:
         path=path,
         model=path.read_bytes(),
         adds_bos=bool(adds_bos),
-        companions={
-            name: folder / name for name in _COMPANIONS if (folder / name).is_file()
-        },
+        companions={name: folder / name for name in _COMPANIONS if (folder / name).is_file()},
     )

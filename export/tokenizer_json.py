@@ -108,7 +108,7 @@ class TokenizerJson:
         }
         as_text = {"additional_special_tokens": control, "split_special_tokens": True}
         return {
-            "tokenizer_class": "PreTrainedTokenizerFast",  # the one that reads tokenizer.json as is
+            "tokenizer_class": "PreTrainedTokenizerFast",  # reads tokenizer.json as it is
             "add_bos_token": self._vocabulary.add_bos_token,
             "add_eos_token": False,
             "clean_up_tokenization_spaces": False,
@@ -179,7 +179,10 @@ def _refuse_unsayable(proto: Any) -> None:
     for spec in (proto.normalizer_spec, proto.denormalizer_spec):
         if spec.precompiled_charsmap:
             raise Unsayable("it changes characters, by a map of its own")
-    if not proto.normalizer_spec.escape_whitespaces or proto.trainer_spec.treat_whitespace_as_suffix:
+    if (
+        not proto.normalizer_spec.escape_whitespaces
+        or proto.trainer_spec.treat_whitespace_as_suffix
+    ):
         raise Unsayable("it writes spaces in another way")
     own = next((each for each in proto.pieces if each.type == _KIND.USER_DEFINED), None)
     if own is not None:

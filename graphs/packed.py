@@ -43,6 +43,12 @@ class Packed:
         return value
 
     @functools.cached_property
+    def codes_in_columns(self) -> ir.Value:
+        """(K, N) uint8, for kernels that multiply by a matrix as it lies; 8 bits alone."""
+        shape = (self.columns, self.rows)
+        return self._codes("columns", lambda: self._row_codes().T, shape)
+
+    @functools.cached_property
     def elements(self) -> ir.Value:
         """(N, K) in ONNX's own types: int8 around zero, or uint4."""
         shape = (self.rows, self.columns)
@@ -59,6 +65,17 @@ class Packed:
         """(N, blocks) float32."""
         shape = (self.rows, self.blocks)
         value = weights.weight(f"{self.name}.scales", lambda: self._read().scales, shape=shape)
+        weights.mark_scales(value)
+        return value
+
+    @functools.cached_property
+    def column_scales(self) -> ir.Value:
+        """(N,) float32, one for each row of the matrix, whose block is the row."""
+        value = weights.weight(
+            f"{self.name}.column_scales",
+            lambda: self._read().scales.reshape(self.rows),
+            shape=(self.rows,),
+        )
         weights.mark_scales(value)
         return value
 

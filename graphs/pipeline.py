@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
@@ -18,8 +19,16 @@ from .keep_last_logits import KeepLastLogits
 from .lower_attention import LowerAttention
 from .pack_for_ort import PackForOrt
 from .pack_for_portable import PackForPortable
+from .pack_for_web import PackForWeb
+from .pack_matrices import PackMatrices
 from .pack_qkv import PackQkv
-from .recipe import DEFAULT_BLOCK, TARGETS, recipe_for
+from .recipe import DEFAULT_BLOCK, TARGETS, Recipe, recipe_for
+
+_PACKERS: dict[str, Callable[[Recipe], PackMatrices]] = {
+    "ort": PackForOrt,
+    "portable": PackForPortable,
+    "web": PackForWeb,
+}
 
 
 def passes(*, target: str, quant: str, block: int = DEFAULT_BLOCK) -> list[ir.passes.PassBase]:
@@ -30,13 +39,18 @@ def passes(*, target: str, quant: str, block: int = DEFAULT_BLOCK) -> list[ir.pa
     """
     if target not in TARGETS:
         raise GraphError(f"--target {target}: unknown; expected one of {', '.join(TARGETS)}")
-    for_ort, recipe = target == "ort", recipe_for(quant, block)
-    pack = PackForOrt if for_ort else PackForPortable
+    recipe = recipe_for(quant, block)
+    has_kernels = target != "portable"
+    if target == "web" and quant == "int4":
+        raise GraphError(
+            "--target web --quant int4: browsers' WASM has no fast kernel for 4 bits; take "
+            "--quant int8, or for WebGPU --target ort --cache growing"
+        )
     return [
         FuseRmsNorm(),
-        *([FuseSkipNorm(), LowerAttention(), PackQkv()] if for_ort else [AttachBody()]),
+        *([FuseSkipNorm(), LowerAttention(), PackQkv()] if has_kernels else [AttachBody()]),
         KeepLastLogits(),
-        *([pack(recipe)] if recipe is not None else []),
+        *([_PACKERS[target](recipe)] if recipe is not None else []),
         FoldTransposes(),
         RemoveUnusedNodesPass(),
         RemoveUnusedOpsetsPass(),

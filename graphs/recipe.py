@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..errors import GraphError
 from .quantize import Scheme
 
-TARGETS = ("ort", "portable")
+TARGETS = ("ort", "portable", "web")
 BLOCKS = (16, 32, 64, 128, 256)  # sizes that onnxruntime's kernels take
 DEFAULT_BLOCK = 128
 

@@ -33,9 +33,12 @@ _ROLES = {
 _ROLE_BY_WORD = {word: role for role, words in _ROLES.items() for word in words}
 _WORDS = "|".join(sorted(map(re.escape, _ROLE_BY_WORD), key=len, reverse=True))
 _NAME = re.compile(rf"(?:layers?[./](?P<layer>\d+)[./].*?)?(?<![a-z])(?P<word>{_WORDS})(?![a-z])")
-_IN_BYTES = {"DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
-_MULTIPLY = {"MatMul", "MatMulNBits", "Gemm", *_IN_BYTES}
-_INTEGER = "MatMulInteger"  # its sums become numbers by a cast and a scale
+_MULTIPLY = {"MatMul", "MatMulNBits", "Gemm", "DynamicQuantizeMatMul"}
+# Rounded before and scaled after by nodes around them.
+_OF_INTEGERS = {"MatMulInteger", "MatMulIntegerToFloat"}
+_IN_BYTES = {"DynamicQuantizeMatMul", *_OF_INTEGERS}
+_ROUND = {"Cast", "Add", "Concat", "Round", "Div", "DynamicQuantizeLinear"}
+_SCALE = ("Cast", "Split", "Add", "Mul")  # in this order, those that are there
 _REARRANGE = {"Transpose", "Reshape", "DequantizeLinear"}
 _GATHER = {"Gather", "GatherBlockQuantized"}
 _ORDER = ("query_key_value", "query", "key", "value", "output", "gate", "up", "down")
@@ -143,13 +146,13 @@ def has_windowed_cache(graph: ir.Graph) -> bool:
 
 def _multiplications(graph: ir.Graph) -> Iterator[Multiplication]:
     for node in graph:
-        if node.op_type not in _MULTIPLY | {_INTEGER} or node.inputs[0] is None:
+        if node.op_type not in _MULTIPLY | _OF_INTEGERS or node.inputs[0] is None:
             continue
         found = next(filter(None, map(_NAME.search, _names_of(node))), None)
         if found is None:
             continue
         bits, block = _rounding(node)
-        is_integer = node.op_type == _INTEGER
+        is_integer = node.op_type in _OF_INTEGERS
         source, result = (
             _around_integers(node) if is_integer else (node.inputs[0], node.outputs[0])
         )
@@ -181,10 +184,12 @@ def _origin(value: ir.Value) -> ir.Value:
 
 def _around_integers(node: ir.Node) -> tuple[ir.Value | None, ir.Value]:
     """What is rounded before a multiplication of integers, and what it is once it is scaled."""
-    rounded = node.inputs[0].producer() if node.inputs[0] is not None else None
-    source = rounded.inputs[0] if rounded is not None else node.inputs[0]
-    result = node.outputs[0]
-    for expected in ("Cast", "Mul"):
+    source, result = node.inputs[0], node.outputs[0]
+    while source is not None and (made_by := source.producer()) is not None:
+        if made_by.op_type not in _ROUND:
+            break
+        source = made_by.inputs[0]
+    for expected in _SCALE:
         readers = [reader for reader, _ in result.uses() if reader.op_type == expected]
         result = readers[0].outputs[0] if readers else result
     return source, result
@@ -223,7 +228,7 @@ def _rounding(node: ir.Node) -> tuple[int, int | None]:
     if "block_size" in attributes:
         bits = attributes.get("bits") or _bits(node.inputs[0])
         return int(bits), int(attributes["block_size"])
-    if node.op_type == _INTEGER or node.op_type in _IN_BYTES:
+    if node.op_type in _IN_BYTES:
         return 8, None
     for value in node.inputs[:2]:
         producer = value.producer() if value is not None else None

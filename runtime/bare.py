@@ -12,10 +12,10 @@ def decode(folder: Path, tokens: list[int], count: int) -> list[int]:
     """The most likely ``count`` tokens after those given, one by one."""
     geometry = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["geometry"]
     session = ort.InferenceSession(folder / "onnx" / "model.onnx")
-    heads, size = geometry["num_key_value_heads"], geometry["head_dim"]
-    empty = np.zeros((1, heads, geometry["rows"] or 0, size), np.float32)
+    shape = (1, geometry["num_key_value_heads"], geometry["rows"] or 0, geometry["head_dim"])
     names = [value.name for value in session.get_inputs() if value.name.startswith("past")]
-    cache, made, new = dict.fromkeys(names, empty), [], tokens
+    cache, new = dict.fromkeys(names, np.zeros(shape, np.float32)), tokens
+    made: list[int] = []
     while len(made) < count:
         seen = len(tokens) + len(made)  # tokens so far, new ones included
         inputs = {"input_ids": np.array([new]), "attention_mask": np.ones((1, seen), np.int64)}

@@ -1,0 +1,220 @@
+// How does an artifact decode: a prefill in chunks, then one step at a time?
+//
+// An app can take this file as it is; it imports nothing and knows no page. It needs the module
+// onnxruntime-web, the artifact's manifest (parsed) and its files' bytes:
+//
+//     import * as ort from "onnxruntime-web/wasm";
+//     const session = await Session.open({ ort, manifest, graph, data });
+//     for await (const token of session.generate(ids, { maxNewTokens: 64, signal })) { ... }
+//
+// A session is one sequence: `generate` goes on from where the last one ended, `reset` begins a
+// new one. Between chunks and between tokens the event loop has a turn, so that a message may
+// abort `signal`. The cache is fed as every step returned it; with a window it keeps C rows.
+
+const CHUNK = 64; // tokens a prefill runs at once: bounds logits, and how long a stop may wait
+
+/** A request that the driver refuses; the message says what to ask instead. */
+export class DriverError extends Error {}
+
+/**
+ * Rows in use after so many tokens, all from row 0; the oldest E = C - window + 1 leave at once.
+ *
+ * @param {{window: ?number, rows: ?number}} geometry the manifest's
+ */
+export function heldRows({ window, rows }, tokens) {
+  if (!rows || tokens <= rows) return tokens;
+  const evicted = rows - window + 1;
+  return tokens - evicted * Math.ceil((tokens - rows) / evicted);
+}
+
+/** One sequence of tokens in the making, over an artifact's graph. */
+export class Session {
+  #ort;
+  #graph;
+  #geometry;
+  #endTokens;
+  #past = {};
+  #ones = new BigInt64Array(0);
+  #tokens = 0;
+
+  /** Most callers want `open`. */
+  constructor({ ort, graph, manifest }) {
+    this.#ort = ort;
+    this.#graph = graph;
+    this.#geometry = manifest.geometry;
+    this.#endTokens = new Set(manifest.vocabulary.eos_token_ids);
+    this.reset();
+  }
+
+  /**
+   * Load a graph.
+   *
+   * @param {object} options
+   * @param {object} options.ort the onnxruntime module, its env (threads) set already
+   * @param {object} options.manifest the artifact's manifest.json
+   * @param {Uint8Array} options.graph onnx/model.onnx
+   * @param {{path: string, data: Uint8Array}[]} options.data its files of weights, by name alone
+   */
+  static async open({ ort, manifest, graph, data }) {
+    const loaded = await ort.InferenceSession.create(graph, {
+      externalData: data,
+      executionProviders: ["wasm"],
+      logSeverityLevel: 3, // each load would warn of num_logits_to_keep
+    });
+    return new Session({ ort, graph: loaded, manifest });
+  }
+
+  /** Tokens of the sequence so far. */
+  get tokens() {
+    return this.#tokens;
+  }
+
+  /** Begin an empty sequence; rows of the old one are never read again. */
+  reset() {
+    const { num_layers, num_key_value_heads: G, head_dim: D, rows } = this.#geometry;
+    const shape = [1, G, rows ?? 0, D];
+    this.#tokens = 0;
+    for (let layer = 0; layer < num_layers; layer++) {
+      for (const kind of ["key", "value"]) {
+        const zeros = new Float32Array(G * (rows ?? 0) * D);
+        this.#past[`${layer}.${kind}`] = new this.#ort.Tensor("float32", zeros, shape);
+      }
+    }
+  }
+
+  /**
+   * Append tokens, a chunk at a time.
+   *
+   * @param {number[]} ids at least one
+   * @param {{chunk?: number, signal?: AbortSignal, onChunk?: (done: number) => void}} options
+   * @returns {Promise<?Float32Array>} (V,) logits of the next token; null if stopped earlier
+   * @throws {DriverError} no tokens, one outside the vocabulary, or more than the sequence holds
+   */
+  async prefill(ids, { chunk = CHUNK, signal, onChunk } = {}) {
+    this.#refuse(ids, 0);
+    let logits = null;
+    for (let start = 0; start < ids.length; start += chunk) {
+      await turn();
+      if (signal?.aborted) return null;
+      const stop = Math.min(start + chunk, ids.length);
+      logits = await this.#run(ids.slice(start, stop), stop === ids.length);
+      onChunk?.(stop);
+    }
+    return logits;
+  }
+
+  /** Append one token; return the logits (V,) of the next. */
+  async step(id) {
+    this.#refuse([id], 0);
+    return this.#run([id], true);
+  }
+
+  /**
+   * Append a prompt, then choose and append tokens until an end token, which is neither.
+   *
+   * @param {number[]} ids the prompt's
+   * @param {object} options
+   * @param {number} options.maxNewTokens
+   * @param {number} [options.temperature] 0: greedy
+   * @param {AbortSignal} [options.signal] ends the answer between two tokens or two chunks
+   * @param {(done: number) => void} [options.onChunk] tokens of the prompt read so far
+   * @param {() => number} [options.random] as Math.random
+   * @throws {DriverError} as `prefill`; also if prompt and new tokens may become too many
+   */
+  async *generate(ids, { maxNewTokens, temperature = 0, signal, onChunk, random = Math.random }) {
+    if (!(Number.isInteger(maxNewTokens) && maxNewTokens >= 0)) {
+      throw new DriverError(`maxNewTokens is ${maxNewTokens}; expected 0 or more, and whole`);
+    }
+    if (!(Number.isFinite(temperature) && temperature >= 0)) {
+      throw new DriverError(`temperature is ${temperature}; expected 0 or more`);
+    }
+    this.#refuse(ids, maxNewTokens);
+    let logits = await this.prefill(ids, { signal, onChunk });
+    for (let made = 0; made < maxNewTokens; made++) {
+      await turn();
+      if (signal?.aborted) return;
+      const token = choose(logits, temperature, random);
+      if (this.#endTokens.has(token)) return;
+      yield token;
+      logits = await this.step(token);
+    }
+  }
+
+  #refuse(ids, more) {
+    const { vocab_size: V, max_positions: most } = this.#geometry;
+    if (!ids.length) throw new DriverError("the prompt has no tokens; expected at least one");
+    const strange = ids.find((id) => !(Number.isInteger(id) && id >= 0 && id < V));
+    if (strange !== undefined) {
+      throw new DriverError(`token ${strange} is not among the artifact's ${V}`);
+    }
+    const room = most - this.#tokens - ids.length;
+    if (room < more) {
+      throw new DriverError(
+        `${this.#tokens + ids.length} tokens and ${more} new ones are more than the artifact's ` +
+          `${most} positions; ` +
+          (room > 0 ? `ask for at most ${room} new tokens` : "give a shorter prompt"),
+      );
+    }
+  }
+
+  async #run(ids, wantsLogits) {
+    const { vocab_size: V } = this.#geometry;
+    const total = this.#tokens + ids.length;
+    const feeds = {
+      input_ids: this.#integers(BigInt64Array.from(ids, BigInt), [1, ids.length]),
+      attention_mask: this.#integers(this.#mask(total), [1, total]),
+    };
+    // onnxruntime-web neither lists nor takes an input that has a default; others do.
+    if (this.#graph.inputNames.includes("num_logits_to_keep")) {
+      feeds.num_logits_to_keep = this.#integers(BigInt64Array.of(1n), []);
+    }
+    for (const [name, tensor] of Object.entries(this.#past)) {
+      feeds[`past_key_values.${name}`] = tensor;
+    }
+    const wanted = this.#graph.outputNames.filter((name) => wantsLogits || name !== "logits");
+    const results = await this.#graph.run(feeds, wanted);
+    for (const name of Object.keys(this.#past)) this.#past[name] = results[`present.${name}`];
+    this.#tokens = total;
+    return wantsLogits ? results.logits.data.subarray(-V) : null;
+  }
+
+  #integers(values, shape) {
+    return new this.#ort.Tensor("int64", values, shape);
+  }
+
+  /** Ones for all tokens so far; the memory doubles, so that a step allocates nothing. */
+  #mask(total) {
+    if (total > this.#ones.length) this.#ones = new BigInt64Array(2 * total).fill(1n);
+    return this.#ones.subarray(0, total);
+  }
+}
+
+function choose(logits, temperature, random) {
+  let best = 0;
+  for (let token = 0; token < logits.length; token++) {
+    if (Number.isNaN(logits[token])) {
+      throw new DriverError(`logits: entry ${token} is not a number; check the artifact`);
+    }
+    if (logits[token] > logits[best]) best = token; // the first of equals
+  }
+  if (temperature === 0) return best;
+  const weights = Float64Array.from(logits, (x) => Math.exp((x - logits[best]) / temperature));
+  let left = random() * weights.reduce((sum, weight) => sum + weight, 0);
+  for (let token = 0; token < weights.length; token++) {
+    left -= weights[token];
+    if (left < 0) return token;
+  }
+  return best; // rounding alone leads here
+}
+
+/** Let the event loop take its next message; a timer would cost 4 ms each time. */
+function turn() {
+  return new Promise((resolve) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => {
+      port1.close();
+      resolve();
+    };
+    port2.postMessage(null);
+  });
+}

@@ -1,0 +1,204 @@
+// How does the page show what the worker says, and ask for what the reader wants?
+
+import { Chart } from "./chart.js";
+import { tabBytes } from "./memory.js";
+
+const $ = (id) => document.getElementById(id);
+const query = new URLSearchParams(location.search);
+const artifact = new URL(query.get("artifact") ?? "./artifact/", document.baseURI);
+if (!artifact.pathname.endsWith("/")) artifact.pathname += "/";
+
+const worker = new Worker("./worker.js", { type: "module" });
+let isReady = false;
+let isBusy = false;
+let chart = null;
+let shown = null; // facts that wait for the next frame
+let text = "";
+
+worker.onmessage = ({ data: { type, ...facts } }) => HANDLERS[type](facts);
+worker.onerror = (event) => {
+  fail(`worker.js: cannot be started (${event.message ?? "not found, or refused"}); reload`);
+};
+worker.postMessage({
+  type: "open",
+  artifact: artifact.href,
+  threads: query.has("threads") ? Math.max(1, Number(query.get("threads")) || 1) : null,
+});
+
+const HANDLERS = {
+  progress({ loaded, total, name, isKept }) {
+    $("progress").value = loaded / total;
+    const source = isKept ? "kept on this device" : "from the network";
+    const amount = `${megabytes(loaded)} of ${megabytes(total)} MB`;
+    $("loading-text").textContent = `${amount}: ${name}, ${source}`;
+  },
+  opening({ bytes }) {
+    $("progress").value = 1;
+    $("loading-text").textContent = `${megabytes(bytes)} MB, each file as promised; starting`;
+  },
+  ready,
+  prompt(facts) {
+    show({ ...facts, note: `prompt: ${facts.done} of ${facts.total} tokens read` });
+  },
+  token: show,
+  end,
+  error({ message, isFatal }) {
+    fail(message, isFatal);
+  },
+};
+
+function ready({ quant, geometry, memory, threads, bytes, isKept, heapBytes }) {
+  isReady = true;
+  chart = new Chart($("chart"), geometry);
+  $("held").textContent = 0;
+  const { rows, window, num_layers, max_positions } = geometry;
+  $("rows").textContent = rows ? `of ${rows} rows held` : "rows held, no window";
+  $("max-tokens").max = max_positions;
+  showMemory(heapBytes);
+  const weights = megabytes(memory.weights_bytes);
+  const cache = megabytes(memory.cache_bytes_at_most);
+  $("memory-plan").textContent = `weights ${weights} and cache ${cache}, planned`;
+  setFacts([
+    quant,
+    `${num_layers} layers`,
+    window ? `window ${window}` : "no window",
+    threads > 1 ? `${threads} threads` : "1 thread",
+    `${megabytes(bytes)} MB, verified`,
+  ]);
+  $("loading").hidden = true;
+  if (!crossOriginIsolated) {
+    say(
+      "Ready, with a single thread: the page came without COOP and COEP headers, so the browser " +
+        "offers no SharedArrayBuffer. Reload to have them from the service worker.",
+    );
+  } else {
+    say("Ready.");
+  }
+  setBusy(false);
+  showTab();
+  keepPage(isKept);
+}
+
+/** Keep the page itself for visits without a network. */
+async function keepPage(isKept) {
+  try {
+    const { installing } = await navigator.serviceWorker.register("./service-worker.js");
+    installing?.addEventListener("statechange", () => {
+      if (installing.state === "redundant") addFact("needs the network (the page was not kept)");
+    });
+    await navigator.serviceWorker.ready;
+    addFact(isKept ? "works offline" : "too large to keep: needs the network");
+  } catch (error) {
+    addFact(`needs the network (${error.message})`);
+  }
+}
+
+function generate(event) {
+  event?.preventDefault();
+  if (!isReady || isBusy || !$("form").reportValidity()) return;
+  const prompt = $("prompt").value;
+  $("error").textContent = "";
+  $("asked").textContent = prompt;
+  $("told").textContent = text = "";
+  chart.draw(0);
+  setBusy(true);
+  say("Generating.");
+  worker.postMessage({
+    type: "generate",
+    prompt,
+    maxNewTokens: $("max-tokens").valueAsNumber,
+    temperature: $("temperature").valueAsNumber,
+  });
+}
+
+function stop() {
+  if (isBusy) worker.postMessage({ type: "stop" });
+}
+
+function show(facts) {
+  text += facts.text ?? "";
+  if (!shown) requestAnimationFrame(draw);
+  shown = facts;
+}
+
+function draw() {
+  if (!shown) return;
+  const { rate, made, note, heapBytes, tokens, promptMs } = shown;
+  shown = null;
+  $("told").append(text);
+  text = "";
+  if (rate) $("rate").textContent = rate.toFixed(rate < 100 ? 1 : 0);
+  const first = Math.round(promptMs);
+  $("rate-note").textContent = note ?? `${made} new tokens, the first after ${first} ms`;
+  if (heapBytes) showMemory(heapBytes);
+  $("held").textContent = chart.draw(tokens);
+}
+
+function end(facts) {
+  show(facts);
+  draw(); // frames do not come while the tab is hidden
+  const why = { stopped: "Stopped", length: "Finished", end: "Finished by the model" };
+  const rate = facts.rate ? `, ${facts.rate.toFixed(1)} tokens per second` : "";
+  setBusy(false);
+  say(`${why[facts.reason]}: ${facts.made} tokens${rate}.`);
+  showTab();
+}
+
+function fail(message, isFatal = !isReady) {
+  $("error").textContent = message;
+  if (isFatal) $("loading").hidden = true;
+  else setBusy(false);
+  say("");
+}
+
+function setBusy(value) {
+  const had = document.activeElement;
+  isBusy = value;
+  $("generate").disabled = value;
+  $("stop").disabled = !value;
+  $("answer").ariaBusy = value;
+  // A disabled button loses the focus: it goes to the one that takes its place.
+  if (value && had === $("generate")) $("stop").focus();
+  if (!value && had === $("stop")) $("generate").focus();
+}
+
+function showMemory(heapBytes) {
+  $("memory").textContent = megabytes(heapBytes);
+  $("memory-note").textContent = "WASM heap, measured";
+}
+
+async function showTab() {
+  const bytes = await tabBytes();
+  if (bytes) $("memory-tab").textContent = `whole tab ${megabytes(bytes)}, measured`;
+}
+
+function setFacts(facts) {
+  $("facts").replaceChildren();
+  facts.forEach(addFact);
+  $("facts").hidden = false;
+}
+
+function addFact(fact) {
+  const item = document.createElement("li");
+  item.textContent = fact;
+  $("facts").append(item);
+}
+
+function say(status) {
+  $("status").textContent = status;
+}
+
+function megabytes(bytes) {
+  return (bytes / 1e6).toFixed(bytes < 1e7 ? 2 : bytes < 1e8 ? 1 : 0);
+}
+
+$("form").addEventListener("submit", generate);
+$("stop").addEventListener("click", stop);
+$("temperature").addEventListener("input", ({ target: { value } }) => {
+  const is = Number(value);
+  $("temperature-text").textContent = is === 0 ? "0, greedy" : is.toFixed(1);
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") stop();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) generate(event);
+});

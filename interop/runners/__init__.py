@@ -1,0 +1,1 @@
+"""Programs that do one job in another runtime: ``RUNNER job.json`` prints one line of JSON."""

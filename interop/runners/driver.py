@@ -1,0 +1,81 @@
+"""What does our own driver make of a job?
+
+Runs in any Python that has numpy, onnxruntime and sentencepiece: ``driver.py job.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece
+from tramontane import __version__
+from tramontane.runtime import Session
+from tramontane.runtime.graph import ort
+from tramontane.runtime.text import Detokenizer
+
+
+def main(argv: Sequence[str]) -> int:
+    """Do the job that a file describes; print what came of it as one line of JSON."""
+    job = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
+    print(json.dumps(do(job)))
+    return 0
+
+
+def do(job: dict[str, Any]) -> dict[str, Any]:
+    """Decode, tokenize and score as a job asks."""
+    session = Session.load(job["artifact"])
+    tokenizer, prompts = session.tokenizer, job["prompts"]
+    tokens = [continue_greedily(session, prompt, job["new_tokens"]) for prompt in prompts]
+    ids = [tokenizer.encode(string) for string in job["strings"]]
+    if job.get("score") and job.get("logits"):
+        session.reset()
+        scored = session.prefill(job["score"], all_logits=True, chunk=len(job["score"]))
+        scored.astype("<f4").tofile(job["logits"])
+    return {
+        "versions": versions(),
+        "tokens": tokens,
+        "texts": [
+            text_after(session, prompt, new) for prompt, new in zip(prompts, tokens, strict=True)
+        ],
+        "ids": ids,
+        "decoded": [tokenizer.decode(one) for one in ids],
+    }
+
+
+def continue_greedily(session: Session, prompt: Sequence[int], new_tokens: int) -> list[int]:
+    """The likeliest token again and again, past end tokens, after a prompt in one shot."""
+    session.reset()
+    logits = session.prefill(prompt, chunk=len(prompt))
+    tokens: list[int] = []
+    for _ in range(new_tokens):
+        if tokens:
+            logits = session.step(tokens[-1])
+        tokens.append(int(logits.argmax()))
+    return tokens
+
+
+def text_after(session: Session, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+    """What tokens add to the text of a prompt."""
+    detokenizer = Detokenizer(session.tokenizer, prompt)
+    return "".join([*(detokenizer.push(token) for token in tokens), detokenizer.flush()])
+
+
+def versions() -> dict[str, str]:
+    """What the tokens were made by."""
+    return {
+        "tramontane": __version__,
+        "python": f"{platform.python_version()} ({platform.machine()})",
+        "numpy": np.__version__,
+        "onnxruntime": str(ort.__version__),
+        "sentencepiece": str(sentencepiece.__version__),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,67 @@
+"""What does onnxruntime-genai make of a job? ``genai.py job.json``, in a Python that has it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import onnxruntime_genai as og
+
+
+def main(argv: Sequence[str]) -> int:
+    """Do the job that a file describes; print what came of it as one line of JSON."""
+    job = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
+    model = og.Model(job["artifact"])
+    tokenizer = og.Tokenizer(model)
+    tokenizer.update_options(add_special_tokens="true")
+    texts = []
+    for text in job["texts"]:
+        prompt = [int(token) for token in tokenizer.encode(text)]
+        made = continue_greedily(model, prompt, job["new_tokens"])
+        texts.append(streamed(tokenizer, prompt, made))
+    ids = [[int(token) for token in tokenizer.encode(string)] for string in job["strings"]]
+    print(
+        json.dumps(
+            {
+                "versions": {
+                    "onnxruntime-genai": og.__version__,
+                    "onnxruntime": onnxruntime.__version__,
+                },
+                "tokens": [
+                    continue_greedily(model, prompt, job["new_tokens"])
+                    for prompt in job["prompts"]
+                ],
+                "texts": texts,
+                "ids": ids,
+                "decoded": [tokenizer.decode(one) if one else "" for one in ids],
+            }
+        )
+    )
+    return 0
+
+
+def continue_greedily(model: Any, prompt: Sequence[int], new_tokens: int) -> list[int]:
+    """The likeliest token again and again, after a prompt in one shot."""
+    params = og.GeneratorParams(model)
+    params.set_search_options(max_length=len(prompt) + new_tokens)
+    generator = og.Generator(model, params)
+    generator.append_tokens(prompt)
+    while not generator.is_done():
+        generator.generate_next_token()
+    return [int(token) for token in generator.get_sequence(0)][len(prompt) :]
+
+
+def streamed(tokenizer: Any, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+    """What tokens add to the text of a prompt, piece by piece as an app shows it."""
+    stream = tokenizer.create_stream()
+    for token in prompt:
+        stream.decode(token)
+    return "".join(stream.decode(token) for token in tokens)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,196 @@
+"""How is the page served?
+
+The example in ``examples/web`` at /, an artifact at /artifact/, and at /vendor/ the few files of
+npm packages that it needs. What is served is a list made at the start: other paths have no answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import ipaddress
+import mimetypes
+import sys
+from collections.abc import Mapping
+from email.utils import formatdate, parsedate_to_datetime
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from shutil import copyfileobj
+from urllib.parse import unquote, urlsplit
+
+from ..errors import ContractError, status_of
+from ..runtime.contract import MANIFEST_FILE
+from ..runtime.manifest import read_manifest
+from . import places
+
+PAGE = Path(__file__).parents[1] / "examples" / "web"
+PACKAGES = ("onnxruntime-web@1.30.0", "@huggingface/tokenizers@0.2.0")
+VENDOR = (
+    "onnxruntime-web/dist/ort.wasm.min.mjs",
+    "onnxruntime-web/dist/ort-wasm-simd-threaded.mjs",
+    "onnxruntime-web/dist/ort-wasm-simd-threaded.wasm",
+    "@huggingface/tokenizers/dist/tokenizers.min.mjs",
+)
+
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".md": "text/markdown; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".wasm": "application/wasm",  # or it cannot be compiled while it arrives
+}
+_HEADERS = {
+    # Threads share memory, which browsers allow to pages that are isolated from other origins.
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",  # kept by the browser, asked for again with its date
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tramontane.interop.web_server", description=__doc__
+    )
+    parser.add_argument("artifact", type=Path, help="folder written by tramontane export")
+    parser.add_argument("--port", type=int, default=8080, help="0: any (%(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve at (%(default)s)")
+    args = parser.parse_args(argv)
+    server = open_server(routes(args.artifact, packages()), host=args.host, port=args.port)
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    print(f"http://{host}:{server.server_port}/", flush=True)
+    if not _is_loopback(args.host):
+        print("browsers offer storage and threads over https or at localhost alone", flush=True)
+    with server:
+        server.serve_forever()
+    return 0
+
+
+def packages() -> Path:
+    """The folder ``node_modules`` that holds what /vendor/ serves.
+
+    Raises:
+        ContractError: npm cannot install them here.
+    """
+    try:
+        return places.node_with("web", PACKAGES) / "node_modules"
+    except places.Absent as absent:
+        raise ContractError(
+            f"/vendor/: {absent}; the page needs {' and '.join(PACKAGES)} from npm"
+        ) from absent
+
+
+def routes(artifact: Path, node_modules: Path) -> dict[str, Path]:
+    """Every path that has an answer, and the file that is it.
+
+    Raises:
+        ContractError: no artifact, one whose manifest names files outside it, a package without
+            a file that the page needs, or no page, as when tramontane is installed from a wheel.
+    """
+    if not (PAGE / "index.html").is_file():
+        raise ContractError(
+            f"{PAGE}: no such page; it is part of the repository and not of the installed "
+            "package: run from a checkout"
+        )
+    served = {f"/{path.name}": path for path in sorted(PAGE.iterdir()) if path.is_file()}
+    served["/"] = served["/index.html"]
+    for name in [MANIFEST_FILE, *read_manifest(artifact).files]:
+        path = artifact / name
+        if not path.resolve().is_relative_to(artifact.resolve()):
+            raise ContractError(
+                f"{artifact / MANIFEST_FILE}: it lists {name}, which is not in its folder; "
+                "serve artifacts that you trust alone"
+            )
+        served[f"/artifact/{name}"] = path
+    for name in VENDOR:
+        if not (node_modules / name).is_file():
+            raise ContractError(f"{node_modules / name}: missing; delete {node_modules.parent}")
+        served[f"/vendor/{name}"] = node_modules / name
+    return served
+
+
+def open_server(served: Mapping[str, Path], *, host: str, port: int) -> ThreadingHTTPServer:
+    """A server that listens already; ``serve_forever`` answers.
+
+    Raises:
+        ContractError: the address cannot be had.
+    """
+    try:
+        return ThreadingHTTPServer((host, port), functools.partial(_Handler, served))
+    except (OSError, OverflowError) as error:
+        why = error.strerror if isinstance(error, OSError) else "expected 0 to 65535"
+        raise ContractError(
+            f"--host {host} --port {port}: {why}; choose another port, or 0 for any"
+        ) from error
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, served: Mapping[str, Path], *args: object) -> None:
+        self._served = served
+        super().__init__(*args)  # type: ignore[arg-type]
+
+    def do_GET(self) -> None:
+        self._answer(has_body=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(has_body=False)
+
+    def end_headers(self) -> None:
+        for name, value in _HEADERS.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Say nothing: refusals reach the page, which shows them."""
+
+    def _answer(self, *, has_body: bool) -> None:
+        path = self._served.get(unquote(urlsplit(self.path).path))
+        try:
+            file = path.open("rb") if path else None
+        except OSError:  # listed by the manifest, and not there: the page names it
+            file = None
+        if path is None or file is None:
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        with file:
+            found = path.stat()
+            if self._is_known(found.st_mtime):
+                self.send_response(HTTPStatus.NOT_MODIFIED)
+                self.end_headers()
+                return
+            guess = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+            self.send_response(HTTPStatus.OK)
+            self.send_header("Content-Type", _TYPES.get(path.suffix, guess))
+            self.send_header("Content-Length", str(found.st_size))
+            self.send_header("Last-Modified", formatdate(found.st_mtime, usegmt=True))
+            self.end_headers()
+            if has_body:
+                try:
+                    copyfileobj(file, self.wfile)
+                except ConnectionError:  # the reader has left
+                    self.close_connection = True
+
+    def _is_known(self, modified: float) -> bool:
+        since = self.headers.get("If-Modified-Since")
+        try:
+            return since is not None and int(modified) <= parsedate_to_datetime(since).timestamp()
+        except ValueError:
+            return False
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+if __name__ == "__main__":
+    sys.exit(status_of(main))

@@ -1,0 +1,198 @@
+"""Does the server answer what the page needs, and nothing else?"""
+
+from __future__ import annotations
+
+import http.client
+import re
+import threading
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from tramontane.errors import ContractError
+from tramontane.interop import places, web_server
+from tramontane.runtime import manifest as manifests
+from tramontane.runtime.contract import Geometry
+from tramontane.runtime.memory import MemoryPlan
+
+
+@pytest.fixture
+def node_modules(tmp_path: Path) -> Path:
+    folder = tmp_path / "node_modules"
+    for name in web_server.VENDOR:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"module")
+    return folder
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Path:
+    return _artifact(tmp_path / "artifact", files=["onnx/model.onnx_data"])
+
+
+@pytest.fixture
+def server(artifact: Path, node_modules: Path) -> Iterator[ThreadingHTTPServer]:
+    served = web_server.routes(artifact, node_modules)
+    with web_server.open_server(served, host="127.0.0.1", port=0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_page_artifact_and_packages_are_served_isolated_and_typed(
+    server: ThreadingHTTPServer,
+) -> None:
+    for path, kind in {
+        "/": "text/html; charset=utf-8",
+        "/worker.js": "text/javascript; charset=utf-8",
+        "/artifact/onnx/model.onnx_data": "application/octet-stream",
+        "/vendor/onnxruntime-web/dist/ort-wasm-simd-threaded.wasm": "application/wasm",
+        "/vendor/onnxruntime-web/dist/ort.wasm.min.mjs": "text/javascript; charset=utf-8",
+    }.items():
+        answer = _get(server, path)
+        assert answer.status == 200, path
+        assert answer.headers["Content-Type"] == kind
+        assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+        assert answer.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+def test_a_file_that_the_browser_has_is_not_sent_again(server: ThreadingHTTPServer) -> None:
+    modified = _get(server, "/style.css").headers["Last-Modified"]
+    assert _get(server, "/style.css", {"If-Modified-Since": modified}).status == 304
+    assert _get(server, "/style.css", {"If-Modified-Since": "yesterday"}).status == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/artifact/../../errors.py",
+        "/artifact/..%2f..%2ferrors.py",
+        "/artifact/notes.txt",
+        "/vendor/onnxruntime-web/package.json",
+        "/artifact/",
+    ],
+)
+def test_other_paths_have_no_answer(
+    path: str, artifact: Path, server: ThreadingHTTPServer
+) -> None:
+    (artifact / "notes.txt").write_text("private", encoding="utf-8")
+    assert _get(server, path).status == 404
+
+
+def test_a_file_that_is_promised_and_missing_has_no_answer(
+    artifact: Path, server: ThreadingHTTPServer
+) -> None:
+    (artifact / "onnx/model.onnx_data").unlink()
+    assert _get(server, "/artifact/onnx/model.onnx_data").status == 404
+
+
+def test_a_folder_that_is_no_artifact_is_refused(tmp_path: Path, node_modules: Path) -> None:
+    with pytest.raises(ContractError, match=r"not an artifact, it holds no manifest\.json"):
+        web_server.routes(tmp_path, node_modules)
+
+
+def test_a_manifest_that_names_files_outside_is_refused(
+    tmp_path: Path, node_modules: Path
+) -> None:
+    folder = _artifact(tmp_path / "other", files=["../secret"])
+    with pytest.raises(ContractError, match=r"lists \.\./secret, which is not in its folder"):
+        web_server.routes(folder, node_modules)
+
+
+def test_a_package_without_its_file_is_refused(artifact: Path, node_modules: Path) -> None:
+    (node_modules / web_server.VENDOR[0]).unlink()
+    with pytest.raises(ContractError, match=r"ort\.wasm\.min\.mjs: missing; delete "):
+        web_server.routes(artifact, node_modules)
+
+
+def test_an_installed_package_has_no_page(
+    artifact: Path, node_modules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web_server, "PAGE", tmp_path / "examples/web")
+    with pytest.raises(ContractError, match="part of the repository and not of the installed"):
+        web_server.routes(artifact, node_modules)
+
+
+def test_a_port_in_use_is_refused_by_name(server: ThreadingHTTPServer) -> None:
+    port = server.server_port
+    with pytest.raises(ContractError, match=rf"--port {port}: Address already in use; choose"):
+        web_server.open_server({}, host="127.0.0.1", port=port)
+
+
+def test_a_port_that_is_none_is_refused() -> None:
+    with pytest.raises(ContractError, match="--port 81230: expected 0 to 65535"):
+        web_server.open_server({}, host="127.0.0.1", port=81230)
+
+
+def test_without_npm_the_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str, packages: object) -> Path:
+        raise places.Absent("npm: not on PATH")
+
+    monkeypatch.setattr(places, "node_with", absent)
+    with pytest.raises(ContractError, match=r"npm: not on PATH; the page needs onnxruntime-web@"):
+        web_server.packages()
+
+
+def test_page_and_package_agree_on_facts_that_both_write() -> None:
+    page = web_server.PAGE
+    version = re.search(r"SCHEMA_VERSION = (\d+)", (page / "artifact.js").read_text("utf-8"))
+    assert version is not None
+    assert int(version[1]) == manifests.SCHEMA_VERSION
+    kept = (page / "service-worker.js").read_text("utf-8")
+    for name in web_server.VENDOR:
+        assert f'"vendor/{name}"' in kept
+    for path in page.glob("*.js"):
+        assert path.name == "service-worker.js" or f'"{path.name}"' in kept
+
+
+def _artifact(folder: Path, *, files: list[str]) -> Path:
+    (folder / "onnx").mkdir(parents=True)
+    for name in files:
+        (folder / name).write_bytes(b"weights")
+    manifest = manifests.Manifest(
+        quant="fp32",
+        target="ort",
+        geometry=Geometry(
+            num_layers=1,
+            num_key_value_heads=2,
+            head_dim=16,
+            vocab_size=64,
+            window=8,
+            rows=24,
+            max_positions=512,
+        ),
+        vocabulary=manifests.Vocabulary(bos_token_id=1, eos_token_ids=(2,), add_bos_token=True),
+        memory=MemoryPlan(
+            weights_bytes=7,
+            resident_weights_bytes=7,
+            activation_bytes=1,
+            runtime_bytes=1,
+            cache_bytes_per_token=1,
+            cache_bytes_at_most=24,
+            resident_bytes=33,
+            other_quants={},
+        ),
+        source={},
+        tools={},
+        tensors=[],
+        origin={},
+        tokenizer_json="made from tokenizer.model",
+        files={name: manifests.describe_file(folder / name) for name in files},
+    )
+    manifests.write_manifest(folder, manifest)
+    return folder
+
+
+def _get(
+    server: ThreadingHTTPServer, path: str, headers: dict[str, str] | None = None
+) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port)
+    connection.request("GET", path, headers=headers or {})
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return answer
