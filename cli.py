@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from . import __version__
 from .errors import ParityError, TramontaneError
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
-_CHECKPOINT = "folder as on Hugging Face or as of Mistral, or a GGUF file"
+CHECKPOINT = "folder as on Hugging Face or as of Mistral, or a GGUF file"
 
 _EXAMPLES = """examples:
   tramontane export models/stdlib-5m --quant int8 --out artifacts/stdlib-5m-int8
@@ -29,14 +30,23 @@ _EXAMPLES = """examples:
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand; 0 done, 1 parity failed, 2 bad input, 130 interrupted."""
     args = _parser().parse_args(argv)
-    try:
+
+    def stage() -> int:
         from . import commands
 
         return int(getattr(commands, args.command)(args))
+
+    return exit_status(stage, as_json=args.json)
+
+
+def exit_status(stage: Callable[[], int], *, as_json: bool = False) -> int:
+    """Run a stage; its status, or that of what stopped it, which is told on standard error."""
+    try:
+        return stage()
     except ParityError as error:
-        return _complain(args, error, EXIT_FAILED)
+        return _complain(error, EXIT_FAILED, as_json=as_json)
     except TramontaneError as error:
-        return _complain(args, error, EXIT_BAD_INPUT)
+        return _complain(error, EXIT_BAD_INPUT, as_json=as_json)
     except ModuleNotFoundError as error:
         print(
             f"tramontane: {error.name} is not installed; exporting and validating need "
@@ -49,8 +59,8 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
-def _complain(args: argparse.Namespace, error: TramontaneError, status: int) -> int:
-    if args.json:
+def _complain(error: TramontaneError, status: int, *, as_json: bool) -> int:
+    if as_json:
         print(json.dumps({"error": type(error).__name__, "message": str(error)}))
     print(f"tramontane: {error}", file=sys.stderr)
     return status
@@ -67,35 +77,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     export = _command(commands, "export", "checkpoint folder to artifact folder, proved")
-    export.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=_CHECKPOINT)
-    export.add_argument(
-        "--quant", choices=("fp32", "int8", "int4"), default="int8", help="(%(default)s)"
-    )
-    export.add_argument(
-        "--block", type=int, default=128, help="weights that share a scale (%(default)s)"
-    )
-    export.add_argument(
-        "--target", choices=("ort", "portable", "web"), default="ort", help="kernels (%(default)s)"
-    )
-    export.add_argument(
-        "--window", type=int, help="keys a query sees, instead of the checkpoint's"
-    )
-    _add_cache(export)
-    export.add_argument(
-        "--base-model", metavar="ORG/NAME", help="the checkpoint's repository, for the model card"
-    )
+    export.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=CHECKPOINT)
     export.add_argument(
         "--out", type=Path, help="artifact folder (artifacts/CHECKPOINT-QUANT-TARGET)"
     )
-    export.add_argument(
-        "--max-shard", metavar="SIZE", help="cut the weights into files of at most, e.g. 2GB"
-    )
-    export.add_argument(
-        "--no-resume", action="store_true", help="start anew where a run was interrupted"
-    )
-    _add_measuring(export)
-    export.add_argument("--no-validate", action="store_true", help="skip the parity gate")
-    export.add_argument("--dump", type=Path, metavar="DIR", help="graph as text after each pass")
+    add_export_options(export)
 
     run = _command(commands, "run", "decode from an artifact")
     run.add_argument("artifact", type=Path, metavar="ARTIFACT", help="folder written by export")
@@ -114,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         "artifact", type=Path, metavar="ARTIFACT", help="folder to check, or anybody's model.onnx"
     )
     validate.add_argument(
-        "--reference", type=Path, required=True, metavar="CHECKPOINT", help=_CHECKPOINT
+        "--reference", type=Path, required=True, metavar="CHECKPOINT", help=CHECKPOINT
     )
     validate.add_argument(
         "--explain", action="store_true", help="name the first tensor at fault, and the cause"
@@ -174,6 +160,35 @@ def _command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.set_defaults(command=name)
     return parser
+
+
+def add_export_options(parser: argparse.ArgumentParser) -> None:
+    """Add all that an export can be asked for, whichever command asks."""
+    parser.add_argument(
+        "--quant", choices=("fp32", "int8", "int4"), default="int8", help="(%(default)s)"
+    )
+    parser.add_argument(
+        "--block", type=int, default=128, help="weights that share a scale (%(default)s)"
+    )
+    parser.add_argument(
+        "--target", choices=("ort", "portable", "web"), default="ort", help="kernels (%(default)s)"
+    )
+    parser.add_argument(
+        "--window", type=int, help="keys a query sees, instead of the checkpoint's"
+    )
+    _add_cache(parser)
+    parser.add_argument(
+        "--base-model", metavar="ORG/NAME", help="the checkpoint's repository, for the model card"
+    )
+    parser.add_argument(
+        "--max-shard", metavar="SIZE", help="cut the weights into files of at most, e.g. 2GB"
+    )
+    parser.add_argument(
+        "--no-resume", action="store_true", help="start anew where a run was interrupted"
+    )
+    _add_measuring(parser)
+    parser.add_argument("--no-validate", action="store_true", help="skip the parity gate")
+    parser.add_argument("--dump", type=Path, metavar="DIR", help="graph as text after each pass")
 
 
 def _add_cache(parser: argparse.ArgumentParser) -> None:

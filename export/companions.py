@@ -15,6 +15,8 @@ from .genai_config import GENAI_CONFIG_FILE, genai_config
 
 GENERATION_FILE = "generation_config.json"
 ATTRIBUTES_FILE = ".gitattributes"
+# Without these a runtime takes another model for it, or stops; a checkpoint may leave them out.
+_NEEDED = ("architectures", "model_type", "num_key_value_heads", "sliding_window")
 _LARGE = ("*.onnx", f"{Path(DATA_FILE).name}*", "tokenizer.model")
 
 
@@ -64,10 +66,9 @@ def _config(
                 eos_token_ids=vocabulary.eos_token_ids,
             )
         )
-    elif config.sliding_window is not None:
-        published["sliding_window"] = config.sliding_window
-        published["architectures"] = [config.architecture]
-        published["model_type"] = "mistral"
+    else:
+        told = to_hugging_face(config)
+        published |= {name: told[name] for name in _NEEDED if name in told}
     in_javascript: dict[str, Any] = {"dtype": "fp32", "kv_cache_dtype": "float32"}
     if num_data_files:
         in_javascript["use_external_data_format"] = {Path(MODEL_FILE).name: num_data_files}

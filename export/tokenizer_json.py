@@ -53,7 +53,8 @@ class TokenizerJson:
             reads_control: text that spells a control token becomes it, as chat templates need.
 
         Raises:
-            Unsayable: it is none of SentencePiece's BPE, or changes characters.
+            Unsayable: it is none of SentencePiece's BPE, changes characters, or merges in an
+                order that no list of merges has; runs of one character may have one score.
         """
         self._proto = _PROTO.ModelProto.FromString(model)
         self._vocabulary = vocabulary
@@ -157,9 +158,17 @@ class TokenizerJson:
 
 
 def first_difference(
-    found: Tokenizer, expected: sentencepiece.SentencePieceProcessor, texts: Iterable[str] = HARD
+    found: Tokenizer,
+    expected: sentencepiece.SentencePieceProcessor,
+    texts: Iterable[str] | None = None,
 ) -> str | None:
-    """Name the first text that two tokenizers, start tokens aside, do not read alike."""
+    """Name the first text that two tokenizers, start tokens aside, do not read alike.
+
+    Where no texts are given they are hard strings, and every piece: each merge is asked for.
+    """
+    if texts is None:
+        pieces = map(expected.id_to_piece, range(expected.vocab_size()))
+        texts = (*HARD, *(piece.replace(_SPACE, " ") for piece in pieces))
     known = {token.content for token in found.get_added_tokens_decoder().values()}
     for text in texts:
         if any(token in text for token in known):
@@ -187,6 +196,25 @@ def _refuse_unsayable(proto: Any) -> None:
     own = next((each for each in proto.pieces if each.type == _KIND.USER_DEFINED), None)
     if own is not None:
         raise Unsayable(f"it has pieces of its user's, such as {own.piece!r}, that nothing cuts")
+    by_score: dict[float, Any] = {}
+    for union in _unions(proto):
+        if union.type == _KIND.UNUSED:
+            raise Unsayable(f"it merges {union.piece!r} and, since that is unused, cuts it again")
+        equal = by_score.setdefault(union.score, union)
+        if len({*equal.piece, *union.piece}) > 1 and equal is not union:
+            raise Unsayable(
+                f"{equal.piece!r} and {union.piece!r} have one score: the leftmost merges first"
+            )
+
+
+def _unions(proto: Any) -> Iterator[Any]:
+    """Pieces that two others merge into."""
+    merged = (_KIND.NORMAL, _KIND.UNUSED)
+    known = {each.piece for each in proto.pieces if each.type in merged}
+    for each in proto.pieces:
+        halves = ((each.piece[:cut], each.piece[cut:]) for cut in range(1, len(each.piece)))
+        if each.piece in known and any(known.issuperset(pair) for pair in halves):
+            yield each
 
 
 def _can_merge(piece: Any) -> bool:

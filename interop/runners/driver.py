@@ -32,6 +32,7 @@ def do(job: dict[str, Any]) -> dict[str, Any]:
     session = Session.load(job["artifact"])
     tokenizer, prompts = session.tokenizer, job["prompts"]
     tokens = [continue_greedily(session, prompt, job["new_tokens"]) for prompt in prompts]
+    read = [tokenizer.encode(text) for text in job["texts"]]
     ids = [tokenizer.encode(string) for string in job["strings"]]
     if job.get("score") and job.get("logits"):
         session.reset()
@@ -41,7 +42,8 @@ def do(job: dict[str, Any]) -> dict[str, Any]:
         "versions": versions(),
         "tokens": tokens,
         "texts": [
-            text_after(session, prompt, new) for prompt, new in zip(prompts, tokens, strict=True)
+            text_after(session, prompt, continue_greedily(session, prompt, job["new_tokens"]))
+            for prompt in read
         ],
         "ids": ids,
         "decoded": [tokenizer.decode(one) for one in ids],

@@ -31,6 +31,10 @@ def main(argv: Sequence[str]) -> int:
         before, after = (tokenizer.decode(t, skip_special_tokens=True) for t in (prompt, whole))
         texts.append(after[len(before) :])
     ids = [tokenizer(string)["input_ids"] for string in job["strings"]]
+    if job["score"] and job["logits"]:
+        with torch.no_grad():
+            logits = model(torch.tensor([job["score"]])).logits[0]
+        logits.float().numpy().astype("<f4").tofile(job["logits"])
     print(
         json.dumps(
             {

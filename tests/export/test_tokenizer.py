@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 import sentencepiece
+import transformers
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import Tokenizer
 from tramontane.errors import CheckpointError
 from tramontane.export.checkpoint import Checkpoint
-from tramontane.export.tokenizer import carry_tokenizer, read_vocabulary
+from tramontane.export.tokenizer import AS_PUBLISHED, MADE, read_vocabulary, write_tokenizer
+from tramontane.export.tokenizer_json import TokenizerJson, first_difference
 
 Write = Callable[..., Path]
 TEXTS = [
@@ -128,8 +132,8 @@ def test_tokenizer_named_by_its_version_is_carried_under_the_usual_name(
     (folder / "tokenizer.model").rename(folder / "tokenizer.model.v3")
     checkpoint = Checkpoint.open(folder)
     assert folder / "tokenizer.model.v3" in checkpoint.files
-    carry_tokenizer(checkpoint, tmp_path)
-    assert (tmp_path / "tokenizer.model").read_bytes() == model
+    write(checkpoint, tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.model").read_bytes() == model
 
 
 def test_two_versions_of_a_tokenizer_are_named(tiny_checkpoint: Write, as_mistral: Write) -> None:
@@ -142,16 +146,157 @@ def test_two_versions_of_a_tokenizer_are_named(tiny_checkpoint: Write, as_mistra
         Checkpoint.open(folder)
 
 
+def write(checkpoint: Checkpoint, out: Path) -> str:
+    out.mkdir(exist_ok=True)
+    return write_tokenizer(checkpoint, out, read_vocabulary(checkpoint))
+
+
+def publish(folder: Path, *, settings: dict[str, Any], merges_kept: int | None = None) -> None:
+    """Put both of Hugging Face's files beside the weights, spelled in a way that is not ours."""
+    model = (folder / "tokenizer.model").read_bytes()
+    vocabulary = read_vocabulary(Checkpoint.open(folder))
+    made = TokenizerJson(model, vocabulary, reads_control=True)
+    content = json.loads(made.tokenizer().to_str())
+    content["model"]["merges"] = content["model"]["merges"][:merges_kept]
+    (folder / "tokenizer.json").write_text(json.dumps(content, indent=7))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=7))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def agrees(folder: Path) -> bool:
+    model = processor((folder / "tokenizer.model").read_bytes())
+    return first_difference(Tokenizer.from_file(str(folder / "tokenizer.json")), model) is None
+
+
 def test_what_was_published_beside_the_tokenizer_is_carried_over(
     tiny_checkpoint: Write, tmp_path: Path
 ) -> None:
     folder = tiny_checkpoint()
-    (folder / "tokenizer_config.json").write_text('{"add_bos_token": false}')
+    (folder / "tokenizer_config.json").write_text(
+        '{"add_bos_token": false, "sp_model_kwargs": {}}'
+    )
+    (folder / "special_tokens_map.json").write_text('{"bos_token": "<s>"}')
     (folder / "notes.txt").write_text("not ours")
-    carry_tokenizer(Checkpoint.open(folder), tmp_path)
-    carried = {path.name for path in tmp_path.iterdir()}
-    assert carried == {"tokenizer.model", "tokenizer_config.json", "generation_config.json"}
+    assert write(Checkpoint.open(folder), tmp_path) == MADE
+    carried = contents(tmp_path)
+    names = {"tokenizer.model", "tokenizer.json", "tokenizer_config.json"}
+    assert carried.keys() == names | {"special_tokens_map.json"}
+    assert carried["special_tokens_map.json"] == b'{"bos_token": "<s>"}'
+    settings = json.loads(carried["tokenizer_config.json"])
+    assert settings["sp_model_kwargs"] == {}
+    assert settings["add_bos_token"] is False
     assert not read_vocabulary(Checkpoint.open(folder)).add_bos_token
+
+
+def test_published_tokenizer_that_agrees_is_kept_byte_for_byte(
+    tiny_checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_checkpoint()
+    publish(folder, settings={"chat_template": "{{ messages }}"})
+    capsys.readouterr()
+    assert write(Checkpoint.open(folder), tmp_path) == AS_PUBLISHED == "as published"
+    found = contents(tmp_path)
+    assert found.keys() == {"tokenizer.model", "tokenizer.json", "tokenizer_config.json"}
+    for name, content in found.items():
+        assert content == (folder / name).read_bytes(), name
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda folder: publish(folder, settings={}, merges_kept=-99), " in SentencePiece; it"),
+        (
+            lambda folder: (folder / "tokenizer.json").write_text("{"),
+            "cannot be read (EOF while parsing an object at line 1 column 1)",
+        ),
+        (lambda folder: (folder / "tokenizer_config.json").unlink(), "has no settings beside it"),
+    ],
+    ids=["merges missing", "no JSON", "no settings"],
+)
+def test_published_tokenizer_that_disagrees_is_made_anew_and_that_is_said(
+    tiny_checkpoint: Write,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], object],
+    said: str,
+) -> None:
+    folder = tiny_checkpoint()
+    publish(folder, settings={})
+    spoil(folder)
+    capsys.readouterr()
+    assert write(Checkpoint.open(folder), tmp_path) == MADE == "made from tokenizer.model"
+    assert agrees(tmp_path)
+    told = capsys.readouterr().err
+    assert told.startswith(f"{folder / 'tokenizer.json'}: ")
+    assert told.endswith("; it is made anew\n")
+    assert said in told
+
+
+@pytest.mark.parametrize("template", [None, "{{ messages }}"])
+def test_settings_with_a_chat_template_make_text_be_read_as_control_tokens(
+    tiny_checkpoint: Write, tmp_path: Path, template: str | None
+) -> None:
+    folder = tiny_checkpoint()
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    assert write(Checkpoint.open(folder), tmp_path) == MADE
+    assert (
+        json.loads((tmp_path / "tokenizer_config.json").read_bytes())["chat_template"] == template
+    )
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert (2 in theirs("x</s>y")["input_ids"]) == (template is not None)
+    assert agrees(tmp_path)
+
+
+def test_tokenizer_that_the_format_cannot_say_is_left_out_with_the_reason(
+    tiny_checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_checkpoint()
+    publish(folder, settings={}, merges_kept=-200)
+    model: Any = sentencepiece_model_pb2.ModelProto.FromString(
+        (folder / "tokenizer.model").read_bytes()
+    )
+    model.pieces[400].type = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
+    (folder / "tokenizer.model").write_bytes(model.SerializeToString())
+    why = f"it has pieces of its user's, such as {model.pieces[400].piece!r}, that nothing cuts"
+    assert write(Checkpoint.open(folder), tmp_path) == f"left out: {why}"
+    assert contents(tmp_path).keys() == {"tokenizer.model", "tokenizer_config.json"}
+    said = capsys.readouterr().err
+    assert said.endswith(
+        f"{folder / 'tokenizer.model'}: tokenizer.json is left out, since {why}\n"
+    )
+
+
+def test_tokenizer_that_is_not_reproduced_is_left_out_with_the_text_that_shows_it(
+    tiny_checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_rules(tokenizer: TokenizerJson) -> Tokenizer:
+        found = whole(tokenizer)
+        found.normalizer = None  # type: ignore[assignment]
+        return found
+
+    whole = TokenizerJson.tokenizer
+    monkeypatch.setattr(TokenizerJson, "tokenizer", without_rules)
+    found = write(Checkpoint.open(tiny_checkpoint()), tmp_path)
+    assert found.startswith("left out: 'a' is [")
+    assert contents(tmp_path).keys() == {"tokenizer.model"}
+
+
+@pytest.mark.parametrize("as_layout", ["as_mistral", "as_gguf"])
+def test_every_layout_gets_the_tokenizer_of_the_folder(
+    request: pytest.FixtureRequest, tiny_checkpoint: Write, tmp_path: Path, as_layout: str
+) -> None:
+    folder = tiny_checkpoint()
+    other = request.getfixturevalue(as_layout)(folder)
+    assert write(Checkpoint.open(folder), tmp_path / "a") == MADE
+    assert write(Checkpoint.open(other), tmp_path / "b") == MADE
+    found, expected = contents(tmp_path / "b"), contents(tmp_path / "a")
+    assert found.keys() == expected.keys()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert found[name] == expected[name], name
 
 
 def test_checkpoint_without_a_tokenizer_is_refused(tiny_checkpoint: Write) -> None:

@@ -50,6 +50,8 @@ def artifact(folder: Path) -> Manifest:
         source={"config.json": "ab"},
         tools={"onnx": "1"},
         tensors=[{"name": "x", "shape": [2], "bits": 32, "why": "a norm, Größe µ"}],
+        origin={"name": "tiny", "license": "apache-2.0", "language": ["en", "fr"]},
+        tokenizer_json="made from tokenizer.model",
         files={name: describe_file(folder / name) for name in (MODEL_FILE, "tokenizer.model")},
     )
     write_manifest(folder, manifest)
@@ -101,7 +103,7 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     artifact(tmp_path)
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "schema_version": 1}))
-    with pytest.raises(ContractError, match="schema version 1, expected 2"):
+    with pytest.raises(ContractError, match="schema version 1, expected 3"):
         read_manifest(tmp_path)
 
 

@@ -97,6 +97,8 @@ def make(folder: Path, *, built: int | None = WINDOW, **changed: object) -> Path
         source={},
         tools={},
         tensors=[],
+        origin={"name": "tiny"},
+        tokenizer_json="left out",
         files={name: describe_file(folder / name) for name in (MODEL_FILE, "tokenizer.model")},
     )
     write_manifest(folder, manifest)

@@ -1,0 +1,123 @@
+"""Does a runtime give what it must?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..validate.figures import compare
+from ..validate.tolerance import tolerance_for
+from . import places
+from .cases import Exported, read_logits, write_job
+from .runtimes import Runtime
+
+Answer = dict[str, Any]  # what a runner printed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expected:
+    """What is right for one artifact."""
+
+    tokens: list[list[int]]  # of transformers; where weights are rounded, of the same kernels
+    texts: list[str]
+    ids: list[list[int]]  # SentencePiece's, of the hard strings
+    decoded: list[str]
+    logits: np.ndarray  # (T, V) float32, of transformers on what is scored
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One runtime and one artifact."""
+
+    said: str
+    is_failure: bool = False
+    is_absent: bool = False
+    versions: dict[str, str] | None = None
+
+
+def ask(runtime: Runtime, exported: Exported, **changes: Any) -> Answer:
+    """Let a runtime do an artifact's job.
+
+    Raises:
+        Absent: it cannot be had here.
+        Failed: it was had, and could not do it.
+    """
+    path = exported.folder.with_suffix(f".{runtime.name.replace(' ', '-')}.json")
+    changes = {"new_tokens": runtime.new_tokens, **changes}
+    command = runtime.start(write_job(exported, path, **changes))
+    try:
+        answer: Answer = json.loads(places.run(command).splitlines()[-1])
+    except places.Absent as failure:
+        raise Failed(str(failure)) from failure
+    finally:
+        path.unlink()
+    return answer
+
+
+class Failed(Exception):  # noqa: N818 - a state, not an error
+    """A runtime that is there and ended with an error; the message has its last words."""
+
+
+def measures(runtime: Runtime, exported: Exported) -> bool:
+    """Whether logits are held against bounds, since the same tokens cannot be asked for."""
+    return runtime.rounds_like is None and exported.manifest.quant != "fp32"
+
+
+def judge(runtime: Runtime, exported: Exported, answer: Answer, expected: Expected) -> Cell:
+    """Hold a runtime's answer against what is right.
+
+    Tokens must be the same wherever the numbers are: in fp32, and where the kernels are the
+    driver's. Elsewhere logits must lie within the gate's bounds. Texts and hard strings must be
+    the same, but for what the runtime's own tokenizer is known to do.
+    """
+    wrong: list[str] = []
+    if not measures(runtime, exported):
+        said = "same tokens"
+        wrong += _first_other(answer["tokens"], expected.tokens)
+    else:
+        found = compare(expected.logits, read_logits(exported), np.array(exported.job["score"]))
+        bounds = tolerance_for(exported.manifest.quant)
+        said = f"KL {found.mean_kl:.1e}, {found.same_top:.1%}"
+        if found.mean_kl > bounds.mean_kl or found.same_top < bounds.same_top:
+            wrong.append(f"{said}, allowed {bounds.mean_kl:.0e} and {bounds.same_top:.0%}")
+    if "texts" in answer and not measures(runtime, exported):
+        wrong += [
+            f"text {found!r}, expected {right!r}"
+            for found, right in zip(answer["texts"], expected.texts, strict=True)
+            if found != right
+        ]
+    if "ids" in answer:
+        wrong += _misread(runtime, exported.job["strings"], answer, expected)
+        said += ", text" if "texts" in answer and not measures(runtime, exported) else ""
+    return Cell(
+        said="; ".join(wrong) if wrong else said,
+        is_failure=bool(wrong),
+        versions=answer["versions"],
+    )
+
+
+def _first_other(found: Sequence[list[int]], expected: Sequence[list[int]]) -> list[str]:
+    wrong = []
+    for number, (tokens, right) in enumerate(zip(found, expected, strict=True)):
+        pairs = zip(tokens, right, strict=False)
+        at = next((at for at, (token, other) in enumerate(pairs) if token != other), None)
+        if at is not None:
+            wrong.append(f"prompt {number}, token {at}: {tokens[at]}, expected {right[at]}")
+    return wrong
+
+
+def _misread(
+    runtime: Runtime, strings: Sequence[str], answer: Answer, expected: Expected
+) -> list[str]:
+    """Strings that are read or written otherwise, beyond what is known of the runtime."""
+    kinds = (("ids", runtime.reads_otherwise), ("decoded", runtime.writes_otherwise))
+    return [
+        f"{text!r}: {kind} {found!r}, expected {right!r}"
+        for kind, is_known in kinds
+        for text, found, right in zip(strings, answer[kind], getattr(expected, kind), strict=True)
+        if found != right and not is_known(text)
+    ]

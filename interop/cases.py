@@ -1,0 +1,132 @@
+"""Which artifacts are carried through all runtimes, and what is asked of them there?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ContractError
+from ..export.build import Options, export_checkpoint
+from ..export.hard_strings import HARD
+from ..runtime.contract import TOKENIZER_FILE
+from ..runtime.manifest import Manifest, read_manifest
+from ..runtime.text import Tokenizer
+from ..validate.tokens import SAMPLE
+
+NEW_TOKENS = 160  # several windows
+_WINDOWS = 3  # of the prompt that goes in at once
+_STAND_IN_WINDOW = 32  # of a model without one
+_SCORED = 512  # positions, where a runtime's rounding is its own
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One artifact, and a text of the kind that its model knows."""
+
+    name: str
+    checkpoint: Path
+    options: Options
+    has_window: bool = True
+    prompt: str  # greedy decoding from it meets no end token
+    text: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exported:
+    """A case's artifact, and the job that every runtime is given."""
+
+    case: Case
+    folder: Path
+    manifest: Manifest
+    job: dict[str, Any]
+
+
+def cases(model: Path, shared: Path | None) -> Iterator[Case]:
+    """Every recipe of the embedded model, then trained models of others where they lie here."""
+    prompt = "def fibonacci("
+    for quant, target, cache in (
+        ("fp32", "ort", "windowed"),
+        ("int8", "ort", "windowed"),
+        ("int4", "ort", "windowed"),
+        ("int8", "web", "windowed"),
+        ("fp32", "ort", "growing"),
+    ):
+        options = Options(quant=quant, target=target, cache=cache)
+        yield Case(
+            name=f"{model.name} {quant} {target}{' growing' * (cache == 'growing')}",
+            checkpoint=model,
+            options=options,
+            prompt=prompt,
+            text=SAMPLE,
+        )
+    if shared is None:
+        return
+    stories, text = shared / "models" / "stories15M", shared / "corpora" / "tinystories.txt"
+    for window in (32, None):
+        yield Case(
+            name=f"{stories.name} fp32 ort, {f'window {window}' if window else 'no window'}",
+            checkpoint=stories,
+            options=Options(quant="fp32", target="ort", window=window),
+            has_window=window is not None,
+            prompt="Once upon a time",
+            text=text,
+        )
+
+
+def export(case: Case, folder: Path) -> Exported:
+    """Export a case, unmeasured, and write its job.
+
+    Raises:
+        TramontaneError: as ``export_checkpoint``.
+    """
+    export_checkpoint(case.checkpoint, folder, case.options, resume=False)
+    manifest = read_manifest(folder)
+    tokenizer = Tokenizer(folder / TOKENIZER_FILE, manifest.vocabulary)
+    window = manifest.geometry.window or _STAND_IN_WINDOW
+    tokens = tokenizer.encode(case.text.read_text(encoding="utf-8"))
+    most = min(_SCORED, manifest.geometry.max_positions)
+    job = {
+        "artifact": str(folder.resolve()),
+        "prompts": [tokenizer.encode(case.prompt), tokens[: _WINDOWS * window]],
+        "new_tokens": NEW_TOKENS,
+        "texts": [case.prompt],
+        "strings": list(HARD),
+        "score": tokens[:most],
+        "logits": str(folder.resolve().with_suffix(".logits")),
+    }
+    return Exported(case=case, folder=folder, manifest=manifest, job=job)
+
+
+def write_job(exported: Exported, path: Path, **changes: Any) -> Path:
+    """Write a job for one runtime."""
+    path.write_text(json.dumps({**exported.job, **changes}), encoding="utf-8")
+    return path
+
+
+def read_logits(exported: Exported) -> np.ndarray:
+    """What a runtime scored, (T, V) float32, taken away for the next one."""
+    path = Path(exported.job["logits"])
+    logits = np.fromfile(path, "<f4").reshape(len(exported.job["score"]), -1)
+    path.unlink()
+    return logits
+
+
+def refuse_end_tokens(exported: Exported, tokens: list[list[int]]) -> None:
+    """Refuse prompts that other runtimes would stop at early.
+
+    Raises:
+        ContractError: naming the prompt.
+    """
+    ends = set(exported.manifest.vocabulary.eos_token_ids)
+    for number, made in enumerate(tokens):
+        if ends.intersection(made):
+            raise ContractError(
+                f"{exported.case.name}: prompt {number} leads to an end token after "
+                f"{next(at for at, token in enumerate(made) if token in ends)} tokens, expected "
+                f"none in {len(made)}; choose another prompt"
+            )

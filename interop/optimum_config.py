@@ -1,0 +1,50 @@
+"""What will optimum read in an artifact's config, and can its runtime run the artifact?
+
+optimum reads a model's config through one class per type, under names that are the same for all
+types. Its runtime makes the first, empty past from these numbers, never from the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from ..export.config import MistralConfig, geometry_of
+from ..export.config_json import to_hugging_face
+
+
+def describe(config: MistralConfig) -> str:
+    """What is to be exported, in one line, as optimum reads it."""
+    read = _normalized(config)
+    return (
+        f"{read.model_type}, {read.num_layers} layers of {read.num_attention_heads} heads over "
+        f"{read.num_key_value_heads}, hidden {read.hidden_size}, vocabulary {read.vocab_size}"
+    )
+
+
+def obstacles(config: MistralConfig) -> Iterator[str]:
+    """Why ``ORTModelForCausalLM`` cannot run what will be exported; nothing if it can.
+
+    Source: optimum-onnx 0.1.0, optimum/onnxruntime/modeling_decoder.py.
+    """
+    geometry, read = geometry_of(config), _normalized(config)
+    if geometry.rows is not None:
+        yield (
+            f"its past starts without rows, the artifact's has {geometry.rows}; --cache growing "
+            "writes one that starts so"
+        )
+    size = read.hidden_size // read.num_attention_heads
+    if size != geometry.head_dim:
+        yield (
+            f"it takes hidden_size / num_attention_heads ({size}) for the numbers of a head, "
+            f"the model has {geometry.head_dim}"
+        )
+
+
+def _normalized(config: MistralConfig) -> Any:
+    """An artifact's config through the class that optimum has for its type."""
+    from optimum.utils import NormalizedConfigManager
+
+    published = SimpleNamespace(**to_hugging_face(config))
+    return NormalizedConfigManager.get_normalized_config_class(published.model_type)(published)

@@ -1,0 +1,78 @@
+"""Does the page of examples/web answer in a real browser?"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from pathlib import Path
+
+from ..export.progress import say
+from ..runtime.contract import TOKENIZER_FILE
+from ..runtime.text import Detokenizer, Tokenizer
+from . import places, web_server
+from .answers import Answer, Failed
+from .cases import Exported, write_job
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+_PACKAGES = ("puppeteer-core@25.16.0", "axe-core@4.14.1")
+_RUNNER = Path(__file__).with_name("runners") / "page.mjs"
+
+
+def visit(
+    exported: Exported, expected: str | None, *, screenshots: Path | None, is_brief: bool
+) -> Answer:
+    """Serve an artifact with the page, and let a browser be its reader.
+
+    Args:
+        exported: the artifact.
+        expected: the text that it must give to the first prompt; None: not known.
+        screenshots: folder for pictures.
+        is_brief: whether to load, answer and answer offline alone.
+
+    Raises:
+        Absent: no browser, or no packages.
+        Failed: a claim of the page's does not hold; it is named.
+    """
+    job = {
+        "chromium": str(_browser()),
+        "puppeteer": str(places.node_with("browser", _PACKAGES)),
+        "prompt": exported.case.prompt,
+        "expected": expected,
+        "screenshots": None if screenshots is None else str(screenshots.resolve()),
+        "brief": is_brief,
+    }
+    served = web_server.routes(exported.folder, web_server.packages())
+    with web_server.open_server(served, host="127.0.0.1", port=0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        path = exported.folder.with_suffix(".page.json")
+        write_job(exported, path, url=f"http://127.0.0.1:{server.server_port}/", **job)
+        try:
+            answer: Answer = json.loads(places.run(["node", _RUNNER, path]).splitlines()[-1])
+        except places.Absent as failure:
+            raise Failed(str(failure)) from failure
+        finally:
+            path.unlink()
+            server.shutdown()
+    return answer
+
+
+def text_of(exported: Exported, prompt: list[int], tokens: list[int]) -> str:
+    """What tokens add to a prompt's text."""
+    tokenizer = Tokenizer(exported.folder / TOKENIZER_FILE, exported.manifest.vocabulary)
+    detokenizer = Detokenizer(tokenizer, prompt)
+    return "".join([*map(detokenizer.push, tokens), detokenizer.flush()])
+
+
+def _browser() -> Path:
+    """A browser on this machine; Debian's is installed where that is allowed."""
+    found = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    if found is None and shutil.which("apt-get") and os.geteuid() == 0:
+        say("installing chromium")
+        places.run(["apt-get", "update"])
+        places.run(["apt-get", "install", "--yes", "--no-install-recommends", "chromium"])
+        found = shutil.which("chromium")
+    if found is None:
+        raise places.Absent(f"{', '.join(_BROWSERS)}: none is on PATH")
+    return Path(found)

@@ -1,0 +1,112 @@
+"""Which runtimes are tried, how is each started, and what must it give?"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from ..runtime import bare
+from . import arm64, places, web_server
+from .cases import NEW_TOKENS, Case
+
+_RUNNERS = Path(__file__).with_name("runners")
+_GENAI = ("onnxruntime-genai==0.18.0",)
+_TRANSFORMERS_JS = ("@huggingface/transformers@4.3.1",)
+# optimum-onnx holds transformers back, so it has an environment of its own; torch comes first, as
+# a later step finds it there and does not ask for another.
+_OPTIMUM = (
+    ("torch==2.13.0",),
+    ("optimum-onnx[onnxruntime]==0.1.0", "transformers<4.58", "sentencepiece"),
+)
+_DRIVER, _DRIVER_ON_ARM = "tramontane", "tramontane, arm64"
+_ARM_TOKENS = 48  # an emulated processor is slow
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runtime:
+    """One runtime, and what sets it apart."""
+
+    name: str
+    start: Callable[[Path], Sequence[str | Path]]  # the command for a job; may raise Absent
+    # Whose kernels it has, so whose tokens it must give where weights are rounded; None: its own,
+    # whose logits are measured.
+    rounds_like: str | None = _DRIVER
+    new_tokens: int = NEW_TOKENS
+    takes: Callable[[Case], bool] = lambda _: True
+    # Hard strings that its own tokenizer reads, or writes, otherwise than SentencePiece.
+    reads_otherwise: Callable[[str], bool] = lambda _: False
+    writes_otherwise: Callable[[str], bool] = lambda _: False
+
+
+def _here(runner: str, job: Path) -> list[str | Path]:
+    return [sys.executable, _RUNNERS / runner, job]
+
+
+def _onnxruntime_alone(job: Path) -> list[str | Path]:
+    """A Python with onnxruntime and numpy alone, in the versions of this one."""
+    packages = [f"{name}=={version(name)}" for name in ("onnxruntime", "numpy")]
+    return [places.python_with("bare", packages), _RUNNERS / "bare.py", job, bare.__file__]
+
+
+def _genai(job: Path) -> list[str | Path]:
+    return [places.python_with("genai", _GENAI), _RUNNERS / "genai.py", job]
+
+
+def _transformers_js(job: Path) -> list[str | Path]:
+    folder = places.node_with("node", _TRANSFORMERS_JS)
+    return ["node", _RUNNERS / "transformers.mjs", job, folder]
+
+
+def _onnxruntime_web(job: Path) -> list[str | Path]:
+    return ["node", _RUNNERS / "web.mjs", job, places.node_with("web", web_server.PACKAGES)]
+
+
+def _optimum(job: Path) -> list[str | Path]:
+    return [places.python_with("optimum", *_OPTIMUM), _RUNNERS / "pytorch.py", job]
+
+
+def _lets_grow(case: Case) -> bool:
+    return case.options.cache == "growing" or not case.has_window
+
+
+def _spells_control(text: str) -> bool:
+    return any(token in text for token in ("<s>", "</s>", "<unk>"))
+
+
+def _is_lost_in_genai(text: str) -> bool:
+    return text == "" or _spells_control(text) or "\uffff" in text or "\U0010ffff" in text
+
+
+REFERENCE = Runtime(name="transformers", start=lambda job: _here("pytorch.py", job))
+DRIVER = Runtime(name=_DRIVER, start=lambda job: _here("driver.py", job))
+OTHERS = (
+    Runtime(name="onnxruntime", start=_onnxruntime_alone),
+    Runtime(
+        name="onnxruntime-genai",
+        start=_genai,
+        reads_otherwise=_spells_control,  # as the token: it knows no other way to declare one
+        writes_otherwise=_is_lost_in_genai,  # what is no character, or the start token alone
+    ),
+    Runtime(
+        name="transformers.js",
+        start=_transformers_js,
+        writes_otherwise=lambda text: text.startswith("\ufeff"),  # JavaScript's decoder drops it
+    ),
+    Runtime(name="onnxruntime-web", start=_onnxruntime_web, rounds_like=None),
+    Runtime(name="optimum", start=_optimum, takes=_lets_grow),
+    Runtime(
+        name=_DRIVER_ON_ARM,
+        start=lambda job: [*arm64.python(), str(_RUNNERS / "driver.py"), job],
+        rounds_like=None,
+        new_tokens=_ARM_TOKENS,
+    ),
+    Runtime(
+        name="onnxruntime, arm64",
+        start=lambda job: [*arm64.python(), str(_RUNNERS / "bare.py"), job, bare.__file__],
+        rounds_like=_DRIVER_ON_ARM,
+        new_tokens=_ARM_TOKENS,
+    ),
+)
