@@ -3,14 +3,15 @@ PYTHON ?= python3
 MODEL ?= models/stdlib-5m
 QUANT ?= int8
 TARGET ?= ort
-OUT ?= artifacts/$(notdir $(patsubst %/,%,$(MODEL)))-$(QUANT)-$(TARGET)$(if $(WINDOW),-w$(WINDOW))$(if $(BLOCK),-b$(BLOCK))
+SHARED ?= ../shared
+OUT ?= artifacts/$(notdir $(patsubst %/,%,$(MODEL)))-$(QUANT)-$(TARGET)$(if $(WINDOW),-w$(WINDOW))$(if $(BLOCK),-b$(BLOCK))$(if $(CACHE),-$(CACHE))
 GEOMETRY ?= stdlib-5m
 PROMPT ?= def fibonacci(
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help dev export run validate inspect parity faults synthetic bench-export bench-others \
-  test lint types clean
+.PHONY: help dev export run validate inspect card parity faults synthetic interop web bench-export \
+  bench-others bench-web test lint types clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,12 +25,16 @@ $(READY): pyproject.toml constraints.txt
 	@mkdir -p .ns && ln -sfn .. .ns/tramontane
 	@touch $@
 
-export: $(READY)  ## MODEL= QUANT=fp32|int8|int4 TARGET=ort|portable OUT= WINDOW= BLOCK= MAX_SHARD= TEXT= NO_VALIDATE= NO_RESUME=: checkpoint to artifact, parity proved
+export: $(READY)  ## MODEL= QUANT=fp32|int8|int4 TARGET=ort|portable|web OUT= WINDOW= CACHE=windowed|growing BLOCK= BASE_MODEL= MAX_SHARD= TEXT= NO_VALIDATE= NO_RESUME=: checkpoint to artifact, parity proved
 	@$(BIN)/tramontane export '$(MODEL)' --quant '$(QUANT)' --target '$(TARGET)' --out '$(OUT)' \
 	  $(if $(WINDOW),--window '$(WINDOW)') $(if $(BLOCK),--block '$(BLOCK)') \
+	  $(if $(CACHE),--cache '$(CACHE)') $(if $(BASE_MODEL),--base-model '$(BASE_MODEL)') \
 	  $(if $(MAX_SHARD),--max-shard '$(MAX_SHARD)') $(if $(TEXT),--text '$(TEXT)') \
 	  $(if $(NO_VALIDATE),--no-validate) $(if $(NO_RESUME),--no-resume) \
 	  $(if $(TOLERANCE),--tolerance '$(TOLERANCE)')
+
+card: $(READY)  ## OUT=: print an artifact's model card
+	@$(BIN)/tramontane card '$(OUT)'
 
 run: $(READY)  ## PROMPT= OUT= MAX_MEMORY=: decode from the artifact
 	@$(BIN)/tramontane run '$(OUT)' --prompt "$$PROMPT" \
@@ -43,6 +48,16 @@ validate: $(READY)  ## MODEL= OUT= TEXT= SEED= TOLERANCE= THOROUGH= STORE= REPOR
 	  $(if $(SEED),--seed '$(SEED)') $(if $(STORE),--store '$(STORE)') \
 	  $(if $(JUNIT),--junit '$(JUNIT)') $(if $(MARKDOWN),--markdown '$(MARKDOWN)')
 
+web: TARGET = web
+web: $(READY)  ## OUT= PORT=: serve the page of examples/web with an artifact, exported first if it is missing
+	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory export OUT='$(OUT)' TARGET='$(TARGET)'
+	@$(BIN)/python -m tramontane.interop.web_server '$(OUT)' $(if $(PORT),--port '$(PORT)')
+
+interop: $(READY)  ## MODEL= SHARED= ONLY= REQUIRE=: artifacts through other runtimes, the same tokens asked of each
+	@$(BIN)/python -m tramontane.interop '$(MODEL)' --shared '$(SHARED)' --out docs/interop.md \
+	  --screenshots artifacts/screenshots $(if $(ONLY),--only $(ONLY)) \
+	  $(if $(REQUIRE),--require $(REQUIRE))
+
 parity: $(READY)  ## MODEL= THOROUGH=: every recipe for every target, and one page of all
 	@$(BIN)/python -m tramontane.bench.parity '$(MODEL)' \
 	  'artifacts/parity/$(notdir $(patsubst %/,%,$(MODEL)))' $(if $(THOROUGH),--thorough)
@@ -54,6 +69,10 @@ bench-others: $(READY)  ## MODEL= GENAI_PYTHON= OPTIMUM_PYTHON=: the gate and th
 	@$(BIN)/python -m tramontane.bench.others '$(MODEL)' --out docs/other-exporters.md \
 	  $(if $(GENAI_PYTHON),--genai-python '$(GENAI_PYTHON)') \
 	  $(if $(OPTIMUM_PYTHON),--optimum-python '$(OPTIMUM_PYTHON)')
+
+bench-web: $(READY)  ## MODEL= SHARED=: how fast each recipe is in a browser's WASM
+	@$(BIN)/python -m tramontane.interop.web_speed '$(MODEL)' \
+	  $(wildcard $(SHARED)/models/stories15M) --out docs/web.md
 
 synthetic: OUT = artifacts/$(GEOMETRY)$(if $(LAYERS),-$(LAYERS)-layers)
 synthetic: $(READY)  ## GEOMETRY= LAYERS= OUT= LAYOUT= DTYPE= SEED= MAX_SHARD=: random weights as large as a known model's

@@ -23,6 +23,7 @@ _EXAMPLES = """examples:
   tramontane inspect models/stdlib-5m
   tramontane inspect artifacts/stdlib-5m-int8
   tramontane inspect other/model.onnx
+  tramontane card artifacts/stdlib-5m-int8
   tramontane synthesize mistral-7b-v0.1 artifacts/mistral-8-layers --layers 8
 """
 
@@ -123,6 +124,9 @@ def _parser() -> argparse.ArgumentParser:
         "--target", choices=("ort", "portable", "web"), default="ort", help="(%(default)s)"
     )
     inspect.add_argument("--block", type=int, default=128, help="(%(default)s)")
+
+    card = _command(commands, "card", "an artifact's model card, as a hub shows it")
+    card.add_argument("artifact", type=Path, metavar="ARTIFACT", help="folder written by export")
 
     synthesize = _command(
         commands, "synthesize", "random weights in the geometry of a known model"

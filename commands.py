@@ -211,6 +211,16 @@ def _inspect_checkpoint(args: Namespace) -> int:
     return 0
 
 
+def card(args: Namespace) -> int:
+    """Print an artifact's model card."""
+    from .export.card import render_card
+    from .runtime.manifest import read_manifest
+
+    text = render_card(read_manifest(args.artifact))
+    print(json.dumps({"card": text}) if args.json else text, end="\n" if args.json else "")
+    return 0
+
+
 def synthesize(args: Namespace) -> int:
     """Write a checkpoint of random weights."""
     from .export.synthesize import synthesize

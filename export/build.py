@@ -37,6 +37,9 @@ Gate = Callable[[Path, Checkpoint], dict[str, Any]]
 
 # What is kept of the tokens: the window's rows, or all of them, for runtimes whose past grows.
 CACHES = ("windowed", "growing")
+# Browsers' buffers end below 2 GiB: a file of 1.5 GiB could be fetched in Chromium 156, one of 2047
+# MiB not. Half of that leaves room for what a page does with it.
+WEB_SHARD_BYTES = 10**9
 HASHING = "hashing the checkpoint"  # what progress calls it
 
 
@@ -106,7 +109,8 @@ def export_checkpoint(
             folder,
             journal=staging.journal,
             track=track,
-            max_shard_bytes=options.max_shard_bytes,
+            max_shard_bytes=options.max_shard_bytes
+            or (WEB_SHARD_BYTES if options.target == "web" else None),
         )
         tokenizer_json = write_tokenizer(weights, folder, vocabulary)
         write_companions(weights, folder, config, vocabulary, target=options.target)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ..graphs.external_data import ALIGNMENT_BYTES, INLINE_BYTES, SPARE_BYTES
 from ..graphs.quantize import Scheme
-from ..graphs.recipe import DEFAULT_BLOCK, QUANTS, Recipe, recipe_for
+from ..graphs.recipe import DEFAULT_BLOCK, Recipe, quants_for, recipe_for
 from ..runtime.memory import DEFAULT_CHUNK, RUNTIME_BYTES, MemoryPlan
 from .config import MistralConfig, geometry_of
 from .naming import EMBEDDING, HEAD, parameters
@@ -59,7 +59,8 @@ def plan(config: MistralConfig, *, quant: str, target: str, block: int = DEFAULT
     Raises:
         GraphError: an unknown quant, or a block size that kernels do not take.
     """
-    totals = {other: _resident(config, other, target, block) for other in QUANTS}
+    quants = {quant, *quants_for(target)}
+    totals = {other: _resident(config, other, target, block) for other in quants}
     weights = sum(_aligned(size) for size in _file_sizes(config, quant, target, block))
     geometry = geometry_of(config)
     rows = geometry.max_positions if geometry.rows is None else geometry.rows
@@ -108,20 +109,25 @@ def _file_sizes(config: MistralConfig, quant: str, target: str, block: int) -> I
     """Bytes of each weight that lies in a file of weights."""
     for matrix in _matrices(config, recipe_for(quant, block)):
         codes, scales, zero_points = _parts(matrix, target)
-        yield from (*codes, scales, *zero_points)
+        yield from (*codes, *scales, *zero_points)
     yield from (4 * size for size in _vectors(config) if 4 * size >= INLINE_BYTES)
     yield from (_rope_table_bytes(config),) * 2
 
 
-def _parts(matrix: _Matrix, target: str) -> tuple[list[int], int, list[int]]:
-    """Bytes of a matrix's codes, of its scales and of its zero points, in each layout needed."""
+def _parts(matrix: _Matrix, target: str) -> tuple[list[int], list[int], list[int]]:
+    """Bytes of a matrix's codes, of its scales and of its zero points, in each layout needed.
+
+    For ``web`` a matrix is multiplied with a scale a row, and gathered in blocks.
+    """
     N, K, scheme = matrix.rows, matrix.columns, matrix.scheme
     readers = matrix.is_multiplied + matrix.is_gathered
     if scheme is None:
-        return [4 * N * K] * readers, 0, []
+        return [4 * N * K] * readers, [], []
     blocks = scheme.blocks_of(K)
     in_rows = N * K * scheme.bits // 8
     in_blocks = N * blocks * scheme.block * scheme.bits // 8
+    if target == "web" and matrix.is_multiplied:
+        return [in_rows] * readers, [4 * N, *([4 * N * blocks] if matrix.is_gathered else [])], []
     codes = {in_rows}
     if target == "ort" and matrix.is_multiplied:
         codes = {in_blocks, *([in_rows] if matrix.is_gathered else [])}
@@ -134,7 +140,7 @@ def _parts(matrix: _Matrix, target: str) -> tuple[list[int], int, list[int]]:
             *([-(-N * blocks // 2)] if matrix.is_multiplied else []),
             *([N * blocks] if matrix.is_gathered else []),
         ]
-    return sorted(codes), 4 * N * blocks, zero_points
+    return sorted(codes), [4 * N * blocks], zero_points
 
 
 def _resident(config: MistralConfig, quant: str, target: str, block: int) -> int:
@@ -149,7 +155,7 @@ def _resident(config: MistralConfig, quant: str, target: str, block: int) -> int
     for matrix in _matrices(config, recipe_for(quant, block)):
         codes, scales, zero_points = _parts(matrix, target)
         copies = 3 if target == "ort" and matrix.is_multiplied else 1
-        total += sum(codes) + copies * scales + sum(zero_points)
+        total += sum(codes) + copies * sum(scales) + sum(zero_points)
     return total
 
 
@@ -158,7 +164,7 @@ def _activation_bytes(config: MistralConfig, quant: str, target: str) -> int:
     heads = config.num_attention_heads * config.head_dim
     widths = 3 * config.intermediate_size + 3 * config.hidden_size + 3 * heads
     total = int(_ARENA_SLACK * 4 * DEFAULT_CHUNK * widths)
-    if target == "ort":
+    if target != "portable":
         return total
     keys = DEFAULT_CHUNK + (geometry_of(config).rows or config.max_position_embeddings)
     scores = 4 * config.num_attention_heads * DEFAULT_CHUNK * keys

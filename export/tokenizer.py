@@ -23,8 +23,8 @@ AS_PUBLISHED, MADE = "as published", f"made from {TOKENIZER_FILE}"
 def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabulary) -> str:
     """Write the tokenizer into an artifact's folder: for our driver, and for other runtimes.
 
-    ``tokenizer.json`` is the published one where it reads hard strings as the SentencePiece model
-    does; else it is made from that model, and proved equal to it on the same strings.
+    ``tokenizer.json`` is the published one where it reads hard strings, and every piece, as the
+    SentencePiece model does; else it is made from that model, and proved equal to it on the same.
 
     Returns:
         Where ``tokenizer.json`` comes from, or why it was left out: ``AS_PUBLISHED``, ``MADE`` or
@@ -40,7 +40,7 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
         shutil.copyfile(path, artifact / path.name)
     published, settings = (tokenizer.companions.get(n) for n in (JSON_FILE, SETTINGS_FILE))
     if published is not None:
-        difference = _difference(published, pieces)
+        difference = _difference(published, pieces, vocabulary)
         if difference is None and settings is not None:
             return AS_PUBLISHED
         say(f"{published}: {difference or 'has no settings beside it'}; it is made anew")
@@ -99,10 +99,15 @@ def _processor(tokenizer: PublishedTokenizer) -> sentencepiece.SentencePieceProc
     return pieces
 
 
-def _difference(published: Path, pieces: sentencepiece.SentencePieceProcessor) -> str | None:
+def _difference(
+    published: Path, pieces: sentencepiece.SentencePieceProcessor, vocabulary: Vocabulary
+) -> str | None:
     """How a published ``tokenizer.json`` differs from SentencePiece; None where it does not."""
     try:
         found = Tokenizer.from_file(str(published))
     except Exception as error:  # what tokenizers raises has no type of its own
         return f"cannot be read ({error})"
+    start = [vocabulary.bos_token_id] if vocabulary.add_bos_token else []
+    if (first := found.encode("a").ids[: -len(pieces.encode("a"))]) != start:
+        return f"begins a text with {first}, the settings beside it say {start}"
     return first_difference(found, pieces)

@@ -21,6 +21,7 @@ from . import weights
 
 ALIGNMENT_BYTES = 64  # a cache line, and the widest vector that a kernel loads
 INLINE_BYTES = 1024  # smaller tensors stay in the graph's own file
+MOST_FILES = 100  # that transformers.js 4 reads, ``MAX_EXTERNAL_DATA_CHUNKS``
 SPARE_BYTES = 16 << 20  # for the graph, the tokenizer and the reports
 
 
@@ -52,7 +53,7 @@ def places(graph: ir.Graph, *, max_shard_bytes: int | None = None) -> list[Place
         max_shard_bytes: no file grows beyond it; None: one file.
 
     Raises:
-        ContractError: a weight is larger than a file may be.
+        ContractError: a weight is larger than a file may be, or the files are too many.
 
     Source: transformers.js 4, external data in several files: ``_data``, ``_data_1``, ...
     """
@@ -75,6 +76,13 @@ def places(graph: ir.Graph, *, max_shard_bytes: int | None = None) -> list[Place
         file = f"{DATA_FILE}_{shard}" if shard else DATA_FILE
         found.append(Place(values=tuple(values), file=file, offset=offset, length=length))
         offset += length
+    if shard >= MOST_FILES:
+        total = sum(place.length for place in found)
+        raise ContractError(
+            f"--max-shard {format_bytes(max_shard_bytes or 0)}: makes {shard + 1} files, expected at "
+            f"most {MOST_FILES}, which is what transformers.js reads; ask for "
+            f"{format_bytes(2 * total // MOST_FILES)}"
+        )
     return found
 
 

@@ -22,7 +22,7 @@ from .pack_for_portable import PackForPortable
 from .pack_for_web import PackForWeb
 from .pack_matrices import PackMatrices
 from .pack_qkv import PackQkv
-from .recipe import DEFAULT_BLOCK, TARGETS, Recipe, recipe_for
+from .recipe import DEFAULT_BLOCK, TARGETS, Recipe, quants_for, recipe_for
 
 _PACKERS: dict[str, Callable[[Recipe], PackMatrices]] = {
     "ort": PackForOrt,
@@ -41,10 +41,10 @@ def passes(*, target: str, quant: str, block: int = DEFAULT_BLOCK) -> list[ir.pa
         raise GraphError(f"--target {target}: unknown; expected one of {', '.join(TARGETS)}")
     recipe = recipe_for(quant, block)
     has_kernels = target != "portable"
-    if target == "web" and quant == "int4":
+    if quant not in quants_for(target):
         raise GraphError(
-            "--target web --quant int4: browsers' WASM has no fast kernel for 4 bits; take "
-            "--quant int8, or for WebGPU --target ort --cache growing"
+            f"--target {target} --quant {quant}: browsers' WASM has no fast kernel for 4 bits; "
+            "take --quant int8, or for WebGPU --target ort --cache growing"
         )
     return [
         FuseRmsNorm(),

@@ -26,6 +26,11 @@ _BITS = {"fp32": None, "int8": (8, 8, 8), "int4": (4, 4, 8)}
 QUANTS = tuple(_BITS)
 
 
+def quants_for(target: str) -> tuple[str, ...]:
+    """Quants that a target has kernels for; browsers' WASM has no fast one for 4 bits."""
+    return tuple(quant for quant in QUANTS if (target, quant) != ("web", "int4"))
+
+
 def recipe_for(quant: str, block: int = DEFAULT_BLOCK) -> Recipe | None:
     """The schemes behind ``QUANT=`` and ``BLOCK=``; None where all stays in float.
 

@@ -73,7 +73,7 @@ def _fill(matrix: Matrix, case: Case, folder: Path, screenshots: Path | None) ->
     refuse_end_tokens(exported, right["tokens"])
     expected = Expected(
         tokens=right["tokens"],
-        texts=[text_of(exported, exported.job["prompts"][0], right["tokens"][0])],
+        texts=[],  # as long as each runtime makes them: see _judged
         ids=driver["ids"],
         decoded=driver["decoded"],
         logits=logits,
@@ -109,6 +109,8 @@ def _judged(
         if like not in answers:
             return Cell(said=f"{like}, which has the same kernels, was not run", is_absent=True)
         expected = dataclasses.replace(expected, tokens=answers[like]["tokens"])
+    prompt, tokens = exported.job["prompts"][0], expected.tokens[0][: runtime.new_tokens]
+    expected = dataclasses.replace(expected, texts=[text_of(exported, prompt, tokens)])
     return judge(runtime, exported, answers[runtime.name], expected)
 
 
@@ -116,9 +118,12 @@ def _visited(
     exported: Exported, tokens: list[int] | None, screenshots: Path | None, matrix: Matrix
 ) -> Cell:
     """The page's cell; the first artifact is tried in every way, the others in brief."""
-    expected = tokens and text_of(exported, exported.job["prompts"][0], tokens)
+    prompt = exported.job["prompts"][0]
+    expected = None if tokens is None else text_of(exported, prompt, tokens)
     try:
-        answer = visit(exported, expected, screenshots=screenshots, is_brief=len(matrix.rows) > 1)
+        is_brief = len(matrix.rows) > 1
+        pictures = None if is_brief else screenshots
+        answer = visit(exported, expected, screenshots=pictures, is_brief=is_brief)
     except Absent as absent:
         return Cell(said=str(absent), is_absent=True)
     except Failed as failure:

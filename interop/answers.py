@@ -47,12 +47,16 @@ def ask(runtime: Runtime, exported: Exported, **changes: Any) -> Answer:
         Failed: it was had, and could not do it.
     """
     path = exported.folder.with_suffix(f".{runtime.name.replace(' ', '-')}.json")
-    changes = {"new_tokens": runtime.new_tokens, **changes}
+    score = exported.job["score"][: runtime.num_scored]
+    changes = {"new_tokens": runtime.new_tokens, "score": score, **changes}
     command = runtime.start(write_job(exported, path, **changes))
     try:
-        answer: Answer = json.loads(places.run(command).splitlines()[-1])
+        *_, last = places.run(command).strip().split("\n")
+        answer: Answer = json.loads(last)
     except places.Absent as failure:
         raise Failed(str(failure)) from failure
+    except ValueError as error:
+        raise Failed(f"its last line is no JSON ({error}): {last[:80]!r}") from error
     finally:
         path.unlink()
     return answer
@@ -77,12 +81,14 @@ def judge(runtime: Runtime, exported: Exported, answer: Answer, expected: Expect
     wrong: list[str] = []
     if not measures(runtime, exported):
         said = "same tokens"
-        wrong += _first_other(answer["tokens"], expected.tokens)
+        right = [tokens[: runtime.new_tokens] for tokens in expected.tokens]
+        wrong += _first_other(answer["tokens"], right)
     else:
-        found = compare(expected.logits, read_logits(exported), np.array(exported.job["score"]))
+        score = np.array(exported.job["score"][: runtime.num_scored])
+        found = compare(expected.logits[: len(score)], read_logits(exported), score)
         bounds = tolerance_for(exported.manifest.quant)
         said = f"KL {found.mean_kl:.1e}, {found.same_top:.1%}"
-        if found.mean_kl > bounds.mean_kl or found.same_top < bounds.same_top:
+        if not (found.mean_kl <= bounds.mean_kl and found.same_top >= bounds.same_top):
             wrong.append(f"{said}, allowed {bounds.mean_kl:.0e} and {bounds.same_top:.0%}")
     if "texts" in answer and not measures(runtime, exported):
         wrong += [
@@ -107,6 +113,8 @@ def _first_other(found: Sequence[list[int]], expected: Sequence[list[int]]) -> l
         at = next((at for at, (token, other) in enumerate(pairs) if token != other), None)
         if at is not None:
             wrong.append(f"prompt {number}, token {at}: {tokens[at]}, expected {right[at]}")
+        elif len(tokens) != len(right):
+            wrong.append(f"prompt {number}: {len(tokens)} tokens, expected {len(right)}")
     return wrong
 
 

@@ -21,7 +21,7 @@ from ..validate.tokens import SAMPLE
 NEW_TOKENS = 160  # several windows
 _WINDOWS = 3  # of the prompt that goes in at once
 _STAND_IN_WINDOW = 32  # of a model without one
-_SCORED = 512  # positions, where a runtime's rounding is its own
+NUM_SCORED = 512  # positions, where a runtime's rounding is its own
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +55,7 @@ def cases(model: Path, shared: Path | None) -> Iterator[Case]:
         ("int4", "ort", "windowed"),
         ("int8", "web", "windowed"),
         ("fp32", "ort", "growing"),
+        ("int4", "ort", "growing"),
     ):
         options = Options(quant=quant, target=target, cache=cache)
         yield Case(
@@ -89,7 +90,7 @@ def export(case: Case, folder: Path) -> Exported:
     tokenizer = Tokenizer(folder / TOKENIZER_FILE, manifest.vocabulary)
     window = manifest.geometry.window or _STAND_IN_WINDOW
     tokens = tokenizer.encode(case.text.read_text(encoding="utf-8"))
-    most = min(_SCORED, manifest.geometry.max_positions)
+    most = min(NUM_SCORED, manifest.geometry.max_positions)
     job = {
         "artifact": str(folder.resolve()),
         "prompts": [tokenizer.encode(case.prompt), tokens[: _WINDOWS * window]],
@@ -109,9 +110,9 @@ def write_job(exported: Exported, path: Path, **changes: Any) -> Path:
 
 
 def read_logits(exported: Exported) -> np.ndarray:
-    """What a runtime scored, (T, V) float32, taken away for the next one."""
+    """What a runtime scored, (T, V) float32 for its T positions, taken away for the next one."""
     path = Path(exported.job["logits"])
-    logits = np.fromfile(path, "<f4").reshape(len(exported.job["score"]), -1)
+    logits = np.fromfile(path, "<f4").reshape(-1, exported.manifest.geometry.vocab_size)
     path.unlink()
     return logits
 

@@ -8,6 +8,7 @@ import platform
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .answers import Cell
@@ -61,7 +62,7 @@ class Matrix:
         table = Table("artifact", "runtime", "found")
         for artifact, cells in self.rows.items():
             for runtime in self.runtimes:
-                table.add_row(artifact, runtime, self._shown(cells, runtime))
+                table.add_row(artifact, runtime, escape(self._shown(cells, runtime)))
             table.add_section()
         Console().print(table)
 
@@ -70,10 +71,10 @@ class Matrix:
         lines = [
             "# One artifact, every runtime",
             "",
-            f"Printed by `{command}`. *same tokens*: those of `transformers` in PyTorch, float32,",
-            "or of our driver where weights are rounded. Where a runtime's kernels round in their",
-            "own way, its logits are held against PyTorch's by the gate's bounds instead: mean KL in",
-            "nats, and the share of positions with the same likeliest token. *text*: its own",
+            f"Printed by `{command}`. *same tokens*: those of `transformers` in PyTorch, float32;",
+            "where weights are rounded, those of our driver on the same kind of processor. Where",
+            "a runtime's kernels round in their own way, its logits are held against PyTorch's by",
+            "the gate's bounds instead: mean KL in nats, same likeliest token. *text*: its own",
             "tokenizer read the prompt and wrote the answer. What each must give is in",
             "`interop/runtimes.py`.",
             "",
@@ -81,7 +82,7 @@ class Matrix:
             "| --- |" + " --- |" * len(self.runtimes),
         ]
         for artifact, cells in self.rows.items():
-            shown = [self._shown(cells, runtime) for runtime in self.runtimes]
+            shown = [self._shown(cells, name).replace("|", r"\|") for name in self.runtimes]
             lines.append("| " + " | ".join([artifact, *shown]) + " |")
         lines += ["", f"On {platform.machine()}, {os.cpu_count()} cores.", ""]
         for runtime, versions in self.versions.items():

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import threading
 from pathlib import Path
 
-from ..export.progress import say
 from ..runtime.contract import TOKENIZER_FILE
 from ..runtime.text import Detokenizer, Tokenizer
-from . import places, web_server
+from . import browser, places, web_server
 from .answers import Answer, Failed
 from .cases import Exported, write_job
 
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-_PACKAGES = ("puppeteer-core@25.16.0", "axe-core@4.14.1")
 _RUNNER = Path(__file__).with_name("runners") / "page.mjs"
 
 
@@ -36,8 +31,8 @@ def visit(
         Failed: a claim of the page's does not hold; it is named.
     """
     job = {
-        "chromium": str(_browser()),
-        "puppeteer": str(places.node_with("browser", _PACKAGES)),
+        "chromium": str(browser.find()),
+        "puppeteer": str(browser.tools()),
         "prompt": exported.case.prompt,
         "expected": expected,
         "screenshots": None if screenshots is None else str(screenshots.resolve()),
@@ -63,16 +58,3 @@ def text_of(exported: Exported, prompt: list[int], tokens: list[int]) -> str:
     tokenizer = Tokenizer(exported.folder / TOKENIZER_FILE, exported.manifest.vocabulary)
     detokenizer = Detokenizer(tokenizer, prompt)
     return "".join([*map(detokenizer.push, tokens), detokenizer.flush()])
-
-
-def _browser() -> Path:
-    """A browser on this machine; Debian's is installed where that is allowed."""
-    found = next(filter(None, map(shutil.which, _BROWSERS)), None)
-    if found is None and shutil.which("apt-get") and os.geteuid() == 0:
-        say("installing chromium")
-        places.run(["apt-get", "update"])
-        places.run(["apt-get", "install", "--yes", "--no-install-recommends", "chromium"])
-        found = shutil.which("chromium")
-    if found is None:
-        raise places.Absent(f"{', '.join(_BROWSERS)}: none is on PATH")
-    return Path(found)

@@ -9,8 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ..runtime import bare
-from . import arm64, places, web_server
-from .cases import NEW_TOKENS, Case
+from ..validate.tolerance import FEWEST_POSITIONS
+from . import arm64, browser, places, web_server
+from .cases import NEW_TOKENS, NUM_SCORED, Case
 
 _RUNNERS = Path(__file__).with_name("runners")
 _GENAI = ("onnxruntime-genai==0.18.0",)
@@ -22,7 +23,7 @@ _OPTIMUM = (
     ("optimum-onnx[onnxruntime]==0.1.0", "transformers<4.58", "sentencepiece"),
 )
 _DRIVER, _DRIVER_ON_ARM = "tramontane", "tramontane, arm64"
-_ARM_TOKENS = 48  # an emulated processor is slow
+_SLOW_TOKENS = 48  # of an emulated processor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +36,7 @@ class Runtime:
     # whose logits are measured.
     rounds_like: str | None = _DRIVER
     new_tokens: int = NEW_TOKENS
+    num_scored: int = NUM_SCORED  # positions
     takes: Callable[[Case], bool] = lambda _: True
     # Hard strings that its own tokenizer reads, or writes, otherwise than SentencePiece.
     reads_otherwise: Callable[[str], bool] = lambda _: False
@@ -62,6 +64,11 @@ def _transformers_js(job: Path) -> list[str | Path]:
 
 def _onnxruntime_web(job: Path) -> list[str | Path]:
     return ["node", _RUNNERS / "web.mjs", job, places.node_with("web", web_server.PACKAGES)]
+
+
+def _webgpu(job: Path) -> list[str | Path]:
+    web, tools = places.node_with("web", web_server.PACKAGES), browser.tools()
+    return ["node", _RUNNERS / "webgpu.mjs", job, web, tools, browser.find()]
 
 
 def _optimum(job: Path) -> list[str | Path]:
@@ -96,17 +103,26 @@ OTHERS = (
         writes_otherwise=lambda text: text.startswith("\ufeff"),  # JavaScript's decoder drops it
     ),
     Runtime(name="onnxruntime-web", start=_onnxruntime_web, rounds_like=None),
+    Runtime(
+        name="onnxruntime-web, WebGPU",
+        start=_webgpu,
+        rounds_like=None,
+        new_tokens=6,  # where a program stands in for a card, one takes seconds
+        num_scored=FEWEST_POSITIONS,
+        # Its attention has a window, and no cache that lets rows go.
+        takes=lambda case: case.options.cache == "growing",
+    ),
     Runtime(name="optimum", start=_optimum, takes=_lets_grow),
     Runtime(
         name=_DRIVER_ON_ARM,
         start=lambda job: [*arm64.python(), str(_RUNNERS / "driver.py"), job],
         rounds_like=None,
-        new_tokens=_ARM_TOKENS,
+        new_tokens=_SLOW_TOKENS,
     ),
     Runtime(
         name="onnxruntime, arm64",
         start=lambda job: [*arm64.python(), str(_RUNNERS / "bare.py"), job, bare.__file__],
         rounds_like=_DRIVER_ON_ARM,
-        new_tokens=_ARM_TOKENS,
+        new_tokens=_SLOW_TOKENS,
     ),
 )

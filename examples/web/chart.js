@@ -15,6 +15,7 @@ export class Chart {
   #bar = element("div", "bar", element("span", "left"), element("span", "seen"));
   #counts = { seen: element("span"), left: element("span"), free: element("span") };
   #legend = element("span");
+  #rule = svg("path", { class: "rule" });
   #line = svg("path", { class: "line" });
   #area = svg("path", { class: "area" });
   #now = svg("path", { class: "now" });
@@ -26,9 +27,8 @@ export class Chart {
     const plot = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none" });
     const below = element("small", "", this.#legend);
     plot.append(this.#area);
-    if (geometry.rows) {
-      const y = HEIGHT * (1 - geometry.window / geometry.rows);
-      plot.append(svg("path", { class: "rule", d: `M0 ${y}H${WIDTH}` }));
+    if (geometry.window) {
+      plot.append(this.#rule);
       const label = `window ${geometry.window}`;
       below.append(element("span", "", element("i", "window-line"), label));
     }
@@ -54,22 +54,33 @@ export class Chart {
     this.#counts.left.textContent = `${held - seen} past it`;
     this.#counts.free.textContent = `${capacity - held} free`;
 
+    const top = rows ?? this.#span(tokens);
+    if (window) this.#rule.setAttribute("d", `M0 ${HEIGHT * (1 - window / top)}H${WIDTH}`);
     const points = this.#history(tokens).map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`);
     this.#line.setAttribute("d", `M${points.join("L")}`);
     this.#area.setAttribute("d", `M${points.join("L")}V${HEIGHT}H0Z`);
     this.#now.setAttribute("d", tokens ? `M${points.at(-1)}h0` : "");
     const gone = tokens - held;
     this.#legend.textContent = `${tokens} tokens, ${gone ? `${gone} let go` : "all held"}`;
+    const cache = rows
+      ? `${held} of ${rows} rows of the cache are held`
+      : `The cache grows to ${capacity} rows at most and holds ${held}`;
     this.#host.ariaLabel =
-      `${held} of ${capacity} rows of the cache are held after ${tokens} tokens; the latest ` +
+      `${cache} after ${tokens} tokens; the latest ` +
       `token saw ${window ? `the last ${seen}` : "them all"}; ${gone} have been let go.`;
     return held;
   }
 
+  /** Tokens from the plot's left edge to its right. */
+  #span(tokens) {
+    const { rows, max_positions } = this.#geometry;
+    return Math.max(tokens, 2 * (rows ?? max_positions / 16));
+  }
+
   /** Corners of the line of rows held, in the plot's units. */
   #history(tokens) {
-    const { window, rows, max_positions } = this.#geometry;
-    const span = Math.max(tokens, 2 * (rows ?? max_positions / 16));
+    const { window, rows } = this.#geometry;
+    const span = this.#span(tokens);
     const height = rows ?? span;
     const at = (T) => [(WIDTH * T) / span, HEIGHT * (1 - heldRows(this.#geometry, T) / height)];
     const corners = [0];

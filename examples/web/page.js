@@ -52,7 +52,8 @@ function ready({ quant, geometry, memory, threads, bytes, isKept, heapBytes }) {
   chart = new Chart($("chart"), geometry);
   $("held").textContent = 0;
   const { rows, window, num_layers, max_positions } = geometry;
-  $("rows").textContent = rows ? `of ${rows} rows held` : "rows held, no window";
+  const windowed = window ? `window ${window}` : "no window";
+  $("rows").textContent = rows ? `of ${rows} rows held` : `rows held; cache grows, ${windowed}`;
   $("max-tokens").max = max_positions;
   showMemory(heapBytes);
   const weights = megabytes(memory.weights_bytes);
@@ -61,7 +62,7 @@ function ready({ quant, geometry, memory, threads, bytes, isKept, heapBytes }) {
   setFacts([
     quant,
     `${num_layers} layers`,
-    window ? `window ${window}` : "no window",
+    windowed,
     threads > 1 ? `${threads} threads` : "1 thread",
     `${megabytes(bytes)} MB, verified`,
   ]);

@@ -51,7 +51,14 @@ def attend_by_hand(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> np.nd
 
 
 def run(
-    q: Tensor, k: Tensor, v: Tensor, *, window: int | None, rows: int, pieces: Sequence[int]
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    window: int | None,
+    rows: int,
+    pieces: Sequence[int],
+    grows: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Feed the tokens piece by piece and carry the cache."""
     B = len(q)
@@ -62,7 +69,7 @@ def run(
         new = [x[:, start:end] for x in (q, k, v)]
         mask = torch.ones(B, end, dtype=torch.int64)
         out, past_key, past_value = sliding_window_attention(
-            *new, past_key, past_value, mask, *TABLES, window
+            *new, past_key, past_value, mask, *TABLES, window, grows
         )
         attended.append(out)
     return torch.cat(attended, dim=1), past_key, past_value
@@ -92,6 +99,54 @@ def test_without_a_window_each_query_attends_to_all_before_it(tokens: int) -> No
         found, past_key, _ = run(*inputs, window=None, rows=0, pieces=pieces)
         np.testing.assert_allclose(found[0], expected, atol=BOUND, rtol=0, err_msg=str(pieces))
         assert past_key.shape == (1, G, tokens, D)
+
+
+@pytest.mark.parametrize("rows", [0, W - 3, 5 * W, 6 * W])
+@pytest.mark.parametrize("tokens", [*LENGTHS, 5 * W])
+def test_cache_that_grows_keeps_every_row_and_the_window_hides_the_same(
+    tokens: int, rows: int
+) -> None:
+    inputs = random_inputs(tokens)
+    expected = attend_by_hand(*(x[0] for x in inputs), W)
+    keys, values = (x[0].double().numpy().reshape(tokens, G, D) for x in inputs[1:])
+    turned = [[rope(keys[j, g], j) for j in range(tokens)] for g in range(G)]
+    for pieces in ways(tokens):
+        found, key, value = run(*inputs, window=W, rows=rows, pieces=pieces, grows=True)
+        np.testing.assert_allclose(found[0], expected, atol=BOUND, rtol=0, err_msg=str(pieces))
+        assert key.shape == value.shape == (1, G, max(rows, tokens), D)
+        np.testing.assert_allclose(key[0, :, :tokens], turned, atol=BOUND, rtol=0)
+        held = values.swapaxes(0, 1).astype(np.float32)
+        np.testing.assert_array_equal(value[0, :, :tokens], held)
+        assert not key[0, :, tokens:].any()
+        assert not value[0, :, tokens:].any()
+
+
+@pytest.mark.parametrize("tokens", [W + 1, 3 * W])
+def test_planted_eviction_from_a_cache_that_grows_is_noticed(tokens: int) -> None:
+    inputs = random_inputs(tokens + 1)
+    expected = attend_by_hand(*(x[0] for x in inputs), W)[-1]
+    past = run(*(x[:, :tokens] for x in inputs), window=W, rows=0, pieces=[tokens], grows=True)[1:]
+    mask = torch.ones(1, tokens + 1, dtype=torch.int64)
+    last = [x[:, tokens:] for x in inputs]
+
+    def attend(past: Sequence[Tensor]) -> np.ndarray:
+        found = sliding_window_attention(*last, *past, mask, *TABLES, W, True)[0]
+        return found[0, 0].numpy()
+
+    np.testing.assert_allclose(attend(past), expected, atol=BOUND, rtol=0)
+    evicted = [x.roll(-1, dims=2) for x in past]
+    assert np.abs(attend(evicted) - expected).max() > 100 * BOUND
+
+
+def test_shapes_that_the_tracer_is_told_are_those_of_the_values() -> None:
+    arguments = (*random_inputs(3), *(torch.zeros(1, G, 0, D) for _ in "kv"))
+    mask = torch.ones(1, 3, dtype=torch.int64)
+    for window, grows in ((None, False), (W, True)):
+        torch.library.opcheck(
+            sliding_window_attention,
+            (*arguments, mask, *TABLES, window, grows),
+            test_utils="test_faketensor",
+        )
 
 
 @pytest.mark.parametrize("rows", ROWS)
@@ -203,10 +258,12 @@ def call(**changes: Any) -> None:
         ({"attention_mask": torch.ones(1, 2, dtype=torch.int64)}, "covers 2 tokens, 3 are new"),
         ({"window": 0}, "window is 0; expected 1 to C = 8"),
         ({"window": W + 1}, "window is 9; expected 1 to C = 8"),
+        ({"window": 0, "grows": True}, "window is 0; expected 1 to C = 8"),
         ({"cos_cache": TABLES[0][:2]}, "position 2 is beyond the rope tables of 2 rows"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
     call()
+    call(window=W + 1, grows=True)
     with pytest.raises(TraceError, match=message):
         call(**changes)

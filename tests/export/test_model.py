@@ -87,6 +87,19 @@ def test_stepping_gives_the_logits_of_transformers(
         assert difference(our_logits(model, ids, pieces), expected) <= BOUND
 
 
+def test_cache_that_grows_gives_the_same_logits_and_keeps_every_row(
+    tiny_checkpoint: Write,
+) -> None:
+    folder, ids = tiny_checkpoint(), tokens(5 * W)
+    model = load(folder, dataclasses.replace(read_config(folder), cache_grows=True))
+    expected = published_logits(folder, ids)
+    for pieces in ([5 * W], [W + 1] + [1] * (4 * W - 1)):
+        assert difference(our_logits(model, ids, pieces), expected) <= BOUND
+    with torch.no_grad():
+        _, past = model(ids, torch.ones_like(ids), model.empty_cache(len(ids)))
+    assert {tuple(x.shape) for pair in past for x in pair} == {(2, 2, 5 * W, 16)}
+
+
 @pytest.mark.parametrize(
     "fault",
     [{"sliding_window": W + 1}, {"sliding_window": W - 1}, {"rope_theta": 9000.0}],

@@ -19,13 +19,16 @@ from tramontane.export.layouts import read_config
 from tramontane.export.plan import plan
 from tramontane.export.trace import trace
 from tramontane.graphs import external_data, pipeline
-from tramontane.graphs.recipe import QUANTS, TARGETS
+from tramontane.graphs.recipe import QUANTS, TARGETS, quants_for
 
 # Of the embedded model some weights are small enough to stay in the graph's own file.
 SHORTENED = [
     *((name, 1) for name in GEOMETRIES if name != "stdlib-5m"),
     ("mistral-7b-v0.1", 2),
 ]
+
+
+RECIPES = [(target, quant) for target in TARGETS for quant in quants_for(target)]
 
 
 @functools.cache
@@ -48,8 +51,7 @@ def weighed(config: MistralConfig, *, quant: str, target: str, block: int) -> tu
     return sum(external_data.sizes(laid_out).values()), count
 
 
-@pytest.mark.parametrize("quant", QUANTS)
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("target", "quant"), RECIPES)
 @pytest.mark.parametrize("is_tied", [False, True])
 def test_files_weigh_what_was_planned(
     stdlib_5m: Path, quant: str, target: str, is_tied: bool
@@ -77,8 +79,7 @@ def test_rows_that_blocks_do_not_divide_weigh_what_was_planned(
         assert 0 <= planned - found <= count * external_data.INLINE_BYTES
 
 
-@pytest.mark.parametrize("quant", QUANTS)
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("target", "quant"), RECIPES)
 @pytest.mark.parametrize(("name", "num_layers"), SHORTENED)
 def test_artifact_of_billions_weighs_what_was_planned_to_the_byte(
     name: str, num_layers: int, target: str, quant: str
@@ -100,6 +101,11 @@ def test_memory_adds_up_and_other_recipes_are_those_of_their_own_plans() -> None
         )
         others = {q: other.resident_bytes for q, other in plans.items() if q != quant}
         assert memory.other_quants == others
+
+
+def test_other_recipes_are_those_that_the_target_has() -> None:
+    memory = plan(GEOMETRIES["stdlib-5m"], quant="int8", target="web").memory
+    assert memory.other_quants.keys() == {"fp32"}
 
 
 def test_cache_of_a_window_is_bounded_and_another_grows_to_all_positions() -> None:

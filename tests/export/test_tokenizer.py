@@ -214,8 +214,12 @@ def test_published_tokenizer_that_agrees_is_kept_byte_for_byte(
             "cannot be read (EOF while parsing an object at line 1 column 1)",
         ),
         (lambda folder: (folder / "tokenizer_config.json").unlink(), "has no settings beside it"),
+        (
+            lambda folder: publish(folder, settings={"add_bos_token": False}),
+            "begins a text with [1], the settings beside it say []",
+        ),
     ],
-    ids=["merges missing", "no JSON", "no settings"],
+    ids=["merges missing", "no JSON", "no settings", "another start"],
 )
 def test_published_tokenizer_that_disagrees_is_made_anew_and_that_is_said(
     tiny_checkpoint: Write,

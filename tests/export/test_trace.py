@@ -35,10 +35,17 @@ def refuse_to_read(name: str) -> np.ndarray:
     raise AssertionError(f"{name} was read while tracing")
 
 
-@pytest.fixture(scope="module", params=[(8, False), (8, True), (None, False)], ids=str)
+KINDS = [
+    {"sliding_window": 8, "tie_word_embeddings": False},
+    {"sliding_window": 8, "tie_word_embeddings": True},
+    {"sliding_window": None, "tie_word_embeddings": False},
+    {"sliding_window": 8, "tie_word_embeddings": False, "cache_grows": True},
+]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=str)
 def traced(request: pytest.FixtureRequest) -> tuple[MistralConfig, ir.Model]:
-    window, tie = request.param
-    config = MistralConfig(**SIZES, sliding_window=window, tie_word_embeddings=tie)
+    config = MistralConfig(**SIZES, **request.param)
     model = trace(config)
     bind(model.graph, refuse_to_read)
     return config, model
@@ -67,6 +74,8 @@ def test_attention_is_one_node_a_layer_with_its_window(traced: Traced) -> None:
         assert (len(node.inputs), len(node.outputs)) == (len(ops.INPUTS), len(ops.OUTPUTS))
         window = node.attributes.get("window")
         assert (None if window is None else window.as_int()) == config.sliding_window
+        grows = node.attributes.get_int("grows", 0)
+        assert grows == (config.cache_grows and config.sliding_window is not None)
 
 
 def test_attention_reads_and_writes_the_cache_of_its_layer(traced: Traced) -> None:

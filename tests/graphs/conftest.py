@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,21 +139,34 @@ def attention_text() -> str:
     }"""
 
 
+@pytest.fixture(scope="session")
+def growing_text(attention_text: str) -> str:
+    """The same with a cache that keeps every row."""
+    text = attention_text.replace("<window = 8>", "<window = 8, grows = 1>")
+    for when in ("past", "present"):
+        text = re.sub(rf"\[b,2,24,16\] ({when}_)", rf"[b,2,{when}_rows,16] \1", text)
+    return text
+
+
 @pytest.fixture
 def play(evaluate: Callable[..., dict[str, np.ndarray]], normal: Callable[..., np.ndarray]) -> Any:
-    """Feed chunks of given lengths to two graphs (or functions), each with its own cache."""
-    layout = CacheLayout(window=8, rows=24)
+    """Feed chunks of given lengths to two graphs (or functions), each with its own cache.
+
+    One that grows begins with the rows given, none or those of a buffer; another has 24.
+    """
     angles = np.arange(256)[:, None] * 0.3 ** np.arange(8)
     tables = {f"{f.__name__}_cache": f(angles).astype(np.float32) for f in (np.cos, np.sin)}
 
     def run(
-        chunks: Sequence[int], *players: Any
+        chunks: Sequence[int], *players: Any, growing: int | None = None
     ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+        layout = CacheLayout(window=8, rows=24 if growing is None else None)
         B = (
             1 if max(chunks[1:], default=1) > 1 else 2
         )  # onnxruntime appends several tokens to one sequence
         names = {"present_key": "past_key", "present_value": "past_value"}
-        empty = np.zeros((B, 2, 24, 16), dtype=np.float32)
+        rows = 24 if growing is None else growing
+        empty = np.zeros((B, 2, rows, 16), dtype=np.float32)
         caches = [dict.fromkeys(names.values(), empty) for _ in players]
         total = 0
         for T in chunks:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from tramontane.errors import ContractError
-from tramontane.graphs import weights
+from tramontane.graphs import external_data, weights
 from tramontane.graphs.external_data import (
     ALIGNMENT_BYTES,
     INLINE_BYTES,
@@ -107,6 +107,17 @@ def test_weight_larger_than_a_file_may_be_is_refused_by_name(three_layers: Calla
     )
     with pytest.raises(ContractError, match=message):
         places(three_layers(v=refuse).graph, max_shard_bytes=1610)
+
+
+def test_more_files_than_transformers_js_reads_are_refused(
+    three_layers: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(external_data, "MOST_FILES", 3)
+    assert len(places(three_layers().graph, max_shard_bytes=1680)) == 3
+    monkeypatch.setattr(external_data, "MOST_FILES", 2)
+    message = r"--max-shard 1.68 kB: makes 3 files, expected at most 2, .* ask for 4.96 kB"
+    with pytest.raises(ContractError, match=message):
+        places(three_layers().graph, max_shard_bytes=1680)
 
 
 def test_files_have_their_size_at_once(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from tramontane.errors import GraphError
 from tramontane.graphs import ops
@@ -53,6 +54,21 @@ def test_attention_without_a_window_gets_a_growing_cache(
     assert set(kernel.attributes) == {"num_heads", "kv_num_heads", "do_rotary"}
 
 
+def test_window_over_a_cache_that_grows_lets_no_row_leave(
+    build: Callable, growing_text: str
+) -> None:
+    model = build(growing_text)
+    assert LowerAttention()(model).modified
+    kernel = model.graph.node(-1)
+    assert {name: kernel.attributes.get_int(name) for name in kernel.attributes} == {
+        "num_heads": 4,
+        "kv_num_heads": 2,
+        "do_rotary": 1,
+        "local_window_size": 8,
+    }
+    assert not LowerAttention()(model).modified
+
+
 def test_operator_of_that_name_in_another_domain_is_left_alone(
     build: Callable, op_types: Callable, attention_text: str
 ) -> None:
@@ -93,3 +109,49 @@ def test_another_window_does_not_agree(
     found, expected = next(play([9], kernel, body))
     with pytest.raises(AssertionError, match="attention"):
         assert_agree(found, expected)
+
+
+@pytest.mark.parametrize("rows", [0, 64])
+@pytest.mark.parametrize("chunks", CHUNKS, ids=str)
+def test_values_agree_with_the_operator_s_body_over_a_cache_that_grows(
+    build: Callable,
+    assert_agree: Callable,
+    play: Any,
+    growing_text: str,
+    chunks: list[int],
+    rows: int,
+) -> None:
+    kernel, body = build(growing_text), build(growing_text)
+    LowerAttention()(kernel)
+    AttachBody()(body)
+    for found, expected in play(chunks, kernel, body, growing=rows):
+        assert_agree(found, expected)
+
+
+def test_planted_eviction_from_a_cache_that_grows_is_noticed(
+    build: Callable, evaluate: Callable, assert_agree: Callable, play: Any, growing_text: str
+) -> None:
+    kernel, body = build(growing_text), build(growing_text)
+    LowerAttention()(kernel)
+    AttachBody()(body)
+
+    def evicting(**feeds: np.ndarray) -> dict[str, np.ndarray]:
+        for name in ("past_key", "past_value"):
+            feeds[name] = np.roll(feeds[name], -1, axis=2)
+        return evaluate(kernel, **feeds)
+
+    steps = play([9, 1], evicting, body, growing=0)
+    assert_agree(*next(steps))
+    with pytest.raises(AssertionError, match="attention"):
+        assert_agree(*next(steps))
+
+
+def test_bounded_cache_does_not_agree_where_one_grows(
+    build: Callable, assert_agree: Callable, play: Any, attention_text: str, growing_text: str
+) -> None:
+    kernel, body = build(attention_text), build(growing_text)
+    LowerAttention()(kernel)
+    AttachBody()(body)
+    with pytest.raises(AssertionError):
+        for found, expected in play([24, 1], kernel, body, growing=24):
+            assert_agree(found, expected)

@@ -12,7 +12,7 @@ from tramontane.graphs import weights
 from tramontane.graphs.external_data import initializers_as_read
 from tramontane.graphs.pack_matrices import PackMatrices
 from tramontane.graphs.pipeline import passes, run
-from tramontane.graphs.recipe import QUANTS, TARGETS
+from tramontane.graphs.recipe import TARGETS, quants_for
 from tramontane.runtime.contract import Geometry
 
 
@@ -28,8 +28,16 @@ class BreakOpset(ir.passes.InPlacePass):
 @pytest.mark.parametrize(
     ("target", "quant", "block", "message"),
     [
-        ("tpu", "int8", 32, "--target tpu: unknown; expected one of ort, portable"),
+        ("tpu", "int8", 32, "--target tpu: unknown; expected one of ort, portable, web$"),
         ("ort", "int3", 32, "--quant int3: unknown; expected one of fp32, int8, int4"),
+        ("web", "int3", 32, "--quant int3: unknown"),
+        (
+            "web",
+            "int4",
+            32,
+            "^--target web --quant int4: browsers' WASM has no fast kernel for 4 bits; "
+            "take --quant int8, or for WebGPU --target ort --cache growing$",
+        ),
         ("ort", "int4", 31, "--block 31: expected one of 16, 32, 64, 128, 256"),
     ],
 )
@@ -40,13 +48,15 @@ def test_unknown_recipe_is_refused_by_name(
         passes(target=target, quant=quant, block=block)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(
-    ("quant", "bits"), [("fp32", set()), ("int8", {(8, 16)}), ("int4", {(4, 16), (8, 16)})]
-)
+BITS = {"fp32": set(), "int8": {(8, 16)}, "int4": {(4, 16), (8, 16)}}
+RECIPES = [(target, quant) for target in TARGETS for quant in quants_for(target)]
+
+
+@pytest.mark.parametrize(("target", "quant"), RECIPES)
 def test_matrices_have_the_bits_and_the_block_that_were_asked_for(
-    promised: ir.Model, geometry: Geometry, target: str, quant: str, bits: set[tuple[int, int]]
+    promised: ir.Model, geometry: Geometry, target: str, quant: str
 ) -> None:
+    bits = BITS[quant]
     recipe = passes(target=target, quant=quant, block=16)
     assert any(isinstance(step, PackMatrices) for step in recipe) == bool(bits)
     run(promised, geometry, recipe)
@@ -65,8 +75,7 @@ def test_trace_that_is_broken_already_is_named(promised: ir.Model, geometry: Geo
         run(promised, geometry, passes(target="ort", quant="fp32"))
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("quant", QUANTS)
+@pytest.mark.parametrize(("target", "quant"), RECIPES)
 def test_dump_has_one_file_per_pass(
     promised: ir.Model, geometry: Geometry, tmp_path: Path, target: str, quant: str
 ) -> None:

@@ -1,0 +1,104 @@
+// What does onnxruntime-web make of a job on WebGPU?
+//
+// node webgpu.mjs job.json WEB BROWSER CHROMIUM: folders with onnxruntime-web and puppeteer-core,
+// and the browser, whose adapter may be a program where there is no card.
+
+import fs from "node:fs";
+import http from "node:http";
+import { createRequire } from "node:module";
+import path from "node:path";
+import { pathToFileURL } from "node:url";
+
+const [jobFile, web, packages, chromium] = process.argv.slice(2);
+const from = createRequire(path.join(packages, "package.json"));
+const { default: puppeteer } = await import(pathToFileURL(from.resolve("puppeteer-core")));
+const job = JSON.parse(fs.readFileSync(jobFile, "utf8"));
+const home = path.join(web, "node_modules", "onnxruntime-web");
+const FLAGS = [
+  "--no-sandbox",
+  "--disable-dev-shm-usage",
+  "--enable-unsafe-webgpu",
+  "--enable-features=Vulkan,WebGPU",
+  "--use-webgpu-adapter=swiftshader",
+  "--use-vulkan=swiftshader",
+  "--ignore-gpu-blocklist",
+];
+const TYPES = { ".mjs": "text/javascript", ".wasm": "application/wasm", ".json": "application/json" };
+
+const server = http.createServer((request, response) => {
+  const [, kind, ...rest] = decodeURIComponent(request.url).split("/");
+  const root = { artifact: job.artifact, ort: path.join(home, "dist") }[kind];
+  const file = root && path.join(root, path.normalize(`/${rest.join("/")}`));
+  if (!file || !fs.existsSync(file) || !fs.statSync(file).isFile()) {
+    response.writeHead(kind ? 404 : 200, { "Content-Type": "text/html" }).end("<!doctype html>");
+    return;
+  }
+  response.writeHead(200, {
+    "Content-Type": TYPES[path.extname(file)] ?? "application/octet-stream",
+  });
+  fs.createReadStream(file).pipe(response);
+});
+await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+
+/** In the page: open the graph on WebGPU, continue the prompts, score what is to be scored. */
+async function run({ prompts, count, score, data }) {
+  const ort = await import("/ort/ort.webgpu.min.mjs");
+  ort.env.logLevel = "error";
+  const adapter = await navigator.gpu?.requestAdapter();
+  if (!adapter) throw new Error("WebGPU: no adapter");
+  const bytes = async (name) => new Uint8Array(await (await fetch(`/artifact/${name}`)).arrayBuffer());
+  const { geometry } = await (await fetch("/artifact/manifest.json")).json();
+  const externalData = [];
+  for (const name of data) externalData.push({ path: name, data: await bytes(`onnx/${name}`) });
+  const session = await ort.InferenceSession.create(await bytes("onnx/model.onnx"), {
+    executionProviders: ["webgpu"],
+    externalData,
+  });
+  const pasts = session.inputNames.filter((name) => name.startsWith("past_key_values."));
+  const dims = [1, geometry.num_key_value_heads, geometry.rows ?? 0, geometry.head_dim];
+  const size = dims.reduce((product, each) => product * each, 1);
+  const empty = () => pasts.map((name) => [name, new ort.Tensor("float32", new Float32Array(size), dims)]);
+  const integers = (values, shape) => new ort.Tensor("int64", BigInt64Array.from(values, BigInt), shape);
+  const step = async (ids, seen, cache) => {
+    const found = await session.run({
+      input_ids: integers(ids, [1, ids.length]),
+      attention_mask: integers(new Array(seen).fill(1), [1, seen]),
+      ...Object.fromEntries(cache),
+    });
+    return [found.logits.data, pasts.map((n) => [n, found[n.replace("past_key_values", "present")]])];
+  };
+  const tokens = [];
+  for (const prompt of prompts) {
+    const made = [];
+    let [cache, ids, logits] = [empty(), prompt, null];
+    while (made.length < count) {
+      [logits, cache] = await step(ids, prompt.length + made.length, cache);
+      const last = logits.subarray(-geometry.vocab_size);
+      ids = [last.reduce((best, value, at) => (value > last[best] ? at : best), 0)];
+      made.push(ids[0]);
+    }
+    tokens.push(made);
+  }
+  const scored = score ? Array.from((await step(score, score.length, empty()))[0]) : null;
+  return { adapter: `${adapter.info.vendor} ${adapter.info.architecture}`.trim(), tokens, scored };
+}
+
+const browser = await puppeteer.launch({ executablePath: chromium, args: FLAGS });
+try {
+  const page = await browser.newPage();
+  await page.goto(`http://127.0.0.1:${server.address().port}/`);
+  const folder = fs.readdirSync(path.join(job.artifact, "onnx"));
+  const { adapter, tokens, scored } = await page.evaluate(run, {
+    prompts: job.prompts,
+    count: job.new_tokens,
+    score: job.logits ? job.score : null,
+    data: folder.filter((name) => name.startsWith("model.onnx_data")),
+  });
+  if (scored) fs.writeFileSync(job.logits, new Uint8Array(Float32Array.from(scored).buffer));
+  const { version } = JSON.parse(fs.readFileSync(path.join(home, "package.json"), "utf8"));
+  const versions = { "onnxruntime-web": version, chromium: await browser.version(), adapter };
+  console.log(JSON.stringify({ versions, tokens }));
+} finally {
+  await browser.close();
+  server.close();
+}

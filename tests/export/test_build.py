@@ -1,0 +1,72 @@
+"""Does an export change of the architecture what was asked for, and refuse the rest by name?"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from tramontane.errors import ConfigError
+from tramontane.export.build import Options, adapted, export_checkpoint
+from tramontane.export.config import MistralConfig, geometry_of
+from tramontane.export.geometries import GEOMETRIES
+from tramontane.export.layouts import read_config
+
+LLAMA = GEOMETRIES["llama-2-7b"]
+
+
+@pytest.fixture
+def config(stdlib_5m: Path) -> MistralConfig:
+    return read_config(stdlib_5m)
+
+
+def test_nothing_asked_for_changes_nothing(config: MistralConfig) -> None:
+    assert adapted(config, window=None) == config
+    assert adapted(config, window=None, cache="windowed") == config
+
+
+def test_window_makes_a_llama_a_mistral_and_changes_nothing_else() -> None:
+    assert LLAMA.sliding_window is None
+    found = adapted(LLAMA, window=4096)
+    assert (found.architecture, found.sliding_window) == ("MistralForCausalLM", 4096)
+    before = {"architecture": LLAMA.architecture, "sliding_window": None}
+    assert dataclasses.replace(found, **before) == LLAMA
+
+
+@pytest.mark.parametrize("window", [None, 16])
+def test_growing_cache_keeps_the_window_and_bounds_no_rows(
+    config: MistralConfig, window: int | None
+) -> None:
+    windowed = geometry_of(adapted(config, window=window))
+    growing = geometry_of(adapted(config, window=window, cache="growing"))
+    assert windowed.rows is not None
+    assert growing == dataclasses.replace(windowed, rows=None)
+    assert growing.window == (window or config.sliding_window)
+
+
+def test_largest_and_smallest_window_are_taken(config: MistralConfig) -> None:
+    for window in (1, config.max_position_embeddings):
+        assert adapted(config, window=window).sliding_window == window
+
+
+@pytest.mark.parametrize("window", [0, -1, 4097])
+def test_window_out_of_range_is_refused(config: MistralConfig, window: int) -> None:
+    message = f"^--window {window}: expected 1 to 4096, the positions that the model has$"
+    with pytest.raises(ConfigError, match=message):
+        adapted(config, window=window)
+
+
+@pytest.mark.parametrize("cache", ["", "bounded", "Growing"])
+def test_unknown_cache_is_refused(config: MistralConfig, cache: str) -> None:
+    message = f"^--cache {cache}: unknown; expected one of windowed, growing$"
+    with pytest.raises(ConfigError, match=message):
+        adapted(config, window=None, cache=cache)
+
+
+def test_unknown_cache_is_refused_before_anything_is_written(
+    stdlib_5m: Path, tmp_path: Path
+) -> None:
+    options = Options(quant="int8", target="ort", cache="endless")
+    with pytest.raises(ConfigError, match="--cache endless: unknown"):
+        export_checkpoint(stdlib_5m, tmp_path / "out", options)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,205 @@
+"""Does the model card say what the manifest knows, as hubs read it?"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub.repocard import metadata_load
+from tramontane.export.card import render_card
+from tramontane.runtime import Session, bare
+from tramontane.runtime.contract import Geometry
+from tramontane.runtime.manifest import Manifest, Vocabulary
+from tramontane.runtime.memory import MemoryPlan
+
+MOST_LINES = 30  # of the script with nothing but onnxruntime and numpy
+NOT_MEASURED = "Not measured: this artifact was exported with `--no-validate`."
+GEOMETRY = Geometry(
+    num_layers=2,
+    num_key_value_heads=3,
+    head_dim=16,
+    vocab_size=640,
+    window=8,
+    rows=24,
+    max_positions=512,
+)
+MEMORY = MemoryPlan(
+    weights_bytes=9_000_000,
+    resident_weights_bytes=10_000_000,
+    activation_bytes=60,
+    runtime_bytes=40,
+    cache_bytes_per_token=1,
+    cache_bytes_at_most=2_500_000,
+    resident_bytes=12_500_100,
+    other_quants={"fp32": 36_000_000},
+)
+ORIGIN = {"name": "Tiny", "license": "apache-2.0", "base_model": "org/Tiny", "language": ["en"]}
+PARITY = {"max_logit_difference": 0.015, "mean_kl": 1e-5, "same_top": 0.99}
+
+
+def manifest(*, geometry: dict[str, Any] | None = None, **changes: Any) -> Manifest:
+    known: dict[str, Any] = {
+        "quant": "int8",
+        "target": "ort",
+        "geometry": dataclasses.replace(GEOMETRY, **(geometry or {})),
+        "vocabulary": Vocabulary(bos_token_id=1, eos_token_ids=(2,), add_bos_token=True),
+        "memory": MEMORY,
+        "source": {},
+        "tools": {"tramontane": "9.8.7"},
+        "tensors": [],
+        "origin": ORIGIN,
+        "tokenizer_json": "made from tokenizer.model",
+        "parity": PARITY,
+    }
+    return Manifest(**{**known, **changes})
+
+
+def metadata(card: str) -> dict[str, Any]:
+    """The block of YAML in front of a card."""
+    found = re.match(r"\A---\n(.*?\n)---\n\n# ", card, flags=re.DOTALL)
+    assert found is not None
+    content: dict[str, Any] = yaml.safe_load(found[1])
+    return content
+
+
+def code_blocks(card: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", card, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_metadata_are_what_hubs_read(tmp_path: Path) -> None:
+    card = render_card(manifest())
+    found = metadata(card)
+    assert found == {
+        "license": "apache-2.0",
+        "base_model": "org/Tiny",
+        "base_model_relation": "quantized",
+        "language": ["en"],
+        "library_name": "transformers.js",
+        "pipeline_tag": "text-generation",
+        "tags": [
+            "tramontane",
+            "onnx",
+            "onnxruntime",
+            "onnxruntime-genai",
+            "transformers.js",
+            "sliding-window",
+            "int8",
+        ],
+        "tramontane": {
+            "quantization": "int8",
+            "target": "ort",
+            "window": 8,
+            "cache_rows": 24,
+            "parity": PARITY,
+        },
+    }
+    (tmp_path / "README.md").write_text(card, encoding="utf-8")
+    assert metadata_load(tmp_path / "README.md") == found
+
+
+def test_what_is_not_known_is_left_out_and_the_licence_is_said_to_be_missing() -> None:
+    plain = manifest(origin={"name": "Tiny"}, parity=None, geometry={"window": None, "rows": None})
+    card = render_card(plain)
+    found = metadata(card)
+    assert found.keys() == {"library_name", "pipeline_tag", "tags", "tramontane"}
+    assert found["tramontane"] == {"quantization": "int8", "target": "ort"}
+    assert "sliding-window" not in found["tags"]
+    assert "| licence | not stated by the checkpoint |" in card
+    assert "An ONNX artifact of Tiny, exported by tramontane 9.8.7." in card
+
+
+@pytest.mark.parametrize("said", ["mrl: research", "- a", "'quoted' \"twice\"", "Größe #1", "no"])
+def test_metadata_that_yaml_would_misread_are_kept_as_they_are(said: str) -> None:
+    origin = {**ORIGIN, "license": "other", "license_name": said, "license_link": "LICENSE"}
+    assert metadata(render_card(manifest(origin=origin)))["license_name"] == said
+
+
+def test_figures_of_the_manifest_are_in_the_tables() -> None:
+    card = render_card(manifest(tokenizer_json="left out: it changes characters"))
+    for line in (
+        "# Tiny, int8 for ort",
+        "| weights | int8, 9.00 MB |",
+        "| sliding window | 8 |",
+        "| cache rows | 24 |",
+        "| cache memory at most | 2.50 MB |",
+        "| resident memory at most | 12.50 MB, planned |",
+        "| positions | 512 |",
+        "| layers, key/value heads, head size | 2, 3, 16 |",
+        "| vocabulary | 640 |",
+        "| tokenizer.json | left out: it changes characters |",
+        "| licence | apache-2.0 |",
+        *(f"| {name} | {value} |" for name, value in PARITY.items()),
+    ):
+        assert f"\n{line}\n" in card, line
+
+
+def test_parity_that_was_not_measured_is_said_not_to_be() -> None:
+    measured, not_measured = render_card(manifest()), render_card(manifest(parity=None))
+    assert NOT_MEASURED in not_measured
+    assert "mean_kl" not in not_measured
+    assert "parity" not in metadata(not_measured)["tramontane"]
+    assert NOT_MEASURED not in measured
+    assert "`parity/report.json`" in measured
+
+
+def test_optimum_is_shown_for_a_cache_that_grows_and_for_no_other() -> None:
+    windowed = render_card(manifest())
+    assert "optimum's `ORTModelForCausalLM` lets the past grow from nothing" in windowed
+    assert "export with `--cache growing` for it" in windowed
+    assert "(1, 3, 24, 16) zeros first" in windowed
+    assert "from optimum" not in windowed
+    for geometry in ({"rows": None}, {"rows": None, "window": None}):
+        growing = render_card(manifest(geometry=geometry))
+        assert "from optimum.onnxruntime import ORTModelForCausalLM" in growing
+        assert "| cache rows | as many as tokens |" in growing
+        assert "zeros first" not in growing
+
+
+@pytest.mark.parametrize("rows", [24, None])
+def test_python_in_the_card_is_python(rows: int | None) -> None:
+    blocks = code_blocks(render_card(manifest(geometry={"rows": rows})), "python")
+    assert len(blocks) == (3 if rows else 4)
+    for block in blocks:
+        compile(block, "card", "exec")
+
+
+def test_script_of_the_card_is_the_files_and_short() -> None:
+    text = Path(bare.__file__).read_text(encoding="utf-8")
+    assert text in code_blocks(render_card(manifest()), "python")
+    assert len(text.splitlines()) <= MOST_LINES
+    assert "tramontane" not in text
+
+
+def test_script_of_the_card_decodes_as_the_driver_does(
+    embedded_artifact: Callable[[str], Path], tmp_path: Path
+) -> None:
+    artifact = embedded_artifact("fp32-portable")
+    card = (artifact / "README.md").read_text(encoding="utf-8")
+    script = tmp_path / "bare.py"
+    script.write_text(code_blocks(card, "python")[1], encoding="utf-8")
+    session = Session.load(artifact)
+    prompt = session.tokenizer.encode("def f(x):")
+    asked = [sys.executable, script, artifact, "80", *map(str, prompt)]
+    said = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
+    logits, expected = session.prefill(prompt), []
+    for _ in range(80):  # beyond the window
+        expected.append(int(logits.argmax()))
+        logits = session.step(expected[-1])
+    assert [int(token) for token in said.split()] == expected
+
+
+def test_card_is_rendered_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a card needs no network")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert render_card(manifest()) == render_card(manifest())

@@ -1,0 +1,267 @@
+"""Does the command's exit status say what its matrix says?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tramontane.errors import ContractError, status_of
+from tramontane.interop import __main__ as command
+from tramontane.interop import cases
+from tramontane.interop.answers import Answer, Failed
+from tramontane.interop.cases import Case, Exported
+from tramontane.interop.places import Absent
+from tramontane.interop.runners import driver
+from tramontane.interop.runtimes import DRIVER, REFERENCE, Runtime
+
+NEW_TOKENS = 24
+# Answers with what was found before; where logits are asked for, so are they.
+REPLAY = """
+import json, shutil, sys
+job = json.load(open(sys.argv[1]))
+if job["logits"]:
+    shutil.copy(sys.argv[3], job["logits"])
+print(open(sys.argv[2]).read())
+"""
+Use = Callable[..., None]
+
+
+@pytest.fixture
+def first_case_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def first(model: Path, shared: Path | None) -> list[Case]:
+        return list(islice(cases.cases(model, None), 1))
+
+    monkeypatch.setattr(command, "cases", first)
+
+
+@pytest.fixture
+def right(exported: Exported) -> Answer:
+    """The driver's answer; its logits lie beside the artifact."""
+    found = driver.do({**exported.job, "new_tokens": NEW_TOKENS})
+    Path(exported.job["logits"]).rename(exported.folder / "logits")
+    return found
+
+
+@pytest.fixture
+def use(
+    first_case_alone: None, exported: Exported, right: Answer, monkeypatch: pytest.MonkeyPatch
+) -> Use:
+    """Put other runtimes beside a driver and a reference that answer at once, and rightly."""
+
+    def with_others(*others: Runtime, quant: str = "fp32", driver_gives: Any = None) -> None:
+        manifest = replace(exported.manifest, quant=quant)
+        made = replace(exported, manifest=manifest)
+        monkeypatch.setattr(command, "export", lambda *_: made)
+        monkeypatch.setattr(command, "REFERENCE", _replay("transformers", exported, right))
+        ours = {**right, **(driver_gives or {})}
+        monkeypatch.setattr(command, "DRIVER", _replay("tramontane", exported, ours))
+        monkeypatch.setattr(command, "OTHERS", others)
+
+        def no_browser(*_: object, **__: object) -> Answer:
+            raise Absent("chromium: none is on PATH")
+
+        monkeypatch.setattr(command, "visit", no_browser)
+
+    return with_others
+
+
+def test_driver_and_transformers_give_the_same_tokens_of_the_embedded_model(
+    first_case_alone: None,
+    exported: Exported,
+    stdlib_5m: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(command, "export", lambda *_: exported)
+    monkeypatch.setattr(command, "OTHERS", ())
+    monkeypatch.setattr(command, "REFERENCE", replace(REFERENCE, new_tokens=NEW_TOKENS))
+    monkeypatch.setattr(command, "DRIVER", replace(DRIVER, new_tokens=NEW_TOKENS))
+    out = tmp_path / "matrix.md"
+    assert command.main([str(stdlib_5m), "--only", "tramontane", "--out", str(out)]) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    found = json.loads(last)
+    assert found["passed"]
+    assert found["cells"] == {"stdlib-5m fp32 ort": {"tramontane": "same tokens, text"}}
+    assert "| stdlib-5m fp32 ort | same tokens, text |" in out.read_text()
+
+
+def test_one_wrong_token_of_one_runner_fails_the_command(
+    use: Use,
+    exported: Exported,
+    right: Answer,
+    stdlib_5m: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wrong = [right["tokens"][0], [*right["tokens"][1][:-1], right["tokens"][1][-1] ^ 1]]
+    use(
+        _replay("honest", exported, right),
+        _replay("liar", exported, {**right, "tokens": wrong}),
+    )
+    assert command.main([str(stdlib_5m)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    at = NEW_TOKENS - 1
+    said = f"prompt 1, token {at}: {wrong[1][at]}, expected {right['tokens'][1][at]}"
+    assert f"wrong: stdlib-5m fp32 ort, liar: {said}" in lines
+    found = json.loads(lines[-1])
+    assert found["failures"] == [f"stdlib-5m fp32 ort, liar: {said}"]
+    assert found["cells"]["stdlib-5m fp32 ort"]["honest"] == "same tokens, text"
+
+
+def test_in_fp32_the_driver_itself_is_held_against_transformers(
+    use: Use, right: Answer, stdlib_5m: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = [[right["tokens"][0][0] ^ 1, *right["tokens"][0][1:]], right["tokens"][1]]
+    use(driver_gives={"tokens": wrong})
+    assert command.main([str(stdlib_5m)]) == 1
+    assert "wrong: stdlib-5m fp32 ort, tramontane: prompt 0, token 0" in capsys.readouterr().out
+
+
+def test_a_runner_that_breaks_is_wrong_and_not_absent(
+    use: Use, stdlib_5m: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = [sys.executable, "-c", "import sys; sys.exit('cannot read the graph')"]
+    use(Runtime(name="broken", start=lambda _: broken))
+    assert command.main([str(stdlib_5m)]) == 1
+    assert "exit status 1; cannot read the graph" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("required", "status"), [([], 0), (["tramontane"], 0), (["gen"], 1), (["page"], 1)]
+)
+def test_an_absent_runtime_fails_the_command_where_it_is_required_alone(
+    use: Use,
+    stdlib_5m: Path,
+    capsys: pytest.CaptureFixture[str],
+    required: list[str],
+    status: int,
+) -> None:
+    use(Runtime(name="genai", start=_absent))
+    assert command.main([str(stdlib_5m), "--require", *required]) == status
+    lines = capsys.readouterr().out.splitlines()
+    assert "absent: genai: npm: not on PATH" in lines
+    assert "absent: page in Chromium: chromium: none is on PATH" in lines
+    assert json.loads(lines[-1])["absent"]["genai"] == "npm: not on PATH"
+
+
+@pytest.mark.parametrize("flag", ["--only", "--require"])
+def test_a_runtime_that_nobody_knows_is_refused_before_anything_is_made(
+    use: Use, stdlib_5m: Path, monkeypatch: pytest.MonkeyPatch, flag: str
+) -> None:
+    use()
+    monkeypatch.setattr(command, "export", lambda *_: pytest.fail("exported"))
+    arguments = [str(stdlib_5m), flag, "tramontane", "pytroch"]
+    with pytest.raises(ContractError, match=r"^pytroch: no such runtime, expected part of tram"):
+        command.main(arguments)
+    assert status_of(lambda: command.main(arguments)) == 2
+
+
+def test_only_what_is_wanted_is_run(
+    use: Use, exported: Exported, right: Answer, stdlib_5m: Path, capsys: Any
+) -> None:
+    use(_replay("wanted", exported, right), Runtime(name="other", start=_never))
+    assert command.main([str(stdlib_5m), "--only", "wanted"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["cells"] == {"stdlib-5m fp32 ort": {"wanted": "same tokens, text"}}
+
+
+def test_an_artifact_that_a_runtime_does_not_take_is_not_carried_there(
+    use: Use, stdlib_5m: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(Runtime(name="growing", start=_never, takes=lambda case: not case.has_window))
+    assert command.main([str(stdlib_5m)]) == 0
+    assert "growing" not in json.loads(capsys.readouterr().out.splitlines()[-1])["cells"]
+
+
+def test_where_weights_are_rounded_a_runtime_is_held_against_the_one_with_its_kernels(
+    use: Use, exported: Exported, right: Answer, stdlib_5m: Path, capsys: Any
+) -> None:
+    there = {**right, "tokens": [[token ^ 1 for token in each] for each in right["tokens"]]}
+    use(
+        _replay("arm64", exported, there, rounds_like=None),
+        _replay("bare, arm64", exported, there, rounds_like="arm64"),
+        _replay("bare", exported, there),
+        quant="int8",
+    )
+    assert command.main([str(stdlib_5m)]) == 1
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    cells = found["cells"]["stdlib-5m fp32 ort"]
+    assert cells["arm64"] == "KL 0.0e+00, 100.0%"  # its logits are those of the reference
+    assert cells["bare, arm64"].startswith("text ")  # that of the driver, not of its tokens
+    assert cells["bare"].startswith("prompt 0, token 0")
+
+
+def test_without_the_runtime_that_has_its_kernels_a_runtime_cannot_be_judged(
+    use: Use, exported: Exported, right: Answer, stdlib_5m: Path, capsys: Any
+) -> None:
+    use(
+        Runtime(name="arm64", start=_absent, rounds_like=None),
+        _replay("bare, arm64", exported, right, rounds_like="arm64"),
+        quant="int8",
+    )
+    assert command.main([str(stdlib_5m)]) == 0
+    absent = json.loads(capsys.readouterr().out.splitlines()[-1])["absent"]
+    assert absent["bare, arm64"] == "arm64, which has the same kernels, was not run"
+
+
+def test_a_slow_runtime_passes_with_the_beginning_of_tokens_and_text(
+    use: Use, exported: Exported, right: Answer, stdlib_5m: Path, capsys: Any
+) -> None:
+    tokens = [each[:5] for each in right["tokens"]]
+    text = command.text_of(exported, exported.job["prompts"][0], tokens[0])
+    half = {**right, "tokens": tokens, "texts": [text]}
+    slow = replace(_replay("slow", exported, half), new_tokens=5)
+    use(slow)
+    assert command.main([str(stdlib_5m), "--only", "slow"]) == 0
+    use(replace(slow, new_tokens=6))
+    assert command.main([str(stdlib_5m), "--only", "slow"]) == 1
+
+
+def test_the_page_must_show_the_text_of_the_tokens_that_wasm_gave(
+    use: Use,
+    exported: Exported,
+    right: Answer,
+    stdlib_5m: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use(_replay("onnxruntime-web", exported, right, rounds_like=None))
+    asked: list[str | None] = []
+
+    def visit(_: Exported, expected: str | None, **__: object) -> Answer:
+        asked.append(expected)
+        if len(asked) > 1:
+            raise Failed("FAILS  the text is our driver's")
+        return {"claims": {"a": True, "b": True}, "versions": {"chromium": "140"}}
+
+    monkeypatch.setattr(command, "visit", visit)
+    assert command.main([str(stdlib_5m)]) == 0
+    assert "same text, 2 claims hold" in capsys.readouterr().out
+    assert command.main([str(stdlib_5m), "--only", "page"]) == 1
+    assert asked == [right["texts"][0], None]  # not known where WASM was not run
+
+
+def _replay(name: str, exported: Exported, answer: Answer, **fields: Any) -> Runtime:
+    path = exported.folder / f"{name}.answer"
+    path.write_text(json.dumps(answer), encoding="utf-8")
+    logits = exported.folder / "logits"
+    return Runtime(
+        name=name,
+        start=lambda job: [sys.executable, "-c", REPLAY, job, path, logits],
+        new_tokens=NEW_TOKENS,
+        **fields,
+    )
+
+
+def _absent(job: Path) -> list[str]:
+    raise Absent("npm: not on PATH")
+
+
+def _never(job: Path) -> list[str]:
+    pytest.fail("started")
