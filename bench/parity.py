@@ -16,7 +16,7 @@ from ..export.build import Options as Recipe
 from ..export.build import export_checkpoint
 from ..export.checkpoint import Checkpoint
 from ..export.progress import say
-from ..graphs.recipe import QUANTS, TARGETS
+from ..graphs.recipe import QUANTS, TARGETS, quants_for
 from ..runtime.manifest import read_manifest
 from ..sizes import format_bytes
 from ..validate.gate import Options
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     checkpoint, rows = Checkpoint.open(args.model), []
     for quant in QUANTS:
-        for target in TARGETS:
+        for target in (target for target in TARGETS if quant in quants_for(target)):
             say(f"{quant} for {target}")
             artifact = args.out / f"{quant}-{target}"
             export_checkpoint(args.model, artifact, Recipe(quant=quant, target=target))

@@ -37,8 +37,8 @@ Gate = Callable[[Path, Checkpoint], dict[str, Any]]
 
 # What is kept of the tokens: the window's rows, or all of them, for runtimes whose past grows.
 CACHES = ("windowed", "growing")
-# Browsers' buffers end below 2 GiB: a file of 1.5 GiB could be fetched in Chromium 156, one of 2047
-# MiB not. Half of that leaves room for what a page does with it.
+# Browsers' buffers end below 2 GiB, where Chromium 156 fetches no file any more; half of that
+# leaves room for what a page does with it.
 WEB_SHARD_BYTES = 10**9
 HASHING = "hashing the checkpoint"  # what progress calls it
 

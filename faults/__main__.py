@@ -18,10 +18,11 @@ from ..export.checkpoint import Checkpoint
 from ..export.progress import track
 from ..validate.gate import Options
 from ..validate.prove import validate
-from . import in_attention, in_cache, in_operators, in_weights
+from . import in_attention, in_cache, in_operators, in_web, in_weights
 from .planting import Fault, planted
 
-FAULTS = [*in_attention.FAULTS, *in_cache.FAULTS, *in_operators.FAULTS, *in_weights.FAULTS]
+_KINDS = (in_attention, in_cache, in_operators, in_weights, in_web)
+FAULTS = [fault for kind in _KINDS for fault in kind.FAULTS]
 MODEL = Path(__file__).parents[1] / "models" / "stdlib-5m"
 
 

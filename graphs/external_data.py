@@ -79,8 +79,8 @@ def places(graph: ir.Graph, *, max_shard_bytes: int | None = None) -> list[Place
     if shard >= MOST_FILES:
         total = sum(place.length for place in found)
         raise ContractError(
-            f"--max-shard {format_bytes(max_shard_bytes or 0)}: makes {shard + 1} files, expected at "
-            f"most {MOST_FILES}, which is what transformers.js reads; ask for "
+            f"--max-shard {format_bytes(max_shard_bytes or 0)}: makes {shard + 1} files, expected "
+            f"at most {MOST_FILES}, which is what transformers.js reads; ask for "
             f"{format_bytes(2 * total // MOST_FILES)}"
         )
     return found

@@ -37,6 +37,7 @@ _MULTIPLY = {"MatMul", "MatMulNBits", "Gemm", "DynamicQuantizeMatMul"}
 # Rounded before and scaled after by nodes around them.
 _OF_INTEGERS = {"MatMulInteger", "MatMulIntegerToFloat"}
 _IN_BYTES = {"DynamicQuantizeMatMul", *_OF_INTEGERS}
+_COLUMN_SCALES = {"DynamicQuantizeMatMul": 2, "MatMulIntegerToFloat": 3}  # their places
 _ROUND = {"Cast", "Add", "Concat", "Round", "Div", "DynamicQuantizeLinear"}
 _SCALE = ("Cast", "Split", "Add", "Mul")  # in this order, those that are there
 _REARRANGE = {"Transpose", "Reshape", "DequantizeLinear"}
@@ -229,7 +230,7 @@ def _rounding(node: ir.Node) -> tuple[int, int | None]:
         bits = attributes.get("bits") or _bits(node.inputs[0])
         return int(bits), int(attributes["block_size"])
     if node.op_type in _IN_BYTES:
-        return 8, None
+        return 8, _column(node)
     for value in node.inputs[:2]:
         producer = value.producer() if value is not None else None
         while producer is not None and producer.op_type == "Transpose":
@@ -237,6 +238,16 @@ def _rounding(node: ir.Node) -> tuple[int, int | None]:
         if producer is not None and producer.op_type == "DequantizeLinear":
             return _rounding(producer)
     return 32, None
+
+
+def _column(node: ir.Node) -> int | None:
+    """Weights of one output, where each output has a scale of its own; codes lie in columns."""
+    codes, at = node.inputs[1], _COLUMN_SCALES.get(node.op_type)
+    scales = node.inputs[at] if at is not None and at < len(node.inputs) else None
+    if scales is None or scales.shape is None or codes is None or codes.shape is None:
+        return None
+    size = codes.shape[0]
+    return size if isinstance(size, int) and scales.shape.rank() == 1 else None
 
 
 def _bits(value: ir.Value | None) -> int:

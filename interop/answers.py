@@ -84,12 +84,8 @@ def judge(runtime: Runtime, exported: Exported, answer: Answer, expected: Expect
         right = [tokens[: runtime.new_tokens] for tokens in expected.tokens]
         wrong += _first_other(answer["tokens"], right)
     else:
-        score = np.array(exported.job["score"][: runtime.num_scored])
-        found = compare(expected.logits[: len(score)], read_logits(exported), score)
-        bounds = tolerance_for(exported.manifest.quant)
-        said = f"KL {found.mean_kl:.1e}, {found.same_top:.1%}"
-        if not (found.mean_kl <= bounds.mean_kl and found.same_top >= bounds.same_top):
-            wrong.append(f"{said}, allowed {bounds.mean_kl:.0e} and {bounds.same_top:.0%}")
+        said, why = _measured(runtime, exported, expected)
+        wrong += why
     if "texts" in answer and not measures(runtime, exported):
         wrong += [
             f"text {found!r}, expected {right!r}"
@@ -104,6 +100,19 @@ def judge(runtime: Runtime, exported: Exported, answer: Answer, expected: Expect
         is_failure=bool(wrong),
         versions=answer["versions"],
     )
+
+
+def _measured(runtime: Runtime, exported: Exported, expected: Expected) -> tuple[str, list[str]]:
+    """The figures of a runtime that rounds in its own way, and what is beyond its bounds."""
+    score, logits = np.array(exported.job["score"][: runtime.num_scored]), read_logits(exported)
+    if len(logits) != len(score):
+        return "not scored", [f"scored {len(logits)} positions, expected {len(score)}"]
+    found = compare(expected.logits[: len(score)], logits, score)
+    bounds = tolerance_for(exported.manifest.quant)
+    said = f"KL {found.mean_kl:.1e}, {found.same_top:.1%}"
+    if found.mean_kl <= bounds.mean_kl and found.same_top >= bounds.same_top:
+        return said, []
+    return said, [f"{said}, allowed {bounds.mean_kl:.0e} and {bounds.same_top:.0%}"]
 
 
 def _first_other(found: Sequence[list[int]], expected: Sequence[list[int]]) -> list[str]:

@@ -110,11 +110,13 @@ def write_job(exported: Exported, path: Path, **changes: Any) -> Path:
 
 
 def read_logits(exported: Exported) -> np.ndarray:
-    """What a runtime scored, (T, V) float32 for its T positions, taken away for the next one."""
-    path = Path(exported.job["logits"])
-    logits = np.fromfile(path, "<f4").reshape(-1, exported.manifest.geometry.vocab_size)
+    """What a runtime scored, (T, V) float32 for T whole positions, taken away for the next one."""
+    path, V = Path(exported.job["logits"]), exported.manifest.geometry.vocab_size
+    if not path.is_file():
+        return np.empty((0, V), np.float32)
+    numbers = np.fromfile(path, "<f4")
     path.unlink()
-    return logits
+    return numbers[: len(numbers) // V * V].reshape(-1, V)
 
 
 def refuse_end_tokens(exported: Exported, tokens: list[list[int]]) -> None:

@@ -20,6 +20,7 @@ from ..export.progress import say
 
 _READY = ".ready"  # written last: names what an environment was made of
 _SHOWN_LINES = 4
+_LIMIT_SECONDS = 1200  # of one command: a browser or an emulator may hang
 
 
 class Absent(Exception):  # noqa: N818 - a state, not an error
@@ -49,7 +50,10 @@ def run(
             text=True,
             errors="replace",
             check=False,
+            timeout=_LIMIT_SECONDS,
         )
+    except subprocess.TimeoutExpired as error:
+        raise Absent(f"{' '.join(words[:4])}: no end after {_LIMIT_SECONDS} seconds") from error
     except OSError as error:
         raise Absent(f"{words[0]}: {error.strerror}") from error
     if done.returncode:

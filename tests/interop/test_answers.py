@@ -51,8 +51,11 @@ def asked(exported: Exported) -> Callable[[str], Exported]:
     """A job of three strings, of an artifact whose weights are rounded as wanted."""
     job = {**exported.job, "strings": STRINGS, "score": [t % V for t in range(T)]}
 
+    geometry = replace(exported.manifest.geometry, vocab_size=V)
+
     def of(quant: str) -> Exported:
-        return replace(exported, manifest=replace(exported.manifest, quant=quant), job=job)
+        manifest = replace(exported.manifest, quant=quant, geometry=geometry)
+        return replace(exported, manifest=manifest, job=job)
 
     return of
 
@@ -68,10 +71,12 @@ def _answer(**changes: Any) -> Answer:
     return {name: value for name, value in {**right, **changes}.items() if value is not None}
 
 
-def _judged_logits(exported: Exported, expected: Expected, logits: np.ndarray) -> Cell:
+def _judged_logits(
+    exported: Exported, expected: Expected, logits: np.ndarray, runtime: Runtime = OWN_KERNELS
+) -> Cell:
     logits.astype("<f4").tofile(exported.job["logits"])
     answer = _answer(tokens=[], texts=None, ids=None, decoded=None)
-    return judge(OWN_KERNELS, exported, answer, expected)
+    return judge(runtime, exported, answer, expected)
 
 
 def test_a_right_answer_passes_and_tells_what_was_compared(
@@ -232,11 +237,24 @@ def test_one_logit_that_is_no_number_fails(
 
 
 @pytest.mark.parametrize("kept", [T * V - 1, T * V // 2, 0])
-def test_too_few_logits_raise(
+def test_too_few_logits_fail(
     asked: Callable[[str], Exported], expected: Expected, kept: int
 ) -> None:
-    with pytest.raises(ValueError, match=r"reshape|shape|reduction"):
-        _judged_logits(asked("int8"), expected, expected.logits.ravel()[:kept])
+    cell = _judged_logits(asked("int8"), expected, expected.logits.ravel()[:kept])
+    assert cell.is_failure
+    assert cell.said == f"scored {kept // V} positions, expected {T}"
+
+
+def test_a_slow_runtime_is_held_against_the_positions_that_were_asked_of_it(
+    asked: Callable[[str], Exported], expected: Expected
+) -> None:
+    slow = replace(OWN_KERNELS, num_scored=T // 2)
+    logits = expected.logits[: T // 2].copy()
+    assert not _judged_logits(asked("int8"), expected, logits, slow).is_failure
+    logits[-20:] *= -1
+    assert _judged_logits(asked("int8"), expected, logits, slow).is_failure
+    whole = _judged_logits(asked("int8"), expected, expected.logits, slow)
+    assert whole.said == f"scored {T} positions, expected {T // 2}"
 
 
 def test_a_runner_is_given_the_job_and_its_last_line_is_the_answer(exported: Exported) -> None:
