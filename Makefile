@@ -10,7 +10,7 @@ PROMPT ?= def fibonacci(
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help dev export run validate inspect card parity faults synthetic interop web bench-export \
+.PHONY: help dev export run validate inspect card parity faults synthetic interop reduced web bench-export \
   bench-others bench-web test lint types clean
 
 help:  ## list the targets
@@ -52,6 +52,9 @@ web: TARGET = web
 web: $(READY)  ## OUT= PORT=: serve the page of examples/web with an artifact, exported first if it is missing
 	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory export OUT='$(OUT)' TARGET='$(TARGET)'
 	@$(BIN)/python -m tramontane.interop.web_server '$(OUT)' $(if $(PORT),--port '$(PORT)')
+
+reduced: $(READY)  ## OUT=: the operators that an artifact needs, and its tokens in onnxruntime's own format
+	@$(BIN)/python -m tramontane.interop.reduced '$(OUT)' artifacts/reduced
 
 interop: $(READY)  ## MODEL= SHARED= ONLY= REQUIRE=: artifacts through other runtimes, the same tokens asked of each
 	@$(BIN)/python -m tramontane.interop '$(MODEL)' --shared '$(SHARED)' --out docs/interop.md \

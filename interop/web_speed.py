@@ -35,7 +35,7 @@ from .web_figures import (
 RECIPES = (("fp32", "ort"), ("int8", "ort"), ("int4", "ort"), ("int8", "web"))
 PREFILL = 64  # tokens of a chunk, as examples/web has them
 STEPS = 32
-WARM_UP, ROUNDS = 2, 7  # of speed; all recipes of a model in one process, in turns
+WARM_UP, ROUNDS = 2, 9  # of speed; all recipes of a model in one process, in turns
 LOADS = 5  # each in a process of its own, since a heap never shrinks
 
 _RUNNER = Path(__file__).with_name("runners") / "web_speed.mjs"
