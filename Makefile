@@ -75,7 +75,7 @@ bench-others: $(READY)  ## MODEL= GENAI_PYTHON= OPTIMUM_PYTHON=: the gate and th
 
 bench-web: $(READY)  ## MODEL= SHARED=: how fast each recipe is in a browser's WASM
 	@$(BIN)/python -m tramontane.interop.web_speed '$(MODEL)' \
-	  $(wildcard $(SHARED)/models/stories15M) --out docs/web.md
+	  $(wildcard $(SHARED)/models/stories15M) --window 32 --out docs/web.md
 
 synthetic: OUT = artifacts/$(GEOMETRY)$(if $(LAYERS),-$(LAYERS)-layers)
 synthetic: $(READY)  ## GEOMETRY= LAYERS= OUT= LAYOUT= DTYPE= SEED= MAX_SHARD=: random weights as large as a known model's

@@ -52,8 +52,7 @@ function ready({ quant, geometry, memory, threads, bytes, isKept, heapBytes }) {
   chart = new Chart($("chart"), geometry);
   $("held").textContent = 0;
   const { rows, window, num_layers, max_positions } = geometry;
-  const windowed = window ? `window ${window}` : "no window";
-  $("rows").textContent = rows ? `of ${rows} rows held` : `rows held; cache grows, ${windowed}`;
+  $("rows").textContent = rows ? `of ${rows} rows held` : "rows held, the cache grows";
   $("max-tokens").max = max_positions;
   showMemory(heapBytes);
   const weights = megabytes(memory.weights_bytes);
@@ -62,7 +61,7 @@ function ready({ quant, geometry, memory, threads, bytes, isKept, heapBytes }) {
   setFacts([
     quant,
     `${num_layers} layers`,
-    windowed,
+    window ? `window ${window}` : "no window",
     threads > 1 ? `${threads} threads` : "1 thread",
     `${megabytes(bytes)} MB, verified`,
   ]);
