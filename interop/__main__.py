@@ -30,15 +30,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("model", type=Path, help="checkpoint, the embedded one")
     parser.add_argument("--shared", type=Path, help="folder of trained models and text")
     parser.add_argument("--only", nargs="+", metavar="RUNTIME", help="a part of their names")
-    parser.add_argument("--require", nargs="*", default=[], help="must not be absent")
+    parser.add_argument("--require", nargs="*", default=[], metavar="RUNTIME", help="not absent")
     parser.add_argument("--screenshots", type=Path, metavar="DIR", help="of the page")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the matrix as Markdown")
     args = parser.parse_args(argv)
     names = [DRIVER.name, *(runtime.name for runtime in OTHERS), _PAGE]
     wanted = [n for n in names if not args.only or any(part in n for part in args.only)]
-    unknown = [part for part in (*(args.only or ()), *args.require) if not _is_part(part, names)]
+    unknown = [part for part in args.only or () if not any(part in name for name in names)]
+    unknown += [name for name in args.require if name not in wanted]
     if unknown:
-        raise ContractError(f"{unknown[0]}: no such runtime, expected part of {', '.join(names)}")
+        raise ContractError(f"{unknown[0]}: no such runtime, expected one of {'; '.join(names)}")
     matrix = Matrix(wanted)
     shared = args.shared if args.shared is not None and args.shared.is_dir() else None
     with tempfile.TemporaryDirectory() as folder:
@@ -54,12 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.out is not None:
         args.out.write_text(matrix.as_markdown("make interop"), encoding="utf-8")
     print(matrix.to_json())
-    missing = [name for name in matrix.absent if any(part in name for part in args.require)]
+    missing = matrix.absent.keys() & set(args.require)
     return 1 if matrix.failures or missing else 0
-
-
-def _is_part(part: str, names: list[str]) -> bool:
-    return any(part in name for name in names)
 
 
 def _fill(matrix: Matrix, case: Case, folder: Path, screenshots: Path | None) -> None:

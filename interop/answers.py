@@ -59,6 +59,8 @@ def ask(runtime: Runtime, exported: Exported, **changes: Any) -> Answer:
         raise Failed(f"its last line is no JSON ({error}): {last[:80]!r}") from error
     finally:
         path.unlink()
+    if "absent" in answer:
+        raise places.Absent(str(answer["absent"]))
     return answer
 
 

@@ -62,6 +62,18 @@ def _transformers_js(job: Path) -> list[str | Path]:
     return ["node", _RUNNERS / "transformers.mjs", job, folder]
 
 
+def _transformers_page(job: Path) -> list[str | Path]:
+    folder = places.node_with("node", _TRANSFORMERS_JS)
+    return [
+        "node",
+        _RUNNERS / "transformers_page.mjs",
+        job,
+        folder,
+        browser.tools(),
+        browser.find(),
+    ]
+
+
 def _onnxruntime_web(job: Path) -> list[str | Path]:
     return ["node", _RUNNERS / "web.mjs", job, places.node_with("web", web_server.PACKAGES)]
 
@@ -83,6 +95,10 @@ def _spells_control(text: str) -> bool:
     return any(token in text for token in ("<s>", "</s>", "<unk>"))
 
 
+def _begins_with_mark(text: str) -> bool:
+    return text.startswith("\ufeff")  # of the byte order, which JavaScript's decoder drops
+
+
 def _is_lost_in_genai(text: str) -> bool:
     return text == "" or _spells_control(text) or "\uffff" in text or "\U0010ffff" in text
 
@@ -100,11 +116,19 @@ OTHERS = (
     Runtime(
         name="transformers.js",
         start=_transformers_js,
-        writes_otherwise=lambda text: text.startswith("\ufeff"),  # JavaScript's decoder drops it
+        writes_otherwise=_begins_with_mark,
+    ),
+    Runtime(
+        name="transformers.js in Chromium",
+        start=_transformers_page,
+        rounds_like=None,
+        # Its build of onnxruntime has no kernel for an embedding's rows in blocks.
+        takes=lambda case: case.options.quant == "fp32" or case.options.target == "web",
+        writes_otherwise=_begins_with_mark,
     ),
     Runtime(name="onnxruntime-web", start=_onnxruntime_web, rounds_like=None),
     Runtime(
-        name="onnxruntime-web, WebGPU",
+        name="WebGPU in Chromium",
         start=_webgpu,
         rounds_like=None,
         new_tokens=6,  # where a program stands in for a card, one takes seconds

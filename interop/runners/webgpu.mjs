@@ -4,10 +4,11 @@
 // and the browser, whose adapter may be a program where there is no card.
 
 import fs from "node:fs";
-import http from "node:http";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
+
+import { serve } from "./serve.mjs";
 
 const [jobFile, web, packages, chromium] = process.argv.slice(2);
 const from = createRequire(path.join(packages, "package.json"));
@@ -23,29 +24,14 @@ const FLAGS = [
   "--use-vulkan=swiftshader",
   "--ignore-gpu-blocklist",
 ];
-const TYPES = { ".mjs": "text/javascript", ".wasm": "application/wasm", ".json": "application/json" };
-
-const server = http.createServer((request, response) => {
-  const [, kind, ...rest] = decodeURIComponent(request.url).split("/");
-  const root = { artifact: job.artifact, ort: path.join(home, "dist") }[kind];
-  const file = root && path.join(root, path.normalize(`/${rest.join("/")}`));
-  if (!file || !fs.existsSync(file) || !fs.statSync(file).isFile()) {
-    response.writeHead(kind ? 404 : 200, { "Content-Type": "text/html" }).end("<!doctype html>");
-    return;
-  }
-  response.writeHead(200, {
-    "Content-Type": TYPES[path.extname(file)] ?? "application/octet-stream",
-  });
-  fs.createReadStream(file).pipe(response);
-});
-await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+const server = await serve({ artifact: job.artifact, ort: path.join(home, "dist") });
 
 /** In the page: open the graph on WebGPU, continue the prompts, score what is to be scored. */
 async function run({ prompts, count, score, data }) {
   const ort = await import("/ort/ort.webgpu.min.mjs");
   ort.env.logLevel = "error";
   const adapter = await navigator.gpu?.requestAdapter();
-  if (!adapter) throw new Error("WebGPU: no adapter");
+  if (!adapter) return { absent: "navigator.gpu gives no adapter" };
   const bytes = async (name) => new Uint8Array(await (await fetch(`/artifact/${name}`)).arrayBuffer());
   const { geometry } = await (await fetch("/artifact/manifest.json")).json();
   const externalData = [];
@@ -83,12 +69,16 @@ async function run({ prompts, count, score, data }) {
   return { adapter: `${adapter.info.vendor} ${adapter.info.architecture}`.trim(), tokens, scored };
 }
 
-const browser = await puppeteer.launch({ executablePath: chromium, args: FLAGS });
+const browser = await puppeteer.launch({
+  executablePath: chromium,
+  args: FLAGS,
+  protocolTimeout: 600_000,
+});
 try {
   const page = await browser.newPage();
-  await page.goto(`http://127.0.0.1:${server.address().port}/`);
+  await page.goto(server.url);
   const folder = fs.readdirSync(path.join(job.artifact, "onnx"));
-  const { adapter, tokens, scored } = await page.evaluate(run, {
+  const { absent, adapter, tokens, scored } = await page.evaluate(run, {
     prompts: job.prompts,
     count: job.new_tokens,
     score: job.logits ? job.score : null,
@@ -97,7 +87,7 @@ try {
   if (scored) fs.writeFileSync(job.logits, new Uint8Array(Float32Array.from(scored).buffer));
   const { version } = JSON.parse(fs.readFileSync(path.join(home, "package.json"), "utf8"));
   const versions = { "onnxruntime-web": version, chromium: await browser.version(), adapter };
-  console.log(JSON.stringify({ versions, tokens }));
+  console.log(JSON.stringify(absent ? { absent } : { versions, tokens }));
 } finally {
   await browser.close();
   server.close();

@@ -133,7 +133,8 @@ def test_a_runner_that_breaks_is_wrong_and_not_absent(
 
 
 @pytest.mark.parametrize(
-    ("required", "status"), [([], 0), (["tramontane"], 0), (["gen"], 1), (["page"], 1)]
+    ("required", "status"),
+    [([], 0), (["tramontane"], 0), (["genai"], 1), (["page in Chromium"], 1)],
 )
 def test_an_absent_runtime_fails_the_command_where_it_is_required_alone(
     use: Use,
@@ -157,9 +158,24 @@ def test_a_runtime_that_nobody_knows_is_refused_before_anything_is_made(
     use()
     monkeypatch.setattr(command, "export", lambda *_: pytest.fail("exported"))
     arguments = [str(stdlib_5m), flag, "tramontane", "pytroch"]
-    with pytest.raises(ContractError, match=r"^pytroch: no such runtime, expected part of tram"):
+    with pytest.raises(ContractError, match=r"^pytroch: no such runtime, expected one of tram"):
         command.main(arguments)
     assert status_of(lambda: command.main(arguments)) == 2
+
+
+def test_a_runtime_that_is_not_run_cannot_be_required(use: Use, stdlib_5m: Path) -> None:
+    use(Runtime(name="other", start=_never))
+    arguments = [str(stdlib_5m), "--only", "tramontane", "--require", "other"]
+    with pytest.raises(ContractError, match=r"^other: no such runtime"):
+        command.main(arguments)
+
+
+def test_a_runner_may_say_that_its_runtime_is_not_to_be_had(
+    use: Use, exported: Exported, stdlib_5m: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(_replay("card", exported, {"absent": "no adapter"}))
+    assert command.main([str(stdlib_5m)]) == 0
+    assert "absent: card: no adapter" in capsys.readouterr().out.splitlines()
 
 
 def test_only_what_is_wanted_is_run(
