@@ -32,7 +32,9 @@ def export(args: Namespace) -> int:
 
         return prove(artifact, checkpoint, _measuring(args), name=name)
 
-    name = f"{args.checkpoint.resolve().name}-{args.quant}-{args.target}"
+    window = f"-w{args.window}" if args.window else ""
+    growing = "-growing" if args.cache == "growing" else ""
+    name = f"{args.checkpoint.resolve().name}-{args.quant}-{args.target}{window}{growing}"
     out = args.out or Path("artifacts") / name
     if not args.no_validate:
         config = adapted(read_config(args.checkpoint), window=args.window, cache=args.cache)
@@ -188,7 +190,7 @@ def _inspect_checkpoint(args: Namespace) -> int:
     from .export.geometries import GEOMETRIES, find_geometry
     from .export.layouts import has_weights, read_config
     from .export.plan import plan
-    from .graphs.recipe import QUANTS
+    from .graphs.recipe import quants_for
 
     is_known = not args.path.exists() and str(args.path) in GEOMETRIES
     if not is_known and not args.path.exists():
@@ -198,7 +200,10 @@ def _inspect_checkpoint(args: Namespace) -> int:
         )
     published = find_geometry(str(args.path)) if is_known else read_config(args.path)
     config = adapted(published, window=args.window, cache=args.cache)
-    plans = {q: plan(config, quant=q, target=args.target, block=args.block) for q in QUANTS}
+    plans = {
+        q: plan(config, quant=q, target=args.target, block=args.block)
+        for q in quants_for(args.target)
+    }
     if args.json:
         print(json.dumps(_plan_json(config, plans)))
     else:

@@ -1,4 +1,4 @@
-"""What does an artifact's model card say? Everything in it comes from the manifest."""
+"""What does an artifact's model card say? Its facts are the manifest's, its script our own."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _metadata(manifest: Manifest) -> str:
         "cache_rows": geometry.rows,
         "parity": manifest.parity,
     }
-    if "base_model" in origin:
+    if "base_model" in origin and manifest.quant != "fp32":
         origin["base_model_relation"] = "quantized"
     data = ModelCardData(
         **origin,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
 import onnx
@@ -30,12 +29,13 @@ def _window_of_one_layer(graph: Graph) -> None:
 
 
 def _no_window_in_mask(graph: Graph) -> None:
-    _body_node(graph, "And").input[1] = "tmp_45"  # causal alone, twice
+    both = graph.in_body("And", making="is_visible")
+    both.input[1] = both.input[0]  # causal alone, twice
 
 
 def _edge_reads_one_less(graph: Graph) -> None:
     """Greater becomes GreaterOrEqual: one key more."""
-    _body_node(graph, "Greater", output="tmp_48").op_type = "GreaterOrEqual"
+    graph.in_body("Greater", reading="j").op_type = "GreaterOrEqual"
 
 
 def _rope_tables(graph: Graph, *, theta: float = _THETA, shift: int = 0, sign: int = 1) -> None:
@@ -86,13 +86,13 @@ def _heads_by_modulo(graph: Graph) -> None:
 
 
 def _queries_without_rope(graph: Graph) -> None:
-    _body_node(graph, "Attention").input[0] = "q"
+    graph.in_body("Attention").input[0] = "q"
 
 
 def _positions_of_queries_late(graph: Graph) -> None:
     """Queries are turned as if they stood one position further."""
     body = graph.body()
-    place = next(i for i, node in enumerate(body.node) if node.output[0] == "q_32")
+    place = list(body.node).index(graph.in_body("RotaryEmbedding", reading="q"))
     body.node[place].input[3] = "positions.late"
     one = onnx.helper.make_node("Constant", [], ["one.late"], value_int=1)
     late = onnx.helper.make_node("Add", ["positions", "one.late"], ["positions.late"])
@@ -100,16 +100,8 @@ def _positions_of_queries_late(graph: Graph) -> None:
     body.node.insert(place, one)
 
 
-def _body_node(graph: Graph, op_type: str, *, output: str | None = None) -> Any:
-    return next(
-        node
-        for node in graph.body().node
-        if node.op_type == op_type and output in (None, node.output[0])
-    )
-
-
 def _body_scale(graph: Graph) -> None:
-    _body_node(graph, "Attention").attribute.append(
+    graph.in_body("Attention").attribute.append(
         onnx.helper.make_attribute("scale", 1 / _HEAD_SIZE)
     )
 

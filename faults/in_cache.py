@@ -21,7 +21,8 @@ def _one_row_too_many(graph: Graph) -> None:
 
 def _kept_too_long(graph: Graph) -> None:
     """Rows are carried as if one token fewer had come: the newest is never kept."""
-    node = next(node for node in graph.body().node if node.output[0] == "tmp_59")
+    new = graph.in_body("Where", making="source").input[2]  # rows beyond those of the past
+    node = graph.in_body("Add", making=new)
     node.input[1] = "C.less"
     body = graph.body()
     place = list(body.node).index(node)

@@ -32,6 +32,18 @@ class Graph:
         """The attention's body in standard ops; target ``portable`` has one."""
         return self.model.functions[0]
 
+    def in_body(
+        self, op_type: str, *, making: str | None = None, reading: str | None = None
+    ) -> Any:
+        """The first node of its kind in that body, by one of the tensors that have names there."""
+        return next(
+            node
+            for node in self.body().node
+            if node.op_type == op_type
+            and making in (None, *node.output)
+            and reading in (None, *node.input)
+        )
+
     def maker(self, name: str) -> Any:
         """The node that makes a tensor."""
         return next(node for node in self.model.graph.node if name in node.output)

@@ -28,7 +28,6 @@ from .recipe import Recipe
 _LARGEST, _MIDDLE = 127.0, 128  # of a byte around its middle
 _LEFT_OVER = 2 * _LARGEST  # half a step at most is left over: so many steps fit in a whole one
 _SMALLEST = 1e-30  # scale of a row of zeros, which must not divide by zero
-_TWICE_ROUNDED = ".mlp.down"
 
 
 class PackForWeb(PackMatrices):
@@ -39,13 +38,18 @@ class PackForWeb(PackMatrices):
         self._gathers = PackForPortable(recipe)
         self._rounded: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
 
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Apply the pass; ``modified`` tells whether any matrix was packed."""
+        self._rounded.clear()
+        return super().call(model)
+
     def pack_linear(self, graph: ir.Graph, layer: Linear, matrix: Packed) -> None:
         """Multiply bytes by bytes, and scale what comes of it."""
         whole_rows = Packed(layer.weight, Scheme(bits=matrix.scheme.bits, block=matrix.columns))
         codes, scales = whole_rows.codes_in_columns, whole_rows.column_scales
         register(graph, codes, scales)
         tape = ir.tape.Tape()
-        if _TWICE_ROUNDED in whole_rows.name:
+        if _is_product(layer.input):
             rounded, scale = _rounded_twice(tape, layer.input)
             both = _product(tape, rounded, codes, scales)
             first, second = tape.op_multi_out(
@@ -66,6 +70,12 @@ class PackForWeb(PackMatrices):
     def pack_gather(self, graph: ir.Graph, gather: ir.Node, matrix: Packed) -> None:
         """Gather codes and scales, then unpack the rows: no build for browsers lacks that."""
         self._gathers.pack_gather(graph, gather, matrix)
+
+
+def _is_product(x: ir.Value) -> bool:
+    """Whether it is the gated product, the only one that a linear layer reads."""
+    producer = x.producer()
+    return producer is not None and producer.op_type == "Mul"
 
 
 def _product(tape: ir.tape.Tape, x: ir.Value, codes: ir.Value, scales: ir.Value) -> ir.Value:

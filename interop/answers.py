@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,7 @@ def ask(runtime: Runtime, exported: Exported, **changes: Any) -> Answer:
     path = exported.folder.with_suffix(f".{runtime.name.replace(' ', '-')}.json")
     score = exported.job["score"][: runtime.num_scored]
     changes = {"new_tokens": runtime.new_tokens, "score": score, **changes}
+    Path(exported.job["logits"]).unlink(missing_ok=True)  # another's
     command = runtime.start(write_job(exported, path, **changes))
     try:
         *_, last = places.run(command).strip().split("\n")

@@ -64,11 +64,12 @@ def python(processor: Processor = DOT_PRODUCT) -> list[str]:
     """
     folder = places.home() / "arm64"
     made_of = [_PACKAGES, wheels(), PROCESSORS, os.cpu_count(), shutil.which(_QEMU)]
-    if not places.is_ready(folder, made_of):
-        say("unpacking an aarch64 Python")
-        shutil.rmtree(folder, ignore_errors=True)
-        _make(folder)
-        places.mark_ready(folder, made_of)
+    with places.alone(folder):
+        if not places.is_ready(folder, made_of):
+            say("unpacking an aarch64 Python")
+            shutil.rmtree(folder, ignore_errors=True)
+            _make(folder)
+            places.mark_ready(folder, made_of)
     root = folder / processor.name
     variables = {
         "PYTHONPATH": f"{_link_package(folder)}:{folder / 'site'}",

@@ -21,6 +21,7 @@ from ..validate.tokens import SAMPLE
 NEW_TOKENS = 160  # several windows
 _WINDOWS = 3  # of the prompt that goes in at once
 _STAND_IN_WINDOW = 32  # of a model without one
+_SHARD_BYTES = 2 * 10**6  # several files of weights, as a large model has
 NUM_SCORED = 512  # positions, where a runtime's rounding is its own
 
 
@@ -49,17 +50,20 @@ class Exported:
 def cases(model: Path, shared: Path | None) -> Iterator[Case]:
     """Every recipe of the embedded model, then trained models of others where they lie here."""
     prompt = "def fibonacci("
-    for quant, target, cache in (
-        ("fp32", "ort", "windowed"),
-        ("int8", "ort", "windowed"),
-        ("int4", "ort", "windowed"),
-        ("int8", "web", "windowed"),
-        ("fp32", "ort", "growing"),
-        ("int4", "ort", "growing"),
+    for quant, target, cache, shard in (
+        ("fp32", "ort", "windowed", None),
+        ("int8", "ort", "windowed", None),
+        ("int4", "ort", "windowed", None),
+        ("int8", "web", "windowed", _SHARD_BYTES),
+        ("fp32", "portable", "windowed", None),
+        ("fp32", "ort", "growing", None),
+        ("int8", "ort", "growing", None),
+        ("int4", "ort", "growing", None),
     ):
-        options = Options(quant=quant, target=target, cache=cache)
+        options = Options(quant=quant, target=target, cache=cache, max_shard_bytes=shard)
         yield Case(
-            name=f"{model.name} {quant} {target}{' growing' * (cache == 'growing')}",
+            name=f"{model.name} {quant} {target}"
+            f"{' growing' * (cache == 'growing')}{' in files' * (shard is not None)}",
             checkpoint=model,
             options=options,
             prompt=prompt,
@@ -67,7 +71,7 @@ def cases(model: Path, shared: Path | None) -> Iterator[Case]:
         )
     if shared is None:
         return
-    stories, text = shared / "models" / "stories15M", shared / "corpora" / "tinystories.txt"
+    stories, text = stories_in(shared)
     for window in (32, None):
         yield Case(
             name=f"{stories.name} fp32 ort, {f'window {window}' if window else 'no window'}",
@@ -77,6 +81,11 @@ def cases(model: Path, shared: Path | None) -> Iterator[Case]:
             prompt="Once upon a time",
             text=text,
         )
+
+
+def stories_in(shared: Path) -> tuple[Path, Path]:
+    """A trained model of others, and text that it was trained on."""
+    return shared / "models" / "stories15M", shared / "corpora" / "tinystories.txt"
 
 
 def export(case: Case, folder: Path) -> Exported:

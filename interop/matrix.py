@@ -22,10 +22,15 @@ class Matrix:
     def __init__(self, runtimes: Sequence[str]) -> None:
         self.runtimes = list(runtimes)
         self.rows: dict[str, dict[str, Cell]] = {}
+        self._left_out: dict[str, str] = {}
 
     def add(self, artifact: str, runtime: str, cell: Cell) -> None:
         """Put a cell in its place."""
         self.rows.setdefault(artifact, {})[runtime] = cell
+
+    def leave_out(self, artifact: str, why: str) -> None:
+        """Note an artifact that could not be made here."""
+        self._left_out[artifact] = why
 
     @property
     def failures(self) -> list[str]:
@@ -39,8 +44,8 @@ class Matrix:
 
     @property
     def absent(self) -> dict[str, str]:
-        """Runtimes that could not be had, and why."""
-        return {
+        """Runtimes and artifacts that could not be had, and why."""
+        return self._left_out | {
             runtime: cell.said
             for cells in self.rows.values()
             for runtime, cell in cells.items()

@@ -16,13 +16,13 @@ _RUNNER = Path(__file__).with_name("runners") / "page.mjs"
 
 
 def visit(
-    exported: Exported, expected: str | None, *, screenshots: Path | None, is_brief: bool
+    exported: Exported, expected: str, *, screenshots: Path | None, is_brief: bool
 ) -> Answer:
     """Serve an artifact with the page, and let a browser be its reader.
 
     Args:
         exported: the artifact.
-        expected: the text that it must give to the first prompt; None: not known.
+        expected: the text that it must give to the first prompt.
         screenshots: folder for pictures.
         is_brief: whether to load, answer and answer offline alone.
 
@@ -38,7 +38,8 @@ def visit(
         "screenshots": None if screenshots is None else str(screenshots.resolve()),
         "brief": is_brief,
     }
-    served = web_server.routes(exported.folder, web_server.packages())
+    modules = places.node_with("web", web_server.PACKAGES) / "node_modules"
+    served = web_server.routes(exported.folder, modules)
     with web_server.open_server(served, host="127.0.0.1", port=0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         path = exported.folder.with_suffix(".page.json")

@@ -6,14 +6,17 @@ never guessed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import filelock
 import platformdirs
 
 from ..export.progress import say
@@ -21,6 +24,7 @@ from ..export.progress import say
 _READY = ".ready"  # written last: names what an environment was made of
 _SHOWN_LINES = 4
 _LIMIT_SECONDS = 1200  # of one command: a browser or an emulator may hang
+_GRACE_SECONDS = 5  # to end what it started, when it is interrupted
 
 
 class Absent(Exception):  # noqa: N818 - a state, not an error
@@ -42,24 +46,48 @@ def run(
     """
     words = [str(word) for word in command]
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             words,
             cwd=cwd,
             env={**os.environ, **(env or {})},
-            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            check=False,
-            timeout=_LIMIT_SECONDS,
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired as error:
-        raise Absent(f"{' '.join(words[:4])}: no end after {_LIMIT_SECONDS} seconds") from error
     except OSError as error:
         raise Absent(f"{words[0]}: {error.strerror}") from error
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-_SHOWN_LINES:]
-        raise Absent(f"{' '.join(words[:4])}: exit status {done.returncode}; {' / '.join(said)}")
-    return done.stdout
+    with process:
+        try:
+            output, told = process.communicate(timeout=_LIMIT_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            _end(process)
+            shown = " ".join(words[:4])
+            raise Absent(f"{shown}: no end after {_LIMIT_SECONDS} seconds") from error
+        except BaseException:  # whoever waits here is interrupted, and the command is not
+            _end(process)
+            raise
+    if process.returncode:
+        said = (told.strip() or output.strip()).splitlines()[-_SHOWN_LINES:]
+        raise Absent(
+            f"{' '.join(words[:4])}: exit status {process.returncode}; {' / '.join(said)}"
+        )
+    return output
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a command and what it started.
+
+    A browser is in a group of its own. Whoever leads it ends it when interrupted, and would leave
+    it when killed.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_SECONDS)
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def python_with(name: str, *steps: Sequence[str]) -> Path:
@@ -68,16 +96,17 @@ def python_with(name: str, *steps: Sequence[str]) -> Path:
     Raises:
         Absent: pip could not install them.
     """
-    folder = home() / name
+    folder, made_of = home() / name, (sys.version, steps)
     python = folder / "bin" / "python"
-    if is_ready(folder, steps):
-        return python
-    say(f"installing {name}")
-    shutil.rmtree(folder, ignore_errors=True)
-    run([sys.executable, "-m", "venv", folder])
-    for requirements in steps:
-        run([python, "-m", "pip", "install", "--quiet", *requirements])
-    mark_ready(folder, steps)
+    with alone(folder):
+        if is_ready(folder, made_of):
+            return python
+        say(f"installing {name}")
+        shutil.rmtree(folder, ignore_errors=True)
+        run([sys.executable, "-m", "venv", folder])
+        for requirements in steps:
+            run([python, "-m", "pip", "install", "--quiet", *requirements])
+        mark_ready(folder, made_of)
     return python
 
 
@@ -88,18 +117,28 @@ def node_with(name: str, packages: Sequence[str]) -> Path:
         Absent: no npm, or it could not install them.
     """
     folder = home() / name
-    if is_ready(folder, packages):
-        return folder
-    if shutil.which("npm") is None:
-        raise Absent("npm: not on PATH")
-    say(f"installing {name}")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    (folder / "package.json").write_text('{"private": true}\n', encoding="utf-8")
-    quiet = ("--no-audit", "--no-fund", "--ignore-scripts")
-    run(["npm", "install", *quiet, *packages], cwd=folder)
-    mark_ready(folder, packages)
+    for program in ("npm", "node"):
+        if shutil.which(program) is None:
+            raise Absent(f"{program}: not on PATH")
+    with alone(folder):
+        if is_ready(folder, packages):
+            return folder
+        say(f"installing {name}")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / "package.json").write_text('{"private": true}\n', encoding="utf-8")
+        quiet = ("--no-audit", "--no-fund", "--ignore-scripts")
+        run(["npm", "install", *quiet, *packages], cwd=folder)
+        mark_ready(folder, packages)
     return folder
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let nobody else make or remove an environment meanwhile."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder.with_suffix(".lock")):
+        yield
 
 
 def is_ready(folder: Path, made_of: object) -> bool:

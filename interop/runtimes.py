@@ -23,7 +23,6 @@ _OPTIMUM = (
     ("optimum-onnx[onnxruntime]==0.1.0", "transformers<4.58", "sentencepiece"),
 )
 _DRIVER, _DRIVER_ON_ARM = "tramontane", "tramontane, arm64"
-_SLOW_TOKENS = 48  # of an emulated processor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +90,11 @@ def _lets_grow(case: Case) -> bool:
     return case.options.cache == "growing" or not case.has_window
 
 
+def _is_plain(case: Case) -> bool:
+    """Whether it is as most exports are: an emulated processor is slow."""
+    return case.options.target == "ort" and case.options.cache == "windowed"
+
+
 def _spells_control(text: str) -> bool:
     return any(token in text for token in ("<s>", "</s>", "<unk>"))
 
@@ -104,7 +108,11 @@ def _is_lost_in_genai(text: str) -> bool:
 
 
 REFERENCE = Runtime(name="transformers", start=lambda job: _here("pytorch.py", job))
-DRIVER = Runtime(name=_DRIVER, start=lambda job: _here("driver.py", job))
+DRIVER = Runtime(
+    name=_DRIVER,
+    start=lambda job: _here("driver.py", job),
+    rounds_like=None,  # held to PyTorch's
+)
 OTHERS = (
     Runtime(name="onnxruntime", start=_onnxruntime_alone),
     Runtime(
@@ -141,12 +149,19 @@ OTHERS = (
         name=_DRIVER_ON_ARM,
         start=lambda job: [*arm64.python(), str(_RUNNERS / "driver.py"), job],
         rounds_like=None,
-        new_tokens=_SLOW_TOKENS,
+        takes=_is_plain,
     ),
     Runtime(
         name="onnxruntime, arm64",
         start=lambda job: [*arm64.python(), str(_RUNNERS / "bare.py"), job, bare.__file__],
         rounds_like=_DRIVER_ON_ARM,
-        new_tokens=_SLOW_TOKENS,
+        takes=_is_plain,
+    ),
+    Runtime(
+        name="tramontane, arm64 with i8mm",
+        start=lambda job: [*arm64.python(arm64.I8MM), str(_RUNNERS / "driver.py"), job],
+        rounds_like=None,
+        new_tokens=16,
+        takes=lambda case: _is_plain(case) and case.options.quant != "fp32",  # where it matters
     ),
 )

@@ -62,8 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at (%(default)s)")
     args = parser.parse_args(argv)
     server = open_server(routes(args.artifact, packages()), host=args.host, port=args.port)
-    host = f"[{args.host}]" if ":" in args.host else args.host
-    print(f"http://{host}:{server.server_port}/", flush=True)
+    print(f"http://{args.host}:{server.server_port}/", flush=True)
     if not _is_loopback(args.host):
         print("browsers offer storage and threads over https or at localhost alone", flush=True)
     with server:

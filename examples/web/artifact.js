@@ -189,7 +189,7 @@ async function forgetOthers(store) {
   const keys = await store.keys();
   const wanted = new Set();
   for (const key of keys.filter(({ url }) => url.endsWith("/manifest.json"))) {
-    const { files } = await (await store.match(key)).json();
+    const { files } = await (await store.match(key)).json().catch(() => ({ files: {} }));
     for (const { sha256 } of Object.values(files)) wanted.add(sha256);
   }
   for (const key of keys) {

@@ -5,8 +5,6 @@ import { tabBytes } from "./memory.js";
 
 const $ = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
-const artifact = new URL(query.get("artifact") ?? "./artifact/", document.baseURI);
-if (!artifact.pathname.endsWith("/")) artifact.pathname += "/";
 
 const worker = new Worker("./worker.js", { type: "module" });
 let isReady = false;
@@ -15,15 +13,19 @@ let chart = null;
 let shown = null; // facts that wait for the next frame
 let text = "";
 
+const artifact = folder(query.get("artifact") ?? "./artifact/");
+
 worker.onmessage = ({ data: { type, ...facts } }) => HANDLERS[type](facts);
 worker.onerror = (event) => {
   fail(`worker.js: cannot be started (${event.message ?? "not found, or refused"}); reload`);
 };
-worker.postMessage({
-  type: "open",
-  artifact: artifact.href,
-  threads: query.has("threads") ? Math.max(1, Number(query.get("threads")) || 1) : null,
-});
+if (artifact) {
+  worker.postMessage({
+    type: "open",
+    artifact: artifact.href,
+    threads: query.has("threads") ? Math.max(1, Number(query.get("threads")) || 1) : null,
+  });
+}
 
 const HANDLERS = {
   progress({ loaded, total, name, isKept }) {
@@ -142,6 +144,18 @@ function end(facts) {
   setBusy(false);
   say(`${why[facts.reason]}: ${facts.made} tokens${rate}.`);
   showTab();
+}
+
+/** A folder's address; null, and it is said, where a text is none. */
+function folder(given) {
+  try {
+    const url = new URL(given, document.baseURI);
+    if (!url.pathname.endsWith("/")) url.pathname += "/";
+    return url;
+  } catch {
+    fail(`?artifact=${given}: no address; expected that of an artifact's folder`, true);
+    return null;
+  }
 }
 
 function fail(message, isFatal = !isReady) {

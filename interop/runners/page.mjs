@@ -265,6 +265,8 @@ async function checkRefusals(browser, front) {
   front.missing = null;
   const query = "?artifact=./vendor/";
   await refused("what is no artifact is refused", { query, pattern: /not a tramontane artifact/ });
+  const nowhere = "?artifact=http://[";
+  await refused("what is no address is refused", { query: nowhere, pattern: /no address/ });
   const elsewhere = `?artifact=${encodeURIComponent(`${job.url}artifact`)}`;
   await refused("a server that forbids it is named", { query: elsewhere, pattern: /\(CORS\)/ });
 }

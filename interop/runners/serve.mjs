@@ -18,12 +18,12 @@ const ALONE = {
 /** Serve folders by name, and one page at /; returns its address and what ends it. */
 export async function serve(folders, page = "<!doctype html>") {
   const server = http.createServer((request, response) => {
-    const [, name, ...rest] = decodeURIComponent(request.url.split("?")[0]).split("/");
+    const [, name, ...rest] = request.url.split("?")[0].split("/");
     if (!name) {
       response.writeHead(200, { "Content-Type": "text/html", ...ALONE }).end(page);
       return;
     }
-    const file = folders[name] && path.join(folders[name], path.normalize(`/${rest.join("/")}`));
+    const file = Object.hasOwn(folders, name) && path.join(folders[name], path.normalize(`/${rest.join("/")}`));
     if (!file || !fs.existsSync(file) || !fs.statSync(file).isFile()) {
       response.writeHead(404).end();
       return;

@@ -20,14 +20,19 @@ def test_there_are_enough_of_them_and_no_two_alike() -> None:
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_fault_changes_the_graph_and_nothing_else(
     embedded_artifact: Artifact, tmp_path: Path, fault: Fault
 ) -> None:
     good = embedded_artifact(fault.recipe)
-    before = {path.name: path.read_bytes() for path in good.iterdir()}
+    before = contents(good)
     spoilt = planted(fault, good, tmp_path / "spoilt")
-    assert {path.name: path.read_bytes() for path in good.iterdir()} == before
+    assert contents(good) == before
     whole = onnx.load(good / MODEL_FILE)
     changed = onnx.load(spoilt / MODEL_FILE)
     assert changed.SerializeToString() != whole.SerializeToString()

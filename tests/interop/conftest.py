@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ def exported(
     made = embedded_artifact("fp32-ort")
 
     def copy(checkpoint: Path, folder: Path, options: Options, *, resume: bool) -> None:
-        shutil.copytree(made, folder, copy_function=os.link)
+        shutil.copytree(made, folder)  # onnx reads no weights that are linked twice
 
     with monkeypatch.context() as patch:
         patch.setattr(cases, "export_checkpoint", copy)

@@ -270,6 +270,18 @@ print(json.dumps({"tokens": [[job["new_tokens"], job["logits"]]], "texts": ["\\u
     assert not list(exported.folder.parent.glob("*.json"))
 
 
+def test_logits_of_another_are_not_taken_for_those_of_a_runner_that_wrote_none(
+    asked: Callable[[str], Exported], expected: Expected
+) -> None:
+    exported = asked("int8")
+    expected.logits.tofile(exported.job["logits"])
+    answer = _answer(tokens=[], texts=None, ids=None, decoded=None)
+    silent = _runner(f"print({json.dumps(answer)!r})", rounds_like=None)
+    found = judge(silent, exported, ask(silent, exported), expected)
+    assert found.is_failure
+    assert found.said == f"scored 0 positions, expected {T}"
+
+
 def test_a_runner_that_ends_with_an_error_failed_and_is_not_absent(exported: Exported) -> None:
     with pytest.raises(Failed, match=r"exit status 1; cannot read the graph$"):
         ask(_runner("import sys; sys.exit('cannot read the graph')"), exported)

@@ -6,6 +6,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import filelock
 import pytest
 from tramontane.interop import arm64, places
 
@@ -98,6 +99,19 @@ def test_it_is_unpacked_once(unpacked: Path, monkeypatch: pytest.MonkeyPatch) ->
     first = arm64.python()
     monkeypatch.setattr(arm64, "_make", lambda _: pytest.fail("unpacked again"))
     assert arm64.python() == first
+
+
+def test_nobody_else_unpacks_it_meanwhile(unpacked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = arm64._make
+
+    def look(folder: Path) -> None:
+        with pytest.raises(filelock.Timeout):
+            filelock.FileLock(unpacked.with_suffix(".lock")).acquire(timeout=0)
+        make(folder)
+
+    monkeypatch.setattr(arm64, "_make", look)
+    arm64.python()
+    filelock.FileLock(unpacked.with_suffix(".lock")).acquire(timeout=0).lock.release()
 
 
 def test_wheels_are_those_that_this_python_runs() -> None:

@@ -14,6 +14,11 @@ from tramontane.interop import cases
 from tramontane.interop.cases import Exported
 
 
+def test_stories_are_a_model_and_its_text(tmp_path: Path, stdlib_5m: Path) -> None:
+    *_, case = cases.cases(stdlib_5m, tmp_path)
+    assert cases.stories_in(tmp_path) == (case.checkpoint, case.text)
+
+
 def test_every_case_has_a_name_of_its_own_and_the_stories_come_with_the_shared_folder(
     stdlib_5m: Path, tmp_path: Path
 ) -> None:
@@ -52,8 +57,18 @@ def test_logits_are_read_once_so_that_no_runtime_is_taken_for_another(
     logits = np.arange(len(exported.job["score"]) * V, dtype="<f4").reshape(-1, V)
     logits.tofile(exported.job["logits"])
     np.testing.assert_array_equal(cases.read_logits(exported), logits)
-    with pytest.raises(FileNotFoundError):
-        cases.read_logits(exported)
+    assert cases.read_logits(exported).shape == (0, V)
+
+
+@pytest.mark.parametrize("positions", [0, 2])
+@pytest.mark.parametrize("share", [0, 0.5, 0.999])
+def test_of_logits_cut_short_whole_positions_alone_are_read(
+    exported: Exported, positions: int, share: float
+) -> None:
+    V = exported.manifest.geometry.vocab_size
+    np.arange(int((positions + share) * V), dtype="<f4").tofile(exported.job["logits"])
+    found = cases.read_logits(exported)
+    np.testing.assert_array_equal(found, np.arange(positions * V).reshape(positions, V))
 
 
 def test_a_prompt_that_leads_to_an_end_token_is_refused_by_its_number(

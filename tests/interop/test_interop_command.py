@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tramontane.errors import ContractError, status_of
 from tramontane.interop import __main__ as command
@@ -21,6 +22,7 @@ from tramontane.interop.runners import driver
 from tramontane.interop.runtimes import DRIVER, REFERENCE, Runtime
 
 NEW_TOKENS = 24
+NO_BROWSER = "chromium: none is on PATH"
 # Answers with what was found before; where logits are asked for, so are they.
 REPLAY = """
 import json, shutil, sys
@@ -54,19 +56,24 @@ def use(
 ) -> Use:
     """Put other runtimes beside a driver and a reference that answer at once, and rightly."""
 
-    def with_others(*others: Runtime, quant: str = "fp32", driver_gives: Any = None) -> None:
+    def with_others(
+        *others: Runtime,
+        quant: str = "fp32",
+        driver_gives: Any = None,
+        driver_scores: Callable[[np.ndarray], np.ndarray] = lambda logits: logits,
+    ) -> None:
         manifest = replace(exported.manifest, quant=quant)
         made = replace(exported, manifest=manifest)
         monkeypatch.setattr(command, "export", lambda *_: made)
         monkeypatch.setattr(command, "REFERENCE", _replay("transformers", exported, right))
         ours = {**right, **(driver_gives or {})}
-        monkeypatch.setattr(command, "DRIVER", _replay("tramontane", exported, ours))
+        scored = np.fromfile(exported.folder / "logits", "<f4")
+        driver_scores(scored).tofile(exported.folder / "tramontane.logits")
+        its_own = _replay("tramontane", exported, ours, logits="tramontane.logits")
+        monkeypatch.setattr(command, "DRIVER", replace(its_own, rounds_like=DRIVER.rounds_like))
         monkeypatch.setattr(command, "OTHERS", others)
 
-        def no_browser(*_: object, **__: object) -> Answer:
-            raise Absent("chromium: none is on PATH")
-
-        monkeypatch.setattr(command, "visit", no_browser)
+        monkeypatch.setattr(command, "visit", _no_browser)
 
     return with_others
 
@@ -83,13 +90,35 @@ def test_driver_and_transformers_give_the_same_tokens_of_the_embedded_model(
     monkeypatch.setattr(command, "OTHERS", ())
     monkeypatch.setattr(command, "REFERENCE", replace(REFERENCE, new_tokens=NEW_TOKENS))
     monkeypatch.setattr(command, "DRIVER", replace(DRIVER, new_tokens=NEW_TOKENS))
+    monkeypatch.setattr(command, "visit", _no_browser)
     out = tmp_path / "matrix.md"
-    assert command.main([str(stdlib_5m), "--only", "tramontane", "--out", str(out)]) == 0
+    assert command.main([str(stdlib_5m), "--out", str(out)]) == 0
     *_, last = capsys.readouterr().out.splitlines()
     found = json.loads(last)
     assert found["passed"]
-    assert found["cells"] == {"stdlib-5m fp32 ort": {"tramontane": "same tokens, text"}}
-    assert "| stdlib-5m fp32 ort | same tokens, text |" in out.read_text()
+    cells = {"tramontane": "same tokens, text", "page in Chromium": NO_BROWSER}
+    assert found["cells"] == {"stdlib-5m fp32 ort": cells}
+    assert "| stdlib-5m fp32 ort | same tokens, text | absent |" in out.read_text()
+
+
+def test_what_is_not_whole_or_has_failures_is_not_written(
+    use: Use, exported: Exported, right: Answer, stdlib_5m: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "matrix.md"
+    arguments = [str(stdlib_5m), "--out", str(out)]
+    wrong = _replay("liar", exported, {**right, "tokens": [[0] * NEW_TOKENS] * 2})
+    use(wrong)
+    assert command.main(arguments) == 1
+    assert not out.exists()
+    use()
+    assert command.main([*arguments, "--only", "tramontane"]) == 0
+    assert not out.exists()
+    assert command.main(arguments) == 0
+    good = out.read_text()
+    assert "same tokens, text" in good
+    use(wrong)
+    assert command.main(arguments) == 1
+    assert out.read_text() == good
 
 
 def test_one_wrong_token_of_one_runner_fails_the_command(
@@ -247,10 +276,12 @@ def test_the_page_must_show_the_text_of_the_tokens_that_wasm_gave(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    use(_replay("onnxruntime-web", exported, right, rounds_like=None))
-    asked: list[str | None] = []
+    tokens = [[token ^ 1 for token in each] for each in right["tokens"]]
+    wasm = _replay("onnxruntime-web", exported, {**right, "tokens": tokens}, rounds_like=None)
+    use(wasm, quant="int8")
+    asked: list[str] = []
 
-    def visit(_: Exported, expected: str | None, **__: object) -> Answer:
+    def visit(_: Exported, expected: str, **__: object) -> Answer:
         asked.append(expected)
         if len(asked) > 1:
             raise Failed("FAILS  the text is our driver's")
@@ -259,20 +290,168 @@ def test_the_page_must_show_the_text_of_the_tokens_that_wasm_gave(
     monkeypatch.setattr(command, "visit", visit)
     assert command.main([str(stdlib_5m)]) == 0
     assert "same text, 2 claims hold" in capsys.readouterr().out
-    assert command.main([str(stdlib_5m), "--only", "page"]) == 1
-    assert asked == [right["texts"][0], None]  # not known where WASM was not run
+    assert command.main([str(stdlib_5m)]) == 1
+    assert asked == [command.text_of(exported, exported.job["prompts"][0], tokens[0])] * 2
+    assert asked[0] != right["texts"][0]
 
 
-def _replay(name: str, exported: Exported, answer: Answer, **fields: Any) -> Runtime:
+def test_where_wasm_was_not_run_the_page_must_show_what_transformers_gives_in_fp32(
+    use: Use, right: Answer, stdlib_5m: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(Runtime(name="onnxruntime-web", start=_absent, rounds_like=None))
+    asked: list[str] = []
+
+    def visit(_: Exported, expected: str, **__: object) -> Answer:
+        asked.append(expected)
+        return {"claims": {}, "versions": {}}
+
+    monkeypatch.setattr(command, "visit", visit)
+    assert command.main([str(stdlib_5m)]) == 0
+    assert command.main([str(stdlib_5m), "--only", "page"]) == 0
+    assert asked == [right["texts"][0]] * 2
+
+
+def test_where_wasm_was_not_run_and_weights_are_rounded_the_page_cannot_be_judged(
+    use: Use, stdlib_5m: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    use(quant="int8")
+    monkeypatch.setattr(command, "visit", lambda *_, **__: pytest.fail("visited"))
+    assert command.main([str(stdlib_5m)]) == 0
+    absent = json.loads(capsys.readouterr().out.splitlines()[-1])["absent"]
+    why = "onnxruntime-web, which has the same kernels, was not run"
+    assert absent["page in Chromium"] == why
+    assert command.main([str(stdlib_5m), "--require", "page in Chromium"]) == 1
+
+
+def test_the_first_page_that_is_visited_is_tried_in_every_way_and_the_others_in_brief(
+    use: Use, stdlib_5m: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    use()
+    monkeypatch.setattr(command, "cases", _two_cases)
+    visits: list[dict[str, object]] = []
+
+    def visit(*_: object, **how: object) -> Answer:
+        visits.append(how)
+        return {"claims": {}, "versions": {}}
+
+    monkeypatch.setattr(command, "visit", visit)
+    assert command.main([str(stdlib_5m), "--screenshots", str(tmp_path)]) == 0
+    assert visits == [
+        {"screenshots": tmp_path, "is_brief": False},
+        {"screenshots": None, "is_brief": True},
+    ]
+
+
+def test_where_weights_are_rounded_the_drivers_own_logits_are_held_to_those_of_pytorch(
+    use: Use, exported: Exported, right: Answer, stdlib_5m: Path, capsys: Any
+) -> None:
+    assert DRIVER.rounds_like is None
+    use(quant="int8")
+    assert command.main([str(stdlib_5m)]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["cells"]["stdlib-5m fp32 ort"]["tramontane"] == "KL 0.0e+00, 100.0%"
+    use(quant="int8", driver_scores=lambda logits: -logits)
+    assert command.main([str(stdlib_5m)]) == 1
+    (failure,) = json.loads(capsys.readouterr().out.splitlines()[-1])["failures"]
+    assert failure.startswith("stdlib-5m fp32 ort, tramontane: KL ")
+    assert failure.endswith("allowed 1e-03 and 98%")
+
+
+@pytest.mark.parametrize("broken", ["REFERENCE", "DRIVER"])
+@pytest.mark.parametrize("only", [[], ["--only", "other"]])
+def test_an_artifact_without_a_right_answer_fails_and_the_next_is_filled(
+    use: Use,
+    exported: Exported,
+    right: Answer,
+    stdlib_5m: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    broken: str,
+    only: list[str],
+) -> None:
+    use(_replay("other", exported, right))
+    monkeypatch.setattr(command, "cases", _two_cases)
+    whole, starts = getattr(command, broken), iter([False, True])
+
+    def start(job: Path) -> Sequence[str | Path]:
+        if next(starts):
+            return whole.start(job)
+        return [sys.executable, "-c", "import sys; sys.exit('out of memory')"]
+
+    monkeypatch.setattr(command, broken, replace(whole, start=start))
+    assert command.main([str(stdlib_5m), *only]) == 1
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    first, second = found["cells"].values()
+    assert list(first) == ["tramontane"]
+    assert first["tramontane"].startswith("what is right is not known: ")
+    assert first["tramontane"].endswith("exit status 1; out of memory")
+    assert second["other"] == "same tokens, text"
+    assert len(found["failures"]) == 1
+
+
+def test_everything_can_be_required_at_once(
+    use: Use,
+    exported: Exported,
+    right: Answer,
+    stdlib_5m: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, text = cases.stories_in(tmp_path)
+    arguments = [str(stdlib_5m), "--shared", str(tmp_path), "--require", "all"]
+    use(_replay("other", exported, right))
+    monkeypatch.setattr(command, "visit", lambda *_, **__: {"claims": {}, "versions": {}})
+    model.mkdir(parents=True)
+    assert command.main(arguments) == 1  # a model without its text
+    text.parent.mkdir()
+    text.touch()
+    assert command.main(arguments) == 0
+    use(Runtime(name="other", start=_absent))
+    monkeypatch.setattr(command, "visit", lambda *_, **__: {"claims": {}, "versions": {}})
+    assert command.main(arguments) == 1
+    assert command.main([*arguments, "--only", "tramontane"]) == 0
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_stories_that_are_not_there_are_told_and_fail_where_all_is_required(
+    use: Use,
+    stdlib_5m: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    shared: bool,
+) -> None:
+    use()
+    monkeypatch.setattr(command, "visit", lambda *_, **__: {"claims": {}, "versions": {}})
+    arguments = [str(stdlib_5m), *(["--shared", str(tmp_path)] if shared else [])]
+    assert command.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    why = f"it is not in {tmp_path if shared else '--shared, which is not given'}"
+    assert f"absent: stories15M: {why}" in lines
+    assert json.loads(lines[-1])["absent"] == {"stories15M": why}
+    assert command.main([*arguments, "--require", "all"]) == 1
+
+
+def _two_cases(model: Path, shared: Path | None) -> list[Case]:
+    return list(islice(cases.cases(model, None), 2))
+
+
+def _replay(
+    name: str, exported: Exported, answer: Answer, *, logits: str = "logits", **fields: Any
+) -> Runtime:
     path = exported.folder / f"{name}.answer"
     path.write_text(json.dumps(answer), encoding="utf-8")
-    logits = exported.folder / "logits"
+    scored = exported.folder / logits
     return Runtime(
         name=name,
-        start=lambda job: [sys.executable, "-c", REPLAY, job, path, logits],
+        start=lambda job: [sys.executable, "-c", REPLAY, job, path, scored],
         new_tokens=NEW_TOKENS,
         **fields,
     )
+
+
+def _no_browser(*_: object, **__: object) -> Answer:
+    raise Absent(NO_BROWSER)
 
 
 def _absent(job: Path) -> list[str]:

@@ -31,6 +31,14 @@ def test_what_is_absent_is_named_once_with_its_reason(matrix: Matrix) -> None:
     assert matrix.absent == {"page": "npm: not on PATH"}
 
 
+def test_an_artifact_that_was_left_out_is_absent_and_has_no_row(matrix: Matrix) -> None:
+    matrix.leave_out("stories", "it is not in shared")
+    assert matrix.absent == {"page": "npm: not on PATH", "stories": "it is not in shared"}
+    assert list(matrix.rows) == ["a fp32", "a int8"]
+    assert "- stories was absent: it is not in shared" in matrix.as_markdown("make").splitlines()
+    assert json.loads(matrix.to_json())["absent"]["stories"] == "it is not in shared"
+
+
 def test_versions_are_told_by_those_that_answered(matrix: Matrix) -> None:
     assert matrix.versions == {"tramontane": {"numpy": "2.1"}}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +44,37 @@ def test_without_a_browser_the_page_is_absent(
     with pytest.raises(
         Absent, match=r"^chromium, chromium-browser, google-chrome: none is on PATH$"
     ):
-        page.visit(exported, None, screenshots=None, is_brief=True)
+        page.visit(exported, "x", screenshots=None, is_brief=True)
 
 
 @pytest.fixture
 def served(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> Exported:
     """Without browser and packages: the server has nothing to serve."""
+
+    def install(name: str, packages: Sequence[str]) -> Path:
+        assert (name, packages) == ("web", web_server.PACKAGES)
+        return Path("web")
+
+    def serve(artifact: Path, modules: Path) -> dict[str, Path]:
+        assert (artifact, modules) == (exported.folder, Path("web", "node_modules"))
+        return {}
+
     monkeypatch.setattr(browser, "find", lambda: Path("/usr/bin/chromium"))
     monkeypatch.setattr(browser, "tools", lambda: Path("tools"))
-    monkeypatch.setattr(web_server, "packages", lambda: Path("packages"))
-    monkeypatch.setattr(web_server, "routes", lambda *_: {})
+    monkeypatch.setattr(places, "node_with", install)
+    monkeypatch.setattr(web_server, "routes", serve)
     return exported
+
+
+def test_without_packages_the_page_is_absent_and_does_not_fail(
+    served: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def install(*_: object) -> Path:
+        raise Absent("npm: not on PATH")
+
+    monkeypatch.setattr(places, "node_with", install)
+    with pytest.raises(Absent, match=r"^npm: not on PATH$"):
+        page.visit(served, "x", screenshots=None, is_brief=True)
 
 
 def test_a_claim_that_does_not_hold_fails_and_is_not_absent(

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import filelock
 import pytest
 from tramontane.interop import places
 from tramontane.interop.places import Absent
@@ -64,6 +70,86 @@ def test_a_missing_command_is_absent() -> None:
         places.run(["no-such-command", "--version"])
 
 
+# Starts a child that holds nothing of its own, tells its number, and hangs.
+HANG = """
+import subprocess, sys, time
+child = subprocess.Popen(
+    [sys.executable, "-c", CHILD], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+)
+open(sys.argv[1], "w").write(str(child.pid))
+time.sleep(60)
+"""
+SLEEP = "import time; time.sleep(60)"
+STUBBORN = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+
+
+@pytest.mark.parametrize("child", [SLEEP, STUBBORN])
+def test_a_command_that_hangs_is_ended_with_its_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: str
+) -> None:
+    monkeypatch.setattr(places, "_LIMIT_SECONDS", 1)
+    told = tmp_path / "pid"
+    with pytest.raises(Absent, match=r"no end after 1 seconds$"):
+        places.run([sys.executable, "-c", f"CHILD = {child!r}{HANG}", told])
+    assert _is_gone(int(told.read_text()))
+
+
+def test_a_command_that_does_not_heed_an_interrupt_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "_LIMIT_SECONDS", 1)
+    monkeypatch.setattr(places, "_GRACE_SECONDS", 0.1)
+    told = tmp_path / "pid"
+    script = f"import os; open({str(told)!r}, 'w').write(str(os.getpid())); {STUBBORN}"
+    with pytest.raises(Absent, match=r"no end after 1 seconds$"):
+        places.run([sys.executable, "-c", script])
+    assert _is_gone(int(told.read_text()))
+
+
+def test_who_leads_a_browser_can_end_it_though_it_is_in_a_group_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "_LIMIT_SECONDS", 1)
+    told = tmp_path / "pid"
+    script = f"""
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", {SLEEP!r}], start_new_session=True)
+open(sys.argv[1], "w").write(str(child.pid))
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    child.kill()
+"""
+    with pytest.raises(Absent, match=r"no end after 1 seconds$"):
+        places.run([sys.executable, "-c", script, told])
+    assert _is_gone(int(told.read_text()))
+
+
+def test_an_interrupt_ends_the_command_with_its_child_too(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    hang = f"CHILD = {SLEEP!r}{HANG}"
+    script = f"""
+import sys
+from tramontane.interop import places
+try:
+    places.run([sys.executable, "-c", {hang!r}, {str(told)!r}])
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as waiting:
+        _wait_until(lambda: told.exists() and told.read_text() != "")
+        waiting.send_signal(signal.SIGINT)
+        said, _ = waiting.communicate(timeout=30)
+    assert said == b"interrupted\n"
+    assert _is_gone(int(told.read_text()))
+
+
+def test_a_command_is_asked_nothing() -> None:
+    assert places.run([sys.executable, "-c", "import sys; print(sys.stdin.read() == '')"]) == (
+        "True\n"
+    )
+
+
 def test_each_step_of_a_python_is_installed_by_one_pip_and_all_of_them_once(
     home: Path, ran: list[list[str]]
 ) -> None:
@@ -99,6 +185,50 @@ def test_other_requirements_make_it_anew(
     assert not (home / "own" / "of-version-1").exists()
 
 
+def test_another_python_makes_its_environment_anew(
+    home: Path, ran: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places.python_with("own", ["a==1"])
+    before = len(ran)
+    monkeypatch.setattr(places.sys, "version", "4.0.0")
+    places.python_with("own", ["a==1"])
+    assert len(ran) == 2 * before
+
+
+@pytest.mark.parametrize("install", [places.python_with, places.node_with])
+def test_nobody_else_makes_or_removes_an_environment_meanwhile(
+    install: Install, home: Path, ran: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend = places.run
+
+    def look(command: Sequence[str | Path], **options: Any) -> str:
+        with pytest.raises(filelock.Timeout):
+            filelock.FileLock(home / "own.lock").acquire(timeout=0)
+        return pretend(command, **options)
+
+    monkeypatch.setattr(places, "run", look)
+    install("own", ["a==1"])
+    assert ran
+    with filelock.FileLock(home / "own.lock", timeout=0):  # given back
+        pass
+
+
+@pytest.mark.parametrize("install", [places.python_with, places.node_with])
+def test_who_waited_for_another_to_make_it_finds_it_made(
+    install: Install, home: Path, ran: list[list[str]]
+) -> None:
+    made_of = (sys.version, (["a==1"],)) if install is places.python_with else ["a==1"]
+    with ThreadPoolExecutor() as pool:
+        with places.alone(home / "own"):
+            waiting = pool.submit(install, "own", ["a==1"])
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.2)
+            (home / "own").mkdir()
+            places.mark_ready(home / "own", made_of)
+        assert waiting.result(timeout=10).is_relative_to(home / "own")
+    assert not ran
+
+
 @pytest.mark.parametrize("install", [places.python_with, places.node_with])
 def test_a_half_made_folder_is_not_taken_for_ready(
     install: Install, home: Path, ran: list[list[str]], monkeypatch: pytest.MonkeyPatch
@@ -118,11 +248,12 @@ def test_a_half_made_folder_is_not_taken_for_ready(
     assert not (home / "own" / "half").exists()
 
 
-def test_without_npm_nothing_is_made(
-    home: Path, ran: list[list[str]], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("missing", ["npm", "node"])
+def test_without_npm_or_node_nothing_is_made(
+    home: Path, ran: list[list[str]], monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
-    monkeypatch.setattr(places.shutil, "which", lambda _: None)
-    with pytest.raises(Absent, match=r"^npm: not on PATH$"):
+    monkeypatch.setattr(places.shutil, "which", lambda name: name if name != missing else None)
+    with pytest.raises(Absent, match=rf"^{missing}: not on PATH$"):
         places.node_with("web", ["p@1"])
     assert not ran
     assert not home.exists()
@@ -133,3 +264,15 @@ def test_a_folder_is_ready_for_what_it_was_made_of_alone(tmp_path: Path) -> None
     places.mark_ready(tmp_path, ["a"])
     assert places.is_ready(tmp_path, ["a"])
     assert not places.is_ready(tmp_path, ["a", "b"])
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether a process ended; one that was nobody's child any more is put away a little later."""
+    return _wait_until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def _wait_until(is_so: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 10
+    while not is_so() and time.monotonic() < end:
+        time.sleep(0.02)
+    return is_so()
