@@ -55,8 +55,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"absent: {runtime}: {why}")
     for failure in matrix.failures:
         print(f"wrong: {failure}")
-    if args.out is not None and not args.only and not matrix.failures:
-        args.out.write_text(matrix.as_markdown("make interop"), encoding="utf-8")
+    if args.out is not None:
+        if args.only or matrix.failures:
+            say(f"{args.out}: not written, since it shows whole runs without failures alone")
+        else:
+            args.out.write_text(matrix.as_markdown("make interop"), encoding="utf-8")
     print(matrix.to_json())
     if args.require == [_ALL]:
         required |= matrix.absent.keys()
