@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from . import __version__
 from .errors import ParityError, TramontaneError
 
-EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_NOT_READ = 1, 2, 130, 141
 CHECKPOINT = "folder as on Hugging Face or as of Mistral, or a GGUF file"
 
 _EXAMPLES = """examples:
@@ -58,6 +59,9 @@ def exit_status(stage: Callable[[], int], *, as_json: bool = False) -> int:
     except KeyboardInterrupt:
         print("\ntramontane: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever read has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left to flush
+        return EXIT_NOT_READ
 
 
 def _complain(error: TramontaneError, status: int, *, as_json: bool) -> int:

@@ -188,3 +188,19 @@ def test_an_empty_prompt_is_fine_only_where_a_start_token_is_added(
         assert cli.main([*arguments, "--no-validate"]) == 0
     assert cli.main(["run", str(tmp_path / "with"), "--max-new-tokens", "2"]) == 0
     assert "nothing to decode from" in refusal(capsys, "run", tmp_path / "without")
+
+
+def test_a_reader_who_has_read_enough_is_no_error(
+    embedded_artifact: Callable[[str], Path],
+) -> None:
+    artifact = embedded_artifact("int8-ort")
+    tramontane = [sys.executable, "-m", "tramontane.cli", "run", str(artifact)]
+    with subprocess.Popen(
+        [*tramontane, "--prompt", "def main("], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(4)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == cli.EXIT_NOT_READ
