@@ -63,6 +63,9 @@ def ask(runtime: Runtime, exported: Exported, **changes: Any) -> Answer:
         path.unlink()
     if "absent" in answer:
         raise places.Absent(str(answer["absent"]))
+    found, asked = len(answer.get("tokens", ())), len(exported.job["prompts"])
+    if found != asked:
+        raise Failed(f"continued {found} prompts, expected {asked}")
     return answer
 
 

@@ -262,11 +262,11 @@ def test_a_runner_is_given_the_job_and_its_last_line_is_the_answer(exported: Exp
 import json, sys
 job = json.load(open(sys.argv[1]))
 print("loading")
-print(json.dumps({"tokens": [[job["new_tokens"], job["logits"]]], "texts": ["\\u2028"]},
+print(json.dumps({"tokens": [[job["new_tokens"]], [job["logits"]]], "texts": ["\\u2028"]},
     ensure_ascii=False))
 """
     answer = ask(_runner(script, new_tokens=7), exported, logits=None)
-    assert answer == {"tokens": [[7, None]], "texts": ["\u2028"]}
+    assert answer == {"tokens": [[7], [None]], "texts": ["\u2028"]}
     assert not list(exported.folder.parent.glob("*.json"))
 
 
@@ -275,7 +275,7 @@ def test_logits_of_another_are_not_taken_for_those_of_a_runner_that_wrote_none(
 ) -> None:
     exported = asked("int8")
     expected.logits.tofile(exported.job["logits"])
-    answer = _answer(tokens=[], texts=None, ids=None, decoded=None)
+    answer = _answer(tokens=[[], []], texts=None, ids=None, decoded=None)
     silent = _runner(f"print({json.dumps(answer)!r})", rounds_like=None)
     found = judge(silent, exported, ask(silent, exported), expected)
     assert found.is_failure
@@ -286,6 +286,12 @@ def test_a_runner_that_ends_with_an_error_failed_and_is_not_absent(exported: Exp
     with pytest.raises(Failed, match=r"exit status 1; cannot read the graph$"):
         ask(_runner("import sys; sys.exit('cannot read the graph')"), exported)
     assert not list(exported.folder.parent.glob("*.json"))
+
+
+@pytest.mark.parametrize("answer", ["{}", '{"tokens": [[1]]}'])
+def test_a_runner_that_answers_too_few_prompts_failed(exported: Exported, answer: str) -> None:
+    with pytest.raises(Failed, match=r"^continued [01] prompts, expected 2$"):
+        ask(_runner(f"print({answer!r})"), exported)
 
 
 @pytest.mark.parametrize("script", ["", "print('Segmentation fault')"])
