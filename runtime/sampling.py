@@ -13,6 +13,8 @@ from ..errors import ContractError
 
 Floats = npt.NDArray[np.floating]
 
+_SORTED_FIRST, _SORTED_MORE = 256, 8  # tokens that top_p sorts, and times as many if too few
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampler:
@@ -66,8 +68,24 @@ class Sampler:
         probabilities = np.exp((kept - kept.max()) / self.temperature)
         probabilities /= probabilities.sum()
         if self.top_p < 1:
-            order = np.argsort(-probabilities, kind="stable")
-            before = probabilities[order].cumsum() - probabilities[order]
-            order = order[before < self.top_p]
+            order = fewest(probabilities, self.top_p)
             tokens, probabilities = tokens[order], probabilities[order]
         return tokens, probabilities
+
+
+def fewest(probabilities: npt.NDArray[np.float64], share: float) -> npt.NDArray[np.intp]:
+    """Indices of the fewest that reach a share together, likeliest first, of equals the first.
+
+    Only as many as may be needed are sorted: few tokens hold most of the probability.
+    """
+    count = _SORTED_FIRST
+    while True:
+        # All at least as likely as the last of so many, so that equals are never parted.
+        n = len(probabilities)
+        least = np.partition(probabilities, n - count)[n - count] if count < n else 0.0
+        likely = np.flatnonzero(probabilities >= least)
+        order = likely[np.argsort(-probabilities[likely], kind="stable")]
+        sums = probabilities[order].cumsum()
+        if count >= n or sums[-1] >= share:
+            return np.asarray(order[sums - probabilities[order] < share])
+        count *= _SORTED_MORE

@@ -53,6 +53,8 @@ class Session:
         self._cache: list[Floats] = []
         self._step_ids = np.zeros((1, 1), np.int64)
         self._step_logits = np.zeros((1, 1, self._geometry.vocab_size), np.float32)
+        self._next_logits = self._step_logits[0, 0]
+        self._next_logits.flags.writeable = False
         self._allocate(self._geometry.rows or 0)
 
     @classmethod
@@ -142,7 +144,10 @@ class Session:
         return np.asarray(logits[0] if all_logits else logits[0, 0])
 
     def step(self, token: int) -> Floats:
-        """Append one token; return the logits (V,) float32 of the next.
+        """Append one token; return the logits of the next.
+
+        Returns:
+            (V,) float32, read in place: the next step overwrites them, so copy what is kept.
 
         Raises:
             ContractError: as ``prefill``.
@@ -151,7 +156,7 @@ class Session:
         self._reserve(self._tokens + 1)
         self._step_ids[0, 0] = token
         self._run(self._step_ids, self._step_logits, keep=1)
-        return np.asarray(self._step_logits[0, 0].copy())
+        return self._next_logits
 
     def cache(self) -> list[tuple[Floats, Floats]]:
         """Copies of each layer's held rows: key and value, (G, L, D) float32 each."""

@@ -50,7 +50,7 @@ class DriverFeeder:
         """Step where it is one token after others, prefill in one chunk where it is more."""
         ids = [int(token) for token in tokens]
         if len(ids) == 1 and self._session.tokens:
-            return self._session.step(ids[0])[None]
+            return self._session.step(ids[0])[None].copy()
         return np.asarray(self._session.prefill(ids, all_logits=True, chunk=len(ids)))
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from tramontane.errors import ContractError
-from tramontane.runtime.sampling import Sampler
+from tramontane.runtime.sampling import Sampler, fewest
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3], np.float32))
 
@@ -76,3 +76,16 @@ def test_nan_logits_are_refused() -> None:
 def test_settings_out_of_range_are_refused(setting: dict[str, float], message: str) -> None:
     with pytest.raises(ContractError, match=message):
         Sampler(**setting)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5, 3.0, 30.0])
+@pytest.mark.parametrize("top_p", [1e-9, 0.1, 0.5, 0.9, 0.999999])
+def test_top_p_over_a_large_vocabulary_keeps_what_a_full_sort_would(
+    spread: float, top_p: float
+) -> None:
+    logits = (np.random.default_rng(1).standard_normal(5000) * spread).astype(np.float32).round(2)
+    probabilities = np.exp(logits.astype(np.float64) - logits.max())
+    probabilities /= probabilities.sum()
+    order = np.argsort(-probabilities, kind="stable")
+    expected = order[probabilities[order].cumsum() - probabilities[order] < top_p]
+    np.testing.assert_array_equal(fewest(probabilities, top_p), expected)

@@ -133,7 +133,7 @@ def test_chunks_and_steps_equal_one_prefill(session: Session, length: int) -> No
         session.reset()
         close(session.prefill(sequence, all_logits=True, chunk=chunk), expected)
     session.reset()
-    close([session.step(token) for token in sequence], expected)
+    close([session.step(token).copy() for token in sequence], expected)
     assert session.tokens == length
     for (key, value), (expected_key, expected_value) in zip(session.cache(), cache, strict=True):
         assert key.shape == (2, session.manifest.geometry.layout.held(length), 16)
@@ -152,17 +152,24 @@ def test_turns_that_mix_prefill_and_steps_equal_one_prefill(session: Session) ->
     expected = session.prefill(sequence, all_logits=True)
     session.reset()
     close(session.prefill(sequence[:20]), expected[19])
-    close([session.step(token) for token in sequence[20:31]], expected[20:31])
+    close([session.step(token).copy() for token in sequence[20:31]], expected[20:31])
     close(session.prefill(sequence[31:89], all_logits=True, chunk=9), expected[31:89])
     close(session.step(sequence[89]), expected[89])
 
 
-def test_logits_handed_out_are_not_overwritten_later(session: Session) -> None:
-    session.prefill(tokens(3))
+def test_a_step_overwrites_the_logits_of_the_one_before_and_not_those_of_a_prefill(
+    session: Session,
+) -> None:
+    prefilled = session.prefill(tokens(3))
+    kept = prefilled.copy()
     first = session.step(5)
-    kept = first.copy()
-    session.step(6)
-    np.testing.assert_array_equal(first, kept)
+    assert session.step(6) is first
+    np.testing.assert_array_equal(prefilled, kept)
+
+
+def test_logits_of_a_step_cannot_be_written(session: Session) -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        session.step(5)[0] = 1
 
 
 def test_a_step_leaves_the_rows_held_before_as_they_are(session: Session) -> None:
@@ -187,7 +194,7 @@ def test_greedy_generation_is_repeatable_and_appends_what_it_yields(session: Ses
     prompt = tokens(12)
     first = list(session.generate(prompt, max_new_tokens=40, sampler=GREEDY))
     assert session.tokens == 12 + len(first) == 52
-    after = session.step(7)
+    after = session.step(7).copy()
     session.reset()
     assert list(session.generate(prompt, max_new_tokens=40, sampler=GREEDY)) == first
     session.reset()
