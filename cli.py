@@ -24,6 +24,7 @@ _EXAMPLES = """examples:
   tramontane inspect models/stdlib-5m
   tramontane inspect artifacts/stdlib-5m-int8
   tramontane inspect other/model.onnx
+  tramontane bench artifacts/stdlib-5m-int8
   tramontane card artifacts/stdlib-5m-int8
   tramontane synthesize mistral-7b-v0.1 artifacts/mistral-8-layers --layers 8
 """
@@ -128,6 +129,15 @@ def _parser() -> argparse.ArgumentParser:
         "--target", choices=("ort", "portable", "web"), default="ort", help="(%(default)s)"
     )
     inspect.add_argument("--block", type=int, default=128, help="(%(default)s)")
+
+    bench = _command(
+        commands, "bench", "speed and memory of an artifact, beside the machine's limits"
+    )
+    bench.add_argument("artifact", type=Path, metavar="ARTIFACT", help="folder written by export")
+    bench.add_argument("--rounds", type=int, default=5, help="of a process each (%(default)s)")
+    bench.add_argument("--threads", type=int, help="(physical cores)")
+    bench.add_argument("--plot", type=Path, metavar="FILE", help="draw both over positions, .svg")
+    bench.add_argument("--out", type=Path, metavar="FILE", help="write the JSON")
 
     card = _command(commands, "card", "an artifact's model card, as a hub shows it")
     card.add_argument("artifact", type=Path, metavar="ARTIFACT", help="folder written by export")

@@ -91,13 +91,31 @@ def run(args: Namespace) -> int:
     return 0
 
 
+def bench(args: Namespace) -> int:
+    """Measure an artifact's speed and memory, and the limits of the machine."""
+    from .bench.speed import measure
+    from .bench.speed_table import plot, print_report
+
+    _refuse_unwritable(args, "plot", "out")
+    report = measure(args.artifact, rounds=args.rounds, threads=args.threads)
+    if not args.json:
+        print_report(report)
+    line = json.dumps(report.as_json())
+    print(line)
+    if args.out is not None:
+        args.out.write_text(f"{line}\n", encoding="utf-8")
+    if args.plot is not None:
+        plot(report, args.plot)
+    return 0
+
+
 def validate(args: Namespace) -> int:
     """Check an artifact, ours or another exporter's, against its source; 1 if a check failed."""
     from .export.checkpoint import Checkpoint
     from .validate.prove import validate, write_reports
     from .validate.report.summaries import as_junit, as_markdown, print_table
 
-    _refuse_unwritable(args)
+    _refuse_unwritable(args, "report", "junit", "markdown")
     checkpoint = Checkpoint.open(args.reference)
     verdict = validate(args.artifact, checkpoint, _measuring(args), explains=args.explain)
     report = verdict.as_json()
@@ -124,9 +142,9 @@ def _measuring(args: Namespace) -> Measuring:
     )
 
 
-def _refuse_unwritable(args: Namespace) -> None:
+def _refuse_unwritable(args: Namespace, *flags: str) -> None:
     """Refuse, before anything is measured, places where no report can be written."""
-    for flag in ("report", "junit", "markdown"):
+    for flag in flags:
         path: Path | None = getattr(args, flag)
         if path is None:
             continue

@@ -192,7 +192,7 @@ def _measure_genai(checkpoint: Path, args: argparse.Namespace, layers: int) -> d
         "seconds": round(found.seconds, 1),
         "peak_bytes": found.peak_bytes,
         "stopped_for_memory": found.was_stopped,
-        "failed": "" if found.status == 0 or found.was_stopped else _last_words(found),
+        "failed": "" if found.status == 0 or found.was_stopped else found.last_words,
     }
 
 
@@ -277,12 +277,8 @@ def _ours(*words: str | Path) -> list[str | Path]:
 
 def _checked(found: Run) -> Run:
     if found.status:
-        raise SystemExit(f"bench: failed: {_last_words(found)}")
+        raise SystemExit(f"bench: failed: {found.last_words}")
     return found
-
-
-def _last_words(found: Run) -> str:
-    return found.lines[-1][1] if found.lines else f"status {found.status}, and not a word"
 
 
 def _most_memory() -> int:

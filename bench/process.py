@@ -17,7 +17,7 @@ from typing import IO
 import psutil
 
 _POLL_SECONDS = 0.05
-_MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
+MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # of what getrusage counts in
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +32,11 @@ class Run:
     lines: tuple[tuple[float, str], ...]  # of standard error, and seconds from the start
     output: str
     was_stopped: bool  # since it took more memory than it may
+
+    @property
+    def last_words(self) -> str:
+        """The last line of standard error."""
+        return self.lines[-1][1] if self.lines else f"status {self.status}, and not a word"
 
 
 def run(command: Sequence[str | Path], *, limit_bytes: int) -> Run:
@@ -72,7 +77,7 @@ def run(command: Sequence[str | Path], *, limit_bytes: int) -> Run:
         reader.join()
     own, kept = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, usage.ru_maxrss
     # A new process inherits the count of the one that began it: below that it tells nothing.
-    kept_bytes = kept * _MAXRSS_BYTES if kept > own else 0
+    kept_bytes = kept * MAXRSS_BYTES if kept > own else 0
     return Run(
         status=process.returncode,
         seconds=seconds,

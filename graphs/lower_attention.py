@@ -2,13 +2,14 @@
 
 Before:  SlidingWindowAttention(query, key, value, past_key, past_value, attention_mask, cos, sin)
 After:   GroupQueryAttention(query, key, value, past_key, past_value, last, total, cos, sin)
-         where last = ReduceSum(attention_mask) - 1 and total = Shape(attention_mask)[1]
+         where last = ReduceSum(float(attention_mask)) - 1 and total = Shape(attention_mask)[1]
          with rope in front of it where the kernel has none for the head size:
          RotaryEmbedding(query), RotaryEmbedding(key) and a kernel that does not rotate
 Legal because the kernel keeps the same window (its ``local_window_size`` counts the query's own
 key too), rotates halves, maps query head h to h // (H / G), and with ``sliding_window_cache``
 holds the same rows, without it all of them; the sequences of a batch must be equally long in the
-first call.
+first call. Sums of ones in float32 are exact up to 2^24 tokens, and take a sixth of the time that
+they take in int64, which at 50 000 tokens is the longest of all nodes in a small model.
 Source: onnxruntime, docs/ContribOperators.md, com.microsoft.GroupQueryAttention.
 """
 
@@ -107,8 +108,9 @@ def _count_tokens(attention_mask: ir.Value) -> tuple[list[ir.Node], list[ir.Valu
         return tape.op(op_type, inputs, attributes, name=name, output=ir.Value(name=name))
 
     axis = tape.op("Constant", [], {"value_ints": [1]}, output=ir.Value(name="mask_axis"))
-    one = tape.op("Constant", [], {"value_int": 1}, output=ir.Value(name="one"))
-    lengths = named("lengths", "ReduceSum", attention_mask, axis, keepdims=0)
+    one = tape.op("Constant", [], {"value_float": 1.0}, output=ir.Value(name="one"))
+    counted = named("counted", "Cast", attention_mask, to=int(ir.DataType.FLOAT))
+    lengths = named("lengths", "ReduceSum", counted, axis, keepdims=0)
     last = named("last_tokens", "Sub", lengths, one)
     longest = named("longest", "Shape", attention_mask, start=1, end=2)
     int32 = int(ir.DataType.INT32)

@@ -41,6 +41,8 @@ def open_graph(
     options = ort.SessionOptions()
     options.log_severity_level = 3  # a warning for each load about num_logits_to_keep
     options.intra_op_num_threads = threads or physical_cores()
+    # A plan of memory would be kept for every length that a sequence has: 2 KB a step, for good.
+    options.enable_mem_pattern = False
     # Weights are prepacked one by one, each letting its file's pages go: in parallel, all of them
     # stay resident beside the copies until the last is done.
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_US))

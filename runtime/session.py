@@ -53,7 +53,7 @@ class Session:
         self._cache: list[Floats] = []
         self._step_ids = np.zeros((1, 1), np.int64)
         self._step_logits = np.zeros((1, 1, self._geometry.vocab_size), np.float32)
-        self._next_logits = self._step_logits[0, 0]
+        self._next_logits: Floats = self._step_logits[0, 0]
         self._next_logits.flags.writeable = False
         self._allocate(self._geometry.rows or 0)
 

@@ -25,7 +25,7 @@ ALLOWED = {
     "torch": {"export", "validate", "interop"},  # a runner of other people's code
     "safetensors": {"export"},
     "gguf": {"export"},
-    "onnx": {"graphs", "export", "faults"},
+    "onnx": {"graphs", "export", "faults", "bench"},
     "onnxscript": {"graphs", "export"},
     "onnx_ir": {"graphs", "export"},
     "onnxruntime": {"runtime", "validate", "interop"},

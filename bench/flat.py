@@ -1,0 +1,208 @@
+"""Does a long sequence cost what a short one does? Decodes far past the window, and asserts it.
+
+The embedded model, told that it has more positions than it was trained for: what it then says is
+of no interest, what it takes is. Exits with 1 where memory grows or steps slow down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from ..errors import ContractError, status_of
+from ..export.config_json import CONFIG_FILE
+from ..export.progress import say, track
+from ..runtime import Session
+from .process import run
+from .speed import machine
+from .speed_table import Line, plot_lines
+
+TOKENS = 50_000
+AT_ONCE = 1000  # steps whose median is one point
+# The bounds of the assertion: generous, since machines are noisy. What is expected is below 1 %
+# of memory, and of steps what two medians of a thousand differ by when nothing changes.
+MOST_GROWTH = 0.02
+MOST_SLOWER = 0.25
+MOST_BYTES = 4 << 30  # of the export's memory
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """A thousand steps."""
+
+    position: int  # after them
+    step_us: float  # the median
+    resident_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One long sequence."""
+
+    window: int
+    points: list[Point]
+
+    @property
+    def full(self) -> Point:
+        """The first point after two windows: the cache was filled, and rows have left it."""
+        return next(p for p in self.points if p.position - AT_ONCE >= 2 * self.window)
+
+    @property
+    def growth(self) -> float:
+        """Share by which resident memory grew since."""
+        return self.points[-1].resident_bytes / self.full.resident_bytes - 1
+
+    @property
+    def slower(self) -> float:
+        """Share by which the last thousand steps took longer than the first after it."""
+        return self.points[-1].step_us / self.full.step_us - 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Decode, print what it took and which bound is broken, draw it."""
+    parser = argparse.ArgumentParser(prog="python -m tramontane.bench.flat", description=__doc__)
+    parser.add_argument("model", type=Path, help="checkpoint with a window")
+    parser.add_argument("--quant", default="int8", help="(%(default)s)")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="to decode (%(default)s)")
+    parser.add_argument("--threads", type=int, help="(physical cores)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw both over positions, .svg")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON")
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        artifact = export_long(
+            args.model, Path(folder), quant=args.quant, positions=args.tokens + 1
+        )
+        found = decode(Session.load(artifact, threads=args.threads), tokens=args.tokens)
+    broken = list(broken_bounds(found))
+    print(
+        f"{args.model.name}, window {found.window}: {args.tokens} tokens; since two windows "
+        f"memory {found.growth:+.2%}, steps {found.slower:+.1%} ({found.full.step_us:.0f} us to "
+        f"{found.points[-1].step_us:.0f} us)"
+    )
+    for line in broken:
+        say(f"bound broken: {line}")
+    about = {"model": args.model.name, "quant": args.quant, "window": found.window}
+    line = json.dumps(
+        {
+            **about,
+            "growth": found.growth,
+            "slower": found.slower,
+            "points": [dataclasses.asdict(point) for point in found.points],
+            "broken": broken,
+            "machine": machine(args.threads),
+        }
+    )
+    print(line)
+    if args.out is not None:
+        args.out.write_text(f"{line}\n", encoding="utf-8")
+    if args.plot is not None:
+        plot_lines(_lines(found), args.plot)
+    return 1 if broken else 0
+
+
+def export_long(model: Path, folder: Path, *, quant: str, positions: int) -> Path:
+    """Export a copy of a checkpoint that has so many positions.
+
+    Raises:
+        ContractError: it is not in Hugging Face's layout.
+    """
+    config = model / CONFIG_FILE
+    if not config.is_file():
+        raise ContractError(f"{model}: has no {CONFIG_FILE}; expected Hugging Face's layout")
+    copy = folder / "checkpoint"
+    shutil.copytree(model, copy)
+    said = json.loads(config.read_text(encoding="utf-8"))
+    said["max_position_embeddings"] = max(positions, said["max_position_embeddings"])
+    (copy / CONFIG_FILE).write_text(json.dumps(said), encoding="utf-8")
+    out = folder / "artifact"
+    # In a process of its own: what exporting leaves in memory is not the session's.
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "tramontane.cli",
+        "export",
+        copy,
+        "--out",
+        out,
+    ]
+    found = run([*command, "--quant", quant, "--no-validate"], limit_bytes=MOST_BYTES)
+    if found.status:
+        raise ContractError(f"{model}: the export failed: {found.last_words}")
+    return out
+
+
+def decode(session: Session, *, tokens: int) -> Run:
+    """Decode greedily, a point for each thousand steps.
+
+    Raises:
+        ContractError: no window, or too few tokens to pass it twice.
+    """
+    window = session.manifest.geometry.window
+    if window is None:
+        raise ContractError(f"{session.folder}: no window; its cache grows by design")
+    if tokens < 2 * window + 2 * AT_ONCE:
+        raise ContractError(
+            f"--tokens {tokens}: expected at least {2 * window + 2 * AT_ONCE}, two windows and "
+            f"two times {AT_ONCE} steps"
+        )
+    points = [
+        _point(session, steps) for steps in track(_thousands(tokens), "decoding, by the thousand")
+    ]
+    return Run(window=window, points=points)
+
+
+def broken_bounds(found: Run) -> Iterator[str]:
+    """Say of each bound that is broken by how much."""
+    for what, share, most in (
+        ("resident memory grew", found.growth, MOST_GROWTH),
+        ("steps took longer", found.slower, MOST_SLOWER),
+    ):
+        if share > most:
+            yield (
+                f"{what} by {share:.1%} between {found.full.position} and "
+                f"{found.points[-1].position} tokens, expected at most {most:.0%}"
+            )
+
+
+def _thousands(tokens: int) -> list[int]:
+    return [AT_ONCE] * (tokens // AT_ONCE)
+
+
+def _point(session: Session, steps: int) -> Point:
+    seconds = np.empty(steps)
+    token = session.tokens % session.manifest.geometry.vocab_size
+    for number in range(steps):
+        start = time.perf_counter()
+        logits = session.step(token)
+        seconds[number] = time.perf_counter() - start
+        token = int(logits.argmax())
+    return Point(
+        position=session.tokens,
+        step_us=float(np.median(seconds) * 1e6),
+        resident_bytes=psutil.Process().memory_info().rss,
+    )
+
+
+def _lines(found: Run) -> tuple[Line, Line]:
+    positions = [point.position for point in found.points]
+    steps = [point.step_us for point in found.points]
+    sizes = [point.resident_bytes / 1e6 for point in found.points]
+    return (
+        Line(title="a step, microseconds (medians of 1000)", x=positions, y=steps),
+        Line(title="resident memory, MB", x=positions, y=sizes),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(status_of(main))

@@ -1,0 +1,30 @@
+"""What is one figure over all rounds?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spread:
+    """One figure over all rounds."""
+
+    values: tuple[float, ...]  # in the order of the rounds
+    way: str = ""  # how the runtime was told to compute, where it has several ways
+
+    @property
+    def median(self) -> float:
+        """The middle one."""
+        return float(median(self.values))
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines."""
+        found: dict[str, Any] = {
+            "median": self.median,
+            "low": min(self.values),
+            "high": max(self.values),
+            "runs": len(self.values),
+        }
+        return {**found, "way": self.way} if self.way else found

@@ -1,0 +1,82 @@
+"""Does a long sequence cost what a short one does?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tramontane.bench import flat
+from tramontane.bench.flat import Point, Run
+from tramontane.errors import ContractError
+from tramontane.runtime import Session
+
+
+def run(*points: tuple[float, int]) -> Run:
+    found = [
+        Point(position=1000 * (i + 1), step_us=us, resident_bytes=size)
+        for i, (us, size) in enumerate(points)
+    ]
+    return Run(window=64, points=found)
+
+
+def test_the_first_thousand_steps_after_two_windows_are_the_measure() -> None:
+    assert run((9, 9), (1, 100), (1, 100)).full.position == 2000
+    assert Run(window=1000, points=run(*[(1, 1)] * 5).points).full.position == 3000
+
+
+def test_what_stays_as_it_was_breaks_no_bound() -> None:
+    assert list(flat.broken_bounds(run((50, 900), (100, 1000), (110, 1009)))) == []
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ((100, 1100), "resident memory grew by 10.0% between 2000 and 3000 tokens"),
+        ((200, 1000), "steps took longer by 100.0% between 2000 and 3000 tokens"),
+    ],
+)
+def test_growth_and_slower_steps_break_one(last: tuple[float, int], said: str) -> None:
+    (line,) = flat.broken_bounds(run((1, 1), (100, 1000), last))
+    assert said in line
+
+
+def test_too_few_tokens_to_tell_are_refused(embedded_artifact) -> None:
+    session = Session.load(embedded_artifact("int8-ort"), threads=1)
+    with pytest.raises(ContractError, match="--tokens 2127: expected at least 2128"):
+        flat.decode(session, tokens=2127)
+
+
+def test_a_longer_copy_decodes_past_what_the_checkpoint_has(
+    stdlib_5m: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = flat.export_long(stdlib_5m, tmp_path, quant="int8", positions=9000)
+    session = Session.load(artifact, threads=1)
+    assert session.manifest.geometry.max_positions == 9000
+    monkeypatch.setattr(flat, "AT_ONCE", 100)
+    found = flat.decode(session, tokens=400)
+    assert [point.position for point in found.points] == [100, 200, 300, 400]
+    assert all(point.step_us > 0 and point.resident_bytes > 0 for point in found.points)
+
+
+def test_other_layouts_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match="has no config.json"):
+        flat.export_long(tmp_path, tmp_path, quant="int8", positions=10)
+
+
+def test_the_command_says_what_broke_and_exits_with_1(
+    stdlib_5m: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    embedded_artifact,
+) -> None:
+    monkeypatch.setattr(flat, "export_long", lambda *_, **__: embedded_artifact("int8-ort"))
+    monkeypatch.setattr(flat, "decode", lambda *_, **__: run((1, 1), (100, 1000), (500, 1000)))
+    out = tmp_path / "flat.json"
+    plot = tmp_path / "flat.svg"
+    assert flat.main([str(stdlib_5m), "--out", str(out), "--plot", str(plot)]) == 1
+    said = capsys.readouterr()
+    assert "bound broken: steps took longer by 400.0%" in said.err
+    assert json.loads(said.out.splitlines()[-1])["slower"] == 4.0
+    assert plot.is_file()
