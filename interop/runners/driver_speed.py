@@ -1,0 +1,93 @@
+"""How fast is our own driver on an artifact? ``driver_speed.py job.json``"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+from tramontane import __version__
+from tramontane.runtime import Session
+from tramontane.runtime.graph import ort
+
+CHUNK = 512  # tokens whose rows are computed; the others of a filled cache are copies
+
+
+def main(argv: Sequence[str]) -> int:
+    """Do the job that a file describes; print what came of it as one line of JSON."""
+    job = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
+    versions = {"tramontane": __version__, "onnxruntime": str(ort.__version__)}
+    print(json.dumps({"versions": versions, "figures": measure(job)}))
+    return 0
+
+
+def measure(job: dict[str, Any]) -> dict[str, float]:
+    """Seconds to load, tokens per second, resident bytes."""
+    start = time.perf_counter()
+    session = Session.load(job["model"], threads=job["threads"])
+    session.prefill([1])
+    figures = {"load": time.perf_counter() - start}
+    for tokens in job["prefill"]:
+        figures[f"prefill {tokens}"] = prefill(session, job, tokens)
+    for position in job["decode"]:
+        figures[f"decode at {position}"] = step(session, job, position)
+        figures[f"resident at {position}"] = psutil.Process().memory_info().rss
+    return figures
+
+
+def prefill(session: Session, job: dict[str, Any], tokens: int) -> float:
+    """Tokens per second from an empty cache; the median of some runs."""
+    ids, seconds = token_ids(tokens), []
+    session.reset()
+    session.prefill(ids[:32])
+    for _ in range(max(1, job["prefill_tokens"] // tokens)):
+        session.reset()
+        start = time.perf_counter()
+        session.prefill(ids)
+        seconds.append(time.perf_counter() - start)
+    return tokens / median(seconds)
+
+
+def step(session: Session, job: dict[str, Any], position: int) -> float:
+    """Tokens per second from a position on, the median step's."""
+    warm_up, seconds = job["warm_up"], []
+    fill(session, position - warm_up, is_honest=job.get("is_honest", False))
+    for token in token_ids(warm_up + job["steps"]):
+        start = time.perf_counter()
+        session.step(token)
+        seconds.append(time.perf_counter() - start)
+    return 1 / median(seconds[warm_up:])
+
+
+def fill(session: Session, tokens: int, *, is_honest: bool) -> None:
+    """Put a sequence of so many tokens into the cache.
+
+    One chunk is computed, the other rows are copies of it: how many are held depends on the
+    number of tokens alone, and how fast a step is on how many are held.
+    """
+    session.reset()
+    if tokens <= CHUNK or is_honest:
+        session.prefill(token_ids(tokens))
+        return
+    session._reserve(tokens)
+    session.prefill(token_ids(CHUNK))
+    held = session._layout.held(tokens)
+    for rows in session._cache:
+        for start in range(CHUNK, held, CHUNK):
+            part = min(CHUNK, held - start)
+            rows[:, :, start : start + part] = rows[:, :, :part]
+    session._tokens = tokens
+
+
+def token_ids(count: int) -> list[int]:
+    """Tokens that every vocabulary of ours has, the same for all runtimes."""
+    return [3 + number * 7919 % 1999 for number in range(count)]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
