@@ -15,14 +15,12 @@ from tramontane import __version__
 from tramontane.runtime import Session
 from tramontane.runtime.graph import ort
 
-CHUNK = 512  # tokens whose rows are computed; the others of a filled cache are copies
-
 
 def main(argv: Sequence[str]) -> int:
     """Do the job that a file describes; print what came of it as one line of JSON."""
     job = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
     versions = {"tramontane": __version__, "onnxruntime": str(ort.__version__)}
-    print(json.dumps({"versions": versions, "figures": measure(job)}))
+    print(json.dumps({"versions": versions, "ways": {"": measure(job)}, "failed": {}}))
     return 0
 
 
@@ -30,7 +28,7 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
     """Seconds to load, tokens per second, resident bytes."""
     start = time.perf_counter()
     session = Session.load(job["model"], threads=job["threads"])
-    session.prefill([1])
+    session.prefill(job["tokens"][:1])
     figures = {"load": time.perf_counter() - start}
     for tokens in job["prefill"]:
         figures[f"prefill {tokens}"] = prefill(session, job, tokens)
@@ -42,7 +40,7 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
 
 def prefill(session: Session, job: dict[str, Any], tokens: int) -> float:
     """Tokens per second from an empty cache; the median of some runs."""
-    ids, seconds = token_ids(tokens), []
+    ids, seconds = job["tokens"][:tokens], []
     session.reset()
     session.prefill(ids[:32])
     for _ in range(max(1, job["prefill_tokens"] // tokens)):
@@ -50,43 +48,40 @@ def prefill(session: Session, job: dict[str, Any], tokens: int) -> float:
         start = time.perf_counter()
         session.prefill(ids)
         seconds.append(time.perf_counter() - start)
-    return tokens / median(seconds)
+    return float(tokens / median(seconds))
 
 
 def step(session: Session, job: dict[str, Any], position: int) -> float:
-    """Tokens per second from a position on, the median step's."""
+    """Tokens per second from a position on, by the median step."""
     warm_up, seconds = job["warm_up"], []
-    fill(session, position - warm_up, is_honest=job.get("is_honest", False))
-    for token in token_ids(warm_up + job["steps"]):
+    fill(session, job, position - warm_up)
+    for token in job["tokens"][: warm_up + job["steps"]]:
         start = time.perf_counter()
         session.step(token)
         seconds.append(time.perf_counter() - start)
-    return 1 / median(seconds[warm_up:])
+    return float(1 / median(seconds[warm_up:]))
 
 
-def fill(session: Session, tokens: int, *, is_honest: bool) -> None:
+def fill(session: Session, job: dict[str, Any], tokens: int) -> None:
     """Put a sequence of so many tokens into the cache.
 
-    One chunk is computed, the other rows are copies of it: how many are held depends on the
-    number of tokens alone, and how fast a step is on how many are held.
+    One chunk is computed, unless the job asks for all. The other rows are copies of it: how many
+    are held follows from the number of tokens alone, and how long a step takes from that.
     """
+    chunk = job["chunk"]
     session.reset()
-    if tokens <= CHUNK or is_honest:
-        session.prefill(token_ids(tokens))
+    if tokens <= chunk or job["computes_all"]:
+        for start in range(0, tokens, chunk):
+            session.prefill(job["tokens"][: min(chunk, tokens - start)])
         return
     session._reserve(tokens)
-    session.prefill(token_ids(CHUNK))
+    session.prefill(job["tokens"][:chunk])
     held = session._layout.held(tokens)
     for rows in session._cache:
-        for start in range(CHUNK, held, CHUNK):
-            part = min(CHUNK, held - start)
+        for start in range(chunk, held, chunk):
+            part = min(chunk, held - start)
             rows[:, :, start : start + part] = rows[:, :, :part]
     session._tokens = tokens
-
-
-def token_ids(count: int) -> list[int]:
-    """Tokens that every vocabulary of ours has, the same for all runtimes."""
-    return [3 + number * 7919 % 1999 for number in range(count)]
 
 
 if __name__ == "__main__":

@@ -14,39 +14,40 @@ import onnxruntime
 import onnxruntime_genai as og
 import psutil
 
-CHUNK = 512  # tokens at once on the way to a position
-
 
 def main(argv: Sequence[str]) -> int:
     """Do the job that a file describes; print what came of it as one line of JSON."""
     job = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
+    figures, failed = measure(job)
     versions = {"onnxruntime-genai": og.__version__, "onnxruntime": onnxruntime.__version__}
-    print(json.dumps({"versions": versions, **measure(job)}))
+    print(json.dumps({"versions": versions, "ways": {"": figures}, "failed": failed}))
     return 0
 
 
-def measure(job: dict[str, Any]) -> dict[str, Any]:
-    """Seconds to load, tokens per second, resident bytes; and what it failed at, in its words."""
-    figures: dict[str, float] = {}
+def measure(job: dict[str, Any]) -> tuple[dict[str, float], dict[str, str]]:
+    """Seconds to load, tokens per second, resident bytes; and what failed, in its own words."""
     start = time.perf_counter()
     model = load(job)
-    generator_for(model, 64).append_tokens([1])
-    figures["load"] = time.perf_counter() - start
+    generator_for(model, 64).append_tokens(job["tokens"][:1])
+    figures = {"load": time.perf_counter() - start}
+    failed: dict[str, str] = {}
     for tokens in job["prefill"]:
         figures[f"prefill {tokens}"] = prefill(model, job, tokens)
-    failed: dict[str, str] = {}
-    if job["decode"]:
-        longest = max(job["decode"]) + job["steps"] + 1
-        generator = generator_for(model, longest)
-        for position in sorted(job["decode"]):
-            what = f"decode at {position}"
-            try:
-                figures[what] = step(generator, job, position)
-            except Exception as error:  # of any type: its own words are the finding
-                failed[what] = f"at token {generator.token_count()}: {error}".splitlines()[0]
-                break
-            figures[f"resident at {position}"] = psutil.Process().memory_info().rss
-    return {"figures": figures, "failed": failed}
+    if not job["decode"]:
+        return figures, failed
+    generator = generator_for(model, max(job["decode"]) + job["steps"] + 1)
+    for position in sorted(job["decode"]):
+        what = f"decode at {position}"
+        if failed:  # the sequence is broken from there on
+            failed[what] = next(iter(failed.values()))
+            continue
+        try:
+            figures[what] = step(generator, job, position)
+        except Exception as error:  # of any type: its own words are the finding
+            failed[what] = f"token {generator.token_count()}: {error}".splitlines()[0]
+            continue
+        figures[f"resident at {position}"] = psutil.Process().memory_info().rss
+    return figures, failed
 
 
 def load(job: dict[str, Any]) -> og.Model:
@@ -66,31 +67,26 @@ def generator_for(model: og.Model, tokens: int) -> og.Generator:
 
 def prefill(model: og.Model, job: dict[str, Any], tokens: int) -> float:
     """Tokens per second from an empty cache in one shot; the median of some runs."""
-    seconds = []
-    generator_for(model, 64).append_tokens(token_ids(32))
+    ids, seconds = job["tokens"][:tokens], []
+    generator_for(model, 64).append_tokens(ids[:32])
     for _ in range(max(1, job["prefill_tokens"] // tokens)):
         generator = generator_for(model, tokens + 1)
         start = time.perf_counter()
-        generator.append_tokens(token_ids(tokens))
+        generator.append_tokens(ids)
         seconds.append(time.perf_counter() - start)
-    return tokens / median(seconds)
+    return float(tokens / median(seconds))
 
 
 def step(generator: og.Generator, job: dict[str, Any], position: int) -> float:
-    """Tokens per second from a position on, the median step's; the way to it is computed."""
+    """Tokens per second from a position on, by the median step; the way to it is computed."""
     warm_up, seconds = job["warm_up"], []
-    while missing := position - warm_up - int(generator.token_count()):
-        generator.append_tokens(token_ids(min(missing, CHUNK)))
+    while (missing := position - warm_up - int(generator.token_count())) > 0:
+        generator.append_tokens(job["tokens"][: min(missing, job["chunk"])])
     for _ in range(warm_up + job["steps"]):
         start = time.perf_counter()
         generator.generate_next_token()
         seconds.append(time.perf_counter() - start)
-    return 1 / median(seconds[warm_up:])
-
-
-def token_ids(count: int) -> list[int]:
-    """Tokens that every vocabulary of ours has, the same for all runtimes."""
-    return [3 + number * 7919 % 1999 for number in range(count)]
+    return float(1 / median(seconds[warm_up:]))
 
 
 if __name__ == "__main__":

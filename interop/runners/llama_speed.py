@@ -1,4 +1,4 @@
-"""How fast is llama.cpp on a GGUF file? ``llama_cpp.py job.json``, in a Python that has it."""
+"""How fast is llama.cpp on a GGUF file? ``llama_speed.py job.json``, in a Python that has it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import llama_cpp as llama
 import numpy as np
 import psutil
 
-CHUNK = 512  # tokens at once, llama.cpp's own default
+WAYS = {"flash attention": True, "no flash attention": False}
 _QUIET = llama.llama_log_callback(lambda *_: None)  # it lives as long as it may be called
 
 
@@ -30,32 +30,33 @@ def main(argv: Sequence[str]) -> int:
 
 
 def do(job: dict[str, Any]) -> dict[str, Any]:
-    """Quantize, score or measure as a job asks."""
-    answer: dict[str, Any] = {
-        "versions": {"llama.cpp (llama-cpp-python)": llama.__version__},
-        "features": llama.llama_print_system_info().decode().strip(" |"),
-    }
+    """Quantize, score or measure, as the job asks."""
     if "quantize" in job:
-        for ftype, path in job["quantize"].items():
-            quantize(job["model"], path, int(ftype), threads=job["threads"])
+        for name, path in job["quantize"].items():
+            quantize(job, name, path)
+        return {}
     if "logits" in job:
-        with loaded(job["model"]) as model, context(model, job, tokens=len(job["score"])) as ctx:
+        with loaded(job) as model, context(model, job, tokens=len(job["score"])) as ctx:
             score(ctx, model, job["score"]).tofile(job["logits"])
-    if "prefill" in job:
-        answer["figures"] = measure(job)
-    return answer
+        return {}
+    built = llama.llama_print_system_info().decode().strip(" |")
+    versions = {"llama.cpp": f"of llama-cpp-python {llama.__version__}, {built}"}
+    return {"versions": versions, "ways": measure(job), "failed": {}}
 
 
-def quantize(model: str, path: str, ftype: int, *, threads: int) -> None:
-    """Let llama.cpp write a file in one of its types."""
+def quantize(job: dict[str, Any], name: str, path: str) -> None:
+    """Let llama.cpp write a file in one of its types; F32 keeps all bits."""
     options = llama.llama_model_quantize_default_params()
-    options.ftype, options.nthread = ftype, threads
-    if llama.llama_model_quantize(model.encode(), path.encode(), ctypes.byref(options)):
-        raise RuntimeError(f"{model}: llama.cpp could not quantize it to {path}")
+    kind = "ALL_F32" if name == "F32" else f"MOSTLY_{name}"
+    options.ftype = getattr(llama, f"LLAMA_FTYPE_{kind}")
+    options.nthread = job["threads"]
+    source = job["model"]
+    if llama.llama_model_quantize(source.encode(), path.encode(), ctypes.byref(options)):
+        raise RuntimeError(f"{source}: llama.cpp could not quantize it to {name}")
 
 
 def score(ctx: Any, model: Any, tokens: Sequence[int]) -> np.ndarray:
-    """Logits of every position: (T, V) float32."""
+    """Logits after every token: (T, V) float32."""
     V = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
     logits = np.empty((len(tokens), V), "<f4")
     for position, token in enumerate(tokens):
@@ -64,101 +65,96 @@ def score(ctx: Any, model: Any, tokens: Sequence[int]) -> np.ndarray:
     return logits
 
 
-def measure(job: dict[str, Any]) -> dict[str, float]:
-    """Seconds to load, tokens per second, resident bytes; with flash attention and without."""
-    figures: dict[str, float] = {}
+def measure(job: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Seconds to load, tokens per second, resident bytes, by the way attention is computed."""
+    ways: dict[str, dict[str, float]] = {way: {} for way in WAYS}
     start = time.perf_counter()
-    with loaded(job["model"]) as model:
-        with context(model, job, tokens=CHUNK) as ctx:
-            decode(ctx, [1])
-            figures["load"] = time.perf_counter() - start
-        for flash in (True, False):
-            suffix = "" if flash else " (no flash attention)"
+    with loaded(job) as model:
+        with context(model, job, tokens=job["chunk"]) as ctx:
+            decode(ctx, job["tokens"][:1])
+            load = time.perf_counter() - start
+        for way, is_flash in WAYS.items():
+            figures = ways[way]
+            figures["load"] = load
             for tokens in job["prefill"]:
-                figures[f"prefill {tokens}{suffix}"] = prefill(model, job, tokens, flash=flash)
+                figures[f"prefill {tokens}"] = prefill(model, job, tokens, is_flash=is_flash)
             for position in job["decode"]:
-                speed, resident = step(model, job, position, flash=flash)
-                figures[f"decode at {position}{suffix}"] = speed
-                figures[f"resident at {position}{suffix}"] = resident
-    return figures
+                speed, resident_bytes = step(model, job, position, is_flash=is_flash)
+                figures[f"decode at {position}"] = speed
+                figures[f"resident at {position}"] = resident_bytes
+    return ways
 
 
-def prefill(model: Any, job: dict[str, Any], tokens: int, *, flash: bool) -> float:
+def prefill(model: Any, job: dict[str, Any], tokens: int, *, is_flash: bool) -> float:
     """Tokens per second from an empty cache; the median of some runs."""
-    ids, seconds = token_ids(tokens), []
-    with context(model, job, tokens=tokens, flash=flash) as ctx:
-        memory = llama.llama_get_memory(ctx)
+    ids, seconds = job["tokens"][:tokens], []
+    with context(model, job, tokens=tokens, is_flash=is_flash) as ctx:
         decode(ctx, ids[:32])
         for _ in range(max(1, job["prefill_tokens"] // tokens)):
-            llama.llama_memory_clear(memory, True)
+            llama.llama_memory_clear(llama.llama_get_memory(ctx), True)
             start = time.perf_counter()
-            decode(ctx, ids)
+            for first in range(0, tokens, job["chunk"]):
+                decode(ctx, ids[first : first + job["chunk"]])
             llama.llama_get_logits_ith(ctx, -1)
             seconds.append(time.perf_counter() - start)
-    return tokens / median(seconds)
+    return float(tokens / median(seconds))
 
 
-def step(
-    model: Any, job: dict[str, Any], position: int, *, flash: bool
-) -> tuple[float, float]:
-    """Tokens per second from a position on, the median step's, and resident bytes after it."""
+def step(model: Any, job: dict[str, Any], position: int, *, is_flash: bool) -> tuple[float, int]:
+    """Tokens per second from a position on, by the median step, and resident bytes after it."""
     warm_up, steps = job["warm_up"], job["steps"]
     tokens, seconds = position + steps, []
-    copies = -(-tokens // CHUNK)
-    with context(model, job, tokens=tokens, flash=flash, sequences=copies + 1) as ctx:
-        fill(ctx, position - warm_up, is_honest=job.get("is_honest", False))
-        for token in token_ids(warm_up + steps):
+    sequences = 1 + -(-tokens // job["chunk"])
+    with context(model, job, tokens=tokens, is_flash=is_flash, sequences=sequences) as ctx:
+        fill(ctx, job, position - warm_up)
+        for token in job["tokens"][: warm_up + steps]:
             start = time.perf_counter()
             decode(ctx, [token])
             llama.llama_get_logits_ith(ctx, -1)
             seconds.append(time.perf_counter() - start)
         assert llama.llama_memory_seq_pos_max(llama.llama_get_memory(ctx), 0) == tokens - 1
-        resident = psutil.Process().memory_info().rss
-    return 1 / median(seconds[warm_up:]), resident
+        resident_bytes = psutil.Process().memory_info().rss
+    return float(1 / median(seconds[warm_up:])), resident_bytes
 
 
-def fill(ctx: Any, tokens: int, *, is_honest: bool) -> None:
+def fill(ctx: Any, job: dict[str, Any], tokens: int) -> None:
     """Put a sequence of so many tokens into the cache.
 
-    One chunk is computed. The others are copies of it, each restored as a sequence of its own,
-    shifted to its positions (llama.cpp turns the keys) and joined to the first: as many cells are
-    in use as after a prefill, and how fast a step is depends on that alone.
+    One chunk is computed, unless the job asks for all. The others are copies of it, each restored
+    as a sequence of its own, moved to its positions (llama.cpp turns the keys) and joined to the
+    first: as many cells are in use as after a prefill, and how long a step takes follows from it.
     """
-    if tokens <= CHUNK or is_honest:
-        decode(ctx, token_ids(tokens))
+    chunk = job["chunk"]
+    if tokens <= chunk or job["computes_all"]:
+        for start in range(0, tokens, chunk):
+            decode(ctx, job["tokens"][: min(chunk, tokens - start)])
         return
     memory = llama.llama_get_memory(ctx)
-    decode(ctx, token_ids(CHUNK))
+    decode(ctx, job["tokens"][:chunk])
     size = llama.llama_state_seq_get_size(ctx, 0)
     state = (ctypes.c_uint8 * size)()
     if llama.llama_state_seq_get_data(ctx, state, size, 0) != size:
-        raise RuntimeError("llama.cpp did not give the state of a sequence")
-    for number in range(1, -(-tokens // CHUNK)):
+        raise RuntimeError("llama.cpp did not give the cells of a sequence")
+    for number in range(1, -(-tokens // chunk)):
         if llama.llama_state_seq_set_data(ctx, state, size, number) != size:
-            raise RuntimeError(f"llama.cpp did not take the state of sequence {number}")
-        llama.llama_memory_seq_add(memory, number, 0, -1, number * CHUNK)
+            raise RuntimeError(f"llama.cpp did not take the cells of sequence {number}")
+        llama.llama_memory_seq_add(memory, number, 0, -1, number * chunk)
         llama.llama_memory_seq_cp(memory, number, 0, -1, -1)
         llama.llama_memory_seq_rm(memory, number, -1, -1)
     llama.llama_memory_seq_rm(memory, 0, tokens, -1)
 
 
 def decode(ctx: Any, tokens: Sequence[int]) -> None:
-    """Append tokens to the first sequence, a chunk at a time."""
-    for start in range(0, len(tokens), CHUNK):
-        part = tokens[start : start + CHUNK]
-        ids = (llama.llama_token * len(part))(*part)
-        if status := llama.llama_decode(ctx, llama.llama_batch_get_one(ids, len(part))):
-            raise RuntimeError(f"llama_decode: status {status} for {len(part)} tokens")
-
-
-def token_ids(count: int) -> list[int]:
-    """Tokens that every vocabulary of ours has, the same for all runtimes."""
-    return [3 + number * 7919 % 1999 for number in range(count)]
+    """Append tokens to the first sequence, all at once."""
+    ids = (llama.llama_token * len(tokens))(*tokens)
+    if status := llama.llama_decode(ctx, llama.llama_batch_get_one(ids, len(tokens))):
+        raise RuntimeError(f"llama.cpp failed with status {status} on {len(tokens)} tokens")
 
 
 @contextmanager
-def loaded(path: str) -> Iterator[Any]:
+def loaded(job: dict[str, Any]) -> Iterator[Any]:
     """A model, its weights mapped and repacked as llama.cpp does by default."""
+    path = job["model"]
     model = llama.llama_model_load_from_file(path.encode(), llama.llama_model_default_params())
     if not model:
         raise RuntimeError(f"{path}: llama.cpp could not load it")
@@ -170,17 +166,17 @@ def loaded(path: str) -> Iterator[Any]:
 
 @contextmanager
 def context(
-    model: Any, job: dict[str, Any], *, tokens: int, flash: bool = True, sequences: int = 1
+    model: Any, job: dict[str, Any], *, tokens: int, is_flash: bool = True, sequences: int = 1
 ) -> Iterator[Any]:
-    """An empty cache for so many tokens, all sequences in one."""
+    """An empty cache for so many tokens, which all sequences share."""
     options = llama.llama_context_default_params()
-    options.n_ctx, options.n_batch, options.n_ubatch = tokens, CHUNK, CHUNK
+    options.n_ctx, options.n_batch, options.n_ubatch = tokens, job["chunk"], job["chunk"]
     options.n_threads = options.n_threads_batch = job["threads"]
     options.n_seq_max, options.kv_unified = sequences, True
-    options.flash_attn_type = int(flash)
+    options.flash_attn_type = int(is_flash)
     ctx = llama.llama_init_from_model(model, options)
     if not ctx:
-        raise RuntimeError(f"llama.cpp could not make a context of {tokens} tokens")
+        raise RuntimeError(f"{job['model']}: llama.cpp could not make room for {tokens} tokens")
     try:
         yield ctx
     finally:
