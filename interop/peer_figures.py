@@ -125,20 +125,23 @@ def is_speed(what: str) -> bool:
 def compare(
     measured: Sequence[Measured], absent: Mapping[str, str], whats: Sequence[str]
 ) -> Iterator[Comparison]:
-    """Hold each recipe against its opponents, in every speed that was measured or asked for.
+    """Hold each recipe against its opponents in some speeds.
 
     Args:
         measured: all runtimes that were there.
-        absent: by name, why the others were not.
+        absent: by name, why others were not; whoever is in neither was not asked.
         whats: speeds, in the order to show them.
     """
     by_name = {one.name: one for one in measured}
+    asked = by_name.keys() | absent.keys()
     for ours, theirs in dict.fromkeys((ours, theirs) for ours, theirs, _ in TARGETS):
-        for what in dict.fromkeys([*whats, *_WHAT]):
+        if not asked >= {ours, theirs}:
+            continue
+        for what in whats:
             lacks = [
                 f"{name}: {why}"
                 for name in (ours, theirs)
-                if (why := _why_not(by_name.get(name), absent.get(name), what))
+                if (why := _why_not(by_name.get(name), what))
             ]
             ratio = None
             if not lacks:
@@ -158,13 +161,13 @@ def compare(
             )
 
 
-def _why_not(one: Measured | None, absent: str | None, what: str) -> str:
+def _why_not(one: Measured | None, what: str) -> str:
     """Why a runtime has no such figure; empty where it has."""
     if one is None:
-        return absent or "was not asked"
+        return "absent"
     if what in one.figures:
         return ""
-    return f"failed, {one.failed[what]}" if what in one.failed else "was not measured"
+    return "failed" if what in one.failed else "not measured"
 
 
 def print_tables(

@@ -38,6 +38,7 @@ _GENAI = (
         *("sentencepiece", "psutil"),
     ),
 )
+_BUILDER = ("-m", "onnxruntime_genai.models.builder", "-e", "cpu")
 _QUIET = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -133,22 +134,9 @@ class Weights:
 
         def make(folder: Path) -> None:
             say("exporting with onnxruntime-genai's builder")
-            builder: list[str | Path] = [python, "-m", "onnxruntime_genai.models.builder"]
-            source = self.checkpoint.path
-            out, cache = folder / "model", folder / "cache"
-            what: list[str | Path] = [
-                "-i",
-                source,
-                "-o",
-                out,
-                "-c",
-                cache,
-                "-p",
-                precision,
-                "-e",
-                "cpu",
-            ]
-            places.run([*builder, *what], env=_QUIET)
+            source, out, cache = self.checkpoint.path, folder / "model", folder / "cache"
+            paths = ("-i", source, "-o", out, "-c", cache)
+            places.run([python, *_BUILDER, "-p", precision, *paths], env=_QUIET)
             shutil.rmtree(cache, ignore_errors=True)
 
         model = self._made("genai", _GENAI, make) / "model"

@@ -27,6 +27,7 @@ ROUNDS = 3
 CHUNK = 512  # tokens at once: llama.cpp's default, and our driver's
 PREFILL = (32, 256, 2048)
 PREFILL_TOKENS = 512  # at least, of the runs of one length in a round
+PIECE = 128  # tokens computed to fill a long cache with copies of them
 POSITIONS = (16, 4000, 16000)  # and those that the window sets apart
 WARM_UP, STEPS = 4, 32
 
@@ -60,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     job = {
         "threads": args.threads,
         "chunk": CHUNK,
+        "piece": PIECE,
         "prefill": args.prefill,
         "prefill_tokens": PREFILL_TOKENS,
         "decode": decode,

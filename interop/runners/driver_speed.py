@@ -65,21 +65,21 @@ def step(session: Session, job: dict[str, Any], position: int) -> float:
 def fill(session: Session, job: dict[str, Any], tokens: int) -> None:
     """Put a sequence of so many tokens into the cache.
 
-    One chunk is computed, unless the job asks for all. The other rows are copies of it: how many
+    One piece is computed, unless the job asks for all. The other rows are copies of it: how many
     are held follows from the number of tokens alone, and how long a step takes from that.
     """
-    chunk = job["chunk"]
+    chunk, piece = job["chunk"], job["piece"]
     session.reset()
-    if tokens <= chunk or job["computes_all"]:
+    if tokens <= piece or job["computes_all"]:
         for start in range(0, tokens, chunk):
             session.prefill(job["tokens"][: min(chunk, tokens - start)])
         return
     session._reserve(tokens)
-    session.prefill(job["tokens"][:chunk])
+    session.prefill(job["tokens"][:piece])
     held = session._layout.held(tokens)
     for rows in session._cache:
-        for start in range(chunk, held, chunk):
-            part = min(chunk, held - start)
+        for start in range(piece, held, piece):
+            part = min(piece, held - start)
             rows[:, :, start : start + part] = rows[:, :, :part]
     session._tokens = tokens
 

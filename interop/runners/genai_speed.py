@@ -32,22 +32,29 @@ def measure(job: dict[str, Any]) -> tuple[dict[str, float], dict[str, str]]:
     figures = {"load": time.perf_counter() - start}
     failed: dict[str, str] = {}
     for tokens in job["prefill"]:
-        figures[f"prefill {tokens}"] = prefill(model, job, tokens)
-    if not job["decode"]:
-        return figures, failed
-    generator = generator_for(model, max(job["decode"]) + job["steps"] + 1)
+        what = f"prefill {tokens}"
+        try:
+            figures[what] = prefill(model, job, tokens)
+        except Exception as error:  # of any type: its own words are the finding
+            failed[what] = first_line(error)
+    longest = max(job["decode"], default=0) + job["steps"] + 1
+    generator, broken = generator_for(model, longest), ""
     for position in sorted(job["decode"]):
         what = f"decode at {position}"
-        if failed:  # the sequence is broken from there on
-            failed[what] = next(iter(failed.values()))
-            continue
-        try:
-            figures[what] = step(generator, job, position)
-        except Exception as error:  # of any type: its own words are the finding
-            failed[what] = f"token {generator.token_count()}: {error}".splitlines()[0]
-            continue
-        figures[f"resident at {position}"] = psutil.Process().memory_info().rss
+        if not broken:
+            try:
+                figures[what] = step(generator, job, position)
+                figures[f"resident at {position}"] = psutil.Process().memory_info().rss
+            except Exception as error:  # the sequence cannot go on from there
+                broken = f"after {generator.token_count()} tokens: {first_line(error)}"
+        if broken:
+            failed[what] = broken
     return figures, failed
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in short."""
+    return str(error).splitlines()[0]
 
 
 def load(job: dict[str, Any]) -> og.Model:

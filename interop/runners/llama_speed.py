@@ -104,7 +104,7 @@ def step(model: Any, job: dict[str, Any], position: int, *, is_flash: bool) -> t
     """Tokens per second from a position on, by the median step, and resident bytes after it."""
     warm_up, steps = job["warm_up"], job["steps"]
     tokens, seconds = position + steps, []
-    sequences = 1 + -(-tokens // job["chunk"])
+    sequences = 1 + -(-tokens // job["piece"])
     with context(model, job, tokens=tokens, is_flash=is_flash, sequences=sequences) as ctx:
         fill(ctx, job, position - warm_up)
         for token in job["tokens"][: warm_up + steps]:
@@ -120,25 +120,25 @@ def step(model: Any, job: dict[str, Any], position: int, *, is_flash: bool) -> t
 def fill(ctx: Any, job: dict[str, Any], tokens: int) -> None:
     """Put a sequence of so many tokens into the cache.
 
-    One chunk is computed, unless the job asks for all. The others are copies of it, each restored
+    One piece is computed, unless the job asks for all. The others are copies of it, each restored
     as a sequence of its own, moved to its positions (llama.cpp turns the keys) and joined to the
     first: as many cells are in use as after a prefill, and how long a step takes follows from it.
     """
-    chunk = job["chunk"]
-    if tokens <= chunk or job["computes_all"]:
+    chunk, piece = job["chunk"], job["piece"]
+    if tokens <= piece or job["computes_all"]:
         for start in range(0, tokens, chunk):
             decode(ctx, job["tokens"][: min(chunk, tokens - start)])
         return
     memory = llama.llama_get_memory(ctx)
-    decode(ctx, job["tokens"][:chunk])
+    decode(ctx, job["tokens"][:piece])
     size = llama.llama_state_seq_get_size(ctx, 0)
     state = (ctypes.c_uint8 * size)()
     if llama.llama_state_seq_get_data(ctx, state, size, 0) != size:
         raise RuntimeError("llama.cpp did not give the cells of a sequence")
-    for number in range(1, -(-tokens // chunk)):
+    for number in range(1, -(-tokens // piece)):
         if llama.llama_state_seq_set_data(ctx, state, size, number) != size:
             raise RuntimeError(f"llama.cpp did not take the cells of sequence {number}")
-        llama.llama_memory_seq_add(memory, number, 0, -1, number * chunk)
+        llama.llama_memory_seq_add(memory, number, 0, -1, number * piece)
         llama.llama_memory_seq_cp(memory, number, 0, -1, -1)
         llama.llama_memory_seq_rm(memory, number, -1, -1)
     llama.llama_memory_seq_rm(memory, 0, tokens, -1)
