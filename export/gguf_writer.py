@@ -39,7 +39,8 @@ def write_gguf(checkpoint: Checkpoint, path: Path) -> None:
     if checkpoint.config.tie_word_embeddings:
         del shapes[HEAD]  # llama.cpp reads the embedding in its place
     types = {name: _type_of(checkpoint, name) for name in shapes}
-    writer = gguf.GGUFWriter(path, _ARCHITECTURE)
+    partial = path.with_name(f"{path.name}.partial")  # it gets its name when it is whole
+    writer = gguf.GGUFWriter(partial, _ARCHITECTURE)
     try:
         _add_architecture(writer, checkpoint)
         _add_tokenizer(writer, checkpoint)
@@ -62,6 +63,7 @@ def write_gguf(checkpoint: Checkpoint, path: Path) -> None:
             writer.write_tensor_data(values.astype(_DTYPES[types[name]]))
     finally:
         writer.close()
+    partial.replace(path)
 
 
 def halves_to_pairs(values: Floats, *, head_dim: int) -> Floats:

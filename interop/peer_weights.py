@@ -5,21 +5,29 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ..errors import ParityError
 from ..export.build import Options, export_checkpoint
 from ..export.checkpoint import Checkpoint
 from ..export.gguf_writer import write_gguf
-from ..export.progress import say
+from ..export.progress import say, track
 from ..export.provenance import code_digest, tool_versions
 from ..graphs.recipe import QUANTS
+from ..validate.figures import compare
+from ..validate.reference import Reference
+from ..validate.store import Store
 from . import places
 from .peer_figures import GENAI, LLAMA_CPP, OURS
 from .places import Absent
 
+Command = tuple[str | Path, ...]
 RUNNERS = Path(__file__).with_name("runners")
 GGUF_TYPES = ("Q4_0", "Q4_K_M", "Q8_0")
 NAMES = (
@@ -38,6 +46,10 @@ _GENAI = (
         *("sentencepiece", "psutil"),
     ),
 )
+_PROOF_TOKENS = 32
+# The embedded model has 3e-5 with matrices in bfloat16, whose kernels round activations to it as
+# well, and 4e-7 in float32; with the rows of query and key in the wrong order 0.4.
+_PROOF_KL = 1e-3
 _BUILDER = ("-m", "onnxruntime_genai.models.builder", "-e", "cpu")
 _QUIET = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -47,7 +59,7 @@ class Peer:
     """A runtime, and the file or folder that it is measured on."""
 
     name: str
-    runner: tuple[str | Path, ...]  # the command, without the job
+    runner: Command  # the command, without the job
     model: Path
     file_bytes: int
 
@@ -109,6 +121,7 @@ class Weights:
 
         Raises:
             Absent: llama.cpp cannot be built, or cannot quantize.
+            ParityError: its logits are another model's.
         """
         runner = (places.python_with("llama-cpp", _LLAMA_CPP), RUNNERS / "llama_speed.py")
 
@@ -117,12 +130,37 @@ class Weights:
             write_gguf(self.checkpoint, whole)
             paths = {name: str(folder / f"{name}.gguf") for name in GGUF_TYPES}
             job = {"model": str(whole), "quantize": paths, "threads": self._threads}
+            self._refuse_other_model(runner, whole)
             say(f"quantizing to {', '.join(paths)}")
             _ask(runner, job, folder)
             whole.unlink()
 
         path = self._made("gguf", (code_digest(), _LLAMA_CPP), make) / f"{kind}.gguf"
         return _peer(f"{LLAMA_CPP} {kind}", runner, path, [path])
+
+    def _refuse_other_model(self, runner: Command, whole: Path) -> None:
+        """Hold llama.cpp's logits on the unquantized file against the reference's.
+
+        On no more tokens than a window has: beyond it llama.cpp computes another model, since it
+        knows no window for this architecture.
+        """
+        say(f"comparing {whole.name} in llama.cpp with the reference")
+        config = self.checkpoint.config
+        tokens = token_ids(config.vocab_size, min(_PROOF_TOKENS, config.sliding_window or 1 << 30))
+        with tempfile.TemporaryDirectory() as kept:
+            logits = Path(kept) / "logits.bin"
+            job = {"model": str(whole), "score": tokens, "logits": str(logits)}
+            _ask(runner, {**job, "threads": self._threads, "chunk": len(tokens)}, Path(kept))
+            reference = Reference(config, self.checkpoint, store=Store(Path(kept)), track=track)
+            (run,) = reference.runs([np.array(tokens)])
+            theirs = np.fromfile(logits, "<f4").reshape(run.logits.shape)
+            found = compare(np.asarray(run.logits), theirs, np.array(tokens))
+        if found.mean_kl > _PROOF_KL:
+            raise ParityError(
+                f"{whole}: mean KL of llama.cpp's logits is {found.mean_kl:.1e}, expected at most "
+                f"{_PROOF_KL:.0e} where nothing is quantized; the file is not the model of "
+                f"{self.checkpoint.path}"
+            )
 
     def _built(self, precision: str) -> Peer:
         """What onnxruntime-genai's own builder makes.
@@ -162,12 +200,17 @@ _MAKERS: Mapping[str, Callable[[Weights, str], Peer]] = {
 }
 
 
-def _peer(name: str, runner: tuple[str | Path, ...], model: Path, files: Iterable[Path]) -> Peer:
+def token_ids(vocab_size: int, count: int) -> list[int]:
+    """Tokens from all over the vocabulary, but for the first ones, which control."""
+    return [3 + number * 7919 % (vocab_size - 3) for number in range(count)]
+
+
+def _peer(name: str, runner: Command, model: Path, files: Iterable[Path]) -> Peer:
     file_bytes = sum(path.stat().st_size for path in files)
     return Peer(name=name, runner=runner, model=model, file_bytes=file_bytes)
 
 
-def _ask(runner: tuple[str | Path, ...], job: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _ask(runner: Command, job: dict[str, Any], folder: Path) -> dict[str, Any]:
     path = folder / "job.json"
     path.write_text(json.dumps(job), encoding="utf-8")
     try:

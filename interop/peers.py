@@ -20,7 +20,7 @@ from ..export.config import MistralConfig
 from ..export.progress import say
 from ..runtime.graph import physical_cores
 from .peer_figures import Measured, compare, print_tables, sum_up, to_json
-from .peer_weights import NAMES, Peer, Weights
+from .peer_weights import NAMES, Peer, Weights, token_ids
 from .places import Absent
 
 ROUNDS = 3
@@ -93,11 +93,6 @@ def positions(config: MistralConfig) -> list[int]:
     own = () if W is None else (W // 2, W, 5 * W)
     longest = config.max_position_embeddings - STEPS
     return sorted(n for n in {*POSITIONS, *own} if WARM_UP < n <= longest)
-
-
-def token_ids(vocab_size: int, count: int) -> list[int]:
-    """Tokens from all over the vocabulary, but for the first ones, which control."""
-    return [3 + number * 7919 % (vocab_size - 3) for number in range(count)]
 
 
 def measure(
