@@ -62,9 +62,7 @@ def test_matrices_keep_their_type_and_vectors_are_float32(
     assert reader.fields["general.architecture"].contents() == "llama"
 
 
-def test_a_tied_head_is_left_out(
-    tiny_checkpoint: Write, written: Callable[[Path], Path]
-) -> None:
+def test_a_tied_head_is_left_out(tiny_checkpoint: Write, written: Callable[[Path], Path]) -> None:
     path = written(tiny_checkpoint(tie=True))
     assert "output.weight" not in {tensor.name for tensor in gguf.GGUFReader(path).tensors}
     assert HEAD in Checkpoint.open(path).parameters
@@ -110,7 +108,7 @@ def test_scores_after_rope_in_pairs_are_those_after_rope_in_halves() -> None:
 def test_rows_in_the_wrong_order_are_found_by_reading_back(
     tiny_checkpoint: Write, written: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gguf_writer, "halves_to_pairs", lambda values, *, head_dim: values)
+    monkeypatch.setattr(gguf_writer, "halves_to_pairs", lambda values, **_: values)
     source = Checkpoint.open(tiny_checkpoint())
     found = Checkpoint.open(written(source.path))
     assert not np.array_equal(found.read(QUERY), source.read(QUERY))
