@@ -33,6 +33,12 @@ TARGETS = {
     **{(f"{OURS} int4", f"{GENAI} int4", what): 2.0 for what in _WHAT},
 }
 
+# What a reader of the figures must know of a runtime.
+NOTES = {
+    LLAMA_CPP: "has no window for this architecture: what it attends to grows with the position",
+    GENAI: "its builder drops the window, and its runtime has rows for the window and 16 more",
+}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spread:
@@ -188,6 +194,8 @@ def print_tables(
     for one in measured:
         for what, why in one.failed.items():
             print(f"failed: {one.name}, {what}: {why}")
+    for runtime, note in NOTES.items():
+        print(f"note: {runtime}: {note}")
     for name, why in absent.items():
         print(f"absent: {name}: {why}")
     table = Table("ours", "over", "", "times as fast", "asked for", "")
@@ -230,6 +238,7 @@ def to_json(
     return json.dumps(
         {
             **about,
+            "notes": NOTES,
             "runtimes": {
                 one.name: {
                     "versions": one.versions,

@@ -34,6 +34,50 @@ WARM_UP, STEPS = 4, 32
 
 def main(argv: list[str] | None = None) -> int:
     """Make each runtime's weights, measure in turns, print tables and one line of JSON."""
+    args = _parser().parse_args(argv)
+    names = [name for name in NAMES if not args.only or any(part in name for part in args.only)]
+    if not names or args.rounds < 1:
+        raise ContractError(
+            f"--only {args.only}, --rounds {args.rounds}: nothing to measure, expected at least "
+            f"a round of one of {'; '.join(NAMES)}"
+        )
+    weights = Weights(args.model, args.work, threads=args.threads)
+    config = weights.checkpoint.config
+    job = {
+        "threads": args.threads,
+        "chunk": CHUNK,
+        "piece": PIECE,
+        "prefill": args.prefill,
+        "prefill_tokens": PREFILL_TOKENS,
+        "decode": positions(config) if args.decode is None else args.decode,
+        "warm_up": WARM_UP,
+        "steps": STEPS,
+        "computes_all": args.computes_all,
+    }
+    _refuse_too_long(args.model, config, job)
+    tokens = token_ids(config.vocab_size, max(CHUNK, *job["prefill"]))
+    measured, absent = measure(weights, names, {**job, "tokens": tokens}, rounds=args.rounds)
+    speeds = [
+        *(f"prefill {n}" for n in job["prefill"]),
+        *(f"decode at {n}" for n in job["decode"]),
+    ]
+    comparisons = list(compare(measured, absent, speeds))
+    print_tables(measured, comparisons, absent)
+    line = to_json(
+        measured,
+        comparisons,
+        absent,
+        model=args.model.resolve().name,
+        machine=_machine(),
+        protocol={**job, "rounds": args.rounds},
+    )
+    if args.out is not None:
+        args.out.write_text(f"{line}\n", encoding="utf-8")
+    print(line)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tramontane.interop.peers", description=__doc__
     )
@@ -48,43 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         "--computes-all", action="store_true", help="fill caches without copies: slow, the proof"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON")
-    args = parser.parse_args(argv)
-    names = [name for name in NAMES if not args.only or any(part in name for part in args.only)]
-    if not names or args.rounds < 1:
-        raise ContractError(
-            f"--only {args.only}, --rounds {args.rounds}: nothing to measure, expected at least "
-            f"a round of one of {'; '.join(NAMES)}"
-        )
-    weights = Weights(args.model, args.work, threads=args.threads)
-    config = weights.checkpoint.config
-    decode = positions(config) if args.decode is None else args.decode
-    job = {
-        "threads": args.threads,
-        "chunk": CHUNK,
-        "piece": PIECE,
-        "prefill": args.prefill,
-        "prefill_tokens": PREFILL_TOKENS,
-        "decode": decode,
-        "warm_up": WARM_UP,
-        "steps": STEPS,
-        "computes_all": args.computes_all,
-    }
-    _refuse_too_long(args.model, config, job)
-    tokens = token_ids(config.vocab_size, max(CHUNK, *args.prefill, WARM_UP + STEPS))
-    measured, absent = measure(weights, names, {**job, "tokens": tokens}, rounds=args.rounds)
-    whats = [f"prefill {n}" for n in args.prefill] + [f"decode at {n}" for n in decode]
-    comparisons = list(compare(measured, absent, whats))
-    print_tables(measured, comparisons, absent)
-    about = {
-        "model": args.model.resolve().name,
-        "machine": _machine(),
-        "protocol": {**job, "rounds": args.rounds},
-    }
-    line = to_json(measured, comparisons, absent, **about)
-    if args.out is not None:
-        args.out.write_text(f"{line}\n", encoding="utf-8")
-    print(line)
-    return 0
+    return parser
 
 
 def positions(config: MistralConfig) -> list[int]:
