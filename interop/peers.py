@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         "computes_all": args.computes_all,
     }
     _refuse_too_long(args.model, config, job)
-    tokens = token_ids(config.vocab_size, max(CHUNK, *job["prefill"]))
+    tokens = token_ids(config.vocab_size, max([CHUNK, *job["prefill"]]))
     measured, absent = measure(weights, names, {**job, "tokens": tokens}, rounds=args.rounds)
     speeds = [
         *(f"prefill {n}" for n in job["prefill"]),

@@ -143,6 +143,20 @@ def test_runtimes_run_in_turns(
     assert set(JOB) == set(job)
 
 
+def test_a_run_may_measure_nothing_but_loading(
+    stdlib_5m: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = Asked(monkeypatch, {})
+    asked.says = lambda _: answer(plain={"load": 2.0})
+    assert run(stdlib_5m, tmp_path, "--rounds", "1", "--prefill", "--decode") == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["comparisons"] == []
+    assert set(told["runtimes"][Q4]["figures"]) == {"load"}
+
+
 def test_table_file_and_line_tell_the_same_and_name_who_is_absent(
     stdlib_5m: Path,
     tmp_path: Path,
