@@ -155,6 +155,7 @@ class Weights:
             (run,) = reference.runs([np.array(tokens)])
             theirs = np.fromfile(logits, "<f4").reshape(run.logits.shape)
             found = compare(np.asarray(run.logits), theirs, np.array(tokens))
+        say(f"mean KL {found.mean_kl:.1e} on {len(tokens)} tokens")
         if found.mean_kl > _PROOF_KL:
             raise ParityError(
                 f"{whole}: mean KL of llama.cpp's logits is {found.mean_kl:.1e}, expected at most "
