@@ -70,7 +70,8 @@ class Measured:
     name: str
     file_bytes: int
     versions: dict[str, str]
-    figures: dict[str, Spread]
+    figures: dict[str, Spread]  # of several ways to compute, each in the better one
+    ways: dict[str, dict[str, Spread]]  # by way, all of them
     failed: dict[str, str]  # by figure: what it said in its place
 
 
@@ -81,7 +82,8 @@ class Comparison:
     ours: str
     theirs: str
     what: str
-    ratio: Spread | None  # None: either was not measured
+    ratio: Spread | None  # over the better of their ways; None: either was not measured
+    by_way: dict[str, Spread]  # over each of their ways
     why: str  # it was not
     floor: float | None  # None: nothing was asked for
 
@@ -99,20 +101,25 @@ def sum_up(name: str, file_bytes: int, answers: Sequence[Mapping[str, Any]]) -> 
     A figure that failed in one round has failed.
     """
     failed = {what: why for answer in answers for what, why in answer["failed"].items()}
+    ways = {
+        way: {
+            what: Spread(values=tuple(float(each["ways"][way][what]) for each in answers), way=way)
+            for what in first
+            if what not in failed
+        }
+        for way, first in answers[0]["ways"].items()
+    }
     figures: dict[str, Spread] = {}
-    for way, first in answers[0]["ways"].items():
-        for what in first:
-            if what in failed:
-                continue
-            values = tuple(float(answer["ways"][way][what]) for answer in answers)
-            found = Spread(values=values, way=way)
-            if what not in figures or _is_better(what, found, figures[what]):
-                figures[what] = found
+    for found in ways.values():
+        for what, spread in found.items():
+            if what not in figures or _is_better(what, spread, figures[what]):
+                figures[what] = spread
     return Measured(
         name=name,
         file_bytes=file_bytes,
         versions=answers[0]["versions"],
         figures=figures,
+        ways=ways,
         failed=failed,
     )
 
@@ -149,22 +156,28 @@ def compare(
                 for name in (ours, theirs)
                 if (why := _why_not(by_name.get(name), what))
             ]
-            ratio = None
+            by_way: dict[str, Spread] = {}
             if not lacks:
-                pairs = zip(
-                    by_name[ours].figures[what].values,
-                    by_name[theirs].figures[what].values,
-                    strict=True,
-                )
-                ratio = Spread(values=tuple(mine / other for mine, other in pairs))
+                mine, other = by_name[ours].figures[what], by_name[theirs]
+                by_way = {
+                    way: _over(mine, found[what])
+                    for way, found in other.ways.items()
+                    if what in found
+                }
             yield Comparison(
                 ours=ours,
                 theirs=theirs,
                 what=what,
-                ratio=ratio,
+                ratio=None if lacks else by_way[by_name[theirs].figures[what].way],
+                by_way=by_way,
                 why="; ".join(lacks),
                 floor=TARGETS.get((ours, theirs, what)),
             )
+
+
+def _over(ours: Spread, theirs: Spread) -> Spread:
+    pairs = zip(ours.values, theirs.values, strict=True)
+    return Spread(values=tuple(mine / other for mine, other in pairs), way=theirs.way)
 
 
 def _why_not(one: Measured | None, what: str) -> str:
@@ -198,7 +211,7 @@ def print_tables(
         print(f"note: {runtime}: {note}")
     for name, why in absent.items():
         print(f"absent: {name}: {why}")
-    table = Table("ours", "over", "", "times as fast", "asked for", "")
+    table = Table("ours", "over", "", "times as fast", "asked for", "", "over each way of theirs")
     for comparison in comparisons:
         table.add_row(comparison.ours, comparison.theirs, comparison.what, *_words(comparison))
     console.print(table)
@@ -219,13 +232,14 @@ def _cell(one: Measured, what: str) -> str:
     return f"{shown} ±{half:.0%}"
 
 
-def _words(comparison: Comparison) -> tuple[str, str, str]:
+def _words(comparison: Comparison) -> tuple[str, ...]:
     ratio, floor = comparison.ratio, comparison.floor
     shown = "not measured"
     if ratio is not None:
         shown = f"{ratio.median:.2f} ({min(ratio.values):.2f}-{max(ratio.values):.2f})"
     met = {True: "met", False: "not met", None: ""}[comparison.is_met]
-    return shown, "" if floor is None else f">= {floor:g}", met
+    ways = ", ".join(f"{way} {each.median:.2f}" for way, each in comparison.by_way.items() if way)
+    return shown, "" if floor is None else f">= {floor:g}", met, ways
 
 
 def to_json(
@@ -244,6 +258,10 @@ def to_json(
                     "versions": one.versions,
                     "file_bytes": one.file_bytes,
                     "figures": {what: spread.as_json() for what, spread in one.figures.items()},
+                    "ways": {
+                        way: {what: spread.as_json() for what, spread in found.items()}
+                        for way, found in one.ways.items()
+                    },
                     "failed": one.failed,
                 }
                 for one in measured
@@ -255,6 +273,7 @@ def to_json(
                     "theirs": one.theirs,
                     "what": one.what,
                     "ratio": None if one.ratio is None else one.ratio.as_json(),
+                    "by_way": {way: ratio.as_json() for way, ratio in one.by_way.items()},
                     "why": one.why,
                     "floor": one.floor,
                     "met": one.is_met,

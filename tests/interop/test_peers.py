@@ -54,7 +54,13 @@ def ratio(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], what: str) -
 def test_a_ratio_is_of_one_round_and_not_of_medians() -> None:
     found = ratio(speeds(100, 10, 300), speeds(50, 4, 200), "prefill 256")
     assert found.ratio.values == (2.0, 2.5, 1.5)
-    assert found.ratio.as_json() == {"median": 2.0, "low": 1.5, "high": 2.5, "runs": 3}
+    assert found.ratio.as_json() == {
+        "median": 2.0,
+        "low": 1.5,
+        "high": 2.5,
+        "runs": 3,
+        "way": "plain",
+    }
 
 
 @pytest.mark.parametrize(("speed", "is_met"), [(125.0, True), (124.9, False)])
@@ -93,6 +99,16 @@ def test_of_several_ways_each_figure_takes_the_better_and_says_which() -> None:
     assert found["decode at 16"] == Spread(values=(30.0,), way="fast")
     assert found["resident at 16"] == Spread(values=(800.0,), way="small")
     assert found["load"].as_json()["way"] == "fast"
+
+
+def test_a_ratio_is_told_over_each_way_and_judged_over_the_better() -> None:
+    theirs = [answer(fast={"decode at 16": 40.0}, slow={"decode at 16": 10.0})]
+    found = ratio(speeds(44, what="decode at 16"), theirs, "decode at 16")
+    assert {way: each.values for way, each in found.by_way.items()} == {
+        "fast": (1.1,),
+        "slow": (4.4,),
+    }
+    assert (found.ratio.way, found.is_met) == ("fast", False)
 
 
 def test_what_failed_in_one_round_is_no_figure() -> None:
