@@ -11,7 +11,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: help dev export run validate inspect card parity faults synthetic interop reduced web bench-export \
-  bench-others bench-web test lint types clean
+  bench-others bench-peers bench-web test lint types clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -72,6 +72,12 @@ bench-others: $(READY)  ## MODEL= GENAI_PYTHON= OPTIMUM_PYTHON=: the gate and th
 	@$(BIN)/python -m tramontane.bench.others '$(MODEL)' --out docs/other-exporters.md \
 	  $(if $(GENAI_PYTHON),--genai-python '$(GENAI_PYTHON)') \
 	  $(if $(OPTIMUM_PYTHON),--optimum-python '$(OPTIMUM_PYTHON)')
+
+bench-peers: $(READY)  ## MODEL= OUT= ONLY= ROUNDS= PREFILL= DECODE=: llama.cpp and onnxruntime-genai on the same weights, in turns with ours
+	@$(BIN)/python -m tramontane.interop.peers '$(MODEL)' --work '$(OUT)' --out '$(OUT)/peers.json' \
+	  $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds '$(ROUNDS)') \
+	  $(if $(PREFILL),--prefill $(PREFILL)) $(if $(DECODE),--decode $(DECODE))
+bench-peers: OUT = artifacts/peers/$(notdir $(patsubst %/,%,$(MODEL)))
 
 bench-web: $(READY)  ## MODEL= SHARED=: how fast each recipe is in a browser's WASM
 	@$(BIN)/python -m tramontane.interop.web_speed '$(MODEL)' \
