@@ -51,7 +51,7 @@ def calibrate(
         watch = _Watch(layer, config)
         for i, x in enumerate(hidden):
             hidden[i] = watch.run(x, rope)
-        layers.append(watch.maxima())
+        layers.append(watch.done())
         del layer, watch  # before the next is loaded
     norm = load_last_norm(config, checkpoint)
     head_input = np.max([_maxima(norm(x)) for x in hidden], axis=0)
@@ -72,8 +72,9 @@ class _Watch:
             "mlp_input": layer.mlp.gate,
             "gated": layer.mlp.down,
         }
-        for kind, reader in readers.items():
-            reader.register_forward_pre_hook(self._on(kind))
+        self._hooks = [
+            reader.register_forward_pre_hook(self._on(kind)) for kind, reader in readers.items()
+        ]
 
     def run(self, x: Tensor, rope: KeyValue) -> Tensor:
         """Run a whole sequence, (T, M) to (T, M)."""
@@ -83,7 +84,10 @@ class _Watch:
             self._note(kind, rows[0].transpose(0, 1))
         return torch.as_tensor(out[0])
 
-    def maxima(self) -> LayerMaxima:
+    def done(self) -> LayerMaxima:
+        """What was found; the layer knows no longer that it was watched, and can be let go."""
+        for hook in self._hooks:
+            hook.remove()
         return LayerMaxima(**self._found)
 
     def _on(self, kind: str) -> Any:
