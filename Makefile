@@ -25,11 +25,12 @@ $(READY): pyproject.toml constraints.txt
 	@mkdir -p .ns && ln -sfn .. .ns/tramontane
 	@touch $@
 
-export: $(READY)  ## MODEL= QUANT=fp32|int8|int4 TARGET=ort|portable|web OUT= WINDOW= CACHE=windowed|growing BLOCK= BASE_MODEL= MAX_SHARD= TEXT= NO_VALIDATE= NO_RESUME=: checkpoint to artifact, parity proved
+export: $(READY)  ## MODEL= QUANT=fp32|int8|int4|int8-dynamic TARGET=ort|portable|web OUT= WINDOW= CACHE=windowed|growing BLOCK= BASE_MODEL= MAX_SHARD= TEXT= CALIBRATION_TEXT= NO_VALIDATE= NO_RESUME=: checkpoint to artifact, parity proved
 	@$(BIN)/tramontane export '$(MODEL)' --quant '$(QUANT)' --target '$(TARGET)' --out '$(OUT)' \
 	  $(if $(WINDOW),--window '$(WINDOW)') $(if $(BLOCK),--block '$(BLOCK)') \
 	  $(if $(CACHE),--cache '$(CACHE)') $(if $(BASE_MODEL),--base-model '$(BASE_MODEL)') \
 	  $(if $(MAX_SHARD),--max-shard '$(MAX_SHARD)') $(if $(TEXT),--text '$(TEXT)') \
+	  $(if $(CALIBRATION_TEXT),--calibration-text '$(CALIBRATION_TEXT)') \
 	  $(if $(NO_VALIDATE),--no-validate) $(if $(NO_RESUME),--no-resume) \
 	  $(if $(TOLERANCE),--tolerance '$(TOLERANCE)')
 

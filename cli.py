@@ -183,7 +183,10 @@ def _command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
 def add_export_options(parser: argparse.ArgumentParser) -> None:
     """Add all that an export can be asked for, whichever command asks."""
     parser.add_argument(
-        "--quant", choices=("fp32", "int8", "int4"), default="int8", help="(%(default)s)"
+        "--quant",
+        choices=("fp32", "int8", "int4", "int8-dynamic"),
+        default="int8",
+        help="(%(default)s)",
     )
     parser.add_argument(
         "--block", type=int, default=128, help="weights that share a scale (%(default)s)"
@@ -203,6 +206,12 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--no-resume", action="store_true", help="start anew where a run was interrupted"
+    )
+    parser.add_argument(
+        "--calibration-text",
+        type=Path,
+        metavar="FILE",
+        help="where int8-dynamic sees how large activations get; another than --text (our own)",
     )
     _add_measuring(parser)
     parser.add_argument("--no-validate", action="store_true", help="skip the parity gate")

@@ -41,6 +41,8 @@ def export(args: Namespace) -> int:
         planned = plan(config, quant=args.quant, target=args.target, block=args.block)
         refuse_little_memory(config, planned)
         refuse_bad_options(args.quant, text=args.text, seed=args.seed, scale=args.tolerance)
+    calibrated = args.calibration_text
+    _refuse_one_text_for_both(calibrated, args.text)
     manifest = export_checkpoint(
         args.checkpoint,
         out,
@@ -51,6 +53,7 @@ def export(args: Namespace) -> int:
             window=args.window,
             cache=args.cache,
             max_shard_bytes=_size(args.max_shard, "--max-shard"),
+            **({} if calibrated is None else {"calibration_text": calibrated}),
         ),
         resume=not args.no_resume,
         dump=args.dump,
@@ -64,6 +67,16 @@ def export(args: Namespace) -> int:
         _print_rows(summary)
         print(f'\nwrote {out}; try\n  tramontane run {out} --prompt "def fibonacci("')
     return 0
+
+
+def _refuse_one_text_for_both(calibrated: Path | None, measured: Path | None) -> None:
+    """Refuse to measure parity on what was calibrated on: it would look better than it is."""
+    if calibrated is None or measured is None:
+        return
+    if calibrated.resolve() == measured.resolve():
+        raise ConfigError(
+            f"--calibration-text {calibrated}: is --text too, expected two texts; cut it in two"
+        )
 
 
 def run(args: Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,14 @@ from ..errors import ConfigError, ContractError
 from ..graphs import artifact, pipeline
 from ..graphs.describe import describe_tensors
 from ..graphs.external_data import refuse_full_disk
-from ..graphs.recipe import DEFAULT_BLOCK
+from ..graphs.recipe import DEFAULT_BLOCK, is_calibrated
 from ..graphs.staging import partial_of, refuse_occupied, staged
 from ..runtime.contract import CARD_FILE, MANIFEST_FILE
 from ..runtime.manifest import Manifest, describe_file, write_manifest
 from . import provenance
 from .bind import bind
+from .calibrate_apart import calibrate_apart
+from .calibration_tokens import TEXT, read_calibration_text
 from .card import render_card
 from .checkpoint import Checkpoint
 from .companions import write_companions
@@ -53,6 +56,7 @@ class Options:
     window: int | None = None  # keys a query sees, in place of the checkpoint's own
     cache: str = "windowed"  # as in ``CACHES``
     max_shard_bytes: int | None = None  # no file of weights grows beyond it
+    calibration_text: Path = TEXT  # UTF-8, to see on how large activations get
 
 
 def export_checkpoint(
@@ -87,6 +91,7 @@ def export_checkpoint(
     """
     _refuse_overlap(checkpoint, out)
     refuse_occupied(out)
+    _calibration_text(options)  # refused before any work, not in the middle of it
     weights = Checkpoint.open(checkpoint)
     config = adapted(weights.config, window=options.window, cache=options.cache)
     _tell_of_no_window(weights, config)
@@ -99,7 +104,7 @@ def export_checkpoint(
     for pending in track([hashing], HASHING):
         source = pending.result()
     tools = provenance.tool_versions()
-    identity = provenance.identity(dataclasses.asdict(options), source=source, tools=tools)
+    identity = provenance.identity(_asked(options), source=source, tools=tools)
     with _told_where(out), staged(out, identity=identity, resume=resume) as staging:
         say(staging.note)
         folder = staging.folder
@@ -153,12 +158,34 @@ def _traced(
     config: MistralConfig, weights: Checkpoint, options: Options, *, dump: Path | None
 ) -> ir.Model:
     """The finished graph; its weights are recipes."""
-    recipe = pipeline.passes(target=options.target, quant=options.quant, block=options.block)
+    calibration = None
+    if is_calibrated(options.quant):
+        calibration = calibrate_apart(config, weights, _calibration_text(options))
+    recipe = pipeline.passes(
+        target=options.target,
+        quant=options.quant,
+        block=options.block,
+        calibration=calibration,
+    )
     for _ in track([config], "tracing"):
         model = trace_apart(config)
         bind(model.graph, weights.read)
         pipeline.run(model, geometry_of(config), recipe, dump=dump)
     return model
+
+
+def _calibration_text(options: Options) -> str:
+    """The text that a recipe is calibrated on; empty where it is not calibrated."""
+    return read_calibration_text(options.calibration_text) if is_calibrated(options.quant) else ""
+
+
+def _asked(options: Options) -> dict[str, Any]:
+    """Options as far as they decide the weights: of a text what it says, not where it lies."""
+    text = _calibration_text(options).encode()
+    return {
+        **dataclasses.asdict(options),
+        "calibration_text": hashlib.sha256(text).hexdigest() if text else "",
+    }
 
 
 def _tell_of_no_window(weights: Checkpoint, config: MistralConfig) -> None:

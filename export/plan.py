@@ -11,8 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..graphs.external_data import ALIGNMENT_BYTES, INLINE_BYTES, SPARE_BYTES
+from ..graphs.pack_in_bytes import parts_of
 from ..graphs.quantize import Scheme
-from ..graphs.recipe import DEFAULT_BLOCK, Recipe, quants_for, recipe_for
+from ..graphs.recipe import (
+    DEFAULT_BLOCK,
+    Recipe,
+    is_calibrated,
+    quants_for,
+    recipe_for,
+    refuse_without_kernels,
+)
 from ..runtime.memory import DEFAULT_CHUNK, RUNTIME_BYTES, MemoryPlan
 from .config import MistralConfig, geometry_of
 from .naming import EMBEDDING, HEAD, parameters
@@ -22,6 +30,7 @@ from .naming import EMBEDDING, HEAD, parameters
 _TRACER_BYTES, _TRACED_LAYER_BYTES = 530 << 20, 2 << 20
 _WRITER_BYTES, _WRITTEN_LAYER_BYTES = 180 << 20, 1 << 18
 _REFERENCE_BYTES = 700 << 20  # torch, and what is compared; measured
+_CALIBRATING_BYTES = 700 << 20  # torch, and what a layer computes of a few sequences; measured
 _ARENA_SLACK = 1.3  # onnxruntime's arena grows in steps; measured
 
 
@@ -44,13 +53,19 @@ class _Matrix:
     scheme: Scheme | None  # None: float32
     is_multiplied: bool
     is_gathered: bool
+    parts: int = 0  # of a row, a scale each, where bytes multiply bytes; 0: blocks
 
 
 def reference_bytes(config: MistralConfig) -> int:
     """Resident memory of the parity gate's reference: one layer, or one end, at a time."""
+    return _REFERENCE_BYTES + _largest_at_once(config)
+
+
+def _largest_at_once(config: MistralConfig) -> int:
+    """Bytes in float32 of one layer, or of one end where that is larger."""
     sizes = {name: 4 * math.prod(shape) for name, shape in parameters(config).items()}
     layer = sum(size for name, size in sizes.items() if name.startswith("layers.0."))
-    return _REFERENCE_BYTES + max(layer, sizes[EMBEDDING])
+    return max(layer, sizes[EMBEDDING])
 
 
 def plan(config: MistralConfig, *, quant: str, target: str, block: int = DEFAULT_BLOCK) -> Plan:
@@ -59,6 +74,7 @@ def plan(config: MistralConfig, *, quant: str, target: str, block: int = DEFAULT
     Raises:
         GraphError: an unknown quant, or a block size that kernels do not take.
     """
+    refuse_without_kernels(target, quant)
     quants = {quant, *quants_for(target)}
     totals = {other: _resident(config, other, target, block) for other in quants}
     weights = sum(_aligned(size) for size in _file_sizes(config, quant, target, block))
@@ -83,12 +99,17 @@ def plan(config: MistralConfig, *, quant: str, target: str, block: int = DEFAULT
     return Plan(
         memory=memory,
         disk_bytes=weights + SPARE_BYTES,
-        export_peak_bytes=_export_peak_bytes(config, quant, block),
+        export_peak_bytes=max(
+            _export_peak_bytes(config, quant, block),
+            _calibrating_bytes(config) if is_calibrated(quant) else 0,
+        ),
         reference_bytes=reference_bytes(config),
     )
 
 
-def _matrices(config: MistralConfig, recipe: Recipe | None) -> Iterator[_Matrix]:
+def _matrices(
+    config: MistralConfig, recipe: Recipe | None, *, in_bytes: bool = False
+) -> Iterator[_Matrix]:
     is_tied = config.tie_word_embeddings
     for name, shape in parameters(config).items():
         if len(shape) != 2 or (name == EMBEDDING and is_tied):
@@ -102,12 +123,19 @@ def _matrices(config: MistralConfig, recipe: Recipe | None) -> Iterator[_Matrix]
             scheme=scheme,
             is_multiplied=name != EMBEDDING,
             is_gathered=name == EMBEDDING or (name == HEAD and is_tied),
+            parts=_parts_of_row(name, shape[1]) if in_bytes else 0,
         )
+
+
+def _parts_of_row(name: str, columns: int) -> int:
+    if name in (EMBEDDING, HEAD):
+        return 0
+    return parts_of(columns) if name.endswith("mlp.down.weight") else 1
 
 
 def _file_sizes(config: MistralConfig, quant: str, target: str, block: int) -> Iterator[int]:
     """Bytes of each weight that lies in a file of weights."""
-    for matrix in _matrices(config, recipe_for(quant, block)):
+    for matrix in _matrices(config, recipe_for(quant, block), in_bytes=is_calibrated(quant)):
         codes, scales, zero_points = _parts(matrix, target)
         yield from (*codes, *scales, *zero_points)
     yield from (4 * size for size in _vectors(config) if 4 * size >= INLINE_BYTES)
@@ -117,9 +145,12 @@ def _file_sizes(config: MistralConfig, quant: str, target: str, block: int) -> I
 def _parts(matrix: _Matrix, target: str) -> tuple[list[int], list[int], list[int]]:
     """Bytes of a matrix's codes, of its scales and of its zero points, in each layout needed.
 
-    For ``web`` a matrix is multiplied with a scale a row, and gathered in blocks.
+    For ``web`` a matrix is multiplied with a scale a row, and gathered in blocks. In
+    ``int8-dynamic`` so are the layers', but for the one that is cut into parts.
     """
     N, K, scheme = matrix.rows, matrix.columns, matrix.scheme
+    if matrix.parts:
+        return [N * K // matrix.parts] * matrix.parts, [4 * N] * matrix.parts, []
     readers = matrix.is_multiplied + matrix.is_gathered
     if scheme is None:
         return [4 * N * K] * readers, [], []
@@ -152,9 +183,9 @@ def _resident(config: MistralConfig, quant: str, target: str, block: int) -> int
     its transpose.
     """
     total = 4 * sum(_vectors(config)) + 2 * _rope_table_bytes(config)
-    for matrix in _matrices(config, recipe_for(quant, block)):
+    for matrix in _matrices(config, recipe_for(quant, block), in_bytes=is_calibrated(quant)):
         codes, scales, zero_points = _parts(matrix, target)
-        copies = 3 if target == "ort" and matrix.is_multiplied else 1
+        copies = 3 if target == "ort" and matrix.is_multiplied and not matrix.parts else 1
         total += sum(codes) + copies * sum(scales) + sum(zero_points)
     return total
 
@@ -187,6 +218,11 @@ def _export_peak_bytes(config: MistralConfig, quant: str, block: int) -> int:
         _TRACER_BYTES + layers * _TRACED_LAYER_BYTES,
         _WRITER_BYTES + layers * _WRITTEN_LAYER_BYTES + largest,
     )
+
+
+def _calibrating_bytes(config: MistralConfig) -> int:
+    """What calibrating takes, in a process beside the one that will write."""
+    return _WRITER_BYTES + _CALIBRATING_BYTES + _largest_at_once(config)
 
 
 def _vectors(config: MistralConfig) -> list[int]:

@@ -18,10 +18,10 @@ from ..export.checkpoint import Checkpoint
 from ..export.progress import track
 from ..validate.gate import Options
 from ..validate.prove import validate
-from . import in_attention, in_cache, in_operators, in_web, in_weights
+from . import in_attention, in_bytes, in_cache, in_operators, in_web, in_weights
 from .planting import Fault, planted
 
-_KINDS = (in_attention, in_cache, in_operators, in_weights, in_web)
+_KINDS = (in_attention, in_cache, in_operators, in_weights, in_web, in_bytes)
 FAULTS = [fault for kind in _KINDS for fault in kind.FAULTS]
 MODEL = Path(__file__).parents[1] / "models" / "stdlib-5m"
 
@@ -60,7 +60,7 @@ def try_faults(faults: Sequence[Fault], folder: Path) -> Iterator[Outcome]:
     for fault in faults:
         good = folder / fault.recipe
         if not good.exists():
-            quant, target = fault.recipe.split("-")
+            quant, _, target = fault.recipe.rpartition("-")
             build.export_checkpoint(MODEL, good, build.Options(quant=quant, target=target))
         spoilt = planted(fault, good, folder / "spoilt")
         verdict = validate(spoilt, checkpoint, options, explains=True)

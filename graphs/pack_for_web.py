@@ -18,6 +18,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from . import ops
+from .bytes_of_positions import LARGEST, MIDDLE, as_bytes, number, product, rounded, scale_of
 from .linear import Linear
 from .pack_for_portable import PackForPortable
 from .pack_matrices import PackMatrices, register
@@ -25,9 +26,7 @@ from .packed import Packed
 from .quantize import Scheme
 from .recipe import Recipe
 
-_LARGEST, _MIDDLE = 127.0, 128  # of a byte around its middle
-_LEFT_OVER = 2 * _LARGEST  # half a step at most is left over: so many steps fit in a whole one
-_SMALLEST = 1e-30  # scale of a row of zeros, which must not divide by zero
+_LEFT_OVER = 2 * LARGEST  # half a step at most is left over: so many steps fit in a whole one
 
 
 class PackForWeb(PackMatrices):
@@ -49,19 +48,19 @@ class PackForWeb(PackMatrices):
         codes, scales = whole_rows.codes_in_columns, whole_rows.column_scales
         register(graph, codes, scales)
         tape = ir.tape.Tape()
-        if _is_product(layer.input):
-            rounded, scale = _rounded_twice(tape, layer.input)
-            both = _product(tape, rounded, codes, scales)
+        if is_product(layer.input):
+            bytes_, scale = _rounded_twice(tape, layer.input)
+            both = product(tape, bytes_, codes, scales, middle=MIDDLE)
             first, second = tape.op_multi_out(
                 "Split", [both], {"axis": 1, "num_outputs": 2}, num_outputs=2
             )
-            fraction = _number(tape, 1 / _LEFT_OVER)
+            fraction = number(tape, 1 / _LEFT_OVER)
             total = tape.op("Add", [first, tape.op("Mul", [second, fraction])])
         else:
             if layer.input not in self._rounded:
-                self._rounded[layer.input] = _rounded_once(tape, layer.input)
-            rounded, scale = self._rounded[layer.input]
-            total = _product(tape, rounded, codes, scales)
+                self._rounded[layer.input] = rounded(tape, layer.input)
+            bytes_, scale = self._rounded[layer.input]
+            total = product(tape, bytes_, codes, scales, middle=MIDDLE)
         *before, last = [*tape.nodes, ir.Node("", "Mul", [total, scale])]
         graph.opset_imports.setdefault(ops.MICROSOFT, 1)
         graph.insert_before(layer.matmul, before)
@@ -72,49 +71,17 @@ class PackForWeb(PackMatrices):
         self._gathers.pack_gather(graph, gather, matrix)
 
 
-def _is_product(x: ir.Value) -> bool:
+def is_product(x: ir.Value) -> bool:
     """Whether it is the gated product, the only one that a linear layer reads."""
     producer = x.producer()
     return producer is not None and producer.op_type == "Mul"
 
 
-def _product(tape: ir.tape.Tape, x: ir.Value, codes: ir.Value, scales: ir.Value) -> ir.Value:
-    one, middle = _number(tape, 1.0), _byte(tape, _MIDDLE)
-    inputs = [x, codes, one, scales, middle, middle]
-    return tape.op("MatMulIntegerToFloat", inputs, domain=ops.MICROSOFT)
-
-
-def _rounded_once(tape: ir.tape.Tape, x: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """(B, T, K) bytes, and the scale of each position, (B, T, 1)."""
-    scale = _scale(tape, x)
-    return _bytes(tape, tape.op("Round", [tape.op("Div", [x, scale])])), scale
-
-
 def _rounded_twice(tape: ir.tape.Tape, x: ir.Value) -> tuple[ir.Value, ir.Value]:
     """(B, 2 T, K) bytes, all first roundings before the second, and the scales, (B, T, 1)."""
-    scale = _scale(tape, x)
+    scale = scale_of(tape, x)
     steps = tape.op("Div", [x, scale])
     first = tape.op("Round", [steps])
-    left_over = tape.op("Mul", [tape.op("Sub", [steps, first]), _number(tape, _LEFT_OVER)])
+    left_over = tape.op("Mul", [tape.op("Sub", [steps, first]), number(tape, _LEFT_OVER)])
     both = tape.op("Concat", [first, tape.op("Round", [left_over])], {"axis": 1})
-    return _bytes(tape, both), scale
-
-
-def _scale(tape: ir.tape.Tape, x: ir.Value) -> ir.Value:
-    last = tape.op("Constant", [], {"value_ints": [-1]})
-    largest = tape.op("ReduceMax", [tape.op("Abs", [x]), last], {"keepdims": 1})
-    scale = tape.op("Div", [largest, _number(tape, _LARGEST)])
-    return tape.op("Max", [scale, _number(tape, _SMALLEST)])
-
-
-def _bytes(tape: ir.tape.Tape, steps: ir.Value) -> ir.Value:
-    shifted = tape.op("Add", [steps, _number(tape, float(_MIDDLE))])
-    return tape.op("Cast", [shifted], {"to": int(ir.DataType.UINT8)})
-
-
-def _number(tape: ir.tape.Tape, value: float) -> ir.Value:
-    return tape.op("Constant", [], {"value_float": value})
-
-
-def _byte(tape: ir.tape.Tape, value: int) -> ir.Value:
-    return tape.op("Constant", [], {"value": ir.tensor(value, dtype=ir.DataType.UINT8)})
+    return as_bytes(tape, both), scale

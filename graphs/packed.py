@@ -48,6 +48,27 @@ class Packed:
         shape = (self.columns, self.rows)
         return self._codes("columns", lambda: self._row_codes().T, shape)
 
+    def part(self, number: int) -> tuple[ir.Value, ir.Value]:
+        """One block of every row, which must be whole: codes and scales; 8 bits alone.
+
+        Codes (block, N) int8 around zero, for kernels that multiply by a matrix as it lies, and
+        scales (N,) float32.
+        """
+        block, name = self.scheme.block, f"{self.name}.part_{number}"
+        assert self.columns % block == 0, "a part is as long as the others"
+        codes = weights.weight(
+            f"{name}.codes",
+            lambda: _signed(self._read().codes[:, number]).T,
+            shape=(block, self.rows),
+            dtype=ir.DataType.INT8,
+        )
+        weights.mark_packed(codes, Packing(self.scheme.bits, block, (self.rows, block)))
+        scales = weights.weight(
+            f"{name}.scales", lambda: self._read().scales[:, number], shape=(self.rows,)
+        )
+        weights.mark_scales(scales)
+        return codes, scales
+
     @functools.cached_property
     def elements(self) -> ir.Value:
         """(N, K) in ONNX's own types: int8 around zero, or uint4."""
@@ -58,7 +79,7 @@ class Packed:
             )
             weights.mark_same(value, self.codes_in_rows)
             return value
-        return self._codes("elements", self._signed, shape, ir.DataType.INT8)
+        return self._codes("elements", lambda: _signed(self._row_codes()), shape, ir.DataType.INT8)
 
     @functools.cached_property
     def scales(self) -> ir.Value:
@@ -130,9 +151,10 @@ class Packed:
     def _row_codes(self) -> np.ndarray:
         return self._read().codes.reshape(self.rows, -1)[:, : self._row_bytes]
 
-    def _signed(self) -> np.ndarray:
-        # 128 less, as two's complement has it, is the topmost bit turned over.
-        return (self._row_codes() ^ np.uint8(128)).view(np.int8)
+
+def _signed(codes: np.ndarray) -> np.ndarray:
+    """Codes around 128 as int8 around zero: two's complement has the topmost bit turned over."""
+    return (codes ^ np.uint8(128)).view(np.int8)
 
 
 class _Latest:

@@ -11,6 +11,7 @@ from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass, RemoveUnus
 from ..errors import GraphError
 from ..runtime.contract import Geometry
 from .attach_body import AttachBody
+from .calibration import Calibration
 from .check import check
 from .fold_transposes import FoldTransposes
 from .fuse_rms_norm import FuseRmsNorm
@@ -20,9 +21,18 @@ from .lower_attention import LowerAttention
 from .pack_for_ort import PackForOrt
 from .pack_for_portable import PackForPortable
 from .pack_for_web import PackForWeb
+from .pack_in_bytes import PackInBytes
 from .pack_matrices import PackMatrices
 from .pack_qkv import PackQkv
-from .recipe import DEFAULT_BLOCK, TARGETS, Recipe, quants_for, recipe_for
+from .recipe import (
+    DEFAULT_BLOCK,
+    TARGETS,
+    Recipe,
+    is_calibrated,
+    recipe_for,
+    refuse_without_kernels,
+)
+from .smooth_activations import SmoothActivations
 
 _PACKERS: dict[str, Callable[[Recipe], PackMatrices]] = {
     "ort": PackForOrt,
@@ -31,26 +41,42 @@ _PACKERS: dict[str, Callable[[Recipe], PackMatrices]] = {
 }
 
 
-def passes(*, target: str, quant: str, block: int = DEFAULT_BLOCK) -> list[ir.passes.PassBase]:
+def passes(
+    *,
+    target: str,
+    quant: str,
+    block: int = DEFAULT_BLOCK,
+    calibration: Calibration | None = None,
+) -> list[ir.passes.PassBase]:
     """The passes of one recipe, in order.
 
+    Args:
+        target: as in ``recipe.TARGETS``.
+        quant: as in ``recipe.QUANTS``.
+        block: weights that share a scale.
+        calibration: how large activations get, for the quants that ``recipe.is_calibrated``.
+
     Raises:
-        GraphError: an unknown target or quant, or a block size that kernels do not take.
+        GraphError: an unknown target or quant, a block size that kernels do not take, or a
+            calibration that is missing.
     """
     if target not in TARGETS:
         raise GraphError(f"--target {target}: unknown; expected one of {', '.join(TARGETS)}")
     recipe = recipe_for(quant, block)
     has_kernels = target != "portable"
-    if quant not in quants_for(target):
+    refuse_without_kernels(target, quant)
+    if is_calibrated(quant) != (calibration is not None):
         raise GraphError(
-            f"--target {target} --quant {quant}: browsers' WASM has no fast kernel for 4 bits; "
-            "take --quant int8, or for WebGPU --target ort --cache growing"
+            f"--quant {quant}: {'no' if calibration is None else 'a'} calibration was given, "
+            "expected one where activations are smoothed, and only there"
         )
+    packer = PackInBytes if is_calibrated(quant) else _PACKERS[target]
     return [
         FuseRmsNorm(),
+        *([SmoothActivations(calibration)] if calibration is not None else []),
         *([FuseSkipNorm(), LowerAttention(), PackQkv()] if has_kernels else [AttachBody()]),
         KeepLastLogits(),
-        *([_PACKERS[target](recipe)] if recipe is not None else []),
+        *([packer(recipe)] if recipe is not None else []),
         FoldTransposes(),
         RemoveUnusedNodesPass(),
         RemoveUnusedOpsetsPass(),

@@ -21,14 +21,39 @@ class Recipe:
     head: Scheme  # its rounding reaches the logits undiluted
 
 
+DYNAMIC = "int8-dynamic"  # bytes times bytes: activations are rounded as they come
+
 # Bits of the layers' matrices, of the embedding and of the head.
-_BITS = {"fp32": None, "int8": (8, 8, 8), "int4": (4, 4, 8)}
+_BITS = {"fp32": None, "int8": (8, 8, 8), "int4": (4, 4, 8), DYNAMIC: (8, 8, 8)}
 QUANTS = tuple(_BITS)
+_WITHOUT_KERNELS = {
+    ("web", "int4"): (
+        "browsers' WASM has no fast kernel for 4 bits; "
+        "take --quant int8, or for WebGPU --target ort --cache growing"
+    ),
+    ("web", DYNAMIC): "--quant int8 multiplies bytes by bytes there already; take that",
+    ("portable", DYNAMIC): "no standard operator scales such products; take --target ort",
+}
 
 
 def quants_for(target: str) -> tuple[str, ...]:
-    """Quants that a target has kernels for; browsers' WASM has no fast one for 4 bits."""
-    return tuple(quant for quant in QUANTS if (target, quant) != ("web", "int4"))
+    """Quants that a target has kernels for."""
+    return tuple(quant for quant in QUANTS if (target, quant) not in _WITHOUT_KERNELS)
+
+
+def refuse_without_kernels(target: str, quant: str) -> None:
+    """Refuse a quant that a target has no kernels for.
+
+    Raises:
+        GraphError: naming what to take instead.
+    """
+    if why := _WITHOUT_KERNELS.get((target, quant)):
+        raise GraphError(f"--target {target} --quant {quant}: {why}")
+
+
+def is_calibrated(quant: str) -> bool:
+    """Whether the recipe must know how large activations get."""
+    return quant == DYNAMIC
 
 
 def recipe_for(quant: str, block: int = DEFAULT_BLOCK) -> Recipe | None:

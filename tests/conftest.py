@@ -31,7 +31,7 @@ def embedded_artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
     root = tmp_path_factory.mktemp("artifacts")
 
     def artifact(recipe: str) -> Path:
-        quant, target = recipe.split("-")
+        quant, _, target = recipe.rpartition("-")
         if not (root / recipe).exists():
             model = ROOT / "models" / "stdlib-5m"
             export_checkpoint(model, root / recipe, Options(quant=quant, target=target))

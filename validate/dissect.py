@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..export.model import Layer
 from ..export.naming import EMBEDDING, HEAD
@@ -162,7 +163,10 @@ class _Walk:
         weights = {role: getattr(block, role).weight.numpy() for role in ("query", "key", "value")}
         packed = linears.get("query_key_value")
         normed = self.seen.source(packed or linears["query"])
-        self._norm(number, "attention_norm", layer.attention_norm.weight, normed)
+        divisors = self._smoothed_norm(
+            number, "attention_norm", layer.attention_norm.weight, normed
+        )
+        weights = {role: weight * divisors for role, weight in weights.items()}
         if packed is not None:
             matrix = self._matrix(number, packed, weights)
             made = self.seen.result(packed)
@@ -198,7 +202,7 @@ class _Walk:
 
     def _mlp(self, number: int, layer: Layer, linears: dict[str, Multiplication]) -> None:
         normed = self.seen.source(linears["gate"])
-        self._norm(number, "mlp_norm", layer.mlp_norm.weight, normed)
+        divisors = self._smoothed_norm(number, "mlp_norm", layer.mlp_norm.weight, normed)
         for role in ("gate", "up", "down"):
             linear = linears[role]
             if role == "down":
@@ -207,6 +211,7 @@ class _Walk:
                 inputs = {"gate": gate, "up": up}
                 self._operator(number, "activation", inputs, self.seen.source(linear), expected)
             weight = getattr(layer.mlp, role).weight.numpy()
+            weight = weight if role == "down" else weight * divisors
             inputs = {
                 "x": self.seen.source(linear),
                 "matrix": self._matrix(number, linear, {role: weight}),
@@ -217,7 +222,23 @@ class _Walk:
         self.added_before, self.added = self.added, self.seen.result(linear)
         self.residual = self.residual + self.added
 
-    def _norm(self, number: int | None, name: str, weight: Any, found: np.ndarray) -> None:
+    def _smoothed_norm(
+        self, number: int, name: str, weight: Tensor, found: np.ndarray
+    ) -> np.ndarray:
+        """Hold a norm against the reference's, each channel divided by a power of two or not.
+
+        Returns:
+            (M,) float32, by which what reads the norm must be multiplied: ones where nothing is
+            smoothed.
+        """
+        divisors = np.ones(len(weight), np.float32)
+        if self.subject.is_smoothed:
+            plain = operators.norm(self.residual, weight.numpy(), self.config.rms_norm_eps)
+            divisors = operators.divisors_between(plain, found)
+        self._norm(number, name, weight / torch.from_numpy(divisors), found)
+        return divisors
+
+    def _norm(self, number: int | None, name: str, weight: Tensor, found: np.ndarray) -> None:
         inputs = {
             "x": self.residual,
             "added": self.added,

@@ -24,6 +24,21 @@ def norm(x: np.ndarray, weight: np.ndarray, epsilon: float) -> np.ndarray:
     return np.asarray(wide / np.sqrt(mean_square + epsilon) * weight)
 
 
+def divisors_between(plain: np.ndarray, smoothed: np.ndarray) -> np.ndarray:
+    """The power of two by which each channel of (T, M) was divided, as far as one fits: (M,).
+
+    >>> plain = np.array([[3.0, 1.0, 0.0], [1.0, 2.0, 0.0]])
+    >>> divisors_between(plain, plain / [4, 0.5, 2]).tolist()
+    [4.0, 0.5, 1.0]
+    """
+    wide = np.float64(plain)
+    size, common = (wide * wide).sum(axis=0), (wide * smoothed).sum(axis=0)
+    fits = (size > 0) & (common > 0)
+    exponents = np.zeros(plain.shape[1])
+    exponents[fits] = np.rint(np.log2(size[fits] / common[fits]))
+    return np.exp2(exponents).astype(np.float32)
+
+
 def multiply(x: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """(T, K) by a matrix (N, K): (T, N) float32."""
     return np.asarray(x @ matrix.T)

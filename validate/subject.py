@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import ContractError
 from ..export.config import MistralConfig, geometry_of
 from ..graphs.expose import OpenedGraph
+from ..graphs.recipe import is_calibrated
 from ..graphs.taps import find_graphs
 from ..runtime import contract
 from ..runtime.cache import CacheLayout, default_rows
@@ -59,6 +60,11 @@ class Subject:
         if self.manifest is not None:
             return self.manifest.quant
         return {32: "fp32", 8: "int8"}.get(self.graph.bits, "int4")
+
+    @property
+    def is_smoothed(self) -> bool:
+        """Whether norms' channels were divided by powers of two, and their readers multiplied."""
+        return self.manifest is not None and is_calibrated(self.quant)
 
     @property
     def weight_slack(self) -> float:

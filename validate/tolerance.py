@@ -69,7 +69,11 @@ _INT4 = Tolerance(
     weight_error=1 / 15 * 1.01,
     linear_error=0.03,
 )
-_BOUNDS = {"fp32": _FP32, "int8": _INT8, "int4": _INT4}
+# As int8, but a row of weights shares one scale where int8 has blocks, and so does a position of
+# what they multiply; smoothing and the parts of the last projection make up for most of it. Worst
+# of nine seeds: 8.0e-4 nats and 97.7 % on text, 1.35e-3 and 96.9 % on random tokens.
+_INT8_DYNAMIC = dataclasses.replace(_INT8, same_top=0.97, random=1.6)
+_BOUNDS = {"fp32": _FP32, "int8": _INT8, "int4": _INT4, "int8-dynamic": _INT8_DYNAMIC}
 _BY_BITS = {32: _FP32, 8: _INT8, 4: _INT4}
 
 # Same tops and divergence are means: over fewer positions one token decides.

@@ -203,3 +203,9 @@ def test_card_is_rendered_without_a_network(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     assert render_card(manifest()) == render_card(manifest())
+
+
+def test_card_says_on_which_processors_bytes_are_multiplied_exactly() -> None:
+    told = "x86 processors with VNNI do exactly"
+    assert told in render_card(manifest(quant="int8-dynamic"))
+    assert told not in render_card(manifest(quant="int8"))

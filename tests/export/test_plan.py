@@ -19,7 +19,8 @@ from tramontane.export.layouts import read_config
 from tramontane.export.plan import plan
 from tramontane.export.trace import trace
 from tramontane.graphs import external_data, pipeline
-from tramontane.graphs.recipe import QUANTS, TARGETS, quants_for
+from tramontane.graphs.calibration import Calibration, LayerMaxima
+from tramontane.graphs.recipe import QUANTS, TARGETS, is_calibrated, quants_for
 
 # Of the embedded model some weights are small enough to stay in the graph's own file.
 SHORTENED = [
@@ -41,10 +42,22 @@ def traced(config: MistralConfig) -> ir.Model:
     return model
 
 
+def evenly_loud(config: MistralConfig) -> Calibration:
+    """What calibrating might find; no number of it changes a size."""
+    ones = np.ones(config.hidden_size, np.float32)
+    layer = LayerMaxima(**dict.fromkeys(LayerMaxima.__dataclass_fields__, ones))
+    return Calibration(layers=(layer,) * config.num_hidden_layers, head_input=ones)
+
+
 def weighed(config: MistralConfig, *, quant: str, target: str, block: int) -> tuple[int, int]:
     """Bytes of the files that an export would write, and how many weights; none is computed."""
     model = traced(config).clone()
-    recipe = pipeline.passes(target=target, quant=quant, block=block)
+    recipe = pipeline.passes(
+        target=target,
+        quant=quant,
+        block=block,
+        calibration=evenly_loud(config) if is_calibrated(quant) else None,
+    )
     pipeline.run(model, geometry_of(config), recipe)
     laid_out = external_data.places(model.graph)
     count = len(external_data.initializers_as_read(model.graph))

@@ -9,10 +9,11 @@ import onnx_ir as ir
 import pytest
 from tramontane.errors import GraphError
 from tramontane.graphs import weights
+from tramontane.graphs.calibration import Calibration
 from tramontane.graphs.external_data import initializers_as_read
 from tramontane.graphs.pack_matrices import PackMatrices
 from tramontane.graphs.pipeline import passes, run
-from tramontane.graphs.recipe import TARGETS, quants_for
+from tramontane.graphs.recipe import TARGETS, is_calibrated, quants_for
 from tramontane.runtime.contract import Geometry
 
 
@@ -29,7 +30,12 @@ class BreakOpset(ir.passes.InPlacePass):
     ("target", "quant", "block", "message"),
     [
         ("tpu", "int8", 32, "--target tpu: unknown; expected one of ort, portable, web$"),
-        ("ort", "int3", 32, "--quant int3: unknown; expected one of fp32, int8, int4"),
+        (
+            "ort",
+            "int3",
+            32,
+            "--quant int3: unknown; expected one of fp32, int8, int4, int8-dynamic",
+        ),
         ("web", "int3", 32, "--quant int3: unknown"),
         (
             "web",
@@ -38,6 +44,9 @@ class BreakOpset(ir.passes.InPlacePass):
             "^--target web --quant int4: browsers' WASM has no fast kernel for 4 bits; "
             "take --quant int8, or for WebGPU --target ort --cache growing$",
         ),
+        ("portable", "int8-dynamic", 32, "no standard operator scales such .* --target ort$"),
+        ("web", "int8-dynamic", 32, "--quant int8 multiplies bytes by bytes there already"),
+        ("ort", "int8-dynamic", 32, "--quant int8-dynamic: no calibration was given"),
         ("ort", "int4", 31, "--block 31: expected one of 16, 32, 64, 128, 256"),
     ],
 )
@@ -48,8 +57,23 @@ def test_unknown_recipe_is_refused_by_name(
         passes(target=target, quant=quant, block=block)
 
 
-BITS = {"fp32": set(), "int8": {(8, 16)}, "int4": {(4, 16), (8, 16)}}
+BITS = {
+    "fp32": set(),
+    "int8": {(8, 16)},
+    "int4": {(4, 16), (8, 16)},
+    "int8-dynamic": {(8, 16)},  # of ends alone: ``promised`` has no layers
+}
+NONE = Calibration(layers=(), head_input=np.zeros(0, np.float32))
 RECIPES = [(target, quant) for target in TARGETS for quant in quants_for(target)]
+
+
+def calibration_for(quant: str) -> Calibration | None:
+    return NONE if is_calibrated(quant) else None
+
+
+def test_calibration_that_nothing_reads_is_refused() -> None:
+    with pytest.raises(GraphError, match="--quant int8: a calibration was given, expected one w"):
+        passes(target="ort", quant="int8", calibration=NONE)
 
 
 @pytest.mark.parametrize(("target", "quant"), RECIPES)
@@ -57,7 +81,7 @@ def test_matrices_have_the_bits_and_the_block_that_were_asked_for(
     promised: ir.Model, geometry: Geometry, target: str, quant: str
 ) -> None:
     bits = BITS[quant]
-    recipe = passes(target=target, quant=quant, block=16)
+    recipe = passes(target=target, quant=quant, block=16, calibration=calibration_for(quant))
     assert any(isinstance(step, PackMatrices) for step in recipe) == bool(bits)
     run(promised, geometry, recipe)
     packings = [weights.packing(value) for value in initializers_as_read(promised.graph)]
@@ -79,7 +103,7 @@ def test_trace_that_is_broken_already_is_named(promised: ir.Model, geometry: Geo
 def test_dump_has_one_file_per_pass(
     promised: ir.Model, geometry: Geometry, tmp_path: Path, target: str, quant: str
 ) -> None:
-    recipe = passes(target=target, quant=quant)
+    recipe = passes(target=target, quant=quant, calibration=calibration_for(quant))
     run(promised, geometry, recipe, dump=tmp_path / "dump")
     names = ["trace", *(type(step).__name__ for step in recipe)]
     expected = [f"{number:02}_{name}.txt" for number, name in enumerate(names)]

@@ -11,7 +11,9 @@ def test_float_has_no_recipe() -> None:
     assert recipe_for("fp32") is None
 
 
-@pytest.mark.parametrize(("quant", "bits"), [("int8", (8, 8, 8)), ("int4", (4, 4, 8))])
+@pytest.mark.parametrize(
+    ("quant", "bits"), [("int8", (8, 8, 8)), ("int4", (4, 4, 8)), ("int8-dynamic", (8, 8, 8))]
+)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_head_keeps_8_bits_and_all_have_the_block_that_was_asked_for(
     quant: str, bits: tuple[int, ...], block: int
@@ -38,8 +40,8 @@ def test_only_a_scheme_with_one_code_for_zero_needs_no_zero_points() -> None:
 @pytest.mark.parametrize(
     ("quant", "block", "message"),
     [
-        ("int3", 32, r"--quant int3: unknown; expected one of fp32, int8, int4$"),
-        ("INT8", 32, r"--quant INT8: unknown; expected one of fp32, int8, int4$"),
+        ("int3", 32, r"--quant int3: unknown; expected one of fp32, int8, int4, int8-dynamic$"),
+        ("INT8", 32, r"--quant INT8: unknown; expected one of fp32, int8, int4, int8-dynamic$"),
         ("int4", 24, r"--block 24: expected one of 16, 32, 64, 128, 256$"),
         ("int8", 0, r"--block 0: expected one of 16, 32, 64, 128, 256$"),
         ("int8", 512, r"--block 512: expected one of 16, 32, 64, 128, 256$"),

@@ -21,7 +21,8 @@ from tramontane.validate.verdict import Check
 
 Artifact = Callable[[str], Path]
 RECIPES = [
-    f"{quant}-{target}" for quant in ("fp32", "int8", "int4") for target in ("ort", "portable")
+    *(f"{quant}-{target}" for quant in ("fp32", "int8", "int4") for target in ("ort", "portable")),
+    "int8-dynamic-ort",
 ]
 
 
@@ -51,7 +52,7 @@ def test_the_embedded_model_is_proved(
 
 
 @pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize("quant", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("quant", ["fp32", "int8", "int4", "int8-dynamic"])
 def test_ten_seeds_of_tokens_pass(
     embedded_artifact: Artifact, checkpoint: Checkpoint, quant: str, seed: int
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from ...export.checkpoint import Checkpoint
 from ...export.config import MistralConfig
 from ...export.naming import parameters
+from ...graphs.pack_in_bytes import parts_of
 from ...runtime.cache import CacheLayout
 from .. import operators
 from ..figures import relative_errors
@@ -125,11 +127,13 @@ def _of_multiplication(exhibit: Exhibit, cuts: Sequence[int]) -> Iterator[Cause]
     text = "positions are off by one: each gives what belongs to the one"
     yield Cause(f"{text} before it", np.concatenate(late))
     yield Cause(f"{text} after it", np.concatenate(early))
-    rounded = np.concatenate([_in_bytes(piece) for piece in np.split(x, np.cumsum(cuts)[:-1])])
-    yield Cause(
-        "what is multiplied is rounded to 8 bits with one scale for all positions",
-        operators.multiply(rounded, matrix),
-    )
+    parts = parts_of(x.shape[1])
+    for in_bytes in (_in_bytes, _around_zero, functools.partial(_around_zero, parts=parts)):
+        rounded = np.concatenate([in_bytes(piece) for piece in np.split(x, np.cumsum(cuts)[:-1])])
+        yield Cause(
+            "what is multiplied is rounded to 8 bits with one scale for all positions",
+            operators.multiply(rounded, matrix),
+        )
     yield Cause("the same is added twice", 2 * exhibit.expected)
 
 
@@ -139,3 +143,11 @@ def _in_bytes(x: np.ndarray) -> np.ndarray:
     step = (high - low) / 255 or 1.0
     zero = np.rint(-low / step)
     return np.asarray((np.clip(np.rint(x / step) + zero, 0, 255) - zero) * step, np.float32)
+
+
+def _around_zero(x: np.ndarray, parts: int = 1) -> np.ndarray:
+    """Each part of the columns in 127 steps to its largest magnitude, and as many below zero."""
+    cut = x.reshape(len(x), parts, -1)
+    steps = np.abs(cut).max(axis=(0, 2), keepdims=True) / 127
+    steps[steps == 0] = 1
+    return np.asarray((np.rint(cut / steps) * steps).reshape(x.shape), np.float32)

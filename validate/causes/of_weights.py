@@ -77,8 +77,21 @@ def _causes(
         yield Cause("heads are in reverse order", turned)
     yield Cause("the sign is turned", -expected)
     factor = float((expected * found).sum() / (expected * expected).sum())
+    powers = _powers_of_two(expected, found)
+    if (others := int((powers != 1).sum())) > 0:
+        text = f"smoothing is folded on one side alone: {others} of {columns} columns are too "
+        yield Cause(text + "large or too small by powers of two", expected * powers)
     yield Cause(f"all weights are {factor:.3g} times what they should be", expected * factor)
     yield from _others(expected.shape, parameter, config, checkpoint)
+
+
+def _powers_of_two(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """By which each column would have to be multiplied, to be nearest: (K,)."""
+    size, common = (expected * expected).sum(axis=0), (expected * found).sum(axis=0)
+    fits = (size > 0) & (common > 0)
+    exponents = np.zeros(len(size))
+    exponents[fits] = np.rint(np.log2(common[fits] / size[fits]))
+    return np.exp2(exponents).astype(np.float32)
 
 
 def _others(

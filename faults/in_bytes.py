@@ -1,0 +1,89 @@
+"""Which faults of smoothing, and of multiplying bytes with a sign, are planted?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..export.checkpoint import Checkpoint
+from .planting import Fault, Graph
+
+_MODEL = Path(__file__).parents[1] / "models" / "stdlib-5m"
+_RECIPE = "int8-dynamic-ort"
+
+
+def _norm_left_out(graph: Graph) -> None:
+    """Its readers are smoothed, and it is as published."""
+    name = "layers.0.mlp_norm.weight"
+    graph.write(name, Checkpoint.open(_MODEL).read(name))
+
+
+def _one_channel(graph: Graph) -> None:
+    def double(norm: np.ndarray) -> np.ndarray:
+        norm[17] *= 2
+        return norm
+
+    graph.change("layers.4.attention_norm.weight", double)
+
+
+def _parts_swapped(graph: Graph) -> None:
+    down = "layers.3.mlp.down.weight.part"
+    graph.swap(f"{down}_1.codes", f"{down}_2.codes")
+    graph.swap(f"{down}_1.scales", f"{down}_2.scales")
+
+
+def _one_scale(graph: Graph) -> None:
+    def double(scales: np.ndarray) -> np.ndarray:
+        scales[11] *= 2
+        return scales
+
+    graph.change("layers.1.mlp.down.weight.part_3.scales", double)
+
+
+def _all_positions(graph: Graph) -> None:
+    """The largest number of all positions decides the steps of each."""
+    node = graph.maker(graph.multiplication("layers.1.mlp.down").input[0])  # Cast
+    while node.op_type != "Div":  # behind Split, Reshape and what rounds
+        node = graph.maker(node.input[0])
+    scale = graph.maker(graph.maker(node.input[1]).input[0])  # behind Max
+    graph.maker(scale.input[0]).input[1] = graph.add_constant("planted.axes", np.array([1, -1]))
+
+
+FAULTS = [
+    Fault(
+        name="smoothing left out of a norm",
+        recipe=_RECIPE,
+        plant=_norm_left_out,
+        place="layer 0, mlp.gate weights",
+        cause="smoothing is folded on one side alone",
+    ),
+    Fault(
+        name="one channel of a smoothed norm doubled",
+        recipe=_RECIPE,
+        plant=_one_channel,
+        place="layer 4, attention.query weights",
+        cause="smoothing is folded on one side alone: 1 of 256 columns",
+    ),
+    Fault(
+        name="parts of a projection swapped",
+        recipe=_RECIPE,
+        plant=_parts_swapped,
+        place="layer 3, mlp.down weights",
+        cause="stand for other weights",
+    ),
+    Fault(
+        name="the scale of a row doubled in one part",
+        recipe=_RECIPE,
+        plant=_one_scale,
+        place="layer 1, mlp.down weights",
+        cause="the scale of 1 of",
+    ),
+    Fault(
+        name="activations rounded with one scale for all positions",
+        recipe=_RECIPE,
+        plant=_all_positions,
+        place="layer 1, mlp.down",
+        cause="with one scale for all positions",
+    ),
+]
