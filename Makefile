@@ -4,7 +4,7 @@ MODEL ?= models/stdlib-5m
 QUANT ?= int8
 TARGET ?= ort
 SHARED ?= ../shared
-OUT ?= artifacts/$(notdir $(patsubst %/,%,$(MODEL)))-$(QUANT)-$(TARGET)$(if $(WINDOW),-w$(WINDOW))$(if $(BLOCK),-b$(BLOCK))$(if $(CACHE),-$(CACHE))
+OUT ?= artifacts/$(notdir $(patsubst %/,%,$(MODEL)))-$(QUANT)-$(TARGET)$(if $(WINDOW),-w$(WINDOW))$(if $(BLOCK),-b$(BLOCK))$(if $(CACHE),-$(CACHE))$(if $(KV),-kv-$(KV))
 GEOMETRY ?= stdlib-5m
 PROMPT ?= def fibonacci(
 BIN := .venv/bin
@@ -25,10 +25,10 @@ $(READY): pyproject.toml constraints.txt
 	@mkdir -p .ns && ln -sfn .. .ns/tramontane
 	@touch $@
 
-export: $(READY)  ## MODEL= QUANT=fp32|int8|int4|int8-dynamic TARGET=ort|portable|web OUT= WINDOW= CACHE=windowed|growing BLOCK= BASE_MODEL= MAX_SHARD= TEXT= CALIBRATION_TEXT= NO_VALIDATE= NO_RESUME=: checkpoint to artifact, parity proved
+export: $(READY)  ## MODEL= QUANT=fp32|int8|int4|int8-dynamic TARGET=ort|portable|web OUT= WINDOW= CACHE=windowed|growing KV=float32|int8 BLOCK= BASE_MODEL= MAX_SHARD= TEXT= CALIBRATION_TEXT= NO_VALIDATE= NO_RESUME=: checkpoint to artifact, parity proved
 	@$(BIN)/tramontane export '$(MODEL)' --quant '$(QUANT)' --target '$(TARGET)' --out '$(OUT)' \
 	  $(if $(WINDOW),--window '$(WINDOW)') $(if $(BLOCK),--block '$(BLOCK)') \
-	  $(if $(CACHE),--cache '$(CACHE)') $(if $(BASE_MODEL),--base-model '$(BASE_MODEL)') \
+	  $(if $(CACHE),--cache '$(CACHE)') $(if $(KV),--kv '$(KV)') $(if $(BASE_MODEL),--base-model '$(BASE_MODEL)') \
 	  $(if $(MAX_SHARD),--max-shard '$(MAX_SHARD)') $(if $(TEXT),--text '$(TEXT)') \
 	  $(if $(CALIBRATION_TEXT),--calibration-text '$(CALIBRATION_TEXT)') \
 	  $(if $(NO_VALIDATE),--no-validate) $(if $(NO_RESUME),--no-resume) \
@@ -90,9 +90,9 @@ synthetic: $(READY)  ## GEOMETRY= LAYERS= OUT= LAYOUT= DTYPE= SEED= MAX_SHARD=: 
 	  $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(DTYPE),--dtype '$(DTYPE)') \
 	  $(if $(SEED),--seed '$(SEED)') $(if $(MAX_SHARD),--max-shard '$(MAX_SHARD)')
 
-inspect: $(READY)  ## MODEL= TARGET= WINDOW= BLOCK=: what a checkpoint (or a known geometry) gives and needs
+inspect: $(READY)  ## MODEL= TARGET= WINDOW= KV= BLOCK=: what a checkpoint (or a known geometry) gives and needs
 	@$(BIN)/tramontane inspect '$(MODEL)' --target '$(TARGET)' $(if $(WINDOW),--window '$(WINDOW)') \
-	  $(if $(BLOCK),--block '$(BLOCK)')
+	  $(if $(BLOCK),--block '$(BLOCK)') $(if $(KV),--kv '$(KV)')
 
 bench-export: $(READY)  ## GEOMETRY= LAYERS="2 6" QUANTS="int8 int4" GENAI_PYTHON=: memory and time of exports, measured
 	@$(BIN)/python -m tramontane.bench.export --geometry '$(GEOMETRY)' \

@@ -225,6 +225,12 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
         default="windowed",
         help="rows kept: the window's, or all, for runtimes that let the past grow (%(default)s)",
     )
+    parser.add_argument(
+        "--kv",
+        choices=("float32", "int8"),
+        default="float32",
+        help="what keys and values are held in; int8 for a quarter of the memory (%(default)s)",
+    )
 
 
 def _add_measuring(parser: argparse.ArgumentParser) -> None:

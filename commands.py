@@ -34,10 +34,13 @@ def export(args: Namespace) -> int:
 
     window = f"-w{args.window}" if args.window else ""
     growing = "-growing" if args.cache == "growing" else ""
-    name = f"{args.checkpoint.resolve().name}-{args.quant}-{args.target}{window}{growing}"
+    kv = "" if args.kv == "float32" else f"-kv-{args.kv}"
+    name = f"{args.checkpoint.resolve().name}-{args.quant}-{args.target}{window}{growing}{kv}"
     out = args.out or Path("artifacts") / name
     if not args.no_validate:
-        config = adapted(read_config(args.checkpoint), window=args.window, cache=args.cache)
+        config = adapted(
+            read_config(args.checkpoint), window=args.window, cache=args.cache, kv=args.kv
+        )
         planned = plan(config, quant=args.quant, target=args.target, block=args.block)
         refuse_little_memory(config, planned)
         refuse_bad_options(args.quant, text=args.text, seed=args.seed, scale=args.tolerance)
@@ -52,6 +55,7 @@ def export(args: Namespace) -> int:
             block=args.block,
             window=args.window,
             cache=args.cache,
+            kv=args.kv,
             max_shard_bytes=_size(args.max_shard, "--max-shard"),
             **({} if calibrated is None else {"calibration_text": calibrated}),
         ),
@@ -230,7 +234,7 @@ def _inspect_checkpoint(args: Namespace) -> int:
             f"known are {', '.join(GEOMETRIES)}"
         )
     published = find_geometry(str(args.path)) if is_known else read_config(args.path)
-    config = adapted(published, window=args.window, cache=args.cache)
+    config = adapted(published, window=args.window, cache=args.cache, kv=args.kv)
     plans = {
         q: plan(config, quant=q, target=args.target, block=args.block)
         for q in quants_for(args.target)
@@ -297,7 +301,8 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
         "bits": ", ".join(f"{bits.count(b)} matrices in {b}" for b in sorted(set(bits))),
         "window": geometry.window or "none",
         "cache": f"{format_bytes(memory.cache_bytes_at_most)} at most, "
-        + (f"{geometry.rows} rows" if geometry.rows else "grows with the tokens"),
+        + (f"{geometry.rows} rows" if geometry.rows else "grows with the tokens")
+        + f", {geometry.cache_dtype}",
         "memory of a session": f"{format_bytes(memory.resident_bytes)} at most, planned",
         **{f"parity: {name}": value for name, value in (manifest.parity or {}).items()},
     }

@@ -16,9 +16,9 @@ from ..errors import ConfigError, ContractError
 from ..graphs import artifact, pipeline
 from ..graphs.describe import describe_tensors
 from ..graphs.external_data import refuse_full_disk
-from ..graphs.recipe import DEFAULT_BLOCK, is_calibrated
+from ..graphs.recipe import DEFAULT_BLOCK, TARGETS, is_calibrated
 from ..graphs.staging import partial_of, refuse_occupied, staged
-from ..runtime.contract import CARD_FILE, MANIFEST_FILE
+from ..runtime.contract import CACHE_DTYPES, CARD_FILE, MANIFEST_FILE
 from ..runtime.manifest import Manifest, describe_file, write_manifest
 from . import provenance
 from .bind import bind
@@ -55,8 +55,21 @@ class Options:
     block: int = DEFAULT_BLOCK  # weights that share a scale
     window: int | None = None  # keys a query sees, in place of the checkpoint's own
     cache: str = "windowed"  # as in ``CACHES``
+    kv: str = "float32"  # what keys and values are held in, as in ``CACHE_DTYPES``
     max_shard_bytes: int | None = None  # no file of weights grows beyond it
     calibration_text: Path = TEXT  # UTF-8, to see on how large activations get
+
+
+def recipe_named(name: str) -> Options:
+    """Options by the name of their recipe: ``QUANT-TARGET``, or ``QUANT-TARGET-KV``.
+
+    >>> options = recipe_named("int8-dynamic-ort")
+    >>> options.quant, options.target, options.kv
+    ('int8-dynamic', 'ort', 'float32')
+    """
+    target = next(target for target in TARGETS if f"-{target}" in name)
+    quant, _, kv = name.partition(f"-{target}")
+    return Options(quant=quant, target=target, kv=kv.lstrip("-") or "float32")
 
 
 def export_checkpoint(
@@ -93,7 +106,7 @@ def export_checkpoint(
     refuse_occupied(out)
     _calibration_text(options)  # refused before any work, not in the middle of it
     weights = Checkpoint.open(checkpoint)
-    config = adapted(weights.config, window=options.window, cache=options.cache)
+    config = adapted(weights.config, window=options.window, cache=options.cache, kv=options.kv)
     _tell_of_no_window(weights, config)
     vocabulary, origin = read_vocabulary(weights), read_origin(weights, base_model=base_model)
     planned = plan(config, quant=options.quant, target=options.target, block=options.block)
@@ -159,12 +172,13 @@ def _traced(
 ) -> ir.Model:
     """The finished graph; its weights are recipes."""
     calibration = None
-    if is_calibrated(options.quant):
+    if _is_calibrated(options):
         calibration = calibrate_apart(config, weights, _calibration_text(options))
     recipe = pipeline.passes(
         target=options.target,
         quant=options.quant,
         block=options.block,
+        kv=options.kv,
         calibration=calibration,
     )
     for _ in track([config], "tracing"):
@@ -174,9 +188,13 @@ def _traced(
     return model
 
 
+def _is_calibrated(options: Options) -> bool:
+    return is_calibrated(options.quant) or options.kv == "int8"
+
+
 def _calibration_text(options: Options) -> str:
     """The text that a recipe is calibrated on; empty where it is not calibrated."""
-    return read_calibration_text(options.calibration_text) if is_calibrated(options.quant) else ""
+    return read_calibration_text(options.calibration_text) if _is_calibrated(options) else ""
 
 
 def _asked(options: Options) -> dict[str, Any]:
@@ -202,15 +220,20 @@ def _refuse_overlap(checkpoint: Path, out: Path) -> None:
         raise ContractError(f"{out}: --out is the checkpoint, or holds it; name another folder")
 
 
-def adapted(config: MistralConfig, *, window: int | None, cache: str = CACHES[0]) -> MistralConfig:
+def adapted(
+    config: MistralConfig, *, window: int | None, cache: str = CACHES[0], kv: str = "float32"
+) -> MistralConfig:
     """The architecture with another window, or cache; a Llama that gets a window is a Mistral.
 
     Raises:
-        ConfigError: no window, more than the positions that the model has, or an unknown cache.
+        ConfigError: no window, more than the positions that the model has, or an unknown cache or
+            type of its numbers.
     """
     if cache not in CACHES:
         raise ConfigError(f"--cache {cache}: unknown; expected one of {', '.join(CACHES)}")
-    config = dataclasses.replace(config, cache_grows=cache == "growing")
+    if kv not in CACHE_DTYPES:
+        raise ConfigError(f"--kv {kv}: unknown; expected one of {', '.join(CACHE_DTYPES)}")
+    config = dataclasses.replace(config, cache_grows=cache == "growing", cache_dtype=kv)
     if window is None:
         return config
     if not 1 <= window <= config.max_position_embeddings:

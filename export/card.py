@@ -11,7 +11,8 @@ from ..runtime import bare
 from ..runtime.manifest import Manifest
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
-_TAGS = ("tramontane", "onnx", "onnxruntime", "onnxruntime-genai", "transformers.js")
+_JAVASCRIPT = "transformers.js"  # 4.3 allocates a cache of floats alone
+_TAGS = ("tramontane", "onnx", "onnxruntime", "onnxruntime-genai")
 
 
 def render_card(manifest: Manifest) -> str:
@@ -40,21 +41,28 @@ def _metadata(manifest: Manifest) -> str:
     """
     origin, geometry = dict(manifest.origin), manifest.geometry
     del origin["name"]
-    windowed = ["sliding-window"] if geometry.window else []
+    runs_in_javascript = geometry.cache_dtype == "float32"
+    tags = [
+        *_TAGS,
+        *([_JAVASCRIPT] if runs_in_javascript else []),
+        *(["sliding-window"] if geometry.window else []),
+        manifest.quant,
+    ]
     ours = {
         "quantization": manifest.quant,
         "target": manifest.target,
         "window": geometry.window,
         "cache_rows": geometry.rows,
+        "cache_dtype": None if runs_in_javascript else geometry.cache_dtype,
         "parity": manifest.parity,
     }
     if "base_model" in origin and manifest.quant != "fp32":
         origin["base_model_relation"] = "quantized"
     data = ModelCardData(
         **origin,
-        library_name="transformers.js",
+        library_name=_JAVASCRIPT if runs_in_javascript else "onnx",
         pipeline_tag="text-generation",
-        tags=[*_TAGS, *windowed, manifest.quant],
+        tags=tags,
         tramontane={name: value for name, value in ours.items() if value is not None},
     )
     return f"{data.to_yaml(line_break=chr(10))}\n"

@@ -69,7 +69,7 @@ def _config(
     else:
         told = to_hugging_face(config)
         published |= {name: told[name] for name in _NEEDED if name in told}
-    in_javascript: dict[str, Any] = {"dtype": "fp32", "kv_cache_dtype": "float32"}
+    in_javascript: dict[str, Any] = {"dtype": "fp32", "kv_cache_dtype": config.cache_dtype}
     if num_data_files:
         in_javascript["use_external_data_format"] = {Path(MODEL_FILE).name: num_data_files}
     return {**published, "transformers.js_config": in_javascript}

@@ -54,6 +54,7 @@ class MistralConfig:
     eos_token_ids: tuple[int, ...]
     # No checkpoint's: an export may keep every token's row though a window hides it.
     cache_grows: bool = False
+    cache_dtype: str = "float32"  # as in ``contract.CACHE_DTYPES``
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -171,4 +172,5 @@ def geometry_of(config: MistralConfig) -> Geometry:
         window=config.sliding_window,
         rows=None if config.cache_grows else default_rows(config.sliding_window),
         max_positions=config.max_position_embeddings,
+        cache_dtype=config.cache_dtype,
     )

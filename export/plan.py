@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ..graphs.external_data import ALIGNMENT_BYTES, INLINE_BYTES, SPARE_BYTES
 from ..graphs.pack_in_bytes import parts_of
 from ..graphs.quantize import Scheme
+from ..graphs.quantize_cache import refuse_int8_cache
 from ..graphs.recipe import (
     DEFAULT_BLOCK,
     Recipe,
@@ -72,9 +73,11 @@ def plan(config: MistralConfig, *, quant: str, target: str, block: int = DEFAULT
     """Plan one artifact of a checkpoint.
 
     Raises:
-        GraphError: an unknown quant, or a block size that kernels do not take.
+        GraphError: an unknown quant, or a block size or a cache that kernels do not take.
     """
     refuse_without_kernels(target, quant)
+    if config.cache_dtype == "int8":
+        refuse_int8_cache(target=target, head_dim=config.head_dim)
     quants = {quant, *quants_for(target)}
     totals = {other: _resident(config, other, target, block) for other in quants}
     weights = sum(_aligned(size) for size in _file_sizes(config, quant, target, block))
@@ -140,6 +143,9 @@ def _file_sizes(config: MistralConfig, quant: str, target: str, block: int) -> I
         yield from (*codes, *scales, *zero_points)
     yield from (4 * size for size in _vectors(config) if 4 * size >= INLINE_BYTES)
     yield from (_rope_table_bytes(config),) * 2
+    if config.cache_dtype == "int8":
+        of_one = 4 * config.num_key_value_heads * config.head_dim
+        yield from (of_one,) * (2 * config.num_hidden_layers if of_one >= INLINE_BYTES else 0)
 
 
 def _parts(matrix: _Matrix, target: str) -> tuple[list[int], list[int], list[int]]:
@@ -215,6 +221,7 @@ def _export_peak_bytes(config: MistralConfig, quant: str, block: int) -> int:
     )
     layers = config.num_hidden_layers
     return max(
+        reference_bytes(config) if config.cache_dtype == "int8" else 0,  # calibrates the scales
         _TRACER_BYTES + layers * _TRACED_LAYER_BYTES,
         _WRITER_BYTES + layers * _WRITTEN_LAYER_BYTES + largest,
     )

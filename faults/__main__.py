@@ -60,8 +60,7 @@ def try_faults(faults: Sequence[Fault], folder: Path) -> Iterator[Outcome]:
     for fault in faults:
         good = folder / fault.recipe
         if not good.exists():
-            quant, _, target = fault.recipe.rpartition("-")
-            build.export_checkpoint(MODEL, good, build.Options(quant=quant, target=target))
+            build.export_checkpoint(MODEL, good, build.recipe_named(fault.recipe))
         spoilt = planted(fault, good, folder / "spoilt")
         verdict = validate(spoilt, checkpoint, options, explains=True)
         why = verdict.explanation

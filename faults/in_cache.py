@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import onnx
 
@@ -86,6 +88,20 @@ def _padding_counts(graph: Graph) -> None:
         graph.body().node.insert(place, new)
 
 
+def _cache_scales_times(graph: Graph, factor: float) -> None:
+    """The scales of one layer's keys are wrong, which the kernel rounds and reads by."""
+    graph.change("cache_scales.3.key", lambda scales: scales * np.float32(factor))
+
+
+def _scales_of_another_layer(graph: Graph) -> None:
+    graph.swap("cache_scales.0.value", "cache_scales.4.value")
+
+
+def _cached_window(graph: Graph) -> None:
+    for node in graph.nodes("GroupQueryAttention"):
+        graph.set(node, "local_window_size", 63)
+
+
 def _logits_late(graph: Graph) -> None:
     """Each position's logits are those of the one before it."""
     first = graph.add_constant("first", np.array([0]))
@@ -160,6 +176,34 @@ FAULTS = [
         plant=_heads_in_another_order,
         place="layer 0, rope",
         cause="heads are in another order",
+    ),
+    Fault(
+        name="an int8 cache's scales doubled",
+        recipe="fp32-ort-int8",
+        plant=functools.partial(_cache_scales_times, factor=2.0),
+        place="layer 3, key scales",
+        cause="scales are too large",
+    ),
+    Fault(
+        name="an int8 cache's scales halved",
+        recipe="int4-ort-int8",
+        plant=functools.partial(_cache_scales_times, factor=0.5),
+        place="layer 3, key scales",
+        cause="scales are too small",
+    ),
+    Fault(
+        name="an int8 cache with scales of another layer",
+        recipe="int8-ort-int8",
+        plant=_scales_of_another_layer,
+        place="layer 0, value scales",
+        cause="scales are too",
+    ),
+    Fault(
+        name="window of 63 for 64, in an int8 cache",
+        recipe="int8-ort-int8",
+        plant=_cached_window,
+        place="layer 0, cached keys",
+        cause="the window is 63",
     ),
     Fault(
         name="mask ignores padding",

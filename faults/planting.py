@@ -116,7 +116,7 @@ class Fault:
     """One small mutation of a good artifact."""
 
     name: str  # in words, for people
-    recipe: str  # of the good artifact: QUANT-TARGET
+    recipe: str  # of the good artifact: QUANT-TARGET, or QUANT-TARGET-KV
     plant: Callable[[Graph], None]
     place: str  # what the explanation must name
     cause: str  # words of the likely cause; empty: none is known for it

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from . import weights
 from .external_data import initializers_as_read
+from .quantize_cache import CACHE_SCALES
 
 
 def describe_tensors(graph: ir.Graph, *, quant: str) -> list[dict[str, Any]]:
@@ -34,6 +35,8 @@ def _describe(value: ir.Value, quant: str) -> dict[str, Any]:
 
 
 def _why_float(name: str, shape: tuple[int, ...], quant: str) -> str:
+    if name.startswith(CACHE_SCALES):
+        return "scales of the cache's channels"
     if quant == "fp32":
         return "QUANT=fp32"
     if name in ("cos_cache", "sin_cache"):

@@ -8,7 +8,14 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from .taps import Taps, fewest_bits, find_taps, has_windowed_cache, read_graph
+from .taps import (
+    Taps,
+    fewest_bits,
+    find_cache_scales,
+    find_taps,
+    has_windowed_cache,
+    read_graph,
+)
 
 # A serialized graph whose weights stay in the files beside the original.
 Serialized = bytes
@@ -28,6 +35,7 @@ class OpenedGraph:
         self._proto = ir.to_proto(model)
         self.bits = fewest_bits(model.graph)  # of a layer's weights; 32: all in float
         self.has_windowed_cache = has_windowed_cache(model.graph)
+        self.cache_scales = find_cache_scales(model.graph)  # by past; empty: in float
         self._graph = model.graph
 
     def taps(self, num_layers: int) -> Taps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from .pack_for_web import PackForWeb
 from .pack_in_bytes import PackInBytes
 from .pack_matrices import PackMatrices
 from .pack_qkv import PackQkv
+from .quantize_cache import QuantizeCache
 from .recipe import (
     DEFAULT_BLOCK,
     TARGETS,
@@ -46,6 +48,7 @@ def passes(
     target: str,
     quant: str,
     block: int = DEFAULT_BLOCK,
+    kv: str = "float32",
     calibration: Calibration | None = None,
 ) -> list[ir.passes.PassBase]:
     """The passes of one recipe, in order.
@@ -54,7 +57,9 @@ def passes(
         target: as in ``recipe.TARGETS``.
         quant: as in ``recipe.QUANTS``.
         block: weights that share a scale.
-        calibration: how large activations get, for the quants that ``recipe.is_calibrated``.
+        kv: what keys and values are held in, ``float32`` or ``int8``.
+        calibration: how large activations, keys and values get, where either is fitted to them:
+            for the quants that ``recipe.is_calibrated``, and for an int8 cache.
 
     Raises:
         GraphError: an unknown target or quant, a block size that kernels do not take, or a
@@ -65,16 +70,18 @@ def passes(
     recipe = recipe_for(quant, block)
     has_kernels = target != "portable"
     refuse_without_kernels(target, quant)
-    if is_calibrated(quant) != (calibration is not None):
+    if (is_calibrated(quant) or kv == "int8") != (calibration is not None):
         raise GraphError(
-            f"--quant {quant}: {'no' if calibration is None else 'a'} calibration was given, "
-            "expected one where activations are smoothed, and only there"
+            f"--quant {quant} --kv {kv}: {'no' if calibration is None else 'a'} calibration was "
+            "given, expected one where activations are smoothed or the cache has scales, and "
+            "only there"
         )
     packer = PackInBytes if is_calibrated(quant) else _PACKERS[target]
     return [
         FuseRmsNorm(),
-        *([SmoothActivations(calibration)] if calibration is not None else []),
+        *([SmoothActivations(calibration)] if calibration and is_calibrated(quant) else []),
         *([FuseSkipNorm(), LowerAttention(), PackQkv()] if has_kernels else [AttachBody()]),
+        *([QuantizeCache(calibration)] if calibration and kv == "int8" else []),
         KeepLastLogits(),
         *([packer(recipe)] if recipe is not None else []),
         FoldTransposes(),
@@ -102,6 +109,7 @@ def run(
     Raises:
         GraphError: naming the pass after which the graph no longer kept a rule.
     """
+    final, geometry = geometry, dataclasses.replace(geometry, cache_dtype="float32")
     _check_after("trace", model, geometry)
     _dump(dump, 0, "trace", model)
     for number, step in enumerate(recipe, start=1):
@@ -110,8 +118,11 @@ def run(
             step(model)
         except Exception as error:
             raise GraphError(f"pass {name} failed: {error.__cause__ or error}") from error
+        if isinstance(step, QuantizeCache):
+            geometry = final
         _check_after(f"pass {name}", model, geometry)
         _dump(dump, number, name, model)
+    _check_after("the last pass", model, final)
 
 
 def _check_after(stage: str, model: ir.Model, geometry: Geometry) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
@@ -44,6 +45,9 @@ _REARRANGE = {"Transpose", "Reshape", "DequantizeLinear"}
 _GATHER = {"Gather", "GatherBlockQuantized"}
 _ORDER = ("query_key_value", "query", "key", "value", "output", "gate", "up", "down")
 INPUT_IDS = "input_ids"
+# Places among GroupQueryAttention's inputs, key before value.
+_PASTS, _CACHE_SCALES = slice(3, 5), slice(12, 14)
+_WITH_BATCH = 4  # dimensions of scales that are given for each channel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,6 +147,19 @@ def has_windowed_cache(graph: ir.Graph) -> bool:
         and node.attributes.get_int("sliding_window_cache", 0) == 1
         for node in graph
     )
+
+
+def find_cache_scales(graph: ir.Graph) -> dict[str, np.ndarray]:
+    """The scales of caches in 8 bits, by the names of the pasts; each broadcasts to (G, C, D)."""
+    found = {}
+    for node in graph:
+        if node.op_type != "GroupQueryAttention":
+            continue
+        for past, scales in zip(node.inputs[_PASTS], node.inputs[_CACHE_SCALES], strict=False):
+            if past is not None and scales is not None and scales.const_value is not None:
+                array = np.asarray(scales.const_value.numpy(), np.float32)
+                found[str(past.name)] = array[0] if array.ndim == _WITH_BATCH else array
+    return found
 
 
 def _multiplications(graph: ir.Graph) -> Iterator[Multiplication]:

@@ -115,7 +115,10 @@ def _measured(runtime: Runtime, exported: Exported, expected: Expected) -> tuple
     if len(logits) != len(score):
         return "not scored", [f"scored {len(logits)} positions, expected {len(score)}"]
     found = compare(expected.logits[: len(score)], logits, score)
-    bounds = tolerance_for(exported.manifest.quant)
+    bounds = tolerance_for(
+        exported.manifest.quant,
+        int8_cache=exported.manifest.geometry.cache_dtype == "int8",
+    )
     said = f"KL {found.mean_kl:.1e}, {found.same_top:.1%}"
     if found.mean_kl <= bounds.mean_kl and found.same_top >= bounds.same_top:
         return said, []

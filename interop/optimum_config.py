@@ -34,6 +34,11 @@ def obstacles(config: MistralConfig) -> Iterator[str]:
             f"its past starts without rows, the artifact's has {geometry.rows}; --cache growing "
             "writes one that starts so"
         )
+    if geometry.cache_dtype != "float32":
+        yield (
+            f"it feeds a past of float32, the artifact's is {geometry.cache_dtype}; --kv float32 "
+            "writes one of that"
+        )
     size = read.hidden_size // read.num_attention_heads
     if size != geometry.head_dim:
         yield (

@@ -17,7 +17,7 @@ OURS = "tramontane"
 LLAMA_CPP = "llama.cpp"
 GENAI = "onnxruntime-genai"
 
-# Whom each recipe is held against, and how many times as fast it must be: what issue 6 asks for.
+# Whom each recipe is held against, and how many times as fast it must be: what we ask for.
 _AGAINST_LLAMA_CPP = {
     "int4": ("Q4_0", (1.25, 1.15, 1.8, 3.0)),
     "int8": ("Q8_0", (1.35, 1.0, 1.5, 2.5)),

@@ -64,7 +64,9 @@ def _export(args: Namespace) -> int:
     from tramontane.interop.optimum_config import describe, obstacles
 
     _refuse_hub_name(args.checkpoint)
-    config = adapted(read_config(args.checkpoint), window=args.window, cache=args.cache)
+    config = adapted(
+        read_config(args.checkpoint), window=args.window, cache=args.cache, kv=args.kv
+    )
     say(f"{args.checkpoint}: {describe(config)}")
     for obstacle in obstacles(config):
         say(f"note: optimum's ORTModelForCausalLM will not run {args.out}: {obstacle}")

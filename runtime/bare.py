@@ -14,7 +14,7 @@ def decode(folder: Path, tokens: list[int], count: int) -> list[int]:
     session = ort.InferenceSession(folder / "onnx" / "model.onnx")
     shape = (1, geometry["num_key_value_heads"], geometry["rows"] or 0, geometry["head_dim"])
     names = [value.name for value in session.get_inputs() if value.name.startswith("past")]
-    cache, new = dict.fromkeys(names, np.zeros(shape, np.float32)), tokens
+    cache, new = dict.fromkeys(names, np.zeros(shape, geometry["cache_dtype"])), tokens
     made: list[int] = []
     while len(made) < count:
         seen = len(tokens) + len(made)  # tokens so far, new ones included

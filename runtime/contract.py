@@ -23,6 +23,10 @@ LOGITS = "logits"
 
 Dimension = int | str
 
+# What keys and values may be held in, and the bytes of one number. Of int8, each channel has a
+# scale of its own, which the graph keeps.
+CACHE_DTYPES = {"float32": 4, "int8": 1}
+
 
 @dataclass(frozen=True, slots=True)
 class TensorPromise:
@@ -44,6 +48,7 @@ class Geometry:
     window: int | None  # keys a query sees, itself included; None: all before it
     rows: int | None  # C; None: the cache grows
     max_positions: int  # rows of the rope tables: tokens that one sequence may have
+    cache_dtype: str = "float32"  # numpy's name; as in ``CACHE_DTYPES``
 
     @property
     def layout(self) -> CacheLayout:
@@ -52,8 +57,9 @@ class Geometry:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one token's keys and values in all layers, float32."""
-        return 2 * self.num_layers * self.num_key_value_heads * self.head_dim * 4
+        """Bytes of one token's keys and values in all layers."""
+        numbers = 2 * self.num_layers * self.num_key_value_heads * self.head_dim
+        return numbers * CACHE_DTYPES[self.cache_dtype]
 
 
 def past(layer: int, kind: str) -> str:
@@ -81,7 +87,7 @@ def inputs(geometry: Geometry) -> list[TensorPromise]:
     return [
         TensorPromise(INPUT_IDS, "int64", ("batch_size", "sequence_length")),
         TensorPromise(ATTENTION_MASK, "int64", ("batch_size", "total_sequence_length")),
-        *(TensorPromise(name, "float32", cache) for name, _ in cache_pairs(geometry)),
+        *(TensorPromise(name, geometry.cache_dtype, cache) for name, _ in cache_pairs(geometry)),
         TensorPromise(NUM_LOGITS_TO_KEEP, "int64", ()),
     ]
 
@@ -91,7 +97,7 @@ def outputs(geometry: Geometry) -> list[TensorPromise]:
     cache = _cache_shape(geometry, "present_sequence_length")
     return [
         TensorPromise(LOGITS, "float32", ("batch_size", "num_logits", geometry.vocab_size)),
-        *(TensorPromise(name, "float32", cache) for _, name in cache_pairs(geometry)),
+        *(TensorPromise(name, geometry.cache_dtype, cache) for _, name in cache_pairs(geometry)),
     ]
 
 

@@ -17,7 +17,7 @@ from ..errors import ContractError
 from .contract import MANIFEST_FILE, Geometry
 from .memory import MemoryPlan
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _DIGEST = "manifest_sha256"
 _CHUNK_BYTES = 1 << 20
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ContractError
 from . import contract
 
-_ORT_DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32"}
+_ORT_DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(int8)": "int8"}
 
 
 def refuse_broken_promises(path: Path, geometry: contract.Geometry, graph: Any) -> None:

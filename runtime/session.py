@@ -21,6 +21,7 @@ from .text import Detokenizer, Tokenizer
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
+CacheRows = npt.NDArray[np.float32] | npt.NDArray[np.int8]
 
 
 class Session:
@@ -50,7 +51,7 @@ class Session:
         self._binding = graph.io_binding()
         self._bound: dict[str, npt.NDArray[Any]] = {}
         self._ones = np.ones((1, 0), np.int64)
-        self._cache: list[Floats] = []
+        self._cache: list[CacheRows] = []
         self._step_ids = np.zeros((1, 1), np.int64)
         self._step_logits = np.zeros((1, 1, self._geometry.vocab_size), np.float32)
         self._next_logits: Floats = self._step_logits[0, 0]
@@ -158,8 +159,11 @@ class Session:
         self._run(self._step_ids, self._step_logits, keep=1)
         return self._next_logits
 
-    def cache(self) -> list[tuple[Floats, Floats]]:
-        """Copies of each layer's held rows: key and value, (G, L, D) float32 each."""
+    def cache(self) -> list[tuple[CacheRows, CacheRows]]:
+        """Copies of each layer's held rows: key and value, (G, L, D) each.
+
+        They are what is held: float32, or int8 to be multiplied by scales that the graph has.
+        """
         held = [rows[0, :, : self._layout.held(self._tokens)].copy() for rows in self._cache]
         return list(zip(held[::2], held[1::2], strict=True))
 
@@ -251,7 +255,7 @@ class Session:
             return
         shape = (1, self._geometry.num_key_value_heads, rows, self._geometry.head_dim)
         for index, names in enumerate(contract.cache_pairs(self._geometry)):
-            new = np.zeros(shape, np.float32)
+            new: CacheRows = np.zeros(shape, self._geometry.cache_dtype)
             if index < len(self._cache):
                 held = self._layout.held(self._tokens)
                 new[:, :, :held] = self._cache[index][:, :, :held]

@@ -25,16 +25,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def embedded_artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Artifacts of the embedded model by recipe, e.g. ``int8-ort``, not proved; each made once."""
-    from tramontane.export.build import Options, export_checkpoint
+    """Artifacts of the embedded model by recipe, e.g. ``int8-ort`` or ``int8-ort-int8``, not proved; each made once."""
+    from tramontane.export.build import export_checkpoint, recipe_named
 
     root = tmp_path_factory.mktemp("artifacts")
 
     def artifact(recipe: str) -> Path:
-        quant, _, target = recipe.rpartition("-")
         if not (root / recipe).exists():
             model = ROOT / "models" / "stdlib-5m"
-            export_checkpoint(model, root / recipe, Options(quant=quant, target=target))
+            export_checkpoint(model, root / recipe, recipe_named(recipe))
         return root / recipe
 
     return artifact

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +14,12 @@ from ..runtime.graph import ort
 from ..runtime.session import Session
 
 _POSITION_IDS = "position_ids"
-_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int8)": np.int8,
+}
+Scales = Mapping[str, np.ndarray]  # of caches in 8 bits, by past; each broadcasts to (G, L, D)
 CacheRows = list[tuple[np.ndarray, np.ndarray]]
 
 
@@ -41,10 +46,10 @@ def feed_all(feeder: Feeder, tokens: np.ndarray, cuts: Sequence[int]) -> np.ndar
 class DriverFeeder:
     """The way apps go: prefill, then step."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, scales: Scales) -> None:
         self._session = session
+        self._scales = scales
         self.reset = session.reset
-        self.cache = session.cache
 
     def feed(self, tokens: np.ndarray) -> np.ndarray:
         """Step where it is one token after others, prefill in one chunk where it is more."""
@@ -52,6 +57,16 @@ class DriverFeeder:
         if len(ids) == 1 and self._session.tokens:
             return self._session.step(ids[0])[None].copy()
         return np.asarray(self._session.prefill(ids, all_logits=True, chunk=len(ids)))
+
+    def cache(self) -> CacheRows:
+        """Copies of each layer's held rows: key and value, (G, L, D) float32 each."""
+        return [
+            (
+                _as_float(key, contract.past(layer, "key"), self._scales),
+                _as_float(value, contract.past(layer, "value"), self._scales),
+            )
+            for layer, (key, value) in enumerate(self._session.cache())
+        ]
 
 
 class GraphFeeder:
@@ -64,6 +79,7 @@ class GraphFeeder:
         path: Path,
         *,
         batch_size: int = 1,
+        scales: Scales | None = None,
     ) -> None:
         """Begin an empty sequence, or several of one batch.
 
@@ -73,6 +89,7 @@ class GraphFeeder:
         self.graph = graph
         self._geometry = geometry
         self._batch_size = batch_size
+        self._scales = scales or {}
         self._inputs = {found.name: found for found in graph.get_inputs()}
         pairs = contract.cache_pairs(geometry)
         self._past_names = [past for past, _ in pairs]
@@ -136,12 +153,13 @@ class GraphFeeder:
     def cache(self, sequence: int = 0) -> CacheRows:
         """Each layer's held rows of one sequence: key and value, (G, L, D) float32 each."""
         held = self._geometry.layout.held(int(self._lengths[sequence]))
-        rows = [
-            [
-                np.asarray(self._past[contract.past(layer, kind)][sequence, :, :held], np.float32)
-                for kind in ("key", "value")
-            ]
+        names = [
+            [contract.past(layer, kind) for kind in ("key", "value")]
             for layer in range(self._geometry.num_layers)
+        ]
+        rows = [
+            [_as_float(self._past[name][sequence, :, :held], name, self._scales) for name in pair]
+            for pair in names
         ]
         return [(key, value) for key, value in rows]
 
@@ -149,3 +167,8 @@ class GraphFeeder:
         g = self._geometry
         shape = (self._batch_size, g.num_key_value_heads, g.rows or 0, g.head_dim)
         return np.zeros(shape, _DTYPES.get(self._inputs[name].type, np.float32))
+
+
+def _as_float(rows: np.ndarray, past: str, scales: Scales) -> np.ndarray:
+    """Held rows as attention reads them, float32."""
+    return np.asarray(rows * scales.get(past, np.float32(1)), np.float32)

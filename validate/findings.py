@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+SCALES = "scales"  # how the names of findings about a cache's scales end
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:

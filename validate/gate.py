@@ -84,7 +84,9 @@ class Gate:
             subject.quant, text=options.text, seed=options.seed, scale=options.tolerance
         )
         self.subject, self.options = subject, options
-        self.tolerance = tolerance_for(subject.quant, scale=options.tolerance)
+        self.tolerance = tolerance_for(
+            subject.quant, int8_cache=subject.has_int8_cache, scale=options.tolerance
+        )
         self.words = TokenText(checkpoint)
         self.text = read_text(options.text)
         self.words.count(self.text)

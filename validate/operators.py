@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..export.attention import sliding_window_attention
+from ..export.attention import rotate_halves, sliding_window_attention
 from ..export.config import MistralConfig
 
 _SCORE_BYTES = 128 << 20  # of attention scores at once
@@ -48,6 +48,22 @@ def activate(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
     """SwiGLU of two (T, F)."""
     wide = np.float64(gate)
     return np.asarray(wide / (1 + np.exp(-wide)) * up)
+
+
+def split_heads(x: np.ndarray, head_dim: int) -> np.ndarray:
+    """(T, heads * D) to (heads, T, D)."""
+    return x.reshape(len(x), -1, head_dim).swapaxes(0, 1)
+
+
+def turn(x: np.ndarray, rope: Rope, *, back: bool = False) -> np.ndarray:
+    """Rope for the rows (heads, T, D) of positions from 0 on; ``back`` undoes it."""
+    cos, sin = (table[: x.shape[1]] for table in rope)
+    return rotate_halves(torch.from_numpy(x), cos, -sin if back else sin).numpy()
+
+
+def in_bytes(rows: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Rows as a cache in 8 bits gives them back: rounded to the nearest even step, and clipped."""
+    return np.asarray(np.clip(np.rint(rows / scales), -128, 127) * scales, np.float32)
 
 
 def attend(

@@ -67,6 +67,11 @@ class Subject:
         return self.manifest is not None and is_calibrated(self.quant)
 
     @property
+    def has_int8_cache(self) -> bool:
+        """Whether keys and values are held in 8 bits."""
+        return bool(self.graph.cache_scales)
+
+    @property
     def weight_slack(self) -> float:
         """How much coarser than ours weights may be rounded: others have ways of their own."""
         return 1.0 if self.manifest is not None else _OTHERS_ROUNDING
@@ -79,7 +84,7 @@ class Subject:
     def feeder(self) -> Feeder:
         """The way apps go: our driver, or a runtime without it."""
         if self.manifest is not None:
-            return DriverFeeder(Session.load(self.path.parent.parent))
+            return DriverFeeder(Session.load(self.path.parent.parent), self.graph.cache_scales)
         return self.graph_feeder()
 
     def graph_feeder(self, *, outputs: Sequence[str] = (), batch_size: int = 1) -> GraphFeeder:
@@ -92,6 +97,7 @@ class Subject:
             ),
             self.path,
             batch_size=batch_size,
+            scales=self.graph.cache_scales,
         )
 
 

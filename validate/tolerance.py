@@ -26,6 +26,12 @@ class Tolerance:
     weight_error: float  # of one weight, relative to the largest of its block
     linear_error: float  # of one position, by a multiplication, relative to its length
     float_error: float = 2e-5  # the same by what no recipe rounds: norms, rope, attention
+    attention_error: float = 2e-5  # the same by attention, of keys and values as they are held
+    # Of keys and values in 8 bits: steps beyond the half that rounding allows; how many times as
+    # large scales are as their own channels need, in the middle; the share that is clipped.
+    cache_step_error: float = 1e-3
+    cache_coarseness: float = 2.2
+    cache_clipped: float = 5e-3
     scale: float = 1.0  # that the user asked for; in all of the above
 
 
@@ -76,12 +82,39 @@ _INT8_DYNAMIC = dataclasses.replace(_INT8, same_top=0.97, random=1.6)
 _BOUNDS = {"fp32": _FP32, "int8": _INT8, "int4": _INT4, "int8-dynamic": _INT8_DYNAMIC}
 _BY_BITS = {32: _FP32, 8: _INT8, 4: _INT4}
 
+
+def _with_int8_cache(bounds: Tolerance) -> Tolerance:
+    """The same where keys and values are rounded to 8 bits, by scales known beforehand.
+
+    Rounding adds to what the weights' costs. A row that is small beside its channels' largest may
+    be off by much of itself, so that only the median of rows is bounded on whole sequences. The
+    rows themselves are held to half a step, one by one. Where a number lies halfway between two
+    steps, rope's own rounding decides: attention may read the other.
+    """
+    return dataclasses.replace(
+        bounds,
+        max_logit_difference=None,
+        mean_kl=bounds.mean_kl + 2e-3,
+        same_top=bounds.same_top - 0.05,
+        greedy_is_identical=False,
+        random=max(bounds.random, 2.0),
+        cache_error=None,
+        typical_cache_error=bounds.typical_cache_error + 0.06,
+        attention_error=2e-3,
+    )
+
+
 # Same tops and divergence are means: over fewer positions one token decides.
 FEWEST_POSITIONS = 256
 
 
-def tolerance_for(quant: str, *, scale: float = 1.0) -> Tolerance:
+def tolerance_for(quant: str, *, int8_cache: bool = False, scale: float = 1.0) -> Tolerance:
     """The bounds of one recipe; ``scale`` above 1 loosens them all, below 1 it tightens them.
+
+    Args:
+        quant: as in ``recipe.QUANTS``.
+        int8_cache: whether keys and values are held in 8 bits.
+        scale: of all bounds.
 
     Raises:
         ContractError: a recipe that this version does not know, or a scale that is not above 0.
@@ -93,7 +126,7 @@ def tolerance_for(quant: str, *, scale: float = 1.0) -> Tolerance:
         )
     if not 0 < scale < float("inf"):
         raise ContractError(f"--tolerance {scale}: expected a number above 0; 1 is the default")
-    bounds = _BOUNDS[quant]
+    bounds = _with_int8_cache(_BOUNDS[quant]) if int8_cache else _BOUNDS[quant]
     largest, row = bounds.max_logit_difference, bounds.cache_error
     return dataclasses.replace(
         bounds,
@@ -106,6 +139,10 @@ def tolerance_for(quant: str, *, scale: float = 1.0) -> Tolerance:
         weight_error=bounds.weight_error * scale,
         linear_error=bounds.linear_error * scale,
         float_error=bounds.float_error * scale,
+        attention_error=bounds.attention_error * scale,
+        cache_step_error=bounds.cache_step_error * scale,
+        cache_coarseness=bounds.cache_coarseness * scale,
+        cache_clipped=bounds.cache_clipped * scale,
         scale=scale,
     )
 

@@ -4,7 +4,7 @@
 // from there or from the network: what is damaged in either place is never used.
 
 const STORE = "tramontane-artifacts";
-const SCHEMA_VERSION = 3; // as in runtime/manifest.py
+const SCHEMA_VERSION = 4; // as in runtime/manifest.py
 const GRAPH = "onnx/model.onnx";
 const TOKENIZER = ["tokenizer.json", "tokenizer_config.json"];
 const SIZES = ["num_layers", "num_key_value_heads", "head_dim", "vocab_size", "max_positions"];

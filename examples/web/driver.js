@@ -71,13 +71,14 @@ export class Session {
 
   /** Begin an empty sequence; rows of the old one are never read again. */
   reset() {
-    const { num_layers, num_key_value_heads: G, head_dim: D, rows } = this.#geometry;
+    const { num_layers, num_key_value_heads: G, head_dim: D, rows, cache_dtype } = this.#geometry;
+    const Numbers = cache_dtype === "int8" ? Int8Array : Float32Array;
     const shape = [1, G, rows ?? 0, D];
     this.#tokens = 0;
     for (let layer = 0; layer < num_layers; layer++) {
       for (const kind of ["key", "value"]) {
-        const zeros = new Float32Array(G * (rows ?? 0) * D);
-        this.#past[`${layer}.${kind}`] = new this.#ort.Tensor("float32", zeros, shape);
+        const zeros = new Numbers(G * (rows ?? 0) * D);
+        this.#past[`${layer}.${kind}`] = new this.#ort.Tensor(cache_dtype, zeros, shape);
       }
     }
   }

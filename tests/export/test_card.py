@@ -154,7 +154,7 @@ def test_optimum_is_shown_for_a_cache_that_grows_and_for_no_other() -> None:
     windowed = render_card(manifest())
     assert "optimum's `ORTModelForCausalLM` lets the past grow from nothing" in windowed
     assert "export with `--cache growing` for it" in windowed
-    assert "(1, 3, 24, 16) zeros first" in windowed
+    assert "(1, 3, 24, 16) float32 zeros first" in windowed
     assert "from optimum" not in windowed
     for geometry in ({"rows": None}, {"rows": None, "window": None}):
         growing = render_card(manifest(geometry=geometry))

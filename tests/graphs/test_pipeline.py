@@ -46,7 +46,7 @@ class BreakOpset(ir.passes.InPlacePass):
         ),
         ("portable", "int8-dynamic", 32, "no standard operator scales such .* --target ort$"),
         ("web", "int8-dynamic", 32, "--quant int8 multiplies bytes by bytes there already"),
-        ("ort", "int8-dynamic", 32, "--quant int8-dynamic: no calibration was given"),
+        ("ort", "int8-dynamic", 32, "--quant int8-dynamic --kv float32: no calibration was given"),
         ("ort", "int4", 31, "--block 31: expected one of 16, 32, 64, 128, 256"),
     ],
 )
@@ -72,7 +72,7 @@ def calibration_for(quant: str) -> Calibration | None:
 
 
 def test_calibration_that_nothing_reads_is_refused() -> None:
-    with pytest.raises(GraphError, match="--quant int8: a calibration was given, expected one w"):
+    with pytest.raises(GraphError, match="--quant int8 --kv float32: a calibration was given, expected one w"):
         passes(target="ort", quant="int8", calibration=NONE)
 
 

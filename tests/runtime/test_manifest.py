@@ -103,7 +103,7 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     artifact(tmp_path)
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "schema_version": 1}))
-    with pytest.raises(ContractError, match="schema version 1, expected 3"):
+    with pytest.raises(ContractError, match="schema version 1, expected 4"):
         read_manifest(tmp_path)
 
 

@@ -11,10 +11,11 @@ import pytest
 from tramontane.errors import ContractError
 from tramontane.export.checkpoint import Checkpoint
 from tramontane.faults import in_weights
-from tramontane.faults.planting import planted
+from tramontane.faults.planting import Fault, Graph, planted
 from tramontane.graphs.quantize import Scheme, dequantize, quantize
 from tramontane.runtime.contract import MODEL_FILE
 from tramontane.validate import dissect as module
+from tramontane.validate.causes.of_scales import cause_of_scales
 from tramontane.validate.dissect import dissect
 from tramontane.validate.findings import Dissection, block_errors
 from tramontane.validate.gate import Gate, Options
@@ -47,12 +48,15 @@ def dissected(
         gate.words.tokens(gate.text, length),
         chunks(subject.edges, length),
         layers=layers,
-        tolerance=tolerance_for(subject.quant),
+        tolerance=tolerance_for(subject.quant, int8_cache=subject.has_int8_cache),
         track=untracked,
     )
 
 
-@pytest.mark.parametrize("recipe", ["fp32-ort", "int8-ort", "int4-ort", "int4-portable"])
+@pytest.mark.parametrize(
+    "recipe",
+    ["fp32-ort", "int8-ort", "int4-ort", "int4-portable", "fp32-ort-int8", "int4-ort-int8"],
+)
 def test_every_matrix_and_operator_of_each_layer_is_looked_at_and_sound(
     embedded_artifact: Artifact, checkpoint: Checkpoint, recipe: str
 ) -> None:
@@ -112,6 +116,49 @@ def test_the_first_at_fault_is_named_and_later_ones_are_sound(
     assert found.culprit is not None
     assert str(found.culprit.finding) == "layer 0, mlp.gate weights, row 5, block 1"
     assert sum(one.is_broken for one in found.findings) == 1
+
+
+@pytest.mark.parametrize(
+    ("factor", "cause"),
+    [(2.0, "64 of 64 scales are too large"), (0.5, "scales are too small")],
+)
+def test_scales_of_an_int8_cache_that_do_not_fit_are_found_where_they_are(
+    embedded_artifact: Artifact,
+    checkpoint: Checkpoint,
+    tmp_path: Path,
+    factor: float,
+    cause: str,
+) -> None:
+    fault = Fault(
+        name="scales",
+        recipe="fp32-ort-int8",
+        plant=lambda graph: graph.change(
+            "cache_scales.3.value", lambda scales: scales * np.float32(factor)
+        ),
+        place="layer 3, value scales",
+        cause=cause,
+    )
+    spoilt = planted(fault, embedded_artifact(fault.recipe), tmp_path / "spoilt")
+    found = dissected(spoilt, checkpoint)
+    assert found.culprit is not None
+    assert found.culprit.finding.place == fault.place
+    assert cause in cause_of_scales(found.culprit)[0]
+    assert [one.place for one in found.findings if one.is_broken] == [fault.place]
+
+
+def test_code_that_is_off_by_one_is_found_in_an_int8_cache(
+    embedded_artifact: Artifact, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    def one_more(graph: Graph) -> None:
+        one = graph.add_constant("one.code", np.array(1, np.int8))
+        graph.between("present.2.value", "Add", one)
+
+    fault = Fault(name="code", recipe="fp32-ort-int8", plant=one_more, place="", cause="")
+    spoilt = planted(fault, embedded_artifact(fault.recipe), tmp_path / "spoilt")
+    found = dissected(spoilt, checkpoint)
+    assert found.culprit is not None
+    assert found.culprit.finding.place == "layer 2, cached values"
+    assert found.culprit.finding.error > 0.4  # of a step, beyond the half that is allowed
 
 
 def test_a_block_is_compared_with_its_own_largest_weight() -> None:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..figures import compare
-from ..findings import Dissection, Exhibit
+from ..findings import SCALES, Dissection, Exhibit
 from ..gate import Gate, Measurement
 from ..sequences import Feed, feed_batch, feeds
 from ..verdict import Check
+from .likeliest import Found
 from .of_operators import ROTATED, cause_of_operator
 from .of_rows import cause_of_rows
+from .of_scales import cause_of_scales
 from .of_weights import cause_of_weights
 
 
@@ -62,7 +64,10 @@ def _explained(gate: Gate, dissection: Dissection, exhibit: Exhibit) -> Explanat
             evidence=f"by default {finding.bound / scale:.2g} is allowed",
         )
     layout = gate.subject.layout
-    if finding.kind == "weights":
+    found: Found | None
+    if finding.name.endswith(SCALES):
+        found = cause_of_scales(exhibit)
+    elif finding.kind == "weights":
         prefix = "" if finding.layer is None else f"layers.{finding.layer}."
         parameter, checkpoint = f"{prefix}{finding.name}.weight", gate.reference.checkpoint
         found = cause_of_weights(exhibit, parameter, config, checkpoint)

@@ -18,7 +18,7 @@ from ..figures import relative_errors
 from ..findings import Exhibit
 from .likeliest import Cause, Found, likeliest, rolled
 from .of_attention import causes_of_attention
-from .of_rope import causes_of_rope
+from .of_rope import causes_of_rope, own_rows
 
 ROTATED = ("rope", "cached keys")  # what may be wrong by its rope
 _EPSILONS = (0.0, 1e-12, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3)
@@ -39,11 +39,12 @@ def cause_of_operator(
         layout: which rows the artifact's cache holds.
         cuts: sizes of the pieces in which the tokens were fed.
     """
-    name, inputs = exhibit.finding.name, exhibit.inputs
+    name, inputs, error = exhibit.finding.name, exhibit.inputs, exhibit.finding.error
     if name.endswith("norm"):
         causes = _of_norm(exhibit, config, checkpoint)
     elif name in ROTATED:
         causes = causes_of_rope(exhibit, config, cuts)
+        error = _worst(own_rows(exhibit), exhibit.found)
     elif name == "attention":
         causes = causes_of_attention(exhibit, config, layout, cuts)
     elif name == "activation":
@@ -52,12 +53,14 @@ def cause_of_operator(
         causes = _of_multiplication(exhibit, cuts)
     return likeliest(
         causes,
-        lambda result: float(
-            np.nan_to_num(relative_errors(result, exhibit.found), nan=np.inf).max()
-        ),
-        error=exhibit.finding.error,
+        lambda result: _worst(result, exhibit.found),
+        error=error,
         bound=exhibit.finding.bound,
     )
+
+
+def _worst(result: np.ndarray, found: np.ndarray) -> float:
+    return float(np.nan_to_num(relative_errors(result, found), nan=np.inf).max())
 
 
 def _of_norm(exhibit: Exhibit, config: MistralConfig, checkpoint: Checkpoint) -> Iterator[Cause]:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ...export.config import MistralConfig
-from ..findings import Exhibit
+from ..findings import SCALES, Exhibit
+from ..operators import in_bytes
 from .likeliest import Cause
 
 _THETAS = (1e4, 1e5, 5e5, 1e6, 1e7)
@@ -27,12 +28,23 @@ def causes_of_rope(
     total = int(exhibit.inputs["tokens"])
     held = slice(total - L, total)
     keys = exhibit.inputs["key"][held].reshape(L, -1, D).swapaxes(0, 1)
+    scales = exhibit.inputs.get(SCALES)
+
+    def cause(text: str, rows: np.ndarray) -> Cause:
+        return Cause(text, rows if scales is None else in_bytes(rows, scales))
+
     for text, angles, pairs in ropes(config, total, cuts):
-        yield Cause(text, rotate(keys, angles[held], pairs=pairs))
-    yield Cause("keys are cached before rope", keys)
+        yield cause(text, rotate(keys, angles[held], pairs=pairs))
+    yield cause("keys are cached before rope", keys)
     angles = np.arange(total)[held, None] * config.rope_theta ** (-np.arange(0, D, 2) / D)
     cos, sin = (f(angles).astype(np.float16).astype(np.float64) for f in (np.cos, np.sin))
-    yield Cause("rope's tables are rounded to 16 bits", _turn(keys, cos, sin, pairs=False))
+    yield cause("rope's tables are rounded to 16 bits", _turn(keys, cos, sin, pairs=False))
+
+
+def own_rows(exhibit: Exhibit) -> np.ndarray:
+    """The rows (G, L, D) that should have been held after so many tokens."""
+    total = int(exhibit.inputs["tokens"])
+    return exhibit.expected[:, total - exhibit.found.shape[1] : total]
 
 
 def ropes(

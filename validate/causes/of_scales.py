@@ -1,0 +1,32 @@
+"""What is wrong with the scales of a cache in 8 bits?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..findings import Exhibit
+from .likeliest import Found
+
+_ROOM = 1.5  # times the largest number of a channel: more is coarser than it need be
+_LARGEST = 127
+
+
+def cause_of_scales(exhibit: Exhibit) -> Found:
+    """What all of the scales have in common, and how they fit the rows.
+
+    Args:
+        exhibit: scales found and those that fit best, (G, 1, D), and the rows (G, T, D).
+    """
+    ratios = exhibit.found / exhibit.expected
+    rows = exhibit.inputs["rows"]
+    clipped = float((np.abs(rows) > (_LARGEST + 0.5) * exhibit.found).mean())
+    evidence = f"{clipped:.2%} of the numbers are clipped"
+    is_large = float(np.median(ratios)) > _ROOM
+    wrong = ratios > _ROOM if is_large else ratios < 1
+    how = f"too {'large' if is_large else 'small'}: {_times(ratios[wrong])}"
+    return f"{int(wrong.sum())} of {wrong.size} scales are {how}", evidence
+
+
+def _times(ratios: np.ndarray) -> str:
+    middle = float(np.median(ratios)) if ratios.size else 1.0
+    return f"{middle:.2g} times what the channels' largest numbers need"
