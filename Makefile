@@ -6,12 +6,13 @@ TARGET ?= ort
 SHARED ?= ../shared
 OUT ?= artifacts/$(notdir $(patsubst %/,%,$(MODEL)))-$(QUANT)-$(TARGET)$(if $(WINDOW),-w$(WINDOW))$(if $(BLOCK),-b$(BLOCK))$(if $(CACHE),-$(CACHE))$(if $(KV),-kv-$(KV))
 GEOMETRY ?= stdlib-5m
+MEASURED ?= artifacts/measured
 PROMPT ?= def fibonacci(
 BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: help dev export run validate inspect card parity faults synthetic interop reduced web bench-export \
-  bench-others bench-peers bench-web test lint types clean
+  bench-others bench-peers bench-web bench bench-flat performance test lint types clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -75,10 +76,26 @@ bench-others: $(READY)  ## MODEL= GENAI_PYTHON= OPTIMUM_PYTHON=: the gate and th
 	  $(if $(OPTIMUM_PYTHON),--optimum-python '$(OPTIMUM_PYTHON)')
 
 bench-peers: $(READY)  ## MODEL= OUT= ONLY= ROUNDS= PREFILL= DECODE=: llama.cpp and onnxruntime-genai on the same weights, in turns with ours
-	@$(BIN)/python -m tramontane.interop.peers '$(MODEL)' --work '$(OUT)' --out '$(OUT)/peers.json' \
+	@mkdir -p '$(MEASURED)'
+	@$(BIN)/python -m tramontane.interop.peers '$(MODEL)' --work '$(OUT)' --out '$(MEASURED)/peers-$(notdir $(patsubst %/,%,$(MODEL))).json' \
 	  $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds '$(ROUNDS)') \
 	  $(if $(PREFILL),--prefill $(PREFILL)) $(if $(DECODE),--decode $(DECODE))
 bench-peers: OUT = artifacts/peers/$(notdir $(patsubst %/,%,$(MODEL)))
+
+bench: $(READY)  ## OUT= ROUNDS= THREADS=: speed and memory of an artifact, beside the machine's limits
+	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory export OUT='$(OUT)'
+	@mkdir -p '$(MEASURED)'
+	@$(BIN)/tramontane bench '$(OUT)' --out '$(MEASURED)/speed-$(notdir $(OUT)).json' \
+	  --plot 'docs/speed-$(notdir $(OUT)).svg' $(if $(ROUNDS),--rounds '$(ROUNDS)') \
+	  $(if $(THREADS),--threads '$(THREADS)')
+
+bench-flat: $(READY)  ## MODEL= QUANT= TOKENS=: does a long sequence cost what a short one does? fails where not
+	@mkdir -p '$(MEASURED)'
+	@$(BIN)/python -m tramontane.bench.flat '$(MODEL)' --quant '$(QUANT)' \
+	  --out '$(MEASURED)/flat.json' --plot docs/flat.svg $(if $(TOKENS),--tokens '$(TOKENS)')
+
+performance: $(READY)  ## write docs/performance.md from what the benches measured
+	@$(BIN)/python -m tramontane.bench.page '$(MEASURED)' --out docs/performance.md
 
 bench-web: $(READY)  ## MODEL= SHARED=: how fast each recipe is in a browser's WASM
 	@$(BIN)/python -m tramontane.interop.web_speed '$(MODEL)' \

@@ -96,6 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     line = json.dumps(
         {
             **about,
+            "since": found.full.position,
             "growth": found.growth,
             "slower": found.slower,
             "points": [dataclasses.asdict(point) for point in found.points],

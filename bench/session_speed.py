@@ -30,22 +30,24 @@ def main(argv: Sequence[str]) -> int:
 
 
 def measure(job: dict[str, Any]) -> dict[str, float]:
-    """Seconds to load and to the first token, tokens per second, resident bytes.
+    """Seconds to load and run one token, tokens per second, resident bytes.
 
-    ``driver`` is the share of a step that is not the graph's: the same binding, run bare, takes
-    the rest.
+    Of a job with a prompt, also seconds to the first token after it, in a session that was just
+    loaded, and ``driver``: what a step takes beside the graph, run bare with the same binding.
     """
     start = time.perf_counter()
     session = Session.load(job["model"], threads=job["threads"])
+    session.prefill(job["tokens"][:1])
     figures = {"load": time.perf_counter() - start, "peak of load": _peak_bytes()}
-    session.prefill(job["tokens"][: job["prompt"]]).argmax()
-    figures["first token"] = time.perf_counter() - start
+    if "prompt" in job:
+        figures["first token"] = _first_token(session, job)
     for tokens in job["prefill"]:
         figures[f"prefill {tokens}"] = _prefill(session, job, tokens)
     for position in job["decode"]:
         figures[f"decode at {position}"] = _step(session, job, position)
         figures[f"resident at {position}"] = psutil.Process().memory_info().rss
-    figures.update(_driver(session, job))
+    if "prompt" in job:
+        figures.update(_driver(session, job))
     return figures
 
 
@@ -73,6 +75,13 @@ def stand_at(session: Session, tokens: Sequence[int], position: int, *, piece: i
             part = min(piece, held - start)
             rows[:, :, start : start + part] = rows[:, :, :part]
     session._tokens = position
+
+
+def _first_token(session: Session, job: dict[str, Any]) -> float:
+    session.reset()
+    start = time.perf_counter()
+    session.prefill(job["tokens"][: job["prompt"]]).argmax()
+    return time.perf_counter() - start
 
 
 def _prefill(session: Session, job: dict[str, Any], tokens: int) -> float:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from ..bench.spread import Spread
 from ..sizes import format_bytes
 
 OURS = "tramontane"
@@ -38,29 +38,6 @@ NOTES = {
     LLAMA_CPP: "has no window for this architecture: what it attends to grows with the position",
     GENAI: "its builder drops the window, and its runtime has rows for the window and 16 more",
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Spread:
-    """One figure over all rounds."""
-
-    values: tuple[float, ...]  # in the order of the rounds
-    way: str = ""  # how the runtime was told to compute, where it has several ways
-
-    @property
-    def median(self) -> float:
-        """The middle one."""
-        return float(median(self.values))
-
-    def as_json(self) -> dict[str, Any]:
-        """For machines."""
-        found: dict[str, Any] = {
-            "median": self.median,
-            "low": min(self.values),
-            "high": max(self.values),
-            "runs": len(self.values),
-        }
-        return {**found, "way": self.way} if self.way else found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..bench.speed import token_ids
 from ..errors import ParityError
 from ..export.build import Options, export_checkpoint
 from ..export.checkpoint import Checkpoint
@@ -113,7 +114,7 @@ class Weights:
 
         made = self._made(f"ours-{quant}", (code_digest(), tool_versions()), make)
         artifact = made / "artifact"
-        runner = (sys.executable, RUNNERS / "driver_speed.py")
+        runner = (sys.executable, "-m", "tramontane.bench.session_speed")
         return _peer(f"{OURS} {quant}", runner, artifact, (artifact / "onnx").iterdir())
 
     def _gguf(self, kind: str) -> Peer:
@@ -199,11 +200,6 @@ _MAKERS: Mapping[str, Callable[[Weights, str], Peer]] = {
     LLAMA_CPP: Weights._gguf,
     GENAI: Weights._built,
 }
-
-
-def token_ids(vocab_size: int, count: int) -> list[int]:
-    """Tokens from all over the vocabulary, but for the first ones, which control."""
-    return [3 + number * 7919 % (vocab_size - 3) for number in range(count)]
 
 
 def _peer(name: str, runner: Command, model: Path, files: Iterable[Path]) -> Peer:

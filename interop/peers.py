@@ -7,20 +7,19 @@ machine does falls on all of them; ratios are taken within a round.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..bench.speed import machine, token_ids
 from ..errors import ConfigError, ContractError, status_of
 from ..export.config import MistralConfig
 from ..export.progress import say
 from ..runtime.graph import physical_cores
 from .peer_figures import Measured, compare, print_tables, sum_up, to_json
-from .peer_weights import NAMES, Peer, Weights, token_ids
+from .peer_weights import NAMES, Peer, Weights
 from .places import Absent
 
 ROUNDS = 3
@@ -68,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         comparisons,
         absent,
         model=args.model.resolve().name,
-        machine=_machine(),
+        machine=machine(args.threads),
         protocol={**job, "rounds": args.rounds},
     )
     if args.out is not None:
@@ -147,17 +146,6 @@ def _refuse_too_long(model: Path, config: MistralConfig, job: Mapping[str, Any])
         )
     if shortest <= WARM_UP:
         raise ConfigError(f"--decode {shortest}: expected more than {WARM_UP}, the warm-up")
-
-
-def _machine() -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "processor": named[0] if named else platform.processor() or platform.machine(),
-        "cores": os.cpu_count() or 1,
-        "system": platform.system(),
-    }
 
 
 if __name__ == "__main__":

@@ -72,7 +72,9 @@ def calibration_for(quant: str) -> Calibration | None:
 
 
 def test_calibration_that_nothing_reads_is_refused() -> None:
-    with pytest.raises(GraphError, match="--quant int8 --kv float32: a calibration was given, expected one w"):
+    with pytest.raises(
+        GraphError, match="--quant int8 --kv float32: a calibration was given, expected one w"
+    ):
         passes(target="ort", quant="int8", calibration=NONE)
 
 

@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tramontane.bench import session_speed
+from tramontane.bench.speed import token_ids
+from tramontane.bench.spread import Spread
 from tramontane.errors import ConfigError, ContractError, ParityError
 from tramontane.export.checkpoint import Checkpoint
 from tramontane.export.config import MistralConfig
 from tramontane.interop import peer_figures, peer_weights, peers, places
-from tramontane.interop.peer_figures import Spread, compare, sum_up
+from tramontane.interop.peer_figures import compare, sum_up
 from tramontane.interop.peer_weights import NAMES, Peer, Weights
 from tramontane.interop.places import Absent
-from tramontane.interop.runners import driver_speed
-from tramontane.runtime import Session
 from tramontane.validate.reference import Reference
 from tramontane.validate.store import Store
 
@@ -33,7 +34,7 @@ JOB = {
     "warm_up": 2,
     "steps": 3,
     "computes_all": False,
-    "tokens": peer_weights.token_ids(2048, 64),
+    "tokens": token_ids(2048, 64),
 }
 
 
@@ -273,7 +274,7 @@ GEOMETRY: dict[str, Any] = {
 
 
 def test_tokens_are_of_the_vocabulary_and_none_controls() -> None:
-    tokens = peer_weights.token_ids(32, 1000)
+    tokens = token_ids(32, 1000)
     assert set(tokens) == set(range(3, 32))
 
 
@@ -383,23 +384,9 @@ def test_another_models_logits_stop_the_measurement(
 
 def test_our_runner_gives_every_figure_of_a_job(embedded_artifact: Callable[..., Path]) -> None:
     job = {**JOB, "model": str(embedded_artifact("int8-ort"))}
-    figures = driver_speed.measure(job)
+    figures = session_speed.measure(job)
     assert set(figures) == {
-        *("load", "prefill 16", "decode at 40", "decode at 300"),
+        *("load", "peak of load", "prefill 16", "decode at 40", "decode at 300"),
         *("resident at 40", "resident at 300"),
     }
     assert all(figure > 0 for figure in figures.values())
-
-
-@pytest.mark.parametrize("tokens", [31, 32, 33, 80, 81, 300])
-def test_a_filled_cache_holds_as_many_rows_as_a_computed_one_and_none_is_empty(
-    embedded_artifact: Callable[..., Path], tokens: int
-) -> None:
-    session = Session.load(embedded_artifact("int8-ort"), threads=1)
-    held = []
-    for computes_all in (False, True):
-        driver_speed.fill(session, {**JOB, "computes_all": computes_all}, tokens)
-        assert session.tokens == tokens
-        held.append([key.shape for key, _ in session.cache()])
-        assert all(key.any(axis=(0, 2)).all() for key, _ in session.cache())
-    assert held[0] == held[1]

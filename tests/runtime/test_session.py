@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
+import psutil
 import pytest
 from onnx import numpy_helper, parser
 from tramontane.errors import ContractError
@@ -170,6 +171,19 @@ def test_a_step_overwrites_the_logits_of_the_one_before_and_not_those_of_a_prefi
 def test_logits_of_a_step_cannot_be_written(session: Session) -> None:
     with pytest.raises(ValueError, match="read-only"):
         session.step(5)[0] = 1
+
+
+def test_steps_keep_no_memory(folder: Path) -> None:
+    session = Session.load(folder, threads=1)
+    process = psutil.Process()
+    for token in tokens(300):
+        session.step(token)
+    before = process.memory_info().rss
+    for token in tokens(2000):
+        if session.tokens == session.manifest.geometry.max_positions:
+            session.reset()
+        session.step(token)
+    assert process.memory_info().rss - before < 1 << 20
 
 
 def test_a_step_leaves_the_rows_held_before_as_they_are(session: Session) -> None:

@@ -1,0 +1,183 @@
+"""What do the measurements say? Writes docs/performance.md from their lines of JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from ..errors import ContractError, status_of
+from ..sizes import format_bytes
+from .flat import MOST_GROWTH, MOST_SLOWER
+
+_TEMPLATE = Path(__file__).with_name("performance.md.jinja")
+SPEED, PEERS, FLAT = "speed-*.json", "peers-*.json", "flat.json"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read a folder of measurements, write the page."""
+    parser = argparse.ArgumentParser(prog="python -m tramontane.bench.page", description=__doc__)
+    parser.add_argument("folder", type=Path, help=f"holds {SPEED}, {PEERS} and {FLAT}")
+    parser.add_argument("--out", type=Path, required=True, help="the page, Markdown")
+    args = parser.parse_args(argv)
+    speeds = [_read(path) for path in sorted(args.folder.glob(SPEED))]
+    peers = [_read(path) for path in sorted(args.folder.glob(PEERS))]
+    flat = _read(args.folder / FLAT) if (args.folder / FLAT).is_file() else None
+    if not (speeds or peers or flat):
+        raise ContractError(
+            f"{args.folder}: no {SPEED}, {PEERS} or {FLAT}; expected what make bench, make "
+            "bench-peers or make bench-flat write"
+        )
+    plots = {path.stem for path in args.out.parent.glob("speed-*.svg")}
+    text = render(speeds, peers, flat, folder=args.folder, plots=plots)
+    args.out.write_text(text, encoding="utf-8")
+    print(f"wrote {args.out}")
+    return 0
+
+
+def render(
+    speeds: Sequence[dict[str, Any]],
+    peers: Sequence[dict[str, Any]],
+    flat: dict[str, Any] | None,
+    *,
+    folder: Path,
+    plots: set[str],
+) -> str:
+    """The page.
+
+    Args:
+        speeds: reports of ``tramontane bench``.
+        peers: lines of ``bench-peers``.
+        flat: the line of ``bench.flat``; None where it was not measured.
+        folder: where they lay.
+        plots: names, without suffix, of the pictures that lie beside the page.
+    """
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    machines = [one["machine"] for one in (*speeds, *peers, *([flat] if flat else []))]
+    whats = list(dict.fromkeys(what for one in speeds for what in one["shares"]))
+    prefill, decode = (
+        [what.removeprefix(kind) for what in whats if what.startswith(kind)]
+        for kind in ("prefill ", "decode at ")
+    )
+    return template.render(
+        folder=folder.as_posix(),
+        machine=_machine(machines),
+        threads=machines[0]["threads"],
+        speeds=[_speed(one, whats, plots) for one in speeds],
+        prefill=prefill,
+        decode=decode,
+        peer_runs=[_peers(one) for one in peers],
+        flat=_flat(flat) if flat else None,
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ContractError(
+            f"{path}: cannot be read ({error}), expected one line of JSON; measure it again"
+        ) from error
+    return found
+
+
+def _machine(machines: Sequence[dict[str, Any]]) -> str:
+    """What all was measured on; more than one machine is named as more than one."""
+    told = dict.fromkeys(
+        f"{one['processor']}, {one['cores']} cores, {one['threads']} threads, "
+        f"{one['memory_bytes'] / 2**30:.0f} GiB, {one['system']}, "
+        + ", ".join(f"{name} {version}" for name, version in one["versions"].items())
+        for one in machines
+    )
+    return f"Measured on: {'; and on '.join(told)}."
+
+
+def _speed(report: dict[str, Any], whats: Sequence[str], plots: set[str]) -> dict[str, Any]:
+    figures, limits = report["figures"], report["limits"]
+    resident = [what for what in figures if what.startswith("resident")]
+    driver, share = figures["driver"]["median"], figures["driver's share"]["median"]
+    plot = f"speed-{report['artifact']}"
+    return {
+        "name": report["artifact"],
+        "weights": format_bytes(report["file_bytes"]),
+        "load": f"{figures['load']['median']:.1f}",
+        "first": f"{figures['first token']['median']:.2f}",
+        "speeds": [
+            f"{figures[what]['median']:.1f} ({report['shares'][what]['median']:.0%})"
+            if what in figures
+            else ""
+            for what in whats
+        ],
+        "driver": f"{driver * 1e6:.0f} us, {share:.1%}",
+        "resident": format_bytes(int(figures[resident[-1]]["median"])),
+        "read": _spread(limits["read"], scale=1e9),
+        "multiply": _spread(limits["multiply"], scale=1e9),
+        "step": format_bytes(report["step_bytes"]),
+        "peak": f"{figures['peak of load']['median'] / report['file_bytes']:.2f}",
+        "plot": f"{plot}.svg" if plot in plots else "",
+    }
+
+
+def _spread(found: dict[str, Any], *, scale: float) -> str:
+    median, low, high = (found[name] / scale for name in ("median", "low", "high"))
+    return f"{median:.1f} ({low:.1f} to {high:.1f})"
+
+
+def _peers(line: dict[str, Any]) -> dict[str, Any]:
+    absent = [f"Absent: {name}: {why}." for name, why in line["absent"].items()]
+    failed = [
+        f"Failed: {name}, {what}: {why}."
+        for name, one in line["runtimes"].items()
+        for what, why in one["failed"].items()
+    ]
+    notes = [f"{name}: {note}" for name, note in line["notes"].items()]
+    return {
+        "command": f"make bench-peers MODEL={line['model']}",
+        "rounds": line["protocol"]["rounds"],
+        "rows": [_row(one) for one in line["comparisons"]],
+        "notes": [*notes, *failed, *absent],
+    }
+
+
+def _row(one: dict[str, Any]) -> list[str]:
+    ratio, floor = one["ratio"], one["floor"]
+    names = [one["ours"], one["theirs"], one["what"]]
+    asked = "" if floor is None else f">= {floor:g}"
+    if ratio is None:
+        return [*names, one["why"], "", asked, ""]
+    met = {True: "met", False: "**not met**", None: ""}[one["met"]]
+    return [
+        *names,
+        f"{ratio['median']:.2f}",
+        f"{ratio['low']:.2f} to {ratio['high']:.2f}",
+        asked,
+        met,
+    ]
+
+
+def _flat(line: dict[str, Any]) -> dict[str, str]:
+    points = line["points"]
+    since = next(point for point in points if point["position"] == line["since"])
+    return {
+        "tokens": str(points[-1]["position"]),
+        "window": str(line["window"]),
+        "since": str(line["since"]),
+        "growth": f"{line['growth']:+.2%}",
+        "slower": f"{line['slower']:+.1%}",
+        "before": f"{since['step_us']:.0f}",
+        "after": f"{points[-1]['step_us']:.0f}",
+        "most_growth": f"{MOST_GROWTH:.0%}",
+        "most_slower": f"{MOST_SLOWER:.0%}",
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(status_of(main))

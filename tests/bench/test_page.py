@@ -1,0 +1,134 @@
+"""What do the measurements say?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tramontane.bench import page
+
+MACHINE = {
+    "processor": "a chip",
+    "cores": 2,
+    "threads": 2,
+    "memory_bytes": 24 << 30,
+    "system": "Linux",
+    "versions": {"onnxruntime": "1.2"},
+}
+
+
+def spread(median: float) -> dict[str, Any]:
+    return {"median": median, "low": median / 2, "high": median * 2, "runs": 3}
+
+
+def speed(**changes: Any) -> dict[str, Any]:
+    figures = {
+        "load": 1.5,
+        "peak of load": 1.2e9,
+        "first token": 0.25,
+        "prefill 256": 100.0,
+        "decode at 16": 30.0,
+        "resident at 16": 1.6e9,
+        "driver": 50e-6,
+        "driver's share": 0.002,
+    }
+    return {
+        "artifact": "m-int4-ort",
+        "file_bytes": 10**9,
+        "step_bytes": 9 * 10**8,
+        "figures": {what: spread(value) for what, value in figures.items()},
+        "limits": {"read": spread(30e9), "multiply": spread(400e9)},
+        "shares": {"prefill 256": spread(0.4), "decode at 16": spread(0.9)},
+        "rounds": 3,
+        "machine": MACHINE,
+        **changes,
+    }
+
+
+def peers() -> dict[str, Any]:
+    both = {"ours": "tramontane int4", "theirs": "llama.cpp Q4_0", "why": ""}
+    return {
+        "model": "m",
+        "machine": MACHINE,
+        "protocol": {"rounds": 3},
+        "notes": {"llama.cpp": "knows no window"},
+        "runtimes": {"genai": {"failed": {"decode at 4096": "too few rows"}}},
+        "absent": {"other": "cannot be installed"},
+        "comparisons": [
+            {**both, "what": "prefill 256", "ratio": spread(1.3), "floor": 1.25, "met": True},
+            {**both, "what": "decode at 16", "ratio": spread(1.1), "floor": 1.15, "met": False},
+            {
+                **both,
+                "what": "decode at 4",
+                "ratio": None,
+                "floor": None,
+                "met": None,
+                "why": "no",
+            },
+        ],
+    }
+
+
+def flat() -> dict[str, Any]:
+    points = [
+        {"position": 1000 * n, "step_us": 100.0 + n, "resident_bytes": 1} for n in range(1, 4)
+    ]
+    return {
+        "window": 64,
+        "since": 2000,
+        "growth": 0.001,
+        "slower": 0.0098,
+        "points": points,
+        "machine": MACHINE,
+    }
+
+
+def written(tmp_path: Path, **lines: Any) -> str:
+    measured = tmp_path / "measured"
+    measured.mkdir()
+    for name, line in lines.items():
+        (measured / f"{name.replace('_', '-')}.json").write_text(json.dumps(line))
+    out = tmp_path / "performance.md"
+    assert page.main([str(measured), "--out", str(out)]) == 0
+    return out.read_text(encoding="utf-8")
+
+
+def test_every_figure_on_the_page_is_one_that_was_measured(tmp_path: Path) -> None:
+    text = written(tmp_path, speed_m=speed(), peers_m=peers(), flat=flat())
+    assert "| m-int4-ort | 1.00 GB | 1.5 | 0.25 | 100.0 (40%) | 30.0 (90%) | 50 us, 0.2% |" in text
+    assert (
+        "| m-int4-ort | 30.0 (15.0 to 60.0) | 400.0 (200.0 to 800.0) | 900.00 MB | 1.20 |" in text
+    )
+    assert "| 1.30 | 0.65 to 2.60 | >= 1.25 | met |" in text
+    assert "| 1.10 | 0.55 to 2.20 | >= 1.15 | **not met** |" in text
+    assert "decodes 3000 tokens" in text
+    assert "+0.10%, and a step by +1.0% (102 us to 103 us" in text
+
+
+def test_what_failed_or_was_absent_is_named(tmp_path: Path) -> None:
+    text = written(tmp_path, peers_m=peers())
+    assert "Failed: genai, decode at 4096: too few rows." in text
+    assert "Absent: other: cannot be installed." in text
+    assert text.count("Not measured.") == 2
+
+
+def test_pictures_that_lie_beside_the_page_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "speed-m-int4-ort.svg").write_text("<svg/>")
+    assert "(speed-m-int4-ort.svg)" in written(tmp_path, speed_m=speed())
+
+
+def test_two_machines_are_told_as_two(tmp_path: Path) -> None:
+    other = {**MACHINE, "processor": "another chip"}
+    text = written(tmp_path, speed_a=speed(), speed_b=speed(machine=other))
+    assert "Measured on: a chip" in text
+    assert "; and on another chip" in text
+
+
+def test_a_folder_without_measurements_and_a_broken_one_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(page.ContractError, match=r"no speed-\*\.json"):
+        page.main([str(tmp_path), "--out", str(tmp_path / "page.md")])
+    (tmp_path / "flat.json").write_text("{")
+    with pytest.raises(page.ContractError, match=r"flat\.json: cannot be read"):
+        page.main([str(tmp_path), "--out", str(tmp_path / "page.md")])
