@@ -110,6 +110,10 @@ def passing() -> Report:
             "weight_error": 4e-3,
             "linear_error": 0.03,
             "float_error": 2e-5,
+            "attention_error": 2e-5,
+            "cache_step_error": 1e-3,
+            "cache_coarseness": 2.2,
+            "cache_clipped": 5e-3,
             "scale": 1.0,
         },
         "headline": {
