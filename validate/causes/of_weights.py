@@ -78,7 +78,8 @@ def _causes(
     yield Cause("the sign is turned", -expected)
     factor = float((expected * found).sum() / (expected * expected).sum())
     powers = _powers_of_two(expected, found)
-    if (others := int((powers != 1).sum())) > 0:
+    # Smoothing divides each channel by a power of its own: one for all is another fault.
+    if (others := int((powers != 1).sum())) > 0 and (powers != powers.flat[0]).any():
         text = f"smoothing is folded on one side alone: {others} of {columns} columns are too "
         yield Cause(text + "large or too small by powers of two", expected * powers)
     yield Cause(f"all weights are {factor:.3g} times what they should be", expected * factor)
