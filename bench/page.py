@@ -165,15 +165,14 @@ def _row(one: dict[str, Any]) -> list[str]:
 
 def _flat(line: dict[str, Any]) -> dict[str, str]:
     points = line["points"]
-    since = next(point for point in points if point["position"] == line["since"])
     return {
         "tokens": str(points[-1]["position"]),
         "window": str(line["window"]),
         "since": str(line["since"]),
         "growth": f"{line['growth']:+.2%}",
         "slower": f"{line['slower']:+.1%}",
-        "before": f"{since['step_us']:.0f}",
-        "after": f"{points[-1]['step_us']:.0f}",
+        "before": f"{line['early_us']:.0f}",
+        "after": f"{line['late_us']:.0f}",
         "most_growth": f"{MOST_GROWTH:.0%}",
         "most_slower": f"{MOST_SLOWER:.0%}",
     }

@@ -50,7 +50,7 @@ class Session:
         # A binding keeps addresses, not arrays: the arrays bound live here.
         self._binding = graph.io_binding()
         self._bound: dict[str, npt.NDArray[Any]] = {}
-        self._ones = np.ones((1, 0), np.int64)
+        self._ones = np.ones((1, self._geometry.max_positions), np.int64)
         self._cache: list[CacheRows] = []
         self._step_ids = np.zeros((1, 1), np.int64)
         self._step_logits = np.zeros((1, 1, self._geometry.vocab_size), np.float32)
@@ -232,10 +232,7 @@ class Session:
             self._binding.bind_ortvalue_input(name, value)
 
     def _reserve(self, tokens: int) -> None:
-        """Make room for so many tokens in the mask and in a growing cache."""
-        if tokens > self._ones.shape[1]:
-            capacity = growing_rows(tokens, most=self._geometry.max_positions)
-            self._ones = np.ones((1, capacity), np.int64)
+        """Make room for so many tokens in a growing cache."""
         if self._geometry.rows is None and (not self._cache or tokens > self._cache[0].shape[2]):
             self._refuse_memory(tokens)
             self._allocate(growing_rows(tokens, most=self._geometry.max_positions))

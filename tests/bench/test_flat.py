@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,15 +15,17 @@ from tramontane.runtime import Session
 
 def run(*points: tuple[float, int]) -> Run:
     found = [
-        Point(position=1000 * (i + 1), step_us=us, resident_bytes=size)
+        Point(position=1000 * (i + 1), step_us=us, resident_bytes=2 * size, own_bytes=size)
         for i, (us, size) in enumerate(points)
     ]
-    return Run(window=64, points=found)
+    early, late = found[min(1, len(found) - 1)].step_us, found[-1].step_us
+    return Run(window=64, points=found, early_us=early, late_us=late)
 
 
 def test_the_first_thousand_steps_after_two_windows_are_the_measure() -> None:
     assert run((9, 9), (1, 100), (1, 100)).full.position == 2000
-    assert Run(window=1000, points=run(*[(1, 1)] * 5).points).full.position == 3000
+    wider = dataclasses.replace(run(*[(1, 1)] * 5), window=1000)
+    assert wider.full.position == 3000
 
 
 def test_what_stays_as_it_was_breaks_no_bound() -> None:
@@ -32,7 +35,7 @@ def test_what_stays_as_it_was_breaks_no_bound() -> None:
 @pytest.mark.parametrize(
     ("last", "said"),
     [
-        ((100, 1100), "resident memory grew by 10.0% between 2000 and 3000 tokens"),
+        ((100, 1100), "memory grew by 10.0% between 2000 and 3000 tokens"),
         ((200, 1000), "steps took longer by 100.0% between 2000 and 3000 tokens"),
     ],
 )
@@ -44,7 +47,7 @@ def test_growth_and_slower_steps_break_one(last: tuple[float, int], said: str) -
 def test_too_few_tokens_to_tell_are_refused(embedded_artifact) -> None:
     session = Session.load(embedded_artifact("int8-ort"), threads=1)
     with pytest.raises(ContractError, match="--tokens 2127: expected at least 2128"):
-        flat.decode(session, tokens=2127)
+        flat.decode(session, session, tokens=2127)
 
 
 def test_a_longer_copy_decodes_past_what_the_checkpoint_has(
@@ -54,9 +57,11 @@ def test_a_longer_copy_decodes_past_what_the_checkpoint_has(
     session = Session.load(artifact, threads=1)
     assert session.manifest.geometry.max_positions == 9000
     monkeypatch.setattr(flat, "AT_ONCE", 100)
-    found = flat.decode(session, tokens=400)
+    found = flat.decode(session, Session.load(artifact, threads=1), tokens=400)
     assert [point.position for point in found.points] == [100, 200, 300, 400]
     assert all(point.step_us > 0 and point.resident_bytes > 0 for point in found.points)
+    assert found.early_us > 0
+    assert found.late_us == found.points[-1].step_us
 
 
 def test_other_layouts_are_refused(tmp_path: Path) -> None:

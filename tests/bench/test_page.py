@@ -80,6 +80,8 @@ def flat() -> dict[str, Any]:
         "since": 2000,
         "growth": 0.001,
         "slower": 0.0098,
+        "early_us": 102.0,
+        "late_us": 103.0,
         "points": points,
         "machine": MACHINE,
     }
@@ -104,7 +106,8 @@ def test_every_figure_on_the_page_is_one_that_was_measured(tmp_path: Path) -> No
     assert "| 1.30 | 0.65 to 2.60 | >= 1.25 | met |" in text
     assert "| 1.10 | 0.55 to 2.20 | >= 1.15 | **not met** |" in text
     assert "decodes 3000 tokens" in text
-    assert "+0.10%, and a step by +1.0% (102 us to 103 us" in text
+    assert "changed by +0.10%" in text
+    assert "took +1.0% of their time more (102 us and 103 us)" in text
 
 
 def test_what_failed_or_was_absent_is_named(tmp_path: Path) -> None:
