@@ -86,15 +86,15 @@ bench: $(READY)  ## OUT= ROUNDS= THREADS=: speed and memory of an artifact, besi
 	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory export OUT='$(OUT)'
 	@mkdir -p '$(MEASURED)'
 	@$(BIN)/tramontane bench '$(OUT)' --out '$(MEASURED)/speed-$(notdir $(OUT)).json' \
-	  --plot 'docs/speed-$(notdir $(OUT)).svg' $(if $(ROUNDS),--rounds '$(ROUNDS)') \
+	  --plot '$(MEASURED)/speed-$(notdir $(OUT)).svg' $(if $(ROUNDS),--rounds '$(ROUNDS)') \
 	  $(if $(THREADS),--threads '$(THREADS)')
 
 bench-flat: $(READY)  ## MODEL= QUANT= TOKENS=: does a long sequence cost what a short one does? fails where not
 	@mkdir -p '$(MEASURED)'
 	@$(BIN)/python -m tramontane.bench.flat '$(MODEL)' --quant '$(QUANT)' \
-	  --out '$(MEASURED)/flat.json' --plot docs/flat.svg $(if $(TOKENS),--tokens '$(TOKENS)')
+	  --out '$(MEASURED)/flat.json' --plot '$(MEASURED)/flat.svg' $(if $(TOKENS),--tokens '$(TOKENS)')
 
-performance: $(READY)  ## write docs/performance.md from what the benches measured
+performance: $(READY)  ## write docs/performance.md, and its plots, from what the benches measured
 	@$(BIN)/python -m tramontane.bench.page '$(MEASURED)' --out docs/performance.md
 
 bench-web: $(READY)  ## MODEL= SHARED=: how fast each recipe is in a browser's WASM

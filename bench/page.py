@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ SPEED, PEERS, FLAT = "speed-*.json", "peers-*.json", "flat.json"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Read a folder of measurements, write the page."""
+    """Read a folder of measurements, write the page and its pictures."""
     parser = argparse.ArgumentParser(prog="python -m tramontane.bench.page", description=__doc__)
     parser.add_argument("folder", type=Path, help=f"holds {SPEED}, {PEERS} and {FLAT}")
     parser.add_argument("--out", type=Path, required=True, help="the page, Markdown")
@@ -33,9 +34,11 @@ def main(argv: list[str] | None = None) -> int:
             f"{args.folder}: no {SPEED}, {PEERS} or {FLAT}; expected what make bench, make "
             "bench-peers or make bench-flat write"
         )
-    plots = {path.stem for path in args.out.parent.glob("speed-*.svg")}
-    text = render(speeds, peers, flat, folder=args.folder, plots=plots)
+    plots = {path.stem: path for path in args.folder.glob("*.svg")}
+    text = render(speeds, peers, flat, folder=args.folder, plots=set(plots))
     args.out.write_text(text, encoding="utf-8")
+    for path in plots.values():
+        shutil.copyfile(path, args.out.with_name(path.name))
     print(f"wrote {args.out}")
     return 0
 
@@ -55,7 +58,7 @@ def render(
         peers: lines of ``bench-peers``.
         flat: the line of ``bench.flat``; None where it was not measured.
         folder: where they lay.
-        plots: names, without suffix, of the pictures that lie beside the page.
+        plots: names, without suffix, of the pictures that there are.
     """
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -75,7 +78,7 @@ def render(
         prefill=prefill,
         decode=decode,
         peer_runs=[_peers(one) for one in peers],
-        flat=_flat(flat) if flat else None,
+        flat={**_flat(flat), "has_plot": "flat" in plots} if flat else None,
     )
 
 

@@ -37,8 +37,9 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
     """
     start = time.perf_counter()
     session = Session.load(job["model"], threads=job["threads"])
+    figures: dict[str, float] = {"peak of load": _peak_bytes()}
     session.prefill(job["tokens"][:1])
-    figures = {"load": time.perf_counter() - start, "peak of load": _peak_bytes()}
+    figures["load"] = time.perf_counter() - start
     if "prompt" in job:
         figures["first token"] = _first_token(session, job)
     for tokens in job["prefill"]:

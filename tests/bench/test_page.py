@@ -89,7 +89,7 @@ def flat() -> dict[str, Any]:
 
 def written(tmp_path: Path, **lines: Any) -> str:
     measured = tmp_path / "measured"
-    measured.mkdir()
+    measured.mkdir(exist_ok=True)
     for name, line in lines.items():
         (measured / f"{name.replace('_', '-')}.json").write_text(json.dumps(line))
     out = tmp_path / "performance.md"
@@ -117,9 +117,14 @@ def test_what_failed_or_was_absent_is_named(tmp_path: Path) -> None:
     assert text.count("Not measured.") == 2
 
 
-def test_pictures_that_lie_beside_the_page_are_shown(tmp_path: Path) -> None:
-    (tmp_path / "speed-m-int4-ort.svg").write_text("<svg/>")
-    assert "(speed-m-int4-ort.svg)" in written(tmp_path, speed_m=speed())
+def test_pictures_are_shown_and_copied_beside_the_page(tmp_path: Path) -> None:
+    (tmp_path / "measured").mkdir()
+    for name in ("speed-m-int4-ort.svg", "flat.svg"):
+        (tmp_path / "measured" / name).write_text("<svg/>")
+    text = written(tmp_path, speed_m=speed(), flat=flat())
+    for name in ("speed-m-int4-ort.svg", "flat.svg"):
+        assert f"({name})" in text
+        assert (tmp_path / name).read_text() == "<svg/>"
 
 
 def test_two_machines_are_told_as_two(tmp_path: Path) -> None:
