@@ -82,6 +82,12 @@ def linears(graph: ir.Graph) -> Iterator[Linear]:
             yield found
 
 
+def is_product(x: ir.Value) -> bool:
+    """Whether it is the gated product, the only one that a linear layer reads."""
+    producer = x.producer()
+    return producer is not None and producer.op_type == "Mul"
+
+
 def gathers(graph: ir.Graph) -> Iterator[ir.Node]:
     """All gathers of rows from a matrix of weights; the graph may change meanwhile."""
     for node in list(graph):

@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from . import ops
 from .bytes_of_positions import LARGEST, MIDDLE, as_bytes, number, product, rounded, scale_of
-from .linear import Linear
+from .linear import Linear, is_product
 from .pack_for_portable import PackForPortable
 from .pack_matrices import PackMatrices, register
 from .packed import Packed
@@ -69,12 +69,6 @@ class PackForWeb(PackMatrices):
     def pack_gather(self, graph: ir.Graph, gather: ir.Node, matrix: Packed) -> None:
         """Gather codes and scales, then unpack the rows: no build for browsers lacks that."""
         self._gathers.pack_gather(graph, gather, matrix)
-
-
-def is_product(x: ir.Value) -> bool:
-    """Whether it is the gated product, the only one that a linear layer reads."""
-    producer = x.producer()
-    return producer is not None and producer.op_type == "Mul"
 
 
 def _rounded_twice(tape: ir.tape.Tape, x: ir.Value) -> tuple[ir.Value, ir.Value]:

@@ -22,9 +22,8 @@ import onnx_ir as ir
 
 from . import ops
 from .bytes_of_positions import product, rounded
-from .linear import Linear
+from .linear import Linear, is_product
 from .pack_for_ort import PackForOrt
-from .pack_for_web import is_product
 from .pack_matrices import register
 from .packed import Packed
 from .quantize import Scheme
