@@ -22,6 +22,7 @@ import psutil
 
 from ..errors import ContractError
 from ..export.progress import track
+from ..export.provenance import processor
 from ..runtime import contract
 from ..runtime.graph import physical_cores
 from ..runtime.manifest import read_manifest
@@ -162,11 +163,8 @@ def shares_of(
 
 def machine(threads: int | None) -> dict[str, Any]:
     """What figures are true of."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
-        "processor": named[0] if named else platform.processor() or platform.machine(),
+        "processor": processor(),
         "cores": physical_cores(),
         "threads": threads or physical_cores(),
         "memory_bytes": psutil.virtual_memory().total,

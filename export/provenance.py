@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -55,3 +56,11 @@ def in_background(work: Callable[[], dict[str, str]]) -> Future[dict[str, str]]:
 
     threading.Thread(target=settle, daemon=True).start()
     return future
+
+
+def processor() -> str:
+    """What the machine's processor calls itself, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import platform
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...export.provenance import tool_versions
+from ...export.provenance import processor, tool_versions
 from ...runtime.graph import physical_cores
 from ...runtime.manifest import describe_file
 from ..causes.explain import Explanation
@@ -54,7 +53,7 @@ def as_json(
         "notes": m.notes,
         "tools": tool_versions(),
         "machine": {
-            "processor": _processor(),
+            "processor": processor(),
             "system": f"{platform.system()} {platform.machine()}",
             "threads": physical_cores(),
         },
@@ -132,13 +131,6 @@ def _repeat(m: Measurement) -> str:
     ]
     words = ["tramontane validate ARTIFACT --reference CHECKPOINT", *flags]
     return " ".join(words)
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _jsonable(value: Any) -> Any:
