@@ -23,7 +23,7 @@ from ..runtime.manifest import Manifest, describe_file, write_manifest
 from . import provenance
 from .bind import bind
 from .calibrate_apart import calibrate_apart
-from .calibration_tokens import TEXT, read_calibration_text
+from .calibration_tokens import TEXT
 from .card import render_card
 from .checkpoint import Checkpoint
 from .companions import write_companions
@@ -32,6 +32,7 @@ from .layouts import Layout
 from .origin import read_origin
 from .plan import plan
 from .progress import say, track
+from .text_file import read_text
 from .tokenizer import read_vocabulary, write_tokenizer
 from .trace_apart import trace_apart
 
@@ -172,7 +173,7 @@ def _traced(
 ) -> ir.Model:
     """The finished graph; its weights are recipes."""
     calibration = None
-    if _is_calibrated(options):
+    if is_calibrated(options.quant, options.kv):
         calibration = calibrate_apart(config, weights, _calibration_text(options))
     recipe = pipeline.passes(
         target=options.target,
@@ -188,13 +189,21 @@ def _traced(
     return model
 
 
-def _is_calibrated(options: Options) -> bool:
-    return is_calibrated(options.quant) or options.kv == "int8"
-
-
 def _calibration_text(options: Options) -> str:
-    """The text that a recipe is calibrated on; empty where it is not calibrated."""
-    return read_calibration_text(options.calibration_text) if _is_calibrated(options) else ""
+    """The text that a recipe is calibrated on; empty where it is not calibrated.
+
+    Raises:
+        ConfigError: it cannot be read, or was given where nothing would read it.
+    """
+    if is_calibrated(options.quant, options.kv):
+        return read_text(options.calibration_text, flag="--calibration-text")
+    if options.calibration_text != TEXT:
+        raise ConfigError(
+            f"--calibration-text {options.calibration_text}: --quant {options.quant} --kv "
+            f"{options.kv} is not calibrated, expected --quant int8-dynamic or --kv int8; leave "
+            "it out"
+        )
+    return ""
 
 
 def _asked(options: Options) -> dict[str, Any]:

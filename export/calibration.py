@@ -23,7 +23,7 @@ from .config import MistralConfig
 from .model import KeyValue, Layer
 from .naming import EMBEDDING
 from .progress import track
-from .reference import load_last_norm, load_layer, rope_of
+from .reference import load_layer, rope_of
 
 
 @torch.no_grad()
@@ -53,9 +53,7 @@ def calibrate(
             hidden[i] = watch.run(x, rope)
         layers.append(watch.done())
         del layer, watch  # before the next is loaded
-    norm = load_last_norm(config, checkpoint)
-    head_input = np.max([_maxima(norm(x)) for x in hidden], axis=0)
-    return Calibration(layers=tuple(layers), head_input=head_input)
+    return Calibration(layers=tuple(layers))
 
 
 class _Watch:
@@ -68,9 +66,7 @@ class _Watch:
         self._found: dict[str, np.ndarray] = {}
         readers = {
             "attention_input": layer.attention.query,
-            "attention_output": layer.attention.output,
             "mlp_input": layer.mlp.gate,
-            "gated": layer.mlp.down,
         }
         self._hooks = [
             reader.register_forward_pre_hook(self._on(kind)) for kind, reader in readers.items()

@@ -18,18 +18,6 @@ _FEWEST_TOKENS = 32
 _SEED = (0x7472616D, 0x63616C)  # no whole number seeds the same tokens, and the gate's are those
 
 
-def read_calibration_text(path: Path) -> str:
-    """Read a text to calibrate on.
-
-    Raises:
-        ConfigError: no such file, or not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--calibration-text {path}: {error}; name a UTF-8 text file") from error
-
-
 def calibration_tokens(
     config: MistralConfig, checkpoint: Checkpoint, text: str
 ) -> list[np.ndarray]:

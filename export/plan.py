@@ -18,6 +18,7 @@ from ..graphs.recipe import (
     DEFAULT_BLOCK,
     Recipe,
     is_calibrated,
+    is_smoothed,
     quants_for,
     recipe_for,
     refuse_without_kernels,
@@ -104,7 +105,7 @@ def plan(config: MistralConfig, *, quant: str, target: str, block: int = DEFAULT
         disk_bytes=weights + SPARE_BYTES,
         export_peak_bytes=max(
             _export_peak_bytes(config, quant, block),
-            _calibrating_bytes(config) if is_calibrated(quant) else 0,
+            _calibrating_bytes(config) if is_calibrated(quant, config.cache_dtype) else 0,
         ),
         reference_bytes=reference_bytes(config),
     )
@@ -138,7 +139,7 @@ def _parts_of_row(name: str, columns: int) -> int:
 
 def _file_sizes(config: MistralConfig, quant: str, target: str, block: int) -> Iterator[int]:
     """Bytes of each weight that lies in a file of weights."""
-    for matrix in _matrices(config, recipe_for(quant, block), in_bytes=is_calibrated(quant)):
+    for matrix in _matrices(config, recipe_for(quant, block), in_bytes=is_smoothed(quant)):
         codes, scales, zero_points = _parts(matrix, target)
         yield from (*codes, *scales, *zero_points)
     yield from (4 * size for size in _vectors(config) if 4 * size >= INLINE_BYTES)
@@ -189,7 +190,7 @@ def _resident(config: MistralConfig, quant: str, target: str, block: int) -> int
     its transpose.
     """
     total = 4 * sum(_vectors(config)) + 2 * _rope_table_bytes(config)
-    for matrix in _matrices(config, recipe_for(quant, block), in_bytes=is_calibrated(quant)):
+    for matrix in _matrices(config, recipe_for(quant, block), in_bytes=is_smoothed(quant)):
         codes, scales, zero_points = _parts(matrix, target)
         copies = 3 if target == "ort" and matrix.is_multiplied and not matrix.parts else 1
         total += sum(codes) + copies * sum(scales) + sum(zero_points)

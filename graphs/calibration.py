@@ -10,17 +10,13 @@ import numpy as np
 
 from ..errors import GraphError
 
-_HEAD_INPUT = "head_input"
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerMaxima:
     """The largest magnitude of each channel of what one layer computes; all float32."""
 
     attention_input: np.ndarray  # (M,), normed: what queries, keys and values are made from
-    attention_output: np.ndarray  # (H * D,), before the projection back
     mlp_input: np.ndarray  # (M,), normed: what gate and up are made from
-    gated: np.ndarray  # (F,), the product that the last projection reads
     keys: np.ndarray  # (G, D), rope applied
     values: np.ndarray  # (G, D)
 
@@ -33,7 +29,6 @@ class Calibration:
     """The largest magnitudes of a whole model over some tokens."""
 
     layers: tuple[LayerMaxima, ...]
-    head_input: np.ndarray  # (M,) float32, normed: what logits are made from
 
     def to_bytes(self) -> bytes:
         """As numpy's npz."""
@@ -43,7 +38,7 @@ class Calibration:
             for kind in _KINDS
         }
         written = io.BytesIO()
-        np.savez(written, allow_pickle=False, **{_HEAD_INPUT: self.head_input, **arrays})
+        np.savez(written, allow_pickle=False, **arrays)
         return written.getvalue()
 
     @classmethod
@@ -55,13 +50,12 @@ class Calibration:
         """
         try:
             with np.load(io.BytesIO(content)) as arrays:
-                layers = (len(arrays) - 1) // len(_KINDS)
+                layers = len(arrays) // len(_KINDS)
                 return cls(
                     layers=tuple(
                         LayerMaxima(**{kind: arrays[f"{number}.{kind}"] for kind in _KINDS})
                         for number in range(layers)
                     ),
-                    head_input=arrays[_HEAD_INPUT],
                 )
         except (ValueError, KeyError, OSError, EOFError) as error:
             raise GraphError(

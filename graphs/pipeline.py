@@ -31,6 +31,7 @@ from .recipe import (
     TARGETS,
     Recipe,
     is_calibrated,
+    is_smoothed,
     recipe_for,
     refuse_without_kernels,
 )
@@ -59,7 +60,7 @@ def passes(
         block: weights that share a scale.
         kv: what keys and values are held in, ``float32`` or ``int8``.
         calibration: how large activations, keys and values get, where either is fitted to them:
-            for the quants that ``recipe.is_calibrated``, and for an int8 cache.
+            where ``recipe.is_calibrated``.
 
     Raises:
         GraphError: an unknown target or quant, a block size that kernels do not take, or a
@@ -70,16 +71,16 @@ def passes(
     recipe = recipe_for(quant, block)
     has_kernels = target != "portable"
     refuse_without_kernels(target, quant)
-    if (is_calibrated(quant) or kv == "int8") != (calibration is not None):
+    if is_calibrated(quant, kv) != (calibration is not None):
         raise GraphError(
             f"--quant {quant} --kv {kv}: {'no' if calibration is None else 'a'} calibration was "
             "given, expected one where activations are smoothed or the cache has scales, and "
             "only there"
         )
-    packer = PackInBytes if is_calibrated(quant) else _PACKERS[target]
+    packer = PackInBytes if is_smoothed(quant) else _PACKERS[target]
     return [
         FuseRmsNorm(),
-        *([SmoothActivations(calibration)] if calibration and is_calibrated(quant) else []),
+        *([SmoothActivations(calibration)] if calibration and is_smoothed(quant) else []),
         *([FuseSkipNorm(), LowerAttention(), PackQkv()] if has_kernels else [AttachBody()]),
         *([QuantizeCache(calibration)] if calibration and kv == "int8" else []),
         KeepLastLogits(),

@@ -51,9 +51,14 @@ def refuse_without_kernels(target: str, quant: str) -> None:
         raise GraphError(f"--target {target} --quant {quant}: {why}")
 
 
-def is_calibrated(quant: str) -> bool:
-    """Whether the recipe must know how large activations get."""
+def is_smoothed(quant: str) -> bool:
+    """Whether the recipe makes loud channels of activations smaller, and their weights larger."""
     return quant == DYNAMIC
+
+
+def is_calibrated(quant: str, kv: str) -> bool:
+    """Whether a recipe, and what its cache is held in, must know how large activations get."""
+    return is_smoothed(quant) or kv == "int8"
 
 
 def recipe_for(quant: str, block: int = DEFAULT_BLOCK) -> Recipe | None:

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import ContractError
 from ..export.checkpoint import Checkpoint
 from ..export.progress import track
+from ..export.text_file import read_text
 from .dissect import dissect
 from .feeder import Feeder
 from .figures import Positions, by_position
@@ -28,7 +29,7 @@ from .sequences import (
 )
 from .store import Store, default_folder
 from .subject import Subject
-from .tokens import SAMPLE, Spans, TokenText, chunks, random_tokens, read_text, spans
+from .tokens import SAMPLE, Spans, TokenText, chunks, random_tokens, spans
 from .tolerance import Tolerance, tolerance_for
 from .verdict import Check, judged
 
@@ -88,7 +89,7 @@ class Gate:
             subject.quant, int8_cache=subject.has_int8_cache, scale=options.tolerance
         )
         self.words = TokenText(checkpoint)
-        self.text = read_text(options.text)
+        self.text = read_text(options.text, flag="--text")
         self.words.count(self.text)
         self.reference = Reference(
             subject.config, checkpoint, store=Store(options.store), track=track

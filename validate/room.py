@@ -9,8 +9,9 @@ import psutil
 from ..errors import ContractError
 from ..export.config import MistralConfig, geometry_of
 from ..export.plan import Plan
+from ..export.text_file import read_text
 from ..sizes import format_bytes
-from .tokens import SAMPLE, read_text, spans
+from .tokens import SAMPLE, spans
 from .tolerance import tolerance_for
 
 _COMPARED = 3  # times the logits of the longest run: both sides, and what onnxruntime holds
@@ -40,9 +41,9 @@ def refuse_bad_options(quant: str, *, text: Path | None, seed: int, scale: float
     """Refuse, before any work, a text that is not there, a seed or a tolerance that is none.
 
     Raises:
-        ContractError: naming the flag.
+        ConfigError, ContractError: naming the flag.
     """
     tolerance_for(quant, scale=scale)
-    read_text(SAMPLE if text is None else text)
+    read_text(SAMPLE if text is None else text, flag="--text")
     if seed < 0:
         raise ContractError(f"--seed {seed}: expected 0 or more")

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import ContractError
 from ..export.config import MistralConfig, geometry_of
 from ..graphs.expose import OpenedGraph
-from ..graphs.recipe import is_calibrated
+from ..graphs.recipe import is_smoothed
 from ..graphs.taps import find_graphs
 from ..runtime import contract
 from ..runtime.cache import CacheLayout, default_rows
@@ -64,7 +64,7 @@ class Subject:
     @property
     def is_smoothed(self) -> bool:
         """Whether norms' channels were divided by powers of two, and their readers multiplied."""
-        return self.manifest is not None and is_calibrated(self.quant)
+        return self.manifest is not None and is_smoothed(self.quant)
 
     @property
     def has_int8_cache(self) -> bool:

@@ -108,18 +108,6 @@ def turns(layout: CacheLayout, length: int) -> list[int]:
     return sizes
 
 
-def read_text(path: Path) -> str:
-    """Read a text to measure on.
-
-    Raises:
-        ContractError: no such file, or not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ContractError(f"--text {path}: {error}; name a UTF-8 text file") from error
-
-
 class TokenText:
     """The checkpoint's own tokenizer: text to tokens to measure on, and back for people."""
 

@@ -20,9 +20,9 @@ from tramontane.export.calibration import calibrate
 from tramontane.export.calibration_tokens import (
     TEXT,
     calibration_tokens,
-    read_calibration_text,
 )
 from tramontane.export.checkpoint import Checkpoint
+from tramontane.export.text_file import read_text
 from tramontane.graphs.calibration import Calibration, LayerMaxima
 
 Write = Callable[..., Path]
@@ -31,7 +31,7 @@ SEQUENCES = [np.arange(5, 25) * 7, np.arange(30)[::-1] * 11]  # both longer than
 
 
 def seen_by_transformers(checkpoint: Path) -> dict[str, np.ndarray]:
-    """Maxima by name, e.g. ``0.gated``, from hooks, the cache and what reads the head's input."""
+    """Maxima by name, e.g. ``0.keys``, from hooks and the cache."""
     model = transformers.MistralForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     found: dict[str, np.ndarray] = {}
 
@@ -45,13 +45,10 @@ def seen_by_transformers(checkpoint: Path) -> dict[str, np.ndarray]:
     for i, layer in enumerate(model.model.layers):
         readers = {
             "attention_input": layer.self_attn.k_proj,
-            "attention_output": layer.self_attn.o_proj,
             "mlp_input": layer.mlp.up_proj,
-            "gated": layer.mlp.down_proj,
         }
         for kind, reader in readers.items():
             reader.register_forward_pre_hook(hook(f"{i}.{kind}"))
-    model.lm_head.register_forward_pre_hook(hook("head_input"))
     for tokens in SEQUENCES:
         cache = transformers.DynamicCache()  # without a config: no row is dropped
         with torch.no_grad():
@@ -67,10 +64,10 @@ def test_maxima_are_those_of_transformers_own_model(tiny_checkpoint: Write) -> N
     expected = seen_by_transformers(checkpoint.path)
     found = calibrate(checkpoint.config, checkpoint, SEQUENCES)
     assert len(found.layers) == 2
-    assert len(expected) == 2 * 6 + 1
+    assert len(expected) == 2 * 4
     for name, maxima in expected.items():
         number, _, kind = name.rpartition(".")
-        ours = getattr(found.layers[int(number)] if number else found, kind)
+        ours = getattr(found.layers[int(number)], kind)
         assert ours.dtype == np.float32
         np.testing.assert_allclose(ours, maxima, rtol=2e-5, err_msg=name)
 
@@ -84,8 +81,8 @@ def test_maxima_grow_with_the_sequences_and_their_order_does_not_matter(
         for sequences in (SEQUENCES[:1], SEQUENCES, SEQUENCES[::-1])
     )
     assert both.to_bytes() == turned.to_bytes()
-    assert (both.layers[1].gated >= one.layers[1].gated).all()
-    assert (both.layers[1].gated > one.layers[1].gated).any()
+    assert (both.layers[1].mlp_input >= one.layers[1].mlp_input).all()
+    assert (both.layers[1].mlp_input > one.layers[1].mlp_input).any()
 
 
 def test_what_is_found_apart_is_what_is_found_here(tiny_checkpoint: Write) -> None:
@@ -109,7 +106,7 @@ def test_text_is_cut_where_positions_end_and_every_piece_begins_as_a_prompt(
 ) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint())
     *pieces, random = calibration_tokens(
-        checkpoint.config, checkpoint, read_calibration_text(TEXT)
+        checkpoint.config, checkpoint, TEXT.read_text(encoding="utf-8")
     )
     assert [len(piece) for piece in pieces] == [256] * 4
     assert {int(piece[0]) for piece in pieces} == {1}
@@ -122,7 +119,7 @@ def test_text_of_a_few_words_is_refused(tiny_checkpoint: Write, tmp_path: Path) 
     with pytest.raises(ConfigError, match="--calibration-text: 2 tokens, expected at least 32"):
         calibrate_apart(checkpoint.config, checkpoint, "return x")
     with pytest.raises(ConfigError, match="--calibration-text .*nowhere.txt.*name a UTF-8"):
-        read_calibration_text(tmp_path / "nowhere.txt")
+        read_text(tmp_path / "nowhere.txt", flag="--calibration-text")
 
 
 def test_weight_that_is_no_number_is_named_from_the_other_process(
@@ -136,7 +133,7 @@ def test_weight_that_is_no_number_is_named_from_the_other_process(
     save_file(tensors, folder / "model.safetensors")
     checkpoint = Checkpoint.open(folder)
     with pytest.raises(CheckpointError, match="layers.1.mlp.up_proj.weight holds 1 values"):
-        calibrate_apart(checkpoint.config, checkpoint, read_calibration_text(TEXT))
+        calibrate_apart(checkpoint.config, checkpoint, TEXT.read_text(encoding="utf-8"))
 
 
 def test_process_that_fails_or_is_killed_is_told(
@@ -160,7 +157,7 @@ def test_process_that_fails_or_is_killed_is_told(
 
 def test_maxima_come_back_from_bytes_and_other_bytes_are_refused() -> None:
     arrays = {k: np.ones(3, np.float32) for k in LayerMaxima.__dataclass_fields__}
-    written = Calibration(layers=(LayerMaxima(**arrays),) * 2, head_input=np.zeros(3, np.float32))
+    written = Calibration(layers=(LayerMaxima(**arrays),) * 2)
     again = Calibration.from_bytes(written.to_bytes())
     assert len(again.layers) == 2
     np.testing.assert_array_equal(again.layers[1].keys, arrays["keys"])

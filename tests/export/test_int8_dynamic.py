@@ -118,6 +118,12 @@ def test_text_that_is_not_there_is_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
+def test_text_that_nothing_is_calibrated_on_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    options = Options(quant="int8", target="ort", calibration_text=tmp_path / "text.txt")
+    with pytest.raises(ConfigError, match="--quant int8 --kv float32 is not calibrated, expected"):
+        export_checkpoint(checkpoint, tmp_path / "out", options)
+
+
 def test_one_text_for_both_is_refused(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,12 @@ from tramontane.export.bind import bind
 from tramontane.export.config import MistralConfig, geometry_of
 from tramontane.export.geometries import GEOMETRIES, find_geometry, shorten
 from tramontane.export.layouts import read_config
+from tramontane.export.naming import parameters
 from tramontane.export.plan import plan
 from tramontane.export.trace import trace
 from tramontane.graphs import external_data, pipeline
 from tramontane.graphs.calibration import Calibration, LayerMaxima
-from tramontane.graphs.recipe import QUANTS, TARGETS, is_calibrated, quants_for
+from tramontane.graphs.recipe import QUANTS, TARGETS, is_smoothed, quants_for
 
 # Of the embedded model some weights are small enough to stay in the graph's own file.
 SHORTENED = [
@@ -46,7 +48,7 @@ def evenly_loud(config: MistralConfig) -> Calibration:
     """What calibrating might find; no number of it changes a size."""
     ones = np.ones(config.hidden_size, np.float32)
     layer = LayerMaxima(**dict.fromkeys(LayerMaxima.__dataclass_fields__, ones))
-    return Calibration(layers=(layer,) * config.num_hidden_layers, head_input=ones)
+    return Calibration(layers=(layer,) * config.num_hidden_layers)
 
 
 def weighed(config: MistralConfig, *, quant: str, target: str, block: int) -> tuple[int, int]:
@@ -56,7 +58,7 @@ def weighed(config: MistralConfig, *, quant: str, target: str, block: int) -> tu
         target=target,
         quant=quant,
         block=block,
-        calibration=evenly_loud(config) if is_calibrated(quant) else None,
+        calibration=evenly_loud(config) if is_smoothed(quant) else None,
     )
     pipeline.run(model, geometry_of(config), recipe)
     laid_out = external_data.places(model.graph)
@@ -150,3 +152,18 @@ def test_planning_needs_no_torch() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("quant", "kv"), [("int8-dynamic", "float32"), ("int8", "int8")])
+def test_what_is_calibrated_needs_a_layer_in_float_while_it_is_exported(
+    quant: str, kv: str
+) -> None:
+    config = find_geometry("mistral-7b-v0.1")
+    plain = plan(config, quant="int8", target="ort").export_peak_bytes
+    calibrated = plan(dataclasses.replace(config, cache_dtype=kv), quant=quant, target="ort")
+    layer = 4 * sum(
+        math.prod(shape)
+        for name, shape in parameters(config).items()
+        if name.startswith("layers.0.")
+    )
+    assert calibrated.export_peak_bytes > max(plain, layer)

@@ -13,7 +13,7 @@ from tramontane.graphs.calibration import Calibration
 from tramontane.graphs.external_data import initializers_as_read
 from tramontane.graphs.pack_matrices import PackMatrices
 from tramontane.graphs.pipeline import passes, run
-from tramontane.graphs.recipe import TARGETS, is_calibrated, quants_for
+from tramontane.graphs.recipe import TARGETS, is_smoothed, quants_for
 from tramontane.runtime.contract import Geometry
 
 
@@ -63,12 +63,12 @@ BITS = {
     "int4": {(4, 16), (8, 16)},
     "int8-dynamic": {(8, 16)},  # of ends alone: ``promised`` has no layers
 }
-NONE = Calibration(layers=(), head_input=np.zeros(0, np.float32))
+NONE = Calibration(layers=())
 RECIPES = [(target, quant) for target in TARGETS for quant in quants_for(target)]
 
 
 def calibration_for(quant: str) -> Calibration | None:
-    return NONE if is_calibrated(quant) else None
+    return NONE if is_smoothed(quant) else None
 
 
 def test_calibration_that_nothing_reads_is_refused() -> None:

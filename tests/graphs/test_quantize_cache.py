@@ -46,13 +46,11 @@ def calibration() -> Calibration:
     rows, vector = np.full((2, 16), 4.0, np.float32), np.ones(64, np.float32)
     layer = LayerMaxima(
         attention_input=vector,
-        attention_output=vector,
         mlp_input=vector,
-        gated=vector,
         keys=rows,
         values=rows / 2,
     )
-    return Calibration(layers=(layer,), head_input=vector)
+    return Calibration(layers=(layer,))
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def calibration(width: int = K, *, loud: float = 300.0) -> Calibration:
     size = np.full(width, 3, np.float32)
     size[LOUD] = loud
     layer = LayerMaxima(**dict.fromkeys(LayerMaxima.__dataclass_fields__, size))
-    return Calibration(layers=(layer,), head_input=size)
+    return Calibration(layers=(layer,))
 
 
 def numbers(model: ir.Model, name: str) -> np.ndarray:
@@ -152,7 +152,7 @@ def test_channel_that_is_never_used_and_one_that_nobody_reads_are_left_alone() -
 @pytest.mark.parametrize(("width", "layers"), [(K - 8, 1), (K, 0)])
 def test_calibration_of_another_model_is_refused(make: Callable, width: int, layers: int) -> None:
     other = calibration(width)
-    other = Calibration(layers=other.layers * layers, head_input=other.head_input)
+    other = Calibration(layers=other.layers * layers)
     message = "layers.0.mlp_norm.weight: the calibration has .* expected 64; calibrate this check"
     with pytest.raises(GraphError, match=message):
         SmoothActivations(other)(make())

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sentencepiece
-from tramontane.errors import ContractError
+from tramontane.errors import ConfigError
 from tramontane.export.checkpoint import Checkpoint
+from tramontane.export.text_file import read_text
 from tramontane.runtime.cache import CacheLayout
-from tramontane.validate.tokens import TokenText, chunks, random_tokens, read_text, spans, turns
+from tramontane.validate.tokens import TokenText, chunks, random_tokens, spans, turns
 
 SMALL, LARGE = CacheLayout(window=64, rows=80), CacheLayout(window=4096, rows=4608)
 GROWING = CacheLayout(window=None, rows=None)
@@ -81,8 +82,8 @@ def test_random_tokens_are_those_of_their_seed() -> None:
 
 
 def test_a_text_that_is_not_there_or_not_utf8_is_refused_by_its_flag(tmp_path: Path) -> None:
-    with pytest.raises(ContractError, match="--text .*missing.txt"):
-        read_text(tmp_path / "missing.txt")
+    with pytest.raises(ConfigError, match="--text .*missing.txt"):
+        read_text(tmp_path / "missing.txt", flag="--text")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ContractError, match="name a UTF-8 text file"):
-        read_text(tmp_path / "bytes")
+    with pytest.raises(ConfigError, match="name a UTF-8 text file"):
+        read_text(tmp_path / "bytes", flag="--text")
