@@ -12,7 +12,6 @@ So an error is found where it is made, whatever the recipe: a window off by one 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,10 +22,11 @@ from ..export.model import Layer
 from ..export.naming import EMBEDDING, HEAD
 from ..export.reference import load_last_norm
 from ..graphs.taps import Multiplication, Taps
-from ..runtime.contract import LOGITS, past
+from ..runtime.contract import LOGITS
 from . import operators
 from .figures import relative_errors
-from .findings import SCALES, Dissection, Exhibit, Finding, block_errors
+from .findings import Dissection, Exhibit, Finding, block_errors
+from .held import hold, rows_of, scales_of
 from .observe import Observed, embedding_of, ends, matrix_of, observe
 from .reference import Reference
 from .subject import Subject
@@ -36,8 +36,6 @@ Track = Callable[[Sequence[Any], str], Iterable[Any]]
 
 # Of inner tensors at once; decides how many layers are looked at together.
 _OBSERVED_BYTES = 2 << 30
-_COARSENESS = "times what the channels' largest numbers need, in the middle"
-_FEWEST_ROWS = 64  # of fewer, the largest number tells nothing of what a channel may reach
 
 
 def dissect(
@@ -72,28 +70,6 @@ def dissect(
                 walk.through(number, layer)
         walk.end()
     return walk.dissection
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Held:
-    """Keys or values of one layer, for all positions."""
-
-    exact: np.ndarray  # (G, T, D) float32, rope applied
-    read: np.ndarray  # the same as the cache gives them back: rounded where it has 8 bits
-    unturned: np.ndarray  # those, before rope: (T, G * D)
-    scales: np.ndarray | None  # of 8 bits, broadcasting to ``exact``; None: held in float
-
-    def errors(self, found: np.ndarray, positions: slice) -> np.ndarray:
-        """How far rows (G, L, D) are from what they should be: (G, L).
-
-        Relative to their lengths; in 8 bits, the steps beyond the half that rounding allows,
-        where a number is not clipped.
-        """
-        if self.scales is None:
-            return relative_errors(self.read[:, positions], found)
-        exact = np.clip(self.exact, -128 * self.scales, 127 * self.scales)[:, positions]
-        steps = np.abs(found - exact) / self.scales
-        return np.asarray(np.maximum(steps.max(axis=-1) - 0.5, 0))
 
 
 class _Walk:
@@ -208,12 +184,30 @@ class _Walk:
                 inputs = {"x": normed, "matrix": matrix}
                 self._multiplied(number, role, linears[role], inputs, made)
             query, key, value = (self.seen.result(linears[role]) for role in weights)
-        held = self._hold(number, key, value)
+        held = hold(
+            number,
+            key,
+            value,
+            head_dim=c.head_dim,
+            rope=self.reference.rope,
+            scales=self.subject.graph.cache_scales,
+        )
+        if self.subject.manifest is not None:  # others may have one scale for all
+            self._show(scales_of(number, held, self.tolerance))
         inputs = {"query": query, "key": held[0].unturned, "value": held[1].unturned}
         attended, _ = operators.attend(
             **inputs, config=c, rope=self.reference.rope, window=c.sliding_window
         )
-        self._cache(number, held, {"query": query, "key": key, "value": value})
+        self._show(
+            rows_of(
+                number,
+                held,
+                self.seen.caches,
+                layout=self.subject.layout,
+                tolerance=self.tolerance,
+                inputs={"query": query, "key": key, "value": value},
+            )
+        )
         found = self.seen.source(linears["output"])
         bound = self.tolerance.attention_error
         self._operator(number, "attention", inputs, found, attended, bound=bound)
@@ -351,82 +345,6 @@ class _Walk:
         )
         self._add(finding, inputs, found, expected)
 
-    def _hold(self, number: int, key: np.ndarray, value: np.ndarray) -> tuple[Held, Held]:
-        """Keys and values (T, G * D), before rope, as the cache is to hold them."""
-        rope, scales = self.reference.rope, self.subject.graph.cache_scales
-        keys, values = (operators.split_heads(x, self.config.head_dim) for x in (key, value))
-        held = []
-        for kind, rows in (("key", operators.turn(keys, rope)), ("value", values)):
-            scale = scales.get(past(number, kind))
-            read = rows if scale is None else operators.in_bytes(rows, scale)
-            plain = {"key": key, "value": value}[kind]
-            if scale is not None:
-                unturned = operators.turn(read, rope, back=True) if kind == "key" else read
-                plain = unturned.swapaxes(0, 1).reshape(plain.shape)
-            is_ours = self.subject.manifest is not None  # others may have one scale for all
-            if scale is not None and is_ours and rows.shape[1] >= _FEWEST_ROWS:
-                self._scales(number, kind, rows, scale)
-            held.append(Held(exact=rows, read=read, unturned=plain, scales=scale))
-        return held[0], held[1]
-
-    def _scales(self, number: int, kind: str, rows: np.ndarray, scales: np.ndarray) -> None:
-        """Hold the scales of a cache in 8 bits against those that fit the rows best."""
-        largest = np.abs(rows).max(axis=1, keepdims=True)
-        best = np.maximum(largest / 127, np.finfo(np.float32).tiny)
-        clipped = (rows > 127.5 * scales) | (rows < -128.5 * scales)
-        for error, bound, detail in (
-            (np.median(scales / best), self.tolerance.cache_coarseness, _COARSENESS),
-            (clipped.mean(), self.tolerance.cache_clipped, "share of numbers that are clipped"),
-        ):
-            finding = Finding(
-                layer=number,
-                name=f"{kind} {SCALES}",
-                kind="rows",
-                error=float(error),
-                bound=bound,
-                position=None,
-                detail=detail,
-            )
-            self._add(finding, {"rows": rows}, np.broadcast_to(scales, best.shape), best)
-
-    def _cache(self, number: int, held: tuple[Held, Held], inputs: dict[str, np.ndarray]) -> None:
-        """Rope by the rows before anything is evicted; the cache by all, after each piece."""
-        layout = self.subject.layout
-        early = [stage for stage in self.seen.caches if layout.first(stage[0]) == 0]
-        late = [stage for stage in self.seen.caches if layout.first(stage[0]) > 0]
-        for name, index, stages in (
-            ("rope", 0, early),
-            ("cached keys", 0, late),
-            ("cached values", 1, early + late),
-        ):
-            worst: tuple[float, int, int] | None = None
-            rows = expected = held[index].read
-            for total, cache in stages:
-                first = layout.first(total)
-                errors = held[index].errors(cache[number][index], slice(first, total))
-                errors = np.nan_to_num(errors, nan=np.inf).max(axis=0)
-                if worst is None or errors.max() > worst[0]:
-                    worst = float(errors.max()), first + int(errors.argmax()), total
-                    rows = cache[number][index]
-            if worst is None:
-                continue
-            finding = Finding(
-                layer=number,
-                name=name,
-                kind="operators" if name == "rope" else "rows",
-                error=worst[0],
-                bound=(
-                    self.tolerance.float_error
-                    if held[index].scales is None
-                    else self.tolerance.cache_step_error
-                ),
-                position=worst[1],
-                detail=f"after {worst[2]} tokens",
-            )
-            scales = held[index].scales
-            told = {"tokens": np.array(worst[2]), **({} if scales is None else {SCALES: scales})}
-            self._add(finding, {**inputs, **told}, rows, expected)
-
     def _add(
         self,
         finding: Finding,
@@ -434,11 +352,13 @@ class _Walk:
         found: np.ndarray,
         expected: np.ndarray,
     ) -> None:
-        self.dissection.findings.append(finding)
-        if finding.is_broken and self.dissection.culprit is None:
-            self.dissection.culprit = Exhibit(
-                finding=finding, inputs=inputs, found=found, expected=expected
-            )
+        self._show([Exhibit(finding=finding, inputs=inputs, found=found, expected=expected)])
+
+    def _show(self, exhibits: Iterable[Exhibit]) -> None:
+        for exhibit in exhibits:
+            self.dissection.findings.append(exhibit.finding)
+            if exhibit.finding.is_broken and self.dissection.culprit is None:
+                self.dissection.culprit = exhibit
 
 
 _OF_MLP = {"gate", "up", "down"}
