@@ -155,7 +155,7 @@ def _row(one: dict[str, Any]) -> list[str]:
     names = [one["ours"], one["theirs"], one["what"]]
     asked = "" if floor is None else f">= {floor:g}"
     if ratio is None:
-        return [*names, one["why"], "", asked, ""]
+        return [*names, one["why"], "", asked, "", ""]
     met = {True: "met", False: "**not met**", None: ""}[one["met"]]
     return [
         *names,
@@ -163,6 +163,7 @@ def _row(one: dict[str, Any]) -> list[str]:
         f"{ratio['low']:.2f} to {ratio['high']:.2f}",
         asked,
         met,
+        ", ".join(f"{way} {each['median']:.2f}" for way, each in one["by_way"].items() if way),
     ]
 
 
