@@ -86,7 +86,9 @@ _BY_BITS = {32: _FP32, 8: _INT8, 4: _INT4}
 def _with_int8_cache(bounds: Tolerance) -> Tolerance:
     """The same where keys and values are rounded to 8 bits, by scales known beforehand.
 
-    Rounding adds to what the weights' costs. A row that is small beside its channels' largest may
+    Rounding adds to what the weights' costs: 1e-3 nats is what we allow, on text of the kind that
+    the model knows (1.4e-4 and 5.8e-4 on the trained models in float32, with 0.9 % and 1.2 % of
+    tops). A row that is small beside its channels' largest may
     be off by much of itself, so that only the median of rows is bounded on whole sequences. The
     rows themselves are held to half a step, one by one. Where a number lies halfway between two
     steps, rope's own rounding decides: attention may read the other.
@@ -94,8 +96,8 @@ def _with_int8_cache(bounds: Tolerance) -> Tolerance:
     return dataclasses.replace(
         bounds,
         max_logit_difference=None,
-        mean_kl=bounds.mean_kl + 2e-3,
-        same_top=bounds.same_top - 0.05,
+        mean_kl=bounds.mean_kl + 1e-3,
+        same_top=bounds.same_top - 0.02,
         greedy_is_identical=False,
         random=max(bounds.random, 2.0),
         cache_error=None,
