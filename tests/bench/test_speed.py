@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +140,18 @@ def test_plots_are_the_same_bytes_each_time(tmp_path: Path) -> None:
     for path in paths:
         speed_table.plot_lines([line, line], path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_what_the_driver_costs_leaves_out_the_graph_s_run(
+    embedded_artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session.load(embedded_artifact("int8-ort"), threads=1)
+    job = {"tokens": speed.token_ids(2048, 64), "prompt": 4, "steps": 4}
+    graph, run = session._graph, session._graph.run_with_iobinding
+    monkeypatch.setattr(
+        graph, "run_with_iobinding", lambda binding: (run(binding), time.sleep(0.02))
+    )
+    found = session_speed._driver(session, job)
+    assert session._graph is graph
+    assert 0 < found["driver"] < 0.01
+    assert found["driver's share"] < 0.5
