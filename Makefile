@@ -12,7 +12,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: help dev export run validate inspect card parity faults synthetic interop reduced web bench-export \
-  bench-others bench-peers bench-web bench bench-flat performance test lint types clean
+  bench-others bench-peers bench-web bench bench-flat bench-kernels performance test lint types clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -93,6 +93,11 @@ bench-flat: $(READY)  ## MODEL= QUANT= TOKENS=: does a long sequence cost what a
 	@mkdir -p '$(MEASURED)'
 	@$(BIN)/python -m tramontane.bench.flat '$(MODEL)' --quant '$(QUANT)' \
 	  --out '$(MEASURED)/flat.json' --plot '$(MEASURED)/flat.svg' $(if $(TOKENS),--tokens '$(TOKENS)')
+
+bench-kernels: $(READY)  ## ROUNDS= THREADS=: each kernel that a step could be made of, alone, beside the machine's limits
+	@mkdir -p '$(MEASURED)'
+	@$(BIN)/python -m tramontane.bench.kernels --out '$(MEASURED)/kernels.json' \
+	  $(if $(ROUNDS),--rounds '$(ROUNDS)') $(if $(THREADS),--threads '$(THREADS)')
 
 performance: $(READY)  ## write docs/performance.md, and its plots, from what the benches measured
 	@$(BIN)/python -m tramontane.bench.page '$(MEASURED)' --out docs/performance.md

@@ -17,25 +17,28 @@ from ..sizes import format_bytes
 from .flat import MOST_GROWTH, MOST_SLOWER
 
 _TEMPLATE = Path(__file__).with_name("performance.md.jinja")
-SPEED, PEERS, FLAT = "speed-*.json", "peers-*.json", "flat.json"
+SPEED, PEERS, FLAT, KERNELS = "speed-*.json", "peers-*.json", "flat.json", "kernels.json"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Read a folder of measurements, write the page and its pictures."""
     parser = argparse.ArgumentParser(prog="python -m tramontane.bench.page", description=__doc__)
-    parser.add_argument("folder", type=Path, help=f"holds {SPEED}, {PEERS} and {FLAT}")
+    parser.add_argument("folder", type=Path, help=f"holds {SPEED}, {PEERS}, {FLAT} and {KERNELS}")
     parser.add_argument("--out", type=Path, required=True, help="the page, Markdown")
     args = parser.parse_args(argv)
     speeds = [_read(path) for path in sorted(args.folder.glob(SPEED))]
     peers = [_read(path) for path in sorted(args.folder.glob(PEERS))]
-    flat = _read(args.folder / FLAT) if (args.folder / FLAT).is_file() else None
-    if not (speeds or peers or flat):
+    flat, kernels = (
+        _read(args.folder / name) if (args.folder / name).is_file() else None
+        for name in (FLAT, KERNELS)
+    )
+    if not (speeds or peers or flat or kernels):
         raise ContractError(
-            f"{args.folder}: no {SPEED}, {PEERS} or {FLAT}; expected what make bench, make "
-            "bench-peers or make bench-flat write"
+            f"{args.folder}: no {SPEED}, {PEERS}, {FLAT} or {KERNELS}; expected what make bench, "
+            "make bench-peers, make bench-flat or make bench-kernels write"
         )
     plots = {path.stem: path for path in args.folder.glob("*.svg")}
-    text = render(speeds, peers, flat, folder=args.folder, plots=set(plots))
+    text = render(speeds, peers, flat, kernels, folder=args.folder, plots=set(plots))
     args.out.write_text(text, encoding="utf-8")
     for path in plots.values():
         shutil.copyfile(path, args.out.with_name(path.name))
@@ -47,6 +50,7 @@ def render(
     speeds: Sequence[dict[str, Any]],
     peers: Sequence[dict[str, Any]],
     flat: dict[str, Any] | None,
+    kernels: dict[str, Any] | None,
     *,
     folder: Path,
     plots: set[str],
@@ -57,6 +61,7 @@ def render(
         speeds: reports of ``tramontane bench``.
         peers: lines of ``bench-peers``.
         flat: the line of ``bench.flat``; None where it was not measured.
+        kernels: that of ``bench.kernels``, likewise.
         folder: where they lay.
         plots: names, without suffix, of the pictures that there are.
     """
@@ -64,7 +69,8 @@ def render(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    machines = [one["machine"] for one in (*speeds, *peers, *([flat] if flat else []))]
+    single = [one for one in (flat, kernels) if one]
+    machines = [one["machine"] for one in (*speeds, *peers, *single)]
     whats = list(dict.fromkeys(what for one in speeds for what in one["shares"]))
     prefill, decode = (
         [what.removeprefix(kind) for what in whats if what.startswith(kind)]
@@ -79,7 +85,25 @@ def render(
         decode=decode,
         peer_runs=[_peers(one) for one in peers],
         flat={**_flat(flat), "has_plot": "flat" in plots} if flat else None,
+        kernels=_kernels(kernels) if kernels else None,
     )
+
+
+def _kernels(line: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "rounds": line["rounds"],
+        "read": _spread(line["limits"]["read"], scale=1e9),
+        "multiply": _spread(line["limits"]["multiply"], scale=1e9),
+        "rows": [
+            [
+                one["does"],
+                one["way"],
+                *(f"{one['seconds'][name] * 1e3:.2f}" for name in ("median", "low", "high")),
+                *(f"{one[share]['median']:.0%}" for share in ("of_reading", "of_multiplying")),
+            ]
+            for one in line["kernels"]
+        ],
+    }
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -141,13 +165,32 @@ def _peers(line: dict[str, Any]) -> dict[str, Any]:
         for name, one in line["runtimes"].items()
         for what, why in one["failed"].items()
     ]
+    whats = list(
+        dict.fromkeys(
+            what
+            for one in line["runtimes"].values()
+            for what in one["figures"]
+            if what.startswith(("prefill", "decode"))
+        )
+    )
     notes = [f"{name}: {note}" for name, note in line["notes"].items()]
     return {
         "command": f"make bench-peers MODEL={line['model']}",
         "rounds": line["protocol"]["rounds"],
+        "whats": whats,
+        "speeds": [
+            [name, format_bytes(one["file_bytes"]), *(_speed_of(one, what) for what in whats)]
+            for name, one in line["runtimes"].items()
+        ],
         "rows": [_row(one) for one in line["comparisons"]],
         "notes": [*notes, *failed, *absent],
     }
+
+
+def _speed_of(runtime: dict[str, Any], what: str) -> str:
+    if what not in runtime["figures"]:
+        return "failed" if what in runtime["failed"] else ""
+    return f"{runtime['figures'][what]['median']:.1f}"
 
 
 def _row(one: dict[str, Any]) -> list[str]:

@@ -20,19 +20,25 @@ from ..export.checkpoint import Checkpoint
 from ..export.gguf_writer import write_gguf
 from ..export.progress import say, track
 from ..export.provenance import code_digest, tool_versions
-from ..graphs.recipe import QUANTS
 from ..validate.figures import compare
 from ..validate.reference import Reference
 from ..validate.store import Store
 from . import places
-from .peer_figures import GENAI, LLAMA_CPP, OURS
-from .places import Absent
+from .peer_figures import GENAI, LARGE_BLOCKS, LLAMA_CPP, OURS, SMALL_CACHE
 
 Command = tuple[str | Path, ...]
 RUNNERS = Path(__file__).with_name("runners")
 GGUF_TYPES = ("Q4_0", "Q4_K_M", "Q8_0")
+# Our recipes; int4 also with larger blocks, and with keys and values in 8 bits beside them.
+RECIPES = {
+    "int4": Options(quant="int4", target="ort"),
+    LARGE_BLOCKS: Options(quant="int4", target="ort", block=256),
+    SMALL_CACHE: Options(quant="int4", target="ort", block=256, kv="int8"),
+    "int8": Options(quant="int8", target="ort"),
+    "int8-dynamic": Options(quant="int8-dynamic", target="ort"),
+}
 NAMES = (
-    *(f"{OURS} {quant}" for quant in ("int4", "int8", "int8-dynamic")),
+    *(f"{OURS} {recipe}" for recipe in RECIPES),
     *(f"{LLAMA_CPP} {kind}" for kind in GGUF_TYPES),
     f"{GENAI} int4",
 )
@@ -99,23 +105,17 @@ class Weights:
         runtime, _, kind = name.rpartition(" ")
         return _MAKERS[runtime](self, kind)
 
-    def _artifact(self, quant: str) -> Peer:
-        """Our own export.
-
-        Raises:
-            Absent: this version has no such recipe.
-        """
-        if quant not in QUANTS:
-            raise Absent(f"QUANT={quant} is no recipe of this version")
+    def _artifact(self, recipe: str) -> Peer:
+        """Our own export."""
 
         def make(folder: Path) -> None:
-            options = Options(quant=quant, target="ort")
+            options = RECIPES[recipe]
             export_checkpoint(self.checkpoint.path, folder / "artifact", options, resume=False)
 
-        made = self._made(f"ours-{quant}", (code_digest(), tool_versions()), make)
+        made = self._made(f"ours-{recipe}", (code_digest(), tool_versions()), make)
         artifact = made / "artifact"
         runner = (sys.executable, "-m", "tramontane.bench.session_speed")
-        return _peer(f"{OURS} {quant}", runner, artifact, (artifact / "onnx").iterdir())
+        return _peer(f"{OURS} {recipe}", runner, artifact, (artifact / "onnx").iterdir())
 
     def _gguf(self, kind: str) -> Peer:
         """A GGUF file of one of llama.cpp's types, by its own quantizer.

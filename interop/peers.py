@@ -34,7 +34,7 @@ WARM_UP, STEPS = 4, 32
 def main(argv: list[str] | None = None) -> int:
     """Make each runtime's weights, measure in turns, print tables and one line of JSON."""
     args = _parser().parse_args(argv)
-    names = [name for name in NAMES if not args.only or any(part in name for part in args.only)]
+    names = [name for name in NAMES if not args.only or any(_means(a, name) for a in args.only)]
     if not names or args.rounds < 1:
         raise ContractError(
             f"--only {args.only}, --rounds {args.rounds}: nothing to measure, expected at least "
@@ -82,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("model", type=Path, help="checkpoint")
     parser.add_argument("--work", type=Path, required=True, help="folder for what is made of it")
-    parser.add_argument("--only", nargs="+", metavar="RUNTIME", help="a part of their names")
+    parser.add_argument(
+        "--only", nargs="+", metavar="RUNTIME", help="a name, or a part of several"
+    )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="(%(default)s)")
     parser.add_argument("--threads", type=int, default=physical_cores(), help="(%(default)s)")
     parser.add_argument("--prefill", nargs="*", type=int, default=PREFILL, metavar="TOKENS")
@@ -92,6 +94,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON")
     return parser
+
+
+def _means(asked: str, name: str) -> bool:
+    """Whether a runtime was asked for: by its name, or by a part where that is nobody's name."""
+    return asked == name or (asked not in NAMES and asked in name)
 
 
 def positions(config: MistralConfig) -> list[int]:

@@ -59,7 +59,18 @@ def peers() -> dict[str, Any]:
         "machine": MACHINE,
         "protocol": {"rounds": 3},
         "notes": {"llama.cpp": "knows no window"},
-        "runtimes": {"genai": {"failed": {"decode at 4096": "too few rows"}}},
+        "runtimes": {
+            "ours": {
+                "file_bytes": 10**9,
+                "figures": {"prefill 256": spread(90), "decode at 4096": spread(20)},
+                "failed": {},
+            },
+            "genai": {
+                "file_bytes": 2 * 10**9,
+                "figures": {"prefill 256": spread(60), "load": spread(1)},
+                "failed": {"decode at 4096": "too few rows"},
+            },
+        },
         "absent": {"other": "cannot be installed"},
         "comparisons": [
             {**both, "what": "prefill 256", "ratio": spread(1.3), "floor": 1.25, "met": True},
@@ -92,6 +103,23 @@ def flat() -> dict[str, Any]:
     }
 
 
+def kernels() -> dict[str, Any]:
+    return {
+        "machine": MACHINE,
+        "rounds": 9,
+        "limits": {"read": spread(30e9), "multiply": spread(400e9)},
+        "kernels": [
+            {
+                "does": "attention",
+                "way": "at once",
+                "seconds": spread(2e-3),
+                "of_reading": spread(0.41),
+                "of_multiplying": spread(0.03),
+            }
+        ],
+    }
+
+
 def written(tmp_path: Path, **lines: Any) -> str:
     measured = tmp_path / "measured"
     measured.mkdir(exist_ok=True)
@@ -103,7 +131,7 @@ def written(tmp_path: Path, **lines: Any) -> str:
 
 
 def test_every_figure_on_the_page_is_one_that_was_measured(tmp_path: Path) -> None:
-    text = written(tmp_path, speed_m=speed(), peers_m=peers(), flat=flat())
+    text = written(tmp_path, speed_m=speed(), peers_m=peers(), flat=flat(), kernels=kernels())
     assert "| m-int4-ort | 1.00 GB | 1.5 | 0.25 | 100.0 (40%) | 30.0 (90%) | 50 us, 0.2% |" in text
     assert (
         "| m-int4-ort | 30.0 (15.0 to 60.0) | 400.0 (200.0 to 800.0) | 900.00 MB | 1.20 |" in text
@@ -111,6 +139,7 @@ def test_every_figure_on_the_page_is_one_that_was_measured(tmp_path: Path) -> No
     assert "| 1.30 | 0.65 to 2.60 | >= 1.25 | met | fast 1.30, slow 2.00 |" in text
     assert "| 1.10 | 0.55 to 2.20 | >= 1.15 | **not met** |" in text
     assert "decodes 3000 tokens" in text
+    assert "| attention | at once | 2.00 | 1.00 | 4.00 | 41% | 3% |" in text
     assert "changed by +0.10%" in text
     assert "took +1.0% of their time more (102 us and 103 us)" in text
 
@@ -118,8 +147,10 @@ def test_every_figure_on_the_page_is_one_that_was_measured(tmp_path: Path) -> No
 def test_what_failed_or_was_absent_is_named(tmp_path: Path) -> None:
     text = written(tmp_path, peers_m=peers())
     assert "Failed: genai, decode at 4096: too few rows." in text
+    assert "| ours | 1.00 GB | 90.0 | 20.0 |" in text
+    assert "| genai | 2.00 GB | 60.0 | failed |" in text
     assert "Absent: other: cannot be installed." in text
-    assert text.count("Not measured.") == 2
+    assert text.count("Not measured.") == 3
 
 
 def test_pictures_are_shown_and_copied_beside_the_page(tmp_path: Path) -> None:

@@ -1,0 +1,110 @@
+"""How fast is each kernel alone, and do all ways to attend compute one thing?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tramontane.bench import kernel_graphs, kernels, limits
+from tramontane.bench.kernel_graphs import Kernel
+from tramontane.errors import ContractError
+
+SMALL = {
+    "WINDOW": 48,
+    "SLACK": 16,
+    "HEADS": 4,
+    "KEY_VALUE_HEADS": 2,
+    "HEAD_SIZE": 16,
+    "IN": 256,
+    "OUT": 64,
+    "ROWS": 8,
+    "COPIES": 2,
+}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels of another shape, and limits that take no time."""
+    for name, size in SMALL.items():
+        monkeypatch.setattr(kernel_graphs, name, size)
+    monkeypatch.setattr(kernels, "COPIES", SMALL["COPIES"])
+    monkeypatch.setattr(limits, "_BUFFER_BYTES", 1 << 20)
+    monkeypatch.setattr(limits, "_SIZE", 64)
+
+
+@pytest.mark.usefixtures("small")
+def test_every_kernel_is_timed_beside_the_limits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "kernels.json"
+    assert kernels.main(["--rounds", "2", "--threads", "1", "--out", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1] == path.read_text("utf-8").strip()
+    found = json.loads(path.read_text("utf-8"))
+    assert [one["does"] for one in found["kernels"]] == [
+        *["attention, 48 rows"] * 4,
+        *["product, 1 row", "product, 8 rows"] * 4,
+    ]
+    assert len({(one["does"], one["way"]) for one in found["kernels"]}) == 12
+    for one in found["kernels"]:
+        assert one["seconds"]["runs"] == 2
+        assert one["seconds"]["low"] > 0
+        assert one["of_reading"]["median"] > 0
+    assert found["limits"]["read"]["runs"] == 2 * 12
+
+
+def test_shares_are_of_the_limits_of_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = iter((100.0, 50.0))
+    monkeypatch.setattr(kernels, "read_rate", lambda _: next(rates))
+    monkeypatch.setattr(kernels, "multiply_rate", lambda _: 1000.0)
+    monkeypatch.setattr(kernels, "_seconds", lambda _: 0.5 * kernels.COPIES)
+    kernel = Kernel(does="it", way="so", run=dict, read_bytes=25, multiplications=100)
+    (found,), _ = kernels.measure([kernel], rounds=2, threads=1)
+    assert found.seconds.values == (0.5, 0.5)
+    assert found.of_reading.values == (0.5, 1.0)
+    assert found.of_multiplying.values == (0.2, 0.2)
+
+
+@pytest.mark.usefixtures("small")
+def test_the_sizes_are_those_of_what_is_computed() -> None:
+    attention = next(kernel_graphs.attentions(1))
+    assert attention.read_bytes == 2 * 2 * 48 * 16 * 4
+    assert attention.multiplications == 2 * 4 * 48 * 16
+    by_way = {(one.way, one.does): one for one in kernel_graphs.products(1)}
+    four = by_way["MatMulNBits, int4, block 128", "product, 8 rows"]
+    assert four.read_bytes == 64 * 256 // 2 + 64 * 2 * 4
+    assert four.multiplications == 8 * 64 * 256
+
+
+@pytest.mark.usefixtures("small")
+def test_all_ways_in_float_attend_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = {}
+
+    def run(inputs: str, nodes: str, feeds: dict, scales: dict, threads: int) -> object:
+        if scales or "GroupQueryAttention" in nodes:
+            return dict
+        shape = (1, 2, 48, 16)
+        session = kernel_graphs._session(
+            f"{inputs}, float[1, 2, 48, 16] k0, float[1, 2, 48, 16] v0, "
+            "float[1, 2, 48, 16] k1, float[1, 2, 48, 16] v1",
+            nodes,
+            "float[a, b, c, d] y{n}",
+            {},
+            threads,
+        )
+        caches = {name: kernel_graphs._numbers(*shape) for name in ("k0", "v0", "k1", "v1")}
+        outputs[nodes] = session.run(["y1"], {**feeds, **caches})[0]
+        return dict
+
+    monkeypatch.setattr(kernel_graphs, "_over_caches", run)
+    assert len(list(kernel_graphs.attentions(1))) == 4
+    one, other = outputs.values()
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("flag", ["--rounds", "--threads"])
+def test_nothing_to_time_is_refused(flag: str) -> None:
+    with pytest.raises(ContractError, match=f"{flag} 0: expected 1 or more"):
+        kernels.main([flag, "0"])
