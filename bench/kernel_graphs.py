@@ -1,7 +1,7 @@
 """Which kernels could a step, or a prefill, be made of?
 
 In the shape of Mistral-7B's layers: one token's attention over a full window, and the product with
-a matrix of the multilayer perceptron, for one position and for a prompt's.
+a matrix of the multilayer perceptron, and its gate, for one position and for a prompt's.
 """
 
 from __future__ import annotations
@@ -116,28 +116,50 @@ def attentions(threads: int) -> Iterator[Kernel]:
 
 def products(threads: int) -> Iterator[Kernel]:
     """One matrix by one position, and by many: as recipes have it."""
-    generator = np.random.default_rng(0)
-    size = OUT * IN
-    scales: np.ndarray
     for bits, block in ((4, 128), (4, 256), (8, 128)):
-        blocks = IN // block
-        packed = generator.integers(0, 256, (OUT, blocks, block * bits // 8), np.uint8)
-        node = (
-            f"y{{n}} = com.microsoft.MatMulNBits<K = {IN}, N = {OUT}, bits = {bits}, "
-            f"block_size = {block}, accuracy_level = 4>(x, w{{n}}, scales)"
-        )
-        scales = np.full((OUT, blocks), 1e-3, np.float32)
-        read = size * bits // 8 + scales.nbytes
-        yield from _both(
-            f"MatMulNBits, int{bits}, block {block}", node, packed, scales, read, threads
-        )
-    codes = generator.integers(-127, 128, (IN, OUT), np.int8)
-    node = (
+        weights = _in_blocks(OUT, bits=bits, block=block)
+        nodes = f"y{{n}} = {_multiplied(weights, bits=bits, block=block)}(x, w{{n}}, scales)"
+        way = f"MatMulNBits, int{bits}, block {block}"
+        yield from _both("product", way, nodes, weights, IN * OUT, threads)
+    codes = np.random.default_rng(0).integers(-127, 128, (IN, OUT), np.int8)
+    weights = {"w{n}": codes, "scales": np.full((OUT,), 1e-3, np.float32)}
+    nodes = (
         "q{n}, step{n}, zero{n} = DynamicQuantizeLinear(x) y{n} = "
         "com.microsoft.MatMulIntegerToFloat(q{n}, w{n}, step{n}, scales, zero{n})"
     )
-    scales = np.full((OUT,), 1e-3, np.float32)
-    yield from _both("MatMulIntegerToFloat, int8", node, codes, scales, size, threads)
+    yield from _both("product", "MatMulIntegerToFloat, int8", nodes, weights, IN * OUT, threads)
+
+
+def gates(threads: int) -> Iterator[Kernel]:
+    """Gate and up, and their gated product: two matrices, or both packed into one."""
+    two, one = (_in_blocks(rows, bits=4, block=128) for rows in (OUT, 2 * OUT))
+    gated = "a{n} = com.microsoft.QuickGelu<alpha = 1.0>(g{n}) y{n} = Mul(a{n}, u{n})"
+    multiplied = _multiplied(two, bits=4, block=128)
+    nodes = (
+        f"g{{n}} = {multiplied}(x, w{{n}}, scales) "
+        f"u{{n}} = {multiplied}(x, v{{n}}, scales) {gated}"
+    )
+    weights = {**two, "v{n}": two["w{n}"]}
+    yield from _both("gate and up", "two products", nodes, weights, 2 * IN * OUT, threads)
+    nodes = (
+        f"b{{n}} = {_multiplied(one, bits=4, block=128)}(x, w{{n}}, scales) "
+        f"g{{n}}, u{{n}} = Split<axis = 1, num_outputs = 2>(b{{n}}) {gated}"
+    )
+    yield from _both("gate and up", "one product, Split", nodes, one, 2 * IN * OUT, threads)
+
+
+def _in_blocks(rows: int, *, bits: int, block: int) -> Arrays:
+    """Codes and scales of a matrix (rows, IN), for MatMulNBits."""
+    blocks = IN // block
+    codes = np.random.default_rng(0).integers(0, 256, (rows, blocks, block * bits // 8), np.uint8)
+    return {"w{n}": codes, "scales": np.full((rows, blocks), 1e-3, np.float32)}
+
+
+def _multiplied(weights: Arrays, *, bits: int, block: int) -> str:
+    return (
+        f"com.microsoft.MatMulNBits<K = {IN}, N = {len(weights['scales'])}, bits = {bits}, "
+        f"block_size = {block}, accuracy_level = 4>"
+    )
 
 
 def _over_caches(
@@ -186,20 +208,24 @@ def _over_caches(
 
 
 def _both(
-    way: str, node: str, weight: np.ndarray, scales: np.ndarray, read_bytes: int, threads: int
+    does: str, way: str, nodes: str, weights: Arrays, multiplications: int, threads: int
 ) -> Iterator[Kernel]:
-    """One way to multiply, for one position and for a prompt's."""
-    weights = {f"w{n}": weight for n in range(COPIES)} | {"scales": scales}
+    """One way to multiply, for one position and for a prompt's; of weights {n} has copies."""
     inputs, outputs = f"float[rows, {IN}] x", f"float[rows, {OUT}] y{{n}}"
-    session = _session(inputs, node, outputs, weights, threads)
+    copies = {
+        name.replace("{n}", str(n)): array
+        for name, array in weights.items()
+        for n in range(COPIES)
+    }
+    session = _session(inputs, nodes, outputs, copies, threads)
     for rows in (1, ROWS):
         feeds = {"x": _numbers(rows, IN)}
         yield Kernel(
-            does=f"product, {rows} row{'s' if rows > 1 else ''}",
+            does=f"{does}, {rows} row{'s' if rows > 1 else ''}",
             way=way,
             run=lambda feeds=feeds: session.run(None, feeds),  # type: ignore[misc]
-            read_bytes=read_bytes,
-            multiplications=rows * IN * OUT,
+            read_bytes=sum(array.nbytes for array in weights.values()),
+            multiplications=rows * multiplications,
         )
 
 

@@ -55,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     for flag, given in (("--rounds", args.rounds), ("--threads", args.threads)):
         if given < 1:
             raise ContractError(f"{flag} {given}: expected 1 or more")
-    kernels = [*kernel_graphs.attentions(args.threads), *kernel_graphs.products(args.threads)]
+    kinds = (kernel_graphs.attentions, kernel_graphs.products, kernel_graphs.gates)
+    kernels = [kernel for kind in kinds for kernel in kind(args.threads)]
     found, limits = measure(kernels, rounds=args.rounds, threads=args.threads)
     table = Table("what", "way", "ms", "lowest to highest", "of reading", "of multiplying")
     for one in found:

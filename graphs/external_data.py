@@ -1,7 +1,8 @@
 """Where in which file does each weight lie?
 
 Known before any weight is: sizes follow from shapes and types. Weights lie in the order in which
-the graph reads them, each at a multiple of ``ALIGNMENT_BYTES``.
+the graph reads them, each at a multiple of ``ALIGNMENT_BYTES``. Weights of whole pages, as all of
+Mistral-7B's are, so lie at pages without a byte between them.
 """
 
 from __future__ import annotations

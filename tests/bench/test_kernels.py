@@ -46,13 +46,14 @@ def test_every_kernel_is_timed_beside_the_limits(
     assert [one["does"] for one in found["kernels"]] == [
         *["attention, 48 rows"] * 4,
         *["product, 1 row", "product, 8 rows"] * 4,
+        *["gate and up, 1 row", "gate and up, 8 rows"] * 2,
     ]
-    assert len({(one["does"], one["way"]) for one in found["kernels"]}) == 12
+    assert len({(one["does"], one["way"]) for one in found["kernels"]}) == 16
     for one in found["kernels"]:
         assert one["seconds"]["runs"] == 2
         assert one["seconds"]["low"] > 0
         assert one["of_reading"]["median"] > 0
-    assert found["limits"]["read"]["runs"] == 2 * 12
+    assert found["limits"]["read"]["runs"] == 2 * 16
 
 
 def test_shares_are_of_the_limits_of_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,6 +103,33 @@ def test_all_ways_in_float_attend_alike(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(list(kernel_graphs.attentions(1))) == 4
     one, other = outputs.values()
     np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.usefixtures("small")
+def test_both_ways_of_gate_and_up_compute_one_thing(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    codes = np.random.default_rng(0).integers(0, 256, (2 * 64, 2, 64), np.uint8)
+    scales = np.full((2 * 64, 2), 1e-3, np.float32)
+
+    def both(does: str, way: str, nodes: str, weights: dict, size: int, threads: int) -> list:
+        filled = {"w{n}": codes, "scales": scales}
+        if "v{n}" in weights:
+            filled = {"w{n}": codes[:64], "v{n}": codes[64:], "scales": scales[:64]}
+        assert {name: array.shape for name, array in filled.items()} == {
+            name: array.shape for name, array in weights.items()
+        }
+        names = {
+            name.replace("{n}", n): array for name, array in filled.items() for n in ("0", "1")
+        }
+        session = kernel_graphs._session(
+            "float[rows, 256] x", nodes, "float[rows, 64] y{n}", names, threads
+        )
+        found.append(session.run(["y1"], {"x": kernel_graphs._numbers(3, 256)})[0])
+        return []
+
+    monkeypatch.setattr(kernel_graphs, "_both", both)
+    assert not list(kernel_graphs.gates(1))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
 
 
 @pytest.mark.parametrize("flag", ["--rounds", "--threads"])

@@ -18,11 +18,11 @@ from tramontane.export.config import MistralConfig, geometry_of
 from tramontane.export.geometries import GEOMETRIES, find_geometry, shorten
 from tramontane.export.layouts import read_config
 from tramontane.export.naming import parameters
-from tramontane.export.plan import plan
+from tramontane.export.plan import _file_sizes, plan
 from tramontane.export.trace import trace
 from tramontane.graphs import external_data, pipeline
 from tramontane.graphs.calibration import Calibration, LayerMaxima
-from tramontane.graphs.recipe import QUANTS, TARGETS, is_smoothed, quants_for
+from tramontane.graphs.recipe import DEFAULT_BLOCK, QUANTS, TARGETS, is_smoothed, quants_for
 
 # Of the embedded model some weights are small enough to stay in the graph's own file.
 SHORTENED = [
@@ -116,6 +116,13 @@ def test_memory_adds_up_and_other_recipes_are_those_of_their_own_plans() -> None
         )
         others = {q: other.resident_bytes for q, other in plans.items() if q != quant}
         assert memory.other_quants == others
+
+
+@pytest.mark.parametrize("quant", QUANTS)
+def test_every_weight_of_mistral_7b_is_of_whole_pages(quant: str) -> None:
+    sizes = list(_file_sizes(GEOMETRIES["mistral-7b-v0.1"], quant, "ort", DEFAULT_BLOCK))
+    assert len(sizes) > 9 * 32
+    assert {size % 4096 for size in sizes} == {0}
 
 
 def test_other_recipes_are_those_that_the_target_has() -> None:

@@ -48,6 +48,16 @@ def test_weights_lie_aligned_in_the_order_in_which_they_are_read(three_layers: C
     assert sizes(found) == {DATA_FILE: 3328 + 1680}
 
 
+def test_weights_of_whole_pages_lie_at_pages(build: Callable, normal: Callable) -> None:
+    text = """(float[b,32] x) => (float[b,32] y) <float[32,32] v, float[32,64] w, float[64,32] u> {
+        a = MatMul(x, v)
+        c = MatMul(a, w)
+        y = MatMul(c, u)
+    }"""
+    found = places(build(text, v=normal(32, 32), w=normal(32, 64), u=normal(64, 32)).graph)
+    assert [place.offset for place in found] == [0, 4096, 3 * 4096]
+
+
 def test_order_is_that_of_the_nodes_and_not_of_registration(
     build: Callable, normal: Callable
 ) -> None:
