@@ -12,7 +12,8 @@ The head and the embedding are packed as ``PackForOrt`` does: what they lose rea
 undiluted, and prefill multiplies by the head once.
 
 Codes have a sign: that is where processors with VNNI (and onnxruntime's kernels for them) take
-half the time. AVX2 without VNNI saturates such products.
+half the time. AVX2 without VNNI saturates such products, unless the session is told not to
+(``runtime/exact.py``).
 Source: onnxruntime, docs/ContribOperators.md, com.microsoft.MatMulIntegerToFloat.
 """
 

@@ -1,7 +1,7 @@
 """How does an aarch64 Python run on this machine?
 
 The distribution's packages for arm64 and the driver's wheels, unpacked below the user's cache and
-run by qemu. Nothing is installed, so no right to install is needed.
+run by qemu.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from ..export.progress import say
-from . import places
+from . import debian, places, qemu
 
-_QEMU = "qemu-aarch64-static"
 _PACKAGES = ("python3", "libstdc++6", "libgomp1")  # wheels bring no C++ runtime
 _WHEELS = ("numpy", "onnxruntime", "sentencepiece")
 _PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64")
@@ -63,7 +61,7 @@ def python(processor: Processor = DOT_PRODUCT) -> list[str]:
         places.Absent: the packages, the wheels or qemu cannot be had.
     """
     folder = places.home() / "arm64"
-    made_of = [_PACKAGES, wheels(), PROCESSORS, os.cpu_count(), shutil.which(_QEMU)]
+    made_of = [_PACKAGES, wheels(), PROCESSORS, os.cpu_count()]
     with places.alone(folder):
         if not places.is_ready(folder, made_of):
             say("unpacking an aarch64 Python")
@@ -80,7 +78,7 @@ def python(processor: Processor = DOT_PRODUCT) -> list[str]:
     return [
         "env",
         *(f"{name}={value}" for name, value in variables.items()),
-        shutil.which(_QEMU) or str(folder / "qemu" / "usr" / "bin" / _QEMU),
+        qemu.program("qemu-aarch64-static"),
         *("-cpu", processor.qemu, "-L", str(root), str(_python_in(root))),
     ]
 
@@ -131,16 +129,10 @@ def _make(folder: Path) -> None:
     Raises:
         places.Absent: something cannot be had.
     """
-    host = places.run(["dpkg", "--print-architecture"]).strip()
     with tempfile.TemporaryDirectory() as scratch:
-        lists = Path(scratch)
-        places.run(["apt-get", "update", *_apt_options(lists, "arm64", host)])
-        _unpack(_PACKAGES, _apt_options(lists, "arm64", host), lists, folder)
-        if shutil.which(_QEMU) is None:
-            options = _apt_options(lists, host, "arm64")
-            _unpack(("qemu-user-static",), options, lists, folder / "qemu")
-            for other in (folder / "qemu" / "usr" / "bin").glob("qemu-[!a]*"):
-                other.unlink()  # ten megabytes for each of thirty processors
+        options = debian.apt_options(Path(scratch), "arm64", debian.host())
+        places.run(["apt-get", "update", *options])
+        debian.unpack(_PACKAGES, options, Path(scratch), folder)
     if not (folder / "lib").exists():  # where packages put all below /usr, /lib is a link
         (folder / "lib").symlink_to("usr/lib")
     for processor in PROCESSORS:
@@ -158,37 +150,6 @@ def _make(folder: Path) -> None:
             *wheels(),
         ]
     )
-
-
-def _apt_options(scratch: Path, *architectures: str) -> list[str]:
-    """Options for lists and downloads of its own, and for a system that holds nothing yet.
-
-    Args:
-        scratch: where they are kept.
-        architectures: to know of; packages are of the first.
-    """
-    (scratch / "status").touch()
-    for partial in ("state/lists/partial", "cache/archives/partial"):
-        (scratch / partial).mkdir(parents=True, exist_ok=True)
-    settings = [
-        f"Dir::State={scratch / 'state'}",
-        f"Dir::State::status={scratch / 'status'}",
-        f"Dir::Cache={scratch / 'cache'}",
-        f"APT::Architecture={architectures[0]}",
-        *(f"APT::Architectures::={name}" for name in architectures),
-        "APT::Sandbox::User=root",  # the one it would change to cannot write here
-        "APT::Install-Recommends=false",
-    ]
-    return ["--yes", *(word for setting in settings for word in ("-o", setting))]
-
-
-def _unpack(packages: Sequence[str], options: list[str], scratch: Path, folder: Path) -> None:
-    """Unpack packages and all that they depend on, without running anything of theirs."""
-    places.run(["apt-get", "install", *packages, "--download-only", *options])
-    folder.mkdir(parents=True, exist_ok=True)
-    for package in sorted((scratch / "cache" / "archives").glob("*.deb")):
-        places.run(["dpkg", "-x", package, folder])
-        package.unlink()
 
 
 def _python_in(folder: Path) -> Path:

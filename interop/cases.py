@@ -54,6 +54,7 @@ def cases(model: Path, shared: Path | None) -> Iterator[Case]:
         ("fp32", "ort", "windowed", None),
         ("int8", "ort", "windowed", None),
         ("int4", "ort", "windowed", None),
+        ("int8-dynamic", "ort", "windowed", None),
         ("int8", "web", "windowed", _SHARD_BYTES),
         ("fp32", "portable", "windowed", None),
         ("fp32", "ort", "growing", None),

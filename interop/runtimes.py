@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..runtime import bare
 from ..validate.tolerance import FEWEST_POSITIONS
-from . import arm64, browser, places, web_server
+from . import arm64, browser, places, qemu, web_server
 from .cases import NEW_TOKENS, NUM_SCORED, Case
 
 _RUNNERS = Path(__file__).with_name("runners")
@@ -163,5 +163,12 @@ OTHERS = (
         rounds_like=None,
         new_tokens=16,
         takes=lambda case: _is_plain(case) and case.options.quant != "fp32",  # where it matters
+    ),
+    Runtime(
+        name="tramontane, x86 without VNNI",
+        start=lambda job: [*qemu.python_without_vnni(), str(_RUNNERS / "driver.py"), job],
+        rounds_like=None,
+        new_tokens=16,
+        takes=lambda case: _is_plain(case) and case.options.quant != "fp32",
     ),
 )

@@ -11,6 +11,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read while onnxruntime is
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from .exact import saturates
+
 __all__ = ["open_graph", "ort", "physical_cores"]
 
 _SPIN_US = 1000  # how long threads wait busily between operators: not after a run
@@ -46,6 +48,8 @@ def open_graph(
     # Weights are prepacked one by one, each letting its file's pages go: in parallel, all of them
     # stay resident beside the copies until the last is done.
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_US))
+    if saturates():  # elsewhere it would take twice the time for nothing
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if changed is not None:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(path.resolve().parent)

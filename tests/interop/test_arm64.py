@@ -8,7 +8,7 @@ from pathlib import Path
 
 import filelock
 import pytest
-from tramontane.interop import arm64, places
+from tramontane.interop import arm64, places, qemu
 
 
 @pytest.fixture
@@ -29,6 +29,7 @@ def unpacked(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 (binaries / name).touch()
 
     monkeypatch.setattr(arm64, "_make", make)
+    monkeypatch.setattr(qemu, "program", lambda name: f"/opt/{name}")
     return home / "arm64"
 
 
@@ -69,21 +70,14 @@ def test_a_cache_is_as_large_as_its_sets_and_ways_make_it(tmp_path: Path) -> Non
 
 
 def test_the_command_names_qemu_the_processor_and_the_python_that_was_unpacked(
-    unpacked: Path, monkeypatch: pytest.MonkeyPatch
+    unpacked: Path,
 ) -> None:
-    monkeypatch.setattr(arm64.shutil, "which", lambda _: None)
     root = unpacked / "dot-product"
-    qemu = unpacked / "qemu" / "usr" / "bin" / "qemu-aarch64-static"
     assert arm64.python()[-6:] == [
-        *(str(qemu), "-cpu", "cortex-a76", "-L"),
+        *("/opt/qemu-aarch64-static", "-cpu", "cortex-a76", "-L"),
         *(str(root), str(root / "usr" / "bin" / "python3.13")),
     ]
     assert arm64.python(arm64.NEON)[-4] == "cortex-a72"
-
-
-def test_a_qemu_on_the_path_is_used(unpacked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arm64.shutil, "which", lambda name: f"/opt/{name}")
-    assert "/opt/qemu-aarch64-static" in arm64.python()
 
 
 def test_the_emulated_python_imports_this_package_and_its_own_wheels(unpacked: Path) -> None:
