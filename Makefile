@@ -94,7 +94,7 @@ bench-flat: $(READY)  ## MODEL= QUANT= TOKENS=: does a long sequence cost what a
 	@$(BIN)/python -m tramontane.bench.flat '$(MODEL)' --quant '$(QUANT)' \
 	  --out '$(MEASURED)/flat.json' --plot '$(MEASURED)/flat.svg' $(if $(TOKENS),--tokens '$(TOKENS)')
 
-bench-kernels: $(READY)  ## ROUNDS= THREADS=: each kernel that a step could be made of, alone, beside the machine's limits
+bench-kernels: $(READY)  ## ROUNDS= THREADS=: kernels that a step could be made of, alone, beside the machine's limits
 	@mkdir -p '$(MEASURED)'
 	@$(BIN)/python -m tramontane.bench.kernels --out '$(MEASURED)/kernels.json' \
 	  $(if $(ROUNDS),--rounds '$(ROUNDS)') $(if $(THREADS),--threads '$(THREADS)')
