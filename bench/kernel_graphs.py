@@ -6,6 +6,7 @@ a matrix of the multilayer perceptron, and its gate, for one position and for a 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,7 +224,7 @@ def _both(
         yield Kernel(
             does=f"{does}, {rows} row{'s' if rows > 1 else ''}",
             way=way,
-            run=lambda feeds=feeds: session.run(None, feeds),  # type: ignore[misc]
+            run=functools.partial(session.run, None, feeds),
             read_bytes=sum(array.nbytes for array in weights.values()),
             multiplications=rows * multiplications,
         )

@@ -9,14 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from ..export.progress import say
 from . import debian, places, qemu
 
 _PACKAGES = ("python3", "libstdc++6", "libgomp1")  # wheels bring no C++ runtime
@@ -60,14 +58,9 @@ def python(processor: Processor = DOT_PRODUCT) -> list[str]:
     Raises:
         places.Absent: the packages, the wheels or qemu cannot be had.
     """
-    folder = places.home() / "arm64"
     made_of = [_PACKAGES, wheels(), PROCESSORS, os.cpu_count()]
-    with places.alone(folder):
-        if not places.is_ready(folder, made_of):
-            say("unpacking an aarch64 Python")
-            shutil.rmtree(folder, ignore_errors=True)
-            _make(folder)
-            places.mark_ready(folder, made_of)
+    folder = places.home() / "arm64"
+    places.made(folder, made_of, _make, saying="unpacking an aarch64 Python")
     root = folder / processor.name
     variables = {
         "PYTHONPATH": f"{_link_package(folder)}:{folder / 'site'}",

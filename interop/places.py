@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import filelock
@@ -130,6 +130,24 @@ def node_with(name: str, packages: Sequence[str]) -> Path:
         quiet = ("--no-audit", "--no-fund", "--ignore-scripts")
         run(["npm", "install", *quiet, *packages], cwd=folder)
         mark_ready(folder, packages)
+    return folder
+
+
+def made(folder: Path, made_of: object, make: Callable[[Path], None], *, saying: str) -> Path:
+    """A folder that is made once, and anew when it would become another.
+
+    Args:
+        folder: what is there and was not made whole of just this goes first.
+        made_of: what tells one content from another.
+        make: fills the folder, which it finds absent.
+        saying: what is told of it meanwhile.
+    """
+    with alone(folder):
+        if not is_ready(folder, made_of):
+            say(saying)
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder)
+            mark_ready(folder, made_of)
     return folder
 
 

@@ -7,7 +7,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ..export.progress import say
 from . import debian, places
 
 _PROGRAMS = ("qemu-aarch64-static", "qemu-x86_64-static")
@@ -23,13 +22,7 @@ def program(name: str) -> str:
     assert name in _PROGRAMS
     if (found := shutil.which(name)) is not None:
         return found
-    folder = places.home() / "qemu"
-    with places.alone(folder):
-        if not places.is_ready(folder, _PROGRAMS):
-            say("unpacking qemu")
-            shutil.rmtree(folder, ignore_errors=True)
-            _make(folder)
-            places.mark_ready(folder, _PROGRAMS)
+    folder = places.made(places.home() / "qemu", _PROGRAMS, _make, saying="unpacking qemu")
     return str(folder / "usr" / "bin" / name)
 
 
