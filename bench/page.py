@@ -175,7 +175,15 @@ def _peers(line: dict[str, Any]) -> dict[str, Any]:
     )
     notes = [f"{name}: {note}" for name, note in line["notes"].items()]
     return {
-        "command": f"make bench-peers MODEL={line['model']}",
+        "command": " ".join(
+            (
+                f"make bench-peers MODEL={line['model']}",
+                *(
+                    f'{kind.upper()}="{" ".join(map(str, line["protocol"][kind]))}"'
+                    for kind in ("prefill", "decode")
+                ),
+            )
+        ),
         "rounds": line["protocol"]["rounds"],
         "whats": whats,
         "speeds": [

@@ -57,7 +57,7 @@ def peers() -> dict[str, Any]:
     return {
         "model": "m",
         "machine": MACHINE,
-        "protocol": {"rounds": 3},
+        "protocol": {"rounds": 3, "prefill": [256], "decode": [16, 4096]},
         "notes": {"llama.cpp": "knows no window"},
         "runtimes": {
             "ours": {
@@ -147,6 +147,7 @@ def test_every_figure_on_the_page_is_one_that_was_measured(tmp_path: Path) -> No
 def test_what_failed_or_was_absent_is_named(tmp_path: Path) -> None:
     text = written(tmp_path, peers_m=peers())
     assert "Failed: genai, decode at 4096: too few rows." in text
+    assert '`make bench-peers MODEL=m PREFILL="256" DECODE="16 4096"`, 3 rounds' in text
     assert "| ours | 1.00 GB | 90.0 | 20.0 |" in text
     assert "| genai | 2.00 GB | 60.0 | failed |" in text
     assert "Absent: other: cannot be installed." in text
