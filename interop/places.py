@@ -77,6 +77,10 @@ def run(
     return output
 
 
+def _python_in(folder: Path) -> Path:
+    return folder / "bin" / "python"
+
+
 def _end(process: subprocess.Popen[str]) -> None:
     """End a command and what it started.
 
@@ -96,18 +100,14 @@ def python_with(name: str, *steps: Sequence[str]) -> Path:
     Raises:
         Absent: pip could not install them.
     """
-    folder, made_of = home() / name, (sys.version, steps)
-    python = folder / "bin" / "python"
-    with alone(folder):
-        if is_ready(folder, made_of):
-            return python
-        say(f"installing {name}")
-        shutil.rmtree(folder, ignore_errors=True)
+
+    def make(folder: Path) -> None:
         run([sys.executable, "-m", "venv", folder])
         for requirements in steps:
-            run([python, "-m", "pip", "install", "--quiet", *requirements])
-        mark_ready(folder, made_of)
-    return python
+            run([_python_in(folder), "-m", "pip", "install", "--quiet", *requirements])
+
+    made_of = (sys.version, steps)
+    return _python_in(made(home() / name, made_of, make, saying=f"installing {name}"))
 
 
 def node_with(name: str, packages: Sequence[str]) -> Path:
@@ -116,21 +116,17 @@ def node_with(name: str, packages: Sequence[str]) -> Path:
     Raises:
         Absent: no npm, or it could not install them.
     """
-    folder = home() / name
     for program in ("npm", "node"):
         if shutil.which(program) is None:
             raise Absent(f"{program}: not on PATH")
-    with alone(folder):
-        if is_ready(folder, packages):
-            return folder
-        say(f"installing {name}")
-        shutil.rmtree(folder, ignore_errors=True)
+
+    def make(folder: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "package.json").write_text('{"private": true}\n', encoding="utf-8")
         quiet = ("--no-audit", "--no-fund", "--ignore-scripts")
         run(["npm", "install", *quiet, *packages], cwd=folder)
-        mark_ready(folder, packages)
-    return folder
+
+    return made(home() / name, packages, make, saying=f"installing {name}")
 
 
 def made(folder: Path, made_of: object, make: Callable[[Path], None], *, saying: str) -> Path:
