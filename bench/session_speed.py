@@ -71,7 +71,7 @@ def stand_at(session: Session, tokens: Sequence[int], position: int, *, piece: i
     session._reserve(position)
     session.prefill(tokens[:piece])
     held = session._layout.held(position)
-    for rows in session._cache:
+    for rows in session._binding.cache:
         for start in range(piece, held, piece):
             part = min(piece, held - start)
             rows[:, :, start : start + part] = rows[:, :, :part]

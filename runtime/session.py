@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import ContractError
 from . import contract
+from .binding import Binding, CacheRows
 from .cache import growing_rows
+from .generate import DEFAULT_NEW_TOKENS, Generation, TextStream
 from .graph import open_graph, ort
+from .guard import Guard
 from .manifest import Manifest, read_manifest, verify_files
 from .memory import DEFAULT_CHUNK, refuse_beyond
 from .promises import refuse_broken_promises
@@ -21,13 +24,17 @@ from .text import Detokenizer, Tokenizer
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
-CacheRows = npt.NDArray[np.float32] | npt.NDArray[np.int8]
 
 
 class Session:
     """One sequence of tokens in the making, over an artifact's graph.
 
     Past and present of the cache are the same memory: a step moves no rows but those it must.
+
+    One thread at a time may use it: a call while another thread is inside one raises ContractError
+    at once. After an error or an interrupt while tokens were being appended, every call raises it
+    until ``reset``. So does a second ``generate`` or ``stream`` before the first has ended: read
+    to its end, closed, no longer referenced, or the sequence was changed by other calls.
     """
 
     def __init__(
@@ -46,17 +53,18 @@ class Session:
         self._geometry = manifest.geometry
         self._layout = manifest.geometry.layout
         self._tokens = 0
+        self._guard = Guard(
+            f"{folder}: this session",
+            remedy="call reset() and give the whole sequence again",
+        )
+        self._generation: weakref.ref[Generation] | None = None
         self._tokenizer: Tokenizer | None = None
-        # A binding keeps addresses, not arrays: the arrays bound live here.
-        self._binding = graph.io_binding()
-        self._bound: dict[str, npt.NDArray[Any]] = {}
-        self._ones = np.ones((1, self._geometry.max_positions), np.int64)
-        self._cache: list[CacheRows] = []
+        self._binding = Binding(graph, self._geometry)
         self._step_ids = np.zeros((1, 1), np.int64)
         self._step_logits = np.zeros((1, 1, self._geometry.vocab_size), np.float32)
         self._next_logits: Floats = self._step_logits[0, 0]
         self._next_logits.flags.writeable = False
-        self._allocate(self._geometry.rows or 0)
+        self._binding.allocate(self._geometry.rows or 0, held=0)
 
     @classmethod
     def load(
@@ -112,8 +120,20 @@ class Session:
         return self._tokenizer
 
     def reset(self) -> None:
-        """Begin an empty sequence; rows of the old one are never read again."""
-        self._tokens = 0
+        """Begin an empty sequence; rows of the old one are never read again.
+
+        Generations that have not ended raise when they are asked for more.
+
+        Raises:
+            ContractError: another thread is inside a call.
+        """
+        self._guard.reopen()
+        try:
+            self._guard.begin()
+            self._tokens = 0
+            self._guard.is_whole = True
+        finally:
+            self._guard.leave()
 
     def prefill(
         self, tokens: Sequence[int], *, all_logits: bool = False, chunk: int | None = None
@@ -129,20 +149,11 @@ class Session:
             (V,) float32, or (T, V) with ``all_logits``.
 
         Raises:
-            ContractError: no tokens, one outside the vocabulary, or more than the sequence holds.
+            ContractError: no tokens, one outside the vocabulary, or more than the sequence holds;
+                another thread is inside a call, or an earlier call did not end.
         """
-        chunk = DEFAULT_CHUNK if chunk is None else chunk
-        if chunk < 1:
-            raise ContractError(f"chunk is {chunk}; expected 1 or more")
-        ids = self._checked(tokens)
-        T, V = ids.shape[1], self._geometry.vocab_size
-        self._reserve(self._tokens + T)
-        logits = np.empty((1, T if all_logits else 1, V), np.float32)
-        for start in range(0, T, chunk):
-            stop = min(start + chunk, T)
-            out = logits[:, start:stop] if all_logits else logits
-            self._run(ids[:, start:stop], out, keep=0 if all_logits else 1)
-        return np.asarray(logits[0] if all_logits else logits[0, 0])
+        with self._guard:
+            return self._prefill(tokens, all_logits=all_logits, chunk=chunk)
 
     def step(self, token: int) -> Floats:
         """Append one token; return the logits of the next.
@@ -153,89 +164,146 @@ class Session:
         Raises:
             ContractError: as ``prefill``.
         """
-        self._refuse_tokens(first=token, last=token, count=1)
-        self._reserve(self._tokens + 1)
-        self._step_ids[0, 0] = token
-        self._run(self._step_ids, self._step_logits, keep=1)
-        return self._next_logits
+        with self._guard:
+            return self._step(token)
 
     def cache(self) -> list[tuple[CacheRows, CacheRows]]:
         """Copies of each layer's held rows: key and value, (G, L, D) each.
 
         They are what is held: float32, or int8 to be multiplied by scales that the graph has.
         """
-        held = [rows[0, :, : self._layout.held(self._tokens)].copy() for rows in self._cache]
-        return list(zip(held[::2], held[1::2], strict=True))
+        with self._guard:
+            length = self._layout.held(self._tokens)
+            held = [rows[0, :, :length].copy() for rows in self._binding.cache]
+            return list(zip(held[::2], held[1::2], strict=True))
 
     def generate(
-        self, prompt_tokens: Sequence[int], *, max_new_tokens: int, sampler: Sampler
-    ) -> Iterator[int]:
+        self,
+        prompt_tokens: Sequence[int],
+        *,
+        max_new_tokens: int | None = None,
+        sampler: Sampler | None = None,
+    ) -> Generation:
         """Append a prompt, then choose and append tokens until an end token, which is neither.
 
         A token is appended when the next is asked for, the last one included.
 
-        Raises:
-            ContractError: as ``prefill``; also if prompt and new tokens may become too many.
-        """
-        if max_new_tokens < 0:
-            raise ContractError(f"max_new_tokens is {max_new_tokens}; expected 0 or more")
-        ids = self._checked(prompt_tokens)
-        total, limit = self._tokens + ids.shape[1], self._geometry.max_positions
-        if total + max_new_tokens > limit:
-            raise ContractError(
-                f"max_new_tokens is {max_new_tokens} after {total} tokens; the artifact has "
-                f"{limit} positions, so ask for at most {limit - total}"
-            )
-        self._refuse_memory(total + max_new_tokens)
-        return self._generate(prompt_tokens, max_new_tokens, sampler)
+        Args:
+            prompt_tokens: at least one.
+            max_new_tokens: None for ``DEFAULT_NEW_TOKENS``, or fewer where the artifact has fewer
+                positions left.
+            sampler: None for the most likely token each time.
 
-    def stream(self, prompt: str, *, max_new_tokens: int, sampler: Sampler) -> Iterator[str]:
+        Raises:
+            ContractError: as ``prefill``; also if prompt and new tokens may become too many, or an
+                earlier generation of this session has not ended.
+        """
+        return self._begin(prompt_tokens, max_new_tokens, sampler, changes=self._guard.changes)
+
+    def stream(
+        self, prompt: str, *, max_new_tokens: int | None = None, sampler: Sampler | None = None
+    ) -> TextStream:
         """Append a prompt and hand on the text that follows it, whole characters at a time.
+
+        Args:
+            prompt: text; the first of a sequence is led by the start token where there is one.
+            max_new_tokens, sampler: as ``generate``.
 
         Raises:
             ContractError: as ``generate``; also if the prompt has no tokens.
         """
+        changes = self._guard.changes
         tokens = self.tokenizer.encode(prompt, is_first=self._tokens == 0)
-        new = self.generate(tokens, max_new_tokens=max_new_tokens, sampler=sampler)
-        return _text_of(new, Detokenizer(self.tokenizer, tokens))
+        new = self._begin(tokens, max_new_tokens, sampler, changes=changes)
+        return TextStream(new, Detokenizer(self.tokenizer, tokens))
 
-    def _generate(
-        self, prompt: Sequence[int], max_new_tokens: int, sampler: Sampler
-    ) -> Iterator[int]:
-        choose = sampler.start()
-        logits = self.prefill(prompt)
-        for _ in range(max_new_tokens):
-            token = choose(logits)
-            if token in self.manifest.vocabulary.eos_token_ids:
-                return
-            yield token
-            logits = self.step(token)
+    def _begin(
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int | None,
+        sampler: Sampler | None,
+        *,
+        changes: int,
+    ) -> Generation:
+        """Begin a generation, after the sequence as it was at that number of changes."""
+        with self._guard:
+            unfinished = None if self._generation is None else self._generation()
+            if unfinished is not None and unfinished.is_live:
+                raise ContractError(
+                    f"{self.folder}: an earlier generate() or stream() of this session has not "
+                    "ended, expected one at a time; read it to its end or close() it first"
+                )
+            count = self._new_tokens(self._checked(prompt).shape[1], max_new_tokens)
+            generation = Generation(
+                self,
+                self._guard,
+                prompt,
+                max_new_tokens=count,
+                eos_token_ids=self.manifest.vocabulary.eos_token_ids,
+                choose=(sampler or Sampler()).start(),
+                changes=changes,
+            )
+            self._generation = weakref.ref(generation)
+        return generation
 
-    def _run(self, ids: Integers, logits: Floats, *, keep: int) -> None:
+    def _new_tokens(self, prompt_tokens: int, asked: int | None) -> int:
+        """How many tokens may follow a prompt: as many as asked for, if they fit."""
+        if asked is not None and asked < 0:
+            raise ContractError(f"max_new_tokens is {asked}; expected 0 or more")
+        total, limit = self._tokens + prompt_tokens, self._geometry.max_positions
+        count = min(DEFAULT_NEW_TOKENS, limit - total) if asked is None else asked
+        if total + count > limit:
+            raise ContractError(
+                f"max_new_tokens is {count} after {total} tokens; the artifact has "
+                f"{limit} positions, so ask for at most {limit - total}"
+            )
+        self._refuse_memory(total + count)
+        return count
+
+    def _prefill(
+        self, tokens: Sequence[int], *, all_logits: bool = False, chunk: int | None = None
+    ) -> Floats:
+        """``prefill``, inside the guard."""
+        chunk = DEFAULT_CHUNK if chunk is None else chunk
+        if chunk < 1:
+            raise ContractError(f"chunk is {chunk}; expected 1 or more")
+        ids = self._checked(tokens)
+        T, V = ids.shape[1], self._geometry.vocab_size
+        self._reserve(self._tokens + T)
+        logits = np.empty((1, T if all_logits else 1, V), np.float32)
+        changes = self._guard.begin()
+        for start in range(0, T, chunk):
+            stop = min(start + chunk, T)
+            out = logits[:, start:stop] if all_logits else logits
+            self._run(ids[:, start:stop], out, keep=0 if all_logits else 1, changes=changes)
+        self._guard.is_whole = True
+        return np.asarray(logits[0] if all_logits else logits[0, 0])
+
+    def _step(self, token: int) -> Floats:
+        """``step``, inside the guard."""
+        self._refuse_tokens(first=token, last=token, count=1)
+        self._reserve(self._tokens + 1)
+        self._step_ids[0, 0] = token
+        changes = self._guard.begin()
+        self._run(self._step_ids, self._step_logits, keep=1, changes=changes)
+        self._guard.is_whole = True
+        return self._next_logits
+
+    def _run(self, ids: Integers, logits: Floats, *, keep: int, changes: int) -> None:
         """Append ids (1, T) and fill logits (1, n, V); both, when slices, are contiguous."""
         total = self._tokens + ids.shape[1]
-        self._bind(contract.INPUT_IDS, ids)
-        self._bind(contract.ATTENTION_MASK, self._ones[:, :total])
-        self._bind(contract.NUM_LOGITS_TO_KEEP, _SCALARS[keep])
-        self._bind(contract.LOGITS, logits)
-        self._graph.run_with_iobinding(self._binding)
+        self._binding.tokens(ids, logits, keep=keep, total=total)
+        self._graph.run_with_iobinding(self._binding.handle)
+        if self._guard.changes != changes:  # by a handler of signals
+            raise ContractError(f"{self.folder}: the session was reset inside this call")
         self._tokens = total
-
-    def _bind(self, name: str, array: npt.NDArray[Any]) -> None:
-        if self._bound.get(name) is array:  # a step rebinds its mask alone
-            return
-        self._bound[name] = array
-        value = ort.OrtValue.ortvalue_from_numpy(array)
-        if name == contract.LOGITS:
-            self._binding.bind_ortvalue_output(name, value)
-        else:
-            self._binding.bind_ortvalue_input(name, value)
 
     def _reserve(self, tokens: int) -> None:
         """Make room for so many tokens in a growing cache."""
-        if self._geometry.rows is None and (not self._cache or tokens > self._cache[0].shape[2]):
+        if self._geometry.rows is None and tokens > self._binding.rows:
             self._refuse_memory(tokens)
-            self._allocate(growing_rows(tokens, most=self._geometry.max_positions))
+            rows = growing_rows(tokens, most=self._geometry.max_positions)
+            self._binding.allocate(rows, held=self._layout.held(self._tokens))
 
     def _refuse_memory(self, tokens: int) -> None:
         refuse_beyond(
@@ -245,24 +313,6 @@ class Session:
             limit=self._max_memory_bytes,
             what=self.folder,
         )
-
-    def _allocate(self, rows: int) -> None:
-        """Give every layer this many rows, keep those held, and bind past and present to them."""
-        if not rows:
-            return
-        shape = (1, self._geometry.num_key_value_heads, rows, self._geometry.head_dim)
-        for index, names in enumerate(contract.cache_pairs(self._geometry)):
-            new: CacheRows = np.zeros(shape, self._geometry.cache_dtype)
-            if index < len(self._cache):
-                held = self._layout.held(self._tokens)
-                new[:, :, :held] = self._cache[index][:, :, :held]
-                self._cache[index] = new
-            else:
-                self._cache.append(new)
-            # One address for both is how onnxruntime knows that nothing needs copying.
-            value = ort.OrtValue.ortvalue_from_numpy(new)
-            self._binding.bind_ortvalue_input(names[0], value)
-            self._binding.bind_ortvalue_output(names[1], value)
 
     def _checked(self, tokens: Sequence[int]) -> Integers:
         """Tokens as (1, T) int64, when the sequence can take them."""
@@ -283,14 +333,3 @@ class Session:
                 f"{count} tokens after {self._tokens}: the artifact has {limit} positions; "
                 "shorten the prompt or reset"
             )
-
-
-_SCALARS = {keep: np.array(keep, np.int64) for keep in (0, 1)}
-
-
-def _text_of(tokens: Iterator[int], detokenizer: Detokenizer) -> Iterator[str]:
-    for token in tokens:
-        if text := detokenizer.push(token):
-            yield text
-    if text := detokenizer.flush():
-        yield text
