@@ -1,10 +1,13 @@
-"""How is an artifact run with nothing but onnxruntime and numpy? Prints the tokens that follow."""
+"""Decodes from an artifact with onnxruntime and numpy alone; prints the tokens that follow."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before onnxruntime is imported
 import onnxruntime as ort
 
 

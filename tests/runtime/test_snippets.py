@@ -1,0 +1,98 @@
+"""Snippets that we print run as printed, but for the artifact's path."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tramontane.errors import ContractError
+from tramontane.export.card import render_card
+from tramontane.runtime import Sampler, Session
+from tramontane.runtime.generate import DEFAULT_NEW_TOKENS
+from tramontane.runtime.manifest import read_manifest
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def snippets(markdown: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", markdown, re.DOTALL | re.MULTILINE)
+
+
+def said_by(snippet: str, artifact: Path, *arguments: str) -> str:
+    """What a snippet prints once the path that it names is replaced; the rest runs as printed."""
+    code, count = re.subn(
+        r'"(ARTIFACT|artifacts/[\w.-]+)"', lambda _: repr(str(artifact)), snippet
+    )
+    assert count <= 1
+    asked = [sys.executable, "-W", "error", "-c", code, *arguments]
+    done = subprocess.run(asked, check=False, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_first_snippet_of_a_card_runs_as_printed(
+    embedded_artifact: Callable[[str], Path],
+) -> None:
+    artifact = embedded_artifact("int8-ort")
+    first = snippets(render_card(read_manifest(artifact)))[0]
+    expected = "".join(Session.load(artifact).stream("Once upon", max_new_tokens=64))
+    assert said_by(first, artifact) == expected != ""
+
+
+def test_the_second_snippet_of_a_card_prints_the_tokens_that_the_driver_gives(
+    embedded_artifact: Callable[[str], Path],
+) -> None:
+    artifact = embedded_artifact("int8-ort")
+    second = snippets(render_card(read_manifest(artifact)))[1]
+    expected = list(Session.load(artifact).generate([1, 300, 301], max_new_tokens=70))
+    said = said_by(second, artifact, str(artifact), "70", "1", "300", "301")
+    assert [int(token) for token in said.split()][: len(expected)] == expected
+
+
+def test_the_snippet_of_the_readme_runs_as_printed(
+    embedded_artifact: Callable[[str], Path],
+) -> None:
+    artifact = embedded_artifact("int8-ort")
+    (snippet,) = snippets(README.read_text(encoding="utf-8"))
+    sampler = Sampler(temperature=0.8, top_k=50, seed=1)
+    session = Session.load(artifact)
+    pieces = session.stream("def fibonacci(", max_new_tokens=64, sampler=sampler)
+    assert said_by(snippet, artifact) == "".join(pieces) != ""
+
+
+@pytest.mark.parametrize(
+    ("function", "needed"),
+    [
+        (Session.load, ["folder"]),
+        (Session.prefill, ["self", "tokens"]),
+        (Session.step, ["self", "token"]),
+        (Session.generate, ["self", "prompt_tokens"]),
+        (Session.stream, ["self", "prompt"]),
+        (Sampler, []),
+    ],
+)
+def test_all_that_is_not_the_input_itself_has_a_default(
+    function: Callable[..., object], needed: list[str]
+) -> None:
+    parameters = inspect.signature(function).parameters.values()
+    assert [p.name for p in parameters if p.default is inspect.Parameter.empty] == needed
+
+
+def test_without_a_number_as_many_tokens_are_made_as_the_default_says_or_still_fit(
+    session: Session,
+) -> None:
+    positions = session.manifest.geometry.max_positions
+    greedy = list(session.generate([5, 6], max_new_tokens=DEFAULT_NEW_TOKENS, sampler=Sampler()))
+    session.reset()
+    assert list(session.generate([5, 6])) == greedy
+    session.reset()
+    session.prefill([5] * (positions - 13))
+    assert len(list(session.generate([5, 6, 7]))) == 10
+    assert session.tokens == positions
+    with pytest.raises(ContractError, match=f"the artifact has {positions} positions; shorten"):
+        session.generate([5])
