@@ -97,7 +97,11 @@ def export(case: Case, folder: Path) -> Exported:
     """
     export_checkpoint(case.checkpoint, folder, case.options, resume=False)
     manifest = read_manifest(folder)
-    tokenizer = Tokenizer(folder / TOKENIZER_FILE, manifest.vocabulary)
+    tokenizer = Tokenizer(
+        folder / TOKENIZER_FILE,
+        manifest.vocabulary,
+        vocab_size=manifest.geometry.vocab_size,
+    )
     window = manifest.geometry.window or _STAND_IN_WINDOW
     tokens = tokenizer.encode(case.text.read_text(encoding="utf-8"))
     most = min(NUM_SCORED, manifest.geometry.max_positions)

@@ -56,6 +56,10 @@ def visit(
 
 def text_of(exported: Exported, prompt: list[int], tokens: list[int]) -> str:
     """What tokens add to a prompt's text."""
-    tokenizer = Tokenizer(exported.folder / TOKENIZER_FILE, exported.manifest.vocabulary)
+    tokenizer = Tokenizer(
+        exported.folder / TOKENIZER_FILE,
+        exported.manifest.vocabulary,
+        vocab_size=exported.manifest.geometry.vocab_size,
+    )
     detokenizer = Detokenizer(tokenizer, prompt)
     return "".join([*map(detokenizer.push, tokens), detokenizer.flush()])

@@ -116,7 +116,9 @@ class Session:
         """The artifact's tokenizer, read when first asked for."""
         if self._tokenizer is None:
             path = self.folder / contract.TOKENIZER_FILE
-            self._tokenizer = Tokenizer(path, self.manifest.vocabulary)
+            self._tokenizer = Tokenizer(
+                path, self.manifest.vocabulary, vocab_size=self._geometry.vocab_size
+            )
         return self._tokenizer
 
     def reset(self) -> None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnx
 import psutil
 import pytest
+import sentencepiece
 from tramontane.errors import ContractError
 from tramontane.runtime import Sampler, Session
 from tramontane.runtime.contract import MODEL_FILE
@@ -140,6 +141,30 @@ def test_streamed_pieces_are_the_text_of_the_generated_tokens(session: Session) 
     words = session.tokenizer
     prompt = words.encode("def f(x):")
     new = list(session.generate(prompt, max_new_tokens=60, sampler=sampler))
+    assert words.decode(prompt) + text == words.decode([*prompt, *new])
+
+
+def test_a_stream_goes_on_past_tokens_that_have_no_piece(
+    make: Callable[..., Path], tmp_path: Path
+) -> None:
+    session = Session.load(make(tmp_path / "tiny"), threads=1)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["Once upon a time there was a tokenizer of few pieces"] * 9),
+        model_prefix=str(tmp_path / "tiny" / "tokenizer"),
+        vocab_size=290,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    assert len(session.tokenizer) == 290
+    sampler = Sampler(temperature=1, seed=3)
+    text = "".join(session.stream("Once", max_new_tokens=40, sampler=sampler))
+    session.reset()
+    prompt = session.tokenizer.encode("Once")
+    new = list(session.generate(prompt, max_new_tokens=40, sampler=sampler))
+    assert len(new) == 40
+    assert max(new) >= 290 > min(new)
+    words = session.tokenizer
     assert words.decode(prompt) + text == words.decode([*prompt, *new])
 
 
