@@ -1,4 +1,4 @@
-"""How is a part of a graph run by itself, and how do its inner tensors come out?"""
+"""Runs a part of a graph by itself, and makes inner tensors outputs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from .linked_data import name_files_behind_links
 from .taps import (
     Taps,
     fewest_bits,
@@ -33,6 +34,7 @@ class OpenedGraph:
         self.path = path
         model = read_graph(path)
         self._proto = ir.to_proto(model)
+        name_files_behind_links(self._proto, path)
         self.bits = fewest_bits(model.graph)  # of a layer's weights; 32: all in float
         self.has_windowed_cache = has_windowed_cache(model.graph)
         self.cache_scales = find_cache_scales(model.graph)  # by past; empty: in float

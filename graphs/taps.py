@@ -18,6 +18,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from ..errors import ContractError
+from .linked_data import follow_links
 
 # What each linear layer is called, as the last words of a name: ours first.
 _ROLES = {
@@ -85,7 +86,7 @@ def find_graphs(folder: Path) -> list[Path]:
 
 
 def read_graph(path: Path) -> ir.Model:
-    """Read a graph; its weights stay in their files.
+    """Read a graph; its weights stay in their files, which may be links.
 
     Raises:
         ContractError: no such file, or not an ONNX graph.
@@ -96,6 +97,7 @@ def read_graph(path: Path) -> ir.Model:
         raise ContractError(f"{path}: not an ONNX graph ({error}); copy it again") from error
     if not len(model.graph):
         raise ContractError(f"{path}: not an ONNX graph, it has no nodes; copy it again")
+    follow_links(model, path.parent)
     return model
 
 

@@ -1,8 +1,9 @@
-"""How is a graph opened in onnxruntime?"""
+"""Opens a graph in onnxruntime, and says what to do where that fails."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from ..errors import ContractError
@@ -13,9 +14,12 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from .exact import saturates
 
-__all__ = ["open_graph", "ort", "physical_cores"]
+__all__ = ["OLDEST_ONNXRUNTIME", "open_graph", "ort", "physical_cores"]
+
+OLDEST_ONNXRUNTIME = "1.32"  # as pyproject.toml asks for
 
 _SPIN_US = 1000  # how long threads wait busily between operators: not after a run
+_LONGEST = 400  # characters of what onnxruntime says of a graph
 _LOAD_ERRORS = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
@@ -28,14 +32,20 @@ _LOAD_ERRORS = (
 
 
 def open_graph(
-    path: Path, *, threads: int | None = None, changed: bytes | None = None
+    path: Path,
+    *,
+    threads: int | None = None,
+    changed: bytes | None = None,
+    made_with: str | None = None,
 ) -> ort.InferenceSession:
     """Load a graph for the processor.
 
     Args:
-        path: the graph; its external data lies beside it.
+        path: the graph, or a link to it; its external data lies beside it.
         threads: for one operator; None for as many as there are physical cores.
-        changed: a graph made from the one at ``path``, to load in its place.
+        changed: a graph made from the one at ``path``, to load in its place; it names external
+            data as the folder of the graph's own file does.
+        made_with: version of the onnxruntime that the graph was made for, if known.
 
     Raises:
         ContractError: onnxruntime cannot load it.
@@ -59,9 +69,34 @@ def open_graph(
             str(path) if changed is None else changed, options, providers=["CPUExecutionProvider"]
         )
     except _LOAD_ERRORS as error:
-        raise ContractError(
-            f"{path}: onnxruntime cannot load it ({error}); copy the artifact again"
-        ) from error
+        raise _refusal(path, error, made_with=made_with) from error
+
+
+def _refusal(path: Path, error: Exception, *, made_with: str | None) -> ContractError:
+    """Why a graph may not load: an old onnxruntime, a link, or else a damaged file."""
+    said = " ".join(str(error).split())
+    said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
+    wanted = max(OLDEST_ONNXRUNTIME, made_with or "", key=_release)
+    if _release(ort.__version__) < _release(wanted):
+        made = ", with which the artifact was made" if wanted == made_with else ""
+        return ContractError(
+            f"{path}: cannot be loaded by onnxruntime {ort.__version__}, expected {wanted} or "
+            f"newer{made}; pip install 'onnxruntime>={wanted}' (it said: {said})"
+        )
+    folder = path.resolve().parent
+    for link in sorted(path.parent.iterdir()) if "External data path" in said else ():
+        if link.is_symlink() and not link.resolve().is_relative_to(folder):
+            return ContractError(
+                f"{link}: is a link to {link.resolve()}, expected a file below {folder}, where "
+                "onnxruntime reads weights; replace the link with a copy of that file"
+            )
+    return ContractError(f"{path}: onnxruntime cannot load it ({said}); copy the artifact again")
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The numbers that a version begins with: 1.32.0.dev1 gives (1, 32, 0)."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, found[0].split("."))) if found else ()
 
 
 def physical_cores() -> int:

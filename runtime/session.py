@@ -100,7 +100,7 @@ class Session:
         path = folder / contract.MODEL_FILE
         if not path.is_file():
             raise ContractError(f"{path}: missing; copy the artifact again")
-        graph = open_graph(path, threads=threads)
+        graph = open_graph(path, threads=threads, made_with=manifest.tools.get("onnxruntime"))
         refuse_broken_promises(path, manifest.geometry, graph)
         return cls(
             folder=folder, manifest=manifest, graph=graph, max_memory_bytes=max_memory_bytes
