@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from tramontane.errors import ContractError
 from tramontane.export.card import render_card
-from tramontane.runtime import Sampler, Session
+from tramontane.runtime import Sampler, Session, bare
 from tramontane.runtime.generate import DEFAULT_NEW_TOKENS
 from tramontane.runtime.manifest import read_manifest
 
@@ -65,6 +66,14 @@ def test_the_snippet_of_the_readme_runs_as_printed(
     assert said_by(snippet, artifact) == "".join(pieces) != ""
 
 
+def test_the_snippet_of_the_docs_runs_as_printed(
+    embedded_artifact: Callable[[str], Path],
+) -> None:
+    snippet = snippets((README.parent / "docs" / "runtimes.md").read_text(encoding="utf-8"))[0]
+    assert "Session.load" in snippet
+    assert said_by(snippet, embedded_artifact("int8-ort"))
+
+
 @pytest.mark.parametrize(
     ("function", "needed"),
     [
@@ -96,3 +105,22 @@ def test_without_a_number_as_many_tokens_are_made_as_the_default_says_or_still_f
     assert session.tokens == positions
     with pytest.raises(ContractError, match=f"the artifact has {positions} positions; shorten"):
         session.generate([5])
+
+
+def test_the_script_without_our_package_turns_telemetry_off_before_it_imports_onnxruntime(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text(
+        "import os\nprint(os.environ['ORT_DISABLE_TELEMETRY'])\n", encoding="utf-8"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    code = f"import runpy; runpy.run_path({bare.__file__!r}, run_name='bare')"
+    for given, found in (({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0")):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**environment, **given, "PYTHONPATH": str(tmp_path)},
+            check=True,
+            capture_output=True,
+            encoding="utf-8",
+        )
+        assert done.stdout.split() == [found]
