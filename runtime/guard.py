@@ -87,6 +87,6 @@ class Guard:
 
     def _unfinished(self) -> ContractError:
         return ContractError(
-            f"{self._what}: an earlier call was interrupted or failed before it ended, so its state "
-            f"is unknown; {self._remedy}"
+            f"{self._what}: an earlier call was interrupted or failed before it ended, so its "
+            f"state is unknown; {self._remedy}"
         )
