@@ -1,15 +1,15 @@
-"""Which tokens are activations measured on? None that parity is measured on."""
+"""Tokens to measure activations on; parity is measured on others."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import sentencepiece
 
 from ..errors import ConfigError
 from .checkpoint import Checkpoint
 from .config import MistralConfig
+from .tokenizer import CheckpointTokenizer
 
 TEXT = Path(__file__).with_name("calibration.txt")
 _LENGTH = 512  # tokens of one sequence: what a channel does at its largest shows early
@@ -33,10 +33,8 @@ def calibration_tokens(
         ConfigError: the text has too few tokens.
         CheckpointError: the checkpoint's tokenizer is unreadable.
     """
-    tokenizer = checkpoint.read_tokenizer()
-    pieces = sentencepiece.SentencePieceProcessor()
-    pieces.LoadFromSerializedProto(tokenizer.model)
-    start = [pieces.bos_id()] if tokenizer.adds_bos else []
+    tokenizer = CheckpointTokenizer.read(checkpoint)
+    pieces, start = tokenizer.pieces, tokenizer.start
     length = min(_LENGTH, config.max_position_embeddings)
     ids = pieces.EncodeAsIds(text)[: _MOST_SEQUENCES * (length - len(start))]
     if len(ids) < _FEWEST_TOKENS:

@@ -157,6 +157,20 @@ def token_id(published: Mapping[str, Any], name: str) -> int | None:
     return found
 
 
+def token_ids(published: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    """Read one token id, or a list of them, of a published description; () where there is none.
+
+    Raises:
+        ConfigError: an id is not a whole number of at least 0, or a list has a null.
+    """
+    value = published.get(name)
+    listed = value if isinstance(value, list) else [value]
+    found = tuple(token_id({name: each}, name) for each in listed)
+    if isinstance(value, list) and None in found:
+        raise ConfigError(f"{name} is {shown(value)}; expected no null among several ids")
+    return tuple(each for each in found if each is not None)
+
+
 def shown(value: object) -> str:
     """A published value as messages show it: one line, however large it is."""
     return _SHORT.repr(value)

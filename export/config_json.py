@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from .config import MistralConfig, flag, number, read_json_object, shown, token_id
+from .config import MistralConfig, flag, number, read_json_object, shown, token_id, token_ids
 
 CONFIG_FILE = "config.json"
 
@@ -101,7 +101,7 @@ def _parse(published: dict[str, Any]) -> MistralConfig:
         sliding_window=_sliding_window(published, architecture),
         tie_word_embeddings=flag(published, "tie_word_embeddings"),
         bos_token_id=token_id(published, "bos_token_id"),
-        eos_token_ids=_token_ids(published, "eos_token_id"),
+        eos_token_ids=token_ids(published, "eos_token_id"),
     )
 
 
@@ -187,12 +187,3 @@ def _sliding_window(published: dict[str, Any], architecture: str) -> int | None:
     if value is None:
         return None
     return int(number({"sliding_window": value}, "sliding_window", int))
-
-
-def _token_ids(published: dict[str, Any], name: str) -> tuple[int, ...]:
-    value = published.get(name)
-    listed = value if isinstance(value, list) else [value]
-    found = tuple(token_id({name: each}, name) for each in listed)
-    if isinstance(value, list) and None in found:
-        raise ConfigError(f"{name} is {shown(value)}; expected no null among several ids")
-    return tuple(each for each in found if each is not None)

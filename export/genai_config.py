@@ -1,4 +1,4 @@
-"""What does onnxruntime-genai read of an artifact?"""
+"""Write what onnxruntime-genai reads of an artifact: genai_config.json."""
 
 from __future__ import annotations
 
@@ -9,15 +9,30 @@ from ..runtime.manifest import Vocabulary
 from .config import MistralConfig, geometry_of
 
 GENAI_CONFIG_FILE = "genai_config.json"
+# Tokens of a sequence unless an app asks for more: onnxruntime-genai allocates a cache that grows
+# for all of them at once, 4.3 GB for the 128000 positions of a Mistral NeMo.
+DEFAULT_LENGTH = 4096
 _TYPES = {"MistralForCausalLM": "mistral", "LlamaForCausalLM": "llama"}
 
 
-def genai_config(config: MistralConfig, vocabulary: Vocabulary, *, target: str) -> dict[str, Any]:
+def genai_config(
+    config: MistralConfig,
+    vocabulary: Vocabulary,
+    *,
+    target: str,
+    pad_token_id: int | None = None,
+) -> dict[str, Any]:
     """Describe an artifact to onnxruntime-genai; it decodes greedily unless an app asks for more.
 
     A bounded cache has the rows that the graph has: the window's, and the slack beyond it. One
-    that grows lies in a buffer for all positions where the kernel takes one, and is handed back
-    and forth where it does not.
+    that grows lies in a buffer for ``max_length`` tokens where the kernel takes one, and is handed
+    back and forth where it does not.
+
+    Args:
+        config: the architecture as exported.
+        vocabulary: start and end tokens.
+        target: as in ``recipe.TARGETS``.
+        pad_token_id: the token that fills up a batch; None: the first end token.
 
     Source: onnxruntime-genai 0.18, src/config.cpp; how it counts rows was found by trying.
     """
@@ -56,7 +71,7 @@ def genai_config(config: MistralConfig, vocabulary: Vocabulary, *, target: str) 
     tokens = {
         "bos_token_id": vocabulary.bos_token_id,
         "eos_token_id": ends if len(ends) > 1 else next(iter(ends), None),
-        "pad_token_id": next(iter(ends), 0),
+        "pad_token_id": next(iter(ends), 0) if pad_token_id is None else pad_token_id,
     }
     return {
         "model": {
@@ -68,7 +83,17 @@ def genai_config(config: MistralConfig, vocabulary: Vocabulary, *, target: str) 
         },
         "search": {
             "do_sample": False,
-            "max_length": config.max_position_embeddings,
+            "max_length": default_length(geometry),
             "past_present_share_buffer": geometry.rows is not None or target != "portable",
         },
     }
+
+
+def default_length(geometry: contract.Geometry) -> int:
+    """Tokens of a sequence that ``genai_config.json`` allows unless an app asks for more.
+
+    A bounded cache takes as much memory for all positions as for one.
+    """
+    if geometry.rows is not None:
+        return geometry.max_positions
+    return min(geometry.max_positions, DEFAULT_LENGTH)

@@ -1,4 +1,4 @@
-"""How is the SentencePiece model that a GGUF file was made from built again?"""
+"""Build the SentencePiece model that a GGUF file was made from again."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from sentencepiece import sentencepiece_model_pb2
 
 from ..errors import CheckpointError
+from .config import shown
 from .gguf_file import GgufFile
 from .tokenizer_files import PublishedTokenizer
 
@@ -16,6 +17,7 @@ _LISTS = ("tokens", "scores", "token_type")
 # What llama.cpp takes for granted of this kind of tokenizer, src/llama-vocab.cpp.
 _DEFAULT_IDS = {"unknown": 0, "bos": 1, "eos": 2, "padding": None}
 _FIELDS = {"unknown": "unk", "bos": "bos", "eos": "eos", "padding": "pad"}
+_REMEDY = "export the folder that it was converted from, with its tokenizer.model"
 _PROTO: Any = sentencepiece_model_pb2  # protobuf makes its classes on import
 
 
@@ -33,6 +35,7 @@ def rebuild_tokenizer(file: GgufFile) -> PublishedTokenizer:
         if name.startswith(_START)
     }
     _refuse_unsupported(file, settings)
+    _refuse_twins(file, settings["tokens"])
     model = _PROTO.ModelProto()
     for piece, score, kind in zip(*(settings[name] for name in _LISTS), strict=True):
         try:
@@ -57,6 +60,7 @@ def rebuild_tokenizer(file: GgufFile) -> PublishedTokenizer:
         path=file.path,
         model=model.SerializeToString(deterministic=True),
         adds_bos=bool(settings.get("add_bos_token", True)),
+        remedy=_REMEDY,
     )
 
 
@@ -76,6 +80,18 @@ def _refuse_unsupported(file: GgufFile, settings: dict[str, Any]) -> None:
         found = ", ".join(f"{count} {name}" for name, count in lengths.items())
         raise CheckpointError(
             f"{file.path}: the tokenizer has {found}, expected as many of each; convert it again"
+        )
+
+
+def _refuse_twins(file: GgufFile, pieces: list[str]) -> None:
+    """SentencePiece finds a piece by its text, so that no two pieces may have the same."""
+    first: dict[str, int] = {}
+    twins = [(first[each], i) for i, each in enumerate(pieces) if first.setdefault(each, i) != i]
+    if twins:
+        one, other = twins[0]
+        raise CheckpointError(
+            f"{file.path}: tokens {one} and {other} are both {shown(pieces[one])} ({len(twins)} "
+            f"such twins in all), expected each piece once, as SentencePiece needs; {_REMEDY}"
         )
 
 

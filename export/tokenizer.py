@@ -1,8 +1,10 @@
-"""Which tokenizer goes with the checkpoint, and how does a prompt begin and an answer end?"""
+"""The tokenizer of a checkpoint: text to tokens, and its files in an artifact."""
 
 from __future__ import annotations
 
+import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import sentencepiece
@@ -14,8 +16,10 @@ from ..runtime.manifest import Vocabulary, to_json
 from .checkpoint import Checkpoint
 from .config import read_json_object
 from .progress import say
+from .special_tokens import end_tokens, read_around, start_token
 from .tokenizer_files import JSON_FILE, SETTINGS_FILE, PublishedTokenizer
 from .tokenizer_json import TokenizerJson, Unsayable, first_difference
+from .tokenizer_settings import correct_settings
 
 AS_PUBLISHED, MADE = "as published", f"made from {TOKENIZER_FILE}"
 
@@ -38,13 +42,14 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
     (artifact / TOKENIZER_FILE).write_bytes(tokenizer.model)
     for path in tokenizer.companions.values():
         shutil.copyfile(path, artifact / path.name)
+    correct_settings(artifact, vocabulary, pieces, source=tokenizer.path)
     published, settings = (tokenizer.companions.get(n) for n in (JSON_FILE, SETTINGS_FILE))
     if published is not None:
         difference = _difference(published, pieces, vocabulary)
         if difference is None and settings is not None:
             return AS_PUBLISHED
         say(f"{published}: {difference or 'has no settings beside it'}; it is made anew")
-    own = {} if settings is None else read_json_object(settings)
+    own = {} if settings is None else read_json_object(artifact / SETTINGS_FILE)
     try:
         made = TokenizerJson(
             tokenizer.model, vocabulary, reads_control=own.get("chat_template") is not None
@@ -58,43 +63,85 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
         return f"left out: {why}"
     (artifact / JSON_FILE).write_text(made.tokenizer().to_str() + "\n", encoding="utf-8")
     ours = made.settings(max_positions=checkpoint.config.max_position_embeddings)
-    (artifact / SETTINGS_FILE).write_text(to_json({**own, **ours}), encoding="utf-8")
+    end = {"eos_token": own["eos_token"]} if own.get("eos_token") is not None else {}
+    (artifact / SETTINGS_FILE).write_text(to_json({**own, **ours, **end}), encoding="utf-8")
     return MADE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointTokenizer:
+    """Text to tokens exactly as the driver does it with the exported artifact."""
+
+    pieces: sentencepiece.SentencePieceProcessor
+    vocabulary: Vocabulary
+
+    @classmethod
+    def read(cls, checkpoint: Checkpoint) -> CheckpointTokenizer:
+        """Read a checkpoint's tokenizer, and its start and end tokens by ``special_tokens``.
+
+        Raises:
+            CheckpointError: no tokenizer, an unreadable one, one with more pieces than the model,
+                or a start token that the tokenizer or the model does not have.
+            ConfigError: end tokens that are no token ids, or that the model does not score.
+        """
+        config, tokenizer = checkpoint.config, checkpoint.read_tokenizer()
+        pieces = _processor(tokenizer)
+        if pieces.vocab_size() > config.vocab_size:
+            raise CheckpointError(
+                f"{tokenizer.path}: {pieces.vocab_size()} pieces, the model scores "
+                f"{config.vocab_size}; this is another model's tokenizer"
+            )
+        start, adds_start = start_token(tokenizer, pieces)
+        if start is not None and not 0 <= start < config.vocab_size:
+            if adds_start:
+                raise CheckpointError(
+                    f"{tokenizer.path.with_name(SETTINGS_FILE)}: the start token is {start}, "
+                    f"expected a token below {config.vocab_size}, as many as the model scores; "
+                    "correct bos_token, or set add_bos_token to false"
+                )
+            start = None
+        vocabulary = Vocabulary(
+            bos_token_id=start,
+            eos_token_ids=end_tokens(checkpoint, tokenizer, pieces),
+            add_bos_token=adds_start,
+        )
+        return cls(pieces=pieces, vocabulary=vocabulary)
+
+    @property
+    def start(self) -> list[int]:
+        """What a prompt begins with: the start token, or nothing."""
+        bos = self.vocabulary.bos_token_id
+        return [bos] if self.vocabulary.add_bos_token and bos is not None else []
 
 
 def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
     """Read start and end tokens, and whether a prompt starts with the start token.
 
-    The config says which they are; where it does not, the SentencePiece model does.
+    It reads no weights, and refuses every tokenizer that an export would refuse.
 
     Raises:
-        CheckpointError: no tokenizer, an unreadable one, or one with more pieces than the model.
+        CheckpointError, ConfigError: as ``CheckpointTokenizer.read``.
     """
-    config, tokenizer = checkpoint.config, checkpoint.read_tokenizer()
-    pieces = _processor(tokenizer)
-    if pieces.vocab_size() > config.vocab_size:
-        raise CheckpointError(
-            f"{tokenizer.path}: {pieces.vocab_size()} pieces, the model scores "
-            f"{config.vocab_size}; this is another model's tokenizer"
-        )
-    bos = config.bos_token_id
-    if bos is None and pieces.bos_id() >= 0:
-        bos = pieces.bos_id()
-    ends = config.eos_token_ids or ((pieces.eos_id(),) if pieces.eos_id() >= 0 else ())
-    return Vocabulary(
-        bos_token_id=bos,
-        eos_token_ids=ends,
-        add_bos_token=tokenizer.adds_bos and bos is not None,
-    )
+    return CheckpointTokenizer.read(checkpoint).vocabulary
+
+
+# A line of tiktoken's files: bytes in base64, and a rank.
+_TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
 
 
 def _processor(tokenizer: PublishedTokenizer) -> sentencepiece.SentencePieceProcessor:
+    if _TIKTOKEN.match(tokenizer.model):
+        raise CheckpointError(
+            f"{tokenizer.path}: is a tiktoken BPE file (as Llama 3 has), expected a SentencePiece "
+            "model; such tokenizers are not supported by this version, so export a model with a "
+            "SentencePiece tokenizer, such as Mistral 7B or Llama 2"
+        )
     pieces = sentencepiece.SentencePieceProcessor()
     try:
         pieces.LoadFromSerializedProto(tokenizer.model)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
-            f"{tokenizer.path}: not a SentencePiece model ({error}); download it again"
+            f"{tokenizer.path}: not a SentencePiece model ({error}); {tokenizer.remedy}"
         ) from error
     return pieces
 
@@ -108,6 +155,9 @@ def _difference(
     except Exception as error:  # what tokenizers raises has no type of its own
         return f"cannot be read ({error})"
     start = [vocabulary.bos_token_id] if vocabulary.add_bos_token else []
-    if (first := found.encode("a").ids[: -len(pieces.encode("a"))]) != start:
-        return f"begins a text with {first}, the settings beside it say {start}"
+    before, after = read_around(published) or ([], [])
+    if before != start:
+        return f"begins a text with {before}, the settings beside it say {start}"
+    if after:
+        return f"ends a text with {after}, which a prompt must not"
     return first_difference(found, pieces)

@@ -61,6 +61,11 @@ class TokenizerJson:
         self._reads_control = reads_control
         self._ids = {each.piece: number for number, each in enumerate(self._proto.pieces)}
         _refuse_unsayable(self._proto)
+        bos = vocabulary.bos_token_id
+        if vocabulary.add_bos_token and bos is not None and bos >= len(self._proto.pieces):
+            raise Unsayable(
+                f"its start token {bos} is beyond its {len(self._proto.pieces)} pieces"
+            )
 
     def tokenizer(self) -> Tokenizer:
         """What ``tokenizer.json`` holds.

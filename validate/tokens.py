@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import sentencepiece
 
 from ..errors import ContractError
 from ..export.checkpoint import Checkpoint
+from ..export.tokenizer import CheckpointTokenizer
 from ..runtime.cache import CacheLayout
 
 SAMPLE = Path(__file__).with_name("sample.txt")
@@ -112,15 +112,13 @@ class TokenText:
     """The checkpoint's own tokenizer: text to tokens to measure on, and back for people."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        """Read the SentencePiece model that was published with the weights.
+        """Read the checkpoint's tokenizer, with the start token that the driver will use.
 
         Raises:
-            CheckpointError: there is none, or not one that the driver reads.
+            CheckpointError, ConfigError: there is none, or not one that an export takes.
         """
-        tokenizer = checkpoint.read_tokenizer()
-        self._pieces = sentencepiece.SentencePieceProcessor()
-        self._pieces.LoadFromSerializedProto(tokenizer.model)
-        self._start = [self._pieces.bos_id()] if tokenizer.adds_bos else []
+        tokenizer = CheckpointTokenizer.read(checkpoint)
+        self._pieces, self._start = tokenizer.pieces, tokenizer.start
 
     def tokens(self, text: str, length: int, *, skipped: int = 0) -> np.ndarray:
         """The text's tokens from one on, repeated where it is too short: (length,) int64."""

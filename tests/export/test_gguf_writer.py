@@ -8,12 +8,12 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-import sentencepiece
 from tramontane.errors import CheckpointError
 from tramontane.export import gguf_writer
 from tramontane.export.checkpoint import Checkpoint
 from tramontane.export.gguf_writer import halves_to_pairs, write_gguf
 from tramontane.export.naming import HEAD
+from tramontane.export.tokenizer import CheckpointTokenizer
 
 Write = Callable[..., Path]
 QUERY = "layers.0.attention.query.weight"
@@ -121,10 +121,8 @@ def test_the_tokenizer_reads_the_same(
     found = Checkpoint.open(written(source.path))
     ids = []
     for checkpoint in (source, found):
-        tokenizer = checkpoint.read_tokenizer()
-        pieces = sentencepiece.SentencePieceProcessor()
-        pieces.LoadFromSerializedProto(tokenizer.model)
-        ids.append((tokenizer.adds_bos, pieces.encode("def f(x):\n\treturn  'é\u2603'")))
+        tokenizer = CheckpointTokenizer.read(checkpoint)
+        ids.append((tokenizer.start, tokenizer.pieces.encode("def f(x):\n\treturn  'é\u2603'")))
     assert ids[0] == ids[1]
 
 

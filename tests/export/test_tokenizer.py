@@ -103,7 +103,11 @@ def test_gguf_without_ids_has_those_that_llama_cpp_takes_for_granted(
         ({"bos_token_id": 9999}, "bos_token_id is 9999, expected one of 2048 tokens"),
         ({"token_type": [9] * 2048}, "token '<unk>' is none of SentencePiece's"),
         ({"precompiled_charsmap": [1]}, "precompiled_charsmap is there"),
-        ({"tokens": ["<unk>"] * 2048}, r"not a SentencePiece model \(.*unk"),
+        (
+            {"tokens": ["<unk>"] * 2048},
+            r"tokens 0 and 1 are both '<unk>' \(2047 such twins in all\), expected each piece once"
+            r".*; export the folder that it was converted from, with its tokenizer\.model$",
+        ),
     ],
 )
 def test_tokenizer_of_gguf_that_cannot_be_built_is_refused(
@@ -162,6 +166,15 @@ def publish(folder: Path, *, settings: dict[str, Any], merges_kept: int | None =
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=7))
 
 
+def edit_post_processor(folder: Path, *, end: str) -> None:
+    """Let the published ``tokenizer.json`` put a token after each text."""
+    content = json.loads((folder / "tokenizer.json").read_bytes())
+    template = content["post_processor"]
+    template["single"].append({"SpecialToken": {"id": end, "type_id": 0}})
+    template["special_tokens"][end] = {"id": end, "ids": [2], "tokens": [end]}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -215,11 +228,11 @@ def test_published_tokenizer_that_agrees_is_kept_byte_for_byte(
         ),
         (lambda folder: (folder / "tokenizer_config.json").unlink(), "has no settings beside it"),
         (
-            lambda folder: publish(folder, settings={"add_bos_token": False}),
-            "begins a text with [1], the settings beside it say []",
+            lambda folder: edit_post_processor(folder, end="</s>"),
+            "ends a text with [2], which a prompt must not",
         ),
     ],
-    ids=["merges missing", "no JSON", "no settings", "another start"],
+    ids=["merges missing", "no JSON", "no settings", "an end"],
 )
 def test_published_tokenizer_that_disagrees_is_made_anew_and_that_is_said(
     tiny_checkpoint: Write,
@@ -333,12 +346,3 @@ def test_tokenizer_with_more_pieces_than_the_model_scores_is_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match="2048 pieces, the model scores 1024; this is an"):
         read_vocabulary(Checkpoint.open(tiny_checkpoint(vocab_size=1024)))
-
-
-def test_ids_of_the_config_come_before_the_tokenizers(tiny_checkpoint: Write) -> None:
-    folder = tiny_checkpoint()
-    content = json.loads((folder / "config.json").read_bytes())
-    changed = {**content, "bos_token_id": 5, "eos_token_id": [6, 7]}
-    (folder / "config.json").write_text(json.dumps(changed))
-    vocabulary = read_vocabulary(Checkpoint.open(folder))
-    assert (vocabulary.bos_token_id, vocabulary.eos_token_ids) == (5, (6, 7))
