@@ -1,4 +1,4 @@
-"""What does Hugging Face's config.json say of the architecture, and how is one written?"""
+"""Read the architecture from Hugging Face's config.json, and write one."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ _DOCUMENTED_DEFAULTS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 2048,
     },
 }
+_PLAIN_ROPE = {"rope_type", "type", "rope_theta", "factor", "partial_rotary_factor"}
 _GEOMETRY = (
     "hidden_size",
     "intermediate_size",
@@ -117,14 +118,10 @@ def _architecture(published: dict[str, Any]) -> str:
 
 def _refuse_unsupported(published: dict[str, Any], architecture: str) -> None:
     """Name whatever would make the export something else than the model."""
-    rope, scaling = _object(published, "rope_parameters"), _object(published, "rope_scaling")
-    kinds = (rope.get("rope_type"), scaling.get("rope_type"), scaling.get("type"))
-    kind = next((kind for kind in kinds if kind not in (None, "default")), "default")
-    if kind == "default" and set(scaling) - {"rope_type", "type", "rope_theta"}:
-        kind = "unnamed"
+    rope, kind = _object(published, "rope_parameters"), _rope_scaling(published)
     activation = published.get("hidden_act", "silu")
     refused = {
-        f"rope scaling ({kind if isinstance(kind, str) else shown(kind)})": kind != "default",
+        f"rope scaling ({kind})": bool(kind),
         f"activation {shown(activation)} (supported: silu)": activation != "silu",
         "attention_bias": flag(published, "attention_bias"),
         "mlp_bias": flag(published, "mlp_bias"),
@@ -142,6 +139,27 @@ def _refuse_unsupported(published: dict[str, Any], architecture: str) -> None:
     for what, is_there in refused.items():
         if is_there:
             raise ConfigError(f"{what} is not supported")
+
+
+def _rope_scaling(published: dict[str, Any]) -> str:
+    """What rope is scaled by; empty where transformers computes the rope of ``rope_theta`` alone.
+
+    Source: transformers 5.23, ``ROPE_INIT_FUNCTIONS`` and ``RotaryEmbeddingConfigMixin``: the
+        default kind reads no factor, and the linear kind divides by it.
+    """
+    for name in ("rope_parameters", "rope_scaling"):
+        described = _object(published, name)
+        kinds = (described.get("rope_type"), described.get("type"))
+        kind = next((kind for kind in kinds if kind is not None), None)
+        factor = number(described, "factor", float, 1.0)
+        others = sorted(set(described) - _PLAIN_ROPE)
+        if kind is None and (others or factor != 1):
+            return f"{name} has {shown((others or ['factor'])[0])} and no rope_type"
+        if kind == "linear" and (factor != 1 or described.get("factor") is None):
+            return f"linear, factor {shown(described.get('factor'))}"
+        if kind not in (None, "default", "linear"):
+            return kind if isinstance(kind, str) else shown(kind)
+    return ""
 
 
 def _object(published: dict[str, Any], name: str) -> dict[str, Any]:

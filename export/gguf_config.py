@@ -1,4 +1,4 @@
-"""What does a GGUF file's metadata say of the architecture?"""
+"""Read the architecture from a GGUF file's metadata."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _ONLY_AS = {
     "expert_count": (0,),
     "expert_used_count": (0,),
     "rope.scale_linear": (1.0,),
-    "rope.scaling.type": ("none",),
+    "rope.scaling.type": ("none", "linear"),  # linear divides by the factor
     "rope.scaling.factor": (0.0, 1.0),
     "rope.scaling.finetuned": (False,),
     "tensor_data_layout": ("Meta AI original pth",),  # rope in pairs, as all of them have it

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tramontane.errors import ConfigError
 from tramontane.export.config import MistralConfig
 from tramontane.export.config_json import to_hugging_face
@@ -17,6 +18,7 @@ from tramontane.export.model import Mistral
 from tramontane.export.params_json import to_params_json
 from transformers import AutoConfig, LlamaConfig
 from transformers import MistralConfig as PublishedMistralConfig
+from transformers.models.mistral.modeling_mistral import MistralRotaryEmbedding
 
 MISTRAL = {
     "architectures": ["MistralForCausalLM"],
@@ -48,6 +50,34 @@ def read(folder: Path, base: dict[str, Any] = MISTRAL, **changes: Any) -> Mistra
 )
 def test_both_forms_of_rope_theta_are_read(tmp_path: Path, form: dict[str, Any]) -> None:
     assert read(tmp_path, **form).rope_theta == 5e5
+
+
+PLAIN: list[dict[str, Any]] = [
+    {"rope_type": "default", "factor": 1},
+    {"rope_type": "default", "factor": 1.0},
+    {"rope_type": "default", "factor": 4},
+    {"type": "default"},
+    {"type": "linear", "factor": 1},
+    {"rope_type": "linear", "factor": 1.0},
+    {"factor": 1},
+    {"rope_theta": 5e5},
+    {},
+]
+
+
+@pytest.mark.parametrize("name", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("described", PLAIN, ids=str)
+def test_scaling_that_scales_nothing_is_the_rope_that_transformers_computes(
+    tmp_path: Path, name: str, described: dict[str, Any]
+) -> None:
+    config = read(tmp_path, rope_theta=5e5, **{name: described})
+    theirs = PublishedMistralConfig.from_pretrained(tmp_path)
+    D, positions = config.head_dim, torch.arange(64)[None]
+    cos, sin = MistralRotaryEmbedding(theirs)(torch.zeros(1), positions)
+    angles = positions[0, :, None] / 5e5 ** (torch.arange(0, D, 2) / D)
+    torch.testing.assert_close(cos[0, :, : D // 2], angles.cos())
+    torch.testing.assert_close(sin[0, :, : D // 2], angles.sin())
+    assert config.rope_theta == 5e5
 
 
 @pytest.mark.parametrize(
@@ -91,7 +121,17 @@ def test_config_that_transformers_writes_is_read(stdlib_5m: Path) -> None:
     ("changes", "message"),
     [
         ({"rope_scaling": {"type": "yarn", "factor": 4}}, r"rope scaling \(yarn\)"),
-        ({"rope_scaling": {"factor": 4}}, r"rope scaling \(unnamed\)"),
+        ({"rope_scaling": {"factor": 4}}, r"\(rope_scaling has 'factor' and no rope_type\)"),
+        ({"rope_scaling": {"low": 1}}, r"\(rope_scaling has 'low' and no rope_type\)"),
+        ({"rope_scaling": {"type": "linear", "factor": 2}}, r"rope scaling \(linear, factor 2\)"),
+        ({"rope_scaling": {"type": "linear"}}, r"rope scaling \(linear, factor None\)"),
+        ({"rope_scaling": {"rope_type": None, "type": "yarn"}}, r"rope scaling \(yarn\)"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 1}}, r"rope scaling \(dynamic\)"),
+        ({"rope_scaling": {"factor": "x"}}, "factor is 'x'; expected a number"),
+        (
+            {"rope_parameters": {"sliding_attention": {"rope_theta": 1e4}}},
+            r"\(rope_parameters has 'sliding_attention' and no rope_type\)",
+        ),
         ({"rope_parameters": {"rope_type": "llama3"}}, r"rope scaling \(llama3\)"),
         ({"rope_parameters": {"rope_theta": 1.0}, "rope_theta": 2.0}, "given twice and differs"),
         ({"hidden_act": "gelu"}, "activation 'gelu'"),

@@ -113,6 +113,8 @@ def test_left_out_metadata_means_what_llama_cpp_takes_for_granted(
         {"llama.attention.sliding_window": 0},
         {"llama.expert_count": 0, "llama.expert_used_count": 0},
         {"llama.rope.scaling.type": "none"},
+        {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 1.0},
+        {"llama.rope.scaling.type": "linear"},  # llama.cpp: no factor is 1
         {"general.name": "any", "quantize.imatrix.file": "any"},
     ],
     ids=str,
@@ -129,6 +131,10 @@ def test_metadata_that_says_nothing_is_no_matter(
     [
         ({"llama.rope.scaling.type": "yarn"}, r"llama\.rope\.scaling\.type \('yarn'\) is not"),
         ({"llama.rope.scaling.factor": 4.0}, r"llama\.rope\.scaling\.factor \(4\.0\) is not"),
+        (
+            {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0},
+            r"llama\.rope\.scaling\.factor \(4\.0\) is not",
+        ),
         ({"llama.expert_count": 8}, r"llama\.expert_count \(8\) is not supported"),
         ({"llama.logit_scale": 2.0}, r"llama\.logit_scale .* it may change the model"),
         ({"llama.attention.head_count": [4, 2]}, r"attention\.head_count is \[4, 2\]; expected"),
