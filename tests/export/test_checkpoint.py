@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shutil
+import subprocess
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -266,5 +269,71 @@ def test_tensor_in_another_shard_than_the_index_says_is_refused(tiny_checkpoint:
     shards = sorted(path.name for path in folder.glob("model-*"))
     home = json.loads((folder / INDEX).read_bytes())["weight_map"][QUERY]
     rewrite_index(folder, **{QUERY: next(name for name in shards if name != home)})
-    with pytest.raises(CheckpointError, match="expected them to agree"):
+    with pytest.raises(CheckpointError, match="expected them to agree") as refusal:
+        open_checkpoint(folder)
+    follow(str(refusal.value))
+    assert hashed(folder) == hashed(tiny_checkpoint(**SHARDED))
+
+
+def follow(message: str) -> None:
+    """Run the command that a message gives in brackets."""
+    (command,) = re.findall(r"\((rm [^)]*)\)", message)
+    assert "download" not in message
+    subprocess.run(command, shell=True, check=True)
+
+
+def hashed(folder: Path) -> dict[str, str]:
+    checkpoint = open_checkpoint(folder)
+    return {
+        name: hashlib.sha256(checkpoint.read(name).tobytes()).hexdigest()
+        for name in checkpoint.parameters
+    }
+
+
+def test_stale_index_beside_one_file_is_named_and_its_removal_helps(
+    tiny_checkpoint: Write,
+) -> None:
+    folder = tiny_checkpoint()
+    shutil.copy(tiny_checkpoint(**SHARDED) / INDEX, folder)
+    with pytest.raises(CheckpointError, match="the index is stale: remove it") as refusal:
+        open_checkpoint(folder)
+    follow(str(refusal.value))
+    open_checkpoint(folder)
+
+
+def test_index_of_another_saving_is_named_and_its_removal_helps(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint(**SHARDED)
+    other = tiny_checkpoint(max_shard_size="200KB")
+    shutil.copy(other / INDEX, folder)
+    with pytest.raises(CheckpointError, match="is of a later saving, remove it") as refusal:
+        open_checkpoint(folder)
+    follow(str(refusal.value).replace("download it, or", ""))
+    assert hashed(folder) == hashed(other)
+
+
+def test_numbered_files_are_read_without_an_index(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint(**SHARDED)
+    expected = hashed(folder)
+    (folder / INDEX).unlink()
+    assert hashed(folder) == expected
+
+
+def test_numbered_file_that_is_missing_is_named_without_an_index(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint(**SHARDED)
+    (folder / INDEX).unlink()
+    first = next(folder.glob("model-00001*"))
+    first.unlink()
+    with pytest.raises(CheckpointError, match=f"{first.name} is missing, expected all"):
+        open_checkpoint(folder)
+
+
+def test_numbered_files_of_two_savings_are_told_apart(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint(**SHARDED)
+    (folder / INDEX).unlink()
+    first = next(folder.glob("model-00001*"))
+    twin = shutil.copy(first, folder / first.name.replace("00001-of", "00002-of"))
+    with pytest.raises(CheckpointError, match=f"is in {first.name} and in {Path(twin).name}"):
+        open_checkpoint(folder)
+    shutil.copy(first, folder / "model-00001-of-00009.safetensors")
+    with pytest.raises(CheckpointError, match=r"holds files of 2 savings, in \d+ and in 00009"):
         open_checkpoint(folder)
