@@ -29,7 +29,7 @@ from .checkpoint import Checkpoint
 from .companions import write_companions
 from .config import MistralConfig, geometry_of
 from .layouts import Layout
-from .origin import read_origin
+from .origin import copy_licenses, read_origin
 from .plan import plan
 from .progress import say, track
 from .text_file import read_text
@@ -133,6 +133,7 @@ def export_checkpoint(
         )
         tokenizer_json = write_tokenizer(weights, folder, vocabulary)
         write_companions(weights, folder, config, vocabulary, target=options.target)
+        copy_licenses(weights, folder, origin.get("license_files", []))
         manifest = Manifest(
             quant=options.quant,
             target=options.target,

@@ -1,4 +1,4 @@
-"""What does an artifact's model card say? Its facts are the manifest's, its script our own."""
+"""Render an artifact's model card from its manifest; its script is ``runtime/bare.py``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from huggingface_hub import ModelCardData
 
 from ..runtime import bare
 from ..runtime.manifest import Manifest
+from .genai_config import default_length
+from .tokenizer import LEFT_OUT
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _JAVASCRIPT = "transformers.js"  # 4.3 allocates a cache of floats alone
@@ -25,8 +27,14 @@ def render_card(manifest: Manifest) -> str:
         autoescape=False,
     )
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    vocabulary = manifest.vocabulary
+    start = vocabulary.bos_token_id if vocabulary.add_bos_token else None
     return template.render(
         manifest=manifest,
+        start="none" if start is None else start,
+        first=start or 0,
+        genai_length=default_length(manifest.geometry),
+        has_tokenizer_json=not manifest.tokenizer_json.startswith(LEFT_OUT),
         geometry=manifest.geometry,
         origin=manifest.origin,
         metadata=_metadata(manifest),
@@ -40,7 +48,8 @@ def _metadata(manifest: Manifest) -> str:
     Source: Hugging Face Hub, model cards.
     """
     origin, geometry = dict(manifest.origin), manifest.geometry
-    del origin["name"]
+    for ours in ("name", "license_files"):
+        origin.pop(ours, None)
     runs_in_javascript = geometry.cache_dtype == "float32"
     tags = [
         *_TAGS,

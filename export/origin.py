@@ -1,8 +1,10 @@
-"""Under which name and licence was a checkpoint published?"""
+"""Name, licence and licence files that a checkpoint was published with."""
 
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.repocard import metadata_load
@@ -12,11 +14,15 @@ from ..runtime.contract import CARD_FILE
 from .checkpoint import Checkpoint
 from .gguf_file import read_gguf
 from .layouts import Layout
+from .progress import say
 
 # What a model card's metadata says that holds for an artifact too.
 _CARRIED = ("language", "license", "license_link", "license_name")
 # A hub's cache keeps ORG/NAME in a folder of this name, above the snapshots.
 _CACHED = re.compile(r"models--(?P<organization>[^/]+?)--(?P<name>[^/]+)")
+# Texts that a licence asks to be handed on. None has a name that an artifact gives a file.
+_LICENSES = re.compile(r"(licen[cs]e|notice|copying)[\w .()+-]*", re.IGNORECASE)
+_MOST_BYTES = 1 << 20  # of one; a licence is a text
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -29,7 +35,8 @@ def read_origin(checkpoint: Checkpoint, *, base_model: str | None = None) -> dic
             where the checkpoint lies in a hub's cache.
 
     Returns:
-        ``name``; where known ``base_model``, ``license`` and what belongs to it, ``language``.
+        ``name``; where known ``base_model``, ``license`` and what belongs to it, ``language``;
+        and ``license_files``, names of the texts that ``copy_licenses`` hands on, if any.
 
     Raises:
         CheckpointError: the model card's metadata cannot be read.
@@ -46,7 +53,47 @@ def read_origin(checkpoint: Checkpoint, *, base_model: str | None = None) -> dic
         name = cached["name"]
         base_model = base_model or f"{cached['organization']}/{name}"
     origin = {"name": name, **_published(checkpoint)}
+    if files := [path.name for path in license_files(checkpoint)]:
+        origin["license_files"] = files
     return origin if base_model is None else {**origin, "base_model": base_model}
+
+
+def license_files(checkpoint: Checkpoint) -> list[Path]:
+    """Licence and notice texts in a checkpoint's folder; none of a single GGUF file.
+
+    A hub's cache holds links to files of its own, which are followed; a link to elsewhere is not.
+    """
+    folder = checkpoint.path
+    if not folder.is_dir():
+        return []
+    held = (folder.resolve(), folder.resolve().parent.parent / "blobs")
+    found = []
+    for path in sorted(folder.iterdir()):
+        if not _LICENSES.fullmatch(path.name) or not path.is_file():
+            continue
+        if not any(path.resolve().is_relative_to(place) for place in held):
+            say(f"{path}: is a link to a file outside the checkpoint, and is left out")
+        elif path.stat().st_size > _MOST_BYTES:
+            say(f"{path}: is larger than {_MOST_BYTES} bytes, no licence's text, and is left out")
+        else:
+            found.append(path)
+    return found
+
+
+def copy_licenses(checkpoint: Checkpoint, folder: Path, names: list[str]) -> None:
+    """Copy licence and notice texts into an artifact's folder.
+
+    Raises:
+        CheckpointError: one is not there any more.
+    """
+    for name in names:
+        try:
+            shutil.copyfile(checkpoint.path / name, folder / name)
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"{checkpoint.path / name}: is missing since the export began, expected a text "
+                "that the artifact must carry; put it back"
+            ) from error
 
 
 def _published(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from .tokenizer_files import JSON_FILE, SETTINGS_FILE, PublishedTokenizer
 from .tokenizer_json import TokenizerJson, Unsayable, first_difference
 from .tokenizer_settings import correct_settings
 
-AS_PUBLISHED, MADE = "as published", f"made from {TOKENIZER_FILE}"
+AS_PUBLISHED, MADE, LEFT_OUT = "as published", f"made from {TOKENIZER_FILE}", "left out: "
 
 
 def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabulary) -> str:
@@ -60,7 +60,7 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
     except Unsayable as why:
         say(f"{tokenizer.path}: {JSON_FILE} is left out, since {why}")
         (artifact / JSON_FILE).unlink(missing_ok=True)
-        return f"left out: {why}"
+        return f"{LEFT_OUT}{why}"
     (artifact / JSON_FILE).write_text(made.tokenizer().to_str() + "\n", encoding="utf-8")
     ours = made.settings(max_positions=checkpoint.config.max_position_embeddings)
     end = {"eos_token": own["eos_token"]} if own.get("eos_token") is not None else {}

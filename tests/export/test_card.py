@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -14,6 +17,8 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub.repocard import metadata_load
+from packaging.requirements import Requirement
+from tramontane.cli import add_export_options
 from tramontane.export.card import render_card
 from tramontane.runtime import Session, bare
 from tramontane.runtime.contract import Geometry
@@ -128,10 +133,12 @@ def test_figures_of_the_manifest_are_in_the_tables() -> None:
         "# Tiny, int8 for ort",
         "| weights | int8, 9.00 MB |",
         "| sliding window | 8 |",
-        "| cache rows | 24 |",
-        "| cache memory at most | 2.50 MB |",
-        "| resident memory at most | 12.50 MB, planned |",
-        "| positions | 512 |",
+        "| KV cache rows | 24 |",
+        "| KV cache memory, at most | 2.50 MB |",
+        "| estimated RAM to run, at most | 12.50 MB |",
+        "| positions, at most | 512 |",
+        "| start token | 1 |",
+        "| end tokens | 2 |",
         "| layers, key/value heads, head size | 2, 3, 16 |",
         "| vocabulary | 640 |",
         "| tokenizer.json | left out: it changes characters |",
@@ -152,15 +159,15 @@ def test_parity_that_was_not_measured_is_said_not_to_be() -> None:
 
 def test_optimum_is_shown_for_a_cache_that_grows_and_for_no_other() -> None:
     windowed = render_card(manifest())
-    assert "optimum's `ORTModelForCausalLM` lets the past grow from nothing" in windowed
+    assert "optimum's `ORTModelForCausalLM` starts from an empty KV cache that grows" in windowed
     assert "export with `--cache growing` for it" in windowed
-    assert "(1, 3, 24, 16) float32 zeros first" in windowed
+    assert "zeros, shape\n(1, 3, 24, 16), float32." in windowed
     assert "from optimum" not in windowed
     for geometry in ({"rows": None}, {"rows": None, "window": None}):
         growing = render_card(manifest(geometry=geometry))
         assert "from optimum.onnxruntime import ORTModelForCausalLM" in growing
-        assert "| cache rows | as many as tokens |" in growing
-        assert "zeros first" not in growing
+        assert "| KV cache rows | one for each token |" in growing
+        assert "zeros, shape" not in growing
 
 
 @pytest.mark.parametrize("rows", [24, None])
@@ -169,6 +176,83 @@ def test_python_in_the_card_is_python(rows: int | None) -> None:
     assert len(blocks) == (3 if rows else 4)
     for block in blocks:
         compile(block, "card", "exec")
+
+
+def test_artifact_without_tokenizer_json_shows_nothing_that_reads_it() -> None:
+    for rows in (24, None):
+        why = "left out: it changes characters"
+        card = render_card(manifest(tokenizer_json=why, geometry={"rows": rows}))
+        assert f"`tokenizer.json`, which was {why}." in card
+        assert len(code_blocks(card, "python")) == 2
+        assert not code_blocks(card, "js")
+        for program in ("import onnxruntime_genai", "from optimum", "huggingface/transformers"):
+            assert program not in card
+
+
+def test_longest_sequence_of_genai_is_said_with_its_memory_where_the_cache_grows() -> None:
+    memory = dataclasses.replace(MEMORY, cache_bytes_per_token=3072)
+    growing = {"rows": None, "window": None, "max_positions": 128000}
+    card = render_card(manifest(geometry=growing, memory=memory))
+    assert "it is the 4096 of `genai_config.json`; the model takes up to 128000." in card
+    assert "at once: 3072 bytes a token,\n12.58 MB for 4096 tokens." in card
+    portable = render_card(manifest(geometry=growing, memory=memory, target="portable"))
+    assert "The KV cache grows by 3072 bytes a token." in portable
+    windowed = render_card(manifest(memory=memory))
+    assert "The KV cache takes the same memory for any of them." in windowed
+    assert "max_length=256" in windowed
+    assert "max_length=100" in render_card(manifest(geometry={"max_positions": 100}))
+
+
+def test_licence_texts_are_named_and_are_no_metadata() -> None:
+    card = render_card(manifest(origin={**ORIGIN, "license_files": ["LICENSE", "NOTICE.txt"]}))
+    assert "| licence texts | `LICENSE`, `NOTICE.txt` |" in card
+    assert "license_files" not in metadata(card)
+    assert "licence texts" not in render_card(manifest())
+
+
+def test_options_that_the_card_names_are_those_of_export() -> None:
+    cards = [
+        render_card(manifest(geometry=geometry, parity=None))
+        for geometry in ({}, {"rows": None}, {"cache_dtype": "int8"})
+    ]
+    named = {found for card in cards for found in re.findall(r"`(--[^`]+)`", card)}
+    assert named == {"--no-validate", "--cache growing", "--kv float32"}
+    parser = argparse.ArgumentParser()
+    add_export_options(parser)
+    for option in named:
+        parser.parse_args(option.split())
+
+
+def test_packages_that_the_card_installs_are_named_as_pip_reads_them() -> None:
+    card = render_card(manifest(geometry={"rows": None}))
+    lines = re.findall(r"pip install ([^`\n]+)", card)
+    assert len(lines) == 3
+    names = {Requirement(each).name for line in lines for each in shlex.split(line)}
+    assert names == {"numpy", "onnxruntime", "onnxruntime-genai", "optimum-onnx"}
+
+
+def test_commands_and_files_of_the_card_are_there(
+    embedded_artifact: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "with a space"
+    folder.symlink_to(embedded_artifact("fp32-portable"))
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    for name in set(re.findall(r"`([\w./-]+\.(?:json|model))`", card)):
+        assert (folder / name).is_file(), name
+    (tmp_path / "bare.py").write_text(code_blocks(card, "python")[1], encoding="utf-8")
+    (block,) = code_blocks(card, "sh")
+    command = block.splitlines()[-1].replace("ARTIFACT", shlex.quote(str(folder)))
+    where = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    said = subprocess.run(
+        command,
+        shell=True,
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PATH": where},
+    ).stdout
+    assert len(said.split()) == 64
 
 
 def test_script_of_the_card_is_the_files_and_short() -> None:

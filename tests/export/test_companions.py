@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import hashlib
 import json
 import subprocess
 from collections.abc import Callable
@@ -16,9 +18,10 @@ import transformers
 from tramontane.export.build import Options, export_checkpoint
 from tramontane.export.checkpoint import Checkpoint
 from tramontane.export.companions import write_companions
+from tramontane.export.genai_config import genai_config
 from tramontane.export.tokenizer import read_vocabulary
 from tramontane.runtime.contract import DATA_FILE
-from tramontane.runtime.manifest import read_manifest
+from tramontane.runtime.manifest import Vocabulary, read_manifest
 
 Write = Callable[..., Path]
 SCHEMA = Path(str(tramontane.export.__file__)).with_name("companions.schema.json")
@@ -100,9 +103,10 @@ def test_every_artifact_keeps_the_schema_and_says_one_thing_in_all_files(
     assert decoder["head_size"] == geometry.head_dim
     assert decoder["num_hidden_layers"] == geometry.num_layers
     assert genai["model"]["type"] == config["model_type"]
-    assert genai["model"]["context_length"] == search["max_length"] == geometry.max_positions
+    assert genai["model"]["context_length"] == geometry.max_positions
+    assert search["max_length"] == min(geometry.max_positions, 4096)
     ends = list(vocabulary.eos_token_ids)
-    for described in (genai["model"], found["generation_config.json"]):
+    for described in (genai["model"], config, found["generation_config.json"]):
         assert described["bos_token_id"] == vocabulary.bos_token_id
         assert described["eos_token_id"] == (ends if len(ends) > 1 else ends[0])
     assert ("sliding_window" in decoder) == (geometry.rows is not None)
@@ -235,6 +239,58 @@ def test_generation_config_is_carried_over_and_made_where_there_is_none(
     (folder / "generation_config.json").unlink()
     made = written(folder, tmp_path / "made")["generation_config.json"]
     assert made == {"bos_token_id": 1, "eos_token_id": 2}
+
+
+@pytest.mark.parametrize(
+    ("window", "grows", "expected"),
+    [(None, False, 4096), (64, True, 4096), (64, False, 128000)],
+)
+def test_genai_allocates_for_a_bounded_sequence_where_the_cache_grows(
+    tiny_checkpoint: Write, window: int | None, grows: bool, expected: int
+) -> None:
+    config = dataclasses.replace(
+        Checkpoint.open(tiny_checkpoint()).config,
+        sliding_window=window,
+        cache_grows=grows,
+        max_position_embeddings=128000,
+    )
+    vocabulary = Vocabulary(bos_token_id=1, eos_token_ids=(2,), add_bos_token=True)
+    found = genai_config(config, vocabulary, target="ort")
+    assert found["search"]["max_length"] == expected
+    assert found["search"]["past_present_share_buffer"]
+    assert found["model"]["context_length"] == 128000
+    short = dataclasses.replace(config, max_position_embeddings=100)
+    assert genai_config(short, vocabulary, target="ort")["search"]["max_length"] == 100
+
+
+@pytest.mark.parametrize(
+    ("published", "expected"),
+    [({}, 2), ({"pad_token_id": 5}, 5), ({"pad_token_id": -1}, 2), ({"pad_token_id": 2048}, 2)],
+)
+def test_padding_token_is_the_published_one_where_the_model_scores_it(
+    tiny_checkpoint: Write, tmp_path: Path, published: dict[str, Any], expected: int
+) -> None:
+    folder = edited(
+        tiny_checkpoint(**MISTRAL), "generation_config.json", lambda found: found.update(published)
+    )
+    found = written(folder, tmp_path / "out")
+    validate(found)
+    assert found["genai_config.json"]["model"]["pad_token_id"] == expected
+
+
+def test_licence_texts_are_carried_with_their_hashes(
+    tiny_checkpoint: Write, tmp_path: Path
+) -> None:
+    folder, out = tiny_checkpoint(**MISTRAL), tmp_path / "artifact"
+    texts = {"LICENSE": b"Apache\xff\r\n", "NOTICE.md": b"# N", "Copying.LESSER": b""}
+    for name, text in texts.items():
+        (folder / name).write_bytes(text)
+    manifest = export_checkpoint(folder, out, Options(quant="fp32", target="ort"))
+    for name, text in texts.items():
+        assert (out / name).read_bytes() == text
+        assert manifest.files[name]["sha256"] == hashlib.sha256(text).hexdigest()
+        assert f"`{name}`" in (out / "README.md").read_text()
+    assert read_manifest(out) == manifest
 
 
 def test_git_keeps_large_files_apart_and_no_others(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tramontane.errors import CheckpointError, ConfigError
 from tramontane.export.checkpoint import Checkpoint
-from tramontane.export.origin import read_origin
+from tramontane.export.origin import _LICENSES, copy_licenses, read_origin
 
 Write = Callable[..., Path]
 CARD = """---
@@ -145,3 +145,77 @@ def test_card_beside_mistrals_layout_is_read(tiny_checkpoint: Write, as_mistral:
     folder = as_mistral(tiny_checkpoint())
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     assert origin(folder) == {"name": folder.name, "license": "apache-2.0"}
+
+
+def named(path: Path) -> list[str]:
+    found: list[str] = origin(path).get("license_files", [])
+    return found
+
+
+def test_licence_texts_are_found_by_their_names_in_any_case(folder: Path) -> None:
+    names = ["LICENSE", "LICENSE.txt", "Licence.md", "NOTICE", "copying.LESSER", "license (1).txt"]
+    others = [
+        "UNLICENSE",
+        "README.txt",
+        "my-license.txt",
+        "LICENSE\n.txt",
+        "LICENSE`x`",
+        "LICENSE|",
+    ]
+    for name in (*names, *others):
+        (folder / name).write_text("text")
+    (folder / "LICENSES").mkdir()
+    assert named(folder) == sorted(names)
+
+
+def test_licence_texts_have_no_name_that_an_artifact_gives_a_file(stdlib_5m: Path) -> None:
+    ours = ["README.md", "manifest.json", "config.json", "tokenizer.model", "onnx", "parity"]
+    assert not any(_LICENSES.fullmatch(name) for name in ours)
+
+
+def test_large_files_and_links_to_elsewhere_are_left_out_and_that_is_said(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "secret").write_text("secret")
+    (folder / "LICENSE").symlink_to(tmp_path / "secret")
+    (folder / "NOTICE").symlink_to(tmp_path / "missing")
+    (folder / "COPYING").write_bytes(bytes((1 << 20) + 1))
+    (folder / "LICENSE.txt").write_text("text")
+    (folder / "LICENSE.md").symlink_to("LICENSE.txt")
+    capsys.readouterr()
+    assert named(folder) == ["LICENSE.md", "LICENSE.txt"]
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        f"{folder / 'COPYING'}: is larger than 1048576 bytes, no licence's text, and is left out",
+        f"{folder / 'LICENSE'}: is a link to a file outside the checkpoint, and is left out",
+    ]
+
+
+def test_licence_texts_of_a_hubs_cache_are_followed(folder: Path, tmp_path: Path) -> None:
+    (folder / "LICENSE").write_text("text")
+    cached = tmp_path / "hub" / "models--org--name" / "snapshots" / "0123"
+    shutil.copytree(folder, cached)
+    for path in cached.iterdir():
+        blob = cached.parents[1] / "blobs" / path.name
+        blob.parent.mkdir(exist_ok=True)
+        path.rename(blob)
+        path.symlink_to(Path("..", "..", "blobs", path.name))
+    assert named(cached) == ["LICENSE"]
+    out = tmp_path / "out"
+    out.mkdir()
+    copy_licenses(Checkpoint.open(cached), out, ["LICENSE"])
+    assert not (out / "LICENSE").is_symlink()
+    assert (out / "LICENSE").read_text() == "text"
+
+
+def test_licence_text_that_goes_while_exporting_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="LICENSE: is missing since the export began"):
+        copy_licenses(Checkpoint.open(folder), tmp_path, ["LICENSE"])
+
+
+def test_gguf_file_takes_no_licence_text_of_the_folder_it_lies_in(
+    tiny_checkpoint: Write, as_gguf: Write
+) -> None:
+    path = as_gguf(tiny_checkpoint())
+    (path.parent / "LICENSE").write_text("of something else")
+    assert named(path) == []
