@@ -48,8 +48,8 @@ def _metadata(manifest: Manifest) -> str:
     Source: Hugging Face Hub, model cards.
     """
     origin, geometry = dict(manifest.origin), manifest.geometry
-    for ours in ("name", "license_files"):
-        origin.pop(ours, None)
+    for unknown in ("name", "license_files"):  # to hubs
+        origin.pop(unknown, None)
     runs_in_javascript = geometry.cache_dtype == "float32"
     tags = [
         *_TAGS,

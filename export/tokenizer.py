@@ -22,6 +22,12 @@ from .tokenizer_json import TokenizerJson, Unsayable, first_difference
 from .tokenizer_settings import correct_settings
 
 AS_PUBLISHED, MADE, LEFT_OUT = "as published", f"made from {TOKENIZER_FILE}", "left out: "
+# The format cannot put a space in front of the first stretch alone in a way that onnxruntime-genai
+# reads: tried with 0.18.0, two ways that transformers and transformers.js read.
+SPACED = (
+    f"{MADE}; text after a control token gets a space in front, as with legacy: true, though the "
+    "checkpoint's settings have legacy: false"
+)
 
 
 def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabulary) -> str:
@@ -31,8 +37,8 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
     SentencePiece model does; else it is made from that model, and proved equal to it on the same.
 
     Returns:
-        Where ``tokenizer.json`` comes from, or why it was left out: ``AS_PUBLISHED``, ``MADE`` or
-        ``left out: ...``.
+        Where ``tokenizer.json`` comes from, or why it was left out: ``AS_PUBLISHED``, ``MADE``,
+        ``SPACED`` or ``LEFT_OUT`` with the reason.
 
     Raises:
         CheckpointError: no tokenizer, or not one that the driver reads.
@@ -65,6 +71,9 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
     ours = made.settings(max_positions=checkpoint.config.max_position_embeddings)
     end = {"eos_token": own["eos_token"]} if own.get("eos_token") is not None else {}
     (artifact / SETTINGS_FILE).write_text(to_json({**own, **ours, **end}), encoding="utf-8")
+    if made.reads_control and own.get("legacy") is False:
+        say(f"{tokenizer.path.with_name(JSON_FILE)}: {SPACED}")
+        return SPACED
     return MADE
 
 

@@ -1,4 +1,4 @@
-"""How is a SentencePiece model said in Hugging Face's ``tokenizer.json``?
+"""Write a SentencePiece model as Hugging Face's ``tokenizer.json``.
 
 Merges take the place of scores: two pieces merge earlier the higher their union's score. Spaces
 are written as the model wants them by rules of replacement. The whole text is one stretch to merge
@@ -58,7 +58,7 @@ class TokenizerJson:
         """
         self._proto = _PROTO.ModelProto.FromString(model)
         self._vocabulary = vocabulary
-        self._reads_control = reads_control
+        self.reads_control = reads_control
         self._ids = {each.piece: number for number, each in enumerate(self._proto.pieces)}
         _refuse_unsayable(self._proto)
         bos = vocabulary.bos_token_id
@@ -99,7 +99,7 @@ class TokenizerJson:
             found.post_processor = processors.TemplateProcessing(
                 single=[start, "$A"], pair=[start, "$A", "$B"], special_tokens=[(start, bos)]
             )
-        if self._reads_control:
+        if self.reads_control:
             found.add_special_tokens([_special(piece) for piece in self._control()])
         return found
 
@@ -124,7 +124,7 @@ class TokenizerJson:
                 str(self._ids[piece]): {"content": piece, "special": True, **flags}
                 for piece in control
             },
-            **({} if self._reads_control else as_text),
+            **({} if self.reads_control else as_text),
         }
 
     def _merges(self) -> Iterator[tuple[str, str]]:

@@ -20,7 +20,13 @@ from tramontane.export.calibration_tokens import calibration_tokens
 from tramontane.export.checkpoint import Checkpoint
 from tramontane.export.companions import write_companions
 from tramontane.export.hard_strings import HARD
-from tramontane.export.tokenizer import CheckpointTokenizer, read_vocabulary, write_tokenizer
+from tramontane.export.tokenizer import MADE as MADE_OF_MODEL
+from tramontane.export.tokenizer import (
+    SPACED,
+    CheckpointTokenizer,
+    read_vocabulary,
+    write_tokenizer,
+)
 from tramontane.export.tokenizer_json import TokenizerJson
 from tramontane.runtime import Session
 from tramontane.runtime.manifest import Vocabulary, read_manifest
@@ -385,6 +391,26 @@ def test_text_without_a_space_in_front_is_read_as_by_transformers(
         assert written(text)["input_ids"] == expected, text
         assert driver.decode(expected[1:]) == theirs.decode(expected[1:]), text
     assert driver.encode("word") != [1, *_processor_of(folder).encode("word")]
+
+
+@pytest.mark.parametrize("legacy", [True, False, ...], ids="legacy {}".format)
+@pytest.mark.parametrize("template", [None, "{{ messages }}"])
+def test_made_tokenizer_json_that_differs_after_a_control_token_says_so(
+    copied: Write, tmp_path: Path, template: str | None, legacy: Any
+) -> None:
+    settings = {"chat_template": template, "legacy": legacy, "add_bos_token": True}
+    folder = edited(copied(LLAMA), "tokenizer_config.json", **settings)
+    checkpoint = Checkpoint.open(folder)
+    said = write_tokenizer(checkpoint, tmp_path, read_vocabulary(checkpoint))
+    assert said == (SPACED if template and legacy is False else MADE_OF_MODEL)
+    if template is None or legacy is ...:
+        return  # text that spells a control token stays text; or transformers' versions differ
+    edited(folder, "tokenizer_config.json", tokenizer_class="LlamaTokenizer")
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    ours = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ids = [one("word</s>word")["input_ids"] for one in (ours, theirs)]
+    assert (ids[0] == ids[1]) == legacy
+    assert ours("word")["input_ids"] == theirs("word")["input_ids"]
 
 
 def _processor_of(folder: Path) -> Any:
