@@ -1,136 +1,216 @@
-# How is everything run? Every target only calls the tramontane command or a tool.
+# Every target only calls the tramontane command or a tool.
+#
+# `make help` prints each line "target:  ## group: text". `make help-TARGET` prints the lines
+# "#? OPTION text" of all options that the target's recipe reads; "#? OPTION/TARGET text" is for
+# a target where an option means something else. An option reaches its command as it was typed.
+#
+#? MODEL                    checkpoint: a folder or a GGUF file
+#? QUANT                    weight format: fp32, int8, int4 or int8-dynamic
+#? QUANT/bench-flat         weight format of the artifact that is measured
+#? TARGET                   kernels: ort, portable (any ONNX runtime) or web (browsers' WASM)
+#? OUT                      artifact folder (default: artifacts/ and a name made of the options)
+#? OUT/validate             artifact folder, or any exporter's model.onnx
+#? OUT/synthetic            checkpoint folder to write (default: artifacts/GEOMETRY)
+#? OUT/bench-peers          folder of the other runtimes (default: artifacts/peers/MODEL)
+#? WINDOW                   window length in tokens, overrides the checkpoint's, changes the model
+#? CACHE                    windowed: fixed-size KV cache (default); growing: grows with the text
+#? KV                       type of keys and values in the cache: float32 (default) or int8
+#? BLOCK                    weights that share a scale: 16, 32, 64, 128 (default) or 256
+#? BASE_MODEL               the checkpoint's name on the Hub, ORG/NAME, for the model card
+#? MAX_SHARD                cut the weights into files of at most this size, e.g. 2GB
+#? MAX_SHARD/synthetic      cut the checkpoint into files of at most this size (default: 5GB)
+#? CALIBRATION_TEXT         text that sets scales; must differ from TEXT (default: our own)
+#? TEXT                     text to measure parity on (default: our own, half code, half story)
+#? SEED                     seed of the random tokens and of the text's start (default: 0)
+#? SEED/synthetic           seed of the weights (default: 0)
+#? TOLERANCE                factor on all bounds (default: 1)
+#? THOROUGH                 1: measure all lengths and layers, however long it takes
+#? STORE                    folder that keeps the reference's results (default: the user's cache)
+#? NO_VALIDATE              1: skip the parity check
+#? NO_VALIDATE/inspect      1: plan an export without its parity check
+#? NO_RESUME                1: start anew, although an interrupted export could be resumed
+#? NO_REPLACE               1: fail if the artifact folder exists, instead of replacing it
+#? PROMPT                   text to continue
+#? MAX_MEMORY               refuse to run in more memory than this, e.g. 6GiB
+#? REPORT                   folder for report.html and report.json
+#? JUNIT                    file for a report in JUnit XML
+#? MARKDOWN                 file for a summary in Markdown
+#? PORT                     port of the page (default: one that is free)
+#? SHARED                   folder of further trained models, left out if it is missing
+#? ONLY/interop             names of runtimes, or parts of them; the others are left out
+#? ONLY/faults              a word: plant only the faults whose name holds it
+#? ONLY/bench-peers         names of runtimes; the others are left out
+#? REQUIRE                  names of runtimes that must be installed, or all
+#? ROUNDS                   repetitions, each in a new process
+#? THREADS                  threads to compute with (default: as many as physical cores)
+#? TOKENS                   tokens to decode
+#? PREFILL                  prompt lengths, in tokens
+#? DECODE                   positions to decode at, in tokens
+#? GENAI_PYTHON             Python of an environment with onnxruntime-genai
+#? OPTIMUM_PYTHON           Python of an environment with optimum
+#? GEOMETRY                 a known model, e.g. mistral-7b-v0.1; an unknown name prints the list
+#? LAYERS/synthetic         number of layers to write, from the first (default: all)
+#? LAYERS/bench-export      numbers of layers, an export each (default: all layers)
+#? QUANTS                   weight formats to measure (default: int8 int4)
+#? LAYOUT                   files as of huggingface (default) or mistral
+#? DTYPE                    bfloat16 (default), float16 or float32
+#? MEASURED                 folder that keeps what the benchmarks measured
+#? PYTHON                   Python 3.11 or newer that makes the environment
+BIN := .venv/bin
+READY := .venv/.ready
+LOG := .venv/install.log
+
+# Make expands `$` in a value whenever it is read. These lines turn each option that was given,
+# on the command line or in the environment, into the very text that was typed; recipes read it
+# from the environment, as "$$OPTION", where no quote or newline in it can hurt.
+OPTIONS := $(sort $(shell sed -n 's,^\#? *\([A-Z_]*\)[ /].*,\1,p' Makefile))
+origin-of = $(firstword $(origin $1))
+$(foreach name,$(OPTIONS),\
+  $(if $(filter command,$(call origin-of,$(name))),$(eval override $(name) := $$(value $(name))))\
+  $(if $(filter environment,$(call origin-of,$(name))),$(eval $(name) := $$(value $(name)))))
+
 PYTHON ?= python3
 MODEL ?= models/stdlib-5m
 QUANT ?= int8
 TARGET ?= ort
 SHARED ?= ../shared
-OUT ?= artifacts/$(notdir $(patsubst %/,%,$(MODEL)))-$(QUANT)-$(TARGET)$(if $(WINDOW),-w$(WINDOW))$(if $(BLOCK),-b$(BLOCK))$(if $(CACHE),-$(CACHE))$(if $(KV),-kv-$(KV))
 GEOMETRY ?= stdlib-5m
 MEASURED ?= artifacts/measured
 PROMPT ?= def fibonacci(
-BIN := .venv/bin
-READY := .venv/.ready
+export $(foreach name,$(OPTIONS),$(if $(filter-out undefined,$(origin $(name))),$(name)))
 
-.PHONY: help dev export run validate inspect card parity faults synthetic interop reduced web bench-export \
-  bench-others bench-peers bench-web bench bench-flat bench-kernels performance test lint types clean
+# Hints of a command are then lines of make.
+export TRAMONTANE_CALLED_FROM := $(value PWD)
+tramontane = TRAMONTANE_CALLER=make $(BIN)/tramontane
+module = TRAMONTANE_CALLER=make $(BIN)/python -m tramontane
+# One option as a flag, a list of words, or a switch; nothing where it is not given.
+flag = $(if $($1),--$2="$$$1")
+words = $(if $($1),--$2 $$$1)
+switch = $(if $(filter-out 0,$($1)),--$2)
 
-help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+recipe = --quant="$$QUANT" --target="$$TARGET" $(call flag,WINDOW,window) \
+  $(call flag,BLOCK,block) $(call flag,CACHE,cache) $(call flag,KV,kv)
+measuring = $(call flag,TEXT,text) $(call flag,SEED,seed) $(call flag,TOLERANCE,tolerance) \
+  $(call switch,THOROUGH,thorough) $(call flag,STORE,store)
+export-options = $(recipe) $(call flag,BASE_MODEL,base-model) \
+  $(call flag,MAX_SHARD,max-shard) $(call flag,CALIBRATION_TEXT,calibration-text) $(measuring) \
+  $(call switch,NO_VALIDATE,no-validate) $(call switch,NO_RESUME,no-resume) \
+  $(call switch,NO_REPLACE,no-replace)
+# Sets OUT, where it is not given, to the folder that export writes.
+artifact = OUT="$${OUT:-$$($(tramontane) export "$$MODEL" $(recipe) --print-out)}"
+fresh-artifact = $(artifact) && { test -f "$$OUT/manifest.json" || \
+  $(tramontane) export "$$MODEL" --out="$$OUT" $(export-options); }
+stem = $$(basename -- "$$MODEL")
 
-dev: $(READY)  ## create the environment in .venv
+.PHONY: help dev export run validate inspect card parity faults synthetic interop reduced web \
+  bench-export bench-others bench-peers bench-web bench bench-flat bench-kernels performance test \
+  lint types clean
 
-$(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PYTHON=$(PYTHON): Python %d.%d, expected 3.11 or newer" % sys.version_info[:2])'
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@mkdir -p .ns && ln -sfn .. .ns/tramontane
-	@touch $@
+help:  ## start here: list the targets; make help-TARGET lists the options of one
+	@"$$PYTHON" console/make_help.py
 
-export: $(READY)  ## MODEL= QUANT=fp32|int8|int4|int8-dynamic TARGET=ort|portable|web OUT= WINDOW= CACHE=windowed|growing KV=float32|int8 BLOCK= BASE_MODEL= MAX_SHARD= TEXT= CALIBRATION_TEXT= NO_VALIDATE= NO_RESUME=: checkpoint to artifact, parity proved
-	@$(BIN)/tramontane export '$(MODEL)' --quant '$(QUANT)' --target '$(TARGET)' --out '$(OUT)' \
-	  $(if $(WINDOW),--window '$(WINDOW)') $(if $(BLOCK),--block '$(BLOCK)') \
-	  $(if $(CACHE),--cache '$(CACHE)') $(if $(KV),--kv '$(KV)') $(if $(BASE_MODEL),--base-model '$(BASE_MODEL)') \
-	  $(if $(MAX_SHARD),--max-shard '$(MAX_SHARD)') $(if $(TEXT),--text '$(TEXT)') \
-	  $(if $(CALIBRATION_TEXT),--calibration-text '$(CALIBRATION_TEXT)') \
-	  $(if $(NO_VALIDATE),--no-validate) $(if $(NO_RESUME),--no-resume) \
-	  $(if $(TOLERANCE),--tolerance '$(TOLERANCE)')
+help-%:
+	@"$$PYTHON" console/make_help.py '$*'
 
-card: $(READY)  ## OUT=: print an artifact's model card
-	@$(BIN)/tramontane card '$(OUT)'
+export: $(READY)  ## start here: write an artifact folder from a checkpoint, compared with PyTorch
+	@$(tramontane) export "$$MODEL" $(call flag,OUT,out) $(export-options)
 
-run: $(READY)  ## PROMPT= OUT= MAX_MEMORY=: decode from the artifact
-	@$(BIN)/tramontane run '$(OUT)' --prompt "$$PROMPT" \
-	  $(if $(MAX_MEMORY),--max-memory '$(MAX_MEMORY)')
-export PROMPT
-
-validate: $(READY)  ## MODEL= OUT= TEXT= SEED= TOLERANCE= THOROUGH= STORE= REPORT= JUNIT= MARKDOWN=: parity of an artifact, or of anybody's model.onnx
-	@$(BIN)/tramontane validate '$(OUT)' --reference '$(MODEL)' --explain \
-	  $(if $(TEXT),--text '$(TEXT)') $(if $(TOLERANCE),--tolerance '$(TOLERANCE)') \
-	  $(if $(THOROUGH),--thorough) $(if $(REPORT),--report '$(REPORT)') \
-	  $(if $(SEED),--seed '$(SEED)') $(if $(STORE),--store '$(STORE)') \
-	  $(if $(JUNIT),--junit '$(JUNIT)') $(if $(MARKDOWN),--markdown '$(MARKDOWN)')
+run: $(READY)  ## start here: continue a prompt with an artifact
+	@$(artifact) && $(tramontane) run "$$OUT" --prompt="$$PROMPT" $(call flag,MAX_MEMORY,max-memory)
 
 web: TARGET = web
-web: $(READY)  ## OUT= PORT=: serve the page of examples/web with an artifact, exported first if it is missing
-	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory export OUT='$(OUT)' TARGET='$(TARGET)'
-	@$(BIN)/python -m tramontane.interop.web_server '$(OUT)' $(if $(PORT),--port '$(PORT)')
+web: $(READY)  ## start here: serve a page that runs an artifact in your browser
+	@$(fresh-artifact) && $(module).interop.web_server "$$OUT" $(call flag,PORT,port)
 
-reduced: $(READY)  ## OUT=: the operators that an artifact needs, and its tokens in onnxruntime's own format
-	@$(BIN)/python -m tramontane.interop.reduced '$(OUT)' artifacts/reduced
+inspect: $(READY)  ## use: sizes and memory of an export before it is begun, and what would stop it
+	@$(tramontane) inspect "$$MODEL" $(recipe) $(call switch,NO_VALIDATE,no-validate)
 
-interop: $(READY)  ## MODEL= SHARED= ONLY= REQUIRE=: artifacts through other runtimes, the same tokens asked of each
-	@$(BIN)/python -m tramontane.interop '$(MODEL)' --shared '$(SHARED)' --out docs/interop.md \
-	  --screenshots artifacts/screenshots $(if $(ONLY),--only $(ONLY)) \
-	  $(if $(REQUIRE),--require $(REQUIRE))
+card: $(READY)  ## use: print an artifact's model card
+	@$(artifact) && $(tramontane) card "$$OUT"
 
-parity: $(READY)  ## MODEL= THOROUGH=: every recipe for every target, and one page of all
-	@$(BIN)/python -m tramontane.bench.parity '$(MODEL)' \
-	  'artifacts/parity/$(notdir $(patsubst %/,%,$(MODEL)))' $(if $(THOROUGH),--thorough)
+reduced: $(READY)  ## use: list an artifact's operators, and write it in onnxruntime's own format
+	@$(artifact) && $(module).interop.reduced "$$OUT" artifacts/reduced
 
-faults: $(READY)  ## ONLY=: plant every fault in good artifacts, and write docs/faults.md
-	@$(BIN)/python -m tramontane.faults $(if $(ONLY),--only '$(ONLY)',--out docs/faults.md)
+synthetic: $(READY)  ## use: write a checkpoint of random weights, as large as a known model
+	@$(tramontane) synthesize "$$GEOMETRY" \
+	  "$${OUT:-artifacts/$$GEOMETRY$${LAYERS:+-$$LAYERS-layers}}" $(call flag,LAYERS,layers) \
+	  $(call flag,LAYOUT,layout) $(call flag,DTYPE,dtype) $(call flag,SEED,seed) \
+	  $(call flag,MAX_SHARD,max-shard)
 
-bench-others: $(READY)  ## MODEL= GENAI_PYTHON= OPTIMUM_PYTHON=: the gate and the linter on other exporters' work
-	@$(BIN)/python -m tramontane.bench.others '$(MODEL)' --out docs/other-exporters.md \
-	  $(if $(GENAI_PYTHON),--genai-python '$(GENAI_PYTHON)') \
-	  $(if $(OPTIMUM_PYTHON),--optimum-python '$(OPTIMUM_PYTHON)')
+validate: $(READY)  ## prove: compare an artifact, or any exporter's model.onnx, with its checkpoint
+	@$(artifact) && $(tramontane) validate "$$OUT" --reference="$$MODEL" --explain $(measuring) \
+	  $(call flag,REPORT,report) $(call flag,JUNIT,junit) $(call flag,MARKDOWN,markdown)
 
-bench-peers: $(READY)  ## MODEL= OUT= ONLY= ROUNDS= PREFILL= DECODE=: llama.cpp and onnxruntime-genai on the same weights, in turns with ours
-	@mkdir -p '$(MEASURED)'
-	@$(BIN)/python -m tramontane.interop.peers '$(MODEL)' --work '$(OUT)' --out '$(MEASURED)/peers-$(notdir $(patsubst %/,%,$(MODEL))).json' \
-	  $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds '$(ROUNDS)') \
-	  $(if $(PREFILL),--prefill $(PREFILL)) $(if $(DECODE),--decode $(DECODE))
-bench-peers: OUT = artifacts/peers/$(notdir $(patsubst %/,%,$(MODEL)))
+parity: $(READY)  ## prove: export every recipe for every target, and write one page of all
+	@$(module).bench.parity "$$MODEL" "artifacts/parity/$(stem)" $(call switch,THOROUGH,thorough)
 
-bench: $(READY)  ## OUT= ROUNDS= THREADS=: speed and memory of an artifact, beside the machine's limits
-	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory export OUT='$(OUT)'
-	@mkdir -p '$(MEASURED)'
-	@$(BIN)/tramontane bench '$(OUT)' --out '$(MEASURED)/speed-$(notdir $(OUT)).json' \
-	  --plot '$(MEASURED)/speed-$(notdir $(OUT)).svg' $(if $(ROUNDS),--rounds '$(ROUNDS)') \
-	  $(if $(THREADS),--threads '$(THREADS)')
+faults: $(READY)  ## prove: plant every fault in good artifacts, and write docs/faults.md
+	@$(module).faults $(if $(ONLY),--only="$$ONLY",--out=docs/faults.md)
 
-bench-flat: $(READY)  ## MODEL= QUANT= TOKENS=: does a long sequence cost what a short one does? fails where not
-	@mkdir -p '$(MEASURED)'
-	@$(BIN)/python -m tramontane.bench.flat '$(MODEL)' --quant '$(QUANT)' \
-	  --out '$(MEASURED)/flat.json' --plot '$(MEASURED)/flat.svg' $(if $(TOKENS),--tokens '$(TOKENS)')
+interop: $(READY)  ## prove: run artifacts in other runtimes, and write docs/interop.md
+	@$(module).interop "$$MODEL" --shared="$$SHARED" --out=docs/interop.md \
+	  --screenshots=artifacts/screenshots $(call words,ONLY,only) $(call words,REQUIRE,require)
 
-bench-kernels: $(READY)  ## ROUNDS= THREADS=: kernels that a step could be made of, alone, beside the machine's limits
-	@mkdir -p '$(MEASURED)'
-	@$(BIN)/python -m tramontane.bench.kernels --out '$(MEASURED)/kernels.json' \
-	  $(if $(ROUNDS),--rounds '$(ROUNDS)') $(if $(THREADS),--threads '$(THREADS)')
+bench: $(READY)  ## measure: speed and memory of an artifact, beside the machine's limits
+	@$(fresh-artifact) && mkdir -p "$$MEASURED" && name="speed-$$(basename -- "$$OUT")" && \
+	  $(tramontane) bench "$$OUT" --out="$$MEASURED/$$name.json" --plot="$$MEASURED/$$name.svg" \
+	  $(call flag,ROUNDS,rounds) $(call flag,THREADS,threads)
 
-performance: $(READY)  ## write docs/performance.md, and its plots, from what the benches measured
-	@$(BIN)/python -m tramontane.bench.page '$(MEASURED)' --out docs/performance.md
+bench-flat: $(READY)  ## measure: does a long sequence cost what a short one does? fails if not
+	@mkdir -p "$$MEASURED"
+	@$(module).bench.flat "$$MODEL" --quant="$$QUANT" --out="$$MEASURED/flat.json" \
+	  --plot="$$MEASURED/flat.svg" $(call flag,TOKENS,tokens)
 
-bench-web: $(READY)  ## MODEL= SHARED=: how fast each recipe is in a browser's WASM
-	@$(BIN)/python -m tramontane.interop.web_speed '$(MODEL)' \
-	  $(wildcard $(SHARED)/models/stories15M) --window 32 --out docs/web.md
+bench-kernels: $(READY)  ## measure: kernels that a step could use, beside the machine's limits
+	@mkdir -p "$$MEASURED"
+	@$(module).bench.kernels --out="$$MEASURED/kernels.json" $(call flag,ROUNDS,rounds) \
+	  $(call flag,THREADS,threads)
 
-synthetic: OUT = artifacts/$(GEOMETRY)$(if $(LAYERS),-$(LAYERS)-layers)
-synthetic: $(READY)  ## GEOMETRY= LAYERS= OUT= LAYOUT= DTYPE= SEED= MAX_SHARD=: random weights as large as a known model's
-	@$(BIN)/tramontane synthesize '$(GEOMETRY)' '$(OUT)' $(if $(LAYERS),--layers '$(LAYERS)') \
-	  $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(DTYPE),--dtype '$(DTYPE)') \
-	  $(if $(SEED),--seed '$(SEED)') $(if $(MAX_SHARD),--max-shard '$(MAX_SHARD)')
+bench-peers: $(READY)  ## measure: llama.cpp and onnxruntime-genai on the same weights, beside ours
+	@mkdir -p "$$MEASURED"
+	@$(module).interop.peers "$$MODEL" --work="$${OUT:-artifacts/peers/$(stem)}" \
+	  --out="$$MEASURED/peers-$(stem).json" $(call words,ONLY,only) $(call flag,ROUNDS,rounds) \
+	  $(call words,PREFILL,prefill) $(call words,DECODE,decode)
 
-inspect: $(READY)  ## MODEL= TARGET= WINDOW= KV= BLOCK=: what a checkpoint (or a known geometry) gives and needs
-	@$(BIN)/tramontane inspect '$(MODEL)' --target '$(TARGET)' $(if $(WINDOW),--window '$(WINDOW)') \
-	  $(if $(BLOCK),--block '$(BLOCK)') $(if $(KV),--kv '$(KV)')
+bench-others: $(READY)  ## measure: the parity check and the linter on other exporters' artifacts
+	@$(module).bench.others "$$MODEL" --out=docs/other-exporters.md \
+	  $(call flag,GENAI_PYTHON,genai-python) $(call flag,OPTIMUM_PYTHON,optimum-python)
 
-bench-export: $(READY)  ## GEOMETRY= LAYERS="2 6" QUANTS="int8 int4" GENAI_PYTHON=: memory and time of exports, measured
-	@$(BIN)/python -m tramontane.bench.export --geometry '$(GEOMETRY)' \
-	  $(if $(LAYERS),--layers $(LAYERS)) $(if $(QUANTS),--quant $(QUANTS)) \
-	  $(if $(GENAI_PYTHON),--genai-python '$(GENAI_PYTHON)')
+bench-web: $(READY)  ## measure: speed of each recipe in a browser's WASM
+	@set --; stories="$$SHARED/models/stories15M"; test ! -e "$$stories" || set -- "$$stories"; \
+	  $(module).interop.web_speed "$$MODEL" "$$@" --window 32 --out docs/web.md
+
 bench-export: GEOMETRY = mistral-7b-v0.1
+bench-export: $(READY)  ## measure: memory and time of exports of random weights
+	@$(module).bench.export --geometry="$$GEOMETRY" $(call words,LAYERS,layers) \
+	  $(call words,QUANTS,quant) $(call flag,GENAI_PYTHON,genai-python)
 
-test: $(READY)  ## run the tests
+performance: $(READY)  ## measure: write docs/performance.md from what the benchmarks measured
+	@$(module).bench.page "$$MEASURED" --out docs/performance.md
+
+dev: $(READY)  ## develop: create the environment in .venv; other targets do so where it is missing
+
+$(READY): pyproject.toml constraints.txt
+	@"$$PYTHON" -c 'import os, sys; sys.exit(sys.version_info < (3, 11) and "PYTHON=%s: Python %d.%d, expected 3.11 or newer" % (os.environ["PYTHON"], *sys.version_info[:2]))'
+	@rm -f $@
+	@echo 'installing PyTorch, onnxruntime and other packages into .venv: about 0.4 GB to download and'
+	@echo '1.5 GB on disk with the CPU build of PyTorch, several GB more with its CUDA build (see README.md)'
+	@test -x $(BIN)/python || "$$PYTHON" -m venv .venv
+	@( $(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]' 2>&1 && \
+	  touch $@ ) | tee $(LOG) | while read -r line; do case $$line in \
+	  Collecting*|Downloading*|Installing*) printf '  %s\n' "$$line";; esac; done; \
+	  test -e $@ || { tail -n 20 $(LOG); echo 'the installation failed; its whole log is $(LOG)'; exit 1; }
+	@mkdir -p .ns && ln -sfn .. .ns/tramontane
+
+test: $(READY)  ## develop: run the tests
 	@$(BIN)/python -m pytest -q
 
-lint: $(READY)  ## ruff
+lint: $(READY)  ## develop: check style with ruff
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-types: $(READY)  ## mypy, strict
+types: $(READY)  ## develop: check types with mypy, strict
 	@$(BIN)/mypy
 
-clean:  ## remove the environment and the artifacts
+clean:  ## develop: remove the environment and the artifacts
 	rm -rf .venv .ns artifacts

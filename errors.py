@@ -1,10 +1,7 @@
-"""In which six ways does tramontane refuse?
+"""The six types of errors that tramontane raises.
 
 Each message reads *where: what was found, what was expected; what to do*.
 """
-
-import sys
-from collections.abc import Callable
 
 
 class TramontaneError(Exception):
@@ -34,14 +31,3 @@ class ContractError(TramontaneError):
 class ParityError(TramontaneError):
     """An artifact and its reference disagree by more than the tolerance."""
 
-
-def status_of(main: Callable[[], int]) -> int:
-    """Run a command; one of our errors is told in one line and gives 2."""
-    try:
-        return main()
-    except TramontaneError as error:
-        print(f"tramontane: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ntramontane: interrupted", file=sys.stderr)
-        return 130

@@ -20,6 +20,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from ..console.status import status_of
+from ..errors import ContractError
 from ..export.build import HASHING
 from ..export.geometries import find_geometry
 from ..export.progress import say
@@ -141,7 +143,7 @@ def _measure(checkpoint: Path, args: argparse.Namespace, layers: int, quant: str
         )
     )
     plans = json.loads(
-        _checked(run(_ours("inspect", checkpoint, "--json"), limit_bytes=MOST_BYTES)).output
+        _checked(run(_ours("inspect", checkpoint, "--no-validate", "--json"), limit_bytes=MOST_BYTES)).output
     )["plans"]
     manifest = read_manifest(out)
     memory, tokens = manifest.memory, json.loads(session.output)["tokens"]
@@ -277,7 +279,7 @@ def _ours(*words: str | Path) -> list[str | Path]:
 
 def _checked(found: Run) -> Run:
     if found.status:
-        raise SystemExit(f"bench: failed: {found.last_words}")
+        raise ContractError(f"bench: a command failed: {found.last_words}")
     return found
 
 
@@ -296,4 +298,4 @@ def _machine() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(status_of(main))

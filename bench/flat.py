@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from ..errors import ContractError, status_of
+from ..console.status import status_of
+from ..errors import ContractError
 from ..export.config_json import CONFIG_FILE
 from ..export.progress import say, track
 from ..runtime import Session

@@ -21,7 +21,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import ContractError, status_of
+from ..console.status import status_of
+from ..errors import ContractError
 from ..export.progress import track
 from ..runtime.graph import physical_cores
 from . import kernel_graphs

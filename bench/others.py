@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ContractError, status_of
+from ..console.status import status_of
+from ..errors import ContractError
 from ..export.checkpoint import Checkpoint
 from ..export.progress import say
 from ..graphs.lint.rules import Finding, lint

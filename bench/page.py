@@ -12,7 +12,8 @@ from typing import Any
 
 import jinja2
 
-from ..errors import ContractError, status_of
+from ..console.status import status_of
+from ..errors import ContractError
 from ..sizes import format_bytes
 from .flat import MOST_GROWTH, MOST_SLOWER
 

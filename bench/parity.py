@@ -11,7 +11,7 @@ import jinja2
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import status_of
+from ..console.status import status_of
 from ..export.build import Options as Recipe
 from ..export.build import export_checkpoint
 from ..export.checkpoint import Checkpoint

@@ -12,7 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import ContractError, status_of
+from ..console.status import status_of
+from ..errors import ContractError
 from ..export import build
 from ..export.checkpoint import Checkpoint
 from ..export.progress import track

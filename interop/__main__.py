@@ -11,7 +11,8 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from ..errors import ContractError, status_of
+from ..console.status import status_of
+from ..errors import ContractError
 from ..export.progress import say
 from .answers import Answer, Cell, Expected, Failed, ask, judge, measures
 from .cases import Case, Exported, cases, export, read_logits, refuse_end_tokens, stories_in

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..bench.speed import machine, token_ids
-from ..errors import ConfigError, ContractError, status_of
+from ..console.status import status_of
+from ..errors import ConfigError, ContractError
 from ..export.config import MistralConfig
 from ..export.progress import say
 from ..runtime.graph import physical_cores

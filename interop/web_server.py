@@ -19,7 +19,8 @@ from pathlib import Path
 from shutil import copyfileobj
 from urllib.parse import unquote, urlsplit
 
-from ..errors import ContractError, status_of
+from ..console.status import status_of
+from ..errors import ContractError
 from ..runtime.contract import MANIFEST_FILE
 from ..runtime.manifest import read_manifest
 from . import places

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, ContractError, status_of
+from ..console.status import status_of
+from ..errors import ConfigError, ContractError
 from ..export.build import Options, export_checkpoint
 from ..export.checkpoint import Checkpoint
 from ..export.progress import say

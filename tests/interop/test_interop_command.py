@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tramontane.errors import ContractError, status_of
+from tramontane.console.status import status_of
+from tramontane.errors import ContractError
 from tramontane.interop import __main__ as command
 from tramontane.interop import cases
 from tramontane.interop.answers import Answer, Failed

@@ -1,0 +1,161 @@
+"""Commands that messages print: they work when pasted from where the user is. (stdlib only)
+
+The Makefile says with ``TRAMONTANE_CALLER=make`` that it is the caller, and with
+``TRAMONTANE_CALLED_FROM`` from which folder; hints are then lines of make.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from .. import __version__
+
+CALLER, CALLED_FROM = "TRAMONTANE_CALLER", "TRAMONTANE_CALLED_FROM"
+
+# Of each subcommand: options of make that it takes as plain arguments, in order.
+_POSITIONAL = {
+    "export": ("MODEL",),
+    "run": ("OUT", "PROMPT"),
+    "validate": ("OUT",),
+    "inspect": ("MODEL",),
+    "synthesize": ("GEOMETRY", "OUT"),
+}
+_FLAGS = {"MODEL": "--reference"}  # the others are named alike, as WINDOW and --window are
+# Flags that the Makefile has an option for.
+MAKE_FLAGS = frozenset(
+    "base-model block cache calibration-text dtype junit kv layers layout markdown max-memory "
+    "max-shard no-replace no-resume no-validate out port prompt quant reference report rounds "
+    "seed store target text thorough threads tolerance window".split()
+)
+_SWITCHES = ("no-replace", "no-resume", "no-validate", "thorough")
+
+
+def suggest(command: str, **values: str | Path | bool) -> str:
+    """A command line that runs a subcommand, quoted for the user's shell.
+
+    Args:
+        command: the subcommand; make's target has the same name.
+        values: by name of make's option, e.g. ``OUT``; True for a switch.
+    """
+    if _is_made():
+        given = [f"{name}={'1' if value is True else value}" for name, value in values.items()]
+        return quoted([*_make(), command, *given])
+    places = _POSITIONAL[command]
+    words = [str(values[name]) for name in places if name in values]
+    for name, value in values.items():
+        if name not in places:
+            words.append(_FLAGS.get(name, f"--{name.lower().replace('_', '-')}"))
+            words += [] if value is True else [str(value)]
+    return quoted([*_program("tramontane", module="tramontane"), command, *words])
+
+
+def download(name: str) -> str:
+    """The command line that downloads a model of the Hugging Face Hub into ``models``."""
+    words = ["download", name, "--local-dir", f"models/{name.rpartition('/')[2]}"]
+    return quoted([*_program("hf", module="huggingface_hub.cli.hf"), *words])
+
+
+def install() -> str:
+    """How this installation gets what all commands need; the command, where it is known."""
+    python = _nearest(Path(sys.executable))
+    source = _source()
+    if source is not None and (source / "Makefile").is_file():
+        return f"in {source}: make dev, or {quoted([python, '-m', 'pip', 'install', '.[export]'])}"
+    if source is not None:
+        return quoted([python, "-m", "pip", "install", f"{source}[export]"])
+    wheel = f"tramontane-{__version__}-py3-none-any.whl[export]"
+    return (
+        f"in a clone: {quoted([python, '-m', 'pip', 'install', '.[export]'])}; "
+        f"from a wheel: {quoted([python, '-m', 'pip', 'install', wheel])}"
+    )
+
+
+def names_in_make(message: str) -> str:
+    """What the flags of a message are called in make; empty where make is not the caller.
+
+    >>> names_in_make("--window 5000: expected 1 to 4096")
+    ''
+    """
+    if not _is_made():
+        return ""
+    found = dict.fromkeys(re.findall(r"--([a-z][a-z-]*[a-z])", message))
+    names = [
+        f"--{flag} is {'MODEL' if flag == 'reference' else flag.upper().replace('-', '_')}="
+        + ("1" if flag in _SWITCHES else "")
+        for flag in found
+        if flag in MAKE_FLAGS
+    ]
+    return f"with make, {', '.join(names)}" if names else ""
+
+
+def quoted(words: Sequence[str]) -> str:
+    """Words as one line for the user's shell.
+
+    >>> print(quoted(["ls", "it's here"]))
+    ls 'it'"'"'s here'
+    """
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def _is_made() -> bool:
+    return os.environ.get(CALLER) == "make"
+
+
+def _make() -> list[str]:
+    """make, with the folder where it was not called from there."""
+    called_from = os.environ.get(CALLED_FROM, "")
+    if not called_from or (os.path.isdir(called_from) and os.path.samefile(called_from, ".")):
+        return ["make"]
+    return ["make", "-C", os.getcwd()]
+
+
+def _program(name: str, *, module: str) -> list[str]:
+    """How a program of this Python's environment is called from a shell."""
+    found, folder = shutil.which(name), Path(sysconfig.get_path("scripts"))
+    scripts = [folder / name, folder / f"{name}.exe"]
+    script = next((path for path in scripts if path.is_file()), None)
+    if found and script and os.path.samefile(found, script):
+        return [name]
+    if script:
+        return [_nearest(script)]
+    return [_nearest(Path(sys.executable)), "-m", module]
+
+
+def _nearest(path: Path) -> str:
+    """A program's path, relative where it lies below the working folder."""
+    folder = Path.cwd()
+    if not path.is_relative_to(folder):
+        return str(path)
+    relative = path.relative_to(folder)
+    return str(relative) if len(relative.parts) > 1 else os.path.join(".", relative)
+
+
+def _source() -> Path | None:
+    """The clone or the wheel that this was installed from, where it is still there.
+
+    Source: PEP 610, direct_url.json.
+    """
+    here = Path(__file__).parents[1]
+    if (here / "pyproject.toml").is_file():
+        return here
+    try:
+        text = importlib.metadata.distribution("tramontane").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    url = urlsplit(json.loads(text)["url"]) if text else None
+    if url is None or url.scheme != "file":
+        return None
+    path = Path(url2pathname(url.path))
+    return path if path.exists() else None

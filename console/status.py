@@ -1,0 +1,110 @@
+"""The exit status of a command, and what it says of the error that stopped it. (stdlib only)"""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import json
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Callable
+
+from .. import __version__
+from ..errors import ParityError, TramontaneError
+from . import hints
+from .streams import accept_any_text
+
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_BUG, EXIT_INTERRUPTED, EXIT_NOT_READ = 1, 2, 70, 130, 141
+MEANINGS = {
+    0: "done",
+    EXIT_FAILED: "parity failed, a graph has errors, or a benchmark broke a bound",
+    EXIT_BAD_INPUT: "an input, an option or this installation cannot be used",
+    EXIT_BUG: "a bug in tramontane; the traceback is printed",
+    EXIT_INTERRUPTED: "interrupted",
+    EXIT_NOT_READ: "the output was closed before its end, as head does",
+}
+_FULL, _CLOSED = "make room on that disk", "check who may write there, or name another place"
+_OF_THE_MACHINE = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EACCES: _CLOSED,
+    errno.EPERM: _CLOSED,
+    errno.EROFS: _CLOSED,
+    errno.EIO: "check that disk",
+}
+
+
+def status_of(
+    main: Callable[[], int], *, name: str = "this command", as_json: bool = False
+) -> int:
+    """Run a command; its status, or that of the error that stopped it.
+
+    Args:
+        main: the command.
+        name: what messages call it.
+        as_json: print the error as a line of JSON on standard output too.
+
+    Returns:
+        One of ``MEANINGS``.
+    """
+    accept_any_text()
+    try:
+        status = main()
+        print(end="", flush=True)
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left to flush
+        return EXIT_NOT_READ
+    except KeyboardInterrupt:
+        print("\ntramontane: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        status, message = _judge(error, name)
+        if status == EXIT_BUG:
+            traceback.print_exc()
+        if as_json:
+            print(json.dumps({"error": type(error).__name__, "message": message}))
+        complain(message)
+        return status
+
+
+def complain(message: str) -> None:
+    """Print an error on standard error, with make's names for its flags where make calls."""
+    print(f"tramontane: {message}", file=sys.stderr)
+    if note := hints.names_in_make(message):
+        print(f"tramontane: {note}", file=sys.stderr)
+
+
+def _judge(error: Exception, name: str) -> tuple[int, str]:
+    """The status that an error gives, and what is said of it."""
+    if isinstance(error, ParityError):
+        return EXIT_FAILED, str(error)
+    if isinstance(error, TramontaneError):
+        return EXIT_BAD_INPUT, str(error)
+    if isinstance(error, ModuleNotFoundError) and _is_absent(error.name):
+        return EXIT_BAD_INPUT, (
+            f"{name} needs the package {error.name}, which is not installed; install what all "
+            f"commands need ({hints.install()})"
+        )
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        return EXIT_BAD_INPUT, f"{where}{error.strerror}; {_OF_THE_MACHINE[error.errno]}"
+    if isinstance(error, MemoryError):
+        return EXIT_BAD_INPUT, "the memory is full; close other programs, or use a larger machine"
+    return EXIT_BUG, (
+        "this is a bug: please report it with the lines above, the command, and the versions "
+        f"(tramontane {__version__}, Python {platform.python_version()}, {platform.platform()})"
+    )
+
+
+def _is_absent(module: str | None) -> bool:
+    """Whether a package of others is not installed; a missing module of ours is a bug."""
+    top = (module or "").partition(".")[0]
+    if not top or top == "tramontane":
+        return False
+    try:
+        return importlib.util.find_spec(top) is None
+    except (ImportError, ValueError):  # its finder or itself is broken
+        return True

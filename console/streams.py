@@ -1,0 +1,75 @@
+"""Text in and out of a command, whatever the terminal's encoding. (stdlib only)"""
+
+from __future__ import annotations
+
+import codecs
+import sys
+
+from ..errors import ConfigError
+
+_HANDLER = "tramontane"
+_FIRST_BYTE, _LAST_BYTE = "\udc80", "\udcff"  # bytes of a file name that are not text. Source: PEP 383
+
+
+def accept_any_text() -> None:
+    """Let standard output and error take every character, whatever their encoding is.
+
+    A byte of a file name comes out as that byte. A character that the encoding lacks comes out
+    as its escape, such as ``\\u0394``.
+    """
+    codecs.register_error(_HANDLER, _escape)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # other streams, such as StringIO, take all text
+            stream.reconfigure(errors=_HANDLER)
+
+
+def read_standard_input() -> str:
+    """All of standard input as text, without the newline that ends it.
+
+    It is empty where standard input is a terminal or closed.
+
+    Raises:
+        ConfigError: it is not UTF-8.
+    """
+    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+        return ""
+    content = sys.stdin.buffer.read()
+    try:
+        text = content.decode("utf-8-sig")  # PowerShell begins with a byte order mark
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"standard input: byte {content[error.start]:#04x} at offset {error.start} is not "
+            "UTF-8, expected text in UTF-8; convert it, e.g. with iconv -f LATIN1 -t UTF-8"
+        ) from error
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def refuse_other_than_utf8(text: str, *, flag: str) -> None:
+    """Refuse text of the command line that cannot be written in UTF-8.
+
+    Raises:
+        ConfigError: it has a byte that is no text, or half of a surrogate pair.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = text[error.start]
+        is_byte = _FIRST_BYTE <= found <= _LAST_BYTE
+        what = f"byte {ord(found) - 0xDC00:#04x}" if is_byte else f"surrogate {ord(found):#06x}"
+        raise ConfigError(
+            f"{flag}: {what} at character {error.start} is not UTF-8, expected text in UTF-8; "
+            "type it again, or check the terminal's encoding (LC_ALL=C.UTF-8)"
+        ) from error
+
+
+def _escape(error: UnicodeError) -> tuple[bytes, int]:
+    """What is written in place of characters that an encoding lacks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    written = b""
+    for character in error.object[error.start : error.end]:
+        if _FIRST_BYTE <= character <= _LAST_BYTE:
+            written += character.encode("ascii", "surrogateescape")
+        else:
+            written += character.encode("ascii", "backslashreplace")
+    return written, error.end
