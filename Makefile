@@ -81,6 +81,7 @@ export $(foreach name,$(OPTIONS),$(if $(filter-out undefined,$(origin $(name))),
 
 # Hints of a command are then lines of make.
 export TRAMONTANE_CALLED_FROM := $(value PWD)
+export TRAMONTANE_OPTIONS := $(OPTIONS)
 tramontane = TRAMONTANE_CALLER=make $(BIN)/tramontane
 module = TRAMONTANE_CALLER=make $(BIN)/python -m tramontane
 # One option as a flag, a list of words, or a switch; nothing where it is not given.

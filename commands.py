@@ -1,4 +1,4 @@
-"""What does each subcommand of ``tramontane`` do? (a stage is imported when it is asked for)"""
+"""The subcommands of ``tramontane``; each imports the stages that it needs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError, ContractError
+from .console import hints
+from .console.status import EXIT_BAD_INPUT, complain
+from .console.streams import read_standard_input, refuse_other_than_utf8
+from .errors import ConfigError, ContractError, ParityError, TramontaneError
 from .sizes import format_bytes, parse_size
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from .export.build import Options
     from .export.checkpoint import Checkpoint
     from .export.config import MistralConfig
     from .export.plan import Plan
@@ -21,45 +25,33 @@ if TYPE_CHECKING:
 
 
 def export(args: Namespace) -> int:
-    """Export a checkpoint, proved unless that is declined."""
-    from .export.build import Options, adapted, export_checkpoint
-    from .export.layouts import read_config
-    from .export.plan import plan
-    from .validate.room import refuse_bad_options, refuse_little_memory
+    """Export a checkpoint, compared with PyTorch unless that is declined."""
+    name = artifact_name(args.checkpoint, args)
+    out: Path = args.out or Path("artifacts") / name
+    if args.print_out:
+        print(out)
+        return 0
+    from .export.build import export_checkpoint
+    from .validate.room import refuse_bad_options
 
     def proved(artifact: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         from .validate.prove import prove  # torch, which the weights are written without
 
-        return prove(artifact, checkpoint, _measuring(args), name=name)
+        try:
+            return prove(artifact, checkpoint, _measuring(args), name=name)
+        except ParityError as error:
+            raise ParityError(f"{error}\n{_how_to_look_into(args, out)}") from error
 
-    window = f"-w{args.window}" if args.window else ""
-    growing = "-growing" if args.cache == "growing" else ""
-    kv = "" if args.kv == "float32" else f"-kv-{args.kv}"
-    name = f"{args.checkpoint.resolve().name}-{args.quant}-{args.target}{window}{growing}{kv}"
-    out = args.out or Path("artifacts") / name
     if not args.no_validate:
-        config = adapted(
-            read_config(args.checkpoint), window=args.window, cache=args.cache, kv=args.kv
-        )
-        planned = plan(config, quant=args.quant, target=args.target, block=args.block)
-        refuse_little_memory(config, planned)
+        _refuse_little_memory(args.checkpoint, args)
         refuse_bad_options(args.quant, text=args.text, seed=args.seed, scale=args.tolerance)
-    calibrated = args.calibration_text
-    _refuse_one_text_for_both(calibrated, args.text)
+    _refuse_one_text_for_both(args.calibration_text, args.text)
     manifest = export_checkpoint(
         args.checkpoint,
         out,
-        Options(
-            quant=args.quant,
-            target=args.target,
-            block=args.block,
-            window=args.window,
-            cache=args.cache,
-            kv=args.kv,
-            max_shard_bytes=_size(args.max_shard, "--max-shard"),
-            **({} if calibrated is None else {"calibration_text": calibrated}),
-        ),
+        _options(args),
         resume=not args.no_resume,
+        replace=not args.no_replace,
         dump=args.dump,
         gate=None if args.no_validate else proved,
         base_model=args.base_model,
@@ -69,8 +61,75 @@ def export(args: Namespace) -> int:
         print(json.dumps({"artifact": str(out), **summary}))
     else:
         _print_rows(summary)
-        print(f'\nwrote {out}; try\n  tramontane run {out} --prompt "def fibonacci("')
+        print(f"\nwrote {out}; try\n  {hints.suggest('run', OUT=out, PROMPT='def fibonacci(')}")
     return 0
+
+
+def artifact_name(checkpoint: Path, args: Namespace) -> str:
+    """The name of an export's folder where none is given; recipes of one checkpoint differ in it.
+
+    Args:
+        checkpoint: what is exported.
+        args: with the options of a recipe.
+    """
+    parts = [
+        checkpoint.resolve().name,
+        args.quant,
+        args.target,
+        *([f"w{args.window}"] if args.window is not None else []),
+        *([f"b{args.block}"] if args.block != 128 else []),
+        *([args.cache] if args.cache != "windowed" else []),
+        *([f"kv-{args.kv}"] if args.kv != "float32" else []),
+    ]
+    return "-".join(parts)
+
+
+def _options(args: Namespace) -> Options:
+    """What the options ask to make of a checkpoint; ``inspect`` has those of the recipe alone."""
+    from .export.build import Options
+
+    calibrated = getattr(args, "calibration_text", None)
+    return Options(
+        quant=args.quant,
+        target=args.target,
+        block=args.block,
+        window=args.window,
+        cache=args.cache,
+        kv=args.kv,
+        max_shard_bytes=_size(getattr(args, "max_shard", None), "--max-shard"),
+        **({} if calibrated is None else {"calibration_text": calibrated}),
+    )
+
+
+def _how_to_look_into(args: Namespace, out: Path) -> str:
+    """The commands that write an artifact although its parity failed, and report on it."""
+    defaults = {"block": 128, "cache": "windowed", "kv": "float32", "window": None}
+    recipe = {"QUANT": args.quant, "TARGET": args.target}
+    for name, default in defaults.items():
+        if getattr(args, name) != default:
+            recipe[name.upper()] = str(getattr(args, name))
+    for name in ("calibration_text", "max_shard", "base_model"):
+        if getattr(args, name) is not None:
+            recipe[name.upper()] = str(getattr(args, name))
+    export = hints.suggest("export", MODEL=args.checkpoint, OUT=out, **recipe, NO_VALIDATE=True)
+    report = out.with_name(f"{out.name}-parity")
+    text = {} if args.text is None else {"TEXT": args.text}
+    validate = hints.suggest(
+        "validate", OUT=out, MODEL=args.checkpoint, EXPLAIN=True, REPORT=report, **text
+    )
+    return f"to write it nevertheless, and a report on it:\n  {export}\n  {validate}"
+
+
+def _refuse_little_memory(checkpoint: Path, args: Namespace) -> None:
+    """Refuse a parity check that this machine has too little memory for."""
+    from .export.build import adapted
+    from .export.layouts import read_config
+    from .export.plan import plan
+    from .validate.room import refuse_little_memory
+
+    config = adapted(read_config(checkpoint), window=args.window, cache=args.cache, kv=args.kv)
+    planned = plan(config, quant=args.quant, target=args.target, block=args.block)
+    refuse_little_memory(config, planned)
 
 
 def _refuse_one_text_for_both(calibrated: Path | None, measured: Path | None) -> None:
@@ -85,6 +144,7 @@ def _refuse_one_text_for_both(calibrated: Path | None, measured: Path | None) ->
 
 def run(args: Namespace) -> int:
     """Continue a prompt, writing text as it comes."""
+    prompt = _prompt(args)
     from .runtime import Sampler, Session
 
     sampler = Sampler(
@@ -96,16 +156,25 @@ def run(args: Namespace) -> int:
         verify=args.verify,
         max_memory_bytes=_size(args.max_memory, "--max-memory"),
     )
-    pieces = session.stream(args.prompt, max_new_tokens=args.max_new_tokens, sampler=sampler)
+    pieces = session.stream(prompt, max_new_tokens=args.max_new_tokens, sampler=sampler)
     if args.json:
-        print(json.dumps({"prompt": args.prompt, "text": "".join(pieces)}))
+        print(json.dumps({"prompt": prompt, "text": "".join(pieces)}))
         return 0
     first = next(pieces, "")  # a prompt that is refused is not echoed
-    print(args.prompt + first, end="", flush=True)
+    print(prompt + first, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
     return 0
+
+
+def _prompt(args: Namespace) -> str:
+    """The prompt that was given, or standard input where none was."""
+    given: str | None = args.prompt if args.prompt is not None else args.prompt_option
+    if given is None:
+        return read_standard_input()
+    refuse_other_than_utf8(given, flag="the prompt")
+    return given
 
 
 def bench(args: Namespace) -> int:
@@ -219,19 +288,18 @@ def _status(findings: dict[str, list[Finding]]) -> int:
 
 
 def _inspect_checkpoint(args: Namespace) -> int:
-    """Print the plan before any weight's file is opened; then check the files' headers."""
+    """Print the plan before any weight's file is opened; then check what would stop an export."""
     from .export.build import adapted
-    from .export.checkpoint import Checkpoint
     from .export.geometries import GEOMETRIES, find_geometry
-    from .export.layouts import has_weights, read_config
+    from .export.layouts import read_config
     from .export.plan import plan
     from .graphs.recipe import quants_for
 
     is_known = not args.path.exists() and str(args.path) in GEOMETRIES
     if not is_known and not args.path.exists():
         raise ConfigError(
-            f"{args.path}: neither a folder or file nor a known geometry, expected one of them; "
-            f"known are {', '.join(GEOMETRIES)}"
+            f"{args.path}: neither a folder or file nor a known model, expected one of them; "
+            f"{hints.instead_of(args.path) or 'known are ' + ', '.join(GEOMETRIES)}"
         )
     published = find_geometry(str(args.path)) if is_known else read_config(args.path)
     config = adapted(published, window=args.window, cache=args.cache, kv=args.kv)
@@ -239,16 +307,31 @@ def _inspect_checkpoint(args: Namespace) -> int:
         q: plan(config, quant=q, target=args.target, block=args.block)
         for q in quants_for(args.target)
     }
-    if args.json:
-        print(json.dumps(_plan_json(config, plans)))
-    else:
+    if not args.json:
         _print_plan(config, plans)
-    if not is_known and has_weights(args.path):
-        checkpoint = Checkpoint.open(args.path)
-        if not args.json:
-            tensors = len(checkpoint.parameters)
-            print(f"weights: {checkpoint.layout}, {tensors} tensors, shapes and types as expected")
-    return 0
+        if not is_known:
+            print(f"weights: {_checked(args)}, shapes and types as expected")
+        return 0
+    refusal = None
+    try:
+        if not is_known:
+            _checked(args)
+    except TramontaneError as error:
+        refusal = {"error": type(error).__name__, "message": str(error)}
+        complain(str(error))
+    print(json.dumps({**_plan_json(config, plans), "refused": refusal}))
+    return 0 if refusal is None else EXIT_BAD_INPUT
+
+
+def _checked(args: Namespace) -> str:
+    """Check all that an export of a checkpoint checks before it traces; say what was found."""
+    from .export.build import preflight
+
+    if not args.no_validate:
+        _refuse_little_memory(args.path, args)
+    out = Path("artifacts") / artifact_name(args.path, args)
+    weights = preflight(args.path, out, _options(args)).weights
+    return f"{weights.layout}, {len(weights.parameters)} tensors"
 
 
 def card(args: Namespace) -> int:
@@ -279,7 +362,9 @@ def synthesize(args: Namespace) -> int:
         print(json.dumps({"checkpoint": str(args.out), **counts, "bytes": written.num_bytes}))
     else:
         _print_rows({**counts, "size": format_bytes(written.num_bytes)})
-        print(f"\nwrote {args.out}; try\n  tramontane export {args.out} --quant int8")
+        print(
+            f"\nwrote {args.out}; try\n  {hints.suggest('export', MODEL=args.out, QUANT='int8')}"
+        )
     return 0
 
 
@@ -298,12 +383,12 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
     return {
         "recipe": f"{manifest.quant} for {manifest.target}",
         "weights": format_bytes(memory.weights_bytes),
-        "bits": ", ".join(f"{bits.count(b)} matrices in {b}" for b in sorted(set(bits))),
+        "bits": f"matrices: {', '.join(f'{bits.count(b)} {b}-bit' for b in sorted(set(bits)))}",
         "window": geometry.window or "none",
         "cache": f"{format_bytes(memory.cache_bytes_at_most)} at most, "
         + (f"{geometry.rows} rows" if geometry.rows else "grows with the tokens")
         + f", {geometry.cache_dtype}",
-        "memory of a session": f"{format_bytes(memory.resident_bytes)} at most, planned",
+        "estimated RAM to run": f"{format_bytes(memory.resident_bytes)} at most",
         **{f"parity: {name}": value for name, value in (manifest.parity or {}).items()},
     }
 
@@ -339,11 +424,11 @@ def _print_plan(config: MistralConfig, plans: dict[str, Plan]) -> None:
         "parameters": f"{config.num_parameters:_}".replace("_", " "),
         "window": config.sliding_window or "none",
         "cache": f"{format_bytes(memory.cache_bytes_at_most)} at most, {grows}",
-        "reference": f"{format_bytes(next(iter(plans.values())).reference_bytes)} of memory "
-        "while parity is measured",
+        "parity check": f"{format_bytes(next(iter(plans.values())).reference_bytes)} of memory "
+        "for PyTorch",
     }
     _print_rows(rows)
-    table = Table("QUANT", "weights", "disk needed", "memory of a session", "memory of the export")
+    table = Table("QUANT", "weights", "free disk needed", "RAM to run", "RAM to export")
     for quant, found in plans.items():
         sizes = (
             found.memory.weights_bytes,

@@ -30,4 +30,3 @@ class ContractError(TramontaneError):
 
 class ParityError(TramontaneError):
     """An artifact and its reference disagree by more than the tolerance."""
-

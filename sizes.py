@@ -1,4 +1,4 @@
-"""How is a size in bytes written? (stdlib only)"""
+"""Sizes in bytes, read from text and written for people. (stdlib only)"""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def parse_size(text: str, *, flag: str) -> int:
 
     Args:
         text: a decimal number and a unit, in capitals or not; without a unit it is bytes.
-        flag: the option that it was given to, which a refusal names.
+        flag: the option that it was given to; an error names it.
 
     Raises:
         ConfigError: it is not such a number, the unit is unknown, or it is less than a byte.

@@ -142,9 +142,10 @@ def _measure(checkpoint: Path, args: argparse.Namespace, layers: int, quant: str
             limit_bytes=_most_memory(),
         )
     )
-    plans = json.loads(
-        _checked(run(_ours("inspect", checkpoint, "--no-validate", "--json"), limit_bytes=MOST_BYTES)).output
-    )["plans"]
+    inspected = run(
+        _ours("inspect", checkpoint, "--no-validate", "--json"), limit_bytes=MOST_BYTES
+    )
+    plans = json.loads(_checked(inspected).output)["plans"]
     manifest = read_manifest(out)
     memory, tokens = manifest.memory, json.loads(session.output)["tokens"]
     rows = rows_for(manifest.geometry, tokens)

@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from ..console import hints
 from ..errors import ContractError
 from ..export.progress import track
 from ..export.provenance import processor
@@ -196,7 +197,7 @@ def _ask(job: dict[str, Any]) -> dict[str, float]:
     if found.status:
         raise ContractError(
             f"{job['model']}: measuring it exited with {found.status} ({found.last_words}); "
-            "try tramontane run with it"
+            f"see whether it runs: {hints.suggest('run', OUT=job['model'], PROMPT='x')}"
         )
     figures: dict[str, float] = json.loads(found.output.splitlines()[-1])["ways"][""]
     return figures

@@ -1,7 +1,8 @@
 """Commands that messages print: they work when pasted from where the user is. (stdlib only)
 
-The Makefile says with ``TRAMONTANE_CALLER=make`` that it is the caller, and with
-``TRAMONTANE_CALLED_FROM`` from which folder; hints are then lines of make.
+``TRAMONTANE_CALLER=make`` says that the Makefile is the caller; hints are then lines of make.
+``TRAMONTANE_CALLED_FROM`` is the folder where make was called, ``TRAMONTANE_OPTIONS`` the names of
+its options.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from urllib.request import url2pathname
 
 from .. import __version__
 
-CALLER, CALLED_FROM = "TRAMONTANE_CALLER", "TRAMONTANE_CALLED_FROM"
+CALLER, CALLED_FROM, OPTIONS = (
+    f"TRAMONTANE_{name}" for name in ("CALLER", "CALLED_FROM", "OPTIONS")
+)
 
 # Of each subcommand: options of make that it takes as plain arguments, in order.
 _POSITIONAL = {
@@ -32,14 +35,11 @@ _POSITIONAL = {
     "inspect": ("MODEL",),
     "synthesize": ("GEOMETRY", "OUT"),
 }
-_FLAGS = {"MODEL": "--reference"}  # the others are named alike, as WINDOW and --window are
-# Flags that the Makefile has an option for.
-MAKE_FLAGS = frozenset(
-    "base-model block cache calibration-text dtype junit kv layers layout markdown max-memory "
-    "max-shard no-replace no-resume no-validate out port prompt quant reference report rounds "
-    "seed store target text thorough threads tolerance window".split()
-)
-_SWITCHES = ("no-replace", "no-resume", "no-validate", "thorough")
+# The others are named alike, as WINDOW and --window are.
+_FLAGS = {"MODEL": "--reference"}
+_NAMES = {flag: name for name, flag in _FLAGS.items()}
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # ORG/NAME
+_SWITCHES = ("NO_REPLACE", "NO_RESUME", "NO_VALIDATE", "THOROUGH")
 
 
 def suggest(command: str, **values: str | Path | bool) -> str:
@@ -47,10 +47,16 @@ def suggest(command: str, **values: str | Path | bool) -> str:
 
     Args:
         command: the subcommand; make's target has the same name.
-        values: by name of make's option, e.g. ``OUT``; True for a switch.
+        values: by name of make's option, e.g. ``OUT``; True for a switch. What make has no
+            option for, since its target always does it, is left out there.
     """
     if _is_made():
-        given = [f"{name}={'1' if value is True else value}" for name, value in values.items()]
+        options = os.environ.get(OPTIONS, "").split()
+        given = [
+            f"{name}={'1' if value is True else value}"
+            for name, value in values.items()
+            if name in options
+        ]
         return quoted([*_make(), command, *given])
     places = _POSITIONAL[command]
     words = [str(values[name]) for name in places if name in values]
@@ -61,10 +67,18 @@ def suggest(command: str, **values: str | Path | bool) -> str:
     return quoted([*_program("tramontane", module="tramontane"), command, *words])
 
 
-def download(name: str) -> str:
-    """The command line that downloads a model of the Hugging Face Hub into ``models``."""
-    words = ["download", name, "--local-dir", f"models/{name.rpartition('/')[2]}"]
-    return quoted([*_program("hf", module="huggingface_hub.cli.hf"), *words])
+def instead_of(path: Path) -> str:
+    """How to download a model of the Hugging Face Hub; empty where a path is no name of one.
+
+    A path whose first folder is here is a path that was mistyped.
+    """
+    name = path.as_posix()
+    if not _HUB_NAME.fullmatch(name) or Path(path.parts[0]).exists():
+        return ""
+    folder = f"models/{path.name}"
+    program = _program("hf", module="huggingface_hub.cli.hf")
+    command = quoted([*program, "download", name, "--local-dir", folder])
+    return f"if it is a model on the Hugging Face Hub, download it: {command}, then name {folder}"
 
 
 def install() -> str:
@@ -90,13 +104,12 @@ def names_in_make(message: str) -> str:
     """
     if not _is_made():
         return ""
-    found = dict.fromkeys(re.findall(r"--([a-z][a-z-]*[a-z])", message))
-    names = [
-        f"--{flag} is {'MODEL' if flag == 'reference' else flag.upper().replace('-', '_')}="
-        + ("1" if flag in _SWITCHES else "")
-        for flag in found
-        if flag in MAKE_FLAGS
-    ]
+    options = os.environ.get(OPTIONS, "").split()
+    names = []
+    for flag in dict.fromkeys(re.findall(r"--[a-z][a-z-]*[a-z]", message)):
+        name = _NAMES.get(flag, flag.removeprefix("--").upper().replace("-", "_"))
+        if name in options:
+            names.append(f"{flag} is {name}={'1' if name in _SWITCHES else ''}")
     return f"with make, {', '.join(names)}" if names else ""
 
 

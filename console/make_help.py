@@ -1,4 +1,4 @@
-"""What ``make help`` and ``make help-TARGET`` print, read from the Makefile itself. (stdlib only)"""
+"""What ``make help`` and ``make help-TARGET`` print, read from the Makefile. (stdlib only)"""
 
 from __future__ import annotations
 

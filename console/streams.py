@@ -8,14 +8,15 @@ import sys
 from ..errors import ConfigError
 
 _HANDLER = "tramontane"
-_FIRST_BYTE, _LAST_BYTE = "\udc80", "\udcff"  # bytes of a file name that are not text. Source: PEP 383
+# Bytes of a file name that are not text, as characters. Source: PEP 383.
+_FIRST_BYTE, _LAST_BYTE = "\udc80", "\udcff"
 
 
 def accept_any_text() -> None:
     """Let standard output and error take every character, whatever their encoding is.
 
     A byte of a file name comes out as that byte. A character that the encoding lacks comes out
-    as its escape, such as ``\\u0394``.
+    as its escape: U+0394 as a backslash and ``u0394``.
     """
     codecs.register_error(_HANDLER, _escape)
     for stream in (sys.stdout, sys.stderr):

@@ -17,9 +17,9 @@ from ..graphs import artifact, pipeline
 from ..graphs.describe import describe_tensors
 from ..graphs.external_data import refuse_full_disk
 from ..graphs.recipe import DEFAULT_BLOCK, TARGETS, is_calibrated
-from ..graphs.staging import partial_of, refuse_occupied, staged
+from ..graphs.staging import note_of_replaced, partial_of, refuse_occupied, staged
 from ..runtime.contract import CACHE_DTYPES, CARD_FILE, MANIFEST_FILE
-from ..runtime.manifest import Manifest, describe_file, write_manifest
+from ..runtime.manifest import Manifest, Vocabulary, describe_file, write_manifest
 from . import provenance
 from .bind import bind
 from .calibrate_apart import calibrate_apart
@@ -30,7 +30,7 @@ from .companions import write_companions
 from .config import MistralConfig, geometry_of
 from .layouts import Layout
 from .origin import copy_licenses, read_origin
-from .plan import plan
+from .plan import Plan, plan
 from .progress import say, track
 from .text_file import read_text
 from .tokenizer import read_vocabulary, write_tokenizer
@@ -81,6 +81,7 @@ def export_checkpoint(
     dump: Path | None = None,
     gate: Gate | None = None,
     resume: bool = True,
+    replace: bool = True,
     base_model: str | None = None,
 ) -> Manifest:
     """Export a checkpoint to an artifact folder.
@@ -92,6 +93,7 @@ def export_checkpoint(
         dump: folder for the graph as text after each pass.
         gate: proves the artifact before it takes its name.
         resume: go on with an earlier run that was interrupted.
+        replace: whether an artifact that is there is replaced, or refused.
         base_model: the hub's name of the checkpoint, for the model card.
 
     Returns:
@@ -103,23 +105,19 @@ def export_checkpoint(
         ContractError: the artifact cannot be written there.
         ParityError: from the gate; nothing is left under ``out``.
     """
-    _refuse_overlap(checkpoint, out)
-    refuse_occupied(out)
-    _calibration_text(options)  # refused before any work, not in the middle of it
-    weights = Checkpoint.open(checkpoint)
-    config = adapted(weights.config, window=options.window, cache=options.cache, kv=options.kv)
-    _tell_of_no_window(weights, config)
-    vocabulary, origin = read_vocabulary(weights), read_origin(weights, base_model=base_model)
-    planned = plan(config, quant=options.quant, target=options.target, block=options.block)
-    if not partial_of(out).exists():
-        refuse_full_disk(out, planned.disk_bytes)
+    ready = preflight(checkpoint, out, options, base_model=base_model, replace=replace)
+    weights, config, vocabulary = ready.weights, ready.config, ready.vocabulary
+    say(note_of_replaced(out, is_proved=gate is not None))
     hashing = provenance.in_background(weights.hashes)
     model = _traced(config, weights, options, dump=dump)
     for pending in track([hashing], HASHING):
         source = pending.result()
     tools = provenance.tool_versions()
     identity = provenance.identity(_asked(options), source=source, tools=tools)
-    with _told_where(out), staged(out, identity=identity, resume=resume) as staging:
+    with (
+        _told_where(out),
+        staged(out, identity=identity, resume=resume, replace=replace) as staging,
+    ):
         say(staging.note)
         folder = staging.folder
         tensors = describe_tensors(model.graph, quant=options.quant)
@@ -139,11 +137,13 @@ def export_checkpoint(
             target=options.target,
             geometry=geometry_of(config),
             vocabulary=vocabulary,
-            memory=dataclasses.replace(planned.memory, weights_bytes=_sizes(folder, digests)),
+            memory=dataclasses.replace(
+                ready.planned.memory, weights_bytes=_sizes(folder, digests)
+            ),
             source=source,
             tools=tools,
             tensors=tensors,
-            origin=origin,
+            origin=ready.origin,
             tokenizer_json=tokenizer_json,
         )
         write_manifest(folder, manifest)
@@ -153,6 +153,50 @@ def export_checkpoint(
         manifest = dataclasses.replace(manifest, files=_describe_files(folder, digests))
         write_manifest(folder, manifest)
     return manifest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preflight:
+    """What is known of an export before its model is traced."""
+
+    weights: Checkpoint
+    config: MistralConfig  # with the window and the cache that were asked for
+    vocabulary: Vocabulary
+    origin: dict[str, Any]
+    planned: Plan
+
+
+def preflight(
+    checkpoint: Path,
+    out: Path,
+    options: Options,
+    *,
+    base_model: str | None = None,
+    replace: bool = True,
+) -> Preflight:
+    """Check all that can stop an export before its model is traced; nothing is written.
+
+    Args:
+        checkpoint, out, options, base_model, replace: as ``export_checkpoint`` takes them.
+
+    Raises:
+        ConfigError, CheckpointError: the checkpoint is not one that is supported.
+        GraphError: the recipe is not one that is supported.
+        ContractError: the artifact cannot be written there.
+    """
+    _refuse_overlap(checkpoint, out)
+    refuse_occupied(out, replace=replace)
+    _calibration_text(options)
+    weights = Checkpoint.open(checkpoint)
+    config = adapted(weights.config, window=options.window, cache=options.cache, kv=options.kv)
+    _tell_of_no_window(weights, config)
+    vocabulary, origin = read_vocabulary(weights), read_origin(weights, base_model=base_model)
+    planned = plan(config, quant=options.quant, target=options.target, block=options.block)
+    if not partial_of(out).exists():
+        refuse_full_disk(out, planned.disk_bytes)
+    return Preflight(
+        weights=weights, config=config, vocabulary=vocabulary, origin=origin, planned=planned
+    )
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from ..console import hints
 from ..errors import ConfigError
 from . import gguf_file, naming, shards
 from .config import MistralConfig
@@ -73,17 +74,6 @@ def read_config(path: Path) -> MistralConfig:
     return read_gguf_config(gguf_file.read_gguf(path))
 
 
-def has_weights(path: Path) -> bool:
-    """Whether weights lie beside the description, so that they can be checked.
-
-    Raises:
-        ConfigError: there is no model.
-    """
-    layout, found = _detect(path)
-    stem = _STEMS.get(layout)
-    return stem is None or shards.has_weights(found, stem)
-
-
 def open_published(path: Path) -> Published:
     """Read a model's config and the headers of its tensors.
 
@@ -139,7 +129,8 @@ def _detect(path: Path) -> tuple[Layout, Path]:
             raise ConfigError(f"{path}: a file, expected a folder or a {_GGUF_SUFFIX} file")
         return Layout.GGUF, path
     if not path.is_dir():
-        raise ConfigError(f"{path}: no such folder; name the folder of a checkpoint")
+        instead = hints.instead_of(path) or "name the folder of a checkpoint"
+        raise ConfigError(f"{path}: no such folder; {instead}")
     described = [layout for layout, name in _DESCRIPTIONS.items() if (path / name).is_file()]
     for layout in described:
         if shards.has_weights(path, _STEMS[layout]):

@@ -1,4 +1,4 @@
-"""How does long work show how far it is? A bar on a terminal, plain lines elsewhere."""
+"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import track as rich_track
 
+from ..console import hints
+
 Item = TypeVar("Item")
 
 _SECONDS = 10  # between two lines
 
 
 def track(items: Sequence[Item], label: str) -> Iterator[Item]:
-    """Hand the items on, one after the other, while standard error tells how many are done.
+    """Yield the items, and show on standard error how many are done.
 
-    Work that is done within an item is part of it, and shows nothing of its own.
+    Work within an item is part of it, and shows no progress of its own.
     """
     if _Shown.is_busy:
         yield from items
@@ -35,23 +37,27 @@ def track(items: Sequence[Item], label: str) -> Iterator[Item]:
 
 
 def _in_lines(items: Sequence[Item], label: str) -> Iterator[Item]:
-    """One line to begin with, and one more whenever some time has passed."""
+    """Print one line at first, and another whenever some time has passed."""
     say(f"{label} ({len(items)})")
-    told = time.monotonic()
+    last = time.monotonic()
     for done, item in enumerate(items):
-        if time.monotonic() - told > _SECONDS:
+        if time.monotonic() - last > _SECONDS:
             say(f"{label}: {done} of {len(items)} done")
-            told = time.monotonic()
+            last = time.monotonic()
         yield item
 
 
 class _Shown:
-    """Whether a bar is on the terminal: there is room for one."""
+    """Whether a bar is shown; only one is at a time."""
 
     is_busy = False
 
 
 def say(line: str) -> None:
-    """Write a line to standard error; nothing for an empty one."""
+    """Write a line to standard error, with make's names for its flags where make calls.
+
+    An empty line is not written.
+    """
     if line:
-        print(line, file=sys.stderr, flush=True)
+        note = hints.names_in_make(line)
+        print(f"{line} ({note})" if note else line, file=sys.stderr, flush=True)

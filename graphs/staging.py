@@ -8,6 +8,7 @@ refused; whoever is interrupted, or killed, leaves it for the next run to go on 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -34,7 +35,9 @@ class Staging:
 
 
 @contextlib.contextmanager
-def staged(out: Path, *, identity: Identity, resume: bool = True) -> Iterator[Staging]:
+def staged(
+    out: Path, *, identity: Identity, resume: bool = True, replace: bool = True
+) -> Iterator[Staging]:
     """Yield a folder that takes the name ``out`` when the block succeeds.
 
     An artifact already there stays until then. When the block raises one of our errors, nothing
@@ -46,11 +49,13 @@ def staged(out: Path, *, identity: Identity, resume: bool = True) -> Iterator[St
         identity: all that decides the bytes of the weights, by name; a run of another identity
             is not gone on with.
         resume: go on with an interrupted run.
+        replace: whether an artifact that is there is replaced, or refused.
 
     Raises:
-        ContractError: ``out`` exists and is not an artifact, or another run is writing it.
+        ContractError: ``out`` exists and is not an artifact or not to be replaced, or another run
+            is writing it.
     """
-    refuse_occupied(out)
+    refuse_occupied(out, replace=replace)
     partial, replaced = partial_of(out), out.with_name(f".{out.name}.replaced")
     try:
         partial.mkdir(parents=True, exist_ok=True)
@@ -67,6 +72,7 @@ def staged(out: Path, *, identity: Identity, resume: bool = True) -> Iterator[St
     staging = _begin(partial, identity, resume=resume)
     try:
         yield staging
+        refuse_occupied(out, replace=replace)  # it may have been made meanwhile
         if out.exists():
             out.rename(replaced)
         staging.folder.rename(out)
@@ -86,11 +92,16 @@ def staged(out: Path, *, identity: Identity, resume: bool = True) -> Iterator[St
     _remove(lock, partial)
 
 
-def refuse_occupied(out: Path) -> None:
+def refuse_occupied(out: Path, *, replace: bool = True) -> None:
     """Refuse a name that something else than an artifact has, before any work is done.
 
+    Args:
+        out: the artifact's folder.
+        replace: whether an artifact may have that name.
+
     Raises:
-        ContractError: ``out`` exists and is neither an artifact nor an empty folder.
+        ContractError: ``out`` exists and is neither an artifact nor an empty folder, or is an
+            artifact that is not to be replaced.
     """
     if out.name in ("", ".."):
         raise ContractError(f"--out {out}: expected the name of a new folder; give one")
@@ -98,6 +109,36 @@ def refuse_occupied(out: Path) -> None:
         raise ContractError(
             f"{out}: exists and is not an artifact (no {MANIFEST_FILE}); name another --out"
         )
+    if not replace and not _is_free(out):
+        raise ContractError(
+            f"{out}: holds an artifact{_named(out)}, expected none with --no-replace; "
+            "name another --out, or leave --no-replace out"
+        )
+
+
+def note_of_replaced(out: Path, *, is_proved: bool) -> str:
+    """What an export to ``out`` will replace, and when; empty where nothing is there.
+
+    Args:
+        out: the artifact's folder.
+        is_proved: whether the new artifact is compared with PyTorch before it takes the name.
+    """
+    if _is_free(out):
+        return ""
+    when = "passes its parity check" if is_proved else "is complete"
+    return (
+        f"{out}: the artifact there{_named(out)} is replaced when the new one {when}; "
+        "--no-replace keeps it"
+    )
+
+
+def _named(out: Path) -> str:
+    """Model and recipe of an artifact, as far as its manifest can be read."""
+    try:
+        content = json.loads((out / MANIFEST_FILE).read_bytes())
+        return f" ({content['origin']['name']}, {content['quant']} for {content['target']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _is_worth_keeping(error: TramontaneError, staging: Staging) -> bool:

@@ -1,7 +1,7 @@
-"""How does optimum-cli come by ``export tramontane``?
+"""``optimum-cli export tramontane``.
 
-It runs every module that it finds in ``optimum.commands.register``, where this one is installed,
-at each of its starts: so what is heavy is imported when the command is run.
+optimum-cli imports every module of ``optimum.commands.register``, where this one is installed,
+whenever it starts; so heavy packages are imported when the command is run.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from pathlib import Path
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 from optimum.commands.export.base import ExportCommand
 
-_SUMMARY = "Mistral-family checkpoint to an ONNX artifact for edge devices, proved"
+_SUMMARY = "Write an ONNX artifact from a Mistral-family checkpoint, compared with PyTorch"
 _EXAMPLE = """example:
   optimum-cli export tramontane --model models/stdlib-5m --quant int8 artifacts/stdlib-5m-int8
 
-An artifact that optimum's ORTModelForCausalLM is to run takes --cache growing.
+optimum's ORTModelForCausalLM runs artifacts of --cache growing.
 """
 
 
 class TramontaneExportCommand(BaseOptimumCLICommand):  # type: ignore[misc] # optimum is untyped
-    """``tramontane export`` with its options, and its checkpoint and folder named as optimum does.
+    """``tramontane export`` with its options; checkpoint and folder are named as in optimum.
 
-    It exits as ``tramontane`` does: 0 done, 1 parity failed, 2 bad input, 130 interrupted.
+    Its exit status is one of ``tramontane.console.status.MEANINGS``.
     """
 
     COMMAND = CommandInfo(name="tramontane", help=f"{_SUMMARY}.")
@@ -46,13 +46,14 @@ class TramontaneExportCommand(BaseOptimumCLICommand):  # type: ignore[misc] # op
         )
         parser.add_argument("out", type=Path, metavar="OUT", help="artifact folder to write")
         add_export_options(parser)
-        parser.set_defaults(json=False)
+        parser.set_defaults(json=False, print_out=False)
 
     def run(self) -> None:
-        """Export; leave with the status of what stopped it."""
-        from tramontane.cli import exit_status
+        """Export; exit with the status of the error that stopped it."""
+        from tramontane.console.status import status_of
 
-        if status := exit_status(lambda: _export(self.args)):
+        name = "optimum-cli export tramontane"
+        if status := status_of(lambda: _export(self.args), name=name):
             raise SystemExit(status)
 
 
@@ -63,7 +64,6 @@ def _export(args: Namespace) -> int:
     from tramontane.export.progress import say
     from tramontane.interop.optimum_config import describe, obstacles
 
-    _refuse_hub_name(args.checkpoint)
     config = adapted(
         read_config(args.checkpoint), window=args.window, cache=args.cache, kv=args.kv
     )
@@ -71,22 +71,6 @@ def _export(args: Namespace) -> int:
     for obstacle in obstacles(config):
         say(f"note: optimum's ORTModelForCausalLM will not run {args.out}: {obstacle}")
     return commands.export(args)
-
-
-def _refuse_hub_name(model: Path) -> None:
-    """Siblings of this command download what is named like this.
-
-    Raises:
-        ConfigError: nothing lies there, and it may be a name on the Hub.
-    """
-    from tramontane.errors import ConfigError
-
-    if model.exists() or model.is_absolute() or len(model.parts) > 2:
-        return
-    raise ConfigError(
-        f"--model {model}: no such folder or file here, and nothing is downloaded; expected a "
-        f"local one: for a name on the Hub, hf download {model} --local-dir DIR, then --model DIR"
-    )
 
 
 REGISTER_COMMANDS = [(TramontaneExportCommand, ExportCommand)]

@@ -78,8 +78,8 @@ def test_what_is_not_here_is_refused_and_nothing_is_downloaded(
     monkeypatch.chdir(tmp_path)
     assert optimum(monkeypatch, *EXPORT, "mistralai/Mistral-7B-v0.1", "out") == cli.EXIT_BAD_INPUT
     message = capsys.readouterr().err
-    assert message.startswith("tramontane: --model mistralai/Mistral-7B-v0.1: no such folder")
-    assert "hf download mistralai/Mistral-7B-v0.1 --local-dir DIR, then --model DIR" in message
+    assert message.startswith("tramontane: mistralai/Mistral-7B-v0.1: no such folder")
+    assert "hf download mistralai/Mistral-7B-v0.1 --local-dir models/Mistral-7B-v0.1" in message
     assert optimum(monkeypatch, *EXPORT, tmp_path / "missing", "out") == cli.EXIT_BAD_INPUT
     assert f"{tmp_path / 'missing'}: no such folder" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -96,8 +96,7 @@ def raise_if_broken(checks: Sequence[Check], *, artifact: Path, explanation: str
         lines = "\n  ".join([*broken, *([explanation] if explanation else [])])
         raise ParityError(
             f"{artifact}: {len(broken)} of {len(checks)} parity checks failed:\n  {lines}\n"
-            "nothing was written; --no-validate writes it nevertheless, and then "
-            "tramontane validate --explain --report DIR shows all of this"
+            "nothing was written"
         )
 
 
