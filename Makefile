@@ -7,7 +7,7 @@
 #? MODEL                    checkpoint: a folder or a GGUF file
 #? QUANT                    weight format: fp32, int8, int4 or int8-dynamic
 #? QUANT/bench-flat         weight format of the artifact that is measured
-#? TARGET                   kernels: ort, portable (any ONNX runtime) or web (browsers' WASM)
+#? TARGET                   kernels: ort, portable (any runtime) or web (browsers' WASM)
 #? OUT                      artifact folder (default: artifacts/ and a name made of the options)
 #? OUT/validate             artifact folder, or any exporter's model.onnx
 #? OUT/synthetic            checkpoint folder to write (default: artifacts/GEOMETRY)
@@ -48,7 +48,7 @@
 #? DECODE                   positions to decode at, in tokens
 #? GENAI_PYTHON             Python of an environment with onnxruntime-genai
 #? OPTIMUM_PYTHON           Python of an environment with optimum
-#? GEOMETRY                 a known model, e.g. mistral-7b-v0.1; an unknown name prints the list
+#? GEOMETRY                 a known model's name; an unknown one prints the list
 #? LAYERS/synthetic         number of layers to write, from the first (default: all)
 #? LAYERS/bench-export      numbers of layers, an export each (default: all layers)
 #? QUANTS                   weight formats to measure (default: int8 int4)
@@ -56,6 +56,7 @@
 #? DTYPE                    bfloat16 (default), float16 or float32
 #? MEASURED                 folder that keeps what the benchmarks measured
 #? PYTHON                   Python 3.11 or newer that makes the environment
+.SHELLFLAGS := -fc
 BIN := .venv/bin
 READY := .venv/.ready
 LOG := .venv/install.log
@@ -67,7 +68,8 @@ OPTIONS := $(sort $(shell sed -n 's,^\#? *\([A-Z_]*\)[ /].*,\1,p' Makefile))
 origin-of = $(firstword $(origin $1))
 $(foreach name,$(OPTIONS),\
   $(if $(filter command,$(call origin-of,$(name))),$(eval override $(name) := $$(value $(name))))\
-  $(if $(filter environment,$(call origin-of,$(name))),$(eval $(name) := $$(value $(name)))))
+  $(if $(filter environment,$(call origin-of,$(name))),$(eval $(name) := $$(value $(name))))\
+  $(if $(filter-out undefined,$(call origin-of,$(name))),$(eval given-$(name) := $$(value $(name)))))
 
 PYTHON ?= python3
 MODEL ?= models/stdlib-5m
@@ -86,7 +88,7 @@ tramontane = TRAMONTANE_CALLER=make $(BIN)/tramontane
 module = TRAMONTANE_CALLER=make $(BIN)/python -m tramontane
 # One option as a flag, a list of words, or a switch; nothing where it is not given.
 flag = $(if $($1),--$2="$$$1")
-words = $(if $($1),--$2 $$$1)
+many = $(if $($1),--$2 $$$1)
 switch = $(if $(filter-out 0,$($1)),--$2)
 
 recipe = --quant="$$QUANT" --target="$$TARGET" $(call flag,WINDOW,window) \
@@ -119,7 +121,7 @@ export: $(READY)  ## start here: write an artifact folder from a checkpoint, com
 run: $(READY)  ## start here: continue a prompt with an artifact
 	@$(artifact) && $(tramontane) run "$$OUT" --prompt="$$PROMPT" $(call flag,MAX_MEMORY,max-memory)
 
-web: TARGET = web
+web: TARGET = $(or $(given-TARGET),web)
 web: $(READY)  ## start here: serve a page that runs an artifact in your browser
 	@$(fresh-artifact) && $(module).interop.web_server "$$OUT" $(call flag,PORT,port)
 
@@ -150,7 +152,7 @@ faults: $(READY)  ## prove: plant every fault in good artifacts, and write docs/
 
 interop: $(READY)  ## prove: run artifacts in other runtimes, and write docs/interop.md
 	@$(module).interop "$$MODEL" --shared="$$SHARED" --out=docs/interop.md \
-	  --screenshots=artifacts/screenshots $(call words,ONLY,only) $(call words,REQUIRE,require)
+	  --screenshots=artifacts/screenshots $(call many,ONLY,only) $(call many,REQUIRE,require)
 
 bench: $(READY)  ## measure: speed and memory of an artifact, beside the machine's limits
 	@$(fresh-artifact) && mkdir -p "$$MEASURED" && name="speed-$$(basename -- "$$OUT")" && \
@@ -170,8 +172,8 @@ bench-kernels: $(READY)  ## measure: kernels that a step could use, beside the m
 bench-peers: $(READY)  ## measure: llama.cpp and onnxruntime-genai on the same weights, beside ours
 	@mkdir -p "$$MEASURED"
 	@$(module).interop.peers "$$MODEL" --work="$${OUT:-artifacts/peers/$(stem)}" \
-	  --out="$$MEASURED/peers-$(stem).json" $(call words,ONLY,only) $(call flag,ROUNDS,rounds) \
-	  $(call words,PREFILL,prefill) $(call words,DECODE,decode)
+	  --out="$$MEASURED/peers-$(stem).json" $(call many,ONLY,only) $(call flag,ROUNDS,rounds) \
+	  $(call many,PREFILL,prefill) $(call many,DECODE,decode)
 
 bench-others: $(READY)  ## measure: the parity check and the linter on other exporters' artifacts
 	@$(module).bench.others "$$MODEL" --out=docs/other-exporters.md \
@@ -181,10 +183,10 @@ bench-web: $(READY)  ## measure: speed of each recipe in a browser's WASM
 	@set --; stories="$$SHARED/models/stories15M"; test ! -e "$$stories" || set -- "$$stories"; \
 	  $(module).interop.web_speed "$$MODEL" "$$@" --window 32 --out docs/web.md
 
-bench-export: GEOMETRY = mistral-7b-v0.1
+bench-export: GEOMETRY = $(or $(given-GEOMETRY),mistral-7b-v0.1)
 bench-export: $(READY)  ## measure: memory and time of exports of random weights
-	@$(module).bench.export --geometry="$$GEOMETRY" $(call words,LAYERS,layers) \
-	  $(call words,QUANTS,quant) $(call flag,GENAI_PYTHON,genai-python)
+	@$(module).bench.export --geometry="$$GEOMETRY" $(call many,LAYERS,layers) \
+	  $(call many,QUANTS,quant) $(call flag,GENAI_PYTHON,genai-python)
 
 performance: $(READY)  ## measure: write docs/performance.md from what the benchmarks measured
 	@$(module).bench.page "$$MEASURED" --out docs/performance.md

@@ -144,7 +144,9 @@ def _refuse_one_text_for_both(calibrated: Path | None, measured: Path | None) ->
 
 def run(args: Namespace) -> int:
     """Continue a prompt, writing text as it comes."""
-    prompt = _prompt(args)
+    given: str | None = args.prompt if args.prompt is not None else args.prompt_option
+    if given is not None:
+        refuse_other_than_utf8(given, flag="the prompt")
     from .runtime import Sampler, Session
 
     sampler = Sampler(
@@ -156,6 +158,7 @@ def run(args: Namespace) -> int:
         verify=args.verify,
         max_memory_bytes=_size(args.max_memory, "--max-memory"),
     )
+    prompt = read_standard_input() if given is None else given
     pieces = session.stream(prompt, max_new_tokens=args.max_new_tokens, sampler=sampler)
     if args.json:
         print(json.dumps({"prompt": prompt, "text": "".join(pieces)}))
@@ -166,15 +169,6 @@ def run(args: Namespace) -> int:
         print(piece, end="", flush=True)
     print()
     return 0
-
-
-def _prompt(args: Namespace) -> str:
-    """The prompt that was given, or standard input where none was."""
-    given: str | None = args.prompt if args.prompt is not None else args.prompt_option
-    if given is None:
-        return read_standard_input()
-    refuse_other_than_utf8(given, flag="the prompt")
-    return given
 
 
 def bench(args: Namespace) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 _RULE = re.compile(r"^([a-z-]+):.*?##\s*([a-z ]+): (.*)$")
 _MACRO = re.compile(r"^([a-z-]+) = (.*)$")
-_DEFAULT = re.compile(r"^(?:([a-z-]+): )?([A-Z_]+) \??= (.*)$")
+_DEFAULT = re.compile(r"^(?:([a-z-]+): )?([A-Z_]+) \??= (?:\$\(or \S+,([^)]*)\)|(.*))$")
 _OPTION = re.compile(r"^#\? ([A-Z_]+)(?:/([a-z-]+))? +(.*)$")
 _USED_MACRO = re.compile(r"\$\(([a-z-]+)\)")
 _READ_OPTION = re.compile(r"[A-Z][A-Z_]+")
@@ -35,7 +35,7 @@ class Makefile:
             elif found := _OPTION.match(line):
                 self.options[found[1], found[2] or ""] = found[3]
             elif found := _DEFAULT.match(line):
-                self.defaults[found[2], found[1] or ""] = found[3]
+                self.defaults[found[2], found[1] or ""] = found[3] or found[4]
             elif found := _MACRO.match(line):
                 self.macros[found[1]] = found[2]
             else:

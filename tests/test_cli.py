@@ -186,8 +186,8 @@ def test_an_empty_prompt_is_fine_only_where_a_start_token_is_added(
         (checkpoint / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": adds}))
         arguments = ["export", str(checkpoint), "--quant", "fp32", "--out", str(out)]
         assert cli.main([*arguments, "--no-validate"]) == 0
-    assert cli.main(["run", str(tmp_path / "with"), "--max-new-tokens", "2"]) == 0
-    assert "nothing to decode from" in refusal(capsys, "run", tmp_path / "without")
+    assert cli.main(["run", str(tmp_path / "with"), "", "--max-new-tokens", "2"]) == 0
+    assert "nothing to decode from" in refusal(capsys, "run", tmp_path / "without", "")
 
 
 def test_a_reader_who_has_read_enough_is_no_error(
