@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .console import hints
 from .console.status import EXIT_BAD_INPUT, complain
-from .console.streams import read_standard_input, refuse_other_than_utf8
+from .console.streams import decode_argument, read_standard_input
 from .errors import ConfigError, ContractError, ParityError, TramontaneError
 from .sizes import format_bytes, parse_size
 
@@ -146,7 +146,7 @@ def run(args: Namespace) -> int:
     """Continue a prompt, writing text as it comes."""
     given: str | None = args.prompt if args.prompt is not None else args.prompt_option
     if given is not None:
-        refuse_other_than_utf8(given, flag="the prompt")
+        given = decode_argument(given, flag="the prompt")
     from .runtime import Sampler, Session
 
     sampler = Sampler(

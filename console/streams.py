@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import sys
 
 from ..errors import ConfigError
@@ -45,22 +46,31 @@ def read_standard_input() -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
 
-def refuse_other_than_utf8(text: str, *, flag: str) -> None:
-    """Refuse text of the command line that cannot be written in UTF-8.
+def decode_argument(text: str, *, flag: str) -> str:
+    """Text of the command line, whose bytes are UTF-8 even where the locale says otherwise.
+
+    Args:
+        text: the argument as Python read it; bytes that the locale lacks are surrogates.
+        flag: what an error calls the argument.
 
     Raises:
-        ConfigError: it has a byte that is no text, or half of a surrogate pair.
+        ConfigError: it has a byte that is not UTF-8, or half of a surrogate pair.
     """
     try:
         text.encode()
+        return text
     except UnicodeEncodeError as error:
-        found = text[error.start]
-        is_byte = _FIRST_BYTE <= found <= _LAST_BYTE
-        what = f"byte {ord(found) - 0xDC00:#04x}" if is_byte else f"surrogate {ord(found):#06x}"
+        where, character = error.start, text[error.start]
+    try:
+        return os.fsencode(text).decode()
+    except UnicodeError:
+        is_byte = _FIRST_BYTE <= character <= _LAST_BYTE
+        code = ord(character) - 0xDC00 if is_byte else ord(character)
         raise ConfigError(
-            f"{flag}: {what} at character {error.start} is not UTF-8, expected text in UTF-8; "
-            "type it again, or check the terminal's encoding (LC_ALL=C.UTF-8)"
-        ) from error
+            f"{flag}: {'byte' if is_byte else 'surrogate'} {code:#04x} at character {where} is "
+            "not UTF-8, expected text in UTF-8; type it again, or check the terminal's encoding "
+            "(LC_ALL=C.UTF-8)"
+        ) from None
 
 
 def _escape(error: UnicodeError) -> tuple[bytes, int]:

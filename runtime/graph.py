@@ -66,7 +66,9 @@ def open_graph(
         )
     try:
         return ort.InferenceSession(
-            str(path) if changed is None else changed, options, providers=["CPUExecutionProvider"]
+            _as_utf8(path) if changed is None else changed,
+            options,
+            providers=["CPUExecutionProvider"],
         )
     except _LOAD_ERRORS as error:
         raise _refusal(path, error, made_with=made_with) from error
@@ -97,6 +99,20 @@ def _release(version: str) -> tuple[int, ...]:
     """The numbers that a version begins with: 1.32.0.dev1 gives (1, 32, 0)."""
     found = re.match(r"\d+(\.\d+)*", version)
     return tuple(map(int, found[0].split("."))) if found else ()
+
+
+def _as_utf8(path: Path) -> str:
+    """A path as onnxruntime takes it: in UTF-8, whatever the locale's encoding is.
+
+    Raises:
+        ContractError: its bytes are not UTF-8.
+    """
+    try:
+        return str(path) if os.name == "nt" else os.fsencode(path).decode()
+    except UnicodeDecodeError as error:
+        raise ContractError(
+            f"{path}: its name is not UTF-8, which onnxruntime needs; rename it"
+        ) from error
 
 
 def physical_cores() -> int:

@@ -45,7 +45,7 @@ class Tokenizer:
         self._vocabulary = vocabulary
         self._pieces = sentencepiece.SentencePieceProcessor()
         try:
-            self._pieces.Load(str(path))
+            self._pieces.LoadFromSerializedProto(path.read_bytes())
         except (RuntimeError, OSError) as error:
             raise ContractError(f"{path}: not a sentencepiece model ({error})") from error
         self._num_tokens = max(len(self), vocab_size or 0)

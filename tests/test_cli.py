@@ -1,8 +1,11 @@
-"""Does the command do what its help says, and refuse what it can't, by name?"""
+"""Does the command do what its help says, and refuse what it can't do with a clear error?"""
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,8 +14,10 @@ from pathlib import Path
 
 import pytest
 from tramontane import cli
+from tramontane.errors import ParityError
 from tramontane.export import build
 from tramontane.graphs import artifact as artifact_module
+from tramontane.validate import prove
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +42,119 @@ def test_run_prints_the_prompt_and_what_follows(
     out = capsys.readouterr().out
     assert out.startswith("import ")
     assert len(out) > len("import \n")
+
+
+def test_a_prompt_is_an_argument_an_option_or_standard_input(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prompt(*words: str, typed: bytes = b"") -> str:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(typed)))
+        options = ["--max-new-tokens", "1", "--json"]
+        assert cli.main(["run", str(artifact), *words, *options]) == 0
+        return str(json.loads(capsys.readouterr().out)["prompt"])
+
+    assert prompt("def f(", typed=b"not this") == prompt("--prompt", "def f(") == "def f("
+    for typed, expected in (
+        (b"def f", "def f"),
+        (b"def f\n", "def f"),
+        (b"def f\r\n", "def f"),
+        (b" def f\n\n", " def f\n"),
+        (b"\xef\xbb\xbfdef f\n", "def f"),
+        ("é→".encode(), "é→"),
+    ):
+        assert prompt(typed=typed) == expected
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["run", str(artifact), "a", "--prompt", "b"])
+    assert stop.value.code == cli.EXIT_BAD_INPUT
+
+
+def test_an_artifact_that_is_missing_is_told_before_standard_input_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert "no such folder" in refusal(capsys, "run", tmp_path / "missing")
+
+
+def test_recipes_of_one_checkpoint_have_each_a_folder_of_their_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kinds = [
+        ["--quant", "int4"],
+        ["--target", "portable"],
+        ["--window", "32"],
+        ["--window", "64"],
+        ["--block", "32"],
+        ["--block", "64"],
+        ["--cache", "growing"],
+        ["--kv", "int8"],
+    ]
+    names = []
+    for words in itertools.chain([()], *(itertools.combinations(kinds, n) for n in (1, 2))):
+        flags = [word for pair in words for word in pair]
+        assert cli.main(["export", "a/model", *flags, "--print-out"]) == 0
+        names.append(capsys.readouterr().out)
+    assert names[0] == "artifacts/model-int8-ort\n"
+    assert "artifacts/model-int8-ort-b32-kv-int8\n" in names
+    # A window or a block that is given twice counts once.
+    assert len(set(names)) == len(names) - 2
+    assert cli.main(["export", "a/model", "--block", "128", "--print-out"]) == 0
+    assert capsys.readouterr().out == names[0]
+    assert cli.main(["export", "a/model", "--out", "b", "--print-out"]) == 0
+    assert capsys.readouterr().out == "b\n"
+
+
+def test_what_is_replaced_is_named_before_the_work_and_kept_until_the_new_one_is_whole(
+    artifact: Path,
+    stdlib_5m: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(artifact, out)
+    before = (out / "manifest.json").read_bytes()
+
+    def fail(*_: object) -> None:
+        raise ParityError("far off")
+
+    monkeypatch.setattr(prove, "prove", fail)
+    assert cli.main(["export", str(stdlib_5m), "--out", str(out)]) == cli.EXIT_FAILED
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == (
+        f"{out}: the artifact there (stdlib-5m, int8 for ort) is replaced when the new one passes "
+        "its parity check; --no-replace keeps it"
+    )
+    assert (out / "manifest.json").read_bytes() == before
+    message = refusal(capsys, "export", stdlib_5m, "--out", out, "--no-replace")
+    assert f"{out}: holds an artifact (stdlib-5m, int8 for ort), expected none" in message
+    assert "tracing" not in message
+
+
+def test_parity_that_failed_prints_the_commands_that_look_into_it(
+    stdlib_5m: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ParityError("far off")
+
+    monkeypatch.setattr(build, "export_checkpoint", lambda *_, gate, **__: gate(tmp_path, None))
+    monkeypatch.setattr(prove, "prove", fail)
+    words = ["--block", "32", "--kv", "int8", "--quant", "int4", "--out", str(tmp_path / "it's")]
+    assert cli.main(["export", str(stdlib_5m), *words]) == cli.EXIT_FAILED
+    lines = [line.strip() for line in capsys.readouterr().err.splitlines()]
+    export, validate = (
+        shlex.split(line)
+        for line in lines
+        if line.startswith(("/", ".venv", "tr")) and "stdlib" in line
+    )
+    start = export.index("export")
+    again = cli.parser().parse_args(export[start:])
+    assert (again.quant, again.block, again.kv, again.no_validate) == ("int4", 32, "int8", True)
+    asked = cli.parser().parse_args(validate[validate.index("validate") :])
+    assert asked.artifact == again.out == tmp_path / "it's"
+    assert (asked.reference, asked.explain) == (again.checkpoint, True)
 
 
 def test_sampling_with_one_seed_gives_one_text(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 from tramontane import cli
+from tramontane.export import build
 from tramontane.export import checkpoint as checkpoint_module
 from tramontane.graphs.recipe import QUANTS
 from tramontane.runtime.contract import DATA_FILE
@@ -37,7 +39,7 @@ def test_a_name_that_is_nothing_is_refused_with_what_is_known(
 ) -> None:
     missing = tmp_path / "mistral-8b"
     message = refusal(capsys, "inspect", missing)
-    assert f"{missing}: neither a folder or file nor a known geometry" in message
+    assert f"{missing}: neither a folder or file nor a known model" in message
     assert "mistral-7b-v0.1, mistral-7b-v0.2" in message
 
 
@@ -54,9 +56,101 @@ def test_a_config_alone_is_planned(
     stdlib_5m: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(stdlib_5m / "config.json", tmp_path)
-    found = json.loads(said(capsys, "inspect", tmp_path, "--json"))
+    assert cli.main(["inspect", str(tmp_path), "--json"]) == cli.EXIT_BAD_INPUT
+    told = capsys.readouterr()
+    found = json.loads(told.out)
     assert found["num_parameters"] == 5_573_888
     assert set(found["plans"]) == set(QUANTS)
+    assert found["refused"]["error"] == "CheckpointError"
+    assert f"{tmp_path}: holds no weights" in found["refused"]["message"] in told.err
+    assert json.loads(said(capsys, "inspect", stdlib_5m, "--json"))["refused"] is None
+
+
+def drop_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def drop_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.model").unlink()
+
+
+def spoil_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.model").write_bytes(b"no pieces")
+
+
+def shrink_vocabulary(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_bytes())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 2000}))
+
+
+def widen_a_layer(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_bytes())
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 800}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "message"),
+    [
+        (drop_weights, [], "holds no weights"),
+        (drop_tokenizer, [], "holds no tokenizer.model"),
+        (spoil_tokenizer, [], "tokenizer.model: not a SentencePiece model"),
+        (shrink_vocabulary, [], "has shape (2048, 256)"),
+        (widen_a_layer, [], "model.safetensors: model.layers.0.mlp"),
+        (None, ["--window", "4097"], "--window 4097: expected 1 to 4096"),
+        (None, ["--target", "web", "--quant", "int4"], "--target web --quant int4"),
+        (None, ["--block", "48"], "--block 48"),
+        (None, ["--kv", "int8", "--target", "portable"], "--kv int8"),
+    ],
+    ids=lambda one: getattr(one, "__name__", None),
+)
+def test_inspect_refuses_what_export_refuses_and_in_the_same_words(
+    stdlib_5m: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[Path], None] | None,
+    options: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def trace(*_: object) -> None:
+        raise AssertionError("it was traced")
+
+    monkeypatch.setattr(build, "trace_apart", trace)
+    monkeypatch.chdir(tmp_path)
+    checkpoint = tmp_path / "model"
+    shutil.copytree(stdlib_5m, checkpoint)
+    if spoil is not None:
+        spoil(checkpoint)
+    by_export = refusal(capsys, "export", checkpoint, *options)
+    assert message in by_export
+    assert cli.main(["inspect", str(checkpoint), *options]) == cli.EXIT_BAD_INPUT
+    told = capsys.readouterr()
+    assert told.err == by_export
+    if spoil is not None:
+        assert "RAM to export" in told.out
+        assert "weights: " not in told.out
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_inspect_refuses_a_full_disk_and_a_folder_of_something_else_as_export_does(
+    stdlib_5m: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
+        message = refusal(capsys, "inspect", stdlib_5m)
+        assert "0 B free, the artifact needs" in message
+        assert refusal(capsys, "export", stdlib_5m) == message
+    thesis = tmp_path / "artifacts" / "stdlib-5m-int8-ort" / "thesis.txt"
+    thesis.parent.mkdir(parents=True)
+    thesis.touch()
+    message = refusal(capsys, "inspect", stdlib_5m)
+    assert "exists and is not an artifact" in message
+    assert refusal(capsys, "export", stdlib_5m) == message
+    assert thesis.is_file()
 
 
 def test_the_plan_is_printed_before_a_fault_in_the_weights_is_told(
@@ -89,7 +183,7 @@ def test_an_export_keeps_what_inspect_planned(
     memory = read_manifest(out).memory
     assert memory.resident_bytes == plans["int8"]["memory"]["resident_bytes"]
     assert memory.weights_bytes == (out / DATA_FILE).stat().st_size
-    assert "memory of a session" in said(capsys, "inspect", out)
+    assert "estimated RAM to run" in said(capsys, "inspect", out)
     message = refusal(capsys, "run", out, "--max-memory", "30MB")
     assert f"{out}: needs" in message
     assert "allowed are 30.00 MB" in message
@@ -132,6 +226,8 @@ def test_a_reference_that_memory_cannot_hold_is_refused_before_anything_is_writt
 
     monkeypatch.setattr(psutil, "virtual_memory", Memory)
     message = refusal(capsys, "export", stdlib_5m, "--out", tmp_path / "out")
+    assert refusal(capsys, "inspect", stdlib_5m) == message
+    assert "weights: " in said(capsys, "inspect", stdlib_5m, "--no-validate")
     assert (
         "the reference takes 737.02 MB of memory, the artifact 90.47 MB and their logits 25.17 MB, "
         "112.00 MB are free" in message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 import shutil
 from pathlib import Path
@@ -18,7 +19,7 @@ from tramontane.errors import (
     TraceError,
 )
 from tramontane.graphs.journal import Identity
-from tramontane.graphs.staging import partial_of, refuse_occupied, staged
+from tramontane.graphs.staging import note_of_replaced, partial_of, refuse_occupied, staged
 from tramontane.runtime.contract import DATA_FILE, MANIFEST_FILE, MODEL_FILE
 
 IDENTITY: Identity = {"quant": "int4", "block": 32, "window": None, "numpy": "2.4.6"}
@@ -326,3 +327,35 @@ def test_empty_folder_is_free_to_take(out: Path) -> None:
         (staging.folder / MANIFEST_FILE).write_text("new")
     assert names(out) == [MANIFEST_FILE]
     assert names(out.parent) == ["artifact"]
+
+
+def test_an_artifact_that_is_not_to_be_replaced_is_refused_before_the_work_and_after_it(
+    out: Path,
+) -> None:
+    refuse_occupied(out, replace=False)
+    out.mkdir(parents=True)
+    refuse_occupied(out, replace=False)  # an empty folder is free
+    with (
+        pytest.raises(ContractError, match="holds an artifact, expected none with --no-replace"),
+        staged(out, identity=IDENTITY, replace=False) as staging,
+    ):
+        write(staging.folder / MANIFEST_FILE, "new")
+        write(out / MANIFEST_FILE, "made meanwhile")
+    assert (out / MANIFEST_FILE).read_text() == "made meanwhile"
+    with (
+        pytest.raises(ContractError, match="holds an artifact"),
+        staged(out, identity=IDENTITY, replace=False),
+    ):
+        raise AssertionError("it began")
+    assert (out / MANIFEST_FILE).read_text() == "made meanwhile"
+
+
+def test_what_is_replaced_is_named_as_far_as_its_manifest_can_be_read(out: Path) -> None:
+    assert note_of_replaced(out, is_proved=True) == ""
+    write_old(out)
+    unnamed = f"{out}: the artifact there is replaced when the new one is complete; --no-replace"
+    assert note_of_replaced(out, is_proved=False).startswith(unnamed)
+    manifest = {"origin": {"name": "m-7b"}, "quant": "int4", "target": "web"}
+    (out / MANIFEST_FILE).write_text(json.dumps(manifest))
+    named = f"{out}: the artifact there (m-7b, int4 for web) is replaced when the new one passes"
+    assert note_of_replaced(out, is_proved=True).startswith(named)
