@@ -95,18 +95,37 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tramontane.bench.export", description=__doc__)
-    parser.add_argument("--geometry", default="mistral-7b-v0.1", help="(%(default)s)")
-    parser.add_argument("--layers", type=int, nargs="*", help="each a job; all (default)")
-    parser.add_argument("--quant", nargs="+", default=["int8", "int4"], help="(int8 int4)")
-    parser.add_argument("--tokens", type=int, default=1024, help="of a session (%(default)s)")
     parser.add_argument(
-        "--work", type=Path, default=Path("artifacts/bench"), help="folder (%(default)s)"
+        "--geometry",
+        default="mistral-7b-v0.1",
+        help="known model whose sizes are taken (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--layers",
+        type=int,
+        nargs="*",
+        help="numbers of layers, an export each (default: all layers)",
+    )
+    parser.add_argument(
+        "--quant",
+        nargs="+",
+        default=["int8", "int4"],
+        help="weight formats to measure (default: int8 int4)",
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=1024, help="tokens to prefill (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("artifacts/bench"),
+        help="folder for checkpoints and artifacts (default: %(default)s)",
     )
     parser.add_argument(
         "--genai-python",
         default=sys.executable,
         metavar="PYTHON",
-        help="of an environment that has onnxruntime-genai and its builder (this one)",
+        help="Python of an environment with onnxruntime-genai (default: this one)",
     )
     return parser.parse_args()
 
@@ -243,12 +262,12 @@ def _print(rows: list[Row], peers: list[dict[str, Any]]) -> None:
         "layers",
         "by",
         "seconds",
-        "after tracing",
-        "peak",
-        "planned",
+        "% of time after tracing",
+        "peak export RAM",
+        "planned export RAM",
         "artifact",
-        "session",
-        "planned",
+        "run RAM",
+        "planned run RAM",
     )
     for row in rows:
         sizes = (

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from .clone import Clone
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -37,6 +39,12 @@ def embedded_artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
         return root / recipe
 
     return artifact
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Clone:
+    """A clone whose commands are stubs, in a folder whose name has a space and an apostrophe."""
+    return Clone(tmp_path / "it's a clone")
 
 
 @pytest.fixture(scope="session")

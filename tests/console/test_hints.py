@@ -14,7 +14,7 @@ import pytest
 from tramontane import cli
 from tramontane.console import hints
 
-from .conftest import Clone
+from ..clone import Clone
 
 PROMPT = "def fibonacci("
 

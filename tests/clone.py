@@ -10,9 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 _STUB = f"""#!{sys.executable} -IS
 import json, os, sys
 with open(os.environ["CALLS"], "a") as calls:
@@ -73,8 +71,18 @@ class Clone:
         assert done.returncode == 0, done.stderr
         return [call for call in self.calls() if "--print-out" not in call]
 
-
-@pytest.fixture
-def clone(tmp_path: Path) -> Clone:
-    """A clone in a folder whose name has a space and an apostrophe."""
-    return Clone(tmp_path / "it's a clone")
+    def pasted(self, line: str) -> list[list[str]]:
+        """Calls of a command line that a shell runs here, but for those that ask for a name."""
+        done = subprocess.run(
+            ["sh", "-c", line],
+            cwd=self.folder,
+            env={"PATH": os.environ["PATH"], "CALLS": str(self._calls)},
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+        if not self._calls.exists():  # as after make help
+            return []
+        return [call for call in self.calls() if "--print-out" not in call]
