@@ -83,17 +83,16 @@ def instead_of(path: Path) -> str:
 
 def install() -> str:
     """How this installation gets what all commands need; the command, where it is known."""
-    python = _nearest(Path(sys.executable))
+    pip = [sys.executable, "-m", "pip", "install"]
     source = _source()
-    if source is not None and (source / "Makefile").is_file():
-        return f"in {source}: make dev, or {quoted([python, '-m', 'pip', 'install', '.[export]'])}"
+    if source is not None and source.is_dir():
+        make = quoted(["make", "-C", str(source), "dev"])
+        return f"{make}, or {quoted([*pip, '-e', f'{source}[export]'])}"
     if source is not None:
-        return quoted([python, "-m", "pip", "install", f"{source}[export]"])
+        return quoted([*pip, f"{source}[export]"])
     wheel = f"tramontane-{__version__}-py3-none-any.whl[export]"
-    return (
-        f"in a clone: {quoted([python, '-m', 'pip', 'install', '.[export]'])}; "
-        f"from a wheel: {quoted([python, '-m', 'pip', 'install', wheel])}"
-    )
+    clone = quoted([*pip, ".[export]"])
+    return f"in a clone: make dev, or {clone}; from a wheel: {quoted([*pip, wheel])}"
 
 
 def names_in_make(message: str) -> str:

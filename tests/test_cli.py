@@ -114,7 +114,7 @@ def test_what_is_replaced_is_named_before_the_work_and_kept_until_the_new_one_is
     shutil.copytree(artifact, out)
     before = (out / "manifest.json").read_bytes()
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ParityError("far off")
 
     monkeypatch.setattr(prove, "prove", fail)

@@ -51,7 +51,7 @@ def test_its_help_has_an_example_and_the_options_of_our_own_command(
     with pytest.raises(SystemExit):
         cli.main(["export", "--help"])
     ours = {word for word in capsys.readouterr().out.split() if word.startswith("--")}
-    assert ours - set(theirs.split()) == {"--out", "--json"}  # --out is OUT
+    assert ours - set(theirs.split()) == {"--out", "--print-out", "--json"}  # --out is OUT
 
 
 def test_its_artifact_is_that_of_our_own_command(

@@ -170,8 +170,11 @@ def test_an_installation_from_a_clone_a_wheel_or_neither_is_extended_as_it_was_m
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     python = sys.executable
+    clone = tmp_path / "it's a clone"
+    clone.mkdir()
+    named = f"{tmp_path}/it'\"'\"'s a clone"
     for source, expected in (
-        (Path(hints.__file__).parents[1], f"make dev, or {python} -m pip install '.[export]'"),
+        (clone, f"make -C '{named}' dev, or {python} -m pip install -e '{named}[export]'"),
         (tmp_path / "it's.whl", f"{python} -m pip install '{tmp_path}/it'\"'\"'s.whl[export]'"),
         (None, f"from a wheel: {python} -m pip install 'tramontane-0.1.0-py3-none-any.whl"),
     ):
