@@ -123,7 +123,12 @@ def _run(command: str, *, python: Path, model: Path, out: Path, before: Path) ->
     words = [word.format(**names) for word in command.split()]
     offline = {"HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"}
     done = subprocess.run(
-        words, env={**os.environ, **offline}, capture_output=True, text=True, check=False
+        words,
+        env={**os.environ, **offline},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
     )
     if done.returncode:
         raise ContractError(f"{' '.join(words)}: exited with {done.returncode}\n{done.stderr}")
@@ -131,7 +136,9 @@ def _run(command: str, *, python: Path, model: Path, out: Path, before: Path) ->
 
 def _version(module: str, python: Path) -> str:
     code = f"from importlib.metadata import version; print(version('{_PACKAGES[module]}'))"
-    found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        [python, "-c", code], capture_output=True, encoding="ascii", check=False
+    )
     return found.stdout.strip() or "unknown"
 
 

@@ -47,6 +47,7 @@ def run(command: Sequence[str | Path], *, limit_bytes: int) -> Run:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        errors="replace",
         env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
     )
     assert process.stdout is not None, "it is piped"

@@ -142,7 +142,11 @@ def convert(artifact: Path, out: Path, manifest: Manifest) -> None:
         styles = [style for style, _, _ in _STYLES]
         words = [sys.executable, "-m", _TOOL, folder, "--output_dir", str(out)]
         done = subprocess.run(
-            [*words, "--optimization_style", *styles], capture_output=True, text=True, check=False
+            [*words, "--optimization_style", *styles],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
         )
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]

@@ -122,5 +122,5 @@ def physical_cores() -> int:
     cores = set()
     for cpu in os.sched_getaffinity(0):
         siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        cores.add(siblings.read_text() if siblings.is_file() else str(cpu))
+        cores.add(siblings.read_text(encoding="ascii") if siblings.is_file() else str(cpu))
     return len(cores)

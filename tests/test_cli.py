@@ -48,7 +48,7 @@ def test_a_prompt_is_an_argument_an_option_or_standard_input(
     artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def prompt(*words: str, typed: bytes = b"") -> str:
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(typed)))
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(typed), encoding="ascii"))
         options = ["--max-new-tokens", "1", "--json"]
         assert cli.main(["run", str(artifact), *words, *options]) == 0
         return str(json.loads(capsys.readouterr().out)["prompt"])
