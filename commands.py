@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .console import hints
+from .console.rows import print_rows
 from .console.status import EXIT_BAD_INPUT, complain
 from .console.streams import decode_argument, read_standard_input
 from .errors import ConfigError, ContractError, ParityError, TramontaneError
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
     from .export.build import Options
     from .export.checkpoint import Checkpoint
-    from .export.config import MistralConfig
-    from .export.plan import Plan
     from .graphs.lint.rules import Finding
     from .runtime.manifest import Manifest
     from .validate.gate import Options as Measuring
@@ -60,7 +59,7 @@ def export(args: Namespace) -> int:
     if args.json:
         print(json.dumps({"artifact": str(out), **summary}))
     else:
-        _print_rows(summary)
+        print_rows(summary)
         print(f"\nwrote {out}; try\n  {hints.suggest('run', OUT=out, PROMPT='def fibonacci(')}")
     return 0
 
@@ -249,7 +248,7 @@ def inspect(args: Namespace) -> int:
         manifest = read_manifest(args.path)
         verify_files(args.path, manifest)
         summary = {**_summary(manifest), "files": f"{len(manifest.files)}, all as promised"}
-        print(json.dumps(summary)) if args.json else _print_rows(summary)
+        print(json.dumps(summary)) if args.json else print_rows(summary)
         return 0
     from .graphs.taps import find_graphs
 
@@ -287,6 +286,7 @@ def _inspect_checkpoint(args: Namespace) -> int:
     from .export.geometries import GEOMETRIES, find_geometry
     from .export.layouts import read_config
     from .export.plan import plan
+    from .export.plan_table import plan_json, print_plan
     from .graphs.recipe import quants_for
 
     is_known = not args.path.exists() and str(args.path) in GEOMETRIES
@@ -302,9 +302,10 @@ def _inspect_checkpoint(args: Namespace) -> int:
         for q in quants_for(args.target)
     }
     if not args.json:
-        _print_plan(config, plans)
+        print_plan(config, plans)
         if not is_known:
             print(f"weights: {_checked(args)}, shapes and types as expected")
+            print(f"export: nothing stops {args.quant} for {args.target}")
         return 0
     refusal = None
     try:
@@ -313,7 +314,7 @@ def _inspect_checkpoint(args: Namespace) -> int:
     except TramontaneError as error:
         refusal = {"error": type(error).__name__, "message": str(error)}
         complain(str(error))
-    print(json.dumps({**_plan_json(config, plans), "refused": refusal}))
+    print(json.dumps({**plan_json(config, plans), "refused": refusal}))
     return 0 if refusal is None else EXIT_BAD_INPUT
 
 
@@ -355,7 +356,7 @@ def synthesize(args: Namespace) -> int:
     if args.json:
         print(json.dumps({"checkpoint": str(args.out), **counts, "bytes": written.num_bytes}))
     else:
-        _print_rows({**counts, "size": format_bytes(written.num_bytes)})
+        print_rows({**counts, "size": format_bytes(written.num_bytes)})
         print(
             f"\nwrote {args.out}; try\n  {hints.suggest('export', MODEL=args.out, QUANT='int8')}"
         )
@@ -385,56 +386,3 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
         "estimated RAM to run": f"{format_bytes(memory.resident_bytes)} at most",
         **{f"parity: {name}": value for name, value in (manifest.parity or {}).items()},
     }
-
-
-def _plan_json(config: MistralConfig, plans: dict[str, Plan]) -> dict[str, Any]:
-    import dataclasses
-
-    return {
-        **dataclasses.asdict(config),
-        "num_parameters": config.num_parameters,
-        "plans": {quant: dataclasses.asdict(found) for quant, found in plans.items()},
-    }
-
-
-def _print_plan(config: MistralConfig, plans: dict[str, Plan]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from .export.config import geometry_of
-
-    memory = next(iter(plans.values())).memory
-    is_bounded = geometry_of(config).rows is not None
-    grows = "bounded by the window" if is_bounded else "grows with the tokens"
-    rows = {
-        "architecture": config.architecture,
-        "layers": config.num_hidden_layers,
-        "hidden, intermediate": f"{config.hidden_size}, {config.intermediate_size}",
-        "heads": f"{config.num_attention_heads} over {config.num_key_value_heads}, "
-        f"{config.head_dim} numbers each",
-        "vocabulary": f"{config.vocab_size}{', tied' if config.tie_word_embeddings else ''}",
-        "positions": config.max_position_embeddings,
-        "rope theta": f"{config.rope_theta:g}",
-        "parameters": f"{config.num_parameters:_}".replace("_", " "),
-        "window": config.sliding_window or "none",
-        "cache": f"{format_bytes(memory.cache_bytes_at_most)} at most, {grows}",
-        "parity check": f"{format_bytes(next(iter(plans.values())).reference_bytes)} of memory "
-        "for PyTorch",
-    }
-    _print_rows(rows)
-    table = Table("QUANT", "weights", "free disk needed", "RAM to run", "RAM to export")
-    for quant, found in plans.items():
-        sizes = (
-            found.memory.weights_bytes,
-            found.disk_bytes,
-            found.memory.resident_bytes,
-            found.export_peak_bytes,
-        )
-        table.add_row(quant, *map(format_bytes, sizes))
-    Console().print(table)
-
-
-def _print_rows(rows: dict[str, Any]) -> None:
-    width = max(map(len, rows))
-    for name, value in rows.items():
-        print(f"{name:<{width}}  {value}")

@@ -171,7 +171,9 @@ def test_no_weight_is_read_to_inspect_a_checkpoint(
         raise AssertionError("a weight was read")
 
     monkeypatch.setattr(checkpoint_module.Checkpoint, "read", read)
-    assert "weights: Hugging Face, 57 tensors" in said(capsys, "inspect", stdlib_5m)
+    found = said(capsys, "inspect", stdlib_5m)
+    assert "weights: Hugging Face, 57 tensors" in found
+    assert "export: nothing stops int8 for ort" in found
 
 
 def test_an_export_keeps_what_inspect_planned(

@@ -1,0 +1,56 @@
+"""What ``inspect`` prints of a checkpoint: its sizes, and the plan of each weight format."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..console.rows import print_rows
+from ..sizes import format_bytes
+from .config import MistralConfig, geometry_of
+from .plan import Plan
+
+
+def print_plan(config: MistralConfig, plans: dict[str, Plan]) -> None:
+    """Print the model's sizes, and a table with a row for each weight format."""
+    memory = next(iter(plans.values())).memory
+    is_bounded = geometry_of(config).rows is not None
+    grows = "bounded by the window" if is_bounded else "grows with the tokens"
+    rows = {
+        "architecture": config.architecture,
+        "layers": config.num_hidden_layers,
+        "hidden, intermediate": f"{config.hidden_size}, {config.intermediate_size}",
+        "heads": f"{config.num_attention_heads} over {config.num_key_value_heads}, "
+        f"{config.head_dim} numbers each",
+        "vocabulary": f"{config.vocab_size}{', tied' if config.tie_word_embeddings else ''}",
+        "positions": config.max_position_embeddings,
+        "rope theta": f"{config.rope_theta:g}",
+        "parameters": f"{config.num_parameters:_}".replace("_", " "),
+        "window": config.sliding_window or "none",
+        "cache": f"{format_bytes(memory.cache_bytes_at_most)} at most, {grows}",
+        "parity check": f"{format_bytes(next(iter(plans.values())).reference_bytes)} of memory "
+        "for PyTorch",
+    }
+    print_rows(rows)
+    table = Table("QUANT", "weights", "free disk needed", "RAM to run", "RAM to export")
+    for quant, found in plans.items():
+        sizes = (
+            found.memory.weights_bytes,
+            found.disk_bytes,
+            found.memory.resident_bytes,
+            found.export_peak_bytes,
+        )
+        table.add_row(quant, *map(format_bytes, sizes))
+    Console().print(table)
+
+
+def plan_json(config: MistralConfig, plans: dict[str, Plan]) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        **dataclasses.asdict(config),
+        "num_parameters": config.num_parameters,
+        "plans": {quant: dataclasses.asdict(found) for quant, found in plans.items()},
+    }
