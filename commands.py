@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .runtime.manifest import Manifest
     from .validate.gate import Options as Measuring
 
+DEFAULT_BLOCK = 128  # as of graphs/recipe.py, which needs packages that --print-out does without
+
 
 def export(args: Namespace) -> int:
     """Export a checkpoint, compared with PyTorch unless that is declined."""
@@ -76,7 +78,7 @@ def artifact_name(checkpoint: Path, args: Namespace) -> str:
         args.quant,
         args.target,
         *([f"w{args.window}"] if args.window is not None else []),
-        *([f"b{args.block}"] if args.block != 128 else []),
+        *([f"b{args.block}"] if args.block != DEFAULT_BLOCK else []),
         *([args.cache] if args.cache != "windowed" else []),
         *([f"kv-{args.kv}"] if args.kv != "float32" else []),
     ]
@@ -101,8 +103,8 @@ def _options(args: Namespace) -> Options:
 
 
 def _how_to_look_into(args: Namespace, out: Path) -> str:
-    """The commands that write an artifact although its parity failed, and report on it."""
-    defaults = {"block": 128, "cache": "windowed", "kv": "float32", "window": None}
+    """The commands that write the artifact that failed beside ``out``, and a report on it."""
+    defaults = {"block": DEFAULT_BLOCK, "cache": "windowed", "kv": "float32", "window": None}
     recipe = {"QUANT": args.quant, "TARGET": args.target}
     for name, default in defaults.items():
         if getattr(args, name) != default:
@@ -110,8 +112,8 @@ def _how_to_look_into(args: Namespace, out: Path) -> str:
     for name in ("calibration_text", "max_shard", "base_model"):
         if getattr(args, name) is not None:
             recipe[name.upper()] = str(getattr(args, name))
+    out, report = (out.with_name(f"{out.name}-{end}") for end in ("unproved", "parity"))
     export = hints.suggest("export", MODEL=args.checkpoint, OUT=out, **recipe, NO_VALIDATE=True)
-    report = out.with_name(f"{out.name}-parity")
     text = {} if args.text is None else {"TEXT": args.text}
     validate = hints.suggest(
         "validate", OUT=out, MODEL=args.checkpoint, EXPLAIN=True, REPORT=report, **text

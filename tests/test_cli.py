@@ -13,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tramontane import cli
+from tramontane import cli, commands
 from tramontane.errors import ParityError
 from tramontane.export import build
 from tramontane.graphs import artifact as artifact_module
+from tramontane.graphs import recipe
 from tramontane.validate import prove
 
 
@@ -94,6 +95,7 @@ def test_recipes_of_one_checkpoint_have_each_a_folder_of_their_own(
         assert cli.main(["export", "a/model", *flags, "--print-out"]) == 0
         names.append(capsys.readouterr().out)
     assert names[0] == "artifacts/model-int8-ort\n"
+    assert commands.DEFAULT_BLOCK == recipe.DEFAULT_BLOCK
     assert "artifacts/model-int8-ort-b32-kv-int8\n" in names
     # A window or a block that is given twice counts once.
     assert len(set(names)) == len(names) - 2
@@ -153,7 +155,7 @@ def test_parity_that_failed_prints_the_commands_that_look_into_it(
     again = cli.parser().parse_args(export[start:])
     assert (again.quant, again.block, again.kv, again.no_validate) == ("int4", 32, "int8", True)
     asked = cli.parser().parse_args(validate[validate.index("validate") :])
-    assert asked.artifact == again.out == tmp_path / "it's"
+    assert asked.artifact == again.out == tmp_path / "it's-unproved"  # the old one stays
     assert (asked.reference, asked.explain) == (again.checkpoint, True)
 
 
