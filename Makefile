@@ -201,7 +201,8 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || "$$PYTHON" -m venv .venv
 	@( $(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]' 2>&1 && \
 	  touch $@ ) | tee $(LOG) | while read -r line; do case $$line in \
-	  Collecting*|Downloading*|Installing*) printf '  %s\n' "$$line";; esac; done; \
+	  Collecting*|Downloading*) printf '  %s\n' "$${line%% (from*}";; \
+	  'Installing collected'*) echo '  Installing them, a minute or so';; esac; done; \
 	  test -e $@ || { tail -n 20 $(LOG); echo 'the installation failed; its whole log is $(LOG)'; exit 1; }
 	@mkdir -p .ns && ln -sfn .. .ns/tramontane
 

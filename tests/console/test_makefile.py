@@ -186,9 +186,11 @@ def test_help_of_one_target_and_of_none(clone: Clone) -> None:
 
 
 PIP = """#!/bin/sh
-echo 'Collecting torch'
+echo '  Installing build dependencies: started'
+echo 'Collecting torch<3 (from tramontane==0.1.0)'
 echo '  Downloading torch-2.13.0.whl (180 MB)'
 echo 'Requirement already satisfied: numpy'
+echo 'Installing collected packages: torch, and a hundred more'
 echo 'WARNING: a setting of the user' >&2
 exit {status}
 """
@@ -200,9 +202,11 @@ def test_the_first_run_says_how_large_it_is_and_keeps_warnings_to_its_log(clone:
     done = clone.make("card")
     assert done.returncode == 0
     assert "GB to download" in done.stdout
-    assert "  Downloading torch-2.13.0.whl (180 MB)\n" in done.stdout
+    assert "  Collecting torch<3\n  Downloading torch-2.13.0.whl (180 MB)\n" in done.stdout
+    assert "  Installing them, a minute or so\n" in done.stdout
     assert "WARNING" not in done.stdout + done.stderr
     assert "Requirement" not in done.stdout
+    assert "dependencies" not in done.stdout
     log = clone.folder / ".venv" / "install.log"
     assert "WARNING: a setting of the user" in log.read_text()
     assert clone.calls()
