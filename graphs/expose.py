@@ -40,6 +40,13 @@ class OpenedGraph:
         self.cache_scales = find_cache_scales(model.graph)  # by past; empty: in float
         self._graph = model.graph
 
+    @property
+    def files(self) -> list[Path]:
+        """The graph's file and those of its weights, each once."""
+        entries = (entry for weight in self._proto.graph.initializer for entry in weight.external_data)
+        names = {entry.value for entry in entries if entry.key == "location"}
+        return [self.path, *(self.path.parent / name for name in sorted(names))]
+
     def taps(self, num_layers: int) -> Taps:
         """Where it can be looked into.
 

@@ -18,7 +18,9 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from ..errors import ContractError
+from .activation_rounding import ByPosition, InBlocks, Rounding
 from .linked_data import follow_links
+from .pack_for_ort import INT8_ACCURACY
 
 # What each linear layer is called, as the last words of a name: ours first.
 _ROLES = {
@@ -61,6 +63,8 @@ class Multiplication:
     result: str  # (B, T, N) float
     bits: int  # of one weight; 32 in float
     block: int | None  # weights of a row that share a scale; None: all of them
+    rounding: Rounding | None = None  # of activations; None: they are multiplied in float
+    is_rounding_known: bool = True  # False: activations are rounded, but by a rule not known here
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,10 +176,10 @@ def _multiplications(graph: ir.Graph) -> Iterator[Multiplication]:
         if found is None:
             continue
         bits, block = _rounding(node)
-        is_integer = node.op_type in _OF_INTEGERS
-        source, result = (
-            _around_integers(node) if is_integer else (node.inputs[0], node.outputs[0])
-        )
+        source, result, passed = node.inputs[0], node.outputs[0], set[str]()
+        if node.op_type in _OF_INTEGERS:
+            source, result, passed = _around_integers(node)
+        rounding = _activation_rounding(node, passed, block)
         number = found["layer"]
         yield Multiplication(
             role=_ROLE_BY_WORD[found["word"]],
@@ -184,7 +188,25 @@ def _multiplications(graph: ir.Graph) -> Iterator[Multiplication]:
             result=_name(result),
             bits=bits,
             block=block,
+            rounding=rounding,
+            is_rounding_known=rounding is not None or node.op_type not in _IN_BYTES,
         )
+
+
+def _activation_rounding(node: ir.Node, passed: set[str], block: int | None) -> Rounding | None:
+    """How a multiplication rounds what it reads; None where it does not, or by no known rule.
+
+    Args:
+        node: the multiplication.
+        passed: kinds of the nodes that round before it.
+        block: of its weights.
+    """
+    if node.op_type == "MatMulNBits":
+        is_rounded = node.attributes.get_int("accuracy_level", 0) == INT8_ACCURACY
+        return InBlocks(node.attributes.get_int("block_size")) if is_rounded else None
+    if node.op_type == "MatMulIntegerToFloat" and "Round" in passed and block is not None:
+        return ByPosition(block, is_twice="Concat" in passed)
+    return None
 
 
 def _names_of(node: ir.Node) -> Iterator[str]:
@@ -202,17 +224,22 @@ def _origin(value: ir.Value) -> ir.Value:
     return value if source is None else _origin(source)
 
 
-def _around_integers(node: ir.Node) -> tuple[ir.Value | None, ir.Value]:
-    """What is rounded before a multiplication of integers, and what it is once it is scaled."""
+def _around_integers(node: ir.Node) -> tuple[ir.Value | None, ir.Value, set[str]]:
+    """What is rounded before a multiplication of integers, and what it is once it is scaled.
+
+    Also the kinds of the nodes that round.
+    """
     source, result = node.inputs[0], node.outputs[0]
+    passed = set()
     while source is not None and (made_by := source.producer()) is not None:
         if made_by.op_type not in _ROUND:
             break
+        passed.add(made_by.op_type)
         source = made_by.inputs[0]
     for expected in _SCALE:
         readers = [reader for reader, _ in result.uses() if reader.op_type == expected]
         result = readers[0].outputs[0] if readers else result
-    return source, result
+    return source, result, passed
 
 
 def _embedding(graph: ir.Graph) -> tuple[str, int, int | None] | None:

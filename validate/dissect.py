@@ -30,7 +30,7 @@ from .held import hold, rows_of, scales_of
 from .observe import Observed, embedding_of, ends, matrix_of, observe
 from .reference import Reference
 from .subject import Subject
-from .tolerance import Tolerance, linear_error_for, weight_error_for
+from .tolerance import Tolerance
 
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
 
@@ -310,7 +310,7 @@ class _Walk:
 
     def _weight_error(self, bits: int) -> float:
         slack = self.subject.weight_slack if bits < 32 else 1.0
-        return weight_error_for(bits, self.tolerance) * slack
+        return self.tolerance.weight_error_for(bits) * slack
 
     def _multiplied(
         self,
@@ -320,9 +320,11 @@ class _Walk:
         inputs: dict[str, np.ndarray],
         found: np.ndarray,
     ) -> None:
-        expected = operators.multiply(inputs["x"], inputs["matrix"])
-        bound = linear_error_for(linear.bits, self.tolerance)
-        self._operator(number, name, inputs, found, expected, bound=bound)
+        x = inputs["x"]
+        if linear.rounding is not None:
+            x = linear.rounding(x)
+        expected = operators.multiply(x, inputs["matrix"])
+        self._operator(number, name, inputs, found, expected)
 
     def _operator(
         self,

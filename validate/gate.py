@@ -15,14 +15,16 @@ from ..export.progress import track
 from ..export.text_file import read_text
 from .dissect import dissect
 from .feeder import Feeder
-from .figures import Positions, by_position
+from .figures import Positions, by_position, summarize
 from .findings import Dissection
+from .recipe_reference import Expected, RecipeReference
 from .reference import Reference, Run
 from .room import refuse_bad_options
 from .sequences import (
     Feed,
     batch_checks,
     check_feed,
+    distance_check,
     feeds,
     greedy_check,
     greedy_tokens,
@@ -30,8 +32,9 @@ from .sequences import (
 from .store import Store, default_folder
 from .subject import Subject
 from .tokens import SAMPLE, Spans, TokenText, chunks, random_tokens, spans
-from .tolerance import Tolerance, tolerance_for
+from .tolerance import MAX_KL, MIN_AGREEMENT, Tolerance, tolerance_for
 from .verdict import Check, judged
+from .weights import ArtifactWeights, CheckpointWeights, Weights
 
 FIGURES = {"weights": "weight_error", "operators": "operator_error", "rows": "row_error"}
 _MANY_PARAMETERS = 10**9  # beyond it, default runs look into three layers alone
@@ -43,7 +46,9 @@ class Options:
 
     text: Path = SAMPLE  # UTF-8, of the kind that the model knows
     seed: int = 0  # of the random tokens, and of where in the text to begin
-    tolerance: float = 1.0  # scales all bounds
+    tolerance: float = 1.0  # scales the bounds on what the recipe says
+    max_kl: float = MAX_KL  # nats from the float32 model, mean over the text, at most
+    min_agreement: float = MIN_AGREEMENT  # top-1 agreement with it over the text, at least
     thorough: bool = False  # all lengths and layers, however long it takes
     store: Path = field(default_factory=default_folder)  # keeps what the reference made
 
@@ -77,16 +82,17 @@ class Gate:
         """Read texts and settings; nothing is run yet.
 
         Raises:
-            ContractError: a text that is not there, an unknown recipe, or a folder for the
+            ContractError: a text that is not there, a bound that is none, or a folder for the
                 reference's work that cannot be made.
             CheckpointError: the checkpoint's tokenizer is unreadable.
         """
-        refuse_bad_options(
-            subject.quant, text=options.text, seed=options.seed, scale=options.tolerance
-        )
+        refuse_bad_options(text=options.text, seed=options.seed)
         self.subject, self.options = subject, options
         self.tolerance = tolerance_for(
-            subject.quant, int8_cache=subject.has_int8_cache, scale=options.tolerance
+            int8_cache=subject.has_int8_cache,
+            scale=options.tolerance,
+            max_kl=options.max_kl,
+            min_agreement=options.min_agreement,
         )
         self.words = TokenText(checkpoint)
         self.text = read_text(options.text, flag="--text")
@@ -106,9 +112,8 @@ class Gate:
             ContractError: the graph cannot be run as its names promise.
             CheckpointError: a weight of the checkpoint is unreadable.
         """
-        runs = dict(zip(("text", "random"), self.reference.runs(self._sequences()), strict=True))
-        checks, curve = self._sequence_checks(runs)
         notes = [*self._of_the_window(), *self._of_the_text()]
+        runs, checks, curve = self._sequence_checks(notes)
         dissection = self._dissect(notes)
         if dissection is not None:
             checks += dissection_checks(dissection)
@@ -163,35 +168,86 @@ class Gate:
             random_tokens(self.subject.config.vocab_size, length, seed=seed),
         ]
 
-    def _sequence_checks(self, runs: dict[str, Run]) -> tuple[list[Check], Positions]:
-        """All checks of whole sequences; the session that they need is let go afterwards."""
+    def _sequence_checks(
+        self, notes: list[str]
+    ) -> tuple[dict[str, Run], list[Check], Positions]:
+        """All checks of whole sequences; the session that they need is closed afterwards.
+
+        Returns:
+            The float32 reference's runs on text and on random tokens; the checks; how the
+            artifact differs from it over the text, fed in chunks.
+        """
         feeder = self.subject.feeder()
-        checks: list[Check] = []
-        curves: list[Positions] = []
+        text, random = self._sequences()
+        prompt = self.spans.greedy_prompt
+        greedy = greedy_tokens(feeder, text[:prompt], self.spans.greedy_steps)
+        names, sequences = ("text", "random", "greedy"), [text, random, greedy]
+        runs = dict(zip(names, self.reference.runs(sequences), strict=True))
+        expected = dict(zip(names, self._expected(runs, notes), strict=True))
+        curves: dict[str, Positions] = {}
 
         def check(way: Feed) -> list[Check]:
-            run = runs[way.source]
-            found, logits = check_feed(feeder, run, way, self.subject.layout, self.tolerance)
-            if (way.source, way.mode) == ("text", "chunked"):
-                curves.append(by_position(run.logits, logits, run.tokens))
+            found, logits = check_feed(
+                feeder, expected[way.source], way, self.subject.layout, self.tolerance
+            )
+            if way.mode == "chunked":
+                run = runs[way.source]
+                curves[way.source] = by_position(run.logits, logits, run.tokens)
             return found
 
+        sources = ("text", "random")
         jobs: list[Callable[[], Iterable[Check]]] = [
             functools.partial(check, way)
-            for source in runs
+            for source in sources
             for way in feeds(source, self.subject.edges, self.spans)
         ]
-        jobs.append(lambda: [self._greedy(feeder, runs["text"])])
-        jobs.append(lambda: batch_checks(self.subject, list(runs.values()), self.tolerance))
+        jobs.append(
+            lambda: [
+                greedy_check(
+                    runs["greedy"], expected["greedy"], prompt=prompt, tolerance=self.tolerance
+                )
+            ]
+        )
+        both = [expected[source] for source in sources]
+        jobs.append(lambda: batch_checks(self.subject, both, self.tolerance))
+        checks: list[Check] = []
         for job in track(jobs, "checking parity"):
             checks += job()
-        return checks, curves[0]
+        distances = [
+            distance_check(source, summarize(curves[source]), self.tolerance)
+            for source in sources
+        ]
+        return {source: runs[source] for source in sources}, distances + checks, curves["text"]
 
-    def _greedy(self, feeder: Feeder, run: Run) -> Check:
-        prompt = self.spans.greedy_prompt
-        tokens = greedy_tokens(feeder, run.tokens[:prompt], self.spans.greedy_steps)
-        found = self.reference.runs([tokens])[0]
-        return greedy_check(found, prompt=prompt, tolerance=self.tolerance)
+    def _expected(self, runs: dict[str, Run], notes: list[str]) -> list[Expected]:
+        """What each sequence must come out as: what the recipe makes of it, and the noise."""
+        own = self._own_weights(notes)
+        if own is None:
+            return [Expected(run=run, floor=None) for run in runs.values()]
+        recipe = RecipeReference(self.subject, self.reference, own)
+        return recipe.runs([run.tokens for run in runs.values()])
+
+    def _own_weights(self, notes: list[str]) -> Weights | None:
+        """The artifact's weights and rounding; None, and a note, where they are not known."""
+        checkpoint = self.reference.checkpoint
+        try:
+            taps = self.subject.graph.taps(self.subject.config.num_hidden_layers)
+        except ContractError:
+            if self.subject.graph.bits == 32:
+                return CheckpointWeights(checkpoint=checkpoint)
+            notes.append(
+                "sequences are compared with the float32 model alone: the graph's weights are "
+                "rounded, and not found by their names"
+            )
+            return None
+        linears = [taps.head, *(linear for layer in taps.layers for linear in layer.values())]
+        if not all(linear.is_rounding_known for linear in linears):
+            notes.append(
+                "sequences are compared with the float32 model alone: the graph rounds "
+                "activations by a rule that is not known here"
+            )
+            return None
+        return ArtifactWeights(subject=self.subject, taps=taps, checkpoint=checkpoint)
 
     def _dissect(self, notes: list[str]) -> Dissection | None:
         config, length = self.subject.config, self.spans.dissected

@@ -54,8 +54,8 @@ class Reference:
         """
         self.config = config
         self.checkpoint = checkpoint
-        self._store = store
-        self._track = track
+        self.store = store
+        self.track = track
         self._rope = rope_of(config)
         self._identity: dict[str, Any] | None = None
 
@@ -71,18 +71,18 @@ class Reference:
             CheckpointError: a tensor is unreadable or holds a NaN or infinity.
             ContractError: the disk has no room for what is kept.
         """
-        keys = [self._key(tokens) for tokens in sequences]
+        keys = [self.key(tokens) for tokens in sequences]
         wanted = dict(zip(keys, sequences, strict=True))
         missing = {
-            key: tokens for key, tokens in wanted.items() if not self._store.find(key, _ARRAYS)
+            key: tokens for key, tokens in wanted.items() if not self.store.find(key, _ARRAYS)
         }
         if missing:
-            shapes = {key: self._shapes(len(tokens)) for key, tokens in missing.items()}
-            with self._store.adding(shapes) as made:
+            shapes = {key: self.shapes(len(tokens)) for key, tokens in missing.items()}
+            with self.store.adding(shapes) as made:
                 self._compute(list(missing.values()), made)
         found = []
         for key, tokens in zip(keys, sequences, strict=True):
-            arrays = self._store.find(key, _ARRAYS)
+            arrays = self.store.find(key, _ARRAYS)
             assert arrays is not None, "it was just kept"
             found.append(Run(tokens=tokens, **arrays))
         return found
@@ -96,7 +96,8 @@ class Reference:
         """Rows of the embedding: (T, M) float32."""
         return torch.from_numpy(self.checkpoint.read(EMBEDDING)[tokens])
 
-    def _shapes(self, length: int) -> dict[str, tuple[int, ...]]:
+    def shapes(self, length: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of a run's arrays, by name."""
         c = self.config
         rows = (c.num_hidden_layers, c.num_key_value_heads, length, c.head_dim)
         return {"logits": (length, c.vocab_size), "keys": rows, "values": rows}
@@ -106,7 +107,7 @@ class Reference:
         embedded = self.embed(np.concatenate(sequences))
         hidden = list(embedded.split_with_sizes([len(tokens) for tokens in sequences]))
         numbers = range(self.config.num_hidden_layers)
-        for number in self._track(numbers, "running the reference, layer by layer"):
+        for number in self.track(numbers, "running the reference, layer by layer"):
             for _, layer in self.layers([number]):
                 for i, arrays in enumerate(made):
                     hidden[i], key, value = self.run_layer(layer, hidden[i])
@@ -143,7 +144,8 @@ class Reference:
             out[start:stop] = found[0]
         return out, past[0][0, :, :T], past[1][0, :, :T]
 
-    def _key(self, tokens: np.ndarray) -> str:
+    def key(self, tokens: np.ndarray) -> str:
+        """One name for all that decides the numbers of a sequence's run."""
         if self._identity is None:
             self._identity = {
                 "checkpoint": self.checkpoint.hashes(),

@@ -12,7 +12,6 @@ from ..export.plan import Plan
 from ..export.text_file import read_text
 from ..sizes import format_bytes
 from .tokens import SAMPLE, spans
-from .tolerance import tolerance_for
 
 _COMPARED = 3  # times the logits of the longest run: both sides, and what onnxruntime holds
 
@@ -37,13 +36,12 @@ def refuse_little_memory(config: MistralConfig, planned: Plan) -> None:
         )
 
 
-def refuse_bad_options(quant: str, *, text: Path | None, seed: int, scale: float) -> None:
-    """Refuse, before any work, a text that is not there, a seed or a tolerance that is none.
+def refuse_bad_options(*, text: Path | None, seed: int) -> None:
+    """Refuse, before any work, a text that is not there or a seed that is none.
 
     Raises:
         ConfigError, ContractError: naming the flag.
     """
-    tolerance_for(quant, scale=scale)
     read_text(SAMPLE if text is None else text, flag="--text")
     if seed < 0:
         raise ContractError(f"--seed {seed}: expected 0 or more")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +12,11 @@ from ..runtime import contract
 from ..runtime.cache import CacheLayout
 from .feeder import CacheRows, Feeder
 from .figures import Figures, compare, relative_errors
+from .recipe_reference import Expected
 from .reference import Run
 from .subject import Subject
 from .tokens import STAND_IN_WINDOW, Spans, chunks, turns
-from .tolerance import FEWEST_POSITIONS, Tolerance
+from .tolerance import Tolerance
 from .verdict import Check, judged
 
 _FEW_PIECES = 64  # up to so many the cache is looked at after each, else after each eviction
@@ -122,24 +123,21 @@ def row_error(cache: CacheRows, run: Run, layout: CacheLayout, tokens: int) -> R
 
 
 def check_feed(
-    feeder: Feeder, run: Run, feed: Feed, layout: CacheLayout, tolerance: Tolerance
+    feeder: Feeder, expected: Expected, feed: Feed, layout: CacheLayout, tolerance: Tolerance
 ) -> tuple[list[Check], np.ndarray]:
     """Feed one way: the check of the logits, that of the cache, and the logits (T, V) float32."""
+    run, floor = expected.run, expected.floor
     logits, worst = feed_and_watch(feeder, run, feed.cuts, layout)
-    expected, tokens = run.logits[: feed.length], run.tokens[: feed.length]
-    figures = compare(expected, logits, tokens)
+    figures = compare(run.logits[: feed.length], logits, run.tokens[: feed.length])
     checks = [
-        logits_check(str(feed), figures, feed.source, tolerance),
-        cache_check(f"cache, {feed}", worst, tolerance),
+        logits_check(str(feed), figures, tolerance.logits_bounds(floor, feed.length)),
+        cache_check(f"cache, {feed}", worst, tolerance.cache_bounds(floor)),
     ]
     return checks, logits
 
 
-def cache_check(name: str, worst: RowError, tolerance: Tolerance) -> Check:
-    """Hold cached rows against a recipe's bounds."""
-    bounds = {"typical_cache_error": tolerance.typical_cache_error}
-    if tolerance.cache_error is not None:
-        bounds["cache_error"] = tolerance.cache_error
+def cache_check(name: str, worst: RowError, bounds: Mapping[str, float]) -> Check:
+    """Compare the drift of cached rows with its bounds."""
     return judged(
         name=name,
         kind="cache",
@@ -150,16 +148,9 @@ def cache_check(name: str, worst: RowError, tolerance: Tolerance) -> Check:
 
 
 def logits_check(
-    name: str, figures: Figures, source: str, tolerance: Tolerance, *, kind: str = "logits"
+    name: str, figures: Figures, bounds: Mapping[str, float], *, kind: str = "logits"
 ) -> Check:
-    """Hold figures against a recipe's bounds; means count from enough positions on."""
-    bounds = {}
-    wider = tolerance.random if source == "random" else 1.0
-    if tolerance.max_logit_difference is not None:
-        bounds["max_logit_difference"] = tolerance.max_logit_difference
-    if figures.positions >= FEWEST_POSITIONS:
-        bounds["mean_kl"] = tolerance.mean_kl * wider
-        bounds["same_top"] = 1 - (1 - tolerance.same_top) * wider
+    """Compare figures with their bounds."""
     return judged(
         name=name,
         kind=kind,
@@ -180,21 +171,34 @@ def greedy_tokens(feeder: Feeder, prompt: np.ndarray, steps: int) -> np.ndarray:
     return np.array(tokens, np.int64)
 
 
-def greedy_check(run: Run, *, prompt: int, tolerance: Tolerance) -> Check:
-    """Would the reference have chosen the same? Up to where they part, each is on its own path.
+def greedy_check(plain: Run, expected: Expected, *, prompt: int, tolerance: Tolerance) -> Check:
+    """Check each token that the artifact chose after a prompt.
 
-    The reference scores the artifact's continuation in one shot. As long as every token is also
-    the reference's likeliest after the same beginning, both have continued alike.
+    Both references score the artifact's continuation in one pass. By the recipe's, no chosen
+    token may be further below the largest logit than noise explains. By the float32 one, tokens
+    are counted up to the first that it would not have chosen.
+
+    Args:
+        plain: the float32 reference on prompt and continuation.
+        expected: the recipe's on the same.
+        prompt: tokens before the continuation.
+        tolerance: the bounds.
     """
-    chosen = run.tokens[prompt:]
-    is_same = run.logits[prompt - 1 : -1].argmax(axis=-1) == chosen
-    same = len(chosen) if is_same.all() else int(is_same.argmin())
+    chosen = plain.tokens[prompt:]
+    is_same = plain.logits[prompt - 1 : -1].argmax(axis=-1) == chosen
+    logits = expected.run.logits[prompt - 1 : -1]
+    gaps = logits.max(axis=-1) - np.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0]
+    worst = int(np.nan_to_num(gaps, nan=np.inf).argmax())
     return judged(
         name=f"greedy, {len(chosen)} tokens",
         kind="greedy",
-        figures={"same_greedy_tokens": same, "greedy_tokens": len(chosen)},
-        bounds={"same_greedy_tokens": len(chosen)} if tolerance.greedy_is_identical else {},
-        where=f"they part at position {prompt + same}",
+        figures={
+            "same_greedy_tokens": len(chosen) if is_same.all() else int(is_same.argmin()),
+            "greedy_tokens": len(chosen),
+            "greedy_gap": float(gaps[worst]),
+        },
+        bounds=tolerance.greedy_bound(expected.floor),
+        where=f"at position {prompt + worst}",
     )
 
 
@@ -242,11 +246,27 @@ def feed_batch(subject: Subject, runs: Sequence[Run]) -> list[BatchRow]:
     ]
 
 
-def batch_checks(subject: Subject, runs: Sequence[Run], tolerance: Tolerance) -> Iterator[Check]:
-    """Hold both sequences of a batch, and what is cached of them, against the reference."""
-    for row, run in zip(feed_batch(subject, runs), runs, strict=True):
-        total = len(row.logits)
+def batch_checks(
+    subject: Subject, expected: Sequence[Expected], tolerance: Tolerance
+) -> Iterator[Check]:
+    """Compare both sequences of a batch, and what is cached of them, with the reference."""
+    rows = feed_batch(subject, [one.run for one in expected])
+    for row, one in zip(rows, expected, strict=True):
+        run, total = one.run, len(row.logits)
         figures = compare(run.logits[:total], row.logits, run.tokens[:total])
-        yield logits_check(str(row), figures, row.source, tolerance, kind="batch")
+        bounds = tolerance.logits_bounds(one.floor, total)
+        yield logits_check(str(row), figures, bounds, kind="batch")
         worst = row_error(row.cache, run, subject.layout, total)
-        yield cache_check(f"cache, {row}", worst, tolerance)
+        yield cache_check(f"cache, {row}", worst, tolerance.cache_bounds(one.floor))
+
+
+def distance_check(source: str, figures: Figures, tolerance: Tolerance) -> Check:
+    """How far the artifact is from the float32 model; bounded on text alone."""
+    bounds = {"mean_kl": tolerance.max_kl, "same_top": tolerance.min_agreement}
+    return judged(
+        name=f"distance from the float32 model, {source}, {figures.positions} tokens",
+        kind="distance",
+        figures=dataclasses.asdict(figures),
+        bounds=bounds if source == "text" else {},
+        where=f"worst at position {figures.worst_position}",
+    )
