@@ -12,6 +12,7 @@ from .console.streams import accept_any_text
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_BUG = status.EXIT_FAILED, status.EXIT_BAD_INPUT, status.EXIT_BUG
 EXIT_INTERRUPTED, EXIT_NOT_READ = status.EXIT_INTERRUPTED, status.EXIT_NOT_READ
+MAX_KL, MIN_AGREEMENT = 2.0, 0.2  # as in ``validate.tolerance``, which imports numpy
 CHECKPOINT = "checkpoint: a folder as of Hugging Face or of Mistral, or a GGUF file"
 _ARTIFACT = "artifact folder, as export writes it"
 
@@ -154,6 +155,11 @@ def _add_validate(commands: Any) -> None:
     )
     validate.add_argument(
         "--explain", action="store_true", help="name the first bad tensor and the likely cause"
+    )
+    validate.add_argument(
+        "--window",
+        type=int,
+        help="window in tokens of another exporter's graph (default: the checkpoint's)",
     )
     validate.add_argument(
         "--report", type=Path, metavar="DIR", help="write report.html and report.json there"
@@ -353,7 +359,23 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=1.0,
         metavar="FACTOR",
-        help="factor on all bounds (default: 1)",
+        help="factor on the bounds on what the recipe says (default: 1)",
+    )
+    parser.add_argument(
+        "--max-kl",
+        type=float,
+        default=MAX_KL,
+        metavar="NATS",
+        help="largest mean KL divergence from the float32 model on the text "
+        "(default: %(default)g)",
+    )
+    parser.add_argument(
+        "--min-agreement",
+        type=float,
+        default=MIN_AGREEMENT,
+        metavar="SHARE",
+        help="least top-1 agreement with the float32 model on the text, 0 to 1 "
+        "(default: %(default)g)",
     )
     parser.add_argument(
         "--thorough",

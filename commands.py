@@ -34,6 +34,7 @@ def export(args: Namespace) -> int:
         return 0
     from .export.build import export_checkpoint
     from .validate.room import refuse_bad_options
+    from .validate.tolerance import tolerance_for
 
     def proved(artifact: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         from .validate.prove import prove  # torch, which the weights are written without
@@ -45,7 +46,8 @@ def export(args: Namespace) -> int:
 
     if not args.no_validate:
         _refuse_little_memory(args.checkpoint, args)
-        refuse_bad_options(args.quant, text=args.text, seed=args.seed, scale=args.tolerance)
+        refuse_bad_options(text=args.text, seed=args.seed)
+        tolerance_for(scale=args.tolerance, max_kl=args.max_kl, min_agreement=args.min_agreement)
     _refuse_one_text_for_both(args.calibration_text, args.text)
     manifest = export_checkpoint(
         args.checkpoint,
@@ -61,6 +63,8 @@ def export(args: Namespace) -> int:
     if args.json:
         print(json.dumps({"artifact": str(out), **summary}))
     else:
+        if manifest.parity is not None:
+            _print_parity(out)
         print_rows(summary)
         print(f"\nwrote {out}; try\n  {hints.suggest('run', OUT=out, PROMPT='def fibonacci(')}")
     return 0
@@ -133,6 +137,14 @@ def _refuse_little_memory(checkpoint: Path, args: Namespace) -> None:
     refuse_little_memory(config, planned)
 
 
+def _print_parity(artifact: Path) -> None:
+    """Print the verdict on a fresh artifact, from the report inside it."""
+    from .validate.prove import FOLDER, JSON_FILE
+    from .validate.report.summaries import print_summary
+
+    print_summary(json.loads((artifact / FOLDER / JSON_FILE).read_text(encoding="utf-8")))
+
+
 def _refuse_one_text_for_both(calibrated: Path | None, measured: Path | None) -> None:
     """Refuse to measure parity on what was calibrated on: it would look better than it is."""
     if calibrated is None or measured is None:
@@ -198,7 +210,9 @@ def validate(args: Namespace) -> int:
 
     _refuse_unwritable(args, "report", "junit", "markdown")
     checkpoint = Checkpoint.open(args.reference)
-    verdict = validate(args.artifact, checkpoint, _measuring(args), explains=args.explain)
+    verdict = validate(
+        args.artifact, checkpoint, _measuring(args), explains=args.explain, window=args.window
+    )
     report = verdict.as_json()
     print(json.dumps(report)) if args.json else print_table(report)
     if args.report is not None:
@@ -218,6 +232,8 @@ def _measuring(args: Namespace) -> Measuring:
     return Options(
         seed=args.seed,
         tolerance=args.tolerance,
+        max_kl=args.max_kl,
+        min_agreement=args.min_agreement,
         thorough=args.thorough,
         **{name: value for name, value in given.items() if value is not None},
     )
@@ -386,5 +402,4 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
         + (f"{geometry.rows} rows" if geometry.rows else "grows with the tokens")
         + f", {geometry.cache_dtype}",
         "estimated RAM to run": f"{format_bytes(memory.resident_bytes)} at most",
-        **{f"parity: {name}": value for name, value in (manifest.parity or {}).items()},
     }

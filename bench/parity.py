@@ -25,9 +25,10 @@ from ..validate.prove import JSON_FILE, PAGE_FILE, validate, write_reports
 _TEMPLATE = Path(__file__).with_name("parity.html.jinja")
 # Name of a figure in a report, what people call it, and how it is written.
 COLUMNS = (
+    ("distance", "distance", "{}"),
     ("mean_kl", "mean KL, nats", "{:.1e}"),
     ("mean_kl_on_random_tokens", "on random tokens", "{:.1e}"),
-    ("same_top", "same top", "{:.2%}"),
+    ("same_top", "top-1 agreement", "{:.2%}"),
     ("perplexity_ratio", "perplexity ratio", "{:.4f}"),
     ("max_logit_difference", "max |Δlogit|", "{:.1e}"),
     ("same_greedy_tokens", "greedy tokens", "{}"),

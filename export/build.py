@@ -131,7 +131,7 @@ def export_checkpoint(
         )
         tokenizer_json = write_tokenizer(weights, folder, vocabulary)
         write_companions(weights, folder, config, vocabulary, target=options.target)
-        copy_licenses(weights, folder, origin.get("license_files", []))
+        copy_licenses(weights, folder, ready.origin.get("license_files", []))
         manifest = Manifest(
             quant=options.quant,
             target=options.target,
@@ -280,8 +280,8 @@ def adapted(
     """The architecture with another window, or cache; a Llama that gets a window is a Mistral.
 
     Raises:
-        ConfigError: no window, more than the positions that the model has, or an unknown cache or
-            type of its numbers.
+        ConfigError: no window, more than the checkpoint's or than the positions that the model
+            has, or an unknown cache or type of its numbers.
     """
     if cache not in CACHES:
         raise ConfigError(f"--cache {cache}: unknown; expected one of {', '.join(CACHES)}")
@@ -294,6 +294,12 @@ def adapted(
         raise ConfigError(
             f"--window {window}: expected 1 to {config.max_position_embeddings}, "
             "the positions that the model has"
+        )
+    trained = config.sliding_window
+    if trained is not None and window > trained:
+        raise ConfigError(
+            f"--window {window}: the checkpoint's window is {trained}, expected at most that: a "
+            "larger one reads keys further back than the model was trained on; leave --window out"
         )
     return dataclasses.replace(config, sliding_window=window, architecture="MistralForCausalLM")
 

@@ -43,8 +43,12 @@ class OpenedGraph:
     @property
     def files(self) -> list[Path]:
         """The graph's file and those of its weights, each once."""
-        entries = (entry for weight in self._proto.graph.initializer for entry in weight.external_data)
-        names = {entry.value for entry in entries if entry.key == "location"}
+        names = {
+            entry.value
+            for weight in self._proto.graph.initializer
+            for entry in weight.external_data
+            if entry.key == "location"
+        }
         return [self.path, *(self.path.parent / name for name in sorted(names))]
 
     def taps(self, num_layers: int) -> Taps:

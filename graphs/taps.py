@@ -176,9 +176,11 @@ def _multiplications(graph: ir.Graph) -> Iterator[Multiplication]:
         if found is None:
             continue
         bits, block = _rounding(node)
-        source, result, passed = node.inputs[0], node.outputs[0], set[str]()
-        if node.op_type in _OF_INTEGERS:
-            source, result, passed = _around_integers(node)
+        source, result, passed = (
+            _around_integers(node)
+            if node.op_type in _OF_INTEGERS
+            else (node.inputs[0], node.outputs[0], set[str]())
+        )
         rounding = _activation_rounding(node, passed, block)
         number = found["layer"]
         yield Multiplication(

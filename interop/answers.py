@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from ..validate.figures import compare
-from ..validate.tolerance import tolerance_for
 from . import places
 from .cases import Exported, read_logits, write_job
 from .runtimes import Runtime
 
 Answer = dict[str, Any]  # what a runner printed
+
+# How far another runtime's kernels may leave the float32 model: mean KL in nats and top-1
+# agreement of the bundled model, about half as far again as our driver's own.
+BOUNDS = {"int8": (1e-3, 0.98), "int8-dynamic": (1e-3, 0.97), "int4": (6e-2, 0.85)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,14 +118,11 @@ def _measured(runtime: Runtime, exported: Exported, expected: Expected) -> tuple
     if len(logits) != len(score):
         return "not scored", [f"scored {len(logits)} positions, expected {len(score)}"]
     found = compare(expected.logits[: len(score)], logits, score)
-    bounds = tolerance_for(
-        exported.manifest.quant,
-        int8_cache=exported.manifest.geometry.cache_dtype == "int8",
-    )
+    mean_kl, same_top = BOUNDS[exported.manifest.quant]
     said = f"KL {found.mean_kl:.1e}, {found.same_top:.1%}"
-    if found.mean_kl <= bounds.mean_kl and found.same_top >= bounds.same_top:
+    if found.mean_kl <= mean_kl and found.same_top >= same_top:
         return said, []
-    return said, [f"{said}, allowed {bounds.mean_kl:.0e} and {bounds.same_top:.0%}"]
+    return said, [f"{said}, allowed {mean_kl:.0e} and {same_top:.0%}"]
 
 
 def _first_other(found: Sequence[list[int]], expected: Sequence[list[int]]) -> list[str]:

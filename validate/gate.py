@@ -14,7 +14,6 @@ from ..export.checkpoint import Checkpoint
 from ..export.progress import track
 from ..export.text_file import read_text
 from .dissect import dissect
-from .feeder import Feeder
 from .figures import Positions, by_position, summarize
 from .findings import Dissection
 from .recipe_reference import Expected, RecipeReference
@@ -33,7 +32,7 @@ from .store import Store, default_folder
 from .subject import Subject
 from .tokens import SAMPLE, Spans, TokenText, chunks, random_tokens, spans
 from .tolerance import MAX_KL, MIN_AGREEMENT, Tolerance, tolerance_for
-from .verdict import Check, judged
+from .verdict import POOR, Check, closer, judged, word_for
 from .weights import ArtifactWeights, CheckpointWeights, Weights
 
 FIGURES = {"weights": "weight_error", "operators": "operator_error", "rows": "row_error"}
@@ -143,6 +142,17 @@ class Gate:
             track=track,
         )
 
+    def how_to_get_closer(self) -> str:
+        """What to try where the artifact is too far from the float32 model."""
+        subject = self.subject
+        published = self.reference.checkpoint.config.sliding_window
+        return closer(
+            subject.quant,
+            text=self.options.text.name,
+            has_int8_cache=subject.has_int8_cache,
+            has_other_window=subject.config.sliding_window != published,
+        )
+
     def _of_the_window(self) -> list[str]:
         """A note where the artifact was given another window than the checkpoint has."""
         own = self.subject.config.sliding_window
@@ -168,9 +178,7 @@ class Gate:
             random_tokens(self.subject.config.vocab_size, length, seed=seed),
         ]
 
-    def _sequence_checks(
-        self, notes: list[str]
-    ) -> tuple[dict[str, Run], list[Check], Positions]:
+    def _sequence_checks(self, notes: list[str]) -> tuple[dict[str, Run], list[Check], Positions]:
         """All checks of whole sequences; the session that they need is closed afterwards.
 
         Returns:
@@ -214,9 +222,14 @@ class Gate:
         for job in track(jobs, "checking parity"):
             checks += job()
         distances = [
-            distance_check(source, summarize(curves[source]), self.tolerance)
-            for source in sources
+            distance_check(source, summarize(curves[source]), self.tolerance) for source in sources
         ]
+        far = distances[0].figures
+        if word_for(mean_kl=far["mean_kl"], same_top=far["same_top"]) == POOR:
+            notes.append(
+                f"the artifact's answers are far from the float32 model's: "
+                f"{self.how_to_get_closer()}"
+            )
         return {source: runs[source] for source in sources}, distances + checks, curves["text"]
 
     def _expected(self, runs: dict[str, Run], notes: list[str]) -> list[Expected]:

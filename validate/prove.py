@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..export.build import adapted
 from ..export.checkpoint import Checkpoint
 from ..runtime.manifest import to_json
 from .causes.explain import Explanation, explain
@@ -37,7 +38,7 @@ def prove(
     options: Options | None = None,
     *,
     name: str | None = None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Prove a fresh artifact: write its reports into it, and return its headline figures.
 
     Args:
@@ -45,6 +46,9 @@ def prove(
         checkpoint: what it was exported from.
         options: how to measure.
         name: that it will have; None for that of the folder.
+
+    Returns:
+        Its headline figures.
 
     Raises:
         ParityError: a check failed; the message names each, and the first tensor at fault.
@@ -57,21 +61,28 @@ def prove(
 
 
 def validate(
-    artifact: Path, checkpoint: Checkpoint, options: Options, *, explains: bool = False
+    artifact: Path,
+    checkpoint: Checkpoint,
+    options: Options,
+    *,
+    explains: bool = False,
+    window: int | None = None,
 ) -> Verdict:
-    """Hold an artifact, or another exporter's graph, against a checkpoint.
+    """Compare an artifact, or another exporter's graph, with a checkpoint.
 
     Args:
         artifact: what ``open_subject`` takes.
         checkpoint: what it was exported from.
         options: how to measure.
         explains: look for the cause where a check fails.
+        window: of another exporter's graph; None for the checkpoint's.
 
     Raises:
         ContractError: it cannot be opened or fed, or is of another geometry.
         CheckpointError: a weight of the checkpoint is unreadable.
     """
-    gate = Gate(open_subject(artifact, checkpoint.config), checkpoint, options)
+    config = adapted(checkpoint.config, window=window)
+    gate = Gate(open_subject(artifact, config), checkpoint, options)
     measurement = gate.measure()
     return Verdict(
         measurement=measurement,

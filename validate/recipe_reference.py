@@ -73,9 +73,7 @@ class RecipeReference:
         if missing:
             shapes = {key: self._shapes(len(tokens)) for key, tokens in missing.items()}
             with store.adding(shapes) as made:
-                _Walk(self._subject, self._reference, self._own).fill(
-                    list(missing.values()), made
-                )
+                _Walk(self._subject, self._reference, self._own).fill(list(missing.values()), made)
         found = []
         for key, tokens in zip(keys, sequences, strict=True):
             arrays = store.find(key, _ARRAYS)
@@ -100,8 +98,8 @@ class RecipeReference:
     @functools.cached_property
     def _identity(self) -> dict[str, str]:
         """All that decides the numbers besides the reference's."""
-        code = (__file__, held.__file__, operators.__file__, weights.__file__)
-        code = (*code, activation_rounding.__file__)
+        modules = (held, operators, weights, activation_rounding)
+        code = (__file__, *(str(module.__file__) for module in modules))
         return {
             "weights": type(self._own).__name__,
             **{path.name: describe_file(path)["sha256"] for path in self._subject.graph.files},
@@ -164,7 +162,7 @@ class _Walk:
             part = slice(start, start + _ROWS_AT_ONCE)
             normed = self._norm(x[part], own.norms["mlp_norm"])
             gate, up = (_multiply(own.products[role], normed, rng) for role in ("gate", "up"))
-            gated = np.float32(operators.activate(gate, up))
+            gated = np.asarray(operators.activate(gate, up), np.float32)
             out[part] = x[part] + _multiply(own.products["down"], gated, rng)
         return out, keys.read, values.read
 
@@ -202,7 +200,7 @@ class _Walk:
                 arrays["noise"][:, part] = found.kl, found.difference
 
     def _norm(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        return np.float32(operators.norm(x, weight, self._config.rms_norm_eps))
+        return np.asarray(operators.norm(x, weight, self._config.rms_norm_eps), np.float32)
 
 
 def _multiply(product: Product, x: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:

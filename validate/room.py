@@ -10,6 +10,7 @@ from ..errors import ContractError
 from ..export.config import MistralConfig, geometry_of
 from ..export.plan import Plan
 from ..export.text_file import read_text
+from ..runtime.memory import rows_for
 from ..sizes import format_bytes
 from .tokens import SAMPLE, spans
 
@@ -24,7 +25,8 @@ def refuse_little_memory(config: MistralConfig, planned: Plan) -> None:
     """
     layout, positions = geometry_of(config).layout, config.max_position_embeddings
     longest = spans(layout, positions=positions).longest
-    reference, session = planned.reference_bytes, planned.memory.resident_bytes
+    reference = planned.reference_bytes
+    session = planned.memory.needed(rows_for(geometry_of(config), longest))
     compared = _COMPARED * 4 * config.vocab_size * longest
     free = psutil.virtual_memory().available
     if reference + session + compared > free:

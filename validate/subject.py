@@ -21,6 +21,7 @@ from ..runtime.session import Session
 from .feeder import DriverFeeder, Feeder, GraphFeeder
 
 _OTHERS_ROUNDING = 2.5  # codes of -8 to 7 miss a block's end by a step, k-quants by more
+_GRAPH_FOLDER = Path(contract.MODEL_FILE).parent.name
 _OTHERS_SLACK = 16  # rows beyond the window in a cache whose rows the runtime chooses
 
 
@@ -31,6 +32,12 @@ class Subject:
     path: Path  # of the graph
     config: MistralConfig  # what the reference runs: the checkpoint's, the artifact's window
     manifest: Manifest | None  # None: another exporter's
+
+    @property
+    def name(self) -> str:
+        """Of the folder that people copy: ``onnx``, where a graph may lie in it, names nothing."""
+        folder = self.path.absolute().parent
+        return folder.parent.name if folder.name == _GRAPH_FOLDER else folder.name
 
     @functools.cached_property
     def graph(self) -> OpenedGraph:
@@ -113,11 +120,12 @@ def open_subject(path: Path, config: MistralConfig) -> Subject:
     """
     if not path.exists():
         raise ContractError(f"{path}: no such file or folder; name an artifact, or a model.onnx")
-    if (path / contract.MANIFEST_FILE).is_file():
-        manifest = read_manifest(path)
+    folder = _artifact_around(path)
+    if folder is not None:
+        manifest = read_manifest(folder)
         config = dataclasses.replace(config, sliding_window=manifest.geometry.window)
-        _refuse_other_geometry(path, manifest.geometry, config)
-        return Subject(path / contract.MODEL_FILE, config, manifest)
+        _refuse_other_geometry(folder, manifest.geometry, config)
+        return Subject(folder / contract.MODEL_FILE, config, manifest)
     graphs = [path] if path.is_file() else find_graphs(path)
     if not graphs:
         raise ContractError(
@@ -128,7 +136,20 @@ def open_subject(path: Path, config: MistralConfig) -> Subject:
         names = ", ".join(graph.name for graph in graphs)
         raise ContractError(f"{path}: holds {names}; name the graph that is meant")
     _refuse_other_graph(graphs[0], config)
+    rows = _static_rows(graphs[0])
+    if rows is not None and config.sliding_window is None:
+        raise ContractError(
+            f"{graphs[0]}: its cache has {rows} rows, so it was exported with a window, and the "
+            "checkpoint has none; name that window with --window"
+        )
     return Subject(graphs[0], config, None)
+
+
+def _artifact_around(path: Path) -> Path | None:
+    """The artifact that a folder is, or that a graph is the graph of."""
+    folder = path.parent.parent if path.name == Path(contract.MODEL_FILE).name else path
+    is_meant = path in (folder, folder / contract.MODEL_FILE)
+    return folder if is_meant and (folder / contract.MANIFEST_FILE).is_file() else None
 
 
 def _refuse_other_graph(path: Path, config: MistralConfig) -> None:

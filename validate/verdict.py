@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..errors import ParityError
 
@@ -63,7 +64,7 @@ def judged(
     return dataclasses.replace(check, failures=tuple(failures))
 
 
-def headline(checks: Sequence[Check]) -> dict[str, float]:
+def headline(checks: Sequence[Check]) -> dict[str, Any]:
     """How far the artifact is from the float32 model; means are those on text."""
     text, random = (check.figures for check in checks if check.kind == "distance")
     greedy = next(check.figures for check in checks if check.kind == "greedy")
@@ -75,26 +76,60 @@ def headline(checks: Sequence[Check]) -> dict[str, float]:
         "perplexity_ratio": text["artifact_perplexity"] / text["reference_perplexity"],
     }
     counts = {name: greedy[name] for name in ("same_greedy_tokens", "greedy_tokens")}
-    return {**{name: float(f"{value:.4g}") for name, value in found.items()}, **counts}
+    word = word_for(mean_kl=text["mean_kl"], same_top=text["same_top"])
+    return {
+        "distance": word,
+        **{name: float(f"{value:.4g}") for name, value in found.items()},
+        **counts,
+    }
 
 
 # From the closest to the furthest: a word, the largest mean KL and the least top-1 agreement that
 # it stands for. llama.cpp's own table of 7B and 8B models has Q8_0 at 0.0004 to 0.0014 nats and
 # 97.7 to 98.9 %, Q4_K_M at 0.013 to 0.031 nats and 91.9 to 94.7 %.
+POOR = "poor"
 _WORDS = (("close", 0.01, 0.95), ("usable", 0.2, 0.8))
-COMPARED = "llama.cpp's Q8_0 typically has 0.0004 to 0.0014 and 98 to 99 %, Q4_K_M 0.013 to 0.031 and 92 to 95 %"
+COMPARED = (
+    "for comparison, llama.cpp's own table of 7B and 8B models: Q8_0 0.0004 to 0.0014 nats and 98 "
+    "to 99 %, Q4_K_M 0.013 to 0.031 nats and 92 to 95 %"
+)
 
 
 def word_for(*, mean_kl: float, same_top: float) -> str:
     """How near an artifact is to the float32 model, in a word.
 
-    >>> [word_for(mean_kl=kl, same_top=top) for kl, top in ((7e-4, 0.98), (0.04, 0.88), (0.6, 0.6))]
+    >>> [word_for(mean_kl=kl, same_top=top) for kl, top in ((7e-4, 0.98), (0.04, 0.9), (0.6, 0.6))]
     ['close', 'usable', 'poor']
     """
     for word, most, least in _WORDS:
         if mean_kl <= most and same_top >= least:
             return word
-    return "poor"
+    return POOR
+
+
+def closer(
+    quant: str, *, text: str, has_int8_cache: bool = False, has_other_window: bool = False
+) -> str:
+    """What to try where an artifact is too far from the float32 model.
+
+    Args:
+        quant: the recipe.
+        text: name of the file that it was measured on.
+        has_int8_cache: whether keys and values are rounded as well.
+        has_other_window: whether the window is not the checkpoint's own.
+
+    >>> closer("int8", text="a.txt")
+    'try a text of the kind that the model knows (--text; this was a.txt), or --block 32'
+    """
+    tries = [f"a text of the kind that the model knows (--text; this was {text})"]
+    tries += {
+        "int4": ["--block 32", "--quant int8"],
+        "int8": ["--block 32"],
+        "int8-dynamic": ["--quant int8"],
+    }.get(quant, [])
+    tries += ["--kv float32"] * has_int8_cache
+    tries += ["the checkpoint's own window (leave out --window)"] * has_other_window
+    return f"try {', or '.join(tries)}"
 
 
 def raise_if_broken(checks: Sequence[Check], *, artifact: Path, explanation: str = "") -> None:
@@ -108,7 +143,7 @@ def raise_if_broken(checks: Sequence[Check], *, artifact: Path, explanation: str
         lines = "\n  ".join([*broken, *([explanation] if explanation else [])])
         raise ParityError(
             f"{artifact}: {len(broken)} of {len(checks)} parity checks failed:\n  {lines}\n"
-            "nothing was written"
+            "no artifact was written"
         )
 
 

@@ -77,7 +77,9 @@ class CheckpointWeights:
         """One layer."""
         roles = (*_QKV, "output", "gate", "up", "down")
         return LayerWeights(
-            norms={name: self.checkpoint.read(f"layers.{number}.{name}.weight") for name in _NORMS},
+            norms={
+                name: self.checkpoint.read(f"layers.{number}.{name}.weight") for name in _NORMS
+            },
             products={
                 role: Product(matrix=_published(self.checkpoint, number, role), rounding=None)
                 for role in roles

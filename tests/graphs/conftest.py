@@ -17,7 +17,6 @@ from tramontane.graphs.artifact import write_graph
 from tramontane.graphs.journal import Journal
 from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.contract import MODEL_FILE, Geometry, past, present
-from tramontane.validate.tolerance import tolerance_for
 
 HEADER = '<ir_version: 10, opset_import: ["": 23, "com.microsoft": 1, "tramontane": 1]> g '
 
@@ -110,7 +109,7 @@ def evaluate() -> Callable[..., dict[str, np.ndarray]]:
 @pytest.fixture(scope="session")
 def assert_agree() -> Callable[[dict[str, np.ndarray], dict[str, np.ndarray]], None]:
     """Hold two runs against each other: the same names, and numbers within fp32's tolerance."""
-    bound = tolerance_for("fp32").max_logit_difference
+    bound = 2e-4  # of a logit; the same sums in another order
 
     def hold(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
         assert found.keys() == expected.keys()

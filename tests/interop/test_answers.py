@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tramontane.interop.answers import Answer, Cell, Expected, Failed, ask, judge
+from tramontane.interop.answers import BOUNDS, Answer, Cell, Expected, Failed, ask, judge
 from tramontane.interop.cases import Exported
 from tramontane.interop.places import Absent
 from tramontane.interop.runtimes import OTHERS, Runtime
 from tramontane.validate.figures import compare
-from tramontane.validate.tolerance import tolerance_for
 
 T, V = 512, 64
 TOKENS = [[10, 11, 12, 13], [20, 21, 22, 23]]
@@ -26,7 +25,7 @@ OTHER, OWN_KERNELS = (
     Runtime(name="other", start=lambda _: [], new_tokens=4, rounds_like=like)
     for like in ("tramontane", None)
 )
-INT8 = tolerance_for("int8")
+INT8_KL, _ = BOUNDS["int8"]
 
 
 def _logits() -> np.ndarray:
@@ -205,7 +204,7 @@ def test_where_tokens_cannot_be_asked_for_hard_strings_still_are(
 def test_noise_in_logits_passes_just_within_the_bound_of_divergence_and_fails_just_beyond(
     asked: Callable[[str], Exported], expected: Expected, share: float, is_failure: bool
 ) -> None:
-    logits = _noisy(expected.logits, mean_kl=share * INT8.mean_kl)
+    logits = _noisy(expected.logits, mean_kl=share * INT8_KL)
     cell = _judged_logits(asked("int8"), expected, logits)
     assert cell.is_failure is is_failure
     found = compare(expected.logits, logits, np.arange(T) % V)

@@ -27,12 +27,14 @@ class Explanation:
     bound: float
     cause: str  # empty where no known pattern fits
     evidence: str  # what makes the cause likely, in figures
+    advice: str = ""  # what to try; empty where the cause says it
 
     def __str__(self) -> str:
         cause = self.cause or "no known pattern fits"
         evidence = f" ({self.evidence})" if self.evidence else ""
-        found = f"error {self.error:.2g}, allowed {self.bound:.2g}"
-        return f"first at fault: {self.place}: {found}; likely cause: {cause}{evidence}"
+        advice = f"; {self.advice}" if self.advice else ""
+        found = f"found {self.error:.2g}, allowed {self.bound:.2g}"
+        return f"first at fault: {self.place}: {found}; likely cause: {cause}{evidence}{advice}"
 
 
 def explain(gate: Gate, measurement: Measurement) -> Explanation | None:
@@ -45,6 +47,8 @@ def explain(gate: Gate, measurement: Measurement) -> Explanation | None:
         return None
     dissection = measurement.dissection
     failed = [check for check in measurement.checks if check.failures]
+    if all(check.kind == "distance" for check in failed):
+        return _of_distance(gate, failed[0])
     if dissection is not None and dissection.culprit is None:
         dissection = _replayed(gate, measurement, failed) or dissection
     if dissection is not None and dissection.culprit is not None:
@@ -96,6 +100,19 @@ def _explained(gate: Gate, dissection: Dissection, exhibit: Exhibit) -> Explanat
     )
 
 
+def _of_distance(gate: Gate, check: Check) -> Explanation:
+    """Every part does what the recipe says, so recipe, model and text make the distance."""
+    figure = check.broken_figures[0]
+    return Explanation(
+        place=check.name,
+        error=check.figures[figure],
+        bound=check.bounds[figure],
+        cause=f"{gate.subject.quant} changes this model's answers by so much on this text",
+        evidence="every weight, operator and sequence is what the recipe says",
+        advice=gate.how_to_get_closer(),
+    )
+
+
 def _replayed(gate: Gate, measurement: Measurement, failed: list[Check]) -> Dissection | None:
     """Look into the shortest sequence that failed, fed as it was."""
     names = {check.name.removeprefix("cache, ") for check in failed}
@@ -115,7 +132,7 @@ def _from_outside(gate: Gate, measurement: Measurement, failed: list[Check]) -> 
     """What can be told where no tensor inside is at fault, or none can be looked at."""
     check = failed[0]
     figure = check.broken_figures[0]
-    cause, evidence = "", "no weight and no operator by itself is at fault"
+    cause, evidence = "", "each weight and operator that was looked at is within its bound"
     if all("batch" in one.name for one in failed):
         cause, evidence = _padding(gate, measurement) or (cause, evidence)
     return Explanation(
@@ -124,6 +141,7 @@ def _from_outside(gate: Gate, measurement: Measurement, failed: list[Check]) -> 
         bound=check.bounds[figure],
         cause=cause,
         evidence=evidence,
+        advice="" if cause else "--thorough looks into every layer; please report this",
     )
 
 

@@ -15,9 +15,10 @@ from ...runtime.manifest import describe_file
 from ..causes.explain import Explanation
 from ..gate import Measurement
 from ..tokens import SAMPLE
+from ..tolerance import MAX_KL, MIN_AGREEMENT
 from ..verdict import headline
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _WORST = 12  # tokens that are shown one by one
 _CONTEXT = 24  # tokens before each of them
 
@@ -66,7 +67,7 @@ def as_json(
 def _artifact(m: Measurement, name: str | None) -> dict[str, Any]:
     layout, config, manifest = m.subject.layout, m.subject.config, m.subject.manifest
     return {
-        "name": name or m.subject.path.resolve().parent.name,
+        "name": name or m.subject.name,
         "graph": m.subject.path.name,
         "exporter": "tramontane" if manifest else "another",
         "quant": m.subject.quant,
@@ -127,6 +128,12 @@ def _repeat(m: Measurement) -> str:
         *(["--text", options.text.name] if options.text != SAMPLE else []),
         *(["--seed", str(options.seed)] if options.seed else []),
         *(["--tolerance", f"{options.tolerance:g}"] if options.tolerance != 1 else []),
+        *(["--max-kl", f"{options.max_kl:g}"] if options.max_kl != MAX_KL else []),
+        *(
+            ["--min-agreement", f"{options.min_agreement:g}"]
+            if options.min_agreement != MIN_AGREEMENT
+            else []
+        ),
         *(["--thorough"] if options.thorough else []),
     ]
     words = ["tramontane validate ARTIFACT --reference CHECKPOINT", *flags]

@@ -10,13 +10,15 @@ from xml.etree import ElementTree
 from rich.console import Console
 from rich.table import Table
 
+from ..verdict import COMPARED
+
 _FIGURES = {
     "max_logit_difference": "max |Δlogit|",
     "mean_kl": "mean KL",
-    "same_top": "same top",
+    "same_top": "top-1 agreement",
 }
 # What tells most of the other kinds of checks.
-_ERRORS = ("typical_cache_error", "weight_error", "operator_error", "row_error")
+_ERRORS = ("typical_cache_error", "greedy_gap", "weight_error", "operator_error", "row_error")
 
 
 def print_table(report: dict[str, Any]) -> None:
@@ -26,8 +28,62 @@ def print_table(report: dict[str, Any]) -> None:
         table.add_row(check["name"], *_cells(check), "\n".join(check["failures"]) or _ok(check))
     console = Console() if sys.stdout.isatty() else Console(width=140)
     console.print(table)
-    for line in [*_remarks(report), _verdict(report)]:
+    for line in [*_remarks(report), verdict_line(report)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_summary(report: dict[str, Any]) -> None:
+    """The verdict in one line, then the figures with their bounds: what follows an export."""
+    print(verdict_line(report))
+    for note in report["notes"]:
+        print(f"note: {note}")
+    head, bounds = report["headline"], report["tolerance"]
+    table = Table("distance from the float32 model", "found", "bound")
+    for name, found, bound in (
+        ("mean KL on text, nats", f"{head['mean_kl']:.1e}", f"<= {bounds['max_kl']:g}"),
+        (
+            "top-1 agreement on text",
+            f"{head['same_top']:.1%}",
+            f">= {bounds['min_agreement']:.0%}",
+        ),
+        ("perplexity ratio on text", f"{head['perplexity_ratio']:.4f}", ""),
+        ("mean KL on random tokens, nats", f"{head['mean_kl_on_random_tokens']:.1e}", ""),
+        (
+            "greedy tokens that agree",
+            f"{head['same_greedy_tokens']} of {head['greedy_tokens']}",
+            "",
+        ),
+    ):
+        table.add_row(name, found, bound)
+    console = Console() if sys.stdout.isatty() else Console(width=100)
+    console.print(table)
+    table = Table("what the recipe says", "checks", "nearest to its bound", "found", "bound")
+    for kind, checks in _by_kind(report).items():
+        figure, check = _nearest(checks)
+        table.add_row(
+            kind,
+            str(len(checks)),
+            check["name"],
+            f"{check['figures'][figure]:.1e}",
+            f"<= {check['bounds'][figure]:.1e}",
+        )
+    console.print(table)
+    print(COMPARED)
+
+
+def _by_kind(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Checks of what the recipe says that have bounds, by kind."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for check in report["checks"]:
+        if check["bounds"] and check["kind"] != "distance":
+            found.setdefault(check["kind"], []).append(check)
+    return found
+
+
+def _nearest(checks: Sequence[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """The figure, and its check, that is the largest share of its bound."""
+    pairs = [(figure, check) for check in checks for figure in check["bounds"]]
+    return max(pairs, key=lambda one: one[1]["figures"][one[0]] / one[1]["bounds"][one[0]])
 
 
 def as_markdown(report: dict[str, Any]) -> str:
@@ -37,9 +93,9 @@ def as_markdown(report: dict[str, Any]) -> str:
     lines = [f"## Parity of {artifact['name']}: {verdict}", ""]
     scale = report["tolerance"]["scale"]
     if scale != 1:
-        lines += [f"**All bounds were scaled by {scale:g}.**", ""]
+        lines += [f"**The bounds on what the recipe says were scaled by {scale:g}.**", ""]
     lines += [f"- {remark}" for remark in _remarks(report)] + [""]
-    lines += ["| figure | worst |", "| --- | ---: |"]
+    lines += ["| distance from the float32 model | |", "| --- | ---: |"]
     lines += [f"| {name} | {value} |" for name, value in head.items()]
     titles = ["check", *_FIGURES.values(), "error", "verdict"]
     lines += ["", "| " + " | ".join(title.replace("|", "\\|") for title in titles) + " |"]
@@ -88,13 +144,19 @@ def _ok(check: dict[str, Any]) -> str:
     return "ok" if check["bounds"] else "no bound"
 
 
-def _verdict(report: dict[str, Any]) -> str:
-    """One line, last: whether it passed."""
-    checks, name = report["checks"], report["artifact"]["name"]
+def verdict_line(report: dict[str, Any]) -> str:
+    """Whether all checks passed, and how near the artifact is to the float32 model."""
+    checks, name, head = report["checks"], report["artifact"]["name"], report["headline"]
     failed = sum(bool(check["failures"]) for check in checks)
     if failed:
-        return f"FAILED: {name}: {failed} of {len(checks)} checks are beyond their bounds"
-    return f"passed: {name}: all {len(checks)} checks keep their bounds"
+        return f"FAILED: {name}: {failed} of {len(checks)} checks failed"
+    bounds = report["tolerance"]
+    return (
+        f"passed: {name}: {len(checks)} of {len(checks)} checks; {head['distance']} to the "
+        f"float32 model: top-1 agreement {head['same_top']:.1%} "
+        f"(>= {bounds['min_agreement']:.0%}), mean KL {head['mean_kl']:.1e} nats "
+        f"(<= {bounds['max_kl']:g})"
+    )
 
 
 def _shown(value: float | None) -> str:
@@ -106,10 +168,11 @@ def _remarks(report: dict[str, Any]) -> Sequence[str]:
     remarks = [f"note: {note}" for note in report["notes"]]
     if why is not None:
         remarks += [
-            f"first at fault: {why['place']}: error {_shown(why['error'])}, allowed "
+            f"first at fault: {why['place']}: found {_shown(why['error'])}, allowed "
             f"{why['bound']:.2e}",
             f"likely cause: {why['cause'] or 'no known pattern fits'}",
             *([f"evidence: {why['evidence']}"] if why["evidence"] else []),
+            *([f"what to do: {why['advice']}"] if why["advice"] else []),
         ]
     elif not report["passed"]:
         remarks.append("--explain looks for the first tensor at fault, and for the cause")
