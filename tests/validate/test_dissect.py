@@ -48,7 +48,7 @@ def dissected(
         gate.words.tokens(gate.text, length),
         chunks(subject.edges, length),
         layers=layers,
-        tolerance=tolerance_for(subject.quant, int8_cache=subject.has_int8_cache),
+        tolerance=tolerance_for(int8_cache=subject.has_int8_cache),
         track=untracked,
     )
 

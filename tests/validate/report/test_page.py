@@ -36,9 +36,9 @@ def logits(name: str, **figures: float | None) -> Report:
     }
     return {
         "name": name,
-        "kind": "logits",
+        "kind": "distance" if name.startswith("distance") else "logits",
         "figures": usual | figures,
-        "bounds": {"mean_kl": 1e-3, "same_top": 0.98},
+        "bounds": {"mean_kl": 2.0, "same_top": 0.2} if "text" in name else {},
         "failures": [],
     }
 
@@ -64,7 +64,7 @@ def finding(name: str, kind: str, layer: int | None, share: float) -> Report:
 def passing() -> Report:
     """A report in which all is well, made by hand."""
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "passed": True,
         "artifact": {
             "name": "tiny-int8",
@@ -100,15 +100,10 @@ def passing() -> Report:
             "thorough": False,
         },
         "tolerance": {
-            "max_logit_difference": None,
-            "mean_kl": 1e-3,
-            "same_top": 0.98,
-            "greedy_is_identical": False,
-            "random": 2.0,
-            "cache_error": 0.15,
-            "typical_cache_error": 0.05,
-            "weight_error": 4e-3,
-            "linear_error": 0.03,
+            "noise": 3.0,
+            "weight_error": {"4": 0.067, "8": 4e-3, "32": 1e-6},
+            "max_kl": 2.0,
+            "min_agreement": 0.2,
             "float_error": 2e-5,
             "attention_error": 2e-5,
             "cache_step_error": 1e-3,
@@ -117,19 +112,27 @@ def passing() -> Report:
             "scale": 1.0,
         },
         "headline": {
+            "distance": "close",
             "max_logit_difference": 0.31,
             "mean_kl": 6.48e-4,
             "mean_kl_on_random_tokens": 9e-4,
             "same_top": 0.9824,
             "perplexity_ratio": 1.002,
-            "cache_error": 0.08,
             "same_greedy_tokens": 64,
             "greedy_tokens": 64,
         },
         "checks": [
+            logits("distance from the float32 model, text, 96 tokens"),
+            logits("distance from the float32 model, random, 96 tokens"),
             logits("text, chunked, 96 tokens"),
             check("cache, text, 96 tokens", "cache", cache_error=0.08, typical_cache_error=0.02),
-            check("greedy, 64 tokens", "greedy", same_greedy_tokens=64, greedy_tokens=64),
+            check(
+                "greedy, 64 tokens",
+                "greedy",
+                same_greedy_tokens=64,
+                greedy_tokens=64,
+                greedy_gap=0.0,
+            ),
             check("weights one by one, 2", "weights", weight_error=1e-3, broken=0, looked_at=2),
             check("rows one by one, 1", "rows", row_error=0.0, broken=0, looked_at=1),
         ],
@@ -181,6 +184,7 @@ def failing(passing: Report) -> Report:
         "bound": 2e-5,
         "cause": "the window is dropped, expected 8",
         "evidence": "so changed, the reference differs by 2.4e-07",
+        "advice": "",
     }
     return passing
 
@@ -195,7 +199,7 @@ def without_numbers(value: Any) -> Any:
     """The same report with null for each figure that can lack one."""
     nullable = {"error", "kl", "reference_probability", "artifact_probability"}
     kept = {"positions", "worst_position", "broken", "looked_at"}
-    kept |= {"same_greedy_tokens", "greedy_tokens"}
+    kept |= {"same_greedy_tokens", "greedy_tokens", "distance"}
     if isinstance(value, list):
         return [without_numbers(one) for one in value]
     if not isinstance(value, dict):
@@ -223,20 +227,20 @@ def test_the_verdict_comes_first(passing: Report, failing: Report) -> None:
     assert words(render_page(failing)).startswith(" ✗ Failed tiny-int8")
     passing |= {"passed": True, "checks": failing["checks"][:-1], "explanation": None}
     read = words(render_page(passing))
-    assert read.startswith(" ✓ Passed tiny-int8 All 5 checks kept the bounds of int8.")
+    assert read.startswith(" ✓ Passed tiny-int8 All 7 checks passed: tiny-int8 computes what int8 makes of tiny.")
     assert "Failed checks" not in read
 
 
 def test_headline_figures_are_there_with_their_bounds(passing: Report) -> None:
     read = words(render_page(passing))
-    assert "Mean KL 6.48e-4 nats, on text, fed in the worst way bound ≤ 1e-3" in read
-    assert "Same top 98.24\u202f%" in read
-    assert "bound ≥ 98\u202f%" in read
+    assert "Mean KL 6.48e-4 nats, from the float32 model, on text bound ≤ 2" in read
+    assert "Top-1 agreement 98.24\u202f%" in read
+    assert "bound ≥ 20\u202f%" in read
     assert "Greedy tokens 64 of 64" in read
 
 
 def test_bounds_that_were_scaled_are_told_in_bold(passing: Report) -> None:
-    told = "<strong>All bounds were scaled by 2.5: they are wider"
+    told = "<strong>All bounds on what the recipe says were scaled by 2.5: they are wider"
     assert told not in render_page(passing)
     passing["tolerance"]["scale"] = 2.5
     page = render_page(passing)
@@ -379,7 +383,7 @@ def test_the_schema_accepts_reports_and_refuses_what_is_missing_or_unknown(
         lambda report: report["checks"][0]["figures"].pop("mean_kl"),
         lambda report: report["worst_tokens"][0].update(tokn=1),
         lambda report: report["findings"][0].update(kind="weight"),
-        lambda report: report["tolerance"].update(mean_kl=None),
+        lambda report: report["tolerance"].update(max_kl=None),
     ):
         report = json.loads(json.dumps(failing))
         spoil(report)

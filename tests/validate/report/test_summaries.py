@@ -16,7 +16,7 @@ def report() -> dict[str, Any]:
     return {
         "passed": False,
         "artifact": {"name": "a|b"},
-        "headline": {"mean_kl": 0.5},
+        "headline": {"distance": "poor", "mean_kl": 0.5},
         "tolerance": {"scale": 2.0},
         "notes": ["looked into layers 0, 3"],
         "checks": [
@@ -29,7 +29,7 @@ def report() -> dict[str, Any]:
              "failures": []},
         ],
         "explanation": {"place": "layer 0, rope", "error": 1.5, "bound": 2e-5,
-                        "cause": "theta", "evidence": "so changed"},
+                        "cause": "theta", "evidence": "so changed", "advice": ""},
     }  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def test_markdown_puts_failures_first_and_a_scaled_tolerance_in_bold(
 ) -> None:
     text = as_markdown(report)
     assert text.startswith("## Parity of a|b: FAILED\n")
-    assert "**All bounds were scaled by 2.**" in text
+    assert "**The bounds on what the recipe says were scaled by 2.**" in text
     assert text.index("text, <one> shot") < text.index("greedy, 9 tokens")
     assert "| text, <one> shot | 2.50e-01 | not a number | 97.50% |" in text
     rows = [line for line in text.splitlines() if line.startswith("| ") and "ok" in line]
