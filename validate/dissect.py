@@ -195,7 +195,7 @@ class _Walk:
         if self.subject.manifest is not None:  # others may have one scale for all
             self._show(scales_of(number, held, self.tolerance))
         inputs = {"query": query, "key": held[0].unturned, "value": held[1].unturned}
-        attended, _ = operators.attend(
+        attended = operators.attend(
             **inputs, config=c, rope=self.reference.rope, window=c.sliding_window
         )
         self._show(

@@ -14,6 +14,7 @@ from ..export.attention import rotate_halves, sliding_window_attention
 from ..export.config import MistralConfig
 
 _SCORE_BYTES = 128 << 20  # of attention scores at once
+_FEWEST_QUERIES = 128  # of a piece, where the window is smaller
 Rope = tuple[Tensor, Tensor]
 
 
@@ -74,8 +75,10 @@ def attend(
     config: MistralConfig,
     rope: Rope,
     window: int | None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> np.ndarray:
     """Attention of a whole sequence, in pieces whose scores fit in memory.
+
+    With a window, a piece sees no more keys than its own queries reach.
 
     Args:
         query: (T, H * D) float32, before rope.
@@ -85,12 +88,14 @@ def attend(
         window: keys that a query sees; None: all before it.
 
     Returns:
-        (T, H * D) float32, and the keys after rope, (G, T, D).
+        (T, H * D) float32.
     """
     T, G, D = len(query), config.num_key_value_heads, config.head_dim
-    rows = 0 if window is None else max(T, window)
+    piece = T if window is None else min(T, max(window, _FEWEST_QUERIES))
+    rows = 0 if window is None else window + piece
     past = torch.zeros(1, G, rows, D), torch.zeros(1, G, rows, D)
-    at_once = max(1, _SCORE_BYTES // (4 * config.num_attention_heads * max(T, rows)))
+    keys = T if window is None else rows + piece  # that one query's scores are computed for
+    at_once = max(1, min(piece, _SCORE_BYTES // (4 * config.num_attention_heads * keys)))
     q, k, v = (torch.from_numpy(np.ascontiguousarray(x))[None] for x in (query, key, value))
     out = []
     for start in range(0, T, at_once):
@@ -101,4 +106,4 @@ def attend(
         )
         past = past_now[0], past_now[1]
         out.append(attended[0])
-    return torch.cat(out).numpy(), past[0][0, :, :T].numpy()
+    return torch.cat(out).numpy()

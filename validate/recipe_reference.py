@@ -153,7 +153,7 @@ class _Walk:
             rope=rope,
             scales=self._subject.graph.cache_scales,
         )
-        attended, _ = operators.attend(
+        attended = operators.attend(
             query, keys.unturned, values.unturned, config=c, rope=rope, window=c.sliding_window
         )
         x = x + _multiply(own.products["output"], attended, rng)
