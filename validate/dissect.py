@@ -27,6 +27,7 @@ from . import operators
 from .figures import relative_errors
 from .findings import Dissection, Exhibit, Finding, block_errors
 from .held import hold, rows_of, scales_of
+from .kernel_rounding import KernelRounding
 from .observe import Observed, embedding_of, ends, matrix_of, observe
 from .reference import Reference
 from .subject import Subject
@@ -86,6 +87,7 @@ class _Walk:
     ) -> None:
         self.config = subject.config
         self.subject, self.reference, self.tolerance = subject, reference, tolerance
+        self.rounding = KernelRounding(subject)
         self.taps: Taps = subject.graph.taps(self.config.num_hidden_layers)
         self.cuts = cuts
         self.dissection = Dissection(tokens=tokens, cuts=list(cuts), layers=list(layers))
@@ -321,10 +323,14 @@ class _Walk:
         found: np.ndarray,
     ) -> None:
         x = inputs["x"]
-        if linear.rounding is not None:
-            x = linear.rounding(x)
+        rounding = self.rounding.of(linear, inputs["matrix"])
+        if rounding is not None:
+            x = rounding(x)
         expected = operators.multiply(x, inputs["matrix"])
-        self._operator(number, name, inputs, found, expected)
+        bound = None
+        if not linear.is_rounding_known:
+            bound = self.tolerance.scale * _half_a_step(x, inputs["matrix"], expected)
+        self._operator(number, name, inputs, found, expected, bound=bound)
 
     def _operator(
         self,
@@ -361,6 +367,16 @@ class _Walk:
             self.dissection.findings.append(exhibit.finding)
             if exhibit.finding.is_broken and self.dissection.culprit is None:
                 self.dissection.culprit = exhibit
+
+
+def _half_a_step(x: np.ndarray, matrix: np.ndarray, expected: np.ndarray) -> float:
+    """The most that rounding to 256 steps between x's extremes can change a position by.
+
+    Relative to the position's length, where that is largest.
+    """
+    step = (max(float(x.max()), 0.0) - min(float(x.min()), 0.0)) / 255
+    reach = np.linalg.norm(np.abs(matrix).sum(axis=1)) * step / 2
+    return float((reach / np.linalg.norm(expected, axis=1)).max())
 
 
 _OF_MLP = {"gate", "up", "down"}

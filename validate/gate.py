@@ -16,6 +16,7 @@ from ..export.text_file import read_text
 from .dissect import dissect
 from .figures import Positions, by_position, summarize
 from .findings import Dissection
+from .kernel_rounding import KernelRounding
 from .recipe_reference import Expected, RecipeReference
 from .reference import Reference, Run
 from .room import refuse_bad_options
@@ -260,7 +261,10 @@ class Gate:
                 "activations by a rule that is not known here"
             )
             return None
-        return ArtifactWeights(subject=self.subject, taps=taps, checkpoint=checkpoint)
+        rounding = KernelRounding(self.subject)
+        return ArtifactWeights(
+            subject=self.subject, taps=taps, checkpoint=checkpoint, rounding=rounding
+        )
 
     def _dissect(self, notes: list[str]) -> Dissection | None:
         config, length = self.subject.config, self.spans.dissected

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..graphs.taps import INPUT_IDS, Multiplication, Taps
 from ..runtime.contract import LOGITS
-from ..runtime.graph import open_graph
+from ..runtime.graph import open_graph, ort
 from .feeder import CacheRows
 from .subject import Subject
 
@@ -51,14 +51,19 @@ def observe(
     return Observed(tensors=tensors, caches=caches)
 
 
+def open_product(subject: Subject, linear: Multiplication) -> ort.InferenceSession:
+    """One multiplication of the graph by itself, with the rounding around it."""
+    part = subject.graph.between(linear.source, linear.result)
+    return open_graph(subject.path, changed=part)
+
+
 def matrix_of(subject: Subject, linear: Multiplication, columns: int) -> np.ndarray:
     """The matrix (N, K) float32 by which the kernel multiplies, however it is stored.
 
     Each row of the identity, multiplied, is one column of it. A kernel that rounds what it
     multiplies rounds ones and zeros to themselves.
     """
-    part = subject.graph.between(linear.source, linear.result)
-    session = open_graph(subject.path, changed=part)
+    session = open_product(subject, linear)
     found = []
     for start in range(0, columns, _ROWS_AT_ONCE):
         rows = min(_ROWS_AT_ONCE, columns - start)

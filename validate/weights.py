@@ -20,6 +20,7 @@ from ..export.naming import EMBEDDING, HEAD
 from ..graphs.activation_rounding import Rounding
 from ..graphs.taps import Multiplication, Taps
 from . import operators
+from .kernel_rounding import KernelRounding
 from .observe import embedding_of, matrix_of
 from .subject import Subject
 
@@ -98,6 +99,7 @@ class ArtifactWeights:
     subject: Subject
     taps: Taps
     checkpoint: Checkpoint
+    rounding: KernelRounding
 
     def embedding(self) -> np.ndarray:
         """(V, M) float32."""
@@ -121,7 +123,7 @@ class ArtifactWeights:
     def _product(self, linear: Multiplication) -> Product:
         columns = columns_of(linear.role, self.subject.config)
         matrix = matrix_of(self.subject, linear, columns)
-        return Product(matrix=matrix, rounding=linear.rounding)
+        return Product(matrix=matrix, rounding=self.rounding.of(linear, matrix))
 
     def _divisors(self, number: int, norm: str, products: Mapping[str, Product]) -> np.ndarray:
         """What smoothing divided a norm's channels by, read off the matrices: (M,) float32."""

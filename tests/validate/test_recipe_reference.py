@@ -13,6 +13,7 @@ from tramontane.export.checkpoint import Checkpoint
 from tramontane.runtime.session import Session
 from tramontane.validate.figures import by_position
 from tramontane.validate.gate import Gate, Options
+from tramontane.validate.kernel_rounding import KernelRounding
 from tramontane.validate.prove import Verdict, validate
 from tramontane.validate.recipe_reference import Expected, RecipeReference
 from tramontane.validate.subject import open_subject
@@ -35,7 +36,10 @@ def expected(gate: Gate, tokens: np.ndarray) -> Expected:
     """What the recipe makes of a sequence, by the artifact's own weights."""
     taps = gate.subject.graph.taps(gate.subject.config.num_hidden_layers)
     own = ArtifactWeights(
-        subject=gate.subject, taps=taps, checkpoint=gate.reference.checkpoint
+        subject=gate.subject,
+        taps=taps,
+        checkpoint=gate.reference.checkpoint,
+        rounding=KernelRounding(gate.subject),
     )
     return RecipeReference(gate.subject, gate.reference, own).runs([tokens])[0]
 

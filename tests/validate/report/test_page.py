@@ -227,7 +227,9 @@ def test_the_verdict_comes_first(passing: Report, failing: Report) -> None:
     assert words(render_page(failing)).startswith(" ✗ Failed tiny-int8")
     passing |= {"passed": True, "checks": failing["checks"][:-1], "explanation": None}
     read = words(render_page(passing))
-    assert read.startswith(" ✓ Passed tiny-int8 All 7 checks passed: tiny-int8 computes what int8 makes of tiny.")
+    assert read.startswith(
+        " ✓ Passed tiny-int8 All 7 checks passed: tiny-int8 computes what int8 makes of tiny."
+    )
     assert "Failed checks" not in read
 
 

@@ -1,0 +1,57 @@
+"""Which rule rounds activations on this processor, found by trying the kernel.
+
+MatMulNBits rounds to the nearest of 255 steps everywhere, but processors compute the steps
+differently: a number halfway between two steps goes up on one and down on another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from ..graphs.activation_rounding import STEPS, InBlocks, Rounding
+from ..graphs.taps import Multiplication
+from . import operators
+from .figures import relative_errors
+from .observe import open_product
+from .subject import Subject
+
+_ROWS = 256  # of a probe: enough for some number to lie halfway between two steps
+_SEED = 0x726F756E64
+
+
+class KernelRounding:
+    """The rounding of each multiplication of one graph."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._known: dict[tuple[int, int], Rounding] = {}
+
+    def of(self, linear: Multiplication, matrix: np.ndarray) -> Rounding | None:
+        """How its kernel rounds rows; None where it does not.
+
+        Args:
+            linear: the multiplication.
+            matrix: (N, K) float32, by which it multiplies.
+        """
+        rounding = linear.rounding
+        if not isinstance(rounding, InBlocks):
+            return rounding
+        kind = linear.bits, rounding.block
+        if kind not in self._known:
+            self._known[kind] = self._nearest(linear, rounding, matrix)
+        return self._known[kind]
+
+    def _nearest(self, linear: Multiplication, rounding: InBlocks, matrix: np.ndarray) -> Rounding:
+        """The rule whose products are nearest to the kernel's."""
+        shape = _ROWS, matrix.shape[1]
+        rows = np.random.default_rng(_SEED).standard_normal(shape, np.float32)
+        session = open_product(self._subject, linear)
+        found = session.run(None, {linear.source: rows[None]})[0][0]
+        rules = [dataclasses.replace(rounding, steps=steps) for steps in STEPS]
+
+        def error(rule: InBlocks) -> float:
+            return float(relative_errors(operators.multiply(rule(rows), matrix), found).max())
+
+        return min(rules, key=error)
