@@ -44,6 +44,7 @@ def test_a_sound_artifact_passes_and_every_report_is_written(
     assert "<html" in (tmp_path / "r" / "report.html").read_text()
     assert 'failures="0"' in (tmp_path / "j.xml").read_text()
     assert ": passed" in (tmp_path / "new" / "m.md").read_text()
+    assert printed["artifact"]["name"] == "int8-ort"
     assert not (artifact / "parity").exists()  # an artifact that is looked at stays as it was
 
 
@@ -72,6 +73,8 @@ def test_what_cannot_be_validated_exits_with_2(
         ([tmp_path, "--reference", stdlib_5m], "neither manifest.json nor a graph"),
         ([artifact, "--reference", tmp_path / "none"], "no such folder"),
         ([artifact, "--reference", stdlib_5m, "--tolerance", "0"], "--tolerance 0.0: expected"),
+        ([artifact, "--reference", stdlib_5m, "--max-kl", "0"], "--max-kl 0.0: expected a number"),
+        ([artifact, "--reference", stdlib_5m, "--min-agreement", "98"], "expected a share from 0"),
         ([artifact, "--reference", stdlib_5m, "--text", tmp_path / "none"], "--text"),
         ([artifact, "--reference", stdlib_5m, "--seed", "-1"], "--seed -1: expected 0 or more"),
     ):

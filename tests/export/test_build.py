@@ -45,8 +45,19 @@ def test_growing_cache_keeps_the_window_and_bounds_no_rows(
 
 
 def test_largest_and_smallest_window_are_taken(config: MistralConfig) -> None:
-    for window in (1, config.max_position_embeddings):
+    assert config.sliding_window is not None
+    for window in (1, config.sliding_window):
         assert adapted(config, window=window).sliding_window == window
+    assert adapted(LLAMA, window=2048).sliding_window == 2048  # all of its positions
+
+
+def test_window_beyond_the_one_that_the_model_was_trained_with_is_refused(
+    config: MistralConfig,
+) -> None:
+    assert config.sliding_window is not None
+    larger = config.sliding_window + 1
+    with pytest.raises(ConfigError, match=rf"--window {larger}: the checkpoint's window is"):
+        adapted(config, window=larger)
 
 
 @pytest.mark.parametrize("window", [0, -1, 4097])

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from tramontane.errors import ContractError
+from tramontane.export.build import adapted
 from tramontane.export.checkpoint import Checkpoint
 from tramontane.runtime import Session
 from tramontane.validate.subject import Subject, open_subject
@@ -39,6 +40,31 @@ def test_an_artifact_of_ours_brings_its_window_and_recipe(
     assert (subject.config.sliding_window, subject.quant) == (64, "int8")
     assert (subject.layout.rows, subject.weight_slack) == (80, 1.0)
     assert not subject.takes_ragged_batches
+
+
+def test_a_graph_inside_an_artifact_is_the_artifact(
+    embedded_artifact: Artifact, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    folder = embedded_artifact("int8-ort")
+    for path in (folder, folder / "onnx" / "model.onnx"):
+        subject = open_subject(path, checkpoint.config)
+        assert (subject.manifest is not None, subject.name) == (True, "int8-ort")
+    shutil.copytree(folder / "onnx", tmp_path / "other" / "onnx")
+    shutil.copy(folder / "manifest.json", tmp_path)  # of something else
+    for path in (tmp_path / "other", tmp_path / "other" / "onnx" / "model.onnx"):
+        subject = open_subject(path, checkpoint.config)
+        assert (subject.manifest, subject.name) == (None, "other")
+
+
+def test_a_graph_with_a_fixed_cache_beside_a_checkpoint_without_window_asks_for_the_window(
+    embedded_artifact: Artifact, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    graph = as_another(embedded_artifact("int8-ort"), tmp_path / "graph") / "model.onnx"
+    unwindowed = dataclasses.replace(checkpoint.config, sliding_window=None)
+    with pytest.raises(ContractError, match="its cache has 80 rows, .* with --window"):
+        open_subject(graph, unwindowed)
+    subject = open_subject(graph, adapted(unwindowed, window=64))
+    assert (subject.layout.window, subject.layout.rows) == (64, 80)
 
 
 @pytest.mark.parametrize("recipe", ["int8-ort", "int4-ort", "fp32-portable", "int4-portable"])
