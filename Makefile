@@ -13,6 +13,7 @@
 #? OUT/synthetic            checkpoint folder to write (default: artifacts/GEOMETRY)
 #? OUT/bench-peers          folder of the other runtimes (default: artifacts/peers/MODEL)
 #? WINDOW                   window length in tokens, overrides the checkpoint's, changes the model
+#? WINDOW/validate          window in tokens of another exporter's graph (default: MODEL's)
 #? CACHE                    windowed: fixed-size KV cache (default); growing: grows with the text
 #? KV                       type of keys and values in the cache: float32 (default) or int8
 #? BLOCK                    weights that share a scale: 16, 32, 64, 128 (default) or 256
@@ -23,7 +24,9 @@
 #? TEXT                     text to measure parity on (default: our own, half code, half story)
 #? SEED                     seed of the random tokens and of the text's start (default: 0)
 #? SEED/synthetic           seed of the weights (default: 0)
-#? TOLERANCE                factor on all bounds (default: 1)
+#? TOLERANCE                factor on the bounds on what the recipe says (default: 1)
+#? MAX_KL                   largest mean KL from the float32 model on TEXT (default: 2)
+#? MIN_AGREEMENT            least top-1 agreement with it on TEXT, 0 to 1 (default: 0.2)
 #? THOROUGH                 1: measure all lengths and layers, however long it takes
 #? STORE                    folder that keeps the reference's results (default: the user's cache)
 #? NO_VALIDATE              1: skip the parity check
@@ -94,6 +97,7 @@ switch = $(if $(filter-out 0,$($1)),--$2)
 recipe = --quant="$$QUANT" --target="$$TARGET" $(call flag,WINDOW,window) \
   $(call flag,BLOCK,block) $(call flag,CACHE,cache) $(call flag,KV,kv)
 measuring = $(call flag,TEXT,text) $(call flag,SEED,seed) $(call flag,TOLERANCE,tolerance) \
+  $(call flag,MAX_KL,max-kl) $(call flag,MIN_AGREEMENT,min-agreement) \
   $(call switch,THOROUGH,thorough) $(call flag,STORE,store)
 export-options = $(recipe) $(call flag,BASE_MODEL,base-model) \
   $(call flag,MAX_SHARD,max-shard) $(call flag,CALIBRATION_TEXT,calibration-text) $(measuring) \
@@ -142,7 +146,7 @@ synthetic: $(READY)  ## use: write a checkpoint of random weights, as large as a
 
 validate: $(READY)  ## prove: compare an artifact, or any exporter's model.onnx, with its checkpoint
 	@$(artifact) && $(tramontane) validate "$$OUT" --reference="$$MODEL" --explain $(measuring) \
-	  $(call flag,REPORT,report) $(call flag,JUNIT,junit) $(call flag,MARKDOWN,markdown)
+	  $(call flag,WINDOW,window) $(call flag,REPORT,report) $(call flag,JUNIT,junit) $(call flag,MARKDOWN,markdown)
 
 parity: $(READY)  ## prove: export every recipe for every target, and write one page of all
 	@$(module).bench.parity "$$MODEL" "artifacts/parity/$(stem)" $(call switch,THOROUGH,thorough)
