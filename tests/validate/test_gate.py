@@ -115,7 +115,7 @@ def test_a_failed_gate_names_the_culprit_and_leaves_nothing(
 
     with pytest.raises(ParityError) as refused:
         export_checkpoint(stdlib_5m, out, Recipe(quant="int8", target="ort"), gate=spoiling)
-    assert "parity checks failed:\n  text" in str(refused.value)
+    assert "parity checks failed:\n  operators" in str(refused.value)
     assert "first at fault: layer 0, attention" in str(refused.value)
     assert "likely cause: scores are capped at 30" in str(refused.value)
     assert (out / "manifest.json").read_bytes() == before
