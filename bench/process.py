@@ -48,7 +48,6 @@ def run(command: Sequence[str | Path], *, limit_bytes: int) -> Run:
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
     )
     assert process.stdout is not None, "it is piped"
     assert process.stderr is not None, "it is piped"

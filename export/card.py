@@ -7,12 +7,13 @@ from pathlib import Path
 import jinja2
 from huggingface_hub import ModelCardData
 
-from ..runtime import bare
+from .. import runtime
 from ..runtime.manifest import Manifest
 from .genai_config import default_length
 from .tokenizer import LEFT_OUT
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
+_BARE = Path(runtime.__file__).with_name("bare.py")  # read, not imported: a card needs no session
 _JAVASCRIPT = "transformers.js"  # 4.3 allocates a cache of floats alone
 _TAGS = ("tramontane", "onnx", "onnxruntime", "onnxruntime-genai")
 
@@ -38,7 +39,7 @@ def render_card(manifest: Manifest) -> str:
         geometry=manifest.geometry,
         origin=manifest.origin,
         metadata=_metadata(manifest),
-        bare=Path(bare.__file__).read_text(encoding="utf-8"),
+        bare=_BARE.read_text(encoding="utf-8"),
     )
 
 

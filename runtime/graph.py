@@ -6,12 +6,10 @@ import os
 import re
 from pathlib import Path
 
-from ..errors import ContractError
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read while onnxruntime is imported
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from ..errors import ContractError
 from .exact import saturates
 
 __all__ = ["OLDEST_ONNXRUNTIME", "open_graph", "ort", "physical_cores"]

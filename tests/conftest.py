@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tramontane
 
 from .clone import Clone
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(tramontane.__file__).parent  # imported before onnxruntime is: no telemetry
 
 
 @pytest.fixture(scope="session", autouse=True)

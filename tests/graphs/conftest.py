@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -90,7 +89,6 @@ def write() -> Callable[..., dict[str, str]]:
 @pytest.fixture(scope="session")
 def evaluate() -> Callable[..., dict[str, np.ndarray]]:
     """Run a graph as it is now in onnxruntime; keywords are its inputs."""
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
     def run(model: ir.Model, **feeds: Any) -> dict[str, np.ndarray]:
