@@ -16,6 +16,7 @@ from ..errors import ConfigError, ContractError
 from ..graphs import artifact, pipeline
 from ..graphs.describe import describe_tensors
 from ..graphs.external_data import refuse_full_disk
+from ..graphs.own_folders import target_of
 from ..graphs.recipe import DEFAULT_BLOCK, TARGETS, is_calibrated
 from ..graphs.staging import note_of_replaced, partial_of, refuse_occupied, staged
 from ..runtime.contract import CACHE_DTYPES, CARD_FILE, MANIFEST_FILE
@@ -193,7 +194,7 @@ def preflight(
     vocabulary, origin = read_vocabulary(weights), read_origin(weights, base_model=base_model)
     planned = plan(config, quant=options.quant, target=options.target, block=options.block)
     if not partial_of(out).exists():
-        refuse_full_disk(out, planned.disk_bytes)
+        refuse_full_disk(target_of(out), planned.disk_bytes)
     return Preflight(
         weights=weights, config=config, vocabulary=vocabulary, origin=origin, planned=planned
     )

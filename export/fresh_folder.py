@@ -1,4 +1,4 @@
-"""How does a new checkpoint get its name only when it is whole?"""
+"""A new checkpoint gets its name only when it is whole."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ContractError
+from ..graphs.own_folders import refuse_mounted, target_of
 from ..sizes import format_bytes
 from .config_json import CONFIG_FILE
 from .params_json import PARAMS_FILE
@@ -15,13 +16,20 @@ from .params_json import PARAMS_FILE
 
 @contextlib.contextmanager
 def fresh_folder(out: Path, needed_bytes: int) -> Iterator[Path]:
-    """Yield a new folder that takes the name ``out`` when the block succeeds, and else goes.
+    """Yield a new folder that takes the name ``out`` when the block succeeds, and else is removed.
+
+    Where ``out`` is a link, it stays, and the folder takes the name that it leads to.
 
     Raises:
         CheckpointError: ``out`` is there and not empty, its disk has less than ``needed_bytes``,
-            or another run is writing it.
+            or another run is writing it; it is a mounted disk, or a link that leads nowhere.
     """
     _refuse_occupied(out)
+    try:
+        out = target_of(out)
+        refuse_mounted(out)
+    except ContractError as error:
+        raise CheckpointError(str(error)) from error
     _refuse_full_disk(out, needed_bytes)
     staging = out.with_name(f".{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -34,11 +42,22 @@ def fresh_folder(out: Path, needed_bytes: int) -> Iterator[Path]:
         ) from error
     try:
         yield staging
+        _take_name(staging, out)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)  # made above, by nobody else
+        raise
+
+
+def _take_name(staging: Path, out: Path) -> None:
+    try:
         if out.exists():
-            out.rmdir()  # empty, as was checked
+            out.rmdir()  # it was empty, and is not removed where it is not
         staging.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{out}: cannot take its name ({error}), expected it to stay new or empty; name "
+            "another one"
+        ) from error
 
 
 def _refuse_occupied(out: Path) -> None:

@@ -1,8 +1,10 @@
-"""How does a folder get its name only when it is whole, and what of an interrupted one is kept?
+"""A folder gets its name only when it is whole; what an interrupted run wrote is kept.
 
-Beside ``out`` lies a folder ``.out.partial`` while an artifact is being made: the artifact to be,
-the journal of its weights, and a lock. It goes when the artifact takes its name, or when it is
-refused; whoever is interrupted, or killed, leaves it for the next run to go on with.
+Beside ``out`` lies a folder ``.out.partial`` while an artifact is being made: our mark, the
+artifact to be, the journal of its weights, a lock, and for a moment the artifact that is replaced.
+It is removed when the artifact takes its name, or when it is refused; a run that is interrupted or
+killed leaves it for the next run to resume. Where ``out`` is a link, all this happens where it
+leads, and the link stays.
 """
 
 from __future__ import annotations
@@ -20,8 +22,19 @@ import filelock
 from ..errors import ContractError, TramontaneError
 from ..runtime.contract import DATA_FILE, MANIFEST_FILE
 from .journal import Identity, Journal
+from .own_folders import (
+    MARK_FILE,
+    files_of_artifact,
+    foreign_files,
+    is_free,
+    is_marked,
+    mark,
+    refuse_mounted,
+    target_of,
+)
 
-_FOLDER, _JOURNAL, _LOCK = "artifact", "journal.jsonl", "lock"
+_FOLDER, _JOURNAL, _LOCK, _REPLACED = "artifact", "journal.jsonl", "lock", "replaced"
+_KIND = "an artifact that is not whole yet"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,32 +65,23 @@ def staged(
         replace: whether an artifact that is there is replaced, or refused.
 
     Raises:
-        ContractError: ``out`` exists and is not an artifact or not to be replaced, or another run
-            is writing it.
+        ContractError: as ``refuse_occupied``; or another run is writing ``out``, or its
+            ``.out.partial`` is not ours.
     """
     refuse_occupied(out, replace=replace)
-    partial, replaced = partial_of(out), out.with_name(f".{out.name}.replaced")
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ContractError(f"{out}: cannot be made ({error}); name another --out") from error
-    lock = filelock.FileLock(partial / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout as error:
-        raise ContractError(
-            f"{out}: another export is writing it; wait for it, or name another --out"
-        ) from error
-    _bring_back(out, replaced)
+    target, partial = target_of(out), partial_of(out)
+    lock = _locked(out, partial)
+    replaced = partial / _REPLACED
+    _bring_back(target, replaced)
     staging = _begin(partial, identity, resume=resume)
     try:
         yield staging
-        refuse_occupied(out, replace=replace)  # it may have been made meanwhile
-        if out.exists():
-            out.rename(replaced)
-        staging.folder.rename(out)
+        refuse_occupied(out, replace=replace)  # it may have been made, or changed, meanwhile
+        if target.exists():
+            target.rename(replaced)
+        staging.folder.rename(target)
     except BaseException as error:
-        _bring_back(out, replaced)
+        _bring_back(target, replaced)
         if isinstance(error, TramontaneError) and not _is_worth_keeping(error, staging):
             _remove(lock, partial)
         else:
@@ -88,7 +92,6 @@ def staged(
                 "cut it with --max-shard; what was written is kept for the next run"
             ) from error
         raise
-    shutil.rmtree(replaced, ignore_errors=True)
     _remove(lock, partial)
 
 
@@ -100,19 +103,31 @@ def refuse_occupied(out: Path, *, replace: bool = True) -> None:
         replace: whether an artifact may have that name.
 
     Raises:
-        ContractError: ``out`` exists and is neither an artifact nor an empty folder, or is an
-            artifact that is not to be replaced.
+        ContractError: ``out`` exists and is neither an artifact nor an empty folder, is an
+            artifact that is not to be replaced or that holds other files too, is a mounted
+            disk, or a link as in ``target_of``.
     """
     if out.name in ("", ".."):
         raise ContractError(f"--out {out}: expected the name of a new folder; give one")
-    if not (out / MANIFEST_FILE).is_file() and not _is_free(out):
+    target = target_of(out)
+    refuse_mounted(target)
+    if is_free(target):
+        return
+    own = files_of_artifact(target)
+    if own is None:
         raise ContractError(
-            f"{out}: exists and is not an artifact (no {MANIFEST_FILE}); name another --out"
+            f"{out}: exists and is not an artifact (no {MANIFEST_FILE} of one); name another --out"
         )
-    if not replace and not _is_free(out):
+    if not replace:
         raise ContractError(
             f"{out}: holds an artifact{_named(out)}, expected none with --no-replace; "
             "name another --out, or leave --no-replace out"
+        )
+    if foreign := foreign_files(target, own):
+        raise ContractError(
+            f"{out}: holds {foreign[0]} ({len(foreign)} such in all), which is not among the "
+            f"files that its {MANIFEST_FILE} lists, and would be lost when the artifact is "
+            "replaced; move it elsewhere or name another --out"
         )
 
 
@@ -123,7 +138,7 @@ def note_of_replaced(out: Path, *, is_proved: bool) -> str:
         out: the artifact's folder.
         is_proved: whether the new artifact is compared with PyTorch before it takes the name.
     """
-    if _is_free(out):
+    if is_free(target_of(out)):
         return ""
     when = "passes its parity check" if is_proved else "is complete"
     return (
@@ -141,14 +156,53 @@ def _named(out: Path) -> str:
         return ""
 
 
+def _locked(out: Path, partial: Path) -> filelock.BaseFileLock:
+    """Make the folder for what is not whole yet, marked as ours, and lock it.
+
+    Raises:
+        ContractError: it cannot be made, is not ours, or another run has the lock.
+    """
+    lock = filelock.FileLock(partial / _LOCK)
+    try:
+        if not _is_ours(partial):
+            raise ContractError(
+                f"{partial}: exists and was not made by an export (no {MARK_FILE} of ours in "
+                "it); move it elsewhere or name another --out"
+            )
+        partial.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+        mark(partial, _KIND)
+    except filelock.Timeout as error:
+        raise ContractError(
+            f"{out}: another export is writing it; wait for it, or name another --out"
+        ) from error
+    except OSError as error:
+        raise ContractError(f"{out}: cannot be made ({error}); name another --out") from error
+    return lock
+
+
+def _is_ours(partial: Path) -> bool:
+    """Whether a folder is absent, empty, marked, or of a run killed before it could mark it."""
+    if is_free(partial) or is_marked(partial, _KIND):
+        return True
+    if partial.is_symlink() or not partial.is_dir():
+        return False
+    return all(path.name == _LOCK and not path.stat().st_size for path in partial.iterdir())
+
+
 def _is_worth_keeping(error: TramontaneError, staging: Staging) -> bool:
     """Weights that were written are good where disk or machine alone were in the way."""
     return isinstance(error, ContractError) and staging.journal.num_noted > 0
 
 
 def partial_of(out: Path) -> Path:
-    """Where an artifact lies until it is whole."""
-    return out.with_name(f".{out.name}.partial")
+    """Where an artifact lies until it is whole: beside its folder, on the same disk.
+
+    Raises:
+        ContractError: as ``target_of``.
+    """
+    target = target_of(out)
+    return target.with_name(f".{target.name}.partial")
 
 
 def _begin(partial: Path, identity: Identity, *, resume: bool) -> Staging:
@@ -167,7 +221,7 @@ def _begin(partial: Path, identity: Identity, *, resume: bool) -> Staging:
 
 
 def _why_over(folder: Path, differences: list[str] | None, *, resume: bool) -> str:
-    if differences is None and _is_free(folder):
+    if differences is None and is_free(folder):
         return ""
     if not resume:
         why = "as --no-resume asks"
@@ -188,14 +242,9 @@ def _keep_weights_alone(folder: Path) -> None:
             path.unlink()
 
 
-def _is_free(folder: Path) -> bool:
-    """Whether nothing has that name, or an empty folder."""
-    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-
-
 def _bring_back(out: Path, replaced: Path) -> None:
     """A run killed between its two renamings has left the old artifact under another name."""
-    if replaced.exists() and _is_free(out):
+    if replaced.exists() and is_free(out):
         if out.exists():
             out.rmdir()
         replaced.rename(out)
@@ -203,8 +252,9 @@ def _bring_back(out: Path, replaced: Path) -> None:
 
 
 def _remove(lock: filelock.BaseFileLock, partial: Path) -> None:
-    """Remove the folder, its lock last: whoever finds no lock there begins to write."""
-    shutil.rmtree(partial / _FOLDER, ignore_errors=True)
+    """Remove the folder, its lock last: a run that finds no lock there begins to write."""
+    for name in (_REPLACED, _FOLDER):
+        shutil.rmtree(partial / name, ignore_errors=True)
     (partial / _JOURNAL).unlink(missing_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
     lock.release()

@@ -75,3 +75,45 @@ def test_too_little_room_is_told_before_anything_is_made(
         "make room, take fewer layers or name another folder"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+@pytest.mark.parametrize("is_relative", [True, False])
+def test_a_link_stays_and_the_folder_appears_where_it_leads(
+    tmp_path: Path, is_there: bool, is_relative: bool
+) -> None:
+    disk, out = tmp_path / "disk", tmp_path / "out"
+    (disk / "real" if is_there else disk).mkdir(parents=True)
+    out.symlink_to("disk/real" if is_relative else disk / "real")
+    with fresh_folder(out, 0) as folder:
+        assert folder.parent == disk
+        (folder / "x").touch()
+    assert out.is_symlink()
+    assert [path.name for path in out.iterdir()] == ["x"]
+    assert [path.name for path in disk.iterdir()] == ["real"]
+
+
+@pytest.mark.parametrize("leads_to", ["out", "missing/real"])
+def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path, leads_to: str) -> None:
+    (tmp_path / "out").symlink_to(leads_to)
+    assert refusal(tmp_path / "out").startswith(f"{tmp_path / 'out'}: a link ")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_file_that_somebody_puts_there_meanwhile_stays(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    message = "out: cannot take its name .*name another one"
+    with pytest.raises(CheckpointError, match=message), fresh_folder(out, 0) as folder:
+        (folder / "x").touch()
+        out.mkdir()
+        (out / "notes.txt").write_text("mine")
+    assert (out / "notes.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_hidden_folder_that_is_not_ours_stays(tmp_path: Path) -> None:
+    theirs = tmp_path / ".out.partial" / "notes.txt"
+    theirs.parent.mkdir()
+    theirs.write_text("mine")
+    assert "remove the folder" in refusal(tmp_path / "out")
+    assert theirs.read_text() == "mine"

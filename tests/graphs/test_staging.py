@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -33,10 +35,14 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "models" / "artifact"
 
 
-def write_old(out: Path) -> None:
+def write_old(out: Path, *, text: str = "old") -> None:
     """Put an artifact where another shall lie."""
-    out.mkdir(parents=True)
-    (out / MANIFEST_FILE).write_text("old")
+    write(out / "config.json", text)
+    (out / MANIFEST_FILE).write_text(manifest("config.json"))
+
+
+def manifest(*files: str) -> str:
+    return json.dumps({"manifest_sha256": "0" * 64, "files": {name: {} for name in files}})
 
 
 def interrupt(out: Path, *, identity: Identity = IDENTITY, **options: Any) -> str:
@@ -51,7 +57,7 @@ def interrupt(out: Path, *, identity: Identity = IDENTITY, **options: Any) -> st
 
 
 def write(path: Path, text: str) -> None:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 
 
@@ -199,10 +205,10 @@ def test_artifact_survives_a_failed_run_and_yields_to_a_whole_one(
     write_old(out)
     with pytest.raises(failure), staged(out, identity=IDENTITY):
         raise failure
-    assert (out / MANIFEST_FILE).read_text() == "old"
+    assert (out / "config.json").read_text() == "old"
     with staged(out, identity=IDENTITY) as staging:
         write(staging.folder / MODEL_FILE, "new")
-        assert (out / MANIFEST_FILE).read_text() == "old"
+        assert (out / "config.json").read_text() == "old"
     assert files(out) == [MODEL_FILE]
     assert names(out.parent) == ["artifact"]
 
@@ -210,12 +216,12 @@ def test_artifact_survives_a_failed_run_and_yields_to_a_whole_one(
 def test_artifact_is_brought_back_after_a_kill_between_the_two_renamings(out: Path) -> None:
     write_old(out)
     interrupt(out)
-    out.rename(out.with_name(".artifact.replaced"))
+    out.rename(partial_of(out) / "replaced")
     with (
         pytest.raises(KeyboardInterrupt),
         staged(out, identity=IDENTITY) as staging,
     ):
-        assert (out / MANIFEST_FILE).read_text() == "old"
+        assert (out / "config.json").read_text() == "old"
         assert (staging.folder / DATA_FILE).read_text() == "half"
         raise KeyboardInterrupt
     assert names(out.parent) == [".artifact.partial", "artifact"]
@@ -224,21 +230,22 @@ def test_artifact_is_brought_back_after_a_kill_between_the_two_renamings(out: Pa
 def test_artifact_is_brought_back_into_a_folder_that_somebody_made_meanwhile(out: Path) -> None:
     write_old(out)
     interrupt(out)
-    out.rename(out.with_name(".artifact.replaced"))
+    out.rename(partial_of(out) / "replaced")
     out.mkdir()
     interrupt(out)
-    assert (out / MANIFEST_FILE).read_text() == "old"
+    assert (out / "config.json").read_text() == "old"
     assert names(out.parent) == [".artifact.partial", "artifact"]
 
 
 def test_artifact_that_was_replaced_goes_after_a_kill_behind_the_second_renaming(
     out: Path,
 ) -> None:
-    write_old(out)
-    shutil.copytree(out, out.with_name(".artifact.replaced"))
-    (out / MANIFEST_FILE).write_text("new")
     interrupt(out)
-    assert (out / MANIFEST_FILE).read_text() == "new"
+    write_old(partial_of(out) / "replaced")
+    write_old(out, text="new")
+    interrupt(out)
+    assert (out / "config.json").read_text() == "new"
+    assert not (partial_of(out) / "replaced").exists()
     assert names(out.parent) == [".artifact.partial", "artifact"]
 
 
@@ -249,7 +256,7 @@ def test_artifact_is_back_at_once_when_the_second_renaming_fails(out: Path) -> N
         staged(out, identity=IDENTITY) as staging,
     ):
         staging.folder.rmdir()
-    assert (out / MANIFEST_FILE).read_text() == "old"
+    assert (out / "config.json").read_text() == "old"
 
 
 def test_what_a_failing_disk_let_through_is_kept_and_the_failure_is_ours(out: Path) -> None:
@@ -302,7 +309,7 @@ def test_lock_is_the_last_to_go(out: Path, monkeypatch: pytest.MonkeyPatch) -> N
         write(staging.folder / DATA_FILE, "half")
         monkeypatch.setattr(shutil, "rmtree", look)
         raise GraphError
-    assert left == [["lock"]]
+    assert left == [[".tramontane", "lock"]]
     assert names(out.parent) == []
 
 
@@ -311,9 +318,7 @@ def test_what_is_no_artifact_is_refused_and_stays(out: Path, kind: str) -> None:
     thesis = out / "thesis.txt" if kind == "folder" else out
     thesis.parent.mkdir(parents=True)
     thesis.write_text("mine")
-    message = (
-        rf"artifact: exists and is not an artifact \(no {MANIFEST_FILE}\); name another --out"
-    )
+    message = rf"artifact: exists and is not an artifact \(no {MANIFEST_FILE} of one\); name another --out"
     with pytest.raises(ContractError, match=message), staged(out, identity=IDENTITY):
         pytest.fail("took a name that is another's")
     assert thesis.read_text() == "mine"
@@ -339,15 +344,15 @@ def test_an_artifact_that_is_not_to_be_replaced_is_refused_before_the_work_and_a
         pytest.raises(ContractError, match="holds an artifact, expected none with --no-replace"),
         staged(out, identity=IDENTITY, replace=False) as staging,
     ):
-        write(staging.folder / MANIFEST_FILE, "new")
-        write(out / MANIFEST_FILE, "made meanwhile")
-    assert (out / MANIFEST_FILE).read_text() == "made meanwhile"
+        write_old(staging.folder, text="new")
+        write_old(out, text="made meanwhile")
+    assert (out / "config.json").read_text() == "made meanwhile"
     with (
         pytest.raises(ContractError, match="holds an artifact"),
         staged(out, identity=IDENTITY, replace=False),
     ):
         raise AssertionError("it began")
-    assert (out / MANIFEST_FILE).read_text() == "made meanwhile"
+    assert (out / "config.json").read_text() == "made meanwhile"
 
 
 def test_what_is_replaced_is_named_as_far_as_its_manifest_can_be_read(out: Path) -> None:
@@ -359,3 +364,160 @@ def test_what_is_replaced_is_named_as_far_as_its_manifest_can_be_read(out: Path)
     (out / MANIFEST_FILE).write_text(json.dumps(manifest))
     named = f"{out}: the artifact there (m-7b, int4 for web) is replaced when the new one passes"
     assert note_of_replaced(out, is_proved=True).startswith(named)
+
+
+def test_folder_with_another_programs_manifest_is_no_artifact(out: Path) -> None:
+    for text in ('{"name": "my app", "icons": []}', "[]", "not JSON", '{"manifest_sha256": 1}'):
+        write(out / MANIFEST_FILE, text)
+        with pytest.raises(ContractError, match="exists and is not an artifact"):
+            refuse_occupied(out)
+        assert (out / MANIFEST_FILE).read_text() == text
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "onnx/notes.txt", ".git/HEAD", "link"])
+def test_artifact_that_holds_a_file_of_somebody_elses_is_not_replaced(
+    out: Path, name: str
+) -> None:
+    write_old(out)
+    if name == "link":
+        (out / name).symlink_to("nowhere")
+    else:
+        write(out / name, "mine")
+    message = (
+        rf"artifact: holds {re.escape(name)} \(1 such in all\), which is not among the files "
+        rf"that its {MANIFEST_FILE} lists, and would be lost when the artifact is replaced; "
+        "move it elsewhere or name another --out"
+    )
+    with pytest.raises(ContractError, match=message), staged(out, identity=IDENTITY):
+        pytest.fail("would lose it")
+    assert os.path.lexists(out / name)
+    assert names(out.parent) == ["artifact"]
+
+
+def test_file_that_somebody_puts_into_the_artifact_meanwhile_stays_and_so_do_new_weights(
+    out: Path,
+) -> None:
+    write_old(out)
+    with (
+        pytest.raises(ContractError, match="holds notes.txt"),
+        staged(out, identity=IDENTITY) as staging,
+    ):
+        write(staging.folder / DATA_FILE, "new")
+        staging.journal._replace([IDENTITY, {"name": "a weight"}])
+        (out / "notes.txt").write_text("mine")
+    assert (out / "notes.txt").read_text() == "mine"
+    (out / "notes.txt").unlink()
+    with staged(out, identity=IDENTITY) as staging:
+        assert (staging.folder / DATA_FILE).read_text() == "new"
+    assert files(out) == [DATA_FILE]
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "artifact/thesis.txt", "lock", ".tramontane"])
+def test_hidden_folder_that_is_not_ours_is_refused_and_stays(out: Path, name: str) -> None:
+    theirs = out.with_name(".artifact.partial") / name
+    write(theirs, "mine")
+    message = (
+        r"\.artifact\.partial: exists and was not made by an export \(no \.tramontane of ours "
+        r"in it\); move it elsewhere or name another --out"
+    )
+    with pytest.raises(ContractError, match=message), staged(out, identity=IDENTITY):
+        pytest.fail("took a folder that is another's")
+    assert theirs.read_text() == "mine"
+    assert names(out.parent) == [".artifact.partial"]
+
+
+def test_hidden_folder_of_a_run_killed_before_it_was_marked_is_taken(out: Path) -> None:
+    write(out.with_name(".artifact.partial") / "lock", "")
+    with staged(out, identity=IDENTITY):
+        pass
+    assert names(out.parent) == ["artifact"]
+
+
+def test_what_lies_beside_the_artifact_survives_with_every_outcome(out: Path) -> None:
+    write_old(out)
+    theirs = [".artifact.replaced/x", "artifact.partial/x", ".other.partial/x", "notes.txt"]
+    for name in theirs:
+        write(out.with_name(name.split("/")[0]) / "x" if "/" in name else out.with_name(name), "")
+    for failure in (KeyboardInterrupt, GraphError, None):
+        with (
+            contextlib.suppress(KeyboardInterrupt, GraphError),
+            staged(out, identity=IDENTITY) as staging,
+        ):
+            write(staging.folder / DATA_FILE, "new")
+            (staging.folder / MANIFEST_FILE).write_text(manifest(DATA_FILE))
+            if failure is not None:
+                raise failure
+        assert set(theirs) <= set(files(out.parent))
+    assert files(out) == [MANIFEST_FILE, DATA_FILE]
+
+
+LINKS = {
+    "to an artifact": ("real", True),
+    "to an empty folder": ("real", False),
+    "to a name that is free": ("real", None),
+    "relative": ("../models/real", True),
+}
+
+
+@pytest.mark.parametrize("kind", LINKS)
+def test_linked_artifact_is_written_where_the_link_leads(out: Path, kind: str) -> None:
+    leads_to, is_artifact = LINKS[kind]
+    real = out.with_name("real")
+    out.parent.mkdir()
+    out.symlink_to(leads_to if kind == "relative" else real)
+    if is_artifact:
+        write_old(real)
+    elif is_artifact is False:
+        real.mkdir()
+    for text in ("first", "second"):
+        with staged(out, identity=IDENTITY) as staging:
+            assert partial_of(out) == real.with_name(".real.partial")
+            assert staging.folder.is_relative_to(partial_of(out))
+            write_old(staging.folder, text=text)
+        assert out.is_symlink()
+        assert not real.is_symlink()
+        assert (real / "config.json").read_text() == text
+        assert names(out.parent) == ["artifact", "real"]
+
+
+def test_link_to_a_link_and_a_linked_parent_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "parent").symlink_to("disk")
+    (tmp_path / "disk" / "second").symlink_to("real")
+    out = tmp_path / "parent" / "first"
+    out.symlink_to("second")
+    with staged(out, identity=IDENTITY) as staging:
+        write_old(staging.folder)
+    assert names(tmp_path / "disk") == ["first", "real", "second"]
+    assert (out / "config.json").read_text() == "old"
+    assert (tmp_path / "disk" / "first").is_symlink()
+
+
+@pytest.mark.parametrize("leads_to", ["artifact", "missing/artifact"])
+def test_link_that_leads_nowhere_is_refused_before_any_work(out: Path, leads_to: str) -> None:
+    out.parent.mkdir()
+    out.symlink_to(leads_to)
+    with pytest.raises(ContractError, match=r"artifact: a link .*; .*name another folder"):
+        refuse_occupied(out)
+    assert names(out.parent) == ["artifact"]
+
+
+def test_interrupted_run_into_a_linked_artifact_is_resumed_and_keeps_the_older_one(
+    out: Path,
+) -> None:
+    write_old(out.with_name("real"))
+    out.symlink_to("real")
+    interrupt(out)
+    assert "going on" in interrupt(out)
+    assert (out / "config.json").read_text() == "old"
+    assert names(out.parent) == [".real.partial", "artifact", "real"]
+
+
+def test_folder_where_a_disk_is_mounted_is_refused_before_any_work(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out.mkdir(parents=True)
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == out)
+    message = r"artifact: a disk is mounted there, .*; name a folder in it, such as .*artifact$"
+    with pytest.raises(ContractError, match=message):
+        refuse_occupied(out)

@@ -13,6 +13,7 @@ import torch
 from tramontane.errors import ContractError
 from tramontane.export import reference as loading
 from tramontane.export.checkpoint import Checkpoint
+from tramontane.graphs.own_folders import MARK_FILE
 from tramontane.validate import reference as module
 from tramontane.validate import store as store_module
 from tramontane.validate.reference import Reference
@@ -29,6 +30,11 @@ def untracked(items: Sequence[Any], label: str) -> Iterable[Any]:
 def reference_of(folder: Path, store: Path) -> Reference:
     checkpoint = Checkpoint.open(folder)
     return Reference(checkpoint.config, checkpoint, store=Store(store), track=untracked)
+
+
+def kept(store: Path) -> list[str]:
+    """Names of all that a store holds, without its own mark."""
+    return sorted(path.name for path in store.iterdir() if path.name != MARK_FILE)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +123,7 @@ def test_an_interrupted_run_leaves_nothing_and_the_next_one_works(
     reference._track = interrupted
     with pytest.raises(KeyboardInterrupt):
         reference.runs([TOKENS])
-    assert list(tmp_path.iterdir()) == []
+    assert kept(tmp_path) == []
     reference._track = untracked
     assert reference.runs([TOKENS])[0].logits.shape == (40, 2048)
 
@@ -137,11 +143,11 @@ def test_the_oldest_go_when_the_store_is_full(
 ) -> None:
     reference = reference_of(tiny_checkpoint(), tmp_path)
     reference.runs([TOKENS])
-    oldest = next(path.name for path in tmp_path.iterdir())
+    oldest = kept(tmp_path)
     monkeypatch.setattr(store_module, "MOST_BYTES", 600_000)
     reference.runs([TOKENS[1:]])
-    assert [path.name for path in tmp_path.iterdir()] != [oldest]
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(kept(tmp_path)) == 1
+    assert kept(tmp_path) != oldest
 
 
 def test_a_store_that_cannot_be_made_is_refused_by_its_flag(tmp_path: Path) -> None:
