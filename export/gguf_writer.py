@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,16 @@ def write_gguf(checkpoint: Checkpoint, path: Path) -> None:
     if checkpoint.config.tie_word_embeddings:
         del shapes[HEAD]  # llama.cpp reads the embedding in its place
     types = {name: _type_of(checkpoint, name) for name in shapes}
-    partial = path.with_name(f"{path.name}.partial")  # it gets its name when it is whole
-    writer = gguf.GGUFWriter(partial, _ARCHITECTURE)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        partial = Path(folder) / path.name  # it gets its name when it is whole
+        _write(checkpoint, partial, shapes, types)
+        partial.replace(path)
+
+
+def _write(
+    checkpoint: Checkpoint, path: Path, shapes: dict[str, tuple[int, ...]], types: dict[str, str]
+) -> None:
+    writer = gguf.GGUFWriter(path, _ARCHITECTURE)
     try:
         _add_architecture(writer, checkpoint)
         _add_tokenizer(writer, checkpoint)
@@ -63,7 +72,6 @@ def write_gguf(checkpoint: Checkpoint, path: Path) -> None:
             writer.write_tensor_data(values.astype(_DTYPES[types[name]]))
     finally:
         writer.close()
-    partial.replace(path)
 
 
 def halves_to_pairs(values: Floats, *, head_dim: int) -> Floats:

@@ -62,8 +62,9 @@ def try_faults(faults: Sequence[Fault], folder: Path) -> Iterator[Outcome]:
         good = folder / fault.recipe
         if not good.exists():
             build.export_checkpoint(MODEL, good, build.recipe_named(fault.recipe))
-        spoilt = planted(fault, good, folder / "spoilt")
-        verdict = validate(spoilt, checkpoint, options, explains=True)
+        with tempfile.TemporaryDirectory() as temporary:
+            spoilt = planted(fault, good, Path(temporary) / "spoilt")
+            verdict = validate(spoilt, checkpoint, options, explains=True)
         why = verdict.explanation
         failed = [check.kind for check in verdict.measurement.checks if check.failures]
         yield Outcome(

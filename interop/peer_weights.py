@@ -1,4 +1,4 @@
-"""How do the same weights get to each runtime that is measured?"""
+"""The same weights, made into what each runtime reads that is measured."""
 
 from __future__ import annotations
 
@@ -184,12 +184,15 @@ class Weights:
         return _peer(f"{GENAI} {precision}", runner, model, model.glob("*.onnx*"))
 
     def _made(self, name: str, how: object, make: Callable[[Path], None]) -> Path:
-        """A folder, made anew unless it was made whole of the same checkpoint in the same way."""
+        """A folder, made anew unless it was made whole of the same checkpoint in the same way.
+
+        Raises:
+            Absent: something else than ours has that name; or from ``make``.
+        """
         folder, made_of = self._folder / name, (self._source, how)
         with places.alone(folder):
             if not places.is_ready(folder, made_of):
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(parents=True)
+                places.clear(folder)
                 make(folder)
                 places.mark_ready(folder, made_of)
         return folder

@@ -1,7 +1,6 @@
-"""Where do other runtimes live, and how do they get there?
+"""Environments of other runtimes: each has one of its own below the user's cache, made once.
 
-Each has an environment of its own below the user's cache, made once. What cannot be had is named,
-never guessed.
+What cannot be had is named, never guessed. A folder is removed only where it carries our mark.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +20,9 @@ import filelock
 import platformdirs
 
 from ..export.progress import say
+from ..graphs.own_folders import MARK_FILE, is_free, is_marked, mark
 
+_KIND = "what other runtimes need"
 _READY = ".ready"  # written last: names what an environment was made of
 _SHOWN_LINES = 4
 _LIMIT_SECONDS = 1200  # of one command: a browser or an emulator may hang
@@ -121,7 +123,6 @@ def node_with(name: str, packages: Sequence[str]) -> Path:
             raise Absent(f"{program}: not on PATH")
 
     def make(folder: Path) -> None:
-        folder.mkdir(parents=True)
         (folder / "package.json").write_text('{"private": true}\n', encoding="utf-8")
         quiet = ("--no-audit", "--no-fund", "--ignore-scripts")
         run(["npm", "install", *quiet, *packages], cwd=folder)
@@ -133,25 +134,50 @@ def made(folder: Path, made_of: object, make: Callable[[Path], None], *, saying:
     """A folder that is made once, and anew when it would become another.
 
     Args:
-        folder: what is there and was not made whole of just this goes first.
+        folder: what we made there before, and not of just this, is removed first.
         made_of: what tells one content from another.
-        make: fills the folder, which it finds absent.
-        saying: what is told of it meanwhile.
+        make: fills the folder, which holds nothing but our mark.
+        saying: what is shown meanwhile.
+
+    Raises:
+        Absent: as ``clear``, or from ``make``.
     """
     with alone(folder):
         if not is_ready(folder, made_of):
             say(saying)
-            shutil.rmtree(folder, ignore_errors=True)
+            clear(folder)
             make(folder)
             mark_ready(folder, made_of)
     return folder
 
 
+def clear(folder: Path) -> None:
+    """Make a folder that holds nothing but our mark; what we made there before is removed.
+
+    Raises:
+        Absent: something else than ours has that name.
+    """
+    if not is_free(folder) and not is_marked(folder, _KIND) and not _was_ready(folder):
+        raise Absent(
+            f"{folder}: exists and was not made by tramontane (no {MARK_FILE} of ours in it), "
+            "expected the name to be free; move it elsewhere"
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    mark(folder, _KIND)
+
+
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Let nobody else make or remove an environment meanwhile."""
+    """Let no other process make or remove an environment meanwhile.
+
+    Raises:
+        Absent: the lock's name is another file's, which locking would empty.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder.with_suffix(".lock")):
+    lock = folder.with_suffix(".lock")
+    if lock.exists() and (not lock.is_file() or lock.stat().st_size):
+        raise Absent(f"{lock}: is not a lock of ours, expected an empty file; move it elsewhere")
+    with filelock.FileLock(lock):
         yield
 
 
@@ -159,6 +185,12 @@ def is_ready(folder: Path, made_of: object) -> bool:
     """Whether a folder was made whole, of just this."""
     path = folder / _READY
     return path.is_file() and path.read_text(encoding="utf-8") == _name_of(made_of)
+
+
+def _was_ready(folder: Path) -> bool:
+    """Whether an earlier version, which left no mark, made a folder whole."""
+    path = folder / _READY
+    return path.is_file() and re.fullmatch("[0-9a-f]{64}", path.read_text("utf-8")) is not None
 
 
 def mark_ready(folder: Path, made_of: object) -> None:

@@ -154,3 +154,14 @@ def test_a_file_has_its_name_only_when_it_is_whole(
     with pytest.raises(CheckpointError, match="unreadable"):
         write_gguf(source, tmp_path / "model.gguf")
     assert not (tmp_path / "model.gguf").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_lies_beside_a_file_stays_whatever_its_name(
+    tiny_checkpoint: Write, tmp_path: Path
+) -> None:
+    theirs = tmp_path / "model.gguf.partial"
+    theirs.write_text("mine")
+    write_gguf(Checkpoint.open(tiny_checkpoint()), tmp_path / "model.gguf")
+    assert theirs.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gguf", theirs.name]

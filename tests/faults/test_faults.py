@@ -65,11 +65,14 @@ def test_a_missed_fault_fails_the_command_and_stands_out_in_the_table(
     harmless = Fault(name="none", recipe="int8-ort", plant=nothing, place="", cause="")
     monkeypatch.setattr(command, "FAULTS", [harmless])
     (tmp_path / "int8-ort").symlink_to(embedded_artifact("int8-ort"))
+    (tmp_path / "spoilt").mkdir()
+    (tmp_path / "spoilt" / "notes.txt").write_text("mine")
     out = tmp_path / "faults.md"
     assert command.main(["--folder", str(tmp_path), "--out", str(out)]) == 1
     assert "missed" in capsys.readouterr().out
     assert "**0 of 1 are caught" in out.read_text()
     assert "| **nothing** |" in out.read_text()
+    assert (tmp_path / "spoilt" / "notes.txt").read_text() == "mine"
 
 
 def test_the_table_counts_what_was_caught_and_explained() -> None:

@@ -317,6 +317,17 @@ def test_weights_are_made_anew_by_other_code(
     assert exports == ["int4"] * 2
 
 
+def test_a_folder_that_is_not_ours_is_named_and_stays(
+    made: tuple[Weights, list[str]], tmp_path: Path
+) -> None:
+    theirs = tmp_path / "work" / "ours-int4" / "notes.txt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    with pytest.raises(Absent, match="ours-int4: exists and was not made by tramontane"):
+        made[0].peer(INT4)
+    assert theirs.read_text() == "mine"
+
+
 @pytest.mark.parametrize("name", [Q4, "onnxruntime-genai int4"])
 def test_a_runtime_that_cannot_be_installed_is_absent(
     made: tuple[Weights, list[str]], monkeypatch: pytest.MonkeyPatch, name: str

@@ -248,6 +248,45 @@ def test_a_half_made_folder_is_not_taken_for_ready(
     assert not (home / "own" / "half").exists()
 
 
+@pytest.mark.parametrize("install", [places.python_with, places.node_with])
+def test_a_folder_that_is_not_ours_is_named_and_stays(
+    install: Install, home: Path, ran: list[list[str]]
+) -> None:
+    (home / "own").mkdir(parents=True)
+    (home / "own" / "notes.txt").write_text("mine")
+    (home / "own" / ".ready").write_text("for me")
+    with pytest.raises(Absent, match=r"own: exists and was not made by tramontane .* elsewhere$"):
+        install("own", ["a==1"])
+    assert (home / "own" / "notes.txt").read_text() == "mine"
+    assert not ran
+
+
+def test_what_lies_beside_an_environment_stays_when_it_is_made_anew(
+    home: Path, ran: list[list[str]]
+) -> None:
+    places.node_with("own", ["a==1"])
+    (home / "notes.txt").write_text("mine")
+    places.node_with("own", ["a==2"])
+    assert (home / "notes.txt").read_text() == "mine"
+
+
+def test_an_environment_of_an_earlier_version_without_a_mark_is_ours(
+    home: Path, ran: list[list[str]]
+) -> None:
+    (home / "own").mkdir(parents=True)
+    places.mark_ready(home / "own", "another content")
+    places.node_with("own", ["a==1"])
+    assert ran
+
+
+def test_a_file_with_the_locks_name_is_not_emptied(home: Path, ran: list[list[str]]) -> None:
+    home.mkdir()
+    (home / "own.lock").write_text("mine")
+    with pytest.raises(Absent, match=r"own\.lock: is not a lock of ours, expected an empty file"):
+        places.node_with("own", ["a==1"])
+    assert (home / "own.lock").read_text() == "mine"
+
+
 @pytest.mark.parametrize("missing", ["npm", "node"])
 def test_without_npm_or_node_nothing_is_made(
     home: Path, ran: list[list[str]], monkeypatch: pytest.MonkeyPatch, missing: str
