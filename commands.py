@@ -209,11 +209,11 @@ def validate(args: Namespace) -> int:
     from .validate.report.summaries import as_junit, as_markdown, print_table
 
     _refuse_unwritable(args, "report", "junit", "markdown")
-    checkpoint = Checkpoint.open(args.reference)
-    verdict = validate(
-        args.artifact, checkpoint, _measuring(args), explains=args.explain, window=args.window
-    )
-    report = verdict.as_json()
+    with Checkpoint.open(args.reference) as checkpoint:
+        verdict = validate(
+            args.artifact, checkpoint, _measuring(args), explains=args.explain, window=args.window
+        )
+        report = verdict.as_json()
     print(json.dumps(report)) if args.json else print_table(report)
     if args.report is not None:
         write_reports(verdict, args.report)
@@ -343,8 +343,8 @@ def _checked(args: Namespace) -> str:
     if not args.no_validate:
         _refuse_little_memory(args.path, args)
     out = Path("artifacts") / artifact_name(args.path, args)
-    weights = preflight(args.path, out, _options(args)).weights
-    return f"{weights.layout}, {len(weights.parameters)} tensors"
+    with preflight(args.path, out, _options(args)).weights as weights:
+        return f"{weights.layout}, {len(weights.parameters)} tensors"
 
 
 def card(args: Namespace) -> int:

@@ -101,14 +101,30 @@ def export_checkpoint(
         The artifact's manifest.
 
     Raises:
-        ConfigError, CheckpointError: the checkpoint is not one that is supported.
+        ConfigError, CheckpointError: the checkpoint is not one that is supported, or changed
+            while it was exported.
         GraphError: the recipe is not one that is supported.
         ContractError: the artifact cannot be written there.
         ParityError: from the gate; nothing is left under ``out``.
     """
     ready = preflight(checkpoint, out, options, base_model=base_model, replace=replace)
-    weights, config, vocabulary = ready.weights, ready.config, ready.vocabulary
     say(note_of_replaced(out, is_proved=gate is not None))
+    with ready.weights:
+        return _export(ready, out, options, dump=dump, gate=gate, resume=resume, replace=replace)
+
+
+def _export(
+    ready: Preflight,
+    out: Path,
+    options: Options,
+    *,
+    dump: Path | None,
+    gate: Gate | None,
+    resume: bool,
+    replace: bool,
+) -> Manifest:
+    """Export a checkpoint that is open, and found to be one that can be exported."""
+    weights, config, vocabulary = ready.weights, ready.config, ready.vocabulary
     hashing = provenance.in_background(weights.hashes)
     model = _traced(config, weights, options, dump=dump)
     for pending in track([hashing], HASHING):
@@ -148,11 +164,13 @@ def export_checkpoint(
             tokenizer_json=tokenizer_json,
         )
         write_manifest(folder, manifest)
+        weights.refuse_changed()
         if gate is not None:
             manifest = dataclasses.replace(manifest, parity=gate(folder, weights))
         (folder / CARD_FILE).write_text(render_card(manifest), encoding="utf-8")
         manifest = dataclasses.replace(manifest, files=_describe_files(folder, digests))
         write_manifest(folder, manifest)
+        weights.refuse_changed()
     return manifest
 
 

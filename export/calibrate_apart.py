@@ -1,4 +1,4 @@
-"""How is a model calibrated without torch's memory staying? In a process of its own."""
+"""Calibration in a process of its own, so that torch's memory does not stay."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ def calibrate_apart(config: MistralConfig, checkpoint: Checkpoint, text: str) ->
 
     Raises:
         ConfigError: the text has too few tokens.
-        CheckpointError: a weight is unreadable or no number.
+        CheckpointError: a weight is unreadable or no number, or a file is another than the
+            checkpoint holds.
         TraceError: torch could not run the model; its own words stand on standard error.
     """
     asked = {
         "config": dataclasses.asdict(config),
         "checkpoint": str(checkpoint.path.resolve()),
+        "files": checkpoint.identities(),
         "text": text,
     }
     done = subprocess.run(

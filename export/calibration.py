@@ -111,9 +111,10 @@ def main() -> int:
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
         try:
-            checkpoint = Checkpoint.open(Path(asked["checkpoint"]))
-            tokens = calibration_tokens(config, checkpoint, asked["text"])
-            out.write(calibrate(config, checkpoint, tokens).to_bytes())
+            with Checkpoint.open(Path(asked["checkpoint"])) as checkpoint:
+                tokens = calibration_tokens(config, checkpoint, asked["text"])
+                checkpoint.refuse_others(asked["files"])
+                out.write(calibrate(config, checkpoint, tokens).to_bytes())
         except TramontaneError as error:
             out.write(json.dumps([type(error).__name__, str(error)]).encode())
             return REFUSED

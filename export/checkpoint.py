@@ -1,19 +1,18 @@
-"""Is a published model whole, and what are the numbers of each parameter?"""
+"""A published model, checked against its config, and the numbers of each parameter."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from ..errors import CheckpointError
-from ..runtime.manifest import describe_file
-from .config import MistralConfig
+from .config import MistralConfig, read_json_object
 from .config_json import CONFIG_FILE
+from .held_files import HeldFile, Identity
 from .layouts import Layout, Published, open_published
 from .naming import EMBEDDING, HEAD, is_rotated, parameters
 from .stored_tensor import Floats, StoredTensor
@@ -26,7 +25,11 @@ _SLICE_ELEMENTS = 1 << 20  # read at once, beside the result
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A published model, checked against its config, read one parameter at a time."""
+    """A published model, checked against its config, read one parameter at a time.
+
+    Its files are open from ``open`` to ``close``, the end of a ``with`` block, or until nothing
+    refers to them: all is read, and hashed, of those that were there at the beginning.
+    """
 
     published: Published
     names: Mapping[str, str]  # of the published tensor, by that of the parameter
@@ -58,6 +61,16 @@ class Checkpoint:
         if config.tie_word_embeddings and head in published.tensors:
             _refuse_untied(published, head, embedding)
         return cls(published=published, names=names)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files; what was hashed stays known."""
+        self.published.held.close()
 
     @property
     def path(self) -> Path:
@@ -128,12 +141,35 @@ class Checkpoint:
         """``config.json`` as published; None in a layout that is described elsewhere."""
         if self.published.layout is not Layout.HUGGING_FACE:
             return None
-        content: dict[str, Any] = json.loads((self.path / CONFIG_FILE).read_bytes())
-        return content
+        return read_json_object(self.published.held.hold(self.path / CONFIG_FILE))
+
+    def beside(self, name: str) -> HeldFile | None:
+        """A file beside the weights, held from now on; None where there is none."""
+        return self.published.held.find(self.path / name)
 
     def hashes(self) -> dict[str, str]:
         """sha256 by file name of the config, the weights, their index and the tokenizer."""
-        return {path.name: str(describe_file(path)["sha256"]) for path in self.files}
+        return {path.name: self.published.held.hold(path).sha256() for path in self.files}
+
+    def identities(self) -> dict[str, Identity]:
+        """What tells the held files from others, for another process that opens them too."""
+        return self.published.held.identities()
+
+    def refuse_others(self, expected: dict[str, Identity]) -> None:
+        """Refuse files that are not those of which ``identities`` were told.
+
+        Raises:
+            CheckpointError: naming the first.
+        """
+        self.published.held.refuse_others(expected)
+
+    def refuse_changed(self) -> None:
+        """Refuse a checkpoint that was changed since it was opened, however little.
+
+        Raises:
+            CheckpointError: naming the first such file, and what became of it.
+        """
+        self.published.held.refuse_changed()
 
 
 def _bad_values(tensor: StoredTensor, rows: int) -> str:

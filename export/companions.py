@@ -95,8 +95,8 @@ def _config(weights: Checkpoint, config: MistralConfig, num_data_files: int) -> 
 
 def _generation(weights: Checkpoint) -> dict[str, Any]:
     """generation_config.json as published; empty where there is none."""
-    published = weights.path / GENERATION_FILE
-    return read_json_object(published) if published.is_file() else {}
+    published = weights.beside(GENERATION_FILE)
+    return {} if published is None else read_json_object(published)
 
 
 def _pad_token(weights: Checkpoint, generation: dict[str, Any]) -> int | None:

@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..runtime.cache import default_rows
 from ..runtime.contract import Geometry
+from .held_files import HeldFile
 
 _COUNTS = (
     "hidden_size",
@@ -89,7 +90,7 @@ class MistralConfig:
         return matrices * self.vocab_size * M + self.num_hidden_layers * layer + M
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path | HeldFile) -> dict[str, Any]:
     """Read a JSON file that holds an object.
 
     Raises:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from .config import MistralConfig, flag, number, read_json_object, shown, token_id, token_ids
+from .held_files import HeldFiles
 
 CONFIG_FILE = "config.json"
 
@@ -36,7 +37,7 @@ _GEOMETRY = (
 )
 
 
-def read_config_json(folder: Path) -> MistralConfig:
+def read_config_json(folder: Path, held: HeldFiles | None = None) -> MistralConfig:
     """Read ``config.json`` of a Hugging Face checkpoint folder.
 
     Raises:
@@ -47,7 +48,7 @@ def read_config_json(folder: Path) -> MistralConfig:
         ``rope_theta`` into ``rope_parameters``).
     """
     path = folder / CONFIG_FILE
-    published = read_json_object(path)
+    published = read_json_object(path if held is None else held.hold(path))
     try:
         return _parse(published)
     except ConfigError as error:

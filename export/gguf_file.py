@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gguf
 
 from ..errors import CheckpointError
+from .held_files import HeldFile
 from .stored_tensor import StoredTensor
 
 # What llama.cpp's tools write for this family and the gguf package dequantizes.
@@ -24,7 +25,7 @@ class GgufFile:
     tensors: dict[str, StoredTensor]
 
 
-def read_gguf(path: Path) -> GgufFile:
+def read_gguf(file: Path | HeldFile) -> GgufFile:
     """Read metadata and headers; the weights stay on disk.
 
     Raises:
@@ -33,10 +34,12 @@ def read_gguf(path: Path) -> GgufFile:
 
     Source: ggml, docs/gguf.md, through the gguf package that llama.cpp publishes.
     """
+    held = HeldFile(file) if isinstance(file, Path) else file
+    path, stream = held.path, cast(Any, held.stream())  # numpy maps streams as well as paths
     try:
-        reader = gguf.GGUFReader(path)
+        reader = gguf.GGUFReader(stream)
         metadata = {name: field.contents() for name, field in reader.fields.items()}
-        tensors = {tensor.name: _header(path, tensor) for tensor in reader.tensors}
+        tensors = {tensor.name: _header(held, tensor) for tensor in reader.tensors}
     except (OSError, ValueError, IndexError, KeyError, OverflowError, MemoryError) as error:
         raise CheckpointError(
             f"{path}: unreadable ({error}), expected a whole GGUF file of version 2 or 3; "
@@ -54,9 +57,9 @@ def read_gguf(path: Path) -> GgufFile:
     return GgufFile(path=path, metadata=metadata, tensors=tensors)
 
 
-def _header(path: Path, tensor: gguf.ReaderTensor) -> StoredTensor:
+def _header(file: HeldFile, tensor: gguf.ReaderTensor) -> StoredTensor:
     return StoredTensor(
-        path=path,
+        file=file,
         name=tensor.name,
         dtype=tensor.tensor_type.name,
         shape=tuple(int(size) for size in reversed(tensor.shape)),  # GGUF has columns first

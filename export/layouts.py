@@ -22,6 +22,7 @@ from .config import MistralConfig
 from .config_json import CONFIG_FILE, read_config_json
 from .gguf_config import read_gguf_config
 from .gguf_tokenizer import rebuild_tokenizer
+from .held_files import HeldFiles
 from .naming import Naming
 from .params_json import PARAMS_FILE, read_params_json
 from .stored_tensor import StoredTensor
@@ -55,6 +56,7 @@ class Published:
     types: tuple[str, ...]  # of tensors, that can be read
     tensors: Mapping[str, StoredTensor]
     files: tuple[Path, ...]  # all that it was read from, and its tokenizer
+    held: HeldFiles  # these, and what was read beside them
     read_tokenizer: Callable[[], PublishedTokenizer]
 
 
@@ -84,12 +86,15 @@ def open_published(path: Path) -> Published:
     layout, path = _detect(path)
     if layout is Layout.GGUF:
         return _open_gguf(path)
-    is_mistral = layout is Layout.MISTRAL
-    config = read_params_json(path) if is_mistral else read_config_json(path)
+    is_mistral, held = layout is Layout.MISTRAL, HeldFiles()
+    config = (read_params_json if is_mistral else read_config_json)(path, held)
     described_in = PARAMS_FILE if is_mistral else CONFIG_FILE
-    tensors = shards.find_tensors(path, _STEMS[layout])
+    tensors = shards.find_tensors(path, _STEMS[layout], held)
     index, tokenizer = shards.index_of(path, _STEMS[layout]), tokenizer_file(path)
-    files = {path / described_in, index, *(tensor.path for tensor in tensors.values())}
+    known = {path / described_in, index, *(tensor.path for tensor in tensors.values()), tokenizer}
+    files = sorted(file for file in known if file is not None and file.is_file())
+    for file in files:
+        held.hold(file)
     return Published(
         path=path,
         layout=layout,
@@ -98,13 +103,15 @@ def open_published(path: Path) -> Published:
         naming=naming.MISTRAL if is_mistral else naming.HUGGING_FACE,
         types=shards.TYPES,
         tensors=tensors,
-        files=tuple(sorted(file for file in {*files, tokenizer} if file and file.is_file())),
-        read_tokenizer=lambda: read_tokenizer(path),
+        files=tuple(files),
+        held=held,
+        read_tokenizer=lambda: read_tokenizer(path, held),
     )
 
 
 def _open_gguf(path: Path) -> Published:
-    file = gguf_file.read_gguf(path)
+    held = HeldFiles()
+    file = gguf_file.read_gguf(held.hold(path))
     return Published(
         path=path,
         layout=Layout.GGUF,
@@ -114,6 +121,7 @@ def _open_gguf(path: Path) -> Published:
         types=gguf_file.TYPES,
         tensors=file.tensors,
         files=(path,),
+        held=held,
         read_tokenizer=lambda: rebuild_tokenizer(file),
     )
 

@@ -98,7 +98,8 @@ def copy_licenses(checkpoint: Checkpoint, folder: Path, names: list[str]) -> Non
 
 def _published(checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.layout is Layout.GGUF:
-        license_ = read_gguf(checkpoint.path).metadata.get("general.license")
+        file = checkpoint.published.held.hold(checkpoint.path)
+        license_ = read_gguf(file).metadata.get("general.license")
         return {"license": license_} if isinstance(license_, str) else {}
     card = checkpoint.path / CARD_FILE
     if not card.is_file():

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from .config import MistralConfig, flag, number, read_json_object, shown
+from .held_files import HeldFiles
 
 PARAMS_FILE = "params.json"
 
@@ -38,7 +39,7 @@ _KNOWN = {
 }
 
 
-def read_params_json(folder: Path) -> MistralConfig:
+def read_params_json(folder: Path, held: HeldFiles | None = None) -> MistralConfig:
     """Read ``params.json`` of a folder in Mistral's own layout.
 
     Start and end tokens are None and (): they stand in the tokenizer.
@@ -51,7 +52,7 @@ def read_params_json(folder: Path) -> MistralConfig:
         convert_mistral_weights_to_hf.py (commit 15ea02a2) for what a missing key means.
     """
     path = folder / PARAMS_FILE
-    published = read_json_object(path)
+    published = read_json_object(path if held is None else held.hold(path))
     try:
         return _parse(published)
     except ConfigError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
+from .held_files import HeldFile, HeldFiles
 from .stored_tensor import StoredTensor
 
 TYPES = ("F32", "F16", "BF16")
@@ -27,8 +28,8 @@ def has_weights(folder: Path, stem: str) -> bool:
     return is_there or bool(_numbered(folder, stem))
 
 
-def find_tensors(folder: Path, stem: str) -> dict[str, StoredTensor]:
-    """Header by name of every tensor of the files called ``stem``.
+def find_tensors(folder: Path, stem: str, held: HeldFiles) -> dict[str, StoredTensor]:
+    """Header by name of every tensor of the files called ``stem``, which are held from now on.
 
     Raises:
         CheckpointError: there are no files, some are missing, there are both one and an index of
@@ -46,10 +47,11 @@ def find_tensors(folder: Path, stem: str) -> dict[str, StoredTensor]:
             f"was saved again as one file, the index is stale: {_removal(index)}"
         )
     if single.is_file():
-        return {tensor.name: tensor for tensor in _headers(single)}
+        return {tensor.name: tensor for tensor in _headers(held.hold(single))}
     if index.is_file():
-        weight_map = _weight_map(index, {path.name for path in numbered})
-        found = [t for name in sorted(set(weight_map.values())) for t in _headers(folder / name)]
+        weight_map = _weight_map(held.hold(index), {path.name for path in numbered})
+        names = sorted(set(weight_map.values()))
+        found = [tensor for name in names for tensor in _headers(held.hold(folder / name))]
         _refuse_other_places(index, weight_map, {(t.name, t.path.name) for t in found})
         return {tensor.name: tensor for tensor in found}
     if not numbered:
@@ -58,7 +60,7 @@ def find_tensors(folder: Path, stem: str) -> dict[str, StoredTensor]:
             "other formats must be saved as safetensors first"
         )
     _refuse_missing(folder, stem, numbered)
-    return _unique(folder, (tensor for path in numbered for tensor in _headers(path)))
+    return _unique(folder, (tensor for path in numbered for tensor in _headers(held.hold(path))))
 
 
 def _numbered(folder: Path, stem: str) -> list[Path]:
@@ -105,16 +107,15 @@ def _single(folder: Path, stem: str) -> Path:
     return folder / f"{stem}.safetensors"
 
 
-def _headers(path: Path) -> list[StoredTensor]:
+def _headers(file: HeldFile) -> list[StoredTensor]:
     """Read a file's header. Source: safetensors' README, section "Format"."""
-    _refuse_unreadable(path)
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        entries = json.loads(file.read(length))
+    _refuse_unreadable(file.path)
+    length = int.from_bytes(file.read_bytes(8), "little")
+    entries = json.loads(file.read_bytes(length, offset=8))
     entries.pop("__metadata__", None)
     return [
         StoredTensor(
-            path=path,
+            file=file,
             name=name,
             dtype=entry["dtype"],
             shape=tuple(entry["shape"]),
@@ -136,10 +137,11 @@ def _refuse_unreadable(path: Path) -> None:
         ) from error
 
 
-def _weight_map(index: Path, numbered: set[str]) -> dict[str, str]:
+def _weight_map(file: HeldFile, numbered: set[str]) -> dict[str, str]:
     """File name by name of the tensor, as the index has it; every file is in the folder."""
+    index = file.path
     try:
-        weight_map = json.loads(index.read_bytes())["weight_map"]
+        weight_map = json.loads(file.read_bytes())["weight_map"]
         names = set(weight_map.values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(

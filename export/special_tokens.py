@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from ..errors import CheckpointError, ConfigError
 from .checkpoint import Checkpoint
 from .config import read_json_object, shown, token_ids
+from .held_files import HeldFile
 from .tokenizer_files import JSON_FILE, SETTINGS_FILE, PublishedTokenizer, text_of
 
 GENERATION_FILE = "generation_config.json"
@@ -73,15 +74,15 @@ def end_tokens(
 
     Source: transformers 5.23, ``GenerationConfig.from_pretrained``, which ``generate`` stops by.
     """
-    path = checkpoint.path / GENERATION_FILE
-    if path.is_file():
+    published = checkpoint.beside(GENERATION_FILE)
+    if published is not None:
         try:
-            found = token_ids(read_json_object(path), "eos_token_id")
+            found = token_ids(read_json_object(published), "eos_token_id")
         except ConfigError as error:
-            message = str(error).removeprefix(f"{path}: ")
-            raise ConfigError(f"{path}: {message}") from error.__cause__
+            message = str(error).removeprefix(f"{published}: ")
+            raise ConfigError(f"{published}: {message}") from error.__cause__
         if found:
-            return _of_model(found, checkpoint, named_in=path)
+            return _of_model(found, checkpoint, named_in=published.path)
     if checkpoint.config.eos_token_ids:
         path = checkpoint.path / checkpoint.published.described_in
         return _of_model(checkpoint.config.eos_token_ids, checkpoint, named_in=path)
@@ -93,10 +94,10 @@ def end_tokens(
     return (token,)
 
 
-def read_around(path: Path) -> tuple[list[int], list[int]] | None:
+def read_around(published: HeldFile) -> tuple[list[int], list[int]] | None:
     """Tokens that a ``tokenizer.json`` puts before and after a text; None: it cannot be read."""
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_str(published.read_bytes().decode())
         text = tokenizer.encode("a", add_special_tokens=False).ids
         whole = tokenizer.encode("a").ids
     except Exception:  # what tokenizers raises has no type of its own

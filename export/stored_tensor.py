@@ -1,4 +1,4 @@
-"""How are the rows of a tensor read from its file?"""
+"""The rows of a tensor, read from its file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CheckpointError
+from .held_files import HeldFile
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -28,12 +29,17 @@ _DECODERS: dict[str, Callable[[Bytes], NDArray[Any]]] = {
 class StoredTensor:
     """A tensor's header: what it is, and where its rows lie, one after the other."""
 
-    path: Path  # file that holds it
+    file: HeldFile  # that holds it
     name: str
     dtype: str  # as GGUF names it, and safetensors where they share it
     shape: tuple[int, ...]  # rows first
     offset: int  # of the first row, in bytes from the start of the file
     size: int  # in bytes
+
+    @property
+    def path(self) -> Path:
+        """The file's."""
+        return self.file.path
 
     def slices(self, rows: int) -> Iterator[Floats]:
         """Yield ``rows`` rows at a time, float32; a vector comes whole.
@@ -46,23 +52,22 @@ class StoredTensor:
         """
         total = self.shape[0] if len(self.shape) > 1 else 1
         row_bytes = self.size // total
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                for start in range(0, total, rows):
-                    count = min(rows, total - start)
-                    raw = np.fromfile(file, np.uint8, count * row_bytes)
-                    if raw.size < count * row_bytes:
-                        raise CheckpointError(
-                            f"{self.path}: ends within {self.name}, expected what was there "
-                            "when it was opened; download the file again"
-                        )
-                    yield self._decode(raw.reshape(count, row_bytes))
-        except OSError as error:
-            raise CheckpointError(
-                f"{self.path}: unreadable ({error}), expected what was there when it was opened; "
-                "download the file again"
-            ) from error
+        for start in range(0, total, rows):
+            count = min(rows, total - start)
+            raw = np.empty(count * row_bytes, np.uint8)
+            try:
+                found = self.file.read_into(raw.data, self.offset + start * row_bytes)
+            except OSError as error:
+                raise CheckpointError(
+                    f"{self.path}: unreadable ({error}), expected what was there when it was "
+                    "opened; download the file again"
+                ) from error
+            if found < raw.size:
+                raise CheckpointError(
+                    f"{self.path}: ends within {self.name}, expected what was there when it was "
+                    "opened; download the file again"
+                )
+            yield self._decode(raw.reshape(count, row_bytes))
 
     def _decode(self, raw: Bytes) -> Floats:
         """(n, row bytes) uint8 to (n, ...) float32."""

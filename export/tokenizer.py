@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ..runtime.contract import TOKENIZER_FILE
 from ..runtime.manifest import Vocabulary, to_json
 from .checkpoint import Checkpoint
 from .config import read_json_object
+from .held_files import HeldFile
 from .progress import say
 from .special_tokens import end_tokens, read_around, start_token
 from .tokenizer_files import JSON_FILE, SETTINGS_FILE, PublishedTokenizer
@@ -46,8 +46,8 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
     tokenizer = checkpoint.read_tokenizer()
     pieces = _processor(tokenizer)
     (artifact / TOKENIZER_FILE).write_bytes(tokenizer.model)
-    for path in tokenizer.companions.values():
-        shutil.copyfile(path, artifact / path.name)
+    for name, file in tokenizer.companions.items():
+        (artifact / name).write_bytes(file.read_bytes())
     correct_settings(artifact, vocabulary, pieces, source=tokenizer.path)
     published, settings = (tokenizer.companions.get(n) for n in (JSON_FILE, SETTINGS_FILE))
     if published is not None:
@@ -156,11 +156,11 @@ def _processor(tokenizer: PublishedTokenizer) -> sentencepiece.SentencePieceProc
 
 
 def _difference(
-    published: Path, pieces: sentencepiece.SentencePieceProcessor, vocabulary: Vocabulary
+    published: HeldFile, pieces: sentencepiece.SentencePieceProcessor, vocabulary: Vocabulary
 ) -> str | None:
     """How a published ``tokenizer.json`` differs from SentencePiece; None where it does not."""
     try:
-        found = Tokenizer.from_file(str(published))
+        found = Tokenizer.from_str(published.read_bytes().decode())
     except Exception as error:  # what tokenizers raises has no type of its own
         return f"cannot be read ({error})"
     start = [vocabulary.bos_token_id] if vocabulary.add_bos_token else []

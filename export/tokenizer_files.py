@@ -13,6 +13,7 @@ from sentencepiece import sentencepiece_model_pb2
 from ..errors import CheckpointError, ConfigError
 from ..runtime.contract import TOKENIZER_FILE
 from .config import flag, read_json_object, shown
+from .held_files import HeldFile, HeldFiles
 
 JSON_FILE = "tokenizer.json"
 SETTINGS_FILE = "tokenizer_config.json"
@@ -31,7 +32,7 @@ class PublishedTokenizer:
     model: bytes  # SentencePiece's ModelProto, with the settings that change it
     adds_bos: bool | None  # whether a prompt starts with the start token; None: nothing says so
     # Files that say the same to other programs, by their names.
-    companions: dict[str, Path] = field(default_factory=dict)
+    companions: dict[str, HeldFile] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)  # of tokenizer_config.json
     remedy: str = "download it again"  # what to do where SentencePiece does not read it
 
@@ -56,8 +57,8 @@ def tokenizer_file(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def read_tokenizer(folder: Path) -> PublishedTokenizer:
-    """Read a folder's tokenizer.
+def read_tokenizer(folder: Path, held: HeldFiles) -> PublishedTokenizer:
+    """Read a folder's tokenizer; its files are held from now on.
 
     Raises:
         CheckpointError: it has none, several, or settings that are no JSON object or hold values
@@ -66,19 +67,21 @@ def read_tokenizer(folder: Path) -> PublishedTokenizer:
     path = tokenizer_file(folder)
     if path is None:
         raise CheckpointError(_missing(folder))
-    companions = {name: folder / name for name in _COMPANIONS if (folder / name).is_file()}
+    companions = {
+        name: file for name in _COMPANIONS if (file := held.find(folder / name)) is not None
+    }
     try:
         settings = _settings(companions)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
     try:
         adds_bos = flag(settings, "add_bos_token") if "add_bos_token" in settings else None
-        adds_space = _adds_space(folder, companions, settings)
+        adds_space = _adds_space(held.find(folder / "config.json"), companions, settings)
     except ConfigError as error:
         raise CheckpointError(f"{folder / SETTINGS_FILE}: {error}") from error
     return PublishedTokenizer(
         path=path,
-        model=_with_space(path.read_bytes(), adds_space),
+        model=_with_space(held.hold(path).read_bytes(), adds_space),
         adds_bos=adds_bos,
         companions=companions,
         settings=settings,
@@ -100,7 +103,7 @@ def _missing(folder: Path) -> str:
     )
 
 
-def _settings(companions: Mapping[str, Path]) -> dict[str, Any]:
+def _settings(companions: Mapping[str, HeldFile]) -> dict[str, Any]:
     """What ``tokenizer_config.json`` says; start and end tokens may be in the other file.
 
     Source: transformers 5.23, ``PreTrainedTokenizerBase._from_pretrained``.
@@ -126,7 +129,7 @@ def text_of(token: Any) -> str | None:
 
 
 def _adds_space(
-    folder: Path, companions: Mapping[str, Path], settings: Mapping[str, Any]
+    config: HeldFile | None, companions: Mapping[str, HeldFile], settings: Mapping[str, Any]
 ) -> bool | None:
     """Whether a text gets a space in front; None: as the SentencePiece model has it.
 
@@ -140,8 +143,7 @@ def _adds_space(
     wanted = flag(settings, "add_prefix_space")
     if JSON_FILE not in companions:
         return wanted
-    config = folder / "config.json"
-    kind = read_json_object(config).get("model_type") if config.is_file() else None
+    kind = None if config is None else read_json_object(config).get("model_type")
     is_llama = str(settings.get("tokenizer_class")).removesuffix("Fast") == _LLAMA
     return wanted if is_llama and kind != "mistral" else None
 

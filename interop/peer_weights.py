@@ -188,12 +188,14 @@ class Weights:
 
         Raises:
             Absent: something else than ours has that name; or from ``make``.
+            CheckpointError: the checkpoint changed since its hashes were taken.
         """
         folder, made_of = self._folder / name, (self._source, how)
         with places.alone(folder):
             if not places.is_ready(folder, made_of):
                 places.clear(folder)
                 make(folder)
+                self.checkpoint.refuse_changed()
                 places.mark_ready(folder, made_of)
         return folder
 

@@ -79,15 +79,15 @@ def validate(
 
     Raises:
         ContractError: it cannot be opened or fed, or is of another geometry.
-        CheckpointError: a weight of the checkpoint is unreadable.
+        CheckpointError: a weight of the checkpoint is unreadable, or it changed since it was
+            opened.
     """
     config = adapted(checkpoint.config, window=window)
     gate = Gate(open_subject(artifact, config), checkpoint, options)
     measurement = gate.measure()
-    return Verdict(
-        measurement=measurement,
-        explanation=explain(gate, measurement) if explains else None,
-    )
+    explanation = explain(gate, measurement) if explains else None
+    checkpoint.refuse_changed()
+    return Verdict(measurement=measurement, explanation=explanation)
 
 
 def write_reports(verdict: Verdict, folder: Path, *, name: str | None = None) -> None:

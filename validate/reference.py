@@ -68,7 +68,8 @@ class Reference:
         """Run sequences (T,) int64, all in one walk over the layers; those kept are not run.
 
         Raises:
-            CheckpointError: a tensor is unreadable or holds a NaN or infinity.
+            CheckpointError: a tensor is unreadable or holds a NaN or infinity, or the checkpoint
+                changed since it was opened.
             ContractError: the disk has no room for what is kept.
         """
         keys = [self.key(tokens) for tokens in sequences]
@@ -80,6 +81,7 @@ class Reference:
             shapes = {key: self.shapes(len(tokens)) for key, tokens in missing.items()}
             with self.store.adding(shapes) as made:
                 self._compute(list(missing.values()), made)
+                self.checkpoint.refuse_changed()  # or it would be kept under another's name
         found = []
         for key, tokens in zip(keys, sequences, strict=True):
             arrays = self.store.find(key, _ARRAYS)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -229,11 +230,23 @@ def test_truncated_file_is_named(tiny_checkpoint: Write, size: int) -> None:
         open_checkpoint(path.parent)
 
 
-def test_file_lost_after_opening_is_named(tiny_checkpoint: Write) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there")
+def test_file_lost_after_opening_is_read_as_it_was_and_named(tiny_checkpoint: Write) -> None:
     folder = tiny_checkpoint()
+    expected = open_checkpoint(folder).read("head.weight")
     checkpoint = open_checkpoint(folder)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: unreadable"):
+    np.testing.assert_array_equal(checkpoint.read("head.weight"), expected)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: was removed while"):
+        checkpoint.refuse_changed()
+
+
+def test_closed_checkpoint_is_named_and_knows_its_hashes(tiny_checkpoint: Write) -> None:
+    with open_checkpoint(tiny_checkpoint()) as checkpoint:
+        hashes = checkpoint.hashes()
+    assert checkpoint.hashes() == hashes
+    checkpoint.refuse_changed()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: unreadable .*closed"):
         checkpoint.read("head.weight")
 
 
