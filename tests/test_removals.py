@@ -1,0 +1,52 @@
+"""Whatever removes or renames a file stands here, with the reason why that file is ours."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import tramontane
+
+ROOT = Path(tramontane.__file__).parent
+REMOVE = {"rmtree", "unlink", "rmdir", "rename", "renames", "removedirs"}
+OF_THE_SYSTEM = {"remove", "replace", "truncate"}  # other things have methods of these names
+REASONS = {
+    "bench/speed.py": "a job's file that mkstemp made",
+    "export/fresh_folder.py": "the hidden folder that mkdir made in the same call; an empty OUT",
+    "export/gguf_writer.py": "a file in a temporary folder of its own, to the name asked for",
+    "export/tokenizer.py": "a file that the same call wrote into an artifact that is not whole",
+    "graphs/external_data.py": "weights in a folder marked as an artifact that is not whole",
+    "graphs/journal.py": "its own file in such a folder",
+    "graphs/staging.py": "a marked folder; an artifact that holds its manifest's files alone",
+    "interop/answers.py": "a job's file beside an artifact in a temporary folder",
+    "interop/cases.py": "logits beside an artifact in a temporary folder",
+    "interop/debian.py": "packages that it fetched into a temporary folder",
+    "interop/page.py": "a job's file beside an artifact in a temporary folder",
+    "interop/peer_weights.py": "what it made in a marked folder, or in a temporary one",
+    "interop/places.py": "a marked folder",
+    "interop/qemu.py": "programs that it unpacked into a marked folder",
+    "validate/store.py": "its own files in marked folders",
+}
+
+
+def removes(path: Path) -> bool:
+    """Whether a module calls anything that makes a file or folder lose its name or bytes."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+        is_paths = owner != "dataclasses" and len(node.args) == 1  # a string's takes two
+        if node.func.attr in REMOVE or (node.func.attr == "replace" and is_paths):
+            return True
+        if node.func.attr in OF_THE_SYSTEM and owner == "os":
+            return True
+    return False
+
+
+def test_every_module_that_removes_or_renames_files_has_its_reason() -> None:
+    found = set()
+    for path in sorted(ROOT.rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        if not name.startswith((".", "tests/", "models/")) and removes(path):
+            found.add(name)
+    assert found == set(REASONS)
