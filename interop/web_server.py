@@ -1,12 +1,13 @@
-"""How is the page served?
+"""Serve the page of ``examples/web`` with an artifact: ``python -m tramontane.interop.web_server``.
 
-The example in ``examples/web`` at /, an artifact at /artifact/, and at /vendor/ the few files of
-npm packages that it needs. What is served is a list made at the start: other paths have no answer.
+The page is at /, the artifact at /artifact/, and the few files of npm packages that the page needs
+at /vendor/. The list of served paths is made at the start; every other path gives 404.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import ipaddress
 import mimetypes
@@ -22,7 +23,8 @@ from urllib.parse import unquote, urlsplit
 from ..console.status import status_of
 from ..errors import ContractError
 from ..runtime.contract import MANIFEST_FILE
-from ..runtime.manifest import read_manifest
+from ..runtime.manifest import Manifest, read_manifest
+from ..sizes import format_bytes
 from . import places
 
 PAGE = Path(__file__).parents[1] / "examples" / "web"
@@ -54,7 +56,7 @@ _HEADERS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve until interrupted."""
+    """Serve until Ctrl+C, which ends the command with status 0."""
     parser = argparse.ArgumentParser(
         prog="python -m tramontane.interop.web_server", description=__doc__
     )
@@ -62,13 +64,26 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8080, help="0: any (%(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at (%(default)s)")
     args = parser.parse_args(argv)
+    manifest = read_manifest(args.artifact)
     server = open_server(routes(args.artifact, packages()), host=args.host, port=args.port)
-    print(f"http://{args.host}:{server.server_port}/", flush=True)
-    if not _is_loopback(args.host):
-        print("browsers offer storage and threads over https or at localhost alone", flush=True)
-    with server:
+    print(welcome(args.artifact, manifest, host=args.host, port=server.server_port), flush=True)
+    with server, contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
+    print("\nstopped")
     return 0
+
+
+def welcome(artifact: Path, manifest: Manifest, *, host: str, port: int) -> str:
+    """What is served, where to open it, and how to stop it."""
+    size = format_bytes(manifest.memory.weights_bytes)
+    lines = [
+        f"serving  {artifact}: {manifest.quant} for {manifest.target}, {size} of weights",
+        f"open     http://{_in_url(host)}:{port}/",
+        "stop     press Ctrl+C",
+    ]
+    if not _is_loopback(host):
+        lines.append("note     browsers allow storage and threads only over https or at localhost")
+    return "\n".join(lines)
 
 
 def packages() -> Path:
@@ -136,6 +151,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._served = served
         super().__init__(*args)  # type: ignore[arg-type]
 
+    def handle(self) -> None:
+        """Answer the requests of one connection; the browser may close it at any time."""
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
     def do_GET(self) -> None:
         self._answer(has_body=True)
 
@@ -183,6 +203,13 @@ class _Handler(BaseHTTPRequestHandler):
             return since is not None and int(modified) <= parsedate_to_datetime(since).timestamp()
         except ValueError:
             return False
+
+
+def _in_url(host: str) -> str:
+    """A host as URLs have it: an IPv6 address in brackets; any address is reached at localhost."""
+    if host in ("", "0.0.0.0", "::"):
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_loopback(host: str) -> bool:

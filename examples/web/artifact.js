@@ -1,7 +1,7 @@
-// How does an artifact reach the browser, and is it what its manifest says?
+// Fetches an artifact, verifies it against its manifest and stores it on the device.
 //
-// A file is kept in Cache Storage under its hash, and held against the manifest whether it comes
-// from there or from the network: what is damaged in either place is never used.
+// A file is stored in Cache Storage under its hash. Its size and hash are compared with the
+// manifest whether it comes from there or from the network: a damaged file is never used.
 
 const STORE = "tramontane-artifacts";
 const SCHEMA_VERSION = 4; // as in runtime/manifest.py
@@ -18,13 +18,13 @@ export class ArtifactError extends Error {}
  * @param {URL} base the artifact's folder, with a slash at its end
  * @param {(state: {loaded: number, total: number, name: string, isKept: boolean}) => void} report
  * @returns {Promise<{manifest: object, graph: Uint8Array, tokenizer: object[], bytes: number,
- *   data: {path: string, data: Uint8Array}[], isKept: boolean}>} isKept: all of it is in the store
+ *   data: {path: string, data: Uint8Array}[], isKept: boolean}>} isKept: all are stored
  * @throws {ArtifactError} no artifact, a file that is missing, or one that differs
  */
 export async function loadArtifact(base, report) {
   if (!globalThis.crypto?.subtle) {
     throw new ArtifactError(
-      `${base.origin}: no crypto.subtle here, so nothing could be verified; ` +
+      `${base.origin}: no crypto.subtle here, so no file can be verified; ` +
         "serve the page from localhost or over https",
     );
   }
@@ -61,20 +61,20 @@ async function readManifest(url, store) {
   const response = await fetch(url, { cache: "no-cache" }).catch(() => store?.match(url));
   if (!response) {
     throw new ArtifactError(
-      `${url}: no answer, and no copy is kept here; check the connection, the address, and that ` +
+      `${url}: no response, and no stored copy here; check the connection, the URL, and that ` +
         "its server allows this page to read it (CORS)",
     );
   }
   if (!response.ok) {
     throw new ArtifactError(
-      `${url}: the server answered ${response.status}; not a tramontane artifact, ` +
-        "or not all of it",
+      `${url}: the server answered ${response.status}; expected the manifest of a ` +
+        "tramontane artifact; check the URL, or copy the whole artifact there",
     );
   }
   const text = await response.text();
   const manifest = parse(new TextEncoder().encode(text), url);
   refuseForeign(manifest, url);
-  // The manifest carries the hash of its own text without the line that says so.
+  // manifest_sha256 is the hash of the text without the line that holds it.
   const rest = text.replace(/^ {2}"manifest_sha256": "[0-9a-f]{64}",\n/m, "");
   if ((await sha256(new TextEncoder().encode(rest))) !== manifest.manifest_sha256) {
     throw new ArtifactError(`${url}: changed since it was written; export the artifact again`);
@@ -104,12 +104,12 @@ function neededFiles(manifest, base) {
     if (!manifest.files[name]) {
       const why = name === GRAPH ? "" : ` (${manifest.tokenizer_json})`;
       throw new ArtifactError(
-        `${base}: the manifest lists no ${name}${why}; the page cannot do without it`,
+        `${base}: the manifest lists no ${name}${why}, which the page needs; export again`,
       );
     }
   }
   const shards = Object.keys(manifest.files).filter((name) => name.startsWith(`${GRAPH}_data`));
-  return [...TOKENIZER, GRAPH, ...shards.sort()]; // small ones first: a wrong one is told soon
+  return [...TOKENIZER, GRAPH, ...shards.sort()]; // small files first: an error in one shows early
 }
 
 async function obtain(name, { base, promised, store, tell }) {
@@ -121,14 +121,14 @@ async function obtain(name, { base, promised, store, tell }) {
       tell(bytes.length, true);
       return { bytes, isKept: true };
     }
-    await store.delete(key); // damaged on this device: fetched again
+    await store.delete(key); // damaged on this device: fetch it again
   }
   const bytes = await download(name, { url: new URL(name, base), promised, tell });
   const found = await sha256(bytes);
   if (found !== promised.sha256) {
     throw new ArtifactError(
-      `${name}: sha256 ${found}, the manifest promises ${promised.sha256}; the file is not the ` +
-        "one that was written: copy it again",
+      `${name}: sha256 ${found}, the manifest promises ${promised.sha256}; the file was ` +
+        "changed after the export: copy it again",
     );
   }
   return { bytes, isKept: await keep(store, key, bytes) };
@@ -136,7 +136,7 @@ async function obtain(name, { base, promised, store, tell }) {
 
 async function download(name, { url, promised, tell }) {
   const response = await fetch(url, { cache: "no-store" }).catch((error) => {
-    throw new ArtifactError(`${name}: no answer from ${url} (${error.message}); try again`);
+    throw new ArtifactError(`${name}: no response from ${url} (${error.message}); try again`);
   });
   if (!response.ok) {
     throw new ArtifactError(
@@ -170,12 +170,12 @@ async function download(name, { url, promised, tell }) {
   return bytes;
 }
 
-/** The store, or null where the browser refuses one (private windows of some do). */
+/** Cache Storage, or null where the browser has none (some have none in private windows). */
 function openStore() {
   return globalThis.caches?.open(STORE).catch(() => null) ?? null;
 }
 
-/** Put a file into the store; false where it has no room. */
+/** Store a file; false where there is no room. */
 async function keep(store, key, body) {
   if (!store) return false;
   return store.put(key, new Response(body)).then(
@@ -184,7 +184,7 @@ async function keep(store, key, body) {
   );
 }
 
-/** Remove files that no kept manifest promises any more. */
+/** Remove files that no stored manifest lists. */
 async function forgetOthers(store) {
   const keys = await store.keys();
   const wanted = new Set();

@@ -1,4 +1,4 @@
-// How does the sliding window fill, and what does it let go?
+// Draws the KV cache: rows in use and tokens evicted.
 //
 // Two views of one rule (heldRows): the cache's rows now, and the rows held since the first token.
 
@@ -36,12 +36,13 @@ export class Chart {
     const keys = Object.entries(this.#counts).map(([name, count]) =>
       element("span", "", element("i", name), count),
     );
+    if (!geometry.window) keys.splice(1, 1); // every row is in view: none lies outside
     host.replaceChildren(this.#bar, element("small", "", ...keys), plot, below);
     host.role = "img";
     this.draw(0);
   }
 
-  /** Show the state after so many tokens; return the rows held. */
+  /** Show the state after so many tokens; return the number of rows in use. */
   draw(tokens) {
     const { window, rows, max_positions } = this.#geometry;
     const capacity = rows ?? max_positions;
@@ -50,8 +51,8 @@ export class Chart {
     const [left, visible] = this.#bar.children;
     left.style.width = `${(100 * (held - seen)) / capacity}%`;
     visible.style.width = `${(100 * seen) / capacity}%`;
-    this.#counts.seen.textContent = `${seen} in sight`;
-    this.#counts.left.textContent = `${held - seen} past it`;
+    this.#counts.seen.textContent = `${seen} in ${window ? "window" : "use"}`;
+    this.#counts.left.textContent = `${held - seen} outside`;
     this.#counts.free.textContent = `${capacity - held} free`;
 
     const top = rows ?? this.#span(tokens);
@@ -61,13 +62,12 @@ export class Chart {
     this.#area.setAttribute("d", `M${points.join("L")}V${HEIGHT}H0Z`);
     this.#now.setAttribute("d", tokens ? `M${points.at(-1)}h0` : "");
     const gone = tokens - held;
-    this.#legend.textContent = `${tokens} tokens, ${gone ? `${gone} let go` : "all held"}`;
+    this.#legend.textContent = `${tokens} tokens, ${gone} evicted`;
     const cache = rows
-      ? `${held} of ${rows} rows of the cache are held`
-      : `The cache grows to ${capacity} rows at most and holds ${held}`;
-    this.#host.ariaLabel =
-      `${cache} after ${tokens} tokens; the latest ` +
-      `token saw ${window ? `the last ${seen}` : "them all"}; ${gone} have been let go.`;
+      ? `${held} of ${rows} cache rows are in use`
+      : `The cache grows to at most ${capacity} rows; ${held} are in use`;
+    const inWindow = window ? `${seen} in the window, ${held - seen} outside it, ` : "";
+    this.#host.ariaLabel = `${cache} after ${tokens} tokens: ${inWindow}${gone} evicted.`;
     return held;
   }
 

@@ -1,23 +1,23 @@
-// How does an artifact decode: a prefill in chunks, then one step at a time?
+// Runs an artifact on onnxruntime-web: prefill in chunks, then one step per token.
 //
-// An app can take this file as it is; it imports nothing and knows no page. It needs the module
-// onnxruntime-web, the artifact's manifest (parsed) and its files' bytes:
+// An app can use this file as it is: it imports nothing and does not touch the page. It needs the
+// module onnxruntime-web, the parsed manifest of the artifact and the bytes of its files:
 //
 //     import * as ort from "onnxruntime-web/wasm";
 //     const session = await Session.open({ ort, manifest, graph, data });
 //     for await (const token of session.generate(ids, { maxNewTokens: 64, signal })) { ... }
 //
-// A session is one sequence: `generate` goes on from where the last one ended, `reset` begins a
-// new one. Between chunks and between tokens the event loop has a turn, so that a message may
-// abort `signal`. The cache is fed as every step returned it; with a window it keeps C rows.
+// A session is one sequence: `generate` continues it, `reset` begins a new one. The event loop
+// runs between chunks and between tokens, so a message can abort `signal`. Each step's present
+// cache is the next step's past; with a window the cache has C rows.
 
-const CHUNK = 64; // tokens a prefill runs at once: bounds logits, and how long a stop may wait
+const CHUNK = 64; // tokens per run of a prefill: bounds logits and the wait after a stop
 
-/** A request that the driver refuses; the message says what to ask instead. */
+/** A request that the driver refuses; the message says what to change. */
 export class DriverError extends Error {}
 
 /**
- * Rows in use after so many tokens, all from row 0; the oldest E = C - window + 1 leave at once.
+ * Number of rows in use after `tokens` tokens, from row 0; an eviction drops E = C - window + 1.
  *
  * @param {{window: ?number, rows: ?number}} geometry the manifest's
  */
@@ -27,7 +27,7 @@ export function heldRows({ window, rows }, tokens) {
   return tokens - evicted * Math.ceil((tokens - rows) / evicted);
 }
 
-/** One sequence of tokens in the making, over an artifact's graph. */
+/** One sequence of tokens and its KV cache. */
 export class Session {
   #ort;
   #graph;
@@ -37,7 +37,7 @@ export class Session {
   #ones = new BigInt64Array(0);
   #tokens = 0;
 
-  /** Most callers want `open`. */
+  /** Use `open`. */
   constructor({ ort, graph, manifest }) {
     this.#ort = ort;
     this.#graph = graph;
@@ -50,16 +50,16 @@ export class Session {
    * Load a graph.
    *
    * @param {object} options
-   * @param {object} options.ort the onnxruntime module, its env (threads) set already
+   * @param {object} options.ort the onnxruntime module, its env (threads) already set
    * @param {object} options.manifest the artifact's manifest.json
    * @param {Uint8Array} options.graph onnx/model.onnx
-   * @param {{path: string, data: Uint8Array}[]} options.data its files of weights, by name alone
+   * @param {{path: string, data: Uint8Array}[]} options.data weight files, by file name
    */
   static async open({ ort, manifest, graph, data }) {
     const loaded = await ort.InferenceSession.create(graph, {
       externalData: data,
       executionProviders: ["wasm"],
-      logSeverityLevel: 3, // each load would warn of num_logits_to_keep
+      logSeverityLevel: 3, // hides a warning about num_logits_to_keep
     });
     return new Session({ ort, graph: loaded, manifest });
   }
@@ -69,7 +69,7 @@ export class Session {
     return this.#tokens;
   }
 
-  /** Begin an empty sequence; rows of the old one are never read again. */
+  /** Begin an empty sequence; rows of the previous one are never read again. */
   reset() {
     const { num_layers, num_key_value_heads: G, head_dim: D, rows, cache_dtype } = this.#geometry;
     const Numbers = cache_dtype === "int8" ? Int8Array : Float32Array;
@@ -84,11 +84,11 @@ export class Session {
   }
 
   /**
-   * Append tokens, a chunk at a time.
+   * Append tokens, one chunk at a time.
    *
    * @param {number[]} ids at least one
    * @param {{chunk?: number, signal?: AbortSignal, onChunk?: (done: number) => void}} options
-   * @returns {Promise<?Float32Array>} (V,) logits of the next token; null if stopped earlier
+   * @returns {Promise<?Float32Array>} (V,) logits of the next token; null if `signal` was aborted
    * @throws {DriverError} no tokens, one outside the vocabulary, or more than the sequence holds
    */
   async prefill(ids, { chunk = CHUNK, signal, onChunk } = {}) {
@@ -111,7 +111,7 @@ export class Session {
   }
 
   /**
-   * Append a prompt, then choose and append tokens until an end token, which is neither.
+   * Append a prompt, then generate until an end token, which is neither returned nor appended.
    *
    * @param {number[]} ids the prompt's
    * @param {object} options
@@ -120,11 +120,11 @@ export class Session {
    * @param {AbortSignal} [options.signal] ends the answer between two tokens or two chunks
    * @param {(done: number) => void} [options.onChunk] tokens of the prompt read so far
    * @param {() => number} [options.random] as Math.random
-   * @throws {DriverError} as `prefill`; also if prompt and new tokens may become too many
+   * @throws {DriverError} as `prefill`; also if prompt and new tokens exceed the positions
    */
   async *generate(ids, { maxNewTokens, temperature = 0, signal, onChunk, random = Math.random }) {
     if (!(Number.isInteger(maxNewTokens) && maxNewTokens >= 0)) {
-      throw new DriverError(`maxNewTokens is ${maxNewTokens}; expected 0 or more, and whole`);
+      throw new DriverError(`maxNewTokens is ${maxNewTokens}; expected a whole number, 0 or more`);
     }
     if (!(Number.isFinite(temperature) && temperature >= 0)) {
       throw new DriverError(`temperature is ${temperature}; expected 0 or more`);
@@ -146,12 +146,12 @@ export class Session {
     if (!ids.length) throw new DriverError("the prompt has no tokens; expected at least one");
     const strange = ids.find((id) => !(Number.isInteger(id) && id >= 0 && id < V));
     if (strange !== undefined) {
-      throw new DriverError(`token ${strange} is not among the artifact's ${V}`);
+      throw new DriverError(`token ${strange} is not in the vocabulary of ${V}`);
     }
     const room = most - this.#tokens - ids.length;
     if (room < more) {
       throw new DriverError(
-        `${this.#tokens + ids.length} tokens and ${more} new ones are more than the artifact's ` +
+        `${this.#tokens + ids.length} tokens and ${more} new tokens exceed the model's ` +
           `${most} positions; ` +
           (room > 0 ? `ask for at most ${room} new tokens` : "give a shorter prompt"),
       );
@@ -165,7 +165,7 @@ export class Session {
       input_ids: this.#integers(BigInt64Array.from(ids, BigInt), [1, ids.length]),
       attention_mask: this.#integers(this.#mask(total), [1, total]),
     };
-    // onnxruntime-web neither lists nor takes an input that has a default; others do.
+    // onnxruntime-web does not list or accept an input that has a default; other builds do.
     if (this.#graph.inputNames.includes("num_logits_to_keep")) {
       feeds.num_logits_to_keep = this.#integers(BigInt64Array.of(1n), []);
     }
@@ -183,7 +183,7 @@ export class Session {
     return new this.#ort.Tensor("int64", values, shape);
   }
 
-  /** Ones for all tokens so far; the memory doubles, so that a step allocates nothing. */
+  /** Ones for all tokens so far; the buffer doubles, so most steps allocate nothing. */
   #mask(total) {
     if (total > this.#ones.length) this.#ones = new BigInt64Array(2 * total).fill(1n);
     return this.#ones.subarray(0, total);
@@ -194,9 +194,9 @@ function choose(logits, temperature, random) {
   let best = 0;
   for (let token = 0; token < logits.length; token++) {
     if (Number.isNaN(logits[token])) {
-      throw new DriverError(`logits: entry ${token} is not a number; check the artifact`);
+      throw new DriverError(`logits[${token}] is not a number; export the artifact again`);
     }
-    if (logits[token] > logits[best]) best = token; // the first of equals
+    if (logits[token] > logits[best]) best = token; // the first of equal logits
   }
   if (temperature === 0) return best;
   const weights = Float64Array.from(logits, (x) => Math.exp((x - logits[best]) / temperature));
@@ -205,10 +205,10 @@ function choose(logits, temperature, random) {
     left -= weights[token];
     if (left < 0) return token;
   }
-  return best; // rounding alone leads here
+  return best; // reached only through rounding
 }
 
-/** Let the event loop take its next message; a timer would cost 4 ms each time. */
+/** Let the event loop handle a message; a timer would take 4 ms each time. */
 function turn() {
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();

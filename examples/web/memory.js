@@ -1,9 +1,9 @@
-// How much memory is in use, measured?
+// Measures memory: WebAssembly's heaps and the whole tab.
 
 /**
- * Note the memories that WebAssembly allocates from now on, which no runtime hands out.
+ * Record the memories that WebAssembly allocates from now on; onnxruntime-web exposes none.
  *
- * @returns {() => number} bytes of all of them as they are then
+ * @returns {() => number} their size in bytes at the time of the call
  */
 export function watchHeaps() {
   const heaps = [];
@@ -22,9 +22,9 @@ export async function tabBytes() {
   try {
     const { bytes, breakdown } = await performance.measureUserAgentSpecificMemory();
     const scopes = breakdown.flatMap(({ attribution }) => attribution.map(({ scope }) => scope));
-    // Workers that were busy when asked are left out, and they hold nearly all.
+    // A busy worker is missing from the result, and the worker holds nearly all memory.
     return scopes.includes("DedicatedWorkerGlobalScope") ? bytes : null;
   } catch {
-    return null; // a browser may offer it and yet refuse
+    return null; // a browser may have the function and still fail
   }
 }

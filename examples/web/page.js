@@ -1,4 +1,4 @@
-// How does the page show what the worker says, and ask for what the reader wants?
+// The page: sends the reader's requests to the worker and shows its answers.
 
 import { Chart } from "./chart.js";
 import { tabBytes } from "./memory.js";
@@ -30,13 +30,13 @@ if (artifact) {
 const HANDLERS = {
   progress({ loaded, total, name, isKept }) {
     $("progress").value = loaded / total;
-    const source = isKept ? "kept on this device" : "from the network";
+    const source = isKept ? "stored on this device" : "from the network";
     const amount = `${megabytes(loaded)} of ${megabytes(total)} MB`;
     $("loading-text").textContent = `${amount}: ${name}, ${source}`;
   },
   opening({ bytes }) {
     $("progress").value = 1;
-    $("loading-text").textContent = `${megabytes(bytes)} MB, each file as promised; starting`;
+    $("loading-text").textContent = `${megabytes(bytes)} MB verified; starting`;
   },
   ready,
   prompt(facts) {
@@ -44,7 +44,9 @@ const HANDLERS = {
   },
   token: show,
   end,
-  error({ message, isFatal }) {
+  error({ message, isFatal, tokens }) {
+    draw(); // what still waits for a frame is older
+    showCache(tokens);
     fail(message, isFatal);
   },
 };
@@ -52,14 +54,14 @@ const HANDLERS = {
 function ready({ quant, geometry, memory, threads, bytes, isKept, heapBytes }) {
   isReady = true;
   chart = new Chart($("chart"), geometry);
-  $("held").textContent = 0;
+  showCache(0);
   const { rows, window, num_layers, max_positions } = geometry;
-  $("rows").textContent = rows ? `of ${rows} rows held` : "rows held, the cache grows";
+  $("rows").textContent = rows ? `of ${rows} rows in use` : "rows in use, the cache grows";
   $("max-tokens").max = max_positions;
   showMemory(heapBytes);
   const weights = megabytes(memory.weights_bytes);
   const cache = megabytes(memory.cache_bytes_at_most);
-  $("memory-plan").textContent = `weights ${weights} and cache ${cache}, planned`;
+  $("memory-plan").textContent = `estimated: weights ${weights}, cache ${cache}`;
   setFacts([
     quant,
     `${num_layers} layers`,
@@ -70,8 +72,8 @@ function ready({ quant, geometry, memory, threads, bytes, isKept, heapBytes }) {
   $("loading").hidden = true;
   if (!crossOriginIsolated) {
     say(
-      "Ready, with a single thread: the page came without COOP and COEP headers, so the browser " +
-        "offers no SharedArrayBuffer. Reload to have them from the service worker.",
+      "Ready, with a single thread: the server sent no COOP and COEP headers, so the browser " +
+        "allows no shared memory. Reload the page: the service worker then adds the headers.",
     );
   } else {
     say("Ready.");
@@ -86,10 +88,10 @@ async function keepPage(isKept) {
   try {
     const { installing } = await navigator.serviceWorker.register("./service-worker.js");
     installing?.addEventListener("statechange", () => {
-      if (installing.state === "redundant") addFact("needs the network (the page was not kept)");
+      if (installing.state === "redundant") addFact("needs the network (page not stored)");
     });
     await navigator.serviceWorker.ready;
-    addFact(isKept ? "works offline" : "too large to keep: needs the network");
+    addFact(isKept ? "works offline" : "too large to store: needs the network");
   } catch (error) {
     addFact(`needs the network (${error.message})`);
   }
@@ -102,9 +104,12 @@ function generate(event) {
   $("error").textContent = "";
   $("asked").textContent = prompt;
   $("told").textContent = text = "";
-  chart.draw(0);
+  $("rate").textContent = "–";
+  $("rate-note").textContent = "nothing generated yet";
+  showCache(0); // each prompt begins a new sequence
   setBusy(true);
   say("Generating.");
+  $("answering").scrollIntoView({ block: "nearest" }); // a small screen may end above it
   worker.postMessage({
     type: "generate",
     prompt,
@@ -133,7 +138,12 @@ function draw() {
   const first = Math.round(promptMs);
   $("rate-note").textContent = note ?? `${made} new tokens, the first after ${first} ms`;
   if (heapBytes) showMemory(heapBytes);
-  $("held").textContent = chart.draw(tokens);
+  showCache(tokens);
+}
+
+/** The number and the bars always show the same count of tokens. */
+function showCache(tokens) {
+  if (chart) $("held").textContent = chart.draw(tokens);
 }
 
 function end(facts) {
@@ -146,14 +156,14 @@ function end(facts) {
   showTab();
 }
 
-/** A folder's address; null, and it is said, where a text is none. */
+/** The URL of a folder; null, with a message on the page, where the text is not a URL. */
 function folder(given) {
   try {
     const url = new URL(given, document.baseURI);
     if (!url.pathname.endsWith("/")) url.pathname += "/";
     return url;
   } catch {
-    fail(`?artifact=${given}: no address; expected that of an artifact's folder`, true);
+    fail(`?artifact=${given}: not a URL; expected the URL of an artifact's folder`, true);
     return null;
   }
 }
@@ -163,6 +173,7 @@ function fail(message, isFatal = !isReady) {
   if (isFatal) $("loading").hidden = true;
   else setBusy(false);
   say("");
+  $("error").scrollIntoView({ block: "nearest" });
 }
 
 function setBusy(value) {
@@ -178,12 +189,12 @@ function setBusy(value) {
 
 function showMemory(heapBytes) {
   $("memory").textContent = megabytes(heapBytes);
-  $("memory-note").textContent = "WASM heap, measured";
+  $("memory-note").textContent = "measured WASM heap";
 }
 
 async function showTab() {
   const bytes = await tabBytes();
-  if (bytes) $("memory-tab").textContent = `whole tab ${megabytes(bytes)}, measured`;
+  if (bytes) $("memory-tab").textContent = `measured whole tab: ${megabytes(bytes)} MB`;
 }
 
 function setFacts(facts) {

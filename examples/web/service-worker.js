@@ -1,8 +1,8 @@
-// What does the page need that it may start without a network?
+// Stores the page for visits without a network.
 //
-// Page, modules and runtime only: weights are kept by artifact.js. The network is asked first, so
-// that a new version is seen at once. Where the server sends no isolation headers they are added
-// here, and the next visit has threads.
+// It stores the page, modules and runtime; artifact.js stores the weights. Each request goes to
+// the network first, so a new version shows at once. Where the server sends no isolation headers
+// they are added here, and the next visit has threads.
 
 const STORE = "tramontane-page";
 const FILES = [

@@ -1,4 +1,4 @@
-// How do tokens become text, whole characters at a time?
+// Tokenizes prompts and detokenizes a stream of tokens, one whole character at a time.
 
 /** The artifact's tokenizer, over @huggingface/tokenizers. */
 export class Text {
@@ -15,14 +15,14 @@ export class Text {
     this.#vocabulary = vocabulary;
   }
 
-  /** Tokens of a prompt that begins a sequence, a start token first where the model wants one. */
+  /** Tokens of a prompt that begins a sequence, after the start token if the model has one. */
   encode(prompt) {
     const { ids } = this.#tokenizer.encode(prompt, { add_special_tokens: false });
     const { add_bos_token, bos_token_id } = this.#vocabulary;
     return add_bos_token ? [bos_token_id, ...ids] : ids;
   }
 
-  /** Text of tokens from the start of a sequence; bytes that are no UTF-8 become U+FFFD. */
+  /** Text of tokens from the start of a sequence; invalid UTF-8 becomes U+FFFD. */
   decode(ids) {
     const options = { skip_special_tokens: true, clean_up_tokenization_spaces: false };
     return ids.length ? this.#tokenizer.decode(ids, options) : "";
@@ -35,19 +35,19 @@ export class Text {
   }
 }
 
-/** Text of tokens as they come; a character is handed on when all its bytes are there. */
+/** Text of a stream of tokens; a character is returned once all its bytes have arrived. */
 export class Detokenizer {
   #text;
   #context;
   #contextText;
   #waiting = [];
-  #missing = 0; // bytes that the character in the making still lacks
+  #missing = 0; // bytes that the unfinished character still lacks
 
   /** Begin after the tokens of a prompt, which are whole characters. */
   constructor(text, prompt) {
     this.#text = text;
-    // Text depends on what precedes it: some tokenizers drop the space that leads a sequence. The
-    // latest tokens that gave any text are context enough, so a push costs the same ever.
+    // Text depends on what precedes it: some tokenizers drop the first space of a sequence. The
+    // last tokens that gave any text are enough context, so the cost of a push stays constant.
     this.#context = [...prompt];
     this.#contextText = text.decode(this.#context);
   }
@@ -59,7 +59,7 @@ export class Detokenizer {
     return this.#missing ? "" : this.flush();
   }
 
-  /** Text of the tokens that still wait; bytes of unfinished characters become U+FFFD. */
+  /** Text of the pending tokens; bytes of unfinished characters become U+FFFD. */
   flush() {
     if (!this.#waiting.length) return "";
     this.#missing = 0;
@@ -78,7 +78,7 @@ export class Detokenizer {
   }
 }
 
-/** Bytes that a character lacks after this byte, of which it lacked so many before. */
+/** Bytes that a character lacks after this byte; `missing` is the count before it. */
 function lacking(byte, missing) {
   if (byte === null) return 0;
   if ((byte & 0xc0) === 0x80) return Math.max(0, missing - 1);

@@ -1,4 +1,4 @@
-// Which message asks for what, and what is answered?
+// The worker: loads an artifact and generates text for the page.
 //
 //     in:   open {artifact, threads}, generate {prompt, maxNewTokens, temperature}, stop
 //     out:  progress, opening, ready, prompt, token, end, error (README.md says what each holds)
@@ -15,7 +15,7 @@ const MOST_THREADS = 4;
 const heapBytes = watchHeaps();
 let session = null;
 let text = null;
-let stopping = null; // of the answer in the making
+let stopping = null; // aborts the running generation
 
 const answer = (type, facts) => postMessage({ type, ...facts });
 
@@ -25,7 +25,11 @@ onmessage = async ({ data: { type, ...request } }) => {
     if (type === "generate") await generate(request);
     if (type === "stop") stopping?.abort();
   } catch (error) {
-    answer("error", { message: error.message ?? String(error), isFatal: session === null });
+    answer("error", {
+      message: error.message ?? String(error),
+      isFatal: session === null,
+      tokens: session?.tokens ?? 0,
+    });
   }
 };
 
@@ -36,8 +40,8 @@ async function open({ artifact, threads }) {
     new URL(artifact),
     (state) => answer("progress", state),
   );
-  // Threads share memory, which a page may only if it is isolated from other origins.
-  // Two logical processors are one core mostly, and a thread that waits for it costs the others.
+  // Threads need shared memory, which only a page isolated from other origins gets. Two logical
+  // processors are usually one core, and two threads on one core slow each other down.
   const processors = crossOriginIsolated ? navigator.hardwareConcurrency : 1;
   const used = Math.min(threads ?? Math.min(MOST_THREADS, Math.ceil(processors / 2)), processors);
   ort.env.wasm.numThreads = used;
@@ -60,6 +64,7 @@ async function open({ artifact, threads }) {
 async function generate({ prompt, maxNewTokens, temperature }) {
   stopping = new AbortController();
   const { signal } = stopping;
+  session.reset(); // also when the prompt is refused: the page shows an empty cache then
   const ids = text.encode(prompt);
   const detokenizer = new Detokenizer(text, ids);
   const started = performance.now();
@@ -73,7 +78,6 @@ async function generate({ prompt, maxNewTokens, temperature }) {
     rate: made > 1 ? (1000 * (made - 1)) / (performance.now() - first) : null,
   });
   const onChunk = (done) => answer("prompt", { done, total: ids.length, tokens: session.tokens });
-  session.reset();
   for await (const id of session.generate(ids, { maxNewTokens, temperature, signal, onChunk })) {
     made += 1;
     if (made === 1) first = performance.now();
@@ -89,8 +93,8 @@ async function vendor(path) {
   } catch (error) {
     const url = new URL(path, import.meta.url);
     throw new Error(
-      `${url}: cannot be loaded (${error.message}); the packages are not part of the page: ` +
-        "serve it with python -m tramontane.interop.web_server, or copy them there (README.md)",
+      `${url}: cannot be loaded (${error.message}); the page does not contain this package: ` +
+        "serve it with python -m tramontane.interop.web_server, or copy the package (README.md)",
       { cause: error },
     );
   }

@@ -1,4 +1,4 @@
-// Does the page keep what its README claims, in a browser that nobody watches?
+// Checks the claims of examples/web/README.md in a headless browser.
 //
 // node page.mjs job.json, where the job holds
 //     url          of a running web_server
@@ -16,12 +16,15 @@ import { pathToFileURL } from "node:url";
 
 import { Front } from "./front.mjs";
 import {
-  PHONE,
+  PHONES,
+  agrees,
   answer,
   ask,
+  cacheShown,
   consoleErrors,
   ended,
   facts,
+  isOnScreen,
   openPage,
   ready,
   text,
@@ -40,6 +43,7 @@ const GPU_FLAGS = [
 ];
 const QUESTION = { prompt: job.prompt, tokens: job.new_tokens };
 const DATA = "/artifact/onnx/model.onnx_data";
+const LINE = 24; // pixels of the answer's first line
 
 const claims = {};
 const seen = {};
@@ -52,6 +56,11 @@ function claim(name, holds, found) {
 
 async function rate(page) {
   return Number((await text(page, "status")).match(/([\d.]+) tokens per second/)?.[1]);
+}
+
+/** The most tokens that the form takes: with a prompt they are too many. */
+function most(page) {
+  return page.$eval("#max-tokens", (field) => field.max);
 }
 
 async function picture(page, name, { fullPage = false } = {}) {
@@ -117,7 +126,7 @@ async function checkVisits(browser, front) {
   await page.reload();
   await ready(page);
   const healed = (await page.evaluate(() => window.progressValues)).length > 3;
-  claim("what is damaged on the device is fetched again", healed, "it was not");
+  claim("a file damaged on the device is fetched again", healed, "it was not");
   await context.close();
 }
 
@@ -145,15 +154,32 @@ async function checkStops(browser, front) {
   await page.keyboard.press("Escape");
   await ended(page);
   const early = await text(page, "status");
-  claim("stop ends the reading of a prompt", /^Stopped: 0 tokens/.test(early), early);
+  claim("stop ends a prefill", /^Stopped: 0 tokens/.test(early), early);
   const anew = await answer(page, QUESTION);
-  claim("a stopped page answers anew", anew === seen.text, anew);
-  await ask(page, { ...QUESTION, tokens: await page.$eval("#max-tokens", (field) => field.max) });
+  claim("a stopped page answers the next prompt", anew === seen.text, anew);
+  await ask(page, { ...QUESTION, tokens: await most(page) });
   await waitFor(page, "error", ".");
   const message = await text(page, "error");
   claim("too many tokens are refused in words", /ask for at most \d+/.test(message), message);
-  claim("characters come whole", await page.evaluate(streamsWhole), "see streamsWhole");
+  await checkRefusedPrompt(page);
+  claim("no character arrives in part", await page.evaluate(streamsWhole), "see streamsWhole");
   await context.close();
+}
+
+/** The page after a refused prompt: an empty cache in every view, no text, ready for the next. */
+async function checkRefusedPrompt(page) {
+  const empty = { held: 0, inWindow: 0, outside: 0, tokens: 0, evicted: 0, barShare: 0 };
+  const isEmpty = (shown) => Object.entries(empty).every(([name, is]) => shown[name] === is);
+  const first = await cacheShown(page);
+  const told = await text(page, "told");
+  claim("after a refused prompt the cache is shown empty", isEmpty(first), JSON.stringify(first));
+  claim("a refused prompt has no answer", told === "", told);
+  const anew = await answer(page, QUESTION);
+  const full = await cacheShown(page);
+  claim("a page that refused a prompt answers the next", anew === seen.text, anew);
+  const isOne = agrees(full) && full.evicted > 0;
+  claim("number, bar and labels show one cache", isOne, JSON.stringify(full));
+  seen.cache = full;
 }
 
 /** In the page: every prefix of a text of many bytes, streamed, has no broken character. */
@@ -199,7 +225,7 @@ async function checkKeyboard(browser, front) {
   const after = await focus();
   const isKept = during === "stop" && after === "generate";
   claim("focus goes to Stop and comes back", isKept, `${during}, ${after}`);
-  claim("the answer is to the prompt typed", (await text(page, "asked")) === "import ", "no");
+  claim("the typed prompt is answered", (await text(page, "asked")) === "import ", "no");
   await page.focus("#prompt");
   await page.keyboard.down("Control");
   await page.keyboard.press("Enter");
@@ -207,7 +233,7 @@ async function checkKeyboard(browser, front) {
   await page.waitForFunction(() => document.getElementById("answer").ariaBusy === "true");
   await page.keyboard.press("Escape");
   await ended(page);
-  claim("Control Enter asks, Escape stops", true);
+  claim("Control Enter generates, Escape stops", true);
   await context.close();
 }
 
@@ -221,20 +247,34 @@ async function checkLooks(browser, front) {
   await answer(page, QUESTION);
   await picture(page, "dark");
   await checkAccess(page, "dark");
-  const phone = await openPage(context, { viewport: PHONE, features: still });
+  for (const viewport of PHONES) {
+    const phone = await openPage(context, { viewport, features: still });
+    await checkPhone(phone, front, viewport);
+    await phone.close();
+  }
+  await context.close();
+}
+
+async function checkPhone(phone, front, { width, height }) {
+  const size = `${width}x${height}`;
   await phone.goto(front.url);
   await ready(phone);
   await ask(phone, QUESTION);
   await phone.waitForFunction(() => document.getElementById("told").textContent.length > 20);
   const moving = await phone.evaluate(() => document.getAnimations().length);
-  claim("nothing moves where stillness is asked for", moving === 0, moving);
+  claim(`at ${size} nothing moves if the reader asks for no motion`, moving === 0, moving);
+  const isSeen = await isOnScreen(phone, "answer", LINE);
+  claim(`at ${size} the answer is on the screen after Generate`, isSeen, "it is not");
+  await picture(phone, `phone-${size}`);
   await ended(phone);
-  const width = await phone.evaluate(() => document.documentElement.scrollWidth);
-  claim("a phone's width is enough", width <= PHONE.width, width);
-  await picture(phone, "phone");
-  await picture(phone, "phone-whole", { fullPage: true });
-  await checkAccess(phone, "phone");
-  await context.close();
+  const needed = await phone.evaluate(() => document.documentElement.scrollWidth);
+  claim(`at ${size} nothing is wider than the screen`, needed <= width, needed);
+  await picture(phone, `phone-${size}-whole`, { fullPage: true });
+  await checkAccess(phone, `phone ${size}`);
+  await ask(phone, { ...QUESTION, tokens: await most(phone) });
+  await waitFor(phone, "error", ".");
+  const isTold = await isOnScreen(phone, "error", LINE);
+  claim(`at ${size} a refusal is on the screen`, isTold, "it is not");
 }
 
 async function checkRefusals(browser, front) {
@@ -254,21 +294,21 @@ async function checkRefusals(browser, front) {
   };
   front.damaged = DATA;
   const pattern = /^onnx\/model\.onnx_data: sha256 \w+, the manifest promises/;
-  await refused("a damaged file is refused by name", { pattern, shot: "refused" });
+  await refused("a damaged file is named", { pattern, shot: "refused" });
   front.damaged = "/artifact/manifest.json";
   await refused("a changed manifest is refused", { pattern: /manifest\.json: changed since/ });
   front.damaged = null;
   front.missing = DATA;
-  await refused("a missing file is refused by name", { pattern: /model\.onnx_data: missing/ });
+  await refused("a missing file is named", { pattern: /model\.onnx_data: missing/ });
   front.missing = "/vendor/onnxruntime-web/dist/ort.wasm.min.mjs";
-  await refused("a missing package is refused", { pattern: /cannot be loaded.*web_server/ });
+  await refused("a missing package is named", { pattern: /cannot be loaded.*web_server/ });
   front.missing = null;
   const query = "?artifact=./vendor/";
-  await refused("what is no artifact is refused", { query, pattern: /not a tramontane artifact/ });
+  await refused("a folder without an artifact is refused", { query, pattern: /404; expected the manifest/ });
   const nowhere = "?artifact=http://[";
-  await refused("what is no address is refused", { query: nowhere, pattern: /no address/ });
+  await refused("a bad URL is refused", { query: nowhere, pattern: /not a URL/ });
   const elsewhere = `?artifact=${encodeURIComponent(`${job.url}artifact`)}`;
-  await refused("a server that forbids it is named", { query: elsewhere, pattern: /\(CORS\)/ });
+  await refused("a server that forbids reading is named", { query: elsewhere, pattern: /\(CORS\)/ });
 }
 
 async function checkUnisolated(browser, front) {
@@ -278,8 +318,8 @@ async function checkUnisolated(browser, front) {
   await page.goto(front.url);
   await ready(page);
   const status = await text(page, "status");
-  claim("one thread is told in words", /single thread/.test(status), status);
-  claim("one thread answers alike", (await answer(page, QUESTION)) === seen.text, "another text");
+  claim("the page says that it has a single thread", /single thread/.test(status), status);
+  claim("one thread gives the same answer", (await answer(page, QUESTION)) === seen.text, "another text");
   seen.tokens_per_second_one_thread = await rate(page);
   await waitFor(page, "facts", "works offline");
   await page.reload();

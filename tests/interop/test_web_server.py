@@ -1,10 +1,13 @@
-"""Does the server answer what the page needs, and nothing else?"""
+"""Tests of the web server: it serves what the page needs and nothing else."""
 
 from __future__ import annotations
 
 import http.client
 import re
+import socket
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -88,6 +91,57 @@ def test_a_file_that_is_promised_and_missing_has_no_answer(
 ) -> None:
     (artifact / "onnx/model.onnx_data").unlink()
     assert _get(server, "/artifact/onnx/model.onnx_data").status == 404
+
+
+def test_a_browser_that_resets_its_connection_leaves_no_traceback(
+    server: ThreadingHTTPServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for request in (b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"):
+        client = socket.create_connection(("127.0.0.1", server.server_port))
+        client.sendall(request)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()  # with RST, as a browser does that is closed
+    time.sleep(0.3)
+    assert _get(server, "/").status == 200
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "url", "has_note"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8080/", False),
+        ("localhost", "http://localhost:8080/", False),
+        ("::1", "http://[::1]:8080/", False),
+        ("0.0.0.0", "http://localhost:8080/", True),
+        ("192.0.2.7", "http://192.0.2.7:8080/", True),
+    ],
+)
+def test_the_command_says_what_it_serves_where_and_how_to_stop_it(
+    artifact: Path, host: str, url: str, has_note: bool
+) -> None:
+    manifest = manifests.read_manifest(artifact)
+    lines = web_server.welcome(artifact, manifest, host=host, port=8080).splitlines()
+    assert lines[0] == f"serving  {artifact}: fp32 for ort, 7 B of weights"
+    assert lines[1].split() == ["open", url]
+    assert lines[2] == "stop     press Ctrl+C"
+    assert len(lines) == 3 + has_note
+
+
+def test_ctrl_c_is_how_the_command_ends(
+    artifact: Path,
+    node_modules: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(_: ThreadingHTTPServer) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", interrupted)
+    monkeypatch.setattr(web_server, "packages", lambda: node_modules)
+    assert web_server.main([str(artifact), "--port", "0"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"open     http://127\.0\.0\.1:\d+/\n", out)
+    assert out.endswith("\nstopped\n")
 
 
 def test_a_folder_that_is_no_artifact_is_refused(tmp_path: Path, node_modules: Path) -> None:
