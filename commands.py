@@ -191,10 +191,8 @@ def bench(args: Namespace) -> int:
 
     _refuse_unwritable(args, "plot", "out")
     report = measure(args.artifact, rounds=args.rounds, threads=args.threads)
-    if not args.json:
-        print_report(report)
     line = json.dumps(report.as_json())
-    print(line)
+    print(line) if args.json else print_report(report)
     if args.out is not None:
         args.out.write_text(f"{line}\n", encoding="utf-8")
     if args.plot is not None:

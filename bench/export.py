@@ -1,6 +1,6 @@
-"""What does an export cost in memory and time, and does the artifact keep its memory plan?
+"""Measure memory and time of exports, and compare sessions with the memory plan.
 
-Each job is a process of its own, measured from outside. Exits with 1 where a bound is broken.
+Each job is a process of its own, measured from outside. Exits with 1 if a bound is broken.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Row:
 
 
 def main() -> int:
-    """Measure, print a table and one line of JSON, and say which bounds are broken."""
+    """Measure, print a table, or one line of JSON, and the broken bounds."""
     args = _arguments()
     whole = find_geometry(args.geometry)
     rows, peers = [], []
@@ -75,21 +75,17 @@ def main() -> int:
         peers.append(_measure_genai(checkpoint, args, layers))
     is_of_seven = round(whole.num_parameters / 1e9) == 7
     broken = list(broken_bounds(rows, whole.num_hidden_layers if is_of_seven else None))
-    _print(rows, peers)
     for line in broken:
         say(f"bound broken: {line}")
-    print(
-        json.dumps(
-            {
-                "geometry": args.geometry,
-                "tokens": args.tokens,
-                "rows": [asdict(row) for row in rows],
-                "onnxruntime-genai": peers,
-                "broken": broken,
-                "machine": _machine(),
-            }
-        )
-    )
+    found = {
+        "geometry": args.geometry,
+        "tokens": args.tokens,
+        "rows": [asdict(row) for row in rows],
+        "onnxruntime-genai": peers,
+        "broken": broken,
+        "machine": _machine(),
+    }
+    print(json.dumps(found)) if args.json else _print(rows, peers)
     return 1 if broken else 0
 
 
@@ -127,6 +123,7 @@ def _arguments() -> argparse.Namespace:
         metavar="PYTHON",
         help="Python of an environment with onnxruntime-genai (default: this one)",
     )
+    parser.add_argument("--json", action="store_true", help="print one line of JSON, no table")
     return parser.parse_args()
 
 
@@ -260,7 +257,7 @@ def _broken_by_whole(row: Row, what: str) -> Iterator[str]:
 def _print(rows: list[Row], peers: list[dict[str, Any]]) -> None:
     table = Table(
         "layers",
-        "by",
+        "recipe",
         "seconds",
         "% of time after tracing",
         "peak export RAM",

@@ -1,9 +1,9 @@
-"""How fast is each kernel that a step or a prefill could be made of, alone?
+"""Measure each kernel that a step or a prefill could use, alone.
 
-In the shape of Mistral-7B's layers: one token's attention over a full window, and the product with
-a matrix of the multilayer perceptron, for one position and for a prompt's. All take turns, beside
-the machine's limits, so that what else the machine does falls on all. What an artifact could reach
-at most follows from the fastest of each kind.
+Shapes are those of Mistral-7B's layers: one token's attention over a full window, and the matmul
+with a matrix of the MLP, for one position and for a prompt. All run in turns, with the machine's
+limits, so that other load on the machine affects all. The fastest kernel of each kind bounds what
+an artifact can reach.
 """
 
 from __future__ import annotations
@@ -45,13 +45,14 @@ class Found:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Time all kernels in turns; print a table and one line of JSON."""
+    """Time all kernels in turns; print a table, or one line of JSON."""
     options = argparse.ArgumentParser(
         prog="python -m tramontane.bench.kernels", description=__doc__
     )
     options.add_argument("--rounds", type=int, default=ROUNDS, help="(%(default)s)")
     options.add_argument("--threads", type=int, default=physical_cores(), help="(%(default)s)")
     options.add_argument("--out", type=Path, metavar="FILE", help="write the JSON")
+    options.add_argument("--json", action="store_true", help="print one line of JSON, no table")
     args = options.parse_args(argv)
     for flag, given in (("--rounds", args.rounds), ("--threads", args.threads)):
         if given < 1:
@@ -59,15 +60,20 @@ def main(argv: list[str] | None = None) -> int:
     kinds = (kernel_graphs.attentions, kernel_graphs.products, kernel_graphs.gates)
     kernels = [kernel for kind in kinds for kernel in kind(args.threads)]
     found, limits = measure(kernels, rounds=args.rounds, threads=args.threads)
-    table = Table("what", "way", "ms", "lowest to highest", "of reading", "of multiplying")
-    for one in found:
-        table.add_row(one.kernel.does, one.kernel.way, *_cells(one))
-    Console(width=120).print(table)
     line = to_json(found, limits, machine=machine(args.threads), rounds=args.rounds)
     if args.out is not None:
         args.out.write_text(f"{line}\n", encoding="utf-8")
-    print(line)
+    print(line) if args.json else print_table(found)
     return 0
+
+
+def print_table(found: Sequence[Found]) -> None:
+    """For people: time of each kernel, and its share of the machine's limits."""
+    limits = ("of memory's rate", "of the multiply rate")
+    table = Table("what", "kernel", "ms (median)", "lowest to highest", *limits)
+    for one in found:
+        table.add_row(one.kernel.does, one.kernel.way, *_cells(one))
+    Console(width=130).print(table)
 
 
 def measure(

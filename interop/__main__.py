@@ -1,6 +1,6 @@
-"""Carry artifacts through other people's runtimes: ``python -m tramontane.interop``.
+"""Run artifacts in other runtimes and compare what they give: ``python -m tramontane.interop``.
 
-Each runtime is installed into a place of its own, given the same job, and must give the same
+Each runtime is installed into its own environment, gets the same job, and must give the same
 tokens and text.
 """
 
@@ -8,76 +8,114 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from ..console.status import status_of
 from ..errors import ContractError
+from ..export.config_json import CONFIG_FILE
 from ..export.progress import say
 from .answers import Answer, Cell, Expected, Failed, ask, judge, measures
-from .cases import Case, Exported, cases, export, read_logits, refuse_end_tokens, stories_in
+from .cases import Exported, cases, export, read_logits, refuse_end_tokens, stories_in
 from .matrix import Matrix
 from .page import text_of, visit
 from .places import Absent
-from .runtimes import DRIVER, OTHERS, REFERENCE, Runtime
+from .plan import ALL, choose
+from .runtimes import DRIVER, OTHERS, PAGE, REFERENCE, Column, Runtime
 
-_PAGE = "page in Chromium"
-_WEB = "onnxruntime-web"
-_ALL = "all"
+Reference = tuple[Answer, np.ndarray]  # what transformers gives: its answer, (T, V) logits
 
 
 def main(argv: list[str] | None = None) -> int:
     """Fill the matrix, print it, return 1 if a cell is wrong or a required runtime absent."""
-    parser = argparse.ArgumentParser(prog="python -m tramontane.interop", description=__doc__)
-    parser.add_argument("model", type=Path, help="checkpoint, the embedded one")
-    parser.add_argument("--shared", type=Path, help="folder of trained models and text")
-    parser.add_argument("--only", nargs="+", metavar="RUNTIME", help="a part of their names")
-    parser.add_argument("--require", nargs="*", default=[], metavar="RUNTIME", help="or all")
-    parser.add_argument("--screenshots", type=Path, metavar="DIR", help="of the page")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the matrix as Markdown")
-    args = parser.parse_args(argv)
-    names = [DRIVER.name, *(runtime.name for runtime in OTHERS), _PAGE]
-    wanted = [n for n in names if not args.only or any(part in n for part in args.only)]
-    unknown = [part for part in args.only or () if not any(part in name for name in names)]
-    required = set() if args.require == [_ALL] else set(args.require)
-    unknown += sorted(required - set(wanted))
-    if unknown:
-        raise ContractError(f"{unknown[0]}: no such runtime, expected one of {'; '.join(names)}")
-    matrix = Matrix(wanted)
+    args = _parser().parse_args(argv)
+    columns = (DRIVER, *OTHERS, PAGE)
     shared = args.shared
     has_stories = shared is not None and all(path.exists() for path in stories_in(shared))
+    all_cases = list(cases(args.model, shared if has_stories else None))
+    plan = choose(all_cases, columns, only=args.only or (), artifacts=args.artifacts)
+    required = set() if args.require == [ALL] else set(args.require)
+    for name in sorted(required - set(plan.columns)):
+        raise ContractError(
+            f"{name}: no such runtime in this run, expected one of {'; '.join(plan.columns)}"
+        )
+    for line in plan.lines():
+        say(line)
+    matrix = Matrix(plan.columns)
+    references: dict[str, Reference] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for number, case in enumerate(cases(args.model, shared if has_stories else None)):
-            _fill(matrix, case, Path(folder) / f"artifact-{number}", args.screenshots)
-    if not has_stories:
-        matrix.leave_out("stories15M", f"it is not in {shared or '--shared, which is not given'}")
-    matrix.print_table()
-    for runtime, why in matrix.absent.items():
-        print(f"absent: {runtime}: {why}")
-    for failure in matrix.failures:
-        print(f"wrong: {failure}")
+        for number, (case, row) in enumerate(plan.rows):
+            say(f"artifact {number + 1} of {len(plan.rows)}: {case.name}: exporting")
+            exported = export(case, Path(folder) / f"artifact-{number}")
+            _fill(matrix, exported, row, references, args.screenshots)
+    is_whole = not args.only and args.artifacts in ("", ALL)
+    if is_whole and not has_stories:
+        where = f"not in {shared}" if shared else "--shared is not given"
+        matrix.leave_out("stories15M", where)
     if args.out is not None:
-        if args.only or matrix.failures:
-            say(f"{args.out}: not written, since it shows whole runs without failures alone")
-        else:
-            args.out.write_text(matrix.as_markdown("make interop"), encoding="utf-8")
-    print(matrix.to_json())
-    if args.require == [_ALL]:
+        _write(args.out, matrix, is_whole=is_whole)
+    print(matrix.to_json()) if args.json else matrix.print_report()
+    if args.require == [ALL]:
         required |= matrix.absent.keys()
     return 1 if matrix.failures or matrix.absent.keys() & required else 0
 
 
-def _fill(matrix: Matrix, case: Case, folder: Path, screenshots: Path | None) -> None:
-    """One artifact's row."""
-    exported = export(case, folder)
-    say(f"{case.name}: {REFERENCE.name}")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tramontane.interop", description=__doc__)
+    parser.add_argument("model", type=Path, help="checkpoint: the bundled demo model")
+    parser.add_argument("--shared", type=Path, help="folder with trained models and text")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="RUNTIME",
+        help="part of a runtime's name; makes the artifacts that are usual for it (default: all)",
+    )
+    parser.add_argument(
+        "--artifacts",
+        default="",
+        metavar="NAMES",
+        help="words of an artifact's name, as in 'int8 web, fp32 growing', or all",
+    )
+    parser.add_argument(
+        "--require",
+        nargs="*",
+        default=[],
+        metavar="RUNTIME",
+        help="fail if this runtime cannot be installed here; or all",
+    )
+    parser.add_argument("--screenshots", type=Path, metavar="DIR", help="pictures of the page")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the matrix as Markdown")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON, no table")
+    return parser
+
+
+def _write(out: Path, matrix: Matrix, *, is_whole: bool) -> None:
+    if is_whole and not matrix.failures:
+        out.write_text(matrix.as_markdown("make interop"), encoding="utf-8")
+    else:
+        why = "this run has failures" if is_whole else "only runs of everything are recorded"
+        say(f"{out}: not updated: {why}")
+
+
+def _fill(
+    matrix: Matrix,
+    exported: Exported,
+    row: Sequence[Column],
+    references: dict[str, Reference],
+    screenshots: Path | None,
+) -> None:
+    """Fill one artifact's row: the runtimes that get it."""
+    name = exported.case.name
     try:
-        reference = ask(REFERENCE, exported, checkpoint=str(case.checkpoint.resolve()))
-        logits = read_logits(exported)
+        reference, logits = _reference(exported, references)
         driver = _answer(DRIVER, exported)
     except (Absent, Failed) as error:
-        cell = Cell(said=f"what is right is not known: {error}", is_failure=True)
-        matrix.add(case.name, DRIVER.name, cell)
+        cell = Cell(said=f"no reference to compare with: {error}", is_failure=True)
+        matrix.add(name, DRIVER.name, cell)
         return
     right = reference if exported.manifest.quant == "fp32" else driver
     refuse_end_tokens(exported, right["tokens"])
@@ -89,36 +127,57 @@ def _fill(matrix: Matrix, case: Case, folder: Path, screenshots: Path | None) ->
         logits=logits,
     )
     answers = {DRIVER.name: driver}
-    for runtime in (DRIVER, *OTHERS):
-        if runtime.name not in matrix.runtimes or not runtime.takes(case):
-            continue
-        say(f"{case.name}: {runtime.name}")
-        try:
-            if runtime is not DRIVER:
-                answers[runtime.name] = _answer(runtime, exported)
-            cell = _judged(runtime, exported, answers, expected)
-        except Absent as absent:
-            cell = Cell(said=str(absent), is_absent=True)
-        except Failed as failure:
-            cell = Cell(said=str(failure), is_failure=True)
-        matrix.add(case.name, runtime.name, cell)
-    if _PAGE in matrix.runtimes:
-        say(f"{case.name}: {_PAGE}")
-        tokens = expected.tokens[0] if exported.manifest.quant == "fp32" else None
-        if _WEB in answers:
-            tokens = answers[_WEB]["tokens"][0]
-        matrix.add(case.name, _PAGE, _visited(exported, tokens, screenshots, matrix))
+    for column in row:
+        say(f"  {column.name}")
+        if isinstance(column, Runtime):
+            cell = _told(_judge_runtime, column, exported, answers, expected)
+        else:
+            cell = _told(_judge_page, exported, answers, expected, matrix, screenshots)
+        matrix.add(name, column.name, cell)
+
+
+def _told(judged: Callable[..., Cell], *args: object) -> Cell:
+    """A cell, also where the runtime is absent or failed."""
+    try:
+        return judged(*args)
+    except Absent as absent:
+        return Cell(said=str(absent), is_absent=True)
+    except Failed as failure:
+        return Cell(said=str(failure), is_failure=True)
+
+
+def _reference(exported: Exported, references: dict[str, Reference]) -> Reference:
+    """What transformers gives; once for all artifacts of one checkpoint, config and job."""
+    config = json.loads((exported.folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    config.pop("transformers.js_config", None)
+    job = {name: exported.job[name] for name in ("prompts", "score", "texts", "strings")}
+    checkpoint = str(exported.case.checkpoint.resolve())
+    key = json.dumps([checkpoint, config, job], sort_keys=True)
+    if key not in references:
+        say(f"  {REFERENCE.name} in PyTorch, the reference")
+        answer = ask(REFERENCE, exported, checkpoint=checkpoint)
+        references[key] = answer, read_logits(exported)
+    return references[key]
+
+
+def _judge_runtime(
+    runtime: Runtime, exported: Exported, answers: dict[str, Answer], expected: Expected
+) -> Cell:
+    """Compare a runtime's answer with what is right."""
+    if runtime is not DRIVER:
+        answers[runtime.name] = _answer(runtime, exported)
+    return _judged(runtime, exported, answers, expected)
 
 
 def _answer(runtime: Runtime, exported: Exported) -> Answer:
-    """What a runtime makes of the job; logits are asked for where they are measured alone."""
+    """A runtime's answer to the job; it computes logits only where they are measured."""
     return ask(runtime, exported, **({} if measures(runtime, exported) else {"logits": None}))
 
 
 def _judged(
     runtime: Runtime, exported: Exported, answers: dict[str, Answer], expected: Expected
 ) -> Cell:
-    """Held against the runtime with the same kernels, where numbers are rounded."""
+    """Compare; with quantized weights, with the tokens of the runtime with the same kernels."""
     like = runtime.rounds_like
     if exported.manifest.quant != "fp32" and like is not None:
         if like not in answers:
@@ -129,22 +188,24 @@ def _judged(
     return judge(runtime, exported, answers[runtime.name], expected)
 
 
-def _visited(
-    exported: Exported, tokens: list[int] | None, screenshots: Path | None, matrix: Matrix
+def _judge_page(
+    exported: Exported,
+    answers: dict[str, Answer],
+    expected: Expected,
+    matrix: Matrix,
+    screenshots: Path | None,
 ) -> Cell:
-    """The page's cell; the first artifact is tried in every way, the others in brief."""
-    if tokens is None:
-        said = f"{_WEB}, which has the same kernels, was not run"
-        return Cell(said=said, is_absent=True)
-    expected = text_of(exported, exported.job["prompts"][0], tokens)
-    is_brief = _PAGE in {name for cells in matrix.rows.values() for name in cells}
+    """Test the page: with the first artifact all of it, with the others in brief."""
+    if same_kernels := answers.get(PAGE.rounds_like or ""):
+        tokens = same_kernels["tokens"][0]
+    elif exported.manifest.quant == "fp32":
+        tokens = expected.tokens[0]
+    else:
+        raise Absent(f"{PAGE.rounds_like}, which has the same kernels, was not run")
+    text = text_of(exported, exported.job["prompts"][0], tokens)
+    is_brief = any(PAGE.name in cells for cells in matrix.rows.values())
     pictures = None if is_brief else screenshots
-    try:
-        answer = visit(exported, expected, screenshots=pictures, is_brief=is_brief)
-    except Absent as absent:
-        return Cell(said=str(absent), is_absent=True)
-    except Failed as failure:
-        return Cell(said=str(failure), is_failure=True)
+    answer = visit(exported, text, screenshots=pictures, is_brief=is_brief)
     said = f"same text, {len(answer['claims'])} claims hold"
     return Cell(said=said, versions=answer["versions"])
 

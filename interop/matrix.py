@@ -1,4 +1,4 @@
-"""How is the matrix of artifacts and runtimes shown?"""
+"""The matrix of artifacts and runtimes, as a table, Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NOT_TAKEN = "-"
 
 
 class Matrix:
-    """Cells by artifact and runtime, in the order in which they came."""
+    """Cells by artifact and runtime, in the order in which they were added."""
 
     def __init__(self, runtimes: Sequence[str]) -> None:
         self.runtimes = list(runtimes)
@@ -25,16 +25,16 @@ class Matrix:
         self._left_out: dict[str, str] = {}
 
     def add(self, artifact: str, runtime: str, cell: Cell) -> None:
-        """Put a cell in its place."""
+        """Add a cell."""
         self.rows.setdefault(artifact, {})[runtime] = cell
 
     def leave_out(self, artifact: str, why: str) -> None:
-        """Note an artifact that could not be made here."""
+        """Note an artifact that cannot be made here."""
         self._left_out[artifact] = why
 
     @property
     def failures(self) -> list[str]:
-        """Every cell that is not as it must be, in words."""
+        """Every failed cell, in words."""
         return [
             f"{artifact}, {runtime}: {cell.said}"
             for artifact, cells in self.rows.items()
@@ -44,7 +44,7 @@ class Matrix:
 
     @property
     def absent(self) -> dict[str, str]:
-        """Runtimes and artifacts that could not be had, and why."""
+        """Runtimes that cannot be installed here, artifacts that cannot be made, and why."""
         return self._left_out | {
             runtime: cell.said
             for cells in self.rows.values()
@@ -54,7 +54,7 @@ class Matrix:
 
     @property
     def versions(self) -> dict[str, dict[str, str]]:
-        """What each runtime says of itself."""
+        """The versions that each runtime reports."""
         return {
             runtime: cell.versions
             for cells in self.rows.values()
@@ -62,11 +62,23 @@ class Matrix:
             if cell.versions
         }
 
+    def print_report(self) -> None:
+        """For people: the table, then what is wrong or absent, then the verdict."""
+        self.print_table()
+        for runtime, why in self.absent.items():
+            print(f"absent: {runtime}: {why}")
+        for failure in self.failures:
+            print(f"wrong: {failure}")
+        tried = [cell for cells in self.rows.values() for cell in cells.values()]
+        right = sum(not cell.is_failure and not cell.is_absent for cell in tried)
+        verdict = "failed" if self.failures else "passed"
+        print(f"{verdict}: {right} of {len(tried)} combinations as expected")
+
     def print_table(self) -> None:
-        """For people: a line a cell, since so many columns fit on no terminal."""
+        """For people: one line per cell, since the columns do not fit on a terminal."""
         table = Table("artifact", "runtime", "found")
         for artifact, cells in self.rows.items():
-            for runtime in self.runtimes:
+            for runtime in filter(cells.__contains__, self.runtimes):
                 table.add_row(artifact, runtime, escape(self._shown(cells, runtime)))
             table.add_section()
         Console().print(table)
@@ -76,12 +88,18 @@ class Matrix:
         lines = [
             "# One artifact, every runtime",
             "",
-            f"Printed by `{command}`. *same tokens*: those of `transformers` in PyTorch, float32;",
-            "where weights are rounded, those of our driver on the same kind of processor. Where",
-            "a runtime's kernels round in their own way, its logits are held against PyTorch's by",
-            "the gate's bounds instead: mean KL in nats, same likeliest token. *text*: its own",
-            "tokenizer read the prompt and wrote the answer. What each must give is in",
-            "`interop/runtimes.py`.",
+            f"Printed by `{command}`.",
+            "",
+            "- *same tokens*: the runtime gave the tokens of `transformers` in PyTorch, float32;",
+            "  with quantized weights, those of our driver on the same kind of processor.",
+            "- *KL, %*: the runtime's kernels round differently, so its logits are compared with",
+            "  PyTorch's: mean KL divergence in nats, top-1 agreement. Both are within the bounds",
+            "  of the parity gate.",
+            "- *text*: the runtime's own tokenizer encoded the prompt and decoded the answer.",
+            "- *-*: not tried: the runtime cannot run the artifact (`docs/runtimes.md` says why),",
+            "  or an emulated processor would take too long.",
+            "",
+            "`interop/runtimes.py` has what each runtime must give.",
             "",
             "| | " + " | ".join(self.runtimes) + " |",
             "| --- |" + " --- |" * len(self.runtimes),

@@ -1,7 +1,7 @@
-"""How fast are other runtimes on the same weights? ``python -m tramontane.interop.peers``.
+"""Compare speed with other runtimes on the same weights: ``python -m tramontane.interop.peers``.
 
-Ours, llama.cpp and onnxruntime-genai run in turns, round after round, so that what else the
-machine does falls on all of them; ratios are taken within a round.
+Ours, llama.cpp and onnxruntime-genai run in turns, round after round, so that other load on the
+machine affects all of them; ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WARM_UP, STEPS = 4, 32
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Make each runtime's weights, measure in turns, print tables and one line of JSON."""
+    """Make each runtime's weights, measure in turns, print tables, or one line of JSON."""
     args = _parser().parse_args(argv)
     names = [name for name in NAMES if not args.only or any(_means(a, name) for a in args.only)]
     if not names or args.rounds < 1:
@@ -62,7 +62,6 @@ def main(argv: list[str] | None = None) -> int:
         *(f"decode at {n}" for n in job["decode"]),
     ]
     comparisons = list(compare(measured, absent, speeds))
-    print_tables(measured, comparisons, absent)
     line = to_json(
         measured,
         comparisons,
@@ -73,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     if args.out is not None:
         args.out.write_text(f"{line}\n", encoding="utf-8")
-    print(line)
+    print(line) if args.json else print_tables(measured, comparisons, absent)
     return 0
 
 
@@ -94,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         "--computes-all", action="store_true", help="fill caches without copies: slow, the proof"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON, no table")
     return parser
 
 

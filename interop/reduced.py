@@ -76,7 +76,7 @@ class Row:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Convert, decode with both, print; return 1 if they differ."""
+    """Convert, decode with both, print a table, or one line of JSON; return 1 if they differ."""
     parser = argparse.ArgumentParser(
         prog="python -m tramontane.interop.reduced", description=__doc__
     )
@@ -85,6 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--tokens", type=int, default=NUM_TOKENS, help="to decode greedily (%(default)s)"
     )
+    parser.add_argument("--json", action="store_true", help="print one line of JSON, no table")
     args = parser.parse_args(argv)
     manifest = read_manifest(args.artifact)
     convert(args.artifact, args.out, manifest)
@@ -101,8 +102,8 @@ def main(argv: list[str] | None = None) -> int:
             rows.append(Row(style=style, file=file, tokens=args.tokens, failure=str(error)))
         else:
             rows.append(compare(own, other, style, file))
-    print(as_table(rows, operators))
-    print(json.dumps(as_json(rows, operators, manifest)))
+    line = json.dumps(as_json(rows, operators, manifest))
+    print(line if args.json else as_table(rows, operators))
     return 0 if all(row.is_equal for row in rows) else 1
 
 

@@ -1,4 +1,4 @@
-"""Which runtimes are tried, how is each started, and what must it give?"""
+"""The runtimes of the matrix: how each is started, and what it must give."""
 
 from __future__ import annotations
 
@@ -16,28 +16,51 @@ from .cases import NEW_TOKENS, NUM_SCORED, Case
 _RUNNERS = Path(__file__).with_name("runners")
 _GENAI = ("onnxruntime-genai==0.18.0",)
 _TRANSFORMERS_JS = ("@huggingface/transformers@4.3.1",)
-# optimum-onnx holds transformers back, so it has an environment of its own; torch comes first, as
-# a later step finds it there and does not ask for another.
+# optimum-onnx needs an older transformers, so it has its own environment; torch comes first, so
+# that the later step does not install another version.
 _OPTIMUM = (
     ("torch==2.13.0",),
     ("optimum-onnx[onnxruntime]==0.1.0", "transformers<4.58", "sentencepiece"),
 )
 _DRIVER, _DRIVER_ON_ARM = "tramontane", "tramontane, arm64"
+_WEB = "onnxruntime-web"
+
+
+def _is_plain(case: Case) -> bool:
+    """Whether it has the default target and cache."""
+    return case.options.target == "ort" and case.options.cache == "windowed"
+
+
+def _is_usual(case: Case) -> bool:
+    """Whether an app on a desktop or a phone would ship it."""
+    return _is_plain(case) and case.options.quant in ("fp32", "int8", "int4")
+
+
+def _is_usual_on_the_web(case: Case) -> bool:
+    return case.options.target == "web" or (_is_plain(case) and case.options.quant == "fp32")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Runtime:
-    """One runtime, and what sets it apart."""
+class Column:
+    """A column of the matrix: its name, and which artifacts are tried."""
 
     name: str
-    start: Callable[[Path], Sequence[str | Path]]  # the command for a job; may raise Absent
-    # Whose kernels it has, so whose tokens it must give where weights are rounded; None: its own,
-    # whose logits are measured.
+    takes: Callable[[Case], bool] = lambda _: True  # whether it can run the artifact at all
+    usual: Callable[[Case], bool] = _is_usual  # tried when only some runtimes are asked for
+    # With quantized weights: the runtime with the same kernels, whose tokens this one must give.
+    # None: it has its own kernels, and its logits are measured.
     rounds_like: str | None = _DRIVER
+    seconds: int = 1  # for one artifact, typically, on 2 cores
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runtime(Column):
+    """A runtime that does a job given as a file."""
+
+    start: Callable[[Path], Sequence[str | Path]]  # the command for a job; may raise Absent
     new_tokens: int = NEW_TOKENS
     num_scored: int = NUM_SCORED  # positions
-    takes: Callable[[Case], bool] = lambda _: True
-    # Hard strings that its own tokenizer reads, or writes, otherwise than SentencePiece.
+    # Hard strings that its own tokenizer encodes, or decodes, differently from SentencePiece.
     reads_otherwise: Callable[[str], bool] = lambda _: False
     writes_otherwise: Callable[[str], bool] = lambda _: False
 
@@ -86,13 +109,8 @@ def _optimum(job: Path) -> list[str | Path]:
     return [places.python_with("optimum", *_OPTIMUM), _RUNNERS / "pytorch.py", job]
 
 
-def _lets_grow(case: Case) -> bool:
+def _grows(case: Case) -> bool:
     return case.options.cache == "growing" or not case.has_window
-
-
-def _is_plain(case: Case) -> bool:
-    """Whether it is as most exports are: an emulated processor is slow."""
-    return case.options.target == "ort" and case.options.cache == "windowed"
 
 
 def _spells_control(text: str) -> bool:
@@ -111,15 +129,15 @@ REFERENCE = Runtime(name="transformers", start=lambda job: _here("pytorch.py", j
 DRIVER = Runtime(
     name=_DRIVER,
     start=lambda job: _here("driver.py", job),
-    rounds_like=None,  # held to PyTorch's
+    rounds_like=None,  # compared with PyTorch
 )
 OTHERS = (
     Runtime(name="onnxruntime", start=_onnxruntime_alone),
     Runtime(
         name="onnxruntime-genai",
         start=_genai,
-        reads_otherwise=_spells_control,  # as the token: it knows no other way to declare one
-        writes_otherwise=_is_lost_in_genai,  # what is no character, or the start token alone
+        reads_otherwise=_spells_control,  # as the token: it has no other way to declare one
+        writes_otherwise=_is_lost_in_genai,  # text without characters, or the start token alone
     ),
     Runtime(
         name="transformers.js",
@@ -130,21 +148,31 @@ OTHERS = (
         name="transformers.js in Chromium",
         start=_transformers_page,
         rounds_like=None,
-        # Its build of onnxruntime has no kernel for an embedding's rows in blocks.
+        # Its build of onnxruntime has no kernel for an embedding that is quantized in blocks.
         takes=lambda case: case.options.quant == "fp32" or case.options.target == "web",
+        usual=_is_usual_on_the_web,
+        seconds=15,
         writes_otherwise=_begins_with_mark,
     ),
-    Runtime(name="onnxruntime-web", start=_onnxruntime_web, rounds_like=None),
+    Runtime(
+        name=_WEB,
+        start=_onnxruntime_web,
+        rounds_like=None,
+        usual=_is_usual_on_the_web,
+        seconds=5,
+    ),
     Runtime(
         name="WebGPU in Chromium",
         start=_webgpu,
         rounds_like=None,
-        new_tokens=6,  # where a program stands in for a card, one takes seconds
+        new_tokens=6,  # on a software adapter each token takes seconds
         num_scored=FEWEST_POSITIONS,
-        # Its attention has a window, and no cache that lets rows go.
+        # Its attention has a window, but it cannot evict cache rows.
         takes=lambda case: case.options.cache == "growing",
+        usual=lambda case: case.options.cache == "growing",
+        seconds=60,
     ),
-    Runtime(name="optimum", start=_optimum, takes=_lets_grow),
+    Runtime(name="optimum", start=_optimum, takes=_grows, usual=_grows, seconds=10),
     Runtime(
         name=_DRIVER_ON_ARM,
         start=lambda job: [*arm64.python(), str(_RUNNERS / "driver.py"), job],
@@ -172,3 +200,6 @@ OTHERS = (
         takes=lambda case: _is_plain(case) and case.options.quant != "fp32",
     ),
 )
+
+PAGE = Column(name="page in Chromium", rounds_like=_WEB, usual=_is_usual_on_the_web, seconds=40)
+COLUMNS: tuple[Column, ...] = (DRIVER, *OTHERS, PAGE)

@@ -1,4 +1,4 @@
-"""Serve the page of ``examples/web`` with an artifact: ``python -m tramontane.interop.web_server``.
+"""Serve the page of ``examples/web`` with an artifact.
 
 The page is at /, the artifact at /artifact/, and the few files of npm packages that the page needs
 at /vendor/. The list of served paths is made at the start; every other path gives 404.

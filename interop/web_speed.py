@@ -1,7 +1,7 @@
-"""How fast is each recipe in a browser's WASM? ``python -m tramontane.interop.web_speed``.
+"""Measure each recipe in WASM: ``python -m tramontane.interop.web_speed``.
 
-What decided ``--target web``, measured in Node, whose WASM is Chromium's: time to load, tokens per
-second, memory.
+Time to load, tokens per second and memory, measured in Node, which has the same WASM engine as
+Chromium. These figures are the reason for ``--target web``.
 """
 
 from __future__ import annotations
@@ -50,13 +50,14 @@ _PROTOCOL = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Export, measure, print a table and one line of JSON."""
+    """Export, measure, print a table, or one line of JSON."""
     parser = argparse.ArgumentParser(
         prog="python -m tramontane.interop.web_speed", description=__doc__
     )
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="checkpoint")
     parser.add_argument("--window", type=int, metavar="N", help="of models that have none")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table as Markdown")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON, no table")
     args = parser.parse_args(argv)
     packages = _packages()
     rows: list[Row] = []
@@ -77,10 +78,9 @@ def main(argv: list[str] | None = None) -> int:
         command=" ".join(["python -m tramontane.interop.web_speed", *geometries, *window]),
         protocol=_PROTOCOL,
     )
-    print_table(report)
     if args.out is not None:
         args.out.write_text(as_markdown(report), encoding="utf-8")
-    print(to_json(report))
+    print(to_json(report)) if args.json else print_table(report)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -83,5 +84,9 @@ def test_the_command_says_what_broke_and_exits_with_1(
     assert flat.main([str(stdlib_5m), "--out", str(out), "--plot", str(plot)]) == 1
     said = capsys.readouterr()
     assert "bound broken: steps took longer by 400.0%" in said.err
-    assert json.loads(said.out.splitlines()[-1])["slower"] == 4.0
+    assert json.loads(out.read_text("utf-8"))["slower"] == 4.0
+    assert "{" not in said.out
+    assert re.search(r"a step, us \(median\) .* \+400\.0% .* <= \+25%", said.out)
+    assert flat.main([str(stdlib_5m), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["slower"] == 4.0
     assert plot.is_file()

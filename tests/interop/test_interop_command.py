@@ -1,4 +1,4 @@
-"""Does the command's exit status say what its matrix says?"""
+"""Tests of ``python -m tramontane.interop``: its plan, its matrix, its exit status."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def use(
     ) -> None:
         manifest = replace(exported.manifest, quant=quant)
         made = replace(exported, manifest=manifest)
-        monkeypatch.setattr(command, "export", lambda *_: made)
+        monkeypatch.setattr(command, "export", lambda case, _: replace(made, case=case))
         monkeypatch.setattr(command, "REFERENCE", _replay("transformers", exported, right))
         ours = {**right, **(driver_gives or {})}
         scored = np.fromfile(exported.folder / "logits", "<f4")
@@ -93,7 +93,7 @@ def test_driver_and_transformers_give_the_same_tokens_of_the_embedded_model(
     monkeypatch.setattr(command, "DRIVER", replace(DRIVER, new_tokens=NEW_TOKENS))
     monkeypatch.setattr(command, "visit", _no_browser)
     out = tmp_path / "matrix.md"
-    assert command.main([str(stdlib_5m), "--out", str(out)]) == 0
+    assert command.main([str(stdlib_5m), "--json", "--out", str(out)]) == 0
     *_, last = capsys.readouterr().out.splitlines()
     found = json.loads(last)
     assert found["passed"]
@@ -139,7 +139,9 @@ def test_one_wrong_token_of_one_runner_fails_the_command(
     at = NEW_TOKENS - 1
     said = f"prompt 1, token {at}: {wrong[1][at]}, expected {right['tokens'][1][at]}"
     assert f"wrong: stdlib-5m fp32 ort, liar: {said}" in lines
-    found = json.loads(lines[-1])
+    assert lines[-1] == "failed: 2 of 4 combinations as expected"
+    assert command.main([str(stdlib_5m), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
     assert found["failures"] == [f"stdlib-5m fp32 ort, liar: {said}"]
     assert found["cells"]["stdlib-5m fp32 ort"]["honest"] == "same tokens, text"
 
@@ -178,7 +180,8 @@ def test_an_absent_runtime_fails_the_command_where_it_is_required_alone(
     lines = capsys.readouterr().out.splitlines()
     assert "absent: genai: npm: not on PATH" in lines
     assert "absent: page in Chromium: chromium: none is on PATH" in lines
-    assert json.loads(lines[-1])["absent"]["genai"] == "npm: not on PATH"
+    assert command.main([str(stdlib_5m), "--json", "--require", *required]) == status
+    assert json.loads(capsys.readouterr().out)["absent"]["genai"] == "npm: not on PATH"
 
 
 @pytest.mark.parametrize("flag", ["--only", "--require"])
@@ -188,7 +191,7 @@ def test_a_runtime_that_nobody_knows_is_refused_before_anything_is_made(
     use()
     monkeypatch.setattr(command, "export", lambda *_: pytest.fail("exported"))
     arguments = [str(stdlib_5m), flag, "tramontane", "pytroch"]
-    with pytest.raises(ContractError, match=r"^pytroch: no such runtime, expected one of tram"):
+    with pytest.raises(ContractError, match=r"^pytroch: no such runtime.*, expected one of tram"):
         command.main(arguments)
     assert status_of(lambda: command.main(arguments)) == 2
 
@@ -212,8 +215,8 @@ def test_only_what_is_wanted_is_run(
     use: Use, exported: Exported, right: Answer, stdlib_5m: Path, capsys: Any
 ) -> None:
     use(_replay("wanted", exported, right), Runtime(name="other", start=_never))
-    assert command.main([str(stdlib_5m), "--only", "wanted"]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert command.main([str(stdlib_5m), "--json", "--only", "wanted"]) == 0
+    found = json.loads(capsys.readouterr().out)
     assert found["cells"] == {"stdlib-5m fp32 ort": {"wanted": "same tokens, text"}}
 
 
@@ -221,8 +224,8 @@ def test_an_artifact_that_a_runtime_does_not_take_is_not_carried_there(
     use: Use, stdlib_5m: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(Runtime(name="growing", start=_never, takes=lambda case: not case.has_window))
-    assert command.main([str(stdlib_5m)]) == 0
-    assert "growing" not in json.loads(capsys.readouterr().out.splitlines()[-1])["cells"]
+    assert command.main([str(stdlib_5m), "--json"]) == 0
+    assert "growing" not in json.loads(capsys.readouterr().out)["cells"]
 
 
 def test_where_weights_are_rounded_a_runtime_is_held_against_the_one_with_its_kernels(
@@ -235,8 +238,8 @@ def test_where_weights_are_rounded_a_runtime_is_held_against_the_one_with_its_ke
         _replay("bare", exported, there),
         quant="int8",
     )
-    assert command.main([str(stdlib_5m)]) == 1
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert command.main([str(stdlib_5m), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
     cells = found["cells"]["stdlib-5m fp32 ort"]
     assert cells["arm64"] == "KL 0.0e+00, 100.0%"  # its logits are those of the reference
     assert cells["bare, arm64"].startswith("text ")  # that of the driver, not of its tokens
@@ -251,8 +254,8 @@ def test_without_the_runtime_that_has_its_kernels_a_runtime_cannot_be_judged(
         _replay("bare, arm64", exported, right, rounds_like="arm64"),
         quant="int8",
     )
-    assert command.main([str(stdlib_5m)]) == 0
-    absent = json.loads(capsys.readouterr().out.splitlines()[-1])["absent"]
+    assert command.main([str(stdlib_5m), "--json"]) == 0
+    absent = json.loads(capsys.readouterr().out)["absent"]
     assert absent["bare, arm64"] == "arm64, which has the same kernels, was not run"
 
 
@@ -317,11 +320,11 @@ def test_where_wasm_was_not_run_and_weights_are_rounded_the_page_cannot_be_judge
 ) -> None:
     use(quant="int8")
     monkeypatch.setattr(command, "visit", lambda *_, **__: pytest.fail("visited"))
-    assert command.main([str(stdlib_5m)]) == 0
-    absent = json.loads(capsys.readouterr().out.splitlines()[-1])["absent"]
+    assert command.main([str(stdlib_5m), "--json"]) == 0
+    absent = json.loads(capsys.readouterr().out)["absent"]
     why = "onnxruntime-web, which has the same kernels, was not run"
     assert absent["page in Chromium"] == why
-    assert command.main([str(stdlib_5m), "--require", "page in Chromium"]) == 1
+    assert command.main([str(stdlib_5m), "--json", "--require", "page in Chromium"]) == 1
 
 
 def test_the_first_page_that_is_visited_is_tried_in_every_way_and_the_others_in_brief(
@@ -348,12 +351,12 @@ def test_where_weights_are_rounded_the_drivers_own_logits_are_held_to_those_of_p
 ) -> None:
     assert DRIVER.rounds_like is None
     use(quant="int8")
-    assert command.main([str(stdlib_5m)]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert command.main([str(stdlib_5m), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
     assert found["cells"]["stdlib-5m fp32 ort"]["tramontane"] == "KL 0.0e+00, 100.0%"
     use(quant="int8", driver_scores=lambda logits: -logits)
-    assert command.main([str(stdlib_5m)]) == 1
-    (failure,) = json.loads(capsys.readouterr().out.splitlines()[-1])["failures"]
+    assert command.main([str(stdlib_5m), "--json"]) == 1
+    (failure,) = json.loads(capsys.readouterr().out)["failures"]
     assert failure.startswith("stdlib-5m fp32 ort, tramontane: KL ")
     assert failure.endswith("allowed 1e-03 and 98%")
 
@@ -380,11 +383,11 @@ def test_an_artifact_without_a_right_answer_fails_and_the_next_is_filled(
         return [sys.executable, "-c", "import sys; sys.exit('out of memory')"]
 
     monkeypatch.setattr(command, broken, replace(whole, start=start))
-    assert command.main([str(stdlib_5m), *only]) == 1
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert command.main([str(stdlib_5m), "--json", *only]) == 1
+    found = json.loads(capsys.readouterr().out)
     first, second = found["cells"].values()
     assert list(first) == ["tramontane"]
-    assert first["tramontane"].startswith("what is right is not known: ")
+    assert first["tramontane"].startswith("no reference to compare with: ")
     assert first["tramontane"].endswith("exit status 1; out of memory")
     assert second["other"] == "same tokens, text"
     assert len(found["failures"]) == 1
@@ -426,11 +429,59 @@ def test_stories_that_are_not_there_are_told_and_fail_where_all_is_required(
     monkeypatch.setattr(command, "visit", lambda *_, **__: {"claims": {}, "versions": {}})
     arguments = [str(stdlib_5m), *(["--shared", str(tmp_path)] if shared else [])]
     assert command.main(arguments) == 0
-    lines = capsys.readouterr().out.splitlines()
-    why = f"it is not in {tmp_path if shared else '--shared, which is not given'}"
-    assert f"absent: stories15M: {why}" in lines
-    assert json.loads(lines[-1])["absent"] == {"stories15M": why}
-    assert command.main([*arguments, "--require", "all"]) == 1
+    why = f"not in {tmp_path}" if shared else "--shared is not given"
+    assert f"absent: stories15M: {why}" in capsys.readouterr().out.splitlines()
+    assert command.main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["absent"] == {"stories15M": why}
+    assert command.main([*arguments, "--json", "--require", "all"]) == 1
+
+
+def test_people_get_a_table_and_no_json(
+    use: Use, stdlib_5m: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use()
+    assert command.main([str(stdlib_5m)]) == 0
+    said = capsys.readouterr()
+    assert "{" not in said.out
+    assert said.out.splitlines()[-1] == "passed: 1 of 2 combinations as expected"
+    assert said.err.splitlines()[0] == "1 artifact, 2 runtimes: about 2 minutes on 2 cores"
+
+
+def test_only_artifacts_that_the_asked_for_runtimes_need_are_made(
+    use: Use, stdlib_5m: Path, exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use()
+    monkeypatch.setattr(command, "cases", cases.cases)
+    made: list[str] = []
+
+    def export(case: Case, _: Path) -> Exported:
+        made.append(case.name)
+        return replace(exported, case=case)
+
+    monkeypatch.setattr(command, "export", export)
+    usual = ["stdlib-5m fp32 ort", "stdlib-5m int8 ort", "stdlib-5m int4 ort"]
+    assert command.main([str(stdlib_5m), "--only", "tramontane"]) == 0
+    assert made == usual
+    made.clear()
+    arguments = [str(stdlib_5m), "--only", "tramontane", "--artifacts", "int8 web"]
+    assert command.main(arguments) == 0
+    assert made == ["stdlib-5m int8 web in files"]
+
+
+def test_the_reference_runs_once_for_all_artifacts_of_a_checkpoint(
+    use: Use, stdlib_5m: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use()
+    monkeypatch.setattr(command, "cases", _two_cases)
+    whole, starts = command.REFERENCE, []
+
+    def start(job: Path) -> Sequence[str | Path]:
+        starts.append(job)
+        return whole.start(job)
+
+    monkeypatch.setattr(command, "REFERENCE", replace(whole, start=start))
+    assert command.main([str(stdlib_5m), "--only", "tramontane"]) == 0
+    assert len(starts) == 1
 
 
 def _two_cases(model: Path, shared: Path | None) -> list[Case]:

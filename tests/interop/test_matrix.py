@@ -1,4 +1,4 @@
-"""Does the matrix show every cell as it was judged?"""
+"""Tests of the matrix: it shows every cell as it was judged."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_versions_are_told_by_those_that_answered(matrix: Matrix) -> None:
 def test_markdown_has_a_row_an_artifact_and_a_column_a_runtime(matrix: Matrix) -> None:
     lines = matrix.as_markdown("make interop").splitlines()
     assert lines[0] == "# One artifact, every runtime"
-    assert lines[2].startswith("Printed by `make interop`.")
+    assert lines[2] == "Printed by `make interop`."
     start = next(at for at, line in enumerate(lines) if line.startswith("|"))
     assert lines[start : start + 5] == [
         "| | tramontane | other | page |",
@@ -89,4 +89,4 @@ def test_the_table_shows_brackets_of_a_wrong_text_as_they_are(
     matrix.print_table()
     printed = capsys.readouterr().out
     assert "FAILED: text '[/i]', expected 'x[i]'" in printed
-    assert sum("page" in line for line in printed.splitlines()) == 1
+    assert "page" not in printed  # not tried

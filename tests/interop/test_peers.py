@@ -172,8 +172,8 @@ def test_a_run_may_measure_nothing_but_loading(
 ) -> None:
     asked = Asked(monkeypatch, {})
     asked.says = lambda _: answer(plain={"load": 2.0})
-    assert run(stdlib_5m, tmp_path, "--rounds", "1", "--prefill", "--decode") == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert run(stdlib_5m, tmp_path, "--rounds", "1", "--prefill", "--decode", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
     assert told["comparisons"] == []
     assert set(told["runtimes"][Q4]["figures"]) == {"load"}
 
@@ -189,8 +189,11 @@ def test_table_file_and_line_tell_the_same_and_name_who_is_absent(
     out = tmp_path / "peers.json"
     words = ["--rounds", "2", "--prefill", "256", "--decode", "16", "--out", str(out)]
     assert run(stdlib_5m, tmp_path / "work", *words) == 0
-    *table, line = capsys.readouterr().out.splitlines()
-    assert out.read_text(encoding="utf-8") == f"{line}\n"
+    table = capsys.readouterr().out.splitlines()
+    assert not any("{" in line for line in table)
+    assert run(stdlib_5m, tmp_path / "work", *words, "--json") == 0
+    line = capsys.readouterr().out
+    assert out.read_text(encoding="utf-8") == line
     told = json.loads(line)
     assert told["absent"] == {"onnxruntime-genai int4": why}
     assert f"absent: onnxruntime-genai int4: {why}" in table
@@ -226,9 +229,9 @@ def test_a_runtime_that_fails_on_the_way_is_absent_and_not_asked_again(
         return usual(name)
 
     asked.says = says
-    assert run(stdlib_5m, tmp_path, "--only", INT4, Q4, "--rounds", "4") == 0
+    assert run(stdlib_5m, tmp_path, "--only", INT4, Q4, "--rounds", "4", "--json") == 0
     assert (asked.order.count(INT4), asked.order.count(Q4)) == (4, 2)
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    told = json.loads(capsys.readouterr().out)
     assert told["absent"] == {Q4: "killed"}
     assert set(told["runtimes"]) == {INT4}
 

@@ -1,0 +1,131 @@
+"""Chooses which artifacts are made for which runtimes, and estimates how long that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ..errors import ContractError
+from .cases import Case
+from .runtimes import DRIVER, Column
+
+ALL = "all"
+_EXPORT_SECONDS, _REFERENCE_SECONDS = 10, 15  # typically, on 2 cores; a reference per checkpoint
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Each artifact with the runtimes that get it; none is made that no runtime gets."""
+
+    rows: list[tuple[Case, list[Column]]]
+    columns: list[str]  # names of the runtimes that get any artifact
+
+    @property
+    def seconds(self) -> int:
+        """How long it takes on 2 cores, typically, without installing any runtime."""
+        references = {(case.checkpoint, case.options.window) for case, _ in self.rows}
+        cells = sum(column.seconds for _, row in self.rows for column in row)
+        return cells + _EXPORT_SECONDS * len(self.rows) + _REFERENCE_SECONDS * len(references)
+
+    def lines(self) -> Iterator[str]:
+        """For people: what is made, for which runtimes, how long it takes."""
+        artifacts = _count(len(self.rows), "artifact")
+        runtimes = _count(len(self.columns), "runtime")
+        yield f"{artifacts}, {runtimes}: {_about(self.seconds)} on 2 cores"
+        for case, row in self.rows:
+            yield f"  {case.name}: {', '.join(column.name for column in row)}"
+        yield "the first use of a runtime also installs it, which takes minutes and the network"
+
+
+def choose(
+    cases: Iterable[Case],
+    columns: Sequence[Column],
+    *,
+    only: Sequence[str] = (),
+    artifacts: str = "",
+) -> Plan:
+    """Choose artifacts and runtimes.
+
+    Args:
+        cases: every artifact that can be made.
+        columns: every runtime.
+        only: parts of names of runtimes; none for every runtime.
+        artifacts: words of an artifact's name in their order ("int8 web"), several separated by
+            commas; ``all`` for every one. Empty: every one, or with ``only`` those of the first
+            checkpoint that are usual for the runtimes asked for.
+
+    Raises:
+        ContractError: a name that is none, or no artifact that such a runtime can run.
+    """
+    cases = list(cases)
+    wanted = [one for one in columns if not only or any(part in one.name for part in only)]
+    for part in only:
+        if not any(part in one.name for one in columns):
+            there = "; ".join(one.name for one in columns)
+            raise ContractError(f"{part}: no such runtime, expected one of {there}")
+    names = [name.strip() for name in artifacts.split(",") if name.strip()]
+    for name in names:
+        if name != ALL and not any(_means(name, case) for case in cases):
+            there = "; ".join(case.name for case in cases)
+            raise ContractError(f"--artifacts {name}: no such artifact, expected one of {there}")
+    if only and not names:
+        return _usual(cases, wanted)
+    rows = []
+    for case in cases:
+        if names and not any(name == ALL or _means(name, case) for name in names):
+            continue
+        rows.append((case, [one for one in wanted if one.takes(case)]))
+    plan = _plan(rows, wanted)
+    if not plan.rows:
+        raise ContractError(
+            f"--only {' '.join(only)} --artifacts '{artifacts}': no such runtime can run such an "
+            "artifact; omit --artifacts for those that are usual for the runtime"
+        )
+    return plan
+
+
+def _usual(cases: Sequence[Case], wanted: Sequence[Column]) -> Plan:
+    """The artifacts of the first checkpoint that are usual for each runtime."""
+    rows = [
+        (
+            case,
+            [
+                one
+                for one in wanted
+                if one.takes(case) and one.usual(case) and _can_be_judged(one, case, wanted)
+            ],
+        )
+        for case in cases
+        if case.checkpoint == cases[0].checkpoint
+    ]
+    return _plan(rows, wanted)
+
+
+def _plan(rows: Iterable[tuple[Case, list[Column]]], wanted: Sequence[Column]) -> Plan:
+    """Without the artifacts and the runtimes that get nothing."""
+    filled = [(case, row) for case, row in rows if row]
+    used = {one.name for _, row in filled for one in row}
+    return Plan(rows=filled, columns=[one.name for one in wanted if one.name in used])
+
+
+def _means(name: str, case: Case) -> bool:
+    """Whether the words of a name occur in an artifact's name, in their order."""
+    words = iter(case.name.replace(",", "").split())
+    return all(word in words for word in name.split())
+
+
+def _can_be_judged(one: Column, case: Case, wanted: Sequence[Column]) -> bool:
+    """Whether there is something to compare with: rounded weights need the same kernels."""
+    like = one.rounds_like
+    if case.options.quant == "fp32" or like in (None, DRIVER.name):
+        return True
+    return like in {other.name for other in wanted}
+
+
+def _about(seconds: int) -> str:
+    """A time for people: minutes, rounded up."""
+    return f"about {_count(-(-seconds // 60), 'minute')}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
