@@ -43,6 +43,7 @@
 #? ONLY/interop             names of runtimes, or parts of them; the others are left out
 #? ONLY/faults              a word: plant only the faults whose name holds it
 #? ONLY/bench-peers         names of runtimes; the others are left out
+#? ARTIFACTS                words of artifact names, or all (default: those that ONLY needs)
 #? REQUIRE                  names of runtimes that must be installed, or all
 #? ROUNDS                   repetitions, each in a new process
 #? THREADS                  threads to compute with (default: as many as physical cores)
@@ -156,7 +157,8 @@ faults: $(READY)  ## prove: plant every fault in good artifacts, and write docs/
 
 interop: $(READY)  ## prove: run artifacts in other runtimes, and write docs/interop.md
 	@$(module).interop "$$MODEL" --shared="$$SHARED" --out=docs/interop.md \
-	  --screenshots=artifacts/screenshots $(call many,ONLY,only) $(call many,REQUIRE,require)
+	  --screenshots=artifacts/screenshots $(call many,ONLY,only) $(call flag,ARTIFACTS,artifacts) \
+	  $(call many,REQUIRE,require)
 
 bench: $(READY)  ## measure: speed and memory of an artifact, beside the machine's limits
 	@$(fresh-artifact) && mkdir -p "$$MEASURED" && name="speed-$$(basename -- "$$OUT")" && \
