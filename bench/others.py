@@ -1,6 +1,6 @@
-"""What do the gate and the linter say of other exporters' work? Made afresh, and written down.
+"""Runs the parity gate and the linter on graphs of other exporters, and writes the results.
 
-Each exporter runs in an environment of its own, named by its Python.
+Each exporter runs in its own environment, given by the path of its Python.
 """
 
 from __future__ import annotations
@@ -87,11 +87,11 @@ def as_markdown(
     lines = [
         "# Other exporters",
         "",
-        f"Printed by `make bench-others MODEL=models/{model}`: each graph was made afresh from",
-        "the checkpoint by the exporter's own command, with its defaults, then held against it by",
-        f"`validate --explain` and read by `inspect`. Versions: {', '.join(versions)}.",
+        f"Printed by `make bench-others MODEL=models/{model}`. Each graph was exported from the",
+        "checkpoint by the exporter's own command with its defaults, compared with it by",
+        f"`validate --explain`, and checked by `inspect`. Versions: {', '.join(versions)}.",
         "",
-        "| exported by | verdict | mean KL, nats | same top | first at fault | likely cause |",
+        "| exporter | verdict | mean KL, nats | top-1 agreement | first at fault | likely cause |",
         "| --- | --- | ---: | ---: | --- | --- |",
     ]
     for row in rows:
@@ -102,7 +102,7 @@ def as_markdown(
         cells += [why.place, why.cause or "no known pattern fits"] if why else ["", ""]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [f"| {name} | absent: its environment was not given | | | | |" for name in absent]
-    lines += ["", "Bounds are those of the recipe whose bits the graph has, and of ours."]
+    lines += ["", "The bounds are those of our recipe with the same number of bits."]
     for row in rows:
         lines += ["", f"## {row.name}", ""]
         lines += [

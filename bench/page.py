@@ -1,4 +1,4 @@
-"""What do the measurements say? Writes docs/performance.md from their lines of JSON."""
+"""Writes docs/performance.md from the benchmarks' JSON files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPEED, PEERS, FLAT, KERNELS = "speed-*.json", "peers-*.json", "flat.json", "kern
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Read a folder of measurements, write the page and its pictures."""
+    """Read a folder of measurements, write the page and its plots."""
     parser = argparse.ArgumentParser(prog="python -m tramontane.bench.page", description=__doc__)
     parser.add_argument("folder", type=Path, help=f"holds {SPEED}, {PEERS}, {FLAT} and {KERNELS}")
     parser.add_argument("--out", type=Path, required=True, help="the page, Markdown")
@@ -118,7 +118,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _machine(machines: Sequence[dict[str, Any]]) -> str:
-    """What all was measured on; more than one machine is named as more than one."""
+    """The machine of the measurements, or all machines if they differ."""
     told = dict.fromkeys(
         f"{one['processor']}, {one['cores']} cores, {one['threads']} threads, "
         f"{one['memory_bytes'] / 2**30:.0f} GiB, {one['system']}, "

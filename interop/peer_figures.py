@@ -1,4 +1,4 @@
-"""How do the figures of runtimes on the same weights compare, and is that what was asked for?"""
+"""Compares the figures of runtimes on the same weights, with each other and with our goals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LLAMA_CPP = "llama.cpp"
 GENAI = "onnxruntime-genai"
 LARGE_BLOCKS, SMALL_CACHE = "int4-b256", "int4-b256-kv-int8"  # other recipes of int4
 
-# Whom each recipe is held against, and how many times as fast it must be: what we ask for.
+# Which recipe of llama.cpp each of ours is compared with, and the goals: our speed over theirs.
 _INT4 = (1.25, 1.15, 1.8, 3.0)
 _AGAINST_LLAMA_CPP = {
     "int4": ("Q4_0", _INT4),
@@ -35,18 +35,19 @@ TARGETS = {
         for what, floor in zip(_WHAT, floors, strict=True)
     },
     **{(f"{OURS} int4", f"{GENAI} int4", what): 2.0 for what in _WHAT},
-    # At the window of Mistral-7B: what a cache in 8 bits is for, beside its memory.
+    # At the window of Mistral-7B, where an int8 cache must also be faster.
     (f"{OURS} {SMALL_CACHE}", f"{OURS} {LARGE_BLOCKS}", "decode at 4096"): 1.15,
 }
-# Whom is held against whom: those, and the recipe of llama.cpp that others take for quality.
+# What is compared: those, and the recipe of llama.cpp that is usually chosen for quality.
 PAIRS = dict.fromkeys(
     [*((ours, theirs) for ours, theirs, _ in TARGETS), (f"{OURS} int4", f"{LLAMA_CPP} Q4_K_M")]
 )
 
-# What a reader of the figures must know of a runtime.
+# What a reader of the figures must know about a runtime.
 NOTES = {
-    LLAMA_CPP: "has no window for this architecture: what it attends to grows with the position",
-    GENAI: "its builder drops the window, and its runtime has rows for the window and 16 more",
+    LLAMA_CPP: "it has no window for this architecture, so its attention reads all rows",
+    GENAI: "its builder drops the window, but its runtime allocates cache rows for the window "
+    "and 16 more, so longer sequences fail",
 }
 
 
@@ -72,11 +73,11 @@ class Comparison:
     ratio: Spread | None  # over the better of their ways; None: either was not measured
     by_way: dict[str, Spread]  # over each of their ways
     why: str  # it was not
-    floor: float | None  # None: nothing was asked for
+    floor: float | None  # None: there is no goal
 
     @property
     def is_met(self) -> bool | None:
-        """Whether the median reaches what was asked for; None where neither is known."""
+        """Whether the median reaches the goal; None if either is unknown."""
         if self.ratio is None or self.floor is None:
             return None
         return self.ratio.median >= self.floor
@@ -125,11 +126,11 @@ def is_speed(what: str) -> bool:
 def compare(
     measured: Sequence[Measured], absent: Mapping[str, str], whats: Sequence[str]
 ) -> Iterator[Comparison]:
-    """Hold each recipe against its opponents in some speeds.
+    """Compare each recipe with its opponents in some speeds.
 
     Args:
         measured: all runtimes that were there.
-        absent: by name, why others were not; whoever is in neither was not asked.
+        absent: by name, why others were not; a runtime in neither was not asked.
         whats: speeds, in the order to show them.
     """
     by_name = {one.name: one for one in measured}
@@ -198,7 +199,7 @@ def print_tables(
         print(f"note: {runtime}: {note}")
     for name, why in absent.items():
         print(f"absent: {name}: {why}")
-    table = Table("ours", "over", "", "times as fast", "asked for", "", "over each way of theirs")
+    table = Table("ours", "theirs", "", "ratio", "goal", "", "ratio over each of their modes")
     for comparison in comparisons:
         table.add_row(comparison.ours, comparison.theirs, comparison.what, *_words(comparison))
     console.print(table)

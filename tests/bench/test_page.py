@@ -1,4 +1,4 @@
-"""What do the measurements say?"""
+"""Tests of docs/performance.md and docs/other-exporters.md, and of what writes them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tramontane.bench import page
+from tramontane.bench import others, page
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 MACHINE = {
     "processor": "a chip",
@@ -141,7 +143,10 @@ def test_every_figure_on_the_page_is_one_that_was_measured(tmp_path: Path) -> No
     assert "decodes 3000 tokens" in text
     assert "| attention | at once | 2.00 | 1.00 | 4.00 | 41% | 3% |" in text
     assert "changed by +0.10%" in text
-    assert "took +1.0% of their time more (102 us and 103 us)" in text
+    assert (
+        "took +1.0% more time than 1000 steps after two\nwindows in a second session (102 us and 103 us;"
+        in text
+    )
 
 
 def test_what_failed_or_was_absent_is_named(tmp_path: Path) -> None:
@@ -177,3 +182,18 @@ def test_a_folder_without_measurements_and_a_broken_one_are_refused(tmp_path: Pa
     (tmp_path / "flat.json").write_text("{")
     with pytest.raises(page.ContractError, match=r"flat\.json: cannot be read"):
         page.main([str(tmp_path), "--out", str(tmp_path / "page.md")])
+
+
+def test_the_page_in_docs_has_the_words_of_the_template() -> None:
+    shown = (DOCS / "performance.md").read_text("utf-8").splitlines()
+    template = page._TEMPLATE.read_text("utf-8").splitlines()
+    words = [line for line in template if line and "{" not in line and line != "Not measured."]
+    assert len(words) > 40
+    assert not set(words) - set(shown)
+
+
+def test_the_page_of_other_exporters_has_the_words_that_are_printed_now() -> None:
+    shown = (DOCS / "other-exporters.md").read_text("utf-8").splitlines()
+    printed = others.as_markdown([], versions=[], absent=[], model="stdlib-5m").splitlines()
+    words = [line for line in printed if "Versions:" not in line]
+    assert not set(words) - set(shown)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from tramontane.interop.answers import Cell
 from tramontane.interop.matrix import Matrix
 
+DOCS = Path(__file__).parents[2] / "docs"
 RUNTIMES = ["tramontane", "other", "page"]
 
 
@@ -57,6 +59,13 @@ def test_markdown_has_a_row_an_artifact_and_a_column_a_runtime(matrix: Matrix) -
     ]
     assert "- tramontane: numpy 2.1" in lines
     assert lines[-1] == "- page was absent: npm: not on PATH"
+
+
+def test_the_page_in_docs_has_the_words_that_are_printed_now(matrix: Matrix) -> None:
+    page = (DOCS / "interop.md").read_text("utf-8").splitlines()
+    printed = matrix.as_markdown("make interop").splitlines()
+    words = printed[: printed.index("| --- | --- | --- | --- |") - 1]
+    assert page[: len(words)] == words
 
 
 def test_a_bar_in_a_cell_starts_no_column() -> None:

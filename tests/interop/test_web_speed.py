@@ -131,7 +131,7 @@ def test_table_page_and_json_tell_the_same(
     assert sum("2.00" in line and "150" in line for line in table) == 2
     text = page.read_text(encoding="utf-8")
     title, _, command, *_ = text.splitlines()
-    assert title == "# How fast is each recipe in a browser's WASM?"
+    assert title == "# Speed of each recipe in a browser's WASM"
     assert command.startswith("Printed by `make bench-web` (`python -m ")
     assert command.endswith("web_speed tiny --window 8`):")
     cells = "tiny | int8 web | 2 | 5.0 | 25 | 150 | 2.00 (1.50-2.50) | 44.0 | 1.10 (1.00-1.25)"
@@ -140,6 +140,17 @@ def test_table_page_and_json_tell_the_same(
     assert f"- {told['machine']['processor']}, 8 cores, " in text
     assert "onnxruntime-web 1.2.3, node 4.5.6" in text
     assert "tiny: 2 layers, 2 key/value heads of 16, vocabulary 256, window 8, 24 rows" in text
+
+
+def test_the_page_in_docs_has_the_words_that_are_printed_now(
+    jobs: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    out = tmp_path / "web.md"
+    assert web_speed.main(["models/tiny", "--window", "8", "--out", str(out)]) == 0
+    page = (Path(__file__).parents[2] / "docs" / "web.md").read_text("utf-8").splitlines()
+    words = [line for line in out.read_text("utf-8").splitlines() if not re.search(r"\d", line)]
+    assert len(words) > 15
+    assert not set(words) - set(page)
 
 
 def test_every_recipe_that_is_measured_has_a_word_on_how_it_multiplies() -> None:
