@@ -1,1 +1,1 @@
-"""What does it cost? Each file measures one thing, as a whole process from outside."""
+"""Measures time and memory; most figures are of a whole process, measured from outside."""

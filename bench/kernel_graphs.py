@@ -1,4 +1,4 @@
-"""Which kernels could a step, or a prefill, be made of?
+"""Graphs of single kernels that a step or a prefill could use.
 
 In the shape of Mistral-7B's layers: one token's attention over a full window, and the product with
 a matrix of the multilayer perceptron, and its gate, for one position and for a prompt's.

@@ -1,4 +1,4 @@
-"""What can this machine do at most, and what does a graph ask of it?
+"""Measures the hardware limits, and counts what a graph needs of them.
 
 A step of decoding reads every weight that multiplies, and the cache's rows that are in view:
 memory limits it. A token of prefill multiplies by every weight but the head's: arithmetic limits

@@ -1,4 +1,4 @@
-"""How do all recipes of one model fare at the gate? One overview, and a report for each."""
+"""Runs the parity gate on all recipes of one model: an overview, and a report for each."""
 
 from __future__ import annotations
 

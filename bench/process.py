@@ -1,4 +1,4 @@
-"""What did a command take: seconds, peak memory, and when did it say what?"""
+"""Runs a command and measures its seconds, its peak memory and the time of each line."""
 
 from __future__ import annotations
 

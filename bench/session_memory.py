@@ -1,4 +1,4 @@
-"""How much memory does a session take? Prints one line of JSON; a process of its own."""
+"""Measures the memory of a session, in a process of its own; prints one line of JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast is our own driver on an artifact? ``session_speed.py job.json``, one line of JSON."""
+"""Measures our driver on an artifact: ``session_speed.py job.json``, one line of JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast is an artifact, and how near is that to what the machine can do?
+"""Measures an artifact's speed, memory and share of the hardware limits.
 
 Rounds of a process each, so that loading is measured as often as the rest. The machine's limits
 are measured before each round, and shares are taken within it: what else the machine does falls

@@ -1,4 +1,4 @@
-"""How are an artifact's speeds shown to people? A table, and a plot over positions."""
+"""Shows an artifact's speeds: a table, and a plot by position."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _COLORS, _GRID = ("#1f3a5f", "#c0692b"), "#d9d9d9"
 
 
 def print_report(report: Report) -> None:
-    """Print limits, figures with their spread, and the share of the limit that each reaches."""
+    """Print hardware limits, figures with their spread, and the share of the limit of each."""
     machine = report.about["machine"]
     print(
         f"{report.artifact}: {report.recipe}, {format_bytes(report.file_bytes)} of weights; "
         f"{machine['processor']}, {machine['threads']} threads, {report.about['rounds']} rounds"
     )
-    table = Table("what", "median", "lowest to highest", "of the limit")
+    table = Table("what", "median", "lowest to highest", "share of the hardware limit")
     for what, found in report.limits.items():
-        table.add_row(f"limit: {what}", *_cells(f"limit {what}", found), "")
+        table.add_row(f"hardware limit: {what}", *_cells(f"limit {what}", found), "")
     for what, found in report.figures.items():
         share = report.shares.get(what)
         reached = "" if share is None else f"{share.median:.0%}"
         if what == "peak of load":
-            reached = f"{found.median / report.file_bytes:.2f} x the weights"
+            reached = f"({found.median / report.file_bytes:.2f} x the weights)"
         table.add_row(what, *_cells(what, found), reached)
     Console(width=110).print(table)
 

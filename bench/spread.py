@@ -1,4 +1,4 @@
-"""What is one figure over all rounds?"""
+"""One figure over all rounds: median, lowest and highest."""
 
 from __future__ import annotations
 

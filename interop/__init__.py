@@ -1,1 +1,1 @@
-"""Do other people's runtimes read an artifact of ours as our driver does?"""
+"""Runs artifacts in other runtimes and compares the results with our driver's."""

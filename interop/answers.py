@@ -1,4 +1,4 @@
-"""Does a runtime give what it must?"""
+"""Asks a runtime to do a job, and compares its answer with what is right."""
 
 from __future__ import annotations
 
@@ -77,16 +77,16 @@ class Failed(Exception):  # noqa: N818 - a state, not an error
 
 
 def measures(runtime: Runtime, exported: Exported) -> bool:
-    """Whether logits are held against bounds, since the same tokens cannot be asked for."""
+    """Whether logits are compared within bounds: the runtime rounds in its own way."""
     return runtime.rounds_like is None and exported.manifest.quant != "fp32"
 
 
 def judge(runtime: Runtime, exported: Exported, answer: Answer, expected: Expected) -> Cell:
-    """Hold a runtime's answer against what is right.
+    """Compare a runtime's answer with what is right.
 
-    Tokens must be the same wherever the numbers are: in fp32, and where the kernels are the
-    driver's. Elsewhere logits must lie within the gate's bounds. Texts and hard strings must be
-    the same, but for what the runtime's own tokenizer is known to do.
+    In fp32, and with the driver's kernels, tokens must be the same. Otherwise logits must be within
+    the gate's bounds. Texts and hard strings must be the same, except for the known differences of
+    the runtime's own tokenizer.
     """
     wrong: list[str] = []
     if not measures(runtime, exported):

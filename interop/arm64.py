@@ -1,4 +1,4 @@
-"""How does an aarch64 Python run on this machine?
+"""An aarch64 Python that runs on this machine, under emulation.
 
 The distribution's packages for arm64 and the driver's wheels, unpacked below the user's cache and
 run by qemu.

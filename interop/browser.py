@@ -1,4 +1,4 @@
-"""Which browser is on this machine, and what leads it?"""
+"""Finds or installs a browser, and the tools that control it."""
 
 from __future__ import annotations
 

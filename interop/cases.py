@@ -1,4 +1,4 @@
-"""Which artifacts are carried through all runtimes, and what is asked of them there?"""
+"""The artifacts of the matrix, and the job that every runtime gets for each."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Exported:
 
 
 def cases(model: Path, shared: Path | None) -> Iterator[Case]:
-    """Every recipe of the embedded model, then trained models of others where they lie here."""
+    """Every recipe of the bundled demo model, then trained models of others if they are here."""
     prompt = "def fibonacci("
     for quant, target, cache, shard in (
         ("fp32", "ort", "windowed", None),

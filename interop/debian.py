@@ -1,4 +1,4 @@
-"""How are a distribution's packages had without installing them?
+"""Unpacks packages of a distribution without installing them.
 
 Fetched by apt into folders of its own and unpacked, so no right to install is needed.
 """

@@ -1,4 +1,4 @@
-"""What will optimum read in an artifact's config, and can its runtime run the artifact?
+"""What optimum reads in an artifact's config, and whether its runtime can run the artifact.
 
 optimum reads a model's config through one class per type, under names that are the same for all
 types. Its runtime makes the first, empty past from these numbers, never from the graph.

@@ -1,4 +1,4 @@
-"""Does the page of examples/web answer in a real browser?"""
+"""Tests the page of examples/web in a real browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a program run on a processor that this machine does not have?"""
+"""Runs a program on an emulated processor."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Which operators does an artifact need, and does it run in onnxruntime's own format?
+"""Lists the operators that an artifact needs, and converts it to onnxruntime's own format.
 
-A phone's onnxruntime can be built with those operators alone, and can then be made to read that
-format alone. Both are made by onnxruntime's tool from a copy, then held against the artifact.
+A phone's onnxruntime can be built with only these operators, and to read only that format.
+onnxruntime's tool makes both from a copy; the result is compared with the artifact.
 """
 
 from __future__ import annotations

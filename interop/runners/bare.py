@@ -1,4 +1,4 @@
-"""What does the script of docs/runtimes.md make of a job? ``bare.py job.json SCRIPT``
+"""Does a job with the script of docs/runtimes.md: ``bare.py job.json SCRIPT``.
 
 Runs in any Python that has numpy and onnxruntime, and nothing else.
 """

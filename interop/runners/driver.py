@@ -1,4 +1,4 @@
-"""What does our own driver make of a job?
+"""Does a job with our own driver.
 
 Runs in any Python that has numpy, onnxruntime and sentencepiece: ``driver.py job.json``.
 """

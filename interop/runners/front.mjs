@@ -1,4 +1,4 @@
-// How does a check stand between a page and its server, to spoil what it wants spoilt?
+// A proxy between a page and its server, which can damage or withhold files.
 
 import { createServer } from "node:http";
 

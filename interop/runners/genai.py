@@ -1,4 +1,4 @@
-"""What does onnxruntime-genai make of a job? ``genai.py job.json``, in a Python that has it."""
+"""Does a job with onnxruntime-genai: ``genai.py job.json``, in a Python that has it."""
 
 from __future__ import annotations
 

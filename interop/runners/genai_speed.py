@@ -1,4 +1,4 @@
-"""How fast is onnxruntime-genai on an artifact? ``genai_speed.py job.json``, with its Python."""
+"""Measures onnxruntime-genai on an artifact: ``genai_speed.py job.json``, with its Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast is llama.cpp on a GGUF file? ``llama_speed.py job.json``, in a Python that has it."""
+"""Measures llama.cpp on a GGUF file: ``llama_speed.py job.json``, in a Python that has it."""
 
 from __future__ import annotations
 

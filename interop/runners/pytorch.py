@@ -1,4 +1,4 @@
-"""What does transformers in PyTorch, or optimum's ORTModelForCausalLM, make of a job?
+"""Does a job with transformers in PyTorch, or with optimum's ORTModelForCausalLM.
 
 ``pytorch.py job.json``: a job that names a checkpoint is done by transformers on it, with the
 config of the artifact; one that names none, by optimum on the artifact.

@@ -1,4 +1,4 @@
-// How does a browser on this machine get at folders? Paths begin with a folder's name.
+// Serves folders to a browser on this machine; paths begin with a folder's name.
 
 import fs from "node:fs";
 import http from "node:http";

@@ -1,4 +1,4 @@
-// What does transformers.js make of a job in Node? `node transformers.mjs job.json PACKAGES`
+// Does a job with transformers.js in Node: `node transformers.mjs job.json PACKAGES`
 
 import fs from "node:fs";
 import { createRequire } from "node:module";

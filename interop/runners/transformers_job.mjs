@@ -1,4 +1,4 @@
-// How does transformers.js do a job, wherever it runs?
+// Does a job with transformers.js, in Node or in a browser.
 
 /** What it makes of a job; `name` is the artifact's, below its local models. */
 export async function doJob({ AutoModelForCausalLM, AutoTokenizer, Tensor }, name, job) {

@@ -1,4 +1,4 @@
-// What does transformers.js make of a job in a browser?
+// Does a job with transformers.js in a browser.
 //
 // node transformers_page.mjs job.json PACKAGES TOOLS CHROMIUM: folders with transformers.js and with
 // puppeteer-core, and the browser.

@@ -1,4 +1,4 @@
-// What does onnxruntime-web's WASM make of a job? `node web.mjs job.json PACKAGES`
+// Does a job with onnxruntime-web's WASM: `node web.mjs job.json PACKAGES`
 
 import fs from "node:fs";
 import os from "node:os";

@@ -1,4 +1,4 @@
-// How is an artifact opened and run in onnxruntime-web's WASM, under Node?
+// Opens and runs an artifact in onnxruntime-web's WASM, under Node.
 
 import fs from "node:fs";
 import path from "node:path";
@@ -14,7 +14,7 @@ export async function openRuntime(packages, threads) {
   return { ort, version };
 }
 
-/** An artifact's graph; whoever runs it keeps the cache. */
+/** An artifact's graph; the caller keeps the cache. */
 export class Graph {
   /** Load an artifact; `loadMs` is the time from its bytes to a session. */
   static async open(ort, artifact) {

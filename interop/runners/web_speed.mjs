@@ -1,4 +1,4 @@
-// How fast are artifacts in onnxruntime-web's WASM, and how much of its memory do they take?
+// Measures speed and memory of artifacts in onnxruntime-web's WASM.
 //
 // `node web_speed.mjs job.json PACKAGES`; the job: artifacts (folders), threads, prefill (tokens),
 // steps, warm_up and rounds (how often each is measured without and with a note of it). Artifacts

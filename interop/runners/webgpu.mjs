@@ -1,4 +1,4 @@
-// What does onnxruntime-web make of a job on WebGPU?
+// Does a job with onnxruntime-web on WebGPU.
 //
 // node webgpu.mjs job.json WEB BROWSER CHROMIUM: folders with onnxruntime-web and puppeteer-core,
 // and the browser, whose adapter may be a program where there is no card.
