@@ -84,9 +84,9 @@ def measures(runtime: Runtime, exported: Exported) -> bool:
 def judge(runtime: Runtime, exported: Exported, answer: Answer, expected: Expected) -> Cell:
     """Compare a runtime's answer with what is right.
 
-    In fp32, and with the driver's kernels, tokens must be the same. Otherwise logits must be within
-    the gate's bounds. Texts and hard strings must be the same, except for the known differences of
-    the runtime's own tokenizer.
+    In fp32, and with the driver's kernels, tokens must be the same. Otherwise logits must be
+    within the gate's bounds. Texts and hard strings must be the same, except for the known
+    differences of the runtime's own tokenizer.
     """
     wrong: list[str] = []
     if not measures(runtime, exported):

@@ -304,11 +304,13 @@ async function checkRefusals(browser, front) {
   await refused("a missing package is named", { pattern: /cannot be loaded.*web_server/ });
   front.missing = null;
   const query = "?artifact=./vendor/";
-  await refused("a folder without an artifact is refused", { query, pattern: /404; expected the manifest/ });
+  const noManifest = /404; expected the manifest/;
+  await refused("a folder without an artifact is refused", { query, pattern: noManifest });
   const nowhere = "?artifact=http://[";
   await refused("a bad URL is refused", { query: nowhere, pattern: /not a URL/ });
   const elsewhere = `?artifact=${encodeURIComponent(`${job.url}artifact`)}`;
-  await refused("a server that forbids reading is named", { query: elsewhere, pattern: /\(CORS\)/ });
+  const noCors = /\(CORS\)/;
+  await refused("a server that forbids reading is named", { query: elsewhere, pattern: noCors });
 }
 
 async function checkUnisolated(browser, front) {
@@ -319,7 +321,8 @@ async function checkUnisolated(browser, front) {
   await ready(page);
   const status = await text(page, "status");
   claim("the page says that it has a single thread", /single thread/.test(status), status);
-  claim("one thread gives the same answer", (await answer(page, QUESTION)) === seen.text, "another text");
+  const alone = await answer(page, QUESTION);
+  claim("one thread gives the same answer", alone === seen.text, alone);
   seen.tokens_per_second_one_thread = await rate(page);
   await waitFor(page, "facts", "works offline");
   await page.reload();
