@@ -55,7 +55,7 @@ def dissect(
         subject: the graph under test.
         reference: the model that it came from.
         tokens: (T,) int64, fed in pieces of the sizes ``cuts``.
-        layers: ascending numbers; of the others, only what they add is taken over.
+        layers: ascending numbers; of the others, the matrices alone are compared.
         tolerance: the recipe's.
         track: hands on layers while showing how far the work is.
 
@@ -147,6 +147,8 @@ class _Walk:
         self._grow(linears["output"])
         if number in self.is_looked_at:
             self._mlp(number, layer, linears)
+        else:
+            self._matrices(number, layer, linears)
         self._grow(linears["down"])
         self.expected, _, _ = self.reference.run_layer(layer, self.expected)
         drift = relative_errors(self.expected.numpy(), self.residual).mean()
@@ -240,6 +242,15 @@ class _Walk:
             }
             self._multiplied(number, f"mlp.{role}", linear, inputs, self.seen.result(linear))
 
+    def _matrices(self, number: int, layer: Layer, linears: dict[str, Multiplication]) -> None:
+        """Compare the matrices of a layer whose operators are not looked at."""
+        for role, linear in linears.items():
+            block = layer.mlp if role in _OF_MLP else layer.attention
+            roles = ("query", "key", "value") if role == "query_key_value" else (role,)
+            weights = {one: getattr(block, one).weight.numpy() for one in roles}
+            is_smoothed = self.subject.is_smoothed and role not in ("output", "down")
+            self._matrix(number, linear, weights, is_smoothed=is_smoothed)
+
     def _grow(self, linear: Multiplication) -> None:
         self.added_before, self.added = self.added, self.seen.result(linear)
         self.residual = self.residual + self.added
@@ -271,11 +282,23 @@ class _Walk:
         self._operator(number, name, inputs, found, expected)
 
     def _matrix(
-        self, number: int | None, linear: Multiplication, weights: dict[str, np.ndarray]
+        self,
+        number: int | None,
+        linear: Multiplication,
+        weights: dict[str, np.ndarray],
+        *,
+        is_smoothed: bool = False,
     ) -> np.ndarray:
-        """The matrix that a kernel really multiplies by, held against the checkpoint's."""
+        """The matrix that a kernel really multiplies by, compared with the checkpoint's.
+
+        With ``is_smoothed``, each column may be multiplied by a power of two.
+        """
         columns = next(iter(weights.values())).shape[1]
         whole = matrix_of(self.subject, linear, columns)
+        if is_smoothed:
+            published = np.concatenate(list(weights.values()))
+            powers = 1 / operators.divisors_between(published, whole)
+            weights = {role: weight * powers for role, weight in weights.items()}
         prefix = "" if number is None else "mlp." if linear.role in _OF_MLP else "attention."
         start = 0
         for role, expected in weights.items():

@@ -273,8 +273,8 @@ class Gate:
         if config.num_parameters > _MANY_PARAMETERS and not self.options.thorough:
             layers = sorted({0, last // 2, last})
             notes.append(
-                f"looked into layers {', '.join(map(str, layers))} of {last + 1}; --thorough "
-                "looks into all"
+                f"operators of layers {', '.join(map(str, layers))} of {last + 1} were looked at, "
+                "and weights of all; --thorough looks at the operators of all"
             )
         tokens = self.words.tokens(self.text, length, skipped=97 * self.options.seed)
         try:

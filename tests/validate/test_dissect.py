@@ -88,13 +88,31 @@ def test_a_probed_matrix_is_the_one_that_was_packed(
     assert np.abs(rows - checkpoint.read("embedding.weight")).max() < 0.1
 
 
-def test_layers_that_are_left_out_are_passed_through(
+def test_of_layers_that_are_left_out_the_matrices_are_compared(
     embedded_artifact: Artifact, checkpoint: Checkpoint
 ) -> None:
-    found = dissected(embedded_artifact("int8-ort"), checkpoint, layers=[0, 4])
-    assert found.culprit is None
-    assert {one.layer for one in found.findings} == {None, 0, 4}
-    assert len(found.drift) == 6
+    for recipe in ("int8-ort", "int8-dynamic-ort"):
+        found = dissected(embedded_artifact(recipe), checkpoint, layers=[0, 4])
+        assert found.culprit is None
+        operators = {one.layer for one in found.findings if one.kind == "operators"}
+        assert operators == {None, 0, 4}
+        weights = [one for one in found.findings if one.kind == "weights"]
+        assert len(weights) == 6 * 7 + 2
+        assert len(found.drift) == 6
+
+
+def test_a_wrong_matrix_is_found_in_a_layer_that_is_left_out(
+    embedded_artifact: Artifact, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    def doubled(graph: Graph) -> None:
+        (name,) = graph.names("layers.3.mlp.up.weight.scales")
+        graph.change(name, lambda scales: scales * np.float32(2))
+
+    fault = Fault(name="scales", recipe="int8-ort", plant=doubled, place="", cause="")
+    spoilt = planted(fault, embedded_artifact(fault.recipe), tmp_path / "spoilt")
+    found = dissected(spoilt, checkpoint, layers=[0, 5])
+    assert found.culprit is not None
+    assert found.culprit.finding.place == "layer 3, mlp.up weights"
 
 
 def test_layers_by_groups_give_what_all_at_once_give(
