@@ -26,8 +26,10 @@ def sliding_window_attention(
 
     A query at position i reads keys j with ``i - window < j <= i``: ``window`` keys, its own
     included. Query head h reads key/value head ``h // (H / G)``. Rope is applied inside, in
-    ``halves``. Sequences of one batch may differ in length in the first call only, padded on
-    the right; what a padded query gets is unspecified.
+    ``halves``. Sequences of one batch may differ in length: each has its new tokens first and
+    padding behind them. The mask has that padding on the right, in the first call alone, or on
+    the left of the new columns, in any call: it counts tokens, and does not say where they are
+    (``graphs/allow_left_padding.py`` moves them). What a padded query gets is unspecified.
 
     Args:
         query: (B, T, H * D) float32; the T newest positions, before rope.
@@ -35,7 +37,8 @@ def sliding_window_attention(
         value: (B, T, G * D) as query.
         past_key: (B, G, C, D) as query; rows as ``CacheLayout`` says, rope applied.
         past_value: (B, G, C, D) as query.
-        attention_mask: (B, S) int64; ones for the tokens so far, new ones included.
+        attention_mask: (B, S) int64; ones for the tokens so far, new ones included, whose columns
+            are the last T.
         cos_cache: (P, D / 2) as query; cosines of every position's angles.
         sin_cache: (P, D / 2) as query.
         window: keys visible to one query, at least 1; None for all before it.
@@ -66,7 +69,8 @@ def sliding_window_attention(
     present_key, present_value = (query.new_zeros(B, G, rows, D) for _ in "kv")
     for b in range(B):
         total = int(attention_mask[b].sum())
-        past = 0 if S == T else total - T
+        padded = int(attention_mask[b, S - T :].argmax())  # columns before the first new token
+        past = max(total - T + padded, 0)
         held = layout.held(past)
         positions = torch.arange(past, past + T, device=query.device)
         cos, sin = cos_cache[positions], sin_cache[positions]

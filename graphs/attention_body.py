@@ -37,9 +37,11 @@ def SlidingWindowAttention(
     has_window = W > 0
     is_bounded = op.And(has_window, op.Reshape(op.Constant(value_int=grows), [1]) == 0)
 
-    # Tokens before this call and after it, and the oldest position held then: (B, 1) each.
+    # Tokens before this call and after it, and the oldest position held then: (B, 1) each. The
+    # mask's last T columns are those of the new tokens; what is padded before them is no token.
     total = op.ReduceSum(attention_mask, [1], keepdims=1)
-    past = op.Where(S == T, 0, total - T)
+    padded = op.ArgMax(op.Slice(attention_mask, S - T, S, [1]), axis=1)
+    past = op.Max(total - T + padded, 0)
     E = op.Where(is_bounded, C - W + 1, 1)
     past_first = op.Where(is_bounded, op.Max((past - C + E - 1) / E, 0) * E, 0)
     first = op.Where(is_bounded, op.Max((total - C + E - 1) / E, 0) * E, 0)

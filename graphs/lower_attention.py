@@ -7,9 +7,11 @@ After:   GroupQueryAttention(query, key, value, past_key, past_value, last, tota
          RotaryEmbedding(query), RotaryEmbedding(key) and a kernel that does not rotate
 Legal because the kernel keeps the same window (its ``local_window_size`` counts the query's own
 key too), rotates halves, maps query head h to h // (H / G), and with ``sliding_window_cache``
-holds the same rows, without it all of them; the sequences of a batch must be equally long in the
-first call. Sums of ones in float32 are exact up to 2^24 tokens, and take a sixth of the time that
-they take in int64, which at 50 000 tokens is the longest of all nodes in a small model.
+holds the same rows, without it all of them. The kernel that holds all rows takes a batch whose
+first call is padded behind each sequence's tokens; the one with ``sliding_window_cache`` refuses
+it. Neither appends several tokens to more than one sequence. Sums of ones in float32 are exact up
+to 2^24 tokens, and take a sixth of the time that they take in int64, which at 50 000 tokens is
+the longest of all nodes in a small model.
 Source: onnxruntime, docs/ContribOperators.md, com.microsoft.GroupQueryAttention.
 """
 
@@ -84,7 +86,8 @@ def _rotate(node: ir.Node, heads: dict[str, int]) -> tuple[list[ir.Node], list[i
     new = tape.op("Squeeze", [tape.op("Shape", [query], {"start": 1, "end": 2})])
     total = tape.op("ReduceSum", [mask, axis], {"keepdims": 1})
     since = tape.op("Range", [zero, new, one])
-    positions = tape.op("Add", [tape.op("Sub", [total, new]), since])
+    past = tape.op("Max", [tape.op("Sub", [total, new]), zero])  # below 0 where a batch is padded
+    positions = tape.op("Add", [past, since])
     rotated = [
         tape.op("RotaryEmbedding", [x, cos, sin, positions], {"num_heads": heads[count]})
         for x, count in ((query, "num_heads"), (key, "kv_num_heads"))

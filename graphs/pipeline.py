@@ -11,6 +11,7 @@ from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass, RemoveUnus
 
 from ..errors import GraphError
 from ..runtime.contract import Geometry
+from .allow_left_padding import AllowLeftPadding
 from .attach_body import AttachBody
 from .calibration import Calibration
 from .check import check
@@ -83,6 +84,7 @@ def passes(
         *([SmoothActivations(calibration)] if calibration and is_smoothed(quant) else []),
         *([FuseSkipNorm(), LowerAttention(), PackQkv()] if has_kernels else [AttachBody()]),
         *([QuantizeCache(calibration)] if calibration and kv == "int8" else []),
+        AllowLeftPadding(),
         KeepLastLogits(),
         *([packer(recipe)] if recipe is not None else []),
         FoldTransposes(),

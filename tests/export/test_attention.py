@@ -195,10 +195,10 @@ def test_query_head_reads_the_key_value_head_of_its_group() -> None:
     torch.testing.assert_close(answers[..., H // G :, :], torch.zeros(1, 3, H - H // G, D))
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("window", [W, None])
-def test_ragged_batch_padded_on_the_right_gives_what_each_sequence_gives_alone(
-    window: int | None,
-) -> None:
+def test_ragged_batch_gives_what_each_sequence_gives_alone(window: int | None, side: str) -> None:
+    """Tokens lie first in either case; the mask alone tells the side."""
     lengths, steps = [1, W + 1, 3 * W], 4
     padded, rows = max(lengths), W + 3 if window else 0
     alone = [random_inputs(n + steps, seed=n) for n in lengths]
@@ -213,6 +213,7 @@ def test_ragged_batch_padded_on_the_right_gives_what_each_sequence_gives_alone(
         return batch
 
     mask = (torch.arange(padded)[None] < torch.tensor(lengths)[:, None]).long()
+    mask = mask.flip(1) if side == "left" else mask
     cache = [torch.zeros(len(lengths), G, rows, D) for _ in "kv"]
     prefilled, *cache = sliding_window_attention(
         *(batch_of(which, start=True) for which in range(3)), *cache, mask, *TABLES, window
@@ -231,6 +232,21 @@ def test_ragged_batch_padded_on_the_right_gives_what_each_sequence_gives_alone(
             held = CacheLayout(window=window, rows=rows or None).held(n + steps)
             assert carried[b, :, :held].all()
             assert not carried[b, :, held:].any()
+
+
+@pytest.mark.parametrize("window", [W, None])
+def test_padding_on_the_left_of_a_later_call_is_not_counted(window: int | None) -> None:
+    inputs, rows = random_inputs(3 * W), W + 3 if window else 0
+    expected = attend_by_hand(*(x[0] for x in inputs), window)
+    cache, mask, done = [torch.zeros(1, G, rows, D) for _ in "kv"], torch.zeros(1, 0).long(), 0
+    for size, padding in ((W, 2), (1, 0), (5, 4), (W, 1), (1, 0)):
+        new = [x[:, done : done + size] for x in inputs]
+        new = [torch.cat([x, torch.full_like(x[:, :1], 9).repeat(1, padding, 1)], 1) for x in new]
+        mask = torch.cat([mask, torch.zeros(1, padding).long(), torch.ones(1, size).long()], 1)
+        out, *cache = sliding_window_attention(*new, *cache, mask, *TABLES, window)
+        found = out[0, :size]
+        np.testing.assert_allclose(found, expected[done : done + size], atol=BOUND, rtol=0)
+        done += size
 
 
 def call(**changes: Any) -> None:
