@@ -88,6 +88,13 @@ def _padding_counts(graph: Graph) -> None:
         graph.body().node.insert(place, new)
 
 
+def _padding_stays_in_front(graph: Graph) -> None:
+    """Tokens are not moved before what is padded on their left, nor moved back."""
+    for node in graph.nodes("GatherND"):
+        node.op_type = "Identity"
+        del node.input[1:], node.attribute[:]
+
+
 def _cache_scales_times(graph: Graph, factor: float) -> None:
     """The scales of one layer's keys are wrong, which the kernel rounds and reads by."""
     graph.change("cache_scales.3.key", lambda scales: scales * np.float32(factor))
@@ -211,6 +218,13 @@ FAULTS = [
         plant=_padding_counts,
         place="batch of 2",
         cause="read as tokens",
+    ),
+    Fault(
+        name="padding on the left is read",
+        recipe="fp32-portable",
+        plant=_padding_stays_in_front,
+        place="batch of 2 padded on the left",
+        cause="padding on the left: it is read as tokens",
     ),
     Fault(
         name="logits shifted by a position",

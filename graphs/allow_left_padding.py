@@ -33,7 +33,8 @@ class AllowLeftPadding(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply the pass; a graph whose tokens are moved already is left alone."""
         graph = model.graph
-        embedded, head = _ends(graph)
+        gather, head = _ends(graph)
+        embedded = gather.outputs[0]
         read_by = {user.op_type for user, _ in embedded.uses()}
         if has_windowed_cache(graph) or read_by == {"GatherND"}:
             return ir.passes.PassResult(model, modified=False)
@@ -50,18 +51,18 @@ class AllowLeftPadding(ir.passes.InPlacePass):
         returned = ir.node("GatherND", [head.input, places], {"batch_dims": 1})
         embedded.replace_all_uses_with(moved.outputs[0])
         moved.replace_input_with(0, embedded)
-        graph.insert_before(embedded.producer(), list(tape.nodes))
-        graph.insert_after(embedded.producer(), moved)
+        graph.insert_before(gather, list(tape.nodes))
+        graph.insert_after(gather, moved)
         head.matmul.replace_input_with(0, returned.outputs[0])
         graph.insert_before(head.matmul, returned)
         return ir.passes.PassResult(model, modified=True)
 
 
-def _ends(graph: ir.Graph) -> tuple[ir.Value, Linear]:
-    """Rows of the embedding, (B, T, M), and the head."""
-    embedded = next(
+def _ends(graph: ir.Graph) -> tuple[ir.Node, Linear]:
+    """The gather of the embedding's rows, (B, T, M), and the head."""
+    gather = next(
         (
-            node.outputs[0]
+            node
             for node in gathers(graph)
             if any(value is not None and value.name == contract.INPUT_IDS for value in node.inputs)
         ),
@@ -71,12 +72,12 @@ def _ends(graph: ir.Graph) -> tuple[ir.Value, Linear]:
         (as_linear(value.producer()) for value in graph.outputs if value.name == contract.LOGITS),
         None,
     )
-    if embedded is None or head is None:
+    if gather is None or head is None:
         raise GraphError(
             f"{contract.LOGITS}: expected an embedding gathered by {contract.INPUT_IDS} and a "
             "linear layer at the end; run this pass before weights are quantized"
         )
-    return embedded, head
+    return gather, head
 
 
 def _order(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +44,32 @@ def feed_all(feeder: Feeder, tokens: np.ndarray, cuts: Sequence[int]) -> np.ndar
     return np.concatenate([feeder.feed(piece) for piece in pieces])
 
 
+_STATE = ort.capi.onnxruntime_pybind11_state
+_RUN_ERRORS = (
+    _STATE.EPFail,
+    _STATE.Fail,
+    _STATE.InvalidArgument,
+    _STATE.NotImplemented,
+    _STATE.RuntimeException,
+)
+
+
+@contextlib.contextmanager
+def running(path: Path, what: str) -> Iterator[None]:
+    """Name the graph, and what it was fed, where onnxruntime stops on the way.
+
+    Raises:
+        ContractError: an operator of the graph refused its inputs.
+    """
+    try:
+        yield
+    except _RUN_ERRORS as error:
+        raise ContractError(
+            f"{path}: onnxruntime stopped while it ran {what} ({error}); expected logits and a "
+            "cache: export it again, or report this with the command and the config.json"
+        ) from error
+
+
 class DriverFeeder:
     """The way apps go: prefill, then step."""
 
@@ -54,9 +81,10 @@ class DriverFeeder:
     def feed(self, tokens: np.ndarray) -> np.ndarray:
         """Step where it is one token after others, prefill in one chunk where it is more."""
         ids = [int(token) for token in tokens]
-        if len(ids) == 1 and self._session.tokens:
-            return self._session.step(ids[0])[None].copy()
-        return np.asarray(self._session.prefill(ids, all_logits=True, chunk=len(ids)))
+        with running(self._session.folder, f"{len(ids)} new tokens"):
+            if len(ids) == 1 and self._session.tokens:
+                return self._session.step(ids[0])[None].copy()
+            return np.asarray(self._session.prefill(ids, all_logits=True, chunk=len(ids)))
 
     def cache(self) -> CacheRows:
         """Copies of each layer's held rows: key and value, (G, L, D) float32 each."""
@@ -87,6 +115,7 @@ class GraphFeeder:
             ContractError: the graph wants an input that is not known here, or lacks an output.
         """
         self.graph = graph
+        self._path = path
         self._geometry = geometry
         self._batch_size = batch_size
         self._scales = scales or {}
@@ -114,6 +143,7 @@ class GraphFeeder:
     def reset(self) -> None:
         """Begin empty sequences."""
         self._lengths = np.zeros(self._batch_size, np.int64)
+        self._pads_left = False
         self._past = {name: self._empty(name) for name in self._past_names}
 
     def feed(self, tokens: np.ndarray) -> np.ndarray:
@@ -121,28 +151,39 @@ class GraphFeeder:
         return np.asarray(self.run(tokens[None], [contract.LOGITS])[contract.LOGITS][0])
 
     def run(
-        self, ids: np.ndarray, names: Sequence[str], *, lengths: np.ndarray | None = None
+        self,
+        ids: np.ndarray,
+        names: Sequence[str],
+        *,
+        lengths: np.ndarray | None = None,
+        pads_left: bool = False,
     ) -> dict[str, np.ndarray]:
         """Append tokens to each sequence, and fetch outputs of the graph.
 
         Args:
             ids: (B, T) int64.
             names: outputs to fetch, as float32; the cache is carried on besides.
-            lengths: (B,) int64, how many of the T are tokens, the rest padding on the right; in
-                the first call alone. None: all.
+            lengths: (B,) int64, how many of the T are tokens, the rest padding; in the first
+                call alone. None: all.
+            pads_left: whether that padding lies before the tokens, not behind them.
         """
         T = ids.shape[1]
         before = self._lengths
+        self._pads_left |= pads_left
         after = before + (T if lengths is None else lengths)
         total = int(after.max())
         feeds: dict[str, Any] = {contract.INPUT_IDS: ids, **self._past}
-        mask = np.arange(total)[None] < after[:, None]
-        feeds[contract.ATTENTION_MASK] = mask.astype(np.int64)
+        columns = np.arange(total)[None]
+        is_token = columns < after[:, None]
+        if self._pads_left:
+            is_token = columns >= total - after[:, None]
+        feeds[contract.ATTENTION_MASK] = is_token.astype(np.int64)
         feeds[_POSITION_IDS] = before[:, None] + np.arange(T)[None]
         feeds = {name: value for name, value in feeds.items() if name in self._inputs}
         if self._can_drop_logits and contract.LOGITS not in names:
             feeds[contract.NUM_LOGITS_TO_KEEP] = np.array(1, np.int64)
-        found = self.graph.run([*names, *self._present_names], feeds)
+        with running(self._path, f"{len(ids)} x {T} new tokens of {total}"):
+            found = self.graph.run([*names, *self._present_names], feeds)
         self._past = dict(zip(self._past_names, found[len(names) :], strict=True))
         self._lengths = after
         return {

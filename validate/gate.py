@@ -13,6 +13,7 @@ from ..errors import ContractError
 from ..export.checkpoint import Checkpoint
 from ..export.progress import track
 from ..export.text_file import read_text
+from .batches import batch_checks
 from .dissect import dissect
 from .figures import Positions, by_position, summarize
 from .findings import Dissection
@@ -22,7 +23,6 @@ from .reference import Reference, Run
 from .room import refuse_bad_options
 from .sequences import (
     Feed,
-    batch_checks,
     check_feed,
     distance_check,
     feeds,

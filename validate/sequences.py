@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..runtime import contract
 from ..runtime.cache import CacheLayout
 from .feeder import CacheRows, Feeder
 from .figures import Figures, compare, relative_errors
 from .recipe_reference import Expected
 from .reference import Run
-from .subject import Subject
-from .tokens import STAND_IN_WINDOW, Spans, chunks, turns
+from .tokens import Spans, chunks, turns
 from .tolerance import Tolerance
 from .verdict import Check, judged
 
@@ -200,64 +198,6 @@ def greedy_check(plain: Run, expected: Expected, *, prompt: int, tolerance: Tole
         bounds=tolerance.greedy_bound(expected.floor),
         where=f"at position {prompt + worst}",
     )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BatchRow:
-    """One sequence of a batch: padded in the first call, then token by token."""
-
-    source: str
-    length: int  # tokens of the first call
-    padding: int  # tokens 0 behind them
-    logits: np.ndarray  # (T, V) float32 of all its tokens, padding left out
-    cache: CacheRows
-
-    def __str__(self) -> str:
-        steps = len(self.logits) - self.length
-        return f"batch of 2, {self.source}, {self.length} and {steps} tokens"
-
-
-def feed_batch(subject: Subject, runs: Sequence[Run]) -> list[BatchRow]:
-    """Two sequences in one batch, then token by token past the edge; of two lengths if allowed."""
-    edges, longest = subject.edges, min(len(run.tokens) for run in runs)
-    window = edges.window or STAND_IN_WINDOW
-    steps = min(24, longest // 2)
-    first = min((edges.rows or window) - 4, longest - steps)
-    second = max(1, window // 2) if subject.takes_ragged_batches else first
-    lengths = np.minimum([first, second], longest - steps)
-    feeder = subject.graph_feeder(batch_size=2)
-    ids = np.zeros((2, first), np.int64)
-    for row, (run, length) in enumerate(zip(runs, lengths, strict=True)):
-        ids[row, :length] = run.tokens[:length]
-    found = feeder.run(ids, [contract.LOGITS], lengths=lengths)[contract.LOGITS]
-    later = []
-    for step in range(steps):
-        column = [run.tokens[n + step] for run, n in zip(runs, lengths, strict=True)]
-        later.append(feeder.run(np.array(column)[:, None], [contract.LOGITS])[contract.LOGITS])
-    return [
-        BatchRow(
-            source=("text", "random")[row],
-            length=int(length),
-            padding=int(first - length),
-            logits=np.concatenate([found[row, :length], *(piece[row] for piece in later)]),
-            cache=feeder.cache(row),
-        )
-        for row, length in enumerate(lengths)
-    ]
-
-
-def batch_checks(
-    subject: Subject, expected: Sequence[Expected], tolerance: Tolerance
-) -> Iterator[Check]:
-    """Compare both sequences of a batch, and what is cached of them, with the reference."""
-    rows = feed_batch(subject, [one.run for one in expected])
-    for row, one in zip(rows, expected, strict=True):
-        run, total = one.run, len(row.logits)
-        figures = compare(run.logits[:total], row.logits, run.tokens[:total])
-        bounds = tolerance.logits_bounds(one.floor, total)
-        yield logits_check(str(row), figures, bounds, kind="batch")
-        worst = row_error(row.cache, run, subject.layout, total)
-        yield cache_check(f"cache, {row}", worst, tolerance.cache_bounds(one.floor))
 
 
 def distance_check(source: str, figures: Figures, tolerance: Tolerance) -> Check:

@@ -85,8 +85,10 @@ class Subject:
 
     @property
     def takes_ragged_batches(self) -> bool:
-        """Whether sequences of one batch may differ in length."""
-        return self.manifest is not None and self.manifest.target == "portable"
+        """Whether sequences of one batch may differ in length, padded on either side."""
+        if self.manifest is None:
+            return False
+        return self.manifest.target == "portable" or self.manifest.geometry.rows is None
 
     def feeder(self) -> Feeder:
         """The way apps go: our driver, or a runtime without it."""

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..batches import feed_batches
 from ..figures import compare
 from ..findings import SCALES, Dissection, Exhibit
 from ..gate import Gate, Measurement
-from ..sequences import Feed, feed_batch, feeds
+from ..sequences import Feed, feeds
 from ..verdict import Check
 from .likeliest import Found
 from .of_operators import ROTATED, cause_of_operator
@@ -147,20 +148,23 @@ def _from_outside(gate: Gate, measurement: Measurement, failed: list[Check]) -> 
 
 def _padding(gate: Gate, measurement: Measurement) -> tuple[str, str] | None:
     """Does the artifact answer as if the padding of a batch were tokens?"""
-    runs = list(measurement.runs.values())
-    for row, run in zip(feed_batch(gate.subject, runs), runs, strict=True):
+    for row, run in feed_batches(gate.subject, list(measurement.runs.values())):
         if not row.padding:
             continue
-        later = run.tokens[row.length : len(row.logits)]
-        zeros = np.zeros(row.padding, np.int64)
-        padded = np.concatenate([run.tokens[: row.length], zeros, later])
-        expected = gate.reference.runs([padded])[0].logits[-len(later) :]
-        found = compare(expected, row.logits[row.length :], later).mean_kl
-        plain = compare(run.logits[row.length : len(row.logits)], row.logits[row.length :], later)
-        if found < plain.mean_kl / 10:
+        zeros, length = np.zeros(row.padding, np.int64), row.length
+        tokens = run.tokens[: len(row.logits)]
+        told, parts = slice(length, None), [tokens[:length], zeros, tokens[length:]]
+        if row.pads_left:  # what is cached of it is no longer a sequence
+            told, parts = slice(length), [zeros, tokens[:length]]
+        expected = gate.reference.runs([np.concatenate(parts)])[0].logits
+        expected = expected[-len(tokens[told]) :]
+        found = compare(expected, row.logits[told], tokens[told]).mean_kl
+        plain = compare(run.logits[: len(tokens)][told], row.logits[told], tokens[told]).mean_kl
+        if found < plain / 10:
+            side = " on the left" if row.pads_left else ""
             return (
-                "the mask doesn't hide padding: it is read as tokens",
+                f"the mask doesn't hide padding{side}: it is read as tokens",
                 f"with {row.padding} tokens of padding read, mean KL is {found:.1e} and no longer "
-                f"{plain.mean_kl:.1e}",
+                f"{plain:.1e}",
             )
     return None
