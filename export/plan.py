@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..graphs.external_data import ALIGNMENT_BYTES, INLINE_BYTES, SPARE_BYTES
+from ..graphs.lower_attention import refuse_head_size
 from ..graphs.pack_in_bytes import parts_of
 from ..graphs.quantize import Scheme
 from ..graphs.quantize_cache import refuse_int8_cache
@@ -74,9 +75,11 @@ def plan(config: MistralConfig, *, quant: str, target: str, block: int = DEFAULT
     """Plan one artifact of a checkpoint.
 
     Raises:
-        GraphError: an unknown quant, or a block size or a cache that kernels do not take.
+        GraphError: an unknown quant, or a block size, a head size or a cache that kernels do not
+            take.
     """
     refuse_without_kernels(target, quant)
+    refuse_head_size(head_dim=config.head_dim, target=target, quant=quant, kv=config.cache_dtype)
     if config.cache_dtype == "int8":
         refuse_int8_cache(target=target, head_dim=config.head_dim)
     quants = {quant, *quants_for(target)}

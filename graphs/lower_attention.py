@@ -22,8 +22,27 @@ import onnx_ir as ir
 from ..errors import GraphError
 from . import ops
 from .linear import replace_node
+from .recipe import quants_for
 
-_ROTARY_MULTIPLE = 16  # head sizes for which the kernel rotates
+_HEAD_MULTIPLE = 8  # head sizes that the kernel takes
+_ROTARY_MULTIPLE = 16  # head sizes for which it rotates as well
+
+
+def refuse_head_size(*, head_dim: int, target: str, quant: str, kv: str) -> None:
+    """Refuse a head size that no kernel of a target takes.
+
+    Raises:
+        GraphError: naming the target, and a recipe of it, that takes any.
+    """
+    if target == "portable" or head_dim % _HEAD_MULTIPLE == 0:
+        return
+    other = "--target portable"
+    other += "" if quant in quants_for("portable") else " --quant int8"
+    other += " --kv float32" if kv == "int8" else ""
+    raise GraphError(
+        f"--target {target}: head_dim is {head_dim}, expected a multiple of {_HEAD_MULTIPLE}, as "
+        f"onnxruntime's attention kernel does; take {other}, which runs any head size"
+    )
 
 
 class LowerAttention(ir.passes.InPlacePass):

@@ -153,6 +153,18 @@ def test_inspect_refuses_a_full_disk_and_a_folder_of_something_else_as_export_do
     assert thesis.is_file()
 
 
+def test_a_head_size_without_kernels_is_refused_by_inspect_and_before_an_export_traces(
+    capsys: pytest.CaptureFixture[str], tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tiny_checkpoint(head_dim=20)
+    for command in (["inspect"], ["export", "--out", tmp_path / "a", "--no-validate"]):
+        message = refusal(capsys, *command, folder)
+        assert "head_dim is 20, expected a multiple of 8" in message
+        assert "take --target portable, which runs any head size" in message
+        assert "tracing" not in message
+    assert not (tmp_path / "a").exists()
+
+
 def test_the_plan_is_printed_before_a_fault_in_the_weights_is_told(
     stdlib_5m: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -151,6 +151,39 @@ def test_unknown_block_is_refused_by_name() -> None:
         plan(GEOMETRIES["stdlib-5m"], quant="int8", target="ort", block=100)
 
 
+@pytest.mark.parametrize("head_dim", [2, 4, 12, 20, 100])
+@pytest.mark.parametrize(
+    ("target", "quant", "kv", "other"),
+    [
+        ("ort", "fp32", "float32", ""),
+        ("ort", "int4", "float32", ""),
+        ("ort", "int8-dynamic", "float32", " --quant int8"),
+        ("ort", "int8", "int8", " --kv float32"),
+        ("web", "int8", "float32", ""),
+    ],
+)
+def test_head_size_that_no_kernel_takes_is_refused_with_a_recipe_that_takes_it(
+    head_dim: int, target: str, quant: str, kv: str, other: str
+) -> None:
+    config = dataclasses.replace(GEOMETRIES["stdlib-5m"], head_dim=head_dim, cache_dtype=kv)
+    with pytest.raises(GraphError) as refused:
+        plan(config, quant=quant, target=target)
+    assert str(refused.value) == (
+        f"--target {target}: head_dim is {head_dim}, expected a multiple of 8, as onnxruntime's "
+        f"attention kernel does; take --target portable{other}, which runs any head size"
+    )
+    config = dataclasses.replace(config, cache_dtype="float32")
+    quant = "int8" if "--quant int8" in other else quant
+    assert plan(config, quant=quant, target="portable").disk_bytes > 0
+
+
+@pytest.mark.parametrize("head_dim", [8, 24, 80, 272])
+def test_head_size_that_kernels_take_is_planned(head_dim: int) -> None:
+    config = dataclasses.replace(GEOMETRIES["stdlib-5m"], head_dim=head_dim)
+    for target in TARGETS:
+        assert plan(config, quant="int8", target=target).disk_bytes > 0
+
+
 def test_planning_needs_no_torch() -> None:
     code = (
         "import sys; from tramontane.export.plan import plan; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from tramontane.errors import GraphError
 from tramontane.graphs import ops
 from tramontane.graphs.attach_body import AttachBody
-from tramontane.graphs.lower_attention import LowerAttention
+from tramontane.graphs.lower_attention import LowerAttention, refuse_head_size
 
 CHUNKS = [[1] * 30, [7, 1, 1], [8, 1, 1], [9, 1], [24, 1, 1], [60, 1, 3], [7, 8, 9, 10]]
 
@@ -155,3 +156,32 @@ def test_bounded_cache_does_not_agree_where_one_grows(
     with pytest.raises(AssertionError):
         for found, expected in play([24, 1], kernel, body, growing=24):
             assert_agree(found, expected)
+
+
+@pytest.mark.parametrize("D", [2, 4, 8, 12, 16, 20, 24, 40, 100, 272])
+def test_head_sizes_that_are_refused_are_those_that_the_kernel_refuses(
+    build: Callable, evaluate: Callable, normal: Callable, attention_text: str, D: int
+) -> None:
+    sizes = {"64": 4 * D, "32": 2 * D, "16": D, "8": D // 2}
+    text = re.sub(r",(64|32|16|8)\]", lambda size: f",{sizes[size[1]]}]", attention_text)
+    model = build(text)
+    LowerAttention()(model)
+    cache, table = np.zeros((1, 2, 24, D), np.float32), np.ones((256, D // 2), np.float32)
+    feeds = {
+        "query": normal(1, 5, 4 * D),
+        "key": normal(1, 5, 2 * D),
+        "value": normal(1, 5, 2 * D),
+        "attention_mask": np.ones((1, 5), np.int64),
+        "past_key": cache,
+        "past_value": cache,
+        "cos_cache": table,
+        "sin_cache": table,
+    }
+    if D % 8:
+        with pytest.raises(Exception, match="head_size must be a multiple of 8"):
+            evaluate(model, **feeds)
+        with pytest.raises(GraphError, match=f"head_dim is {D}, expected a multiple of 8"):
+            refuse_head_size(head_dim=D, target="ort", quant="fp32", kv="float32")
+    else:
+        assert np.isfinite(evaluate(model, **feeds)["attention"]).all()
+        refuse_head_size(head_dim=D, target="ort", quant="fp32", kv="float32")

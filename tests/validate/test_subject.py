@@ -144,3 +144,33 @@ def test_a_graph_with_an_unknown_input_or_too_few_layers_is_refused(
     onnx.save(model, folder / "model.onnx")
     with pytest.raises(ContractError, match="input pixels is not known"):
         Subject(folder / "model.onnx", checkpoint.config, None).graph_feeder()
+
+
+@pytest.mark.parametrize("pads_left", [False, True])
+def test_what_a_kernel_refuses_while_it_runs_names_the_graph_and_what_it_was_fed(
+    embedded_artifact: Artifact, checkpoint: Checkpoint, pads_left: bool
+) -> None:
+    subject = open_subject(embedded_artifact("fp32-ort"), checkpoint.config)
+    feeder = subject.graph_feeder(batch_size=2)
+    lengths = np.array([3, 5])
+    with pytest.raises(ContractError) as refused:
+        feeder.run(np.ones((2, 5), np.int64), ["logits"], lengths=lengths, pads_left=pads_left)
+    assert f"{subject.path}: onnxruntime stopped while it ran 2 x 5 new tokens" in str(
+        refused.value
+    )
+    assert "seqlens_k[0] = 2 is too small for sequence_length 5" in str(refused.value)
+
+
+def test_what_stops_the_driver_names_the_artifact(
+    embedded_artifact: Artifact, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(embedded_artifact("fp32-ort"), tmp_path / "copy")
+    graph = onnx.load(copy / "onnx" / "model.onnx", load_external_data=False)
+    for node in graph.graph.node:
+        if node.op_type == "GroupQueryAttention":
+            window = next(a for a in node.attribute if a.name == "local_window_size")
+            window.i = 81  # of a cache of 80 rows
+    onnx.save(graph, copy / "onnx" / "model.onnx")
+    feeder = open_subject(copy, checkpoint.config).feeder()
+    with pytest.raises(ContractError, match="copy: onnxruntime stopped while it ran 5 new tokens"):
+        feeder.feed(np.arange(5))
