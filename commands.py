@@ -301,9 +301,8 @@ def _inspect_checkpoint(args: Namespace) -> int:
     from .export.build import adapted
     from .export.geometries import GEOMETRIES, find_geometry
     from .export.layouts import read_config
-    from .export.plan import plan
+    from .export.plan import plan_each
     from .export.plan_table import plan_json, print_plan
-    from .graphs.recipe import quants_for
 
     is_known = not args.path.exists() and str(args.path) in GEOMETRIES
     if not is_known and not args.path.exists():
@@ -313,12 +312,10 @@ def _inspect_checkpoint(args: Namespace) -> int:
         )
     published = find_geometry(str(args.path)) if is_known else read_config(args.path)
     config = adapted(published, window=args.window, cache=args.cache, kv=args.kv)
-    plans = {
-        q: plan(config, quant=q, target=args.target, block=args.block)
-        for q in quants_for(args.target)
-    }
+    plans, refusals = plan_each(config, target=args.target, block=args.block)
     if not args.json:
         print_plan(config, plans)
+        print("".join(f"{refusal}\n" for refusal in refusals), end="")
         if not is_known:
             print(f"weights: {_checked(args)}, shapes and types as expected")
             print(f"export: nothing stops {args.quant} for {args.target}")

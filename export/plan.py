@@ -10,9 +10,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..errors import GraphError
 from ..graphs.external_data import ALIGNMENT_BYTES, INLINE_BYTES, SPARE_BYTES
 from ..graphs.lower_attention import refuse_head_size
 from ..graphs.pack_in_bytes import parts_of
+from ..graphs.pack_matrices import refuse_odd_rows
 from ..graphs.quantize import Scheme
 from ..graphs.quantize_cache import refuse_int8_cache
 from ..graphs.recipe import (
@@ -75,13 +77,10 @@ def plan(config: MistralConfig, *, quant: str, target: str, block: int = DEFAULT
     """Plan one artifact of a checkpoint.
 
     Raises:
-        GraphError: an unknown quant, or a block size, a head size or a cache that kernels do not
-            take.
+        GraphError: an unknown quant, or a block size, a head size, a cache or rows that kernels
+            do not take.
     """
-    refuse_without_kernels(target, quant)
-    refuse_head_size(head_dim=config.head_dim, target=target, quant=quant, kv=config.cache_dtype)
-    if config.cache_dtype == "int8":
-        refuse_int8_cache(target=target, head_dim=config.head_dim)
+    _refuse_without_kernels(config, quant, target, block)
     quants = {quant, *quants_for(target)}
     totals = {other: _resident(config, other, target, block) for other in quants}
     weights = sum(_aligned(size) for size in _file_sizes(config, quant, target, block))
@@ -112,6 +111,39 @@ def plan(config: MistralConfig, *, quant: str, target: str, block: int = DEFAULT
         ),
         reference_bytes=reference_bytes(config),
     )
+
+
+def plan_each(
+    config: MistralConfig, *, target: str, block: int = DEFAULT_BLOCK
+) -> tuple[dict[str, Plan], list[str]]:
+    """Plan an artifact in every quant that a target has.
+
+    Returns:
+        plans by quant, and why there is none for the others.
+
+    Raises:
+        GraphError: there is none for any.
+    """
+    plans, refusals = {}, []
+    for quant in quants_for(target):
+        try:
+            plans[quant] = plan(config, quant=quant, target=target, block=block)
+        except GraphError as error:
+            refusals.append(error)
+    if not plans:
+        raise refusals[0]
+    return plans, [str(error) for error in refusals]
+
+
+def _refuse_without_kernels(config: MistralConfig, quant: str, target: str, block: int) -> None:
+    """Refuse before anything is traced what no kernel would take when the graph runs."""
+    refuse_without_kernels(target, quant)
+    refuse_head_size(head_dim=config.head_dim, target=target, quant=quant, kv=config.cache_dtype)
+    if config.cache_dtype == "int8":
+        refuse_int8_cache(target=target, head_dim=config.head_dim)
+    for matrix in _matrices(config, recipe_for(quant, block)):
+        if matrix.scheme is not None:
+            refuse_odd_rows(f"--quant {quant}", columns=matrix.columns, scheme=matrix.scheme)
 
 
 def _matrices(

@@ -63,13 +63,21 @@ def register(graph: ir.Graph, *values: ir.Value | None) -> None:
 
 
 def _packed(matrix: ir.Value, scheme: Scheme) -> Packed:
-    columns = weights.size_of(matrix)[1]
+    refuse_odd_rows(str(matrix.name), columns=weights.size_of(matrix)[1], scheme=scheme)
+    return Packed(matrix, scheme)
+
+
+def refuse_odd_rows(where: str, *, columns: int, scheme: Scheme) -> None:
+    """Refuse a matrix whose rows do not fill bytes.
+
+    Raises:
+        GraphError: beginning with ``where``.
+    """
     if scheme.bits < 8 and columns % 2:
         raise GraphError(
-            f"{matrix.name}: rows of {columns} weights do not fill bytes in {scheme.bits} bits, "
-            "expected an even number; export with QUANT=int8"
+            f"{where}: rows of {columns} weights do not fill bytes in {scheme.bits} bits, "
+            "expected an even number; take --quant int8"
         )
-    return Packed(matrix, scheme)
 
 
 def _source(gather: ir.Node) -> ir.Value:

@@ -165,6 +165,16 @@ def test_a_head_size_without_kernels_is_refused_by_inspect_and_before_an_export_
     assert not (tmp_path / "a").exists()
 
 
+def test_inspect_says_why_there_is_no_plan_for_a_quant(
+    capsys: pytest.CaptureFixture[str], stdlib_5m: Path, tmp_path: Path
+) -> None:
+    config = json.loads((stdlib_5m / "config.json").read_bytes()) | {"intermediate_size": 767}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "--quant int4: rows of 767 weights do not" in said(capsys, "inspect", tmp_path)
+    plans = json.loads(said(capsys, "inspect", tmp_path, "--json"))["plans"]
+    assert set(plans) == set(QUANTS) - {"int4"}
+
+
 def test_the_plan_is_printed_before_a_fault_in_the_weights_is_told(
     stdlib_5m: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from tramontane.export.config import MistralConfig, geometry_of
 from tramontane.export.geometries import GEOMETRIES, find_geometry, shorten
 from tramontane.export.layouts import read_config
 from tramontane.export.naming import parameters
-from tramontane.export.plan import _file_sizes, plan
+from tramontane.export.plan import _file_sizes, plan, plan_each
 from tramontane.export.trace import trace
 from tramontane.graphs import external_data, pipeline
 from tramontane.graphs.calibration import Calibration, LayerMaxima
@@ -182,6 +183,25 @@ def test_head_size_that_kernels_take_is_planned(head_dim: int) -> None:
     config = dataclasses.replace(GEOMETRIES["stdlib-5m"], head_dim=head_dim)
     for target in TARGETS:
         assert plan(config, quant="int8", target=target).disk_bytes > 0
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "intermediate_size"])
+def test_odd_rows_are_refused_in_four_bits_and_planned_in_eight(name: str) -> None:
+    config = dataclasses.replace(GEOMETRIES["stdlib-5m"], **{name: 33})
+    message = "--quant int4: rows of 33 weights do not fill bytes in 4 bits, .* take --quant int8$"
+    for target in ("ort", "portable"):
+        with pytest.raises(GraphError, match=message):
+            plan(config, quant="int4", target=target)
+        plans, refusals = plan_each(config, target=target)
+        assert set(plans) == set(quants_for(target)) - {"int4"}
+        assert [re.search(message, refusal) is None for refusal in refusals] == [False]
+
+
+def test_planning_each_quant_refuses_what_none_can_be_exported_in() -> None:
+    config = dataclasses.replace(GEOMETRIES["stdlib-5m"], head_dim=20)
+    with pytest.raises(GraphError, match="head_dim is 20"):
+        plan_each(config, target="ort")
+    assert not plan_each(config, target="portable")[1]
 
 
 def test_planning_needs_no_torch() -> None:

@@ -215,7 +215,7 @@ def test_rows_that_do_not_fill_bytes_are_refused_before_the_graph_is_touched(
     before = op_types(model)
     message = (
         "w: rows of 173 weights do not fill bytes in 4 bits, "
-        "expected an even number; export with QUANT=int8"
+        "expected an even number; take --quant int8"
     )
     with pytest.raises(GraphError, match=message):
         packs(recipe("int4"))(model)
