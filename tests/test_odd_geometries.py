@@ -1,0 +1,183 @@
+"""Does every geometry either run as the model does, or get refused before it is traced?"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from tramontane.errors import GraphError
+from tramontane.export.bind import bind
+from tramontane.export.build import Options, export_checkpoint
+from tramontane.export.calibration import calibrate
+from tramontane.export.config import MistralConfig, geometry_of
+from tramontane.export.model import Mistral
+from tramontane.export.plan import plan
+from tramontane.export.trace import trace
+from tramontane.graphs import pipeline
+from tramontane.graphs.recipe import is_calibrated
+from tramontane.graphs.taps import find_cache_scales
+from tramontane.runtime.graph import ort
+from tramontane.validate.feeder import GraphFeeder, feed_all
+from tramontane.validate.prove import prove
+
+SMALL = MistralConfig(
+    architecture="MistralForCausalLM",
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=1,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    vocab_size=97,
+    max_position_embeddings=96,
+    rms_norm_eps=1e-5,
+    rope_theta=1e4,
+    sliding_window=8,
+    tie_word_embeddings=False,
+    bos_token_id=1,
+    eos_token_ids=(2,),
+)
+ODD: dict[str, dict[str, Any]] = {
+    "heads of 2": {"head_dim": 2},
+    "heads of 20": {"head_dim": 20},
+    "heads of 24": {"head_dim": 24, "cache_grows": True},
+    "heads of 100": {"head_dim": 100, "cache_grows": True},
+    "one head of 8": {
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "hidden_size": 8,
+    },
+    "five heads on one": {"num_attention_heads": 5, "num_key_value_heads": 1},
+    "hidden size of 33, tied": {"hidden_size": 33, "tie_word_embeddings": True},
+    "rows of 7 and 13": {"hidden_size": 7, "intermediate_size": 13, "sliding_window": None},
+    "rows shorter than a block": {"hidden_size": 20, "intermediate_size": 50},
+    "window of 1": {"sliding_window": 1},
+    "window beyond all positions": {"sliding_window": 200},
+    "two positions, three tokens": {"max_position_embeddings": 2, "vocab_size": 3},
+}
+RECIPES = [
+    ("portable", "fp32", "float32"),
+    ("portable", "int8", "float32"),
+    ("portable", "int4", "float32"),
+    ("ort", "fp32", "float32"),
+    ("ort", "int8", "float32"),
+    ("ort", "int4", "float32"),
+    ("ort", "int8-dynamic", "float32"),
+    ("ort", "fp32", "int8"),
+    ("web", "int8", "float32"),
+]
+# Most that rounding may move logits, as a share of their spread, both root mean squares. What is
+# rounded to 4 bits is compared with the first target, which rounds alike.
+MOST = {"fp32": 1e-5, "int8": 0.1, "int4": 0.1, "int8-dynamic": 0.1}
+
+
+class Small:
+    """One geometry: its reference, and its graph traced once."""
+
+    def __init__(self, config: MistralConfig) -> None:
+        torch.manual_seed(0)
+        self.config, model = config, Mistral(config).eval()
+        for name, parameter in model.named_parameters():
+            start = torch.nn.init.uniform_ if "norm" in name else torch.nn.init.normal_
+            with torch.no_grad():
+                start(parameter, *((0.5, 1.5) if "norm" in name else (0, 0.3)))
+        self.weights = {name: p.detach().numpy() for name, p in model.state_dict().items()}
+        length = min(60, config.max_position_embeddings)
+        self.tokens = np.random.default_rng(0).integers(0, config.vocab_size, length)
+        mask = torch.ones(1, length, dtype=torch.int64)
+        with torch.no_grad():
+            logits, _ = model(torch.tensor(self.tokens)[None], mask, model.empty_cache())
+        self.logits = logits[0].numpy()
+        self._traced = ir.to_proto(trace(config)).SerializeToString()
+
+    def run(self, *, target: str, quant: str, kv: str) -> list[np.ndarray]:
+        """Logits in one shot and token by token, by a recipe's graph in onnxruntime."""
+        config = dataclasses.replace(self.config, cache_dtype=kv)
+        plan(config, quant=quant, target=target)
+        calibration = None
+        if is_calibrated(quant, kv):
+            checkpoint: Any = types.SimpleNamespace(read=self.weights.__getitem__)
+            calibration = calibrate(config, checkpoint, [self.tokens])
+        model = ir.from_proto(onnx.load_model_from_string(self._traced))
+        bind(model.graph, self.weights.__getitem__)
+        geometry = geometry_of(config)
+        passes = pipeline.passes(target=target, quant=quant, kv=kv, calibration=calibration)
+        pipeline.run(model, geometry, passes)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        session = ort.InferenceSession(
+            ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        scales = find_cache_scales(model.graph)
+        feeder = GraphFeeder(session, geometry, Path("model.onnx"), scales=scales)
+        count = len(self.tokens)
+        first = min(5, count - 1)
+        return [
+            feed_all(feeder, self.tokens, cuts)
+            for cuts in ([count], [first, *[1] * (count - first)])
+        ]
+
+
+@functools.cache
+def small(name: str) -> Small:
+    return Small(dataclasses.replace(SMALL, **ODD[name]))
+
+
+def refused_by(config: MistralConfig, *, target: str, quant: str, kv: str) -> str:
+    """What a recipe's refusal says; nothing where it has none."""
+    if target != "portable" and config.head_dim % 8:
+        return f"head_dim is {config.head_dim}, expected a multiple of 8"
+    if kv == "int8" and config.head_dim % 16:
+        return f"--kv int8: heads of {config.head_dim} numbers, expected a multiple of 16"
+    if quant == "int4" and (config.hidden_size % 2 or config.intermediate_size % 2):
+        return "weights do not fill bytes in 4 bits"
+    return ""
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_geometry_gives_the_model_s_logits_or_is_refused_by_the_plan(name: str) -> None:
+    found = small(name)
+    spread = float(found.logits.std())
+    of_four_bits = None
+    for target, quant, kv in RECIPES:
+        config = dataclasses.replace(found.config, cache_dtype=kv)
+        if refused := refused_by(config, target=target, quant=quant, kv=kv):
+            with pytest.raises(GraphError, match=refused):
+                plan(config, quant=quant, target=target)
+            continue
+        runs = found.run(target=target, quant=quant, kv=kv)
+        expected = found.logits
+        if quant == "int4":
+            of_four_bits = expected = runs[0] if of_four_bits is None else of_four_bits
+        for logits in runs:
+            moved = float(np.sqrt(np.mean((logits - expected) ** 2))) / spread
+            assert moved <= MOST["int8" if kv == "int8" else quant], (target, quant, kv)
+
+
+@pytest.mark.parametrize(
+    ("target", "overrides"),
+    [
+        ("portable", {"head_dim": 20}),
+        ("ort", {"hidden_size": 33, "num_attention_heads": 3, "num_key_value_heads": 1}),
+        ("ort", {"sliding_window": 1, "num_hidden_layers": 1}),
+    ],
+    ids=str,
+)
+def test_odd_checkpoint_is_exported_and_proved(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, target: str, overrides: dict[str, Any]
+) -> None:
+    out = tmp_path / "artifact"
+    options = Options(quant="fp32", target=target)
+    manifest = export_checkpoint(tiny_checkpoint(**overrides), out, options, gate=prove)
+    assert manifest.parity is not None
+    assert manifest.parity["same_top"] == 1
