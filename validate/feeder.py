@@ -46,6 +46,7 @@ def feed_all(feeder: Feeder, tokens: np.ndarray, cuts: Sequence[int]) -> np.ndar
 
 _STATE = ort.capi.onnxruntime_pybind11_state
 _RUN_ERRORS = (
+    RuntimeError,  # what bound inputs and outputs lead to
     _STATE.EPFail,
     _STATE.Fail,
     _STATE.InvalidArgument,

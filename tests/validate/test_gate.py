@@ -74,8 +74,33 @@ def test_both_lengths_of_a_ragged_batch_are_checked_where_the_target_allows_it(
     assert names["fp32-portable"] == [
         "batch of 2, text, 76 and 24 tokens",
         "batch of 2, random, 32 and 24 tokens",
+        "batch of 2 padded on the left, text, 76 and 24 tokens",
+        "batch of 2 padded on the left, random, 32 and 24 tokens",
     ]
     assert all(" 76 and 24 tokens" in name for name in names["fp32-ort"])
+
+
+def test_a_batch_padded_on_the_left_is_checked_where_the_cache_grows(
+    stdlib_5m: Path, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    recipe = Recipe(quant="int8", target="ort", cache="growing")
+    export_checkpoint(stdlib_5m, tmp_path / "a", recipe)
+    verdict = validate(tmp_path / "a", checkpoint, Options())
+    assert failed(verdict) == []
+    names = [check.name for check in verdict.measurement.checks if check.kind == "batch"]
+    assert sum("padded on the left" in name for name in names) == 2
+
+
+def test_padding_on_the_left_that_is_read_is_caught_by_its_batch_alone(
+    embedded_artifact: Artifact, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    wrong = fault("padding on the left is read")
+    spoilt = planted(wrong, embedded_artifact(wrong.recipe), tmp_path / "spoilt")
+    verdict = validate(spoilt, checkpoint, Options(), explains=True)
+    assert {"padded on the left" in check.name for check in failed(verdict)} == {True}
+    assert verdict.explanation is not None
+    assert verdict.explanation.place.startswith(wrong.place)
+    assert wrong.cause in verdict.explanation.cause
 
 
 def test_a_window_that_is_off_by_one_shows_in_logits_and_operators_of_four_bits(
