@@ -10,7 +10,7 @@ import numpy as np
 from ..graphs.taps import INPUT_IDS, Multiplication, Taps
 from ..runtime.contract import LOGITS
 from ..runtime.graph import open_graph, ort
-from .feeder import CacheRows
+from .feeder import CacheRows, running
 from .subject import Subject
 
 _ROWS_AT_ONCE = 1024  # of the identity that a multiplication is probed with
@@ -68,7 +68,8 @@ def matrix_of(subject: Subject, linear: Multiplication, columns: int) -> np.ndar
     for start in range(0, columns, _ROWS_AT_ONCE):
         rows = min(_ROWS_AT_ONCE, columns - start)
         identity = np.eye(rows, columns, k=start, dtype=np.float32)[None]
-        found.append(session.run(None, {linear.source: identity})[0][0])
+        with running(subject.path, f"the multiplication of {linear.result}"):
+            found.append(session.run(None, {linear.source: identity})[0][0])
     return np.ascontiguousarray(np.concatenate(found).T)
 
 
@@ -77,7 +78,8 @@ def embedding_of(subject: Subject, taps: Taps, rows: int) -> np.ndarray:
     part = subject.graph.between(INPUT_IDS, taps.embedding)
     session = open_graph(subject.path, changed=part)
     everything = np.arange(rows, dtype=np.int64)[None]
-    return np.asarray(session.run(None, {INPUT_IDS: everything})[0][0])
+    with running(subject.path, "the embedding"):
+        return np.asarray(session.run(None, {INPUT_IDS: everything})[0][0])
 
 
 def ends(taps: Taps) -> list[str]:
