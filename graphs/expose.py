@@ -42,14 +42,15 @@ class OpenedGraph:
 
     @property
     def files(self) -> list[Path]:
-        """The graph's file and those of its weights, each once."""
+        """The graph's file and those of its weights, each once, where links lead."""
+        path = self.path.resolve()
         names = {
             entry.value
             for weight in self._proto.graph.initializer
             for entry in weight.external_data
             if entry.key == "location"
         }
-        return [self.path, *(self.path.parent / name for name in sorted(names))]
+        return [path, *(path.parent / name for name in sorted(names))]
 
     def taps(self, num_layers: int) -> Taps:
         """Where it can be looked into.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -71,19 +72,19 @@ def feed_batch(
     ]
 
 
-def feed_batches(subject: Subject, runs: Sequence[Run]) -> Iterator[tuple[BatchRow, Run]]:
-    """Each sequence of each batch, and its reference: padded on both sides if allowed."""
+def feed_batches(subject: Subject, runs: Sequence[Run]) -> Iterator[BatchRow]:
+    """Each sequence of each batch, in the order of ``runs``: padded on both sides if allowed."""
     for pads_left in (False, True) if subject.takes_ragged_batches else (False,):
-        yield from zip(feed_batch(subject, runs, pads_left=pads_left), runs, strict=True)
+        yield from feed_batch(subject, runs, pads_left=pads_left)
 
 
 def batch_checks(
     subject: Subject, expected: Sequence[Expected], tolerance: Tolerance
 ) -> Iterator[Check]:
     """Compare the sequences of batches, and what is cached of them, with the reference."""
-    floors = {id(one.run): one.floor for one in expected}
-    for row, run in feed_batches(subject, [one.run for one in expected]):
-        floor, total = floors[id(run)], len(row.logits)
+    rows = feed_batches(subject, [one.run for one in expected])
+    for row, (run, floor) in zip(rows, itertools.cycle((e.run, e.floor) for e in expected)):
+        total = len(row.logits)
         figures = compare(run.logits[:total], row.logits, run.tokens[:total])
         yield logits_check(str(row), figures, tolerance.logits_bounds(floor, total), kind="batch")
         worst = row_error(row.cache, run, subject.layout, total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,7 +149,8 @@ def _from_outside(gate: Gate, measurement: Measurement, failed: list[Check]) -> 
 
 def _padding(gate: Gate, measurement: Measurement) -> tuple[str, str] | None:
     """Does the artifact answer as if the padding of a batch were tokens?"""
-    for row, run in feed_batches(gate.subject, list(measurement.runs.values())):
+    runs = list(measurement.runs.values())
+    for row, run in zip(feed_batches(gate.subject, runs), itertools.cycle(runs)):
         if not row.padding:
             continue
         zeros, length = np.zeros(row.padding, np.int64), row.length
