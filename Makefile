@@ -14,6 +14,7 @@
 #? OUT/bench-peers          folder of the other runtimes (default: artifacts/peers/MODEL)
 #? WINDOW                   window length in tokens, overrides the checkpoint's, changes the model
 #? WINDOW/validate          window in tokens of another exporter's graph (default: MODEL's)
+#? WINDOW/faults            window in tokens of the artifacts; give 64 for a MODEL without one
 #? CACHE                    windowed: fixed-size KV cache (default); growing: grows with the text
 #? KV                       type of keys and values in the cache: float32 (default) or int8
 #? BLOCK                    weights that share a scale: 16, 32, 64, 128 (default) or 256
@@ -153,7 +154,8 @@ parity: $(READY)  ## prove: export every recipe for every target, and write one 
 	@$(module).bench.parity "$$MODEL" "artifacts/parity/$(stem)" $(call switch,THOROUGH,thorough)
 
 faults: $(READY)  ## prove: plant every fault in good artifacts, and write docs/faults.md
-	@$(module).faults $(if $(ONLY),--only="$$ONLY",--out=docs/faults.md)
+	@$(module).faults $(if $(given-MODEL),--model="$$MODEL") $(call flag,WINDOW,window) \
+	  $(call flag,ONLY,only) $(if $(or $(ONLY),$(given-MODEL)),,--out=docs/faults.md)
 
 interop: $(READY)  ## prove: run artifacts in other runtimes, and write docs/interop.md
 	@$(module).interop "$$MODEL" --shared="$$SHARED" --out=docs/interop.md \

@@ -205,6 +205,7 @@ FAULTS = [
         plant=_part(_tables_end_early, rows=512),
         place="layer 0, cached keys",
         cause="stops at position 511",
+        positions=513,
     ),
     Fault(
         name="queries without rope",

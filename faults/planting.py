@@ -120,6 +120,7 @@ class Fault:
     plant: Callable[[Graph], None]
     place: str  # what the explanation must name
     cause: str  # words of the likely cause; empty: none is known for it
+    positions: int = 0  # that a model must have, or the fault changes nothing
 
 
 def planted(fault: Fault, artifact: Path, copy: Path) -> Path:
