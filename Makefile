@@ -10,6 +10,7 @@
 #? TARGET                   kernels: ort, portable (any runtime) or web (browsers' WASM)
 #? OUT                      artifact folder (default: artifacts/ and a name made of the options)
 #? OUT/validate             artifact folder, or any exporter's model.onnx
+#? OUT/inspect              artifact folder or model.onnx to describe, instead of a checkpoint
 #? OUT/synthetic            checkpoint folder to write (default: artifacts/GEOMETRY)
 #? OUT/bench-peers          folder of the other runtimes (default: artifacts/peers/MODEL)
 #? WINDOW                   window length in tokens, overrides the checkpoint's, changes the model
@@ -132,7 +133,7 @@ web: $(READY)  ## start here: serve a page that runs an artifact in your browser
 	@$(fresh-artifact) && $(module).interop.web_server "$$OUT" $(call flag,PORT,port)
 
 inspect: $(READY)  ## use: sizes and memory of an export before it is begun, and what would stop it
-	@$(tramontane) inspect "$$MODEL" $(recipe) $(call switch,NO_VALIDATE,no-validate)
+	@$(tramontane) inspect "$${OUT:-$$MODEL}" $(recipe) $(call switch,NO_VALIDATE,no-validate)
 
 card: $(READY)  ## use: print an artifact's model card
 	@$(artifact) && $(tramontane) card "$$OUT"

@@ -48,6 +48,7 @@ def export(args: Namespace) -> int:
         _refuse_little_memory(args.checkpoint, args)
         refuse_bad_options(text=args.text, seed=args.seed)
         tolerance_for(scale=args.tolerance, max_kl=args.max_kl, min_agreement=args.min_agreement)
+        _refuse_short_text(args.checkpoint, args.text)
     _refuse_one_text_for_both(args.calibration_text, args.text)
     manifest = export_checkpoint(
         args.checkpoint,
@@ -66,7 +67,9 @@ def export(args: Namespace) -> int:
         if manifest.parity is not None:
             _print_parity(out)
         print_rows(summary)
-        print(f"\nwrote {out}; try\n  {hints.suggest('run', OUT=out, PROMPT='def fibonacci(')}")
+        print(
+            f"\nwrote {out}; try\n  {hints.suggest('run', OUT=out, PROMPT=_prompt(args.checkpoint))}"
+        )
     return 0
 
 
@@ -137,12 +140,28 @@ def _refuse_little_memory(checkpoint: Path, args: Namespace) -> None:
     refuse_little_memory(config, planned)
 
 
+def _prompt(checkpoint: Path) -> str:
+    """A prompt of the kind that a model knows: the bundled one knows Python."""
+    return "def fibonacci(" if checkpoint.resolve().name == "stdlib-5m" else "Once upon a time"
+
+
 def _print_parity(artifact: Path) -> None:
     """Print the verdict on a fresh artifact, from the report inside it."""
     from .validate.prove import FOLDER, JSON_FILE
     from .validate.report.summaries import print_summary
 
     print_summary(json.loads((artifact / FOLDER / JSON_FILE).read_text(encoding="utf-8")))
+
+
+def _refuse_short_text(path: Path, text: Path | None) -> None:
+    """Refuse, before any work, a text with too few tokens to measure parity on."""
+    from .export.checkpoint import Checkpoint
+    from .export.text_file import read_text
+    from .validate.tokens import TokenText
+
+    if text is not None:
+        with Checkpoint.open(path) as checkpoint:
+            TokenText(checkpoint).count(read_text(text, flag="--text"))
 
 
 def _refuse_one_text_for_both(calibrated: Path | None, measured: Path | None) -> None:

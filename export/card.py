@@ -15,6 +15,16 @@ from .tokenizer import LEFT_OUT
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _BARE = Path(runtime.__file__).with_name("bare.py")  # read, not imported: a card needs no session
 _JAVASCRIPT = "transformers.js"  # 4.3 allocates a cache of floats alone
+# Figures of a manifest's parity, in the order of the card, and what they are.
+_PARITY_LABELS = (
+    ("mean_kl", "mean KL divergence on text, nats"),
+    ("same_top", "top-1 agreement on text, share of positions"),
+    ("perplexity_ratio", "perplexity on text, over the float32 model's"),
+    ("mean_kl_on_random_tokens", "mean KL divergence on random tokens, nats"),
+    ("max_logit_difference", "largest difference of a logit, text and random tokens"),
+    ("same_greedy_tokens", "greedy tokens before the first that differs"),
+    ("greedy_tokens", "greedy tokens in all"),
+)
 _TAGS = ("tramontane", "onnx", "onnxruntime", "onnxruntime-genai")
 
 
@@ -32,6 +42,7 @@ def render_card(manifest: Manifest) -> str:
     start = vocabulary.bos_token_id if vocabulary.add_bos_token else None
     return template.render(
         manifest=manifest,
+        parity_labels=_PARITY_LABELS,
         start="none" if start is None else start,
         first=start or 0,
         genai_length=default_length(manifest.geometry),

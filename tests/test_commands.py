@@ -170,8 +170,10 @@ def test_inspect_says_why_there_is_no_plan_for_a_quant(
 ) -> None:
     config = json.loads((stdlib_5m / "config.json").read_bytes()) | {"intermediate_size": 767}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert "--quant int4: rows of 767 weights do not" in said(capsys, "inspect", tmp_path)
-    plans = json.loads(said(capsys, "inspect", tmp_path, "--json"))["plans"]
+    assert cli.main(["inspect", str(tmp_path)]) == cli.EXIT_BAD_INPUT  # there are no weights
+    assert "--quant int4: rows of 767 weights do not" in capsys.readouterr().out
+    assert cli.main(["inspect", str(tmp_path), "--json"]) == cli.EXIT_BAD_INPUT
+    plans = json.loads(capsys.readouterr().out.splitlines()[0])["plans"]
     assert set(plans) == set(QUANTS) - {"int4"}
 
 

@@ -236,7 +236,8 @@ def test_every_python_script_runs(
     elif "sys.argv" in example.text:
         arguments = [str(artifact), "4", "1", "17", "29"]
     path = tmp_path / "example.py"
-    path.write_text(example.text, encoding="utf-8")
+    text = example.text.replace('"ARTIFACT"', repr(str(artifact)))
+    path.write_text(text, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-W", "error", path, *arguments],
         capture_output=True,

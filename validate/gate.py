@@ -149,7 +149,8 @@ class Gate:
         published = self.reference.checkpoint.config.sliding_window
         return closer(
             subject.quant,
-            text=self.options.text.name,
+            text="our own" if self.options.text == SAMPLE else self.options.text.name,
+            block=subject.block,
             has_int8_cache=subject.has_int8_cache,
             has_other_window=subject.config.sliding_window != published,
         )

@@ -35,6 +35,7 @@ from .weights import LayerWeights, Product, Weights
 _CHANGE = np.float32(1e-6)  # of each multiplication's input, relative; a few roundings of float32
 _SEED = 0x6E6F6973
 _ROWS_AT_ONCE = 512  # through the perceptron and the head; bounds the memory of activations
+_FEWEST_ROWS = 16  # that a mean drift is taken over
 _ARRAYS = ("logits", "keys", "values", "noise", "row_noise")
 
 
@@ -78,12 +79,12 @@ class RecipeReference:
         for key, tokens in zip(keys, sequences, strict=True):
             arrays = store.find(key, _ARRAYS)
             assert arrays is not None, "it was just kept"
-            (kl, difference), (worst, typical) = arrays.pop("noise"), arrays.pop("row_noise")
+            (kl, difference), (worst, mean) = arrays.pop("noise"), arrays.pop("row_noise")
             floor = Floor(
                 kl=np.asarray(kl),
                 difference=np.asarray(difference),
                 row_error=float(worst),
-                typical_row_error=float(typical),
+                mean_row_error=float(mean),
             )
             found.append(Expected(run=Run(tokens=tokens, **arrays), floor=floor))
         return found
@@ -132,8 +133,7 @@ class _Walk:
                 changed[i], *others = self._layer(number, own, changed[i], rng)
                 arrays["keys"][number], arrays["values"][number] = rows
                 for mine, other in zip(rows, others, strict=True):
-                    errors = relative_errors(mine, other)
-                    worst[i] = np.maximum(worst[i], (errors.max(), np.median(errors)))
+                    worst[i] = np.maximum(worst[i], _row_noise(relative_errors(mine, other)))
         for i, arrays in enumerate(made):
             arrays["row_noise"][:] = worst[i]
         self._logits(sequences, plain, changed, made)
@@ -208,6 +208,13 @@ def _multiply(product: Product, x: np.ndarray, rng: np.random.Generator | None) 
     if rng is not None:
         x = x * (1 + _CHANGE * rng.standard_normal(x.shape, np.float32))
     return product(x)
+
+
+def _row_noise(errors: np.ndarray) -> tuple[float, float]:
+    """The worst of rows (G, T), and the largest mean over as few as a cache may hold."""
+    starts = np.arange(0, errors.shape[1], _FEWEST_ROWS)
+    sums = np.add.reduceat(errors.mean(axis=0), starts)
+    return float(errors.max()), float((sums / np.diff([*starts, errors.shape[1]])).max())
 
 
 def _sha256(path: str) -> str:

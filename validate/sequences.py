@@ -25,7 +25,7 @@ class RowError:
     """The cached row that is furthest from the reference's for the position it should hold."""
 
     error: float  # length of the difference over that of the row
-    typical: float  # median over the rows of the layer where it is largest
+    mean: float  # over the rows of the layer where it is largest
     layer: int
     kind: str  # key or value
     position: int
@@ -94,13 +94,13 @@ def feed_and_watch(
 
 def _worse(one: RowError, other: RowError) -> RowError:
     worst = one if one.error >= other.error else other  # a NaN in the other is worse
-    return dataclasses.replace(worst, typical=max(one.typical, other.typical))
+    return dataclasses.replace(worst, mean=max(one.mean, other.mean))
 
 
 def row_error(cache: CacheRows, run: Run, layout: CacheLayout, tokens: int) -> RowError:
     """Hold each row against the reference's for the position that it should hold."""
     first = layout.first(tokens)
-    worst, medians = [], []
+    worst, means = [], []
     for layer, pair in enumerate(cache):
         for kind, rows, all_rows in zip(
             ("key", "value"), pair, (run.keys, run.values), strict=True
@@ -108,11 +108,11 @@ def row_error(cache: CacheRows, run: Run, layout: CacheLayout, tokens: int) -> R
             errors = relative_errors(all_rows[layer][:, first:tokens], rows)
             index = np.unravel_index(np.argmax(np.nan_to_num(errors, nan=np.inf)), errors.shape)
             worst.append((float(errors[index]), layer, kind, first + int(index[1])))
-            medians.append(float(np.median(errors)))
+            means.append(float(errors.mean()))
     error, layer, kind, position = max(worst, key=lambda one: np.nan_to_num(one[0], nan=np.inf))
     return RowError(
         error=error,
-        typical=max(medians),
+        mean=max(means),
         layer=layer,
         kind=kind,
         position=position,
@@ -139,7 +139,7 @@ def cache_check(name: str, worst: RowError, bounds: Mapping[str, float]) -> Chec
     return judged(
         name=name,
         kind="cache",
-        figures={"cache_error": worst.error, "typical_cache_error": worst.typical},
+        figures={"cache_error": worst.error, "mean_cache_error": worst.mean},
         bounds=bounds,
         where=str(worst),
     )

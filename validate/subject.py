@@ -69,6 +69,12 @@ class Subject:
         return {32: "fp32", 8: "int8"}.get(self.graph.bits, "int4")
 
     @property
+    def block(self) -> int | None:
+        """Most weights of a matrix that share a scale; None where it is not known."""
+        entries = () if self.manifest is None else self.manifest.tensors
+        return max((int(one["block"]) for one in entries if "block" in one), default=None)
+
+    @property
     def is_smoothed(self) -> bool:
         """Whether norms' channels were divided by powers of two, and their readers multiplied."""
         return self.manifest is not None and is_smoothed(self.quant)

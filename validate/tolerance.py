@@ -37,7 +37,7 @@ class Floor:
     kl: np.ndarray  # (T,) nats
     difference: np.ndarray  # (T,) largest |Δlogit|
     row_error: float  # of the worst row of keys or values, relative to its length
-    typical_row_error: float  # median over the rows of the layer where it is largest
+    mean_row_error: float  # over the few neighbouring rows where it is largest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +77,7 @@ class Tolerance:
             return {}
         return {
             "cache_error": self.noise * floor.row_error,
-            "typical_cache_error": self.noise * floor.typical_row_error,
+            "mean_cache_error": self.noise * floor.mean_row_error,
         }
 
     def greedy_bound(self, floor: Floor | None) -> dict[str, float]:

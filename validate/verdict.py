@@ -16,7 +16,7 @@ _LABELS = {
     "same_top": "top-1 agreement",
     "greedy_gap": "logit of a chosen token below the largest",
     "cache_error": "drift of a cached row",
-    "typical_cache_error": "drift of half of the cached rows",
+    "mean_cache_error": "mean drift of cached rows",
     "weight_error": "error of a weight",
     "operator_error": "error of an operator",
     "row_error": "error of a cached row",
@@ -89,6 +89,10 @@ def headline(checks: Sequence[Check]) -> dict[str, Any]:
 # 97.7 to 98.9 %, Q4_K_M at 0.013 to 0.031 nats and 91.9 to 94.7 %.
 POOR = "poor"
 _WORDS = (("close", 0.01, 0.95), ("usable", 0.2, 0.8))
+WORDS = (
+    "close: at most 0.01 nats and at least 95 %; usable: at most 0.2 nats and at least 80 %; "
+    "poor: further"
+)
 COMPARED = (
     "for comparison, llama.cpp's own table of 7B and 8B models: Q8_0 0.0004 to 0.0014 nats and 98 "
     "to 99 %, Q4_K_M 0.013 to 0.031 nats and 92 to 95 %"
@@ -108,28 +112,31 @@ def word_for(*, mean_kl: float, same_top: float) -> str:
 
 
 def closer(
-    quant: str, *, text: str, has_int8_cache: bool = False, has_other_window: bool = False
+    quant: str,
+    *,
+    text: str,
+    block: int | None = None,
+    has_int8_cache: bool = False,
+    has_other_window: bool = False,
 ) -> str:
     """What to try where an artifact is too far from the float32 model.
 
     Args:
         quant: the recipe.
         text: name of the file that it was measured on.
+        block: weights that share a scale; None: not known.
         has_int8_cache: whether keys and values are rounded as well.
         has_other_window: whether the window is not the checkpoint's own.
 
-    >>> closer("int8", text="a.txt")
-    'try a text of the kind that the model knows (--text; this was a.txt), or --block 32'
+    >>> closer("fp32", text="a.txt")
+    'measure on a text of the kind that the model knows (--text; this was a.txt)'
     """
-    tries = [f"a text of the kind that the model knows (--text; this was {text})"]
-    tries += {
-        "int4": ["--block 32", "--quant int8"],
-        "int8": ["--block 32"],
-        "int8-dynamic": ["--quant int8"],
-    }.get(quant, [])
+    tries = ["--block 32"] * (quant in ("int4", "int8") and (block is None or block > 32))
+    tries += ["--quant int8"] * (quant in ("int4", "int8-dynamic"))
     tries += ["--kv float32"] * has_int8_cache
     tries += ["the checkpoint's own window (leave out --window)"] * has_other_window
-    return f"try {', or '.join(tries)}"
+    text = f"measure on a text of the kind that the model knows (--text; this was {text})"
+    return f"{text}, or export with {', or '.join(tries)}" if tries else text
 
 
 def raise_if_broken(checks: Sequence[Check], *, artifact: Path, explanation: str = "") -> None:

@@ -180,7 +180,7 @@ from tramontane.console.status import status_of
 from tramontane.validate.report.summaries import print_table
 def main():
     print_table({"checks": [], "notes": [], "artifact": {"name": "x", "kind": "onnx"},
-                 "tolerance": {"scale": 1}, "passed": True, "headline": {}, "explanation": None})
+                 "tolerance": {"scale": 1}, "passed": False, "headline": {}, "explanation": None})
     print(chr(0x2192), chr(0x394))
     return 0
 sys.exit(status_of(main))

@@ -201,8 +201,8 @@ def test_an_artifact_beyond_the_distance_that_was_asked_for_fails_and_says_what_
     assert verdict.explanation is not None
     assert verdict.explanation.cause == "int4 changes this model's answers by so much on this text"
     assert verdict.explanation.advice == (
-        "try a text of the kind that the model knows (--text; this was sample.txt), or --block "
-        "32, or --quant int8"
+        "measure on a text of the kind that the model knows (--text; this was our own), or export "
+        "with --block 32, or --quant int8"
     )
     assert verdict.as_json()["repeat"].endswith("--max-kl 0.001 --min-agreement 0.99")
     for wrong in (Options(max_kl=0), Options(min_agreement=1.5), Options(max_kl=float("nan"))):

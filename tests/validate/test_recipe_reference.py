@@ -99,14 +99,14 @@ def test_bounds_follow_the_floor_and_means_need_positions() -> None:
         kl=np.full(400, 1e-4),
         difference=np.linspace(0, 0.2, 400),
         row_error=0.05,
-        typical_row_error=0.01,
+        mean_row_error=0.01,
     )
     tolerance = tolerance_for()
     assert tolerance.logits_bounds(floor, 65) == {"max_logit_difference": pytest.approx(0.6)}
     assert tolerance.logits_bounds(floor, 400)["mean_kl"] == pytest.approx(3e-4)
     assert tolerance.cache_bounds(floor) == {
         "cache_error": pytest.approx(0.15),
-        "typical_cache_error": pytest.approx(0.03),
+        "mean_cache_error": pytest.approx(0.03),
     }
     assert tolerance.greedy_bound(floor) == {"greedy_gap": pytest.approx(1.2)}
     assert tolerance.logits_bounds(None, 400) == tolerance.cache_bounds(None) == {}
@@ -132,7 +132,7 @@ def test_a_model_on_text_that_it_never_saw_passes_and_is_called_poor(
     verdict = proved(shared, "stories15M", recipe, tmp_path, Options())
     assert verdict.measurement.passed
     assert verdict.as_json()["headline"]["distance"] == "poor"
-    assert any("try a text of the kind" in note for note in verdict.measurement.notes)
+    assert any("measure on a text of the kind" in note for note in verdict.measurement.notes)
 
 
 def proved(

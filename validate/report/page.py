@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from ...sizes import format_bytes
 from ..findings import Finding
-from ..verdict import COMPARED, Check
+from ..verdict import COMPARED, WORDS, Check
 from . import plots
 from .scales import write_number
 
@@ -40,13 +40,13 @@ _TABLES: tuple[tuple[str, tuple[str, ...], dict[str, tuple[str, ...]]], ...] = (
         ("distance",),
         {
             "mean KL": ("mean_kl",),
-            "99.9 % KL": ("p999_kl",),
+            "99.9th percentile": ("p999_kl",),
             "max KL": ("max_kl",),
             "top-1 agreement": ("same_top",),
             "max |Δlogit|": ("max_logit_difference",),
             "perplexity": ("artifact_perplexity",),
             "of float32": ("reference_perplexity",),
-            "worst at": ("worst_position",),
+            "worst position": ("worst_position",),
         },
     ),
     (
@@ -54,20 +54,20 @@ _TABLES: tuple[tuple[str, tuple[str, ...], dict[str, tuple[str, ...]]], ...] = (
         ("logits", "batch"),
         {
             "mean KL": ("mean_kl",),
-            "99.9 % KL": ("p999_kl",),
+            "99.9th percentile": ("p999_kl",),
             "max KL": ("max_kl",),
             "top-1 agreement": ("same_top",),
             "max |Δlogit|": ("max_logit_difference",),
             "mean |Δlogit|": ("mean_logit_difference",),
             "perplexity": ("artifact_perplexity",),
             "of reference": ("reference_perplexity",),
-            "worst at": ("worst_position",),
+            "worst position": ("worst_position",),
         },
     ),
     (
         "Drift of cached rows",
         ("cache",),
-        {"half of the rows": ("typical_cache_error",), "every row": ("cache_error",)},
+        {"mean of a layer": ("mean_cache_error",), "worst row": ("cache_error",)},
     ),
     (
         "Greedy continuation",
@@ -118,7 +118,7 @@ def render_page(report: dict[str, Any]) -> str:
         memory=_memory(report["artifact"]["memory"]),
         total=_TOTAL,
         sources=_sources(report),
-        compared=COMPARED,
+        compared=f"{WORDS}; {COMPARED}",
     )
 
 
@@ -179,8 +179,9 @@ def _sentence(report: dict[str, Any]) -> str:
     head, positions = report["headline"], len(report["curve"]["kl"])
     return (
         f"All {len(checks)} checks passed: {artifact} computes what {quant} makes of {reference}. "
-        f"It is {head['distance']} to the float32 model: over {write_number(positions)} positions "
-        f"of text, {_percent(head['same_top'])} have the same most likely token."
+        f"Its distance from the float32 model is called {head['distance']}: over "
+        f"{write_number(positions)} positions of text, {_percent(head['same_top'])} have the same "
+        "most likely token."
     )
 
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from rich.console import Console
 from rich.table import Table
 
-from ..verdict import COMPARED
+from ..verdict import COMPARED, WORDS
 
 _FIGURES = {
     "max_logit_difference": "max |Δlogit|",
@@ -18,7 +18,7 @@ _FIGURES = {
     "same_top": "top-1 agreement",
 }
 # What tells most of the other kinds of checks.
-_ERRORS = ("typical_cache_error", "greedy_gap", "weight_error", "operator_error", "row_error")
+_ERRORS = ("mean_cache_error", "greedy_gap", "weight_error", "operator_error", "row_error")
 
 
 def print_table(report: dict[str, Any]) -> None:
@@ -57,7 +57,9 @@ def print_summary(report: dict[str, Any]) -> None:
         table.add_row(name, found, bound)
     console = Console() if sys.stdout.isatty() else Console(width=100)
     console.print(table)
-    table = Table("what the recipe says", "checks", "nearest to its bound", "found", "bound")
+    table = Table(
+        "artifact against its recipe", "checks", "nearest to its bound", "found", "bound"
+    )
     for kind, checks in _by_kind(report).items():
         figure, check = _nearest(checks)
         table.add_row(
@@ -68,7 +70,7 @@ def print_summary(report: dict[str, Any]) -> None:
             f"<= {check['bounds'][figure]:.1e}",
         )
     console.print(table)
-    print(COMPARED)
+    print(f"{WORDS}; {COMPARED}")
 
 
 def _by_kind(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -152,10 +154,10 @@ def verdict_line(report: dict[str, Any]) -> str:
         return f"FAILED: {name}: {failed} of {len(checks)} checks failed"
     bounds = report["tolerance"]
     return (
-        f"passed: {name}: {len(checks)} of {len(checks)} checks; {head['distance']} to the "
-        f"float32 model: top-1 agreement {head['same_top']:.1%} "
-        f"(>= {bounds['min_agreement']:.0%}), mean KL {head['mean_kl']:.1e} nats "
-        f"(<= {bounds['max_kl']:g})"
+        f"passed: {name}: {len(checks)} of {len(checks)} checks; distance from the float32 model: "
+        f"{head['distance']} (top-1 agreement {head['same_top']:.1%}, >= "
+        f"{bounds['min_agreement']:.0%}; mean KL {head['mean_kl']:.1e} nats, <= "
+        f"{bounds['max_kl']:g})"
     )
 
 
