@@ -67,9 +67,8 @@ def export(args: Namespace) -> int:
         if manifest.parity is not None:
             _print_parity(out)
         print_rows(summary)
-        print(
-            f"\nwrote {out}; try\n  {hints.suggest('run', OUT=out, PROMPT=_prompt(args.checkpoint))}"
-        )
+        run_it = hints.suggest("run", OUT=out, PROMPT=_prompt(args.checkpoint))
+        print(f"\nwrote {out}; try\n  {run_it}")
     return 0
 
 

@@ -10,8 +10,6 @@ import numpy as np
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before onnxruntime is imported
 import onnxruntime as ort
 
-ort.set_default_logger_severity(3)  # a warning about the input that has a default
-
 
 def decode(folder: Path, tokens: list[int], count: int) -> list[int]:
     """The most likely ``count`` tokens after those given, one by one."""
