@@ -120,11 +120,11 @@ def test_an_interrupted_run_leaves_nothing_and_the_next_one_works(
         yield items[0]
         raise KeyboardInterrupt
 
-    reference._track = interrupted
+    reference.track = interrupted
     with pytest.raises(KeyboardInterrupt):
         reference.runs([TOKENS])
     assert kept(tmp_path) == []
-    reference._track = untracked
+    reference.track = untracked
     assert reference.runs([TOKENS])[0].logits.shape == (40, 2048)
 
 
