@@ -11,13 +11,14 @@ import dataclasses
 import numpy as np
 
 from ..graphs.activation_rounding import STEPS, InBlocks, Rounding
+from ..graphs.bytes_of_positions import LARGEST
 from ..graphs.taps import Multiplication
 from . import operators
 from .figures import relative_errors
 from .observe import open_product
 from .subject import Subject
 
-_ROWS = 256  # of a probe: enough for some number to lie halfway between two steps
+_ROWS = 64  # of a probe
 _SEED = 0x726F756E64
 
 
@@ -45,8 +46,7 @@ class KernelRounding:
 
     def _nearest(self, linear: Multiplication, rounding: InBlocks, matrix: np.ndarray) -> Rounding:
         """The rule whose products are nearest to the kernel's."""
-        shape = _ROWS, matrix.shape[1]
-        rows = np.random.default_rng(_SEED).standard_normal(shape, np.float32)
+        rows = halfway(_ROWS, matrix.shape[1], block=rounding.block)
         session = open_product(self._subject, linear)
         found = session.run(None, {linear.source: rows[None]})[0][0]
         rules = [dataclasses.replace(rounding, steps=steps) for steps in STEPS]
@@ -55,3 +55,17 @@ class KernelRounding:
             return float(relative_errors(operators.multiply(rule(rows), matrix), found).max())
 
         return min(rules, key=error)
+
+
+def halfway(rows: int, columns: int, *, block: int) -> np.ndarray:
+    """Rows (rows, columns) float32 of numbers halfway between two steps, or a bit beside it.
+
+    The first number of each block is its largest, which sets the step.
+    """
+    rng = np.random.default_rng(_SEED)
+    blocks = -(-columns // block)
+    largest = np.exp(rng.standard_normal((rows, blocks, 1), np.float32))
+    steps = rng.integers(-126, 126, (rows, blocks, block)) + np.float32(0.5)
+    found = np.float32(steps) * (largest / np.float32(LARGEST))
+    found[:, :, :1] = largest
+    return np.ascontiguousarray(found.reshape(rows, -1)[:, :columns], np.float32)

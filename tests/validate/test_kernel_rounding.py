@@ -10,7 +10,7 @@ import pytest
 from tramontane.export.checkpoint import Checkpoint
 from tramontane.graphs.activation_rounding import STEPS, ByPosition, InBlocks
 from tramontane.validate import kernel_rounding as module
-from tramontane.validate.kernel_rounding import KernelRounding
+from tramontane.validate.kernel_rounding import KernelRounding, halfway
 from tramontane.validate.observe import matrix_of
 from tramontane.validate.subject import Subject, open_subject
 
@@ -35,10 +35,9 @@ def test_a_kernel_that_rounds_by_a_rule_is_found_to(
             return [(InBlocks(128, STEPS[nth])(rows[0]) @ matrix.T)[None]]
 
     monkeypatch.setattr(module, "open_product", lambda *_: Kernel())
-    monkeypatch.setattr(module, "_ROWS", 4096)
     rounding = KernelRounding(subject).of(linear, matrix)
     assert isinstance(rounding, InBlocks)
-    rows = np.random.default_rng(1).standard_normal((4096, 256), np.float32)
+    rows = halfway(256, 256, block=128)
     np.testing.assert_array_equal(rounding(rows), InBlocks(128, STEPS[nth])(rows))
 
 
@@ -51,3 +50,11 @@ def test_what_is_known_from_the_graph_is_not_tried(
         other = open_subject(embedded_artifact(recipe), config)
         linear = other.graph.taps(6).layers[0]["gate"]
         assert KernelRounding(other).of(linear, np.zeros((0, 256))) == expected
+
+
+def test_a_probe_tells_the_rules_apart() -> None:
+    rows = halfway(8, 200, block=128)
+    assert rows.shape == (8, 200)
+    rounded = [InBlocks(128, steps)(rows) for steps in STEPS]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert (rounded[one] != rounded[other]).mean() > 0.01
