@@ -28,13 +28,13 @@ class Rounding(Protocol):
 
 
 def _by_reciprocal_of_largest(x: np.ndarray, largest: np.ndarray) -> np.ndarray:
-    """MLAS on x86: multiply by 127 / largest."""
+    """Multiply by 127 / largest: onnxruntime 1.32 on x86-64 and on arm64, found by trying."""
     factor = np.float32(LARGEST) / np.where(largest == 0, np.float32(1), largest)
     return np.asarray(np.rint(x * factor))
 
 
 def _by_reciprocal_of_scale(x: np.ndarray, largest: np.ndarray) -> np.ndarray:
-    """MLAS on Arm: multiply by 1 / scale."""
+    """Multiply by 1 / scale."""
     scale = largest / np.float32(LARGEST)
     return np.asarray(np.rint(x * (np.float32(1) / np.where(scale == 0, np.float32(1), scale))))
 
@@ -45,8 +45,8 @@ def _by_division(x: np.ndarray, largest: np.ndarray) -> np.ndarray:
     return np.asarray(np.rint(x / np.where(scale == 0, np.float32(1), scale)))
 
 
-# Ways to find the nearest of 255 steps. They differ where a number lies between two of them,
-# which is enough to show in a product.
+# Ways to find the nearest of 255 steps, the usual one first. They differ where a number lies
+# between two steps, which is enough to show in a product.
 Steps = Callable[[np.ndarray, np.ndarray], np.ndarray]
 STEPS: tuple[Steps, ...] = (_by_reciprocal_of_largest, _by_reciprocal_of_scale, _by_division)
 

@@ -350,7 +350,7 @@ class _Walk:
         if rounding is not None:
             x = rounding(x)
         expected = operators.multiply(x, inputs["matrix"])
-        bound = None
+        bound = None if rounding is None else self.tolerance.rounded_error
         if not linear.is_rounding_known:
             bound = self.tolerance.scale * _half_a_step(x, inputs["matrix"], expected)
         self._operator(number, name, inputs, found, expected, bound=bound)

@@ -47,6 +47,9 @@ class Tolerance:
     noise: float = 3.0  # times the noise floor: of sequences' logits and cached rows
     weight_error: dict[int, float]  # by bits; of one weight, relative to the largest of its block
     float_error: float = 2e-5  # of one position, by an operator, relative to its length
+    # The same by a multiplication that rounds activations. Some kernels add up codes around 128 and
+    # take the offset off afterwards, in float32: 1.5e-5 on arm64, 1e-6 on x86-64.
+    rounded_error: float = 1e-4
     attention_error: float = 2e-5  # the same by attention, of keys and values as they are held
     # Of keys and values in 8 bits: steps beyond the half that rounding allows; how many times as
     # large scales are as their own channels need, in the middle; the share that is clipped.
@@ -122,6 +125,7 @@ def tolerance_for(
         noise=plain.noise * scale,
         weight_error={bits: bound * scale for bits, bound in _WEIGHT_ERRORS.items()},
         float_error=plain.float_error * scale,
+        rounded_error=plain.rounded_error * scale,
         attention_error=(2e-3 if int8_cache else plain.attention_error) * scale,
         cache_step_error=plain.cache_step_error * scale,
         cache_coarseness=plain.cache_coarseness * scale,

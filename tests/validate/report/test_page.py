@@ -105,6 +105,7 @@ def passing() -> Report:
             "max_kl": 2.0,
             "min_agreement": 0.2,
             "float_error": 2e-5,
+            "rounded_error": 1e-4,
             "attention_error": 2e-5,
             "cache_step_error": 1e-3,
             "cache_coarseness": 2.2,
