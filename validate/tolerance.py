@@ -47,8 +47,8 @@ class Tolerance:
     noise: float = 3.0  # times the noise floor: of sequences' logits and cached rows
     weight_error: dict[int, float]  # by bits; of one weight, relative to the largest of its block
     float_error: float = 2e-5  # of one position, by an operator, relative to its length
-    # The same by a multiplication that rounds activations. Some kernels add up codes around 128 and
-    # take the offset off afterwards, in float32: 1.5e-5 on arm64, 1e-6 on x86-64.
+    # The same by a multiplication that rounds activations. Some kernels add up codes around 128
+    # and take the offset off afterwards, in float32: 1.5e-5 on arm64, 1e-6 on x86-64.
     rounded_error: float = 1e-4
     attention_error: float = 2e-5  # the same by attention, of keys and values as they are held
     # Of keys and values in 8 bits: steps beyond the half that rounding allows; how many times as
