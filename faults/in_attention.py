@@ -9,7 +9,7 @@ import onnx
 
 from .planting import Fault, Graph
 
-_HEAD_SIZE, _THETA = 32, 1e4  # of the embedded model
+_HEAD_SIZE, _THETA = 32, 1e4  # of the bundled demo model
 
 
 def _all_windows(graph: Graph, window: int) -> None:
