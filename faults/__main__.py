@@ -22,11 +22,10 @@ from ..export.progress import track
 from ..validate.gate import Options
 from ..validate.prove import validate
 from . import in_attention, in_bytes, in_cache, in_operators, in_web, in_weights
-from .planting import Fault, planted
+from .planting import MODEL, Fault, planted
 
 _KINDS = (in_attention, in_cache, in_operators, in_weights, in_web, in_bytes)
 FAULTS = [fault for kind in _KINDS for fault in kind.FAULTS]
-MODEL = Path(__file__).parents[1] / "models" / "stdlib-5m"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +69,7 @@ def try_faults(
             recipe = dataclasses.replace(build.recipe_named(fault.recipe), window=window)
             build.export_checkpoint(model, good, recipe)
         with tempfile.TemporaryDirectory() as temporary:
-            spoilt = planted(fault, good, Path(temporary) / "spoilt")
+            spoilt = planted(fault, good, Path(temporary) / "spoilt", model)
             verdict = validate(spoilt, checkpoint, options, explains=True)
         why = verdict.explanation
         failed = [check.kind for check in verdict.measurement.checks if check.failures]
@@ -132,8 +131,8 @@ def main(argv: list[str] | None = None) -> int:
             f"--only {args.only}: no fault has such a name, expected a word of one of: "
             + "; ".join(fault.name for fault in FAULTS)
         )
-    positions = read_config(args.model).max_position_embeddings
-    faults = [fault for fault in faults if fault.positions <= positions]
+    config = read_config(args.model)
+    faults = [fault for fault in faults if fault.applies is None or fault.applies(config)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         tried = try_faults(faults, folder, model=args.model, window=args.window)

@@ -7,9 +7,8 @@ import functools
 import numpy as np
 import onnx
 
+from ..export.config import MistralConfig
 from .planting import Fault, Graph
-
-_HEAD_SIZE, _THETA = 32, 1e4  # of the bundled demo model
 
 
 def _all_windows(graph: Graph, window: int) -> None:
@@ -38,10 +37,12 @@ def _edge_reads_one_less(graph: Graph) -> None:
     graph.in_body("Greater", reading="j").op_type = "GreaterOrEqual"
 
 
-def _rope_tables(graph: Graph, *, theta: float = _THETA, shift: int = 0, sign: int = 1) -> None:
-    P = len(graph.read("cos_cache"))
-    frequencies = theta ** (-np.arange(0, _HEAD_SIZE, 2) / _HEAD_SIZE)
-    angles = (np.arange(P)[:, None] + shift) * frequencies
+def _rope_tables(graph: Graph, *, factor: float = 1, shift: int = 0, sign: int = 1) -> None:
+    """Tables of another theta, of later positions, or of the other direction."""
+    D = graph.head_size
+    theta = graph.read("sin_cache")[1, 1].astype(float) ** (-D / 2)  # sin x is x, nearly
+    frequencies = (round(theta) * factor) ** (-np.arange(0, D, 2) / D)
+    angles = (np.arange(len(graph.read("cos_cache")))[:, None] + shift) * frequencies
     graph.write("cos_cache", np.cos(angles).astype(np.float32))
     graph.write("sin_cache", (sign * np.sin(angles)).astype(np.float32))
 
@@ -58,15 +59,16 @@ def _tables_end_early(graph: Graph, rows: int) -> None:
 
 def _rows_in_pairs(graph: Graph) -> None:
     """As published by Mistral: the importer forgot to turn rows from pairs to halves."""
-    for layer in range(6):
+    for layer in range(graph.layers):
         name = f"layers.{layer}.attention.query_key_value.weight.transposed"
-        graph.change(name, _to_pairs)
+        graph.change(name, functools.partial(_to_pairs, graph.head_size, graph.kv_heads))
 
 
-def _to_pairs(matrix: np.ndarray) -> np.ndarray:
+def _to_pairs(head_size: int, kv_heads: int, matrix: np.ndarray) -> np.ndarray:
     rows = matrix.T.copy()
-    turned = rows[:320].reshape(10, 2, _HEAD_SIZE // 2, -1).swapaxes(1, 2)  # 8 heads of q, 2 of k
-    rows[:320] = turned.reshape(320, -1)
+    count = len(rows) - kv_heads * head_size  # of queries and keys; values follow
+    turned = rows[:count].reshape(-1, 2, head_size // 2, rows.shape[1]).swapaxes(1, 2)
+    rows[:count] = turned.reshape(count, -1)
     return rows.T
 
 
@@ -75,7 +77,10 @@ def _heads_by_modulo(graph: Graph) -> None:
     body = graph.body()
     place = next(i for i, node in enumerate(body.node) if node.op_type == "Attention")
     attention = body.node[place]
-    turn = onnx.helper.make_node("Constant", [], ["turn"], value_ints=[0, 1] * 4)
+    (name,) = graph.names("layers.0.attention.query.weight")
+    heads = graph.read(name).shape[1] // graph.head_size
+    in_turn = [head % graph.kv_heads for head in range(heads)]
+    turn = onnx.helper.make_node("Constant", [], ["turn"], value_ints=in_turn)
     new = [turn]
     for index, name in ((1, "keys"), (2, "values")):
         made = f"{name}.in_turn"
@@ -102,8 +107,16 @@ def _positions_of_queries_late(graph: Graph) -> None:
 
 def _body_scale(graph: Graph) -> None:
     graph.in_body("Attention").attribute.append(
-        onnx.helper.make_attribute("scale", 1 / _HEAD_SIZE)
+        onnx.helper.make_attribute("scale", 1 / graph.head_size)
     )
+
+
+def _has_late_positions(config: MistralConfig) -> bool:
+    return config.max_position_embeddings > 512
+
+
+def _shares_keys(config: MistralConfig) -> bool:
+    return config.num_key_value_heads < config.num_attention_heads
 
 
 _part = functools.partial
@@ -160,7 +173,7 @@ FAULTS = [
     Fault(
         name="theta of 1e6 for 1e4",
         recipe="fp32-ort",
-        plant=_part(_rope_tables, theta=1e6),
+        plant=_part(_rope_tables, factor=100),
         place="layer 0, rope",
         cause="theta is 1e+06",
     ),
@@ -205,7 +218,7 @@ FAULTS = [
         plant=_part(_tables_end_early, rows=512),
         place="layer 0, cached keys",
         cause="stops at position 511",
-        positions=513,
+        applies=_has_late_positions,
     ),
     Fault(
         name="queries without rope",
@@ -248,5 +261,6 @@ FAULTS = [
         plant=_heads_by_modulo,
         place="layer 0, attention",
         cause="h % G",
+        applies=_shares_keys,
     ),
 ]

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
-from ..export.checkpoint import Checkpoint
 from .planting import Fault, Graph
 
-_MODEL = Path(__file__).parents[1] / "models" / "stdlib-5m"
 _RECIPE = "int8-dynamic-ort"
 
 
 def _norm_left_out(graph: Graph) -> None:
     """Its readers are smoothed, and it is as published."""
     name = "layers.0.mlp_norm.weight"
-    graph.write(name, Checkpoint.open(_MODEL).read(name))
+    graph.write(name, graph.published(name))
 
 
 def _one_channel(graph: Graph) -> None:

@@ -34,12 +34,12 @@ def _kept_too_long(graph: Graph) -> None:
 
 def _newest_first(graph: Graph) -> None:
     """Rows of one layer are handed back in reverse, once they fill the cache."""
-    order = graph.add_constant("rows.reversed", np.arange(80)[::-1].copy())
+    order = graph.add_constant("rows.reversed", np.arange(graph.rows)[::-1].copy())
     graph.between("present.2.key", "Gather", order, axis=2)
 
 
 def _two_rows_swapped(graph: Graph) -> None:
-    order = np.arange(80)
+    order = np.arange(graph.rows)
     order[[10, 11]] = 11, 10
     graph.between("present.3.value", "Gather", graph.add_constant("rows.order", order), axis=2)
 
@@ -72,7 +72,7 @@ def _keys_for_values(graph: Graph) -> None:
 
 
 def _heads_in_another_order(graph: Graph) -> None:
-    order = graph.add_constant("heads.order", np.array([1, 0]))
+    order = graph.add_constant("heads.order", np.arange(graph.kv_heads)[::-1].copy())
     graph.between("present.0.key", "Gather", order, axis=1)
 
 

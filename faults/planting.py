@@ -12,17 +12,46 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from ..export.checkpoint import Checkpoint
+from ..export.config import MistralConfig
 from ..runtime.contract import MODEL_FILE
 
+MODEL = Path(__file__).parents[1] / "models" / "stdlib-5m"
 Change = Callable[[np.ndarray], np.ndarray]
 
 
 class Graph:
     """A graph with all its weights in memory, to be spoilt."""
 
-    def __init__(self, artifact: Path) -> None:
+    def __init__(self, artifact: Path, checkpoint: Path = MODEL) -> None:
+        self._checkpoint = checkpoint
         self.model = onnx.load(artifact / MODEL_FILE)
         self._weights = {weight.name: weight for weight in self.model.graph.initializer}
+
+    @property
+    def layers(self) -> int:
+        """How many there are."""
+        return sum(output.name.endswith(".key") for output in self.model.graph.output)
+
+    @property
+    def kv_heads(self) -> int:
+        """Key/value heads."""
+        return self._cached(1)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the cache."""
+        return self._cached(2)
+
+    @property
+    def head_size(self) -> int:
+        """Numbers of a head."""
+        return self._cached(3)
+
+    def _cached(self, axis: int) -> int:
+        (present,) = (one for one in self.model.graph.output if one.name == "present.0.key")
+        size: int = present.type.tensor_type.shape.dim[axis].dim_value
+        return size
 
     def nodes(self, *op_types: str) -> list[Any]:
         """Nodes of the main graph, in order."""
@@ -63,6 +92,10 @@ class Graph:
     def read(self, name: str) -> np.ndarray:
         """A weight's numbers."""
         return np.array(numpy_helper.to_array(self._weights[name]))
+
+    def published(self, name: str) -> np.ndarray:
+        """A weight's numbers in the checkpoint."""
+        return Checkpoint.open(self._checkpoint).read(name)
 
     def change(self, name: str, change: Change) -> None:
         """Put changed numbers in place of a weight's."""
@@ -120,13 +153,13 @@ class Fault:
     plant: Callable[[Graph], None]
     place: str  # what the explanation must name
     cause: str  # words of the likely cause; empty: none is known for it
-    positions: int = 0  # that a model must have, or the fault changes nothing
+    applies: Callable[[MistralConfig], bool] | None = None  # else it would change nothing
 
 
-def planted(fault: Fault, artifact: Path, copy: Path) -> Path:
-    """Write a copy of a good artifact with the fault in its graph; nothing may have its name."""
+def planted(fault: Fault, artifact: Path, copy: Path, checkpoint: Path = MODEL) -> Path:
+    """Write a copy of a good artifact, of a checkpoint, with the fault; nothing may be at ``copy``."""
     shutil.copytree(artifact, copy, ignore=shutil.ignore_patterns("model.onnx*"))
-    graph = Graph(artifact)
+    graph = Graph(artifact, checkpoint)
     fault.plant(graph)
     onnx.save(graph.model, copy / MODEL_FILE)
     return copy

@@ -118,7 +118,7 @@ def test_script_of_the_card_decodes_as_the_driver_does(artifact: Callable[..., P
 def test_card_says_which_runtimes_take_it(artifact: Callable[..., Path]) -> None:
     rounded, exact = ((artifact(kv) / "README.md").read_text() for kv in ("int8", "float32"))
     assert "| KV cache numbers | int8, one scale for each channel |" in rounded
-    assert "transformers.js allocates a cache of float32 alone" in rounded
+    assert "transformers.js allocates a KV cache of float32 only" in rounded
     assert "import { pipeline }" not in rounded
     assert "onnxruntime_genai" in rounded
     assert "cache_dtype: int8" in rounded

@@ -179,7 +179,8 @@ import sys
 from tramontane.console.status import status_of
 from tramontane.validate.report.summaries import print_table
 def main():
-    print_table({"checks": [], "notes": [], "artifact": {"name": "x", "kind": "onnx"},
+    failed = {"name": "y", "kind": "interface", "figures": {}, "bounds": {}, "failures": ["z"]}
+    print_table({"checks": [failed], "notes": [], "artifact": {"name": "x", "kind": "onnx"},
                  "tolerance": {"scale": 1}, "passed": False, "headline": {}, "explanation": None})
     print(chr(0x2192), chr(0x394))
     return 0

@@ -37,14 +37,16 @@ def as_hub(artifact: Path, to: Path) -> Path:
     files = sorted(path for path in artifact.rglob("*") if path.is_file())
     for number, file in enumerate(files):
         blob, link = to / "blobs" / f"hash{number}", snapshot / file.relative_to(artifact)
-        os.link(file, blob)
+        shutil.copyfile(file, blob)  # a shared artifact must not become a file of two names
+        os.link(blob, blob.with_suffix(".second"))
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(os.path.relpath(blob, link.parent))
     return snapshot
 
 
 def as_hard_links(artifact: Path, to: Path) -> Path:
-    shutil.copytree(artifact, to, copy_function=os.link)
+    copied = shutil.copytree(artifact, to.with_name("copied"))
+    shutil.copytree(copied, to, copy_function=os.link)
     return to
 
 

@@ -287,10 +287,9 @@ def in_threads(work: Callable[[], object], *, count: int = 4) -> list[str]:
 def test_steps_of_threads_that_were_not_refused_are_all_counted_and_all_right(
     folder: Path, session: Session
 ) -> None:
-    refused = in_threads(lambda: session.step(7))
+    refused = in_threads(lambda: session.step(7))  # how many are, is up to the scheduler
     done = session.tokens
     assert done + len(refused) == 240
-    assert refused
     assert all("is in use by thread" in message for message in refused)
     alone = Session.load(folder, threads=1)
     close(session.step(9), alone.prefill([*[7] * done, 9]))
