@@ -47,6 +47,21 @@ _LLAMA_2_13B = dataclasses.replace(
 # Its 16 further tokens mark the prefix, middle and suffix of code to fill in.
 _CODE: dict[str, Any] = {"vocab_size": 32016, "rope_theta": 1e6, "max_position_embeddings": 16384}
 
+# Source: SmolLM2, arXiv:2502.02737, and its config.json: heads in threes, embeddings tied.
+_SMOLLM2_135M = dataclasses.replace(
+    _LLAMA_2_7B,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    head_dim=64,
+    vocab_size=49152,
+    max_position_embeddings=8192,
+    rope_theta=1e5,
+    tie_word_embeddings=True,
+)
+
 GEOMETRIES = {
     "stdlib-5m": dataclasses.replace(
         _MISTRAL_7B,
@@ -67,6 +82,7 @@ GEOMETRIES = {
     "llama-2-13b": _LLAMA_2_13B,
     "codellama-7b": dataclasses.replace(_LLAMA_2_7B, **_CODE),
     "codellama-13b": dataclasses.replace(_LLAMA_2_13B, **_CODE),
+    "smollm2-135m": _SMOLLM2_135M,
 }
 
 

@@ -157,7 +157,7 @@ class Fault:
 
 
 def planted(fault: Fault, artifact: Path, copy: Path, checkpoint: Path = MODEL) -> Path:
-    """Write a copy of a good artifact, of a checkpoint, with the fault; nothing may be at ``copy``."""
+    """Write a copy of a checkpoint's good artifact with the fault in it, where nothing may be."""
     shutil.copytree(artifact, copy, ignore=shutil.ignore_patterns("model.onnx*"))
     graph = Graph(artifact, checkpoint)
     fault.plant(graph)
