@@ -26,7 +26,7 @@ from .config import MistralConfig
 from .config_json import CONFIG_FILE, to_hugging_face
 from .fresh_folder import fresh_folder
 from .geometries import find_geometry, shorten
-from .naming import HUGGING_FACE, MISTRAL, Naming, is_rotated, parameters
+from .naming import HEAD, HUGGING_FACE, MISTRAL, Naming, is_rotated, parameters
 from .params_json import PARAMS_FILE, to_params_json
 from .random_weights import Floats, RandomTensor, random_tensor
 from .safetensors_stream import TensorEntry, write_safetensors
@@ -116,7 +116,6 @@ def _plan(
     config: MistralConfig, *, layout: str, dtype: str, max_shard_bytes: int | None
 ) -> tuple[Naming, dict[str, list[TensorEntry]]]:
     """Names as the layout has them, and which file holds which tensors."""
-    assert not config.tie_word_embeddings  # no geometry that we know ties them
     if dtype not in _DTYPES:
         raise ConfigError(f"--dtype {dtype}: expected one of {', '.join(_DTYPES)}")
     if layout not in ("huggingface", "mistral"):
@@ -125,6 +124,7 @@ def _plan(
     entries = [
         TensorEntry(name=naming.published(parameter), dtype=_DTYPES[dtype][0], shape=shape)
         for parameter, shape in parameters(config).items()
+        if parameter != HEAD or not config.tie_word_embeddings
     ]
     if layout == "mistral":
         if max_shard_bytes is not None:

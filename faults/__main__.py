@@ -70,7 +70,11 @@ def try_faults(
             build.export_checkpoint(model, good, recipe)
         with tempfile.TemporaryDirectory() as temporary:
             spoilt = planted(fault, good, Path(temporary) / "spoilt", model)
-            verdict = validate(spoilt, checkpoint, options, explains=True)
+            try:
+                verdict = validate(spoilt, checkpoint, options, explains=True)
+            except ContractError as error:  # onnxruntime stopped while it ran
+                yield Outcome(fault=fault, broken=("runtime",), place="", cause=str(error))
+                continue
         why = verdict.explanation
         failed = [check.kind for check in verdict.measurement.checks if check.failures]
         yield Outcome(
