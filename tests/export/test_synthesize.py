@@ -63,6 +63,21 @@ def test_a_checkpoint_is_complete_and_counted(tmp_path: Path, layout: str) -> No
     assert tokenizer.vocab_size() == config.vocab_size
 
 
+@pytest.mark.parametrize("layout", ["huggingface", "mistral"])
+def test_a_model_whose_head_is_its_embedding_has_no_tensor_of_it(
+    tmp_path: Path, layout: str
+) -> None:
+    written = synthesize("smollm2-135m", tmp_path / "out", layout=layout, layers=1)
+    checkpoint = Checkpoint.open(tmp_path / "out")
+    assert checkpoint.config.tie_word_embeddings
+    assert written.num_parameters == checkpoint.config.num_parameters
+    with safe_open(next((tmp_path / "out").glob("*.safetensors")), "numpy") as file:
+        assert not {"lm_head.weight", "output.weight"} & set(file.keys())
+    np.testing.assert_array_equal(
+        checkpoint.read("head.weight"), checkpoint.read("embedding.weight")
+    )
+
+
 @pytest.mark.usefixtures("many_slices")
 def test_both_layouts_are_the_same_model_bit_for_bit(tmp_path: Path) -> None:
     synthesize(SMALL, tmp_path / "a", layout="huggingface")
