@@ -1,6 +1,6 @@
 """``python -m tramontane``: the command where it is not on the PATH."""
 
-from .cli import main
+from .cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

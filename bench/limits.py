@@ -19,7 +19,7 @@ from onnx import helper
 
 from ..runtime import contract
 from ..runtime.contract import Geometry
-from ..runtime.graph import ort
+from ..runtime.ort_session import ort
 
 _BUFFER_BYTES = 1 << 29  # far more than caches hold
 _TIMES = 5

@@ -13,9 +13,9 @@ from typing import Any
 import jinja2
 
 from ..console.status import status_of
-from ..errors import ContractError
-from ..sizes import format_bytes
-from .flat import MOST_GROWTH, MOST_SLOWER
+from ..runtime.errors import ContractError
+from ..runtime.sizes import format_bytes
+from .artifact.long_context import MOST_GROWTH, MOST_SLOWER
 
 _TEMPLATE = Path(__file__).with_name("performance.md.jinja")
 SPEED, PEERS, FLAT, KERNELS = "speed-*.json", "peers-*.json", "flat.json", "kernels.json"

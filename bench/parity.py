@@ -11,16 +11,16 @@ import jinja2
 from rich.console import Console
 from rich.table import Table
 
+from ..console.progress import say
 from ..console.status import status_of
 from ..export.build import Options as Recipe
 from ..export.build import export_checkpoint
-from ..export.checkpoint import Checkpoint
-from ..export.progress import say
-from ..graphs.recipe import QUANTS, TARGETS, quants_for
+from ..export.formats.checkpoint import Checkpoint
+from ..graphs.quantization.recipe import QUANTS, TARGETS, quants_for
 from ..runtime.manifest import read_manifest
-from ..sizes import format_bytes
+from ..runtime.sizes import format_bytes
 from ..validate.gate import Options
-from ..validate.prove import JSON_FILE, PAGE_FILE, validate, write_reports
+from ..validate.run_gate import JSON_FILE, PAGE_FILE, validate, write_reports
 
 _TEMPLATE = Path(__file__).with_name("parity.html.jinja")
 # Name of a figure in a report, what people call it, and how it is written.

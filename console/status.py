@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 
 from .. import __version__
-from ..errors import ParityError, TramontaneError
+from ..runtime.errors import ParityError, TramontaneError
 from . import hints
 from .streams import accept_any_text
 

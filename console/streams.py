@@ -6,7 +6,7 @@ import codecs
 import os
 import sys
 
-from ..errors import ConfigError
+from ..runtime.errors import ConfigError
 
 _HANDLER = "tramontane"
 # Bytes of a file name that are not text, as characters. Source: PEP 383.

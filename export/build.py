@@ -12,30 +12,31 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..errors import ConfigError, ContractError
-from ..graphs import artifact, pipeline
-from ..graphs.describe import describe_tensors
-from ..graphs.external_data import refuse_full_disk
-from ..graphs.own_folders import target_of
-from ..graphs.recipe import DEFAULT_BLOCK, TARGETS, is_calibrated
-from ..graphs.staging import note_of_replaced, partial_of, refuse_occupied, staged
+from ..console.progress import say, track
+from ..console.text_file import read_text
+from ..graphs import pipeline
+from ..graphs.quantization.recipe import DEFAULT_BLOCK, TARGETS, is_calibrated
+from ..graphs.writing import artifact
+from ..graphs.writing.description import describe_tensors
+from ..graphs.writing.external_data import refuse_full_disk
+from ..graphs.writing.own_folders import target_of
+from ..graphs.writing.staging import note_of_replaced, partial_of, refuse_occupied, staged
 from ..runtime.contract import CACHE_DTYPES, CARD_FILE, MANIFEST_FILE
+from ..runtime.errors import ConfigError, ContractError
 from ..runtime.manifest import Manifest, Vocabulary, describe_file, write_manifest
-from . import provenance
-from .bind import bind
-from .calibrate_apart import calibrate_apart
-from .calibration_tokens import TEXT
-from .card import render_card
-from .checkpoint import Checkpoint
-from .companions import write_companions
+from . import fingerprint
+from .calibrate.calibrate_subprocess import calibrate_apart
+from .calibrate.tokens import TEXT
 from .config import MistralConfig, geometry_of
-from .layouts import Layout
-from .origin import copy_licenses, read_origin
+from .formats.checkpoint import Checkpoint
+from .formats.layouts import Layout
 from .plan import Plan, plan
-from .progress import say, track
-from .text_file import read_text
-from .tokenizer import read_vocabulary, write_tokenizer
-from .trace_apart import trace_apart
+from .sidecars.card import render_card
+from .sidecars.sidecars import write_companions
+from .sidecars.upstream_metadata import copy_licenses, read_origin
+from .tokenizer.tokenizer import read_vocabulary, write_tokenizer
+from .trace.bind_weights import bind
+from .trace.trace_subprocess import trace_apart
 
 # Proves an artifact that has not got its name yet; returns the headline figures, or raises.
 Gate = Callable[[Path, Checkpoint], dict[str, Any]]
@@ -125,12 +126,12 @@ def _export(
 ) -> Manifest:
     """Export a checkpoint that is open, and found to be one that can be exported."""
     weights, config, vocabulary = ready.weights, ready.config, ready.vocabulary
-    hashing = provenance.in_background(weights.hashes)
+    hashing = fingerprint.in_background(weights.hashes)
     model = _traced(config, weights, options, dump=dump)
     for pending in track([hashing], HASHING):
         source = pending.result()
-    tools = provenance.tool_versions()
-    identity = provenance.identity(_asked(options), source=source, tools=tools)
+    tools = fingerprint.tool_versions()
+    identity = fingerprint.identity(_asked(options), source=source, tools=tools)
     with (
         _told_where(out),
         staged(out, identity=identity, resume=resume, replace=replace) as staging,

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
 from ..runtime.cache import default_rows
 from ..runtime.contract import Geometry
-from .held_files import HeldFile
+from ..runtime.errors import ConfigError
+from .formats.held_files import HeldFile
 
 _COUNTS = (
     "hidden_size",

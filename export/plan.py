@@ -10,14 +10,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..errors import GraphError
-from ..graphs.external_data import ALIGNMENT_BYTES, INLINE_BYTES, SPARE_BYTES
-from ..graphs.lower_attention import refuse_head_size
-from ..graphs.pack_in_bytes import parts_of
-from ..graphs.pack_matrices import refuse_odd_rows
-from ..graphs.quantize import Scheme
-from ..graphs.quantize_cache import refuse_int8_cache
-from ..graphs.recipe import (
+from ..graphs.passes.lower_attention import refuse_head_size
+from ..graphs.quantization.methods.round_to_nearest import Scheme
+from ..graphs.quantization.pack_dynamic_int8 import parts_of
+from ..graphs.quantization.pack_matrices import refuse_odd_rows
+from ..graphs.quantization.quantize_cache import refuse_int8_cache
+from ..graphs.quantization.recipe import (
     DEFAULT_BLOCK,
     Recipe,
     is_calibrated,
@@ -26,9 +24,11 @@ from ..graphs.recipe import (
     recipe_for,
     refuse_without_kernels,
 )
+from ..graphs.writing.external_data import ALIGNMENT_BYTES, INLINE_BYTES, SPARE_BYTES
+from ..runtime.errors import GraphError
 from ..runtime.memory import DEFAULT_CHUNK, RUNTIME_BYTES, MemoryPlan
 from .config import MistralConfig, geometry_of
-from .naming import EMBEDDING, HEAD, parameters
+from .formats.tensor_names import EMBEDDING, HEAD, parameters
 
 # Measured. The tracer, a process of its own, by itself and by layer; then what the process that
 # writes takes beside a matrix and its codes.

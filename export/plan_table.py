@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..console.rows import print_rows
-from ..sizes import format_bytes
+from ..runtime.sizes import format_bytes
 from .config import MistralConfig, geometry_of
 from .plan import Plan
 

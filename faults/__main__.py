@@ -13,15 +13,22 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ..console.progress import track
 from ..console.status import status_of
-from ..errors import ContractError
 from ..export import build
-from ..export.checkpoint import Checkpoint
-from ..export.layouts import read_config
-from ..export.progress import track
+from ..export.formats.checkpoint import Checkpoint
+from ..export.formats.layouts import read_config
+from ..runtime.errors import ContractError
 from ..validate.gate import Options
-from ..validate.prove import validate
-from . import in_attention, in_bytes, in_cache, in_operators, in_web, in_weights
+from ..validate.run_gate import validate
+from . import (
+    in_attention,
+    in_bytes,
+    in_cache,
+    in_operators,
+    in_web,
+    in_weights,
+)
 from .planting import MODEL, Fault, planted
 
 _KINDS = (in_attention, in_cache, in_operators, in_weights, in_web, in_bytes)

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from ..export.checkpoint import Checkpoint
 from ..export.config import MistralConfig
+from ..export.formats.checkpoint import Checkpoint
 from ..runtime.contract import MODEL_FILE
 
 MODEL = Path(__file__).parents[1] / "models" / "stdlib-5m"

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from ..errors import GraphError
 from ..runtime import contract
-from . import ops
+from ..runtime.errors import GraphError
+from .operator import schema
 
-_DOMAINS = {"", ops.DOMAIN, ops.MICROSOFT}
+_DOMAINS = {"", schema.DOMAIN, schema.MICROSOFT}
 _LAST_OPSET = 24  # onnxruntime has no CPU kernels for Attention since 25
 
 

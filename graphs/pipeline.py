@@ -9,25 +9,25 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 
-from ..errors import GraphError
 from ..runtime.contract import Geometry
-from .allow_left_padding import AllowLeftPadding
-from .attach_body import AttachBody
-from .calibration import Calibration
+from ..runtime.errors import GraphError
 from .check import check
-from .fold_transposes import FoldTransposes
-from .fuse_rms_norm import FuseRmsNorm
-from .fuse_skip_norm import FuseSkipNorm
-from .keep_last_logits import KeepLastLogits
-from .lower_attention import LowerAttention
-from .pack_for_ort import PackForOrt
-from .pack_for_portable import PackForPortable
-from .pack_for_web import PackForWeb
-from .pack_in_bytes import PackInBytes
-from .pack_matrices import PackMatrices
-from .pack_qkv import PackQkv
-from .quantize_cache import QuantizeCache
-from .recipe import (
+from .passes.allow_left_padding import AllowLeftPadding
+from .passes.attach_function import AttachBody
+from .passes.fold_transposes import FoldTransposes
+from .passes.fuse_rms_norm import FuseRmsNorm
+from .passes.fuse_skip_norm import FuseSkipNorm
+from .passes.keep_last_logits import KeepLastLogits
+from .passes.lower_attention import LowerAttention
+from .passes.pack_qkv import PackQkv
+from .quantization.activation_ranges import Calibration
+from .quantization.pack_dynamic_int8 import PackInBytes
+from .quantization.pack_for_ort import PackForOrt
+from .quantization.pack_for_portable import PackForPortable
+from .quantization.pack_for_web import PackForWeb
+from .quantization.pack_matrices import PackMatrices
+from .quantization.quantize_cache import QuantizeCache
+from .quantization.recipe import (
     DEFAULT_BLOCK,
     TARGETS,
     Recipe,
@@ -36,7 +36,7 @@ from .recipe import (
     recipe_for,
     refuse_without_kernels,
 )
-from .smooth_activations import SmoothActivations
+from .quantization.smooth_activations import SmoothActivations
 
 _PACKERS: dict[str, Callable[[Recipe], PackMatrices]] = {
     "ort": PackForOrt,

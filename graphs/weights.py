@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from ..errors import GraphError
+from ..runtime.errors import GraphError
 
 Compute = Callable[[], np.ndarray]
 

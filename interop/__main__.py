@@ -15,15 +15,22 @@ from pathlib import Path
 
 import numpy as np
 
+from ..console.progress import say
 from ..console.status import status_of
-from ..errors import ContractError
-from ..export.config_json import CONFIG_FILE
-from ..export.progress import say
-from .answers import Answer, Cell, Expected, Failed, ask, judge, measures
-from .cases import Exported, cases, export, read_logits, refuse_end_tokens, stories_in
+from ..environments.environments import Absent
+from ..export.formats.huggingface import CONFIG_FILE
+from ..runtime.errors import ContractError
+from .cases import (
+    Exported,
+    cases,
+    export,
+    read_logits,
+    refuse_end_tokens,
+    stories_in,
+)
+from .judge import Answer, Cell, Expected, Failed, ask, judge, measures
 from .matrix import Matrix
 from .page import text_of, visit
-from .places import Absent
 from .plan import ALL, choose
 from .runtimes import DRIVER, OTHERS, PAGE, REFERENCE, Column, Runtime
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ContractError
 from ..export.build import Options, export_checkpoint
-from ..export.hard_strings import HARD
+from ..export.tokenizer.tokenizer_probes import HARD
 from ..runtime.contract import TOKENIZER_FILE
+from ..runtime.errors import ContractError
 from ..runtime.manifest import Manifest, read_manifest
-from ..runtime.text import Tokenizer
-from ..validate.tokens import SAMPLE
+from ..runtime.tokenizers.sentencepiece import Tokenizer
+from ..validate.sequences.tokens import SAMPLE
 
 NEW_TOKENS = 160  # several windows
 _WINDOWS = 3  # of the prompt that goes in at once

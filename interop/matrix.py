@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .answers import Cell
+from .judge import Cell
 
 _NOT_TAKEN = "-"
 

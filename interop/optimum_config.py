@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..export.config import MistralConfig, geometry_of
-from ..export.config_json import to_hugging_face
+from ..export.formats.huggingface import to_hugging_face
 
 
 def describe(config: MistralConfig) -> str:

@@ -6,11 +6,12 @@ import json
 import threading
 from pathlib import Path
 
+from ..environments import browser, environments
 from ..runtime.contract import TOKENIZER_FILE
-from ..runtime.text import Detokenizer, Tokenizer
-from . import browser, places, web_server
-from .answers import Answer, Failed
+from ..runtime.tokenizers.sentencepiece import Detokenizer, Tokenizer
+from . import web_server
 from .cases import Exported, write_job
+from .judge import Answer, Failed
 
 _RUNNER = Path(__file__).with_name("runners") / "page.mjs"
 
@@ -38,15 +39,15 @@ def visit(
         "screenshots": None if screenshots is None else str(screenshots.resolve()),
         "brief": is_brief,
     }
-    modules = places.node_with("web", web_server.PACKAGES) / "node_modules"
+    modules = environments.node_with("web", web_server.PACKAGES) / "node_modules"
     served = web_server.routes(exported.folder, modules)
     with web_server.open_server(served, host="127.0.0.1", port=0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         path = exported.folder.with_suffix(".page.json")
         write_job(exported, path, url=f"http://127.0.0.1:{server.server_port}/", **job)
         try:
-            answer: Answer = json.loads(places.run(["node", _RUNNER, path]).splitlines()[-1])
-        except places.Absent as failure:
+            answer: Answer = json.loads(environments.run(["node", _RUNNER, path]).splitlines()[-1])
+        except environments.Absent as failure:
             raise Failed(str(failure)) from failure
         finally:
             path.unlink()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ..errors import ContractError
+from ..runtime.errors import ContractError
 from .cases import Case
 from .runtimes import DRIVER, Column
 

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..console.progress import say
 from ..console.status import status_of
-from ..errors import ContractError
-from ..export.progress import say
 from ..runtime import contract
-from ..runtime.graph import ort, physical_cores
+from ..runtime.errors import ContractError
 from ..runtime.manifest import Manifest, read_manifest
+from ..runtime.ort_session import ort, physical_cores
 
 MOST_BYTES = (1 << 31) - 1  # a flatbuffer's offsets are 32 bits, signed
 NUM_TOKENS = 160

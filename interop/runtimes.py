@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from ..runtime import bare
+from ..environments import arm64, browser, environments, qemu
+from ..runtime import minimal_decode
 from ..validate.tolerance import FEWEST_POSITIONS
-from . import arm64, browser, places, qemu, web_server
+from . import web_server
 from .cases import NEW_TOKENS, NUM_SCORED, Case
 
 _RUNNERS = Path(__file__).with_name("runners")
@@ -72,20 +73,25 @@ def _here(runner: str, job: Path) -> list[str | Path]:
 def _onnxruntime_alone(job: Path) -> list[str | Path]:
     """A Python with onnxruntime and numpy alone, in the versions of this one."""
     packages = [f"{name}=={version(name)}" for name in ("onnxruntime", "numpy")]
-    return [places.python_with("bare", packages), _RUNNERS / "bare.py", job, bare.__file__]
+    return [
+        environments.python_with("bare", packages),
+        _RUNNERS / "bare.py",
+        job,
+        minimal_decode.__file__,
+    ]
 
 
 def _genai(job: Path) -> list[str | Path]:
-    return [places.python_with("genai", _GENAI), _RUNNERS / "genai.py", job]
+    return [environments.python_with("genai", _GENAI), _RUNNERS / "genai.py", job]
 
 
 def _transformers_js(job: Path) -> list[str | Path]:
-    folder = places.node_with("node", _TRANSFORMERS_JS)
+    folder = environments.node_with("node", _TRANSFORMERS_JS)
     return ["node", _RUNNERS / "transformers.mjs", job, folder]
 
 
 def _transformers_page(job: Path) -> list[str | Path]:
-    folder = places.node_with("node", _TRANSFORMERS_JS)
+    folder = environments.node_with("node", _TRANSFORMERS_JS)
     return [
         "node",
         _RUNNERS / "transformers_page.mjs",
@@ -97,16 +103,16 @@ def _transformers_page(job: Path) -> list[str | Path]:
 
 
 def _onnxruntime_web(job: Path) -> list[str | Path]:
-    return ["node", _RUNNERS / "web.mjs", job, places.node_with("web", web_server.PACKAGES)]
+    return ["node", _RUNNERS / "web.mjs", job, environments.node_with("web", web_server.PACKAGES)]
 
 
 def _webgpu(job: Path) -> list[str | Path]:
-    web, tools = places.node_with("web", web_server.PACKAGES), browser.tools()
+    web, tools = environments.node_with("web", web_server.PACKAGES), browser.tools()
     return ["node", _RUNNERS / "webgpu.mjs", job, web, tools, browser.find()]
 
 
 def _optimum(job: Path) -> list[str | Path]:
-    return [places.python_with("optimum", *_OPTIMUM), _RUNNERS / "pytorch.py", job]
+    return [environments.python_with("optimum", *_OPTIMUM), _RUNNERS / "pytorch.py", job]
 
 
 def _grows(case: Case) -> bool:
@@ -181,7 +187,12 @@ OTHERS = (
     ),
     Runtime(
         name="onnxruntime, arm64",
-        start=lambda job: [*arm64.python(), str(_RUNNERS / "bare.py"), job, bare.__file__],
+        start=lambda job: [
+            *arm64.python(),
+            str(_RUNNERS / "bare.py"),
+            job,
+            minimal_decode.__file__,
+        ],
         rounds_like=_DRIVER_ON_ARM,
         takes=_is_plain,
     ),

@@ -21,11 +21,11 @@ from shutil import copyfileobj
 from urllib.parse import unquote, urlsplit
 
 from ..console.status import status_of
-from ..errors import ContractError
+from ..environments import environments
 from ..runtime.contract import MANIFEST_FILE
+from ..runtime.errors import ContractError
 from ..runtime.manifest import Manifest, read_manifest
-from ..sizes import format_bytes
-from . import places
+from ..runtime.sizes import format_bytes
 
 PAGE = Path(__file__).parents[1] / "examples" / "web"
 PACKAGES = ("onnxruntime-web@1.30.0", "@huggingface/tokenizers@0.2.0")
@@ -93,8 +93,8 @@ def packages() -> Path:
         ContractError: npm cannot install them here.
     """
     try:
-        return places.node_with("web", PACKAGES) / "node_modules"
-    except places.Absent as absent:
+        return environments.node_with("web", PACKAGES) / "node_modules"
+    except environments.Absent as absent:
         raise ContractError(
             f"/vendor/: {absent}; the page needs {' and '.join(PACKAGES)} from npm"
         ) from absent

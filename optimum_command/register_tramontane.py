@@ -31,7 +31,7 @@ class TramontaneExportCommand(BaseOptimumCLICommand):  # type: ignore[misc] # op
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Add the options to optimum's parser of this command."""
-        from tramontane.cli import CHECKPOINT, add_export_options
+        from tramontane.cli.main import CHECKPOINT, add_export_options
 
         parser.description, parser.epilog = f"{_SUMMARY}.", _EXAMPLE
         parser.formatter_class = RawDescriptionHelpFormatter
@@ -58,10 +58,10 @@ class TramontaneExportCommand(BaseOptimumCLICommand):  # type: ignore[misc] # op
 
 
 def _export(args: Namespace) -> int:
-    from tramontane import commands
+    from tramontane.cli import commands
+    from tramontane.console.progress import say
     from tramontane.export.build import adapted
-    from tramontane.export.layouts import read_config
-    from tramontane.export.progress import say
+    from tramontane.export.formats.layouts import read_config
     from tramontane.interop.optimum_config import describe, obstacles
 
     config = adapted(

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import contract
-from .graph import ort
+from .ort_session import ort
 
 CacheRows = npt.NDArray[np.float32] | npt.NDArray[np.int8]
 _SCALARS = {keep: np.array(keep, np.int64) for keep in (0, 1)}

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import ContractError
+from .errors import ContractError
 
 _FIRST_ROWS = 256  # of a cache without a window, to begin with
 

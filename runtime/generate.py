@@ -13,9 +13,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ContractError
+from .errors import ContractError
 from .guard import Guard
-from .text import Detokenizer
+from .tokenizers.sentencepiece import Detokenizer
 
 DEFAULT_NEW_TOKENS = 128
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from threading import get_ident
 
-from ..errors import ContractError
+from .errors import ContractError
 
 _THREAD = "thread"
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import ContractError
 from .contract import MANIFEST_FILE, Geometry
+from .errors import ContractError
 from .memory import MemoryPlan
 
 SCHEMA_VERSION = 4

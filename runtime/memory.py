@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ContractError
-from ..sizes import format_bytes
 from .cache import growing_rows
 from .contract import Geometry
+from .errors import ContractError
+from .sizes import format_bytes
 
 DEFAULT_CHUNK = 512  # tokens a prefill runs at once; bounds the memory of activations
 RUNTIME_BYTES = 70 << 20  # Python, numpy, onnxruntime and a tokenizer, measured

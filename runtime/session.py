@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ContractError
 from . import contract
 from .binding import Binding, CacheRows
 from .cache import growing_rows
+from .check_interface import refuse_broken_promises
+from .errors import ContractError
 from .generate import DEFAULT_NEW_TOKENS, Generation, TextStream
-from .graph import open_graph, ort
 from .guard import Guard
 from .manifest import Manifest, read_manifest, verify_files
 from .memory import DEFAULT_CHUNK, refuse_beyond
-from .promises import refuse_broken_promises
+from .ort_session import open_graph, ort
 from .sampling import Sampler
-from .text import Detokenizer, Tokenizer
+from .tokenizers.sentencepiece import Detokenizer, Tokenizer
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]

@@ -18,10 +18,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tramontane import cli
-from tramontane.export import build, provenance
-from tramontane.export.checkpoint import Checkpoint
-from tramontane.graphs import artifact, external_data, weights
+from tramontane.cli import main as cli
+from tramontane.export import build, fingerprint
+from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.graphs import weights
+from tramontane.graphs.writing import artifact, external_data
 
 _PIECES = 8  # of a weight that is written slowly
 _WAIT_SECONDS = 120  # for whoever kills; far longer than a test takes
@@ -32,7 +33,7 @@ def main() -> None:
     checkpoint = Checkpoint.open(Path(sys.argv[1]))
     model = build.trace_apart(checkpoint.config)
     # Of the code as it was imported, whatever becomes of the files.
-    digest = provenance.code_digest()
+    digest = fingerprint.code_digest()
     print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
@@ -42,7 +43,7 @@ def main() -> None:
         elif pid := os.fork():
             print(pid, flush=True)
         else:
-            provenance.code_digest = lambda: digest
+            fingerprint.code_digest = lambda: digest
             if not request["is_traced"]:
                 build.trace_apart = lambda _: model
             os._exit(_export(request))

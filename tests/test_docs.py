@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tramontane import cli
+from tramontane.cli import main as cli
 
 from .clone import Clone
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += [ROOT / "examples" / "web" / "README.md"]
 MODULES = [
-    "tramontane.sizes",
+    "tramontane.runtime.sizes",
     *(
         ".".join(["tramontane", *path.relative_to(ROOT).with_suffix("").parts])
         for layer in ("console", "runtime", "graphs", "export", "validate", "faults")
@@ -163,4 +163,4 @@ def test_every_option_in_help_is_described_with_its_default() -> None:
 def test_the_script_that_the_docs_show_is_the_one_that_is_run() -> None:
     shown = (ROOT / "docs" / "runtimes.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", shown, re.DOTALL | re.MULTILINE)
-    assert (ROOT / "runtime" / "bare.py").read_text(encoding="utf-8") in blocks
+    assert (ROOT / "runtime" / "minimal_decode.py").read_text(encoding="utf-8") in blocks

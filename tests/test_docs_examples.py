@@ -203,13 +203,13 @@ def test_every_command_is_one_that_our_parsers_take(
     for name, *given in calls:
         match name, *given:
             case "tramontane", *_:
-                parse("tramontane.cli", given if len(given) > 1 else [*given, "--help"])
+                parse("tramontane.cli.main", given if len(given) > 1 else [*given, "--help"])
             case "optimum-cli", "export", "tramontane", *options:
-                parse("tramontane.cli", ["export", "checkpoint", *_without_model(options)])
+                parse("tramontane.cli.main", ["export", "checkpoint", *_without_model(options)])
             case "python", "-m", module, *options if module.startswith("tramontane."):
                 parse(module, options)
             case "python", "-m", "tramontane", *options:
-                parse("tramontane.cli", options)
+                parse("tramontane.cli.main", options)
             case "python", "-m", module, *_:
                 assert importlib.util.find_spec(module), module
             case "python", "-", *_:
@@ -289,4 +289,4 @@ def test_every_command_of_a_workflow_is_one_that_our_parsers_take(
     ours = [words for program, *words in commands if program == "tramontane"]
     assert len(ours) == 2
     for words in ours:
-        parse("tramontane.cli", words)
+        parse("tramontane.cli.main", words)

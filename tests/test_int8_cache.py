@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tramontane import cli
+from tramontane.cli import main as cli
 from tramontane.export.build import Options, export_checkpoint
-from tramontane.runtime import Sampler, Session, bare
+from tramontane.runtime import Sampler, Session, minimal_decode
 from tramontane.runtime.contract import DATA_FILE, MODEL_FILE
 from tramontane.runtime.manifest import read_manifest
 
@@ -110,7 +110,7 @@ def test_session_that_is_reset_forgets_its_codes(artifact: Callable[..., Path]) 
 def test_script_of_the_card_decodes_as_the_driver_does(artifact: Callable[..., Path]) -> None:
     session, prompt = Session.load(artifact()), tokens(30)
     expected = list(session.generate(prompt, max_new_tokens=20, sampler=Sampler()))
-    asked = [sys.executable, bare.__file__, artifact(), "20", *map(str, prompt)]
+    asked = [sys.executable, minimal_decode.__file__, artifact(), "20", *map(str, prompt)]
     said = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
     assert [int(token) for token in said.split()][: len(expected)] == expected
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tramontane.graphs.staging import partial_of
+from tramontane.graphs.writing.staging import partial_of
 from tramontane.runtime.contract import DATA_FILE
 from tramontane.runtime.manifest import read_manifest, verify_files
 
@@ -35,7 +35,7 @@ INT4_IN_FILES = (*INT4, "--max-shard", "700kB")
 
 SLOW = 0.16  # seconds for one weight, where it shall be hit while it is being written
 LAST_WEIGHTS = 5  # are not waited for: whoever kills may be late by their time
-HALFWAY = ("tramontane.graphs.journal:Journal.add", "after", 20)
+HALFWAY = ("tramontane.graphs.writing.journal:Journal.add", "after", 20)
 DEADLINE_SECONDS = 60
 
 
@@ -299,8 +299,12 @@ def test_export_killed_at_random_moments_is_gone_on_with_to_the_same_bytes(
     assert last.computed == expected.weights[len(there) :]
 
 
-BUILD, STAGING = "tramontane.export.build", "tramontane.graphs.staging"
-JOURNAL, SAVE, RENAME = "tramontane.graphs.journal:Journal", "onnx_ir:save", "pathlib:Path.rename"
+BUILD, STAGING = "tramontane.export.build", "tramontane.graphs.writing.staging"
+JOURNAL, SAVE, RENAME = (
+    "tramontane.graphs.writing.journal:Journal",
+    "onnx_ir:save",
+    "pathlib:Path.rename",
+)
 
 
 def moments(*, of: str) -> pytest.MarkDecorator:
@@ -315,7 +319,7 @@ MOMENTS = [
     ("begun", f"{STAGING}:_begin", "before", 1),
     ("begun", f"{JOURNAL}.begin", "before", 1),
     ("begun", f"{JOURNAL}.begin", "after", 1),
-    ("begun", "tramontane.graphs.external_data:preallocate", "after", 1),
+    ("begun", "tramontane.graphs.writing.external_data:preallocate", "after", 1),
     ("begun", f"{JOURNAL}.add", "before", 1),
     ("begun", f"{JOURNAL}.add", "before", 30),
     ("written", SAVE, "before", 1),

@@ -133,7 +133,7 @@ def test_no_command_asks_the_network_or_leaves_an_id(
 ) -> None:
     at = room()
     for words in commands(tiny_checkpoint(sliding_window=16)):
-        at.run("-m", "tramontane.cli", *words)
+        at.run("-m", "tramontane.cli.main", *words)
     assert at.left_at_home() == []
     assert at.asked() == []
     assert set(at.statuses.values()) == {0}, at.said
@@ -171,7 +171,7 @@ def test_a_connection_below_python_is_seen(room: Callable[[], Room]) -> None:
 
 def test_a_card_is_rendered_without_onnxruntime() -> None:
     code = (
-        "import sys; from tramontane.export.card import render_card\n"
+        "import sys; from tramontane.export.sidecars.card import render_card\n"
         "assert 'onnxruntime' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

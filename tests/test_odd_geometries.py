@@ -14,20 +14,20 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from tramontane.errors import GraphError
-from tramontane.export.bind import bind
 from tramontane.export.build import Options, export_checkpoint
-from tramontane.export.calibration import calibrate
+from tramontane.export.calibrate.calibrate import calibrate
 from tramontane.export.config import MistralConfig, geometry_of
-from tramontane.export.model import Mistral
+from tramontane.export.model.model import Mistral
 from tramontane.export.plan import plan
-from tramontane.export.trace import trace
+from tramontane.export.trace.bind_weights import bind
+from tramontane.export.trace.trace import trace
 from tramontane.graphs import pipeline
-from tramontane.graphs.recipe import is_calibrated
-from tramontane.graphs.taps import find_cache_scales
-from tramontane.runtime.graph import ort
-from tramontane.validate.feeder import GraphFeeder, feed_all
-from tramontane.validate.prove import prove
+from tramontane.graphs.probing.tensor_roles import find_cache_scales
+from tramontane.graphs.quantization.recipe import is_calibrated
+from tramontane.runtime.errors import GraphError
+from tramontane.runtime.ort_session import ort
+from tramontane.validate.run_gate import prove
+from tramontane.validate.runners import GraphFeeder, feed_all
 
 SMALL = MistralConfig(
     architecture="MistralForCausalLM",

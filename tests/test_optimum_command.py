@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from optimum.commands import optimum_cli
-from tramontane import cli, commands
-from tramontane.errors import ParityError
+from tramontane.cli import commands
+from tramontane.cli import main as cli
 from tramontane.export.config import geometry_of
-from tramontane.export.config_json import read_config_json
+from tramontane.export.formats.huggingface import read_config_json
 from tramontane.interop.optimum_config import describe, obstacles
+from tramontane.runtime.errors import ParityError
 
 EXPORT = ("export", "tramontane", "--model")
 
@@ -38,8 +39,8 @@ def test_the_installed_command_lists_it_without_loading_what_is_heavy() -> None:
     )
     assert "tramontane" in done.stdout
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "tramontane.cli" in loaded
-    assert loaded.isdisjoint({"torch", "onnx", "onnxruntime", "numpy", "tramontane.commands"})
+    assert "tramontane.cli.main" in loaded
+    assert loaded.isdisjoint({"torch", "onnx", "onnxruntime", "numpy", "tramontane.cli.commands"})
 
 
 def test_its_help_has_an_example_and_the_options_of_our_own_command(

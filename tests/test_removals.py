@@ -11,21 +11,21 @@ ROOT = Path(tramontane.__file__).parent
 REMOVE = {"rmtree", "unlink", "rmdir", "rename", "renames", "removedirs"}
 OF_THE_SYSTEM = {"remove", "replace", "truncate"}  # other things have methods of these names
 REASONS = {
-    "bench/speed.py": "a job's file that mkstemp made",
-    "export/fresh_folder.py": "the hidden folder that mkdir made in the same call; an empty OUT",
-    "export/gguf_writer.py": "a file in a temporary folder of its own, to the name asked for",
-    "export/tokenizer.py": "a file that the same call wrote into an artifact that is not whole",
-    "graphs/external_data.py": "weights in a folder marked as an artifact that is not whole",
-    "graphs/journal.py": "its own file in such a folder",
-    "graphs/staging.py": "a marked folder; an artifact that holds its manifest's files alone",
-    "interop/answers.py": "a job's file beside an artifact in a temporary folder",
+    "bench/artifact/speed.py": "a job's file that mkstemp made",
+    "export/synthesize/atomic_folder.py": "the hidden folder that mkdir made in the same call; an empty OUT",
+    "export/formats/gguf/writer.py": "a file in a temporary folder of its own, to the name asked for",
+    "export/tokenizer/tokenizer.py": "a file that the same call wrote into an artifact that is not whole",
+    "graphs/writing/external_data.py": "weights in a folder marked as an artifact that is not whole",
+    "graphs/writing/journal.py": "its own file in such a folder",
+    "graphs/writing/staging.py": "a marked folder; an artifact that holds its manifest's files alone",
+    "interop/judge.py": "a job's file beside an artifact in a temporary folder",
     "interop/cases.py": "logits beside an artifact in a temporary folder",
-    "interop/debian.py": "packages that it fetched into a temporary folder",
+    "environments/debian.py": "packages that it fetched into a temporary folder",
     "interop/page.py": "a job's file beside an artifact in a temporary folder",
-    "interop/peer_weights.py": "what it made in a marked folder, or in a temporary one",
-    "interop/places.py": "a marked folder",
-    "interop/qemu.py": "programs that it unpacked into a marked folder",
-    "validate/store.py": "its own files in marked folders",
+    "bench/peers/weights.py": "what it made in a marked folder, or in a temporary one",
+    "environments/environments.py": "a marked folder",
+    "environments/qemu.py": "programs that it unpacked into a marked folder",
+    "validate/reference/reference_cache.py": "its own files in marked folders",
 }
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from tramontane.export.build import Options, export_checkpoint
-from tramontane.export.checkpoint import Checkpoint
-from tramontane.export.layouts import read_config
+from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.formats.layouts import read_config
 from tramontane.runtime import Sampler, Session
-from tramontane.validate.prove import prove
+from tramontane.validate.run_gate import prove
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 
@@ -85,10 +85,10 @@ def test_the_embedded_model_learned_more_than_frequencies(stdlib_5m: Path, tmp_p
     """Perplexity on this project's own source, which it never saw, against a unigram model."""
     import numpy as np
     import sentencepiece
-    from tramontane.export.progress import track
+    from tramontane.console.progress import track
     from tramontane.validate.figures import compare
-    from tramontane.validate.reference import Reference
-    from tramontane.validate.store import Store
+    from tramontane.validate.reference.reference import Reference
+    from tramontane.validate.reference.reference_cache import Store
 
     checkpoint = Checkpoint.open(stdlib_5m)
     store = Store(tmp_path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from tramontane import cli
+from tramontane.cli import main as cli
 from tramontane.faults import in_attention
 from tramontane.faults.planting import planted
 from tramontane.runtime.contract import MODEL_FILE

@@ -9,19 +9,22 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import ContractError
-from ..export.checkpoint import Checkpoint
-from ..export.progress import track
-from ..export.text_file import read_text
-from .batches import batch_checks
-from .dissect import dissect
+from ..console.progress import track
+from ..console.text_file import read_text
+from ..export.formats.checkpoint import Checkpoint
+from ..runtime.errors import ContractError
+from .artifact_under_test import Subject
 from .figures import Positions, by_position, summarize
-from .findings import Dissection
-from .kernel_rounding import KernelRounding
-from .recipe_reference import Expected, RecipeReference
-from .reference import Reference, Run
-from .room import refuse_bad_options
-from .sequences import (
+from .layer_checks.findings import Dissection
+from .layer_checks.layer_checks import dissect
+from .preflight import refuse_bad_options
+from .reference.kernel_rounding import KernelRounding
+from .reference.recipe_reference import Expected, RecipeReference
+from .reference.reference import Reference, Run
+from .reference.reference_cache import Store, default_folder
+from .reference.weights import ArtifactWeights, CheckpointWeights, Weights
+from .sequences.batches import batch_checks
+from .sequences.sequences import (
     Feed,
     check_feed,
     distance_check,
@@ -29,12 +32,9 @@ from .sequences import (
     greedy_check,
     greedy_tokens,
 )
-from .store import Store, default_folder
-from .subject import Subject
-from .tokens import SAMPLE, Spans, TokenText, chunks, random_tokens, spans
+from .sequences.tokens import SAMPLE, Spans, TokenText, chunks, random_tokens, spans
 from .tolerance import MAX_KL, MIN_AGREEMENT, Tolerance, tolerance_for
 from .verdict import POOR, Check, closer, judged, word_for
-from .weights import ArtifactWeights, CheckpointWeights, Weights
 
 FIGURES = {"weights": "weight_error", "operators": "operator_error", "rows": "row_error"}
 _MANY_PARAMETERS = 10**9  # beyond it, default runs look into three layers alone

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import ContractError
+from ..runtime.errors import ContractError
 
 # Beyond these an artifact is of no use. Trained models in 4 bits stay within them even on a kind
 # of text that they never saw; random answers are at 0 % and many nats.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import ParityError
+from ..runtime.errors import ParityError
 
 _LABELS = {
     "max_logit_difference": "max |Δlogit|",

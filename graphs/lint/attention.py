@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from .. import ops
+from ..operator import schema
 from .facts import (
     Facts,
     dimension,
@@ -135,17 +135,17 @@ def _attention(node: ir.Node, order: int, masks: frozenset[int], facts: Facts) -
     window, mask, past = 0, False, None
     has_attribute, slides = True, False
     match node.domain, node.op_type:
-        case ops.MICROSOFT, "GroupQueryAttention":
+        case schema.MICROSOFT, "GroupQueryAttention":
             window, past = integer(node, "local_window_size", -1), input_of(node, 3)
             mask = input_of(node, 10) is not None
             slides = integer(node, "sliding_window_cache", 0) == 1
-        case ops.DOMAIN, ops.SLIDING_WINDOW_ATTENTION:
+        case schema.DOMAIN, schema.SLIDING_WINDOW_ATTENTION:
             window, past = integer(node, "window", 0), input_of(node, 3)
             slides = isinstance(dimension(past, 2), int)
         case "", "Attention":
             window, past = integer(node, "left_window_size", -1) + 1, input_of(node, 4)
             mask, has_attribute = input_of(node, 3) is not None, False
-        case ops.MICROSOFT, "MultiHeadAttention":
+        case schema.MICROSOFT, "MultiHeadAttention":
             past, mask, has_attribute = input_of(node, 6), True, False
         case "", "Softmax" if readers(node, _MULTIPLY, _AFTER_SOFTMAX):
             mask, has_attribute = True, False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...runtime.cache import default_rows
-from ...sizes import format_bytes
+from ...runtime.sizes import format_bytes
 from .attention import Attention, attentions, genai_layers, names, window_of
 from .facts import Facts, Finding, dimension, number, section
 

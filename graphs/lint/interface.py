@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from ...runtime.contract import INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, past, present
-from ...sizes import format_bytes
+from ...runtime.sizes import format_bytes
 from .attention import cache_inputs
 from .facts import Facts, Finding, dimension, listing, number
 

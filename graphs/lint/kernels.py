@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import onnx
 import onnx_ir as ir
 
-from .. import ops
+from ..operator import schema
 from .facts import (
     HALVES,
     Facts,
@@ -28,7 +28,7 @@ _LAST_IR_VERSION = 14
 _LAST_ATTENTION = 24  # the later ones have no kernel
 _ATTENTION_NODES = 60  # that one of them becomes
 
-_WITH_KERNELS = {"", "ai.onnx", "ai.onnx.ml", ops.MICROSOFT, "com.microsoft.nchwc"}
+_WITH_KERNELS = {"", "ai.onnx", "ai.onnx.ml", schema.MICROSOFT, "com.microsoft.nchwc"}
 _OF_ORT_ALONE = {"SimplifiedLayerNormalization"}  # in ONNX's domain, and not in ONNX
 # Source: onnxruntime 1.32's own list of kernels for the processor.
 _NOT_ON_PROCESSOR = {
@@ -64,7 +64,7 @@ def opset_too_new(facts: Facts) -> Iterator[Finding]:
                 where=facts.path.name,
                 found=f"{name} is {version}, expected at most {last}",
                 consequence="onnxruntime 1.32 refuses to load it",
-                advice=f"export for opset {ops.OPSET}",
+                advice=f"export for opset {schema.OPSET}",
             )
 
 
@@ -107,7 +107,7 @@ def operator_unknown(facts: Facts) -> Iterator[Finding]:
 
 def not_on_processor(facts: Facts) -> Iterator[Finding]:
     """Operators that onnxruntime has for other devices only."""
-    found = facts.of(*_NOT_ON_PROCESSOR, domain=ops.MICROSOFT)
+    found = facts.of(*_NOT_ON_PROCESSOR, domain=schema.MICROSOFT)
     if found:
         kinds = ", ".join(sorted({node.op_type for node in found}))
         yield Finding(

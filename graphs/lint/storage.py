@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from ...runtime.contract import LOGITS
-from ...sizes import format_bytes
+from ...runtime.sizes import format_bytes
 from .facts import (
     MATRIX_INPUTS,
     Facts,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
-from ...sizes import format_bytes
+from ...runtime.sizes import format_bytes
 from .facts import (
     FLOATS,
     MATRIX_INPUTS,

@@ -6,14 +6,21 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from .. import ops
-from .attention import Attention, Declared, attentions, declared_window, names, window_of
+from ..operator import schema
+from .attention import (
+    Attention,
+    Declared,
+    attentions,
+    declared_window,
+    names,
+    window_of,
+)
 from .facts import Facts, Finding, dimension, input_of
 
 _ROPE_TABLES = {  # where the table of cosines is among a node's inputs
-    (ops.MICROSOFT, "GroupQueryAttention"): 7,
-    (ops.MICROSOFT, "RotaryEmbedding"): 2,
-    (ops.DOMAIN, ops.SLIDING_WINDOW_ATTENTION): 6,
+    (schema.MICROSOFT, "GroupQueryAttention"): 7,
+    (schema.MICROSOFT, "RotaryEmbedding"): 2,
+    (schema.DOMAIN, schema.SLIDING_WINDOW_ATTENTION): 6,
     ("", "RotaryEmbedding"): 1,
 }
 

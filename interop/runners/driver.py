@@ -16,8 +16,8 @@ import numpy as np
 import sentencepiece
 from tramontane import __version__
 from tramontane.runtime import Session
-from tramontane.runtime.graph import ort
-from tramontane.runtime.text import Detokenizer
+from tramontane.runtime.ort_session import ort
+from tramontane.runtime.tokenizers.sentencepiece import Detokenizer
 
 
 def main(argv: Sequence[str]) -> int:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 import pytest
-from tramontane.bench.export import MOST_BYTES, MOST_MORE_BYTES, Row, broken_bounds
+from tramontane.bench.export.__main__ import MOST_BYTES, MOST_MORE_BYTES, Row, broken_bounds
 
 WHOLE = 32
 ROW = Row(

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tramontane.bench import kernel_graphs, kernels, limits
-from tramontane.bench.kernel_graphs import Kernel
-from tramontane.errors import ContractError
+from tramontane.bench import limits
+from tramontane.bench.kernels import __main__ as kernels
+from tramontane.bench.kernels import graphs
+from tramontane.bench.kernels.graphs import Kernel
+from tramontane.runtime.errors import ContractError
 
 SMALL = {
     "WINDOW": 48,
@@ -28,7 +30,7 @@ SMALL = {
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels of another shape, and limits that take no time."""
     for name, size in SMALL.items():
-        monkeypatch.setattr(kernel_graphs, name, size)
+        monkeypatch.setattr(graphs, name, size)
     monkeypatch.setattr(kernels, "COPIES", SMALL["COPIES"])
     monkeypatch.setattr(limits, "_BUFFER_BYTES", 1 << 20)
     monkeypatch.setattr(limits, "_SIZE", 64)
@@ -74,10 +76,10 @@ def test_shares_are_of_the_limits_of_a_round(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.usefixtures("small")
 def test_the_sizes_are_those_of_what_is_computed() -> None:
-    attention = next(kernel_graphs.attentions(1))
+    attention = next(graphs.attentions(1))
     assert attention.read_bytes == 2 * 2 * 48 * 16 * 4
     assert attention.multiplications == 2 * 4 * 48 * 16
-    by_way = {(one.way, one.does): one for one in kernel_graphs.products(1)}
+    by_way = {(one.way, one.does): one for one in graphs.products(1)}
     four = by_way["MatMulNBits, int4, block 128", "product, 8 rows"]
     assert four.read_bytes == 64 * 256 // 2 + 64 * 2 * 4
     assert four.multiplications == 8 * 64 * 256
@@ -91,7 +93,7 @@ def test_all_ways_in_float_attend_alike(monkeypatch: pytest.MonkeyPatch) -> None
         if scales or "GroupQueryAttention" in nodes:
             return dict
         shape = (1, 2, 48, 16)
-        session = kernel_graphs._session(
+        session = graphs._session(
             f"{inputs}, float[1, 2, 48, 16] k0, float[1, 2, 48, 16] v0, "
             "float[1, 2, 48, 16] k1, float[1, 2, 48, 16] v1",
             nodes,
@@ -99,12 +101,12 @@ def test_all_ways_in_float_attend_alike(monkeypatch: pytest.MonkeyPatch) -> None
             {},
             threads,
         )
-        caches = {name: kernel_graphs._numbers(*shape) for name in ("k0", "v0", "k1", "v1")}
+        caches = {name: graphs._numbers(*shape) for name in ("k0", "v0", "k1", "v1")}
         outputs[nodes] = session.run(["y1"], {**feeds, **caches})[0]
         return dict
 
-    monkeypatch.setattr(kernel_graphs, "_over_caches", run)
-    assert len(list(kernel_graphs.attentions(1))) == 4
+    monkeypatch.setattr(graphs, "_over_caches", run)
+    assert len(list(graphs.attentions(1))) == 4
     one, other = outputs.values()
     np.testing.assert_allclose(one, other, atol=1e-5)
 
@@ -125,14 +127,14 @@ def test_both_ways_of_gate_and_up_compute_one_thing(monkeypatch: pytest.MonkeyPa
         names = {
             name.replace("{n}", n): array for name, array in filled.items() for n in ("0", "1")
         }
-        session = kernel_graphs._session(
+        session = graphs._session(
             "float[rows, 256] x", nodes, "float[rows, 64] y{n}", names, threads
         )
-        found.append(session.run(["y1"], {"x": kernel_graphs._numbers(3, 256)})[0])
+        found.append(session.run(["y1"], {"x": graphs._numbers(3, 256)})[0])
         return []
 
-    monkeypatch.setattr(kernel_graphs, "_both", both)
-    assert not list(kernel_graphs.gates(1))
+    monkeypatch.setattr(graphs, "_both", both)
+    assert not list(graphs.gates(1))
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
 
 

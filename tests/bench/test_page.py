@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tramontane.bench import others, page
+from tramontane.bench import other_exporters, page
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -194,6 +194,8 @@ def test_the_page_in_docs_has_the_words_of_the_template() -> None:
 
 def test_the_page_of_other_exporters_has_the_words_that_are_printed_now() -> None:
     shown = (DOCS / "other-exporters.md").read_text("utf-8").splitlines()
-    printed = others.as_markdown([], versions=[], absent=[], model="stdlib-5m").splitlines()
+    printed = other_exporters.as_markdown(
+        [], versions=[], absent=[], model="stdlib-5m"
+    ).splitlines()
     words = [line for line in printed if "Versions:" not in line]
     assert not set(words) - set(shown)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tramontane import cli
+from tramontane.cli import main as cli
 from tramontane.console import hints
 
 from ..clone import Clone

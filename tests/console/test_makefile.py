@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tramontane import cli
+from tramontane.cli import main as cli
 from tramontane.console.make_help import Makefile, describe, describe_target
 
 from ..clone import ROOT, Clone

@@ -13,8 +13,10 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
-from tramontane import cli, commands, errors
+from tramontane.cli import commands
+from tramontane.cli import main as cli
 from tramontane.console import status
+from tramontane.runtime import errors
 
 # Packages of the extra, by the names that are imported.
 EXTRA = sorted(
@@ -274,7 +276,7 @@ def test_a_prompt_that_is_not_utf8_is_one_clear_line(
     assert done.stderr.count(b"\n") == 1
 
 
-@pytest.mark.parametrize("module", ["tramontane", "tramontane.cli"])
+@pytest.mark.parametrize("module", ["tramontane", "tramontane.cli.main"])
 def test_python_m_runs_the_command(module: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True

@@ -6,11 +6,11 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from tramontane.errors import ConfigError
 from tramontane.export.build import Options, adapted, export_checkpoint
 from tramontane.export.config import MistralConfig, geometry_of
-from tramontane.export.geometries import GEOMETRIES
-from tramontane.export.layouts import read_config
+from tramontane.export.formats.layouts import read_config
+from tramontane.export.known_models import GEOMETRIES
+from tramontane.runtime.errors import ConfigError
 
 LLAMA = GEOMETRIES["llama-2-7b"]
 

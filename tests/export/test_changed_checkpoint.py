@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from tramontane.errors import CheckpointError
-from tramontane.export import build, calibrate_apart, trace_apart
+from tramontane.export import build
 from tramontane.export.build import Options, export_checkpoint
-from tramontane.export.checkpoint import Checkpoint
+from tramontane.export.calibrate import calibrate_subprocess
+from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.trace import trace_subprocess
+from tramontane.runtime.errors import CheckpointError
 from tramontane.runtime.manifest import read_manifest
 from tramontane.validate.gate import Options as Measuring
-from tramontane.validate.prove import prove, validate
+from tramontane.validate.run_gate import prove, validate
 
 Write = Callable[..., Path]
 FP32 = Options(quant="fp32", target="ort")
@@ -31,7 +33,7 @@ def traced_once(monkeypatch: pytest.MonkeyPatch, _traces: dict[str, ir.Model]) -
 
     def trace(config: Any) -> ir.Model:
         if repr(config) not in _traces:
-            _traces[repr(config)] = trace_apart.trace_apart(config)
+            _traces[repr(config)] = trace_subprocess.trace_apart(config)
         return _traces[repr(config)].clone()
 
     monkeypatch.setattr(build, "trace_apart", trace)
@@ -211,13 +213,13 @@ def test_config_and_tokenizer_are_copied_as_they_were_read(
 def test_calibration_reads_the_same_files_or_none(
     checkpoints: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    checkpoint, run = checkpoints("single"), calibrate_apart.subprocess.run
+    checkpoint, run = checkpoints("single"), calibrate_subprocess.subprocess.run
 
     def changing(*arguments: Any, **options: Any) -> Any:
         CHANGES[change][0](checkpoint / "model.safetensors")
         return run(*arguments, **options)
 
-    monkeypatch.setattr(calibrate_apart.subprocess, "run", changing)
+    monkeypatch.setattr(calibrate_subprocess.subprocess, "run", changing)
     out = tmp_path / "out" / "artifact"
     out.parent.mkdir()
     said = refusal(checkpoint, out, recipe=Options(quant="int8-dynamic", target="ort"))

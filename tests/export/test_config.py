@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from tramontane.errors import ConfigError
 from tramontane.export.config import MistralConfig
-from tramontane.export.config_json import to_hugging_face
-from tramontane.export.layouts import read_config
-from tramontane.export.model import Mistral
-from tramontane.export.params_json import to_params_json
+from tramontane.export.formats.huggingface import to_hugging_face
+from tramontane.export.formats.layouts import read_config
+from tramontane.export.formats.mistral import to_params_json
+from tramontane.export.model.model import Mistral
+from tramontane.runtime.errors import ConfigError
 from transformers import AutoConfig, LlamaConfig
 from transformers import MistralConfig as PublishedMistralConfig
 from transformers.models.mistral.modeling_mistral import MistralRotaryEmbedding

@@ -13,17 +13,24 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from tramontane.errors import GraphError
-from tramontane.export.bind import bind
 from tramontane.export.config import MistralConfig, geometry_of
-from tramontane.export.geometries import GEOMETRIES, find_geometry, shorten
-from tramontane.export.layouts import read_config
-from tramontane.export.naming import parameters
+from tramontane.export.formats.layouts import read_config
+from tramontane.export.formats.tensor_names import parameters
+from tramontane.export.known_models import GEOMETRIES, find_geometry, shorten
 from tramontane.export.plan import _file_sizes, plan, plan_each
-from tramontane.export.trace import trace
-from tramontane.graphs import external_data, pipeline
-from tramontane.graphs.calibration import Calibration, LayerMaxima
-from tramontane.graphs.recipe import DEFAULT_BLOCK, QUANTS, TARGETS, is_smoothed, quants_for
+from tramontane.export.trace.bind_weights import bind
+from tramontane.export.trace.trace import trace
+from tramontane.graphs import pipeline
+from tramontane.graphs.quantization.activation_ranges import Calibration, LayerMaxima
+from tramontane.graphs.quantization.recipe import (
+    DEFAULT_BLOCK,
+    QUANTS,
+    TARGETS,
+    is_smoothed,
+    quants_for,
+)
+from tramontane.graphs.writing import external_data
+from tramontane.runtime.errors import GraphError
 
 # Of the embedded model some weights are small enough to stay in the graph's own file.
 SHORTENED = [
@@ -207,7 +214,7 @@ def test_planning_each_quant_refuses_what_none_can_be_exported_in() -> None:
 def test_planning_needs_no_torch() -> None:
     code = (
         "import sys; from tramontane.export.plan import plan; "
-        "from tramontane.export.geometries import GEOMETRIES; "
+        "from tramontane.export.known_models import GEOMETRIES; "
         "plan(GEOMETRIES['stdlib-5m'], quant='int4', target='ort'); "
         "assert 'torch' not in sys.modules"
     )

@@ -12,8 +12,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from tramontane.graphs import weights
-from tramontane.graphs.artifact import write_graph
-from tramontane.graphs.journal import Journal
+from tramontane.graphs.writing.artifact import write_graph
+from tramontane.graphs.writing.journal import Journal
 from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.contract import MODEL_FILE, Geometry, past, present
 

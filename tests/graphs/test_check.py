@@ -7,9 +7,9 @@ from typing import Any
 
 import onnx_ir as ir
 import pytest
-from tramontane.errors import GraphError
 from tramontane.graphs.check import check
 from tramontane.runtime.contract import Geometry
+from tramontane.runtime.errors import GraphError
 
 
 def test_graph_that_keeps_every_rule_passes(promised: ir.Model, geometry: Geometry) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from tramontane.graphs.external_data import ALIGNMENT_BYTES, INLINE_BYTES, Place, point_at
+from tramontane.graphs.writing.external_data import ALIGNMENT_BYTES, INLINE_BYTES, Place, point_at
 from tramontane.runtime.contract import DATA_FILE, MODEL_FILE
 
 TEXT = """(float[1,20] x) => (float[1,20] near, float[1,20] far)

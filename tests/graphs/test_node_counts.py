@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 from tramontane.runtime.contract import MODEL_FILE
-from tramontane.runtime.graph import ort
+from tramontane.runtime.ort_session import ort
 
 LAYERS = 6  # of the embedded model
 # Queries, keys and values in one multiplication, rope inside the attention, additions inside the

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from tramontane.errors import GraphError
 from tramontane.graphs import weights
-from tramontane.graphs.calibration import Calibration
-from tramontane.graphs.external_data import initializers_as_read
-from tramontane.graphs.pack_matrices import PackMatrices
 from tramontane.graphs.pipeline import passes, run
-from tramontane.graphs.recipe import TARGETS, is_smoothed, quants_for
+from tramontane.graphs.quantization.activation_ranges import Calibration
+from tramontane.graphs.quantization.pack_matrices import PackMatrices
+from tramontane.graphs.quantization.recipe import TARGETS, is_smoothed, quants_for
+from tramontane.graphs.writing.external_data import initializers_as_read
 from tramontane.runtime.contract import Geometry
+from tramontane.runtime.errors import GraphError
 
 
 class BreakOpset(ir.passes.InPlacePass):

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 import pytest
-from tramontane.errors import GraphError
 from tramontane.graphs import weights
-from tramontane.graphs.quantize import pack_nibbles, unpack_nibbles
+from tramontane.graphs.quantization.methods.round_to_nearest import pack_nibbles, unpack_nibbles
+from tramontane.runtime.errors import GraphError
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tramontane.errors import ContractError
-from tramontane.export.hard_strings import HARD
+from tramontane.export.tokenizer.tokenizer_probes import HARD
 from tramontane.interop import cases
 from tramontane.interop.cases import Exported
+from tramontane.runtime.errors import ContractError
 
 
 def test_stories_are_a_model_and_its_text(tmp_path: Path, stdlib_5m: Path) -> None:

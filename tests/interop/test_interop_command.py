@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 from tramontane.console.status import status_of
-from tramontane.errors import ContractError
+from tramontane.environments.environments import Absent
 from tramontane.interop import __main__ as command
 from tramontane.interop import cases
-from tramontane.interop.answers import Answer, Failed
 from tramontane.interop.cases import Case, Exported
-from tramontane.interop.places import Absent
+from tramontane.interop.judge import Answer, Failed
 from tramontane.interop.runners import driver
 from tramontane.interop.runtimes import DRIVER, REFERENCE, Runtime
+from tramontane.runtime.errors import ContractError
 
 NEW_TOKENS = 24
 NO_BROWSER = "chromium: none is on PATH"

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tramontane.interop.answers import Cell
+from tramontane.interop.judge import Cell
 from tramontane.interop.matrix import Matrix
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tramontane.errors import ContractError
 from tramontane.interop.cases import Case, cases
 from tramontane.interop.plan import choose
 from tramontane.interop.runtimes import COLUMNS
+from tramontane.runtime.errors import ContractError
 
 USUAL = ["fp32 ort", "int8 ort", "int4 ort"]
 GROWING = ["fp32 ort growing", "int8 ort growing", "int4 ort growing"]

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tramontane.errors import ContractError
 from tramontane.interop import reduced
 from tramontane.runtime import contract, manifest
+from tramontane.runtime.errors import ContractError
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tramontane.interop import places
+from tramontane.environments import environments
 from tramontane.interop.cases import Exported, write_job
 from tramontane.interop.page import text_of
 from tramontane.interop.runners import bare as bare_runner
 from tramontane.interop.runners import driver
-from tramontane.runtime import Session, bare
+from tramontane.runtime import Session, minimal_decode
 
 NEW_TOKENS = 72  # more than a window, from a prompt of three
 
@@ -72,7 +72,7 @@ def test_onnxruntime_alone_gives_the_drivers_tokens_across_the_window(
     exported: Exported, job: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_job(exported, tmp_path / "job.json", new_tokens=NEW_TOKENS)
-    assert bare_runner.main([str(path), str(bare.__file__)]) == 0
+    assert bare_runner.main([str(path), str(minimal_decode.__file__)]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["tokens"] == driver.do(job)["tokens"]
     assert set(found["versions"]) == {"onnxruntime", "numpy", "python"}
@@ -81,5 +81,5 @@ def test_onnxruntime_alone_gives_the_drivers_tokens_across_the_window(
 def test_the_script_of_the_docs_prints_the_tokens_that_follow(exported: Exported) -> None:
     _, long = exported.job["prompts"]
     right = driver.continue_greedily(Session.load(exported.folder), long, 5)
-    command = [sys.executable, bare.__file__, exported.folder, "5", *map(str, long)]
-    assert places.run(command).split() == [str(token) for token in right]
+    command = [sys.executable, minimal_decode.__file__, exported.folder, "5", *map(str, long)]
+    assert environments.run(command).split() == [str(token) for token in right]

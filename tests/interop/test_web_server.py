@@ -13,10 +13,11 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tramontane.errors import ContractError
-from tramontane.interop import places, web_server
+from tramontane.environments import environments
+from tramontane.interop import web_server
 from tramontane.runtime import manifest as manifests
 from tramontane.runtime.contract import Geometry
+from tramontane.runtime.errors import ContractError
 from tramontane.runtime.memory import MemoryPlan
 
 
@@ -184,9 +185,9 @@ def test_a_port_that_is_none_is_refused() -> None:
 
 def test_without_npm_the_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str, packages: object) -> Path:
-        raise places.Absent("npm: not on PATH")
+        raise environments.Absent("npm: not on PATH")
 
-    monkeypatch.setattr(places, "node_with", absent)
+    monkeypatch.setattr(environments, "node_with", absent)
     with pytest.raises(ContractError, match=r"npm: not on PATH; the page needs onnxruntime-web@"):
         web_server.packages()
 

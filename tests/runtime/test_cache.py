@@ -5,9 +5,9 @@ from __future__ import annotations
 import doctest
 
 import pytest
-from tramontane.errors import ContractError
 from tramontane.runtime import cache
 from tramontane.runtime.cache import CacheLayout, default_rows
+from tramontane.runtime.errors import ContractError
 
 
 @pytest.mark.parametrize(("window", "rows"), [(1, 1), (4, 4), (4, 6), (8, 24), (5, 9)])

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tramontane.errors import ContractError
 from tramontane.runtime import Sampler, Session
+from tramontane.runtime.errors import ContractError
 from tramontane.runtime.generate import Generation, TextStream
 
 RUNTIME = Path(sys.modules[Session.__module__].__file__ or "").parent

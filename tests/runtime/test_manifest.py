@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from tramontane.errors import ContractError
 from tramontane.runtime.contract import MODEL_FILE, Geometry
+from tramontane.runtime.errors import ContractError
 from tramontane.runtime.manifest import (
     Manifest,
     Vocabulary,

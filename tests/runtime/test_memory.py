@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tramontane.errors import ContractError
 from tramontane.runtime.contract import Geometry
+from tramontane.runtime.errors import ContractError
 from tramontane.runtime.memory import MemoryPlan, refuse_beyond
 
 WHAT = Path("artifacts/mine")

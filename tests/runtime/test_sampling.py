@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from tramontane.errors import ContractError
+from tramontane.runtime.errors import ContractError
 from tramontane.runtime.sampling import Sampler, fewest
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3], np.float32))

@@ -15,9 +15,9 @@ import onnx
 import psutil
 import pytest
 import sentencepiece
-from tramontane.errors import ContractError
 from tramontane.runtime import Sampler, Session
 from tramontane.runtime.contract import MODEL_FILE
+from tramontane.runtime.errors import ContractError
 
 V, POSITIONS = 2048, 600  # of the artifact in conftest.py
 TOLERANCE = 1e-5  # float32 sums in another order, of logits near 1

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tramontane.errors import ContractError
-from tramontane.export.card import render_card
-from tramontane.runtime import Sampler, Session, bare
+from tramontane.export.sidecars.card import render_card
+from tramontane.runtime import Sampler, Session, minimal_decode
+from tramontane.runtime.errors import ContractError
 from tramontane.runtime.generate import DEFAULT_NEW_TOKENS
 from tramontane.runtime.manifest import read_manifest
 
@@ -114,7 +114,7 @@ def test_the_script_without_our_package_turns_telemetry_off_before_it_imports_on
         "import os\nprint(os.environ['ORT_DISABLE_TELEMETRY'])\n", encoding="utf-8"
     )
     environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
-    code = f"import runpy; runpy.run_path({bare.__file__!r}, run_name='bare')"
+    code = f"import runpy; runpy.run_path({minimal_decode.__file__!r}, run_name='bare')"
     for given, found in (({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0")):
         done = subprocess.run(
             [sys.executable, "-c", code],

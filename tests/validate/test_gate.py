@@ -8,15 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tramontane.errors import ContractError, ParityError
 from tramontane.export.build import Options as Recipe
 from tramontane.export.build import export_checkpoint
-from tramontane.export.checkpoint import Checkpoint
+from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.faults import in_attention, in_cache, in_operators
 from tramontane.faults.planting import Fault, planted
 from tramontane.runtime.contract import MODEL_FILE
+from tramontane.runtime.errors import ContractError, ParityError
 from tramontane.validate.gate import Options
-from tramontane.validate.prove import Verdict, prove, validate
+from tramontane.validate.run_gate import Verdict, prove, validate
 from tramontane.validate.verdict import Check
 
 Artifact = Callable[[str], Path]

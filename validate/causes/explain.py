@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..batches import feed_batches
 from ..figures import compare
-from ..findings import SCALES, Dissection, Exhibit
 from ..gate import Gate, Measurement
-from ..sequences import Feed, feeds
+from ..layer_checks.findings import SCALES, Dissection, Exhibit
+from ..sequences.batches import feed_batches
+from ..sequences.sequences import Feed, feeds
 from ..verdict import Check
-from .likeliest import Found
 from .of_operators import ROTATED, cause_of_operator
 from .of_rows import cause_of_rows
 from .of_scales import cause_of_scales
 from .of_weights import cause_of_weights
+from .rank_causes import Found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,9 +9,9 @@ import numpy as np
 from ...export.config import MistralConfig
 from ...runtime.cache import CacheLayout
 from ..figures import relative_errors
-from ..findings import Exhibit
-from .likeliest import Cause
+from ..layer_checks.findings import Exhibit
 from .of_rope import ropes, rotate
+from .rank_causes import Cause
 
 _MOST_QUERIES = 192  # looked at of a long sequence: the worst, and some of all
 

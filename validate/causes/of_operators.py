@@ -8,17 +8,17 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from ...export.checkpoint import Checkpoint
 from ...export.config import MistralConfig
-from ...export.naming import parameters
-from ...graphs.pack_in_bytes import parts_of
+from ...export.formats.checkpoint import Checkpoint
+from ...export.formats.tensor_names import parameters
+from ...graphs.quantization.pack_dynamic_int8 import parts_of
 from ...runtime.cache import CacheLayout
-from .. import operators
 from ..figures import relative_errors
-from ..findings import Exhibit
-from .likeliest import Cause, Found, likeliest, rolled
+from ..layer_checks.findings import Exhibit
+from ..reference import operators
 from .of_attention import causes_of_attention
 from .of_rope import causes_of_rope, own_rows
+from .rank_causes import Cause, Found, likeliest, rolled
 
 ROTATED = ("rope", "cached keys")  # what may be wrong by its rope
 _EPSILONS = (0.0, 1e-12, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3)

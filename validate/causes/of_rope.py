@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ...export.config import MistralConfig
-from ..findings import SCALES, Exhibit
-from ..operators import in_bytes
-from .likeliest import Cause
+from ..layer_checks.findings import SCALES, Exhibit
+from ..reference.operators import in_bytes
+from .rank_causes import Cause
 
 _THETAS = (1e4, 1e5, 5e5, 1e6, 1e7)
 

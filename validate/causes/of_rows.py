@@ -8,9 +8,9 @@ import numpy as np
 
 from ...runtime.cache import CacheLayout
 from ..figures import relative_errors
-from ..findings import Exhibit
-from ..reference import Run
-from .likeliest import Cause, Found, likeliest
+from ..layer_checks.findings import Exhibit
+from ..reference.reference import Run
+from .rank_causes import Cause, Found, likeliest
 
 _SAME = 1e-3  # rows that differ by less are one: they were copied, or computed alike
 _MOST_ROWS = 256  # that are looked for at other positions

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..findings import Exhibit
-from .likeliest import Found
+from ..layer_checks.findings import Exhibit
+from .rank_causes import Found
 
 _ROOM = 1.5  # times the largest number of a channel: more is coarser than it need be
 _LARGEST = 127

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ...export.checkpoint import Checkpoint
 from ...export.config import MistralConfig
-from ...export.naming import is_rotated, parameters
-from ..findings import Exhibit, block_errors
-from .likeliest import Cause, Found, likeliest, rolled
+from ...export.formats.checkpoint import Checkpoint
+from ...export.formats.tensor_names import is_rotated, parameters
+from ..layer_checks.findings import Exhibit, block_errors
+from .rank_causes import Cause, Found, likeliest, rolled
 
 _ROUNDED_ALIKE = 1.5  # bounds within which weights are the same, rounded in other blocks
 _PARTLY = 0.5  # share of blocks beyond the bound, up to which the rest is taken for sound

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ...export.provenance import processor, tool_versions
-from ...runtime.graph import physical_cores
+from ...export.fingerprint import processor, tool_versions
 from ...runtime.manifest import describe_file
+from ...runtime.ort_session import physical_cores
 from ..causes.explain import Explanation
 from ..gate import Measurement
-from ..tokens import SAMPLE
+from ..sequences.tokens import SAMPLE
 from ..tolerance import MAX_KL, MIN_AGREEMENT
 from ..verdict import headline
 

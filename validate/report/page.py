@@ -12,8 +12,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from ...sizes import format_bytes
-from ..findings import Finding
+from ...runtime.sizes import format_bytes
+from ..layer_checks.findings import Finding
 from ..verdict import COMPARED, WORDS, Check
 from . import plots
 from .scales import write_number

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..findings import Finding
+from ..layer_checks.findings import Finding
 from .scales import LogScale, write_number
 from .svg import ACCENT, BAD, INK, MARGINS, MUTED, Plot, draw
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from tramontane.errors import ContractError
 from tramontane.graphs.lint import kernels as lint_kernels
 from tramontane.graphs.lint.rules import RULES, Finding, lint
+from tramontane.runtime.errors import ContractError
 
 # One layer: B b, T new tokens, G 2, D 16, a cache of ``rows`` and a rope table of ``table`` rows.
 INPUTS = """(int64[b,T] input_ids, float[b,T,64] q, float[b,T,32] k, float[b,T,32] v,
@@ -412,9 +412,9 @@ def test_operator_for_other_devices_is_told(ask: Ask) -> None:
 
 
 def test_operators_said_to_have_no_kernel_have_none() -> None:
-    from tramontane.runtime import graph
+    from tramontane.runtime import ort_session
 
-    kernels = graph.ort.capi.onnxruntime_pybind11_state.get_all_opkernel_def()
+    kernels = ort_session.ort.capi.onnxruntime_pybind11_state.get_all_opkernel_def()
     own = {kernel.op_name for kernel in kernels if kernel.provider == "CPUExecutionProvider"}
     assert "GroupQueryAttention" in own
     assert not own & lint_kernels._NOT_ON_PROCESSOR

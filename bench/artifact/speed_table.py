@@ -1,0 +1,109 @@
+"""Shows an artifact's speeds: a table, and a plot by position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ...runtime.sizes import format_bytes
+from ..samples import Spread
+from .speed import Report
+
+_COLORS, _GRID = ("#1f3a5f", "#c0692b"), "#d9d9d9"
+
+
+def print_report(report: Report) -> None:
+    """Print hardware limits, figures with their spread, and the share of the limit of each."""
+    machine = report.about["machine"]
+    print(
+        f"{report.artifact}: {report.recipe}, {format_bytes(report.file_bytes)} of weights; "
+        f"{machine['processor']}, {machine['threads']} threads, {report.about['rounds']} rounds"
+    )
+    table = Table("what", "median", "lowest to highest", "share of the hardware limit")
+    for what, found in report.limits.items():
+        table.add_row(f"hardware limit: {what}", *_cells(f"limit {what}", found), "")
+    for what, found in report.figures.items():
+        share = report.shares.get(what)
+        reached = "" if share is None else f"{share.median:.0%}"
+        if what == "peak of load":
+            reached = f"({found.median / report.file_bytes:.2f} x the weights)"
+        table.add_row(what, *_cells(what, found), reached)
+    Console(width=110).print(table)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """Something over positions."""
+
+    title: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None  # where it spreads
+    high: Sequence[float] | None = None
+
+
+def plot(report: Report, path: Path) -> None:
+    """Draw decode speed and resident memory over the position."""
+    plot_lines(
+        (
+            _line(report, "decode at ", "decode, tokens a second", scale=1),
+            _line(report, "resident at ", "resident memory, GB", scale=1e9),
+        ),
+        path,
+    )
+
+
+def plot_lines(lines: Sequence[Line], path: Path) -> None:
+    """Draw each over positions, from 0 up, side by side; SVG or PNG, as the name says."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+
+    with mpl.rc_context({"svg.hashsalt": "tramontane", "svg.fonttype": "none"}):
+        figure, panels = pyplot.subplots(1, len(lines), figsize=(9, 3), layout="constrained")
+        for axes, line, color in zip(panels, lines, _COLORS, strict=False):
+            axes.plot(line.x, line.y, color=color, marker="o", markersize=3)
+            if line.low is not None and line.high is not None:
+                axes.fill_between(line.x, line.low, line.high, color=color, alpha=0.2, linewidth=0)
+            axes.set(title=line.title, xlabel="position", ylim=(0, None))
+            axes.grid(color=_GRID, linewidth=0.6)
+            axes.spines[["top", "right"]].set_visible(False)
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+        pyplot.close(figure)
+
+
+def _line(report: Report, prefix: str, title: str, *, scale: float) -> Line:
+    found = {
+        int(what.removeprefix(prefix)): one
+        for what, one in report.figures.items()
+        if what.startswith(prefix)
+    }
+    return Line(
+        title=title,
+        x=list(found),
+        y=[one.median / scale for one in found.values()],
+        low=[min(one.values) / scale for one in found.values()],
+        high=[max(one.values) / scale for one in found.values()],
+    )
+
+
+def _cells(what: str, found: Spread) -> tuple[str, str]:
+    shown = [_shown(what, value) for value in (found.median, min(found.values), max(found.values))]
+    return shown[0], f"{shown[1]} to {shown[2]}"
+
+
+def _shown(what: str, value: float) -> str:
+    if what.endswith("share"):
+        return f"{value:.1%}"
+    if what.startswith(("resident", "peak")):
+        return format_bytes(int(value))
+    if what.startswith("limit"):
+        return f"{value / 1e9:.1f} G{'B' if what.endswith('read') else 'MAC'}/s"
+    if what == "driver":
+        return f"{value * 1e6:.0f} us"
+    return f"{value:.2f} s" if what in ("load", "first token") else f"{value:.1f} tokens/s"

@@ -1,0 +1,251 @@
+"""Graphs of single kernels that a step or a prefill could use.
+
+In the shape of Mistral-7B's layers: one token's attention over a full window, and the product with
+a matrix of the multilayer perceptron, and its gate, for one position and for a prompt's.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from onnx import numpy_helper, parser
+
+from ...runtime.ort_session import open_graph, ort
+
+WINDOW, SLACK = 4096, 512
+HEADS, KEY_VALUE_HEADS, HEAD_SIZE = 32, 8, 128
+IN, OUT = 4096, 14336  # of the product
+ROWS = 256  # positions of a prompt
+COPIES = 6  # of caches and of matrices, so that none of them stays in the processor's own caches
+SHAPE = {
+    "window": WINDOW,
+    "heads": HEADS,
+    "key_value_heads": KEY_VALUE_HEADS,
+    "head_size": HEAD_SIZE,
+    "product": [IN, OUT],
+}
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kernel:
+    """One way to compute something."""
+
+    does: str  # what all ways of a kind compute
+    way: str
+    run: Callable[[], object]  # all copies
+    read_bytes: int  # of one copy
+    multiplications: int  # of one copy
+
+
+def attentions(threads: int) -> Iterator[Kernel]:
+    """One token's attention over a full window: ours, ours in 8 bits, and what else there is.
+
+    The others neither store nor turn the new key: what they leave out is in their favour.
+    """
+    rows, group = WINDOW + SLACK, HEADS // KEY_VALUE_HEADS
+    query = f"float[1, 1, {(HEADS + 2 * KEY_VALUE_HEADS) * HEAD_SIZE}] query"
+    lengths = "int32[1] last, int32 total"
+    turned = f"float[{rows}, {HEAD_SIZE // 2}] cos, float[{rows}, {HEAD_SIZE // 2}] sin"
+    heads = (
+        f"num_heads = {HEADS}, kv_num_heads = {KEY_VALUE_HEADS}, do_rotary = 1, "
+        f"local_window_size = {WINDOW}, sliding_window_cache = 1"
+    )
+    in_bytes = 'kv_cache_bit_width = 8, k_quant_type = "PER_CHANNEL", v_quant_type = "PER_CHANNEL"'
+    kernel = "com.microsoft.GroupQueryAttention"
+    fed: Arrays = {
+        "query": _numbers(1, 1, (HEADS + 2 * KEY_VALUE_HEADS) * HEAD_SIZE),
+        "last": np.array([WINDOW], np.int32),
+        "total": np.array(WINDOW + 1, np.int32),
+        "cos": np.ones((rows, HEAD_SIZE // 2), np.float32),
+        "sin": np.zeros((rows, HEAD_SIZE // 2), np.float32),
+    }
+    scales: Arrays = {
+        name: np.full((1, KEY_VALUE_HEADS, 1, HEAD_SIZE), 0.03, np.float32)
+        for name in ("key_scales", "value_scales")
+    }
+    grouped = f"float[1, {KEY_VALUE_HEADS}, {group}, {HEAD_SIZE}] query"
+    in_groups: Arrays = {"query": _numbers(1, KEY_VALUE_HEADS, group, HEAD_SIZE)}
+    ways: tuple[tuple[str, str, str, Arrays, bool], ...] = (
+        (
+            "GroupQueryAttention, float32",
+            f"{query}, {lengths}, {turned}",
+            f"y{{n}}, k{{n}}_, v{{n}}_ = {kernel}<{heads}>"
+            "(query, , , k{n}, v{n}, last, total, cos, sin)",
+            fed,
+            False,
+        ),
+        (
+            "GroupQueryAttention, int8",
+            f"{query}, {lengths}, {turned}",
+            f"y{{n}}, k{{n}}_, v{{n}}_ = {kernel}<{heads}, {in_bytes}>"
+            "(query, , , k{n}, v{n}, last, total, cos, sin, , , , key_scales, value_scales)",
+            fed,
+            True,
+        ),
+        (
+            f"Attention-24, {group} heads a matrix",
+            grouped,
+            "y{n} = Attention(query, k{n}, v{n})",
+            in_groups,
+            False,
+        ),
+        (
+            f"MatMul, {group} heads a matrix",
+            grouped,
+            f"s{{n}} = com.microsoft.FusedMatMul<transB = 1, alpha = {HEAD_SIZE**-0.5}>"
+            "(query, k{n}) "
+            "p{n} = Softmax(s{n}) y{n} = MatMul(p{n}, v{n})",
+            in_groups,
+            False,
+        ),
+    )
+    for way, inputs, nodes, feeds, is_bytes in ways:
+        yield Kernel(
+            does=f"attention, {WINDOW} rows",
+            way=way,
+            run=_over_caches(inputs, nodes, feeds, scales if is_bytes else {}, threads),
+            read_bytes=2 * KEY_VALUE_HEADS * WINDOW * HEAD_SIZE * (1 if is_bytes else 4),
+            multiplications=2 * HEADS * WINDOW * HEAD_SIZE,
+        )
+
+
+def products(threads: int) -> Iterator[Kernel]:
+    """One matrix by one position, and by many: as recipes have it."""
+    for bits, block in ((4, 128), (4, 256), (8, 128)):
+        weights = _in_blocks(OUT, bits=bits, block=block)
+        nodes = f"y{{n}} = {_multiplied(weights, bits=bits, block=block)}(x, w{{n}}, scales)"
+        way = f"MatMulNBits, int{bits}, block {block}"
+        yield from _both("product", way, nodes, weights, IN * OUT, threads)
+    codes = np.random.default_rng(0).integers(-127, 128, (IN, OUT), np.int8)
+    weights = {"w{n}": codes, "scales": np.full((OUT,), 1e-3, np.float32)}
+    nodes = (
+        "q{n}, step{n}, zero{n} = DynamicQuantizeLinear(x) y{n} = "
+        "com.microsoft.MatMulIntegerToFloat(q{n}, w{n}, step{n}, scales, zero{n})"
+    )
+    yield from _both("product", "MatMulIntegerToFloat, int8", nodes, weights, IN * OUT, threads)
+
+
+def gates(threads: int) -> Iterator[Kernel]:
+    """Gate and up, and their gated product: two matrices, or both packed into one."""
+    two, one = (_in_blocks(rows, bits=4, block=128) for rows in (OUT, 2 * OUT))
+    gated = "a{n} = com.microsoft.QuickGelu<alpha = 1.0>(g{n}) y{n} = Mul(a{n}, u{n})"
+    multiplied = _multiplied(two, bits=4, block=128)
+    nodes = (
+        f"g{{n}} = {multiplied}(x, w{{n}}, scales) "
+        f"u{{n}} = {multiplied}(x, v{{n}}, scales) {gated}"
+    )
+    weights = {**two, "v{n}": two["w{n}"]}
+    yield from _both("gate and up", "two products", nodes, weights, 2 * IN * OUT, threads)
+    nodes = (
+        f"b{{n}} = {_multiplied(one, bits=4, block=128)}(x, w{{n}}, scales) "
+        f"g{{n}}, u{{n}} = Split<axis = 1, num_outputs = 2>(b{{n}}) {gated}"
+    )
+    yield from _both("gate and up", "one product, Split", nodes, one, 2 * IN * OUT, threads)
+
+
+def _in_blocks(rows: int, *, bits: int, block: int) -> Arrays:
+    """Codes and scales of a matrix (rows, IN), for MatMulNBits."""
+    blocks = IN // block
+    codes = np.random.default_rng(0).integers(0, 256, (rows, blocks, block * bits // 8), np.uint8)
+    return {"w{n}": codes, "scales": np.full((rows, blocks), 1e-3, np.float32)}
+
+
+def _multiplied(weights: Arrays, *, bits: int, block: int) -> str:
+    return (
+        f"com.microsoft.MatMulNBits<K = {IN}, N = {len(weights['scales'])}, bits = {bits}, "
+        f"block_size = {block}, accuracy_level = 4>"
+    )
+
+
+def _over_caches(
+    inputs: str, nodes: str, feeds: Arrays, scales: Arrays, threads: int
+) -> Callable[[], object]:
+    """A graph of attention over so many caches, bound once; present rows lie where past ones do.
+
+    Caches that have scales hold bytes.
+    """
+    appends = "k{n}_" in nodes
+    shape = (1, KEY_VALUE_HEADS, WINDOW + (SLACK if appends else 0), HEAD_SIZE)
+    of_cache = f"{'int8' if scales else 'float'}[{', '.join(map(str, shape))}]"
+    caches: Arrays = {}
+    outputs = ["float[a, b, c] y{n}" if appends else "float[a, b, c, d] y{n}"]
+    if appends:
+        outputs += [f"{of_cache} {name}{{n}}_" for name in "kv"]
+    for n in range(COPIES):
+        for name in "kv":
+            rows = _numbers(*shape)
+            caches[f"{name}{n}"] = (rows * 30).astype(np.int8) if scales else rows
+    session = _session(
+        f"{inputs}, {', '.join(f'{of_cache} {name}' for name in caches)}",
+        nodes,
+        ", ".join(outputs),
+        scales,
+        threads,
+    )
+    binding = session.io_binding()
+    names = {output.name for output in session.get_outputs()}
+    kept = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
+    kept |= {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in caches.items()}
+    for name, value in kept.items():
+        binding.bind_ortvalue_input(name, value)
+        if f"{name}_" in names:
+            binding.bind_ortvalue_output(f"{name}_", value)
+            names.remove(f"{name}_")
+    for name in names:
+        binding.bind_output(name)
+    held = (feeds, caches, kept)  # what the binding points at lives as long as the run does
+
+    def run() -> object:
+        session.run_with_iobinding(binding)
+        return held
+
+    return run
+
+
+def _both(
+    does: str, way: str, nodes: str, weights: Arrays, multiplications: int, threads: int
+) -> Iterator[Kernel]:
+    """One way to multiply, for one position and for a prompt's; of weights {n} has copies."""
+    inputs, outputs = f"float[rows, {IN}] x", f"float[rows, {OUT}] y{{n}}"
+    copies = {
+        name.replace("{n}", str(n)): array
+        for name, array in weights.items()
+        for n in range(COPIES)
+    }
+    session = _session(inputs, nodes, outputs, copies, threads)
+    for rows in (1, ROWS):
+        feeds = {"x": _numbers(rows, IN)}
+        yield Kernel(
+            does=f"{does}, {rows} row{'s' if rows > 1 else ''}",
+            way=way,
+            run=functools.partial(session.run, None, feeds),
+            read_bytes=sum(array.nbytes for array in weights.values()),
+            multiplications=rows * multiplications,
+        )
+
+
+def _session(
+    inputs: str, nodes: str, outputs: str, weights: Arrays, threads: int
+) -> ort.InferenceSession:
+    """A graph of so many copies of some nodes, in each of which {n} is the copy's number."""
+    copies = range(COPIES)
+    text = (
+        '<ir_version: 10, opset_import: ["" : 24, "com.microsoft" : 1]>\n'
+        f"kernels ({inputs}) => ({', '.join(outputs.replace('{n}', str(n)) for n in copies)})\n"
+        f"{{ {' '.join(nodes.replace('{n}', str(n)) for n in copies)} }}"
+    )
+    model = parser.parse_model(text)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(array, name) for name, array in weights.items()
+    )
+    return open_graph(Path("kernels"), threads=threads, changed=model.SerializeToString())
+
+
+def _numbers(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)

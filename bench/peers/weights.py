@@ -1,0 +1,223 @@
+"""The same weights, made into what each runtime reads that is measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...console.progress import say, track
+from ...environments import environments
+from ...export.build import Options, export_checkpoint
+from ...export.fingerprint import code_digest, tool_versions
+from ...export.formats.checkpoint import Checkpoint
+from ...export.formats.gguf.writer import write_gguf
+from ...runtime.errors import ParityError
+from ...validate.figures import compare
+from ...validate.reference.reference import Reference
+from ...validate.reference.reference_cache import Store
+from ..artifact.speed import token_ids
+from .figures import GENAI, LARGE_BLOCKS, LLAMA_CPP, OURS, SMALL_CACHE
+
+Command = tuple[str | Path, ...]
+RUNNERS = Path(__file__).parent
+GGUF_TYPES = ("Q4_0", "Q4_K_M", "Q8_0")
+# Our recipes; int4 also with larger blocks, and with keys and values in 8 bits beside them.
+RECIPES = {
+    "int4": Options(quant="int4", target="ort"),
+    LARGE_BLOCKS: Options(quant="int4", target="ort", block=256),
+    SMALL_CACHE: Options(quant="int4", target="ort", block=256, kv="int8"),
+    "int8": Options(quant="int8", target="ort"),
+    "int8-dynamic": Options(quant="int8-dynamic", target="ort"),
+}
+NAMES = (
+    *(f"{OURS} {recipe}" for recipe in RECIPES),
+    *(f"{LLAMA_CPP} {kind}" for kind in GGUF_TYPES),
+    f"{GENAI} int4",
+)
+
+# Built here from its source, for just this processor: a wheel would be for any.
+_LLAMA_CPP = ("llama-cpp-python==0.3.36", "--no-binary", "llama-cpp-python", "psutil")
+# The builder needs all of these; torch comes first, as a later step finds it there.
+_GENAI = (
+    ("torch==2.13.0",),
+    (
+        *("onnxruntime-genai==0.18.0", "transformers==5.23.0", "onnx-ir==1.1.0"),
+        *("sentencepiece", "psutil"),
+    ),
+)
+_PROOF_TOKENS = 32
+# The embedded model has 3e-5 with matrices in bfloat16, whose kernels round activations to it as
+# well, and 4e-7 in float32; with the rows of query and key in the wrong order 0.4.
+_PROOF_KL = 1e-3
+_BUILDER = ("-m", "onnxruntime_genai.models.builder", "-e", "cpu")
+_QUIET = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Peer:
+    """A runtime, and the file or folder that it is measured on."""
+
+    name: str
+    runner: Command  # the command, without the job
+    model: Path
+    file_bytes: int
+
+    def ask(self, job: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """Let it do a job, in a process of its own.
+
+        Raises:
+            Absent: it could not.
+        """
+        return _ask(self.runner, {**job, "model": str(self.model.resolve())}, folder)
+
+
+class Weights:
+    """One checkpoint, made into what each runtime reads: once, in a folder that is kept."""
+
+    def __init__(self, model: Path, folder: Path, *, threads: int) -> None:
+        """Read the checkpoint's headers and hashes.
+
+        Args:
+            model: checkpoint.
+            folder: what is made stays here, and is made anew when it would become another.
+            threads: to make it with.
+        """
+        self.checkpoint = Checkpoint.open(model)
+        self._folder = folder
+        self._threads = threads
+        self._source = sorted(self.checkpoint.hashes().items())
+
+    def peer(self, name: str) -> Peer:
+        """One of ``NAMES``, made ready.
+
+        Raises:
+            Absent: it cannot be had here.
+            TramontaneError: as ``export_checkpoint`` and ``write_gguf``.
+        """
+        runtime, _, kind = name.rpartition(" ")
+        return _MAKERS[runtime](self, kind)
+
+    def _artifact(self, recipe: str) -> Peer:
+        """Our own export."""
+
+        def make(folder: Path) -> None:
+            options = RECIPES[recipe]
+            export_checkpoint(self.checkpoint.path, folder / "artifact", options, resume=False)
+
+        made = self._made(f"ours-{recipe}", (code_digest(), tool_versions()), make)
+        artifact = made / "artifact"
+        runner = (sys.executable, "-m", "tramontane.bench.artifact.session_speed")
+        return _peer(f"{OURS} {recipe}", runner, artifact, (artifact / "onnx").iterdir())
+
+    def _gguf(self, kind: str) -> Peer:
+        """A GGUF file of one of llama.cpp's types, by its own quantizer.
+
+        Raises:
+            Absent: llama.cpp cannot be built, or cannot quantize.
+            ParityError: its logits are another model's.
+        """
+        runner = (environments.python_with("llama-cpp", _LLAMA_CPP), RUNNERS / "llama_speed.py")
+
+        def make(folder: Path) -> None:
+            whole = folder / "whole.gguf"
+            write_gguf(self.checkpoint, whole)
+            paths = {name: str(folder / f"{name}.gguf") for name in GGUF_TYPES}
+            job = {"model": str(whole), "quantize": paths, "threads": self._threads}
+            self._refuse_other_model(runner, whole)
+            say(f"quantizing to {', '.join(paths)}")
+            _ask(runner, job, folder)
+            whole.unlink()
+
+        path = self._made("gguf", (code_digest(), _LLAMA_CPP), make) / f"{kind}.gguf"
+        return _peer(f"{LLAMA_CPP} {kind}", runner, path, [path])
+
+    def _refuse_other_model(self, runner: Command, whole: Path) -> None:
+        """Hold llama.cpp's logits on the unquantized file against the reference's.
+
+        On no more tokens than a window has: beyond it llama.cpp computes another model, since it
+        knows no window for this architecture.
+        """
+        say(f"comparing {whole.name} in llama.cpp with the reference")
+        config = self.checkpoint.config
+        tokens = token_ids(config.vocab_size, min(_PROOF_TOKENS, config.sliding_window or 1 << 30))
+        with tempfile.TemporaryDirectory() as kept:
+            logits = Path(kept) / "logits.bin"
+            job = {"model": str(whole), "score": tokens, "logits": str(logits)}
+            _ask(runner, {**job, "threads": self._threads, "chunk": len(tokens)}, Path(kept))
+            reference = Reference(config, self.checkpoint, store=Store(Path(kept)), track=track)
+            (run,) = reference.runs([np.array(tokens)])
+            theirs = np.fromfile(logits, "<f4").reshape(run.logits.shape)
+            found = compare(np.asarray(run.logits), theirs, np.array(tokens))
+        say(f"mean KL {found.mean_kl:.1e} on {len(tokens)} tokens")
+        if found.mean_kl > _PROOF_KL:
+            raise ParityError(
+                f"{whole}: mean KL of llama.cpp's logits is {found.mean_kl:.1e}, expected at most "
+                f"{_PROOF_KL:.0e} where nothing is quantized; the file is not the model of "
+                f"{self.checkpoint.path}"
+            )
+
+    def _built(self, precision: str) -> Peer:
+        """What onnxruntime-genai's own builder makes.
+
+        Raises:
+            Absent: it cannot be installed, or its builder failed.
+        """
+        python = environments.python_with("genai-builder", *_GENAI)
+
+        def make(folder: Path) -> None:
+            say("exporting with onnxruntime-genai's builder")
+            source, out, cache = self.checkpoint.path, folder / "model", folder / "cache"
+            paths = ("-i", source, "-o", out, "-c", cache)
+            environments.run([python, *_BUILDER, "-p", precision, *paths], env=_QUIET)
+            shutil.rmtree(cache, ignore_errors=True)
+
+        model = self._made("genai", _GENAI, make) / "model"
+        runner = (python, RUNNERS / "genai_speed.py")
+        return _peer(f"{GENAI} {precision}", runner, model, model.glob("*.onnx*"))
+
+    def _made(self, name: str, how: object, make: Callable[[Path], None]) -> Path:
+        """A folder, made anew unless it was made whole of the same checkpoint in the same way.
+
+        Raises:
+            Absent: something else than ours has that name; or from ``make``.
+            CheckpointError: the checkpoint changed since its hashes were taken.
+        """
+        folder, made_of = self._folder / name, (self._source, how)
+        with environments.alone(folder):
+            if not environments.is_ready(folder, made_of):
+                environments.clear(folder)
+                make(folder)
+                self.checkpoint.refuse_changed()
+                environments.mark_ready(folder, made_of)
+        return folder
+
+
+_MAKERS: Mapping[str, Callable[[Weights, str], Peer]] = {
+    OURS: Weights._artifact,
+    LLAMA_CPP: Weights._gguf,
+    GENAI: Weights._built,
+}
+
+
+def _peer(name: str, runner: Command, model: Path, files: Iterable[Path]) -> Peer:
+    file_bytes = sum(path.stat().st_size for path in files)
+    return Peer(name=name, runner=runner, model=model, file_bytes=file_bytes)
+
+
+def _ask(runner: Command, job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    path = folder / "job.json"
+    path.write_text(json.dumps(job), encoding="utf-8")
+    try:
+        said = environments.run([*runner, path], env=_QUIET)
+    finally:
+        path.unlink()
+    answer: dict[str, Any] = json.loads(said.splitlines()[-1])
+    return answer

@@ -1,0 +1,1 @@
+"""Speed of each recipe in a browser's WASM."""

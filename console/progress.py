@@ -1,0 +1,63 @@
+"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track as rich_track
+
+from . import hints
+
+Item = TypeVar("Item")
+
+_SECONDS = 10  # between two lines
+
+
+def track(items: Sequence[Item], label: str) -> Iterator[Item]:
+    """Yield the items, and show on standard error how many are done.
+
+    Work within an item is part of it, and shows no progress of its own.
+    """
+    if _Shown.is_busy:
+        yield from items
+        return
+    _Shown.is_busy = True
+    try:
+        if sys.stderr.isatty():
+            console = Console(stderr=True)
+            yield from rich_track(items, description=label, console=console, transient=True)
+        else:
+            yield from _in_lines(items, label)
+    finally:
+        _Shown.is_busy = False
+
+
+def _in_lines(items: Sequence[Item], label: str) -> Iterator[Item]:
+    """Print one line at first, and another whenever some time has passed."""
+    say(f"{label} ({len(items)})")
+    last = time.monotonic()
+    for done, item in enumerate(items):
+        if time.monotonic() - last > _SECONDS:
+            say(f"{label}: {done} of {len(items)} done")
+            last = time.monotonic()
+        yield item
+
+
+class _Shown:
+    """Whether a bar is shown; only one is at a time."""
+
+    is_busy = False
+
+
+def say(line: str) -> None:
+    """Write a line to standard error, with make's names for its flags where make calls.
+
+    An empty line is not written.
+    """
+    if line:
+        note = hints.names_in_make(line)
+        print(f"{line} ({note})" if note else line, file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""Environments in which other runtimes run: Python, Node, emulators, browsers."""

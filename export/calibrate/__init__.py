@@ -1,0 +1,1 @@
+"""How large activations get: the reference model, run on text."""

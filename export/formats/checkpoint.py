@@ -1,0 +1,244 @@
+"""A published model, checked against its config, and the numbers of each parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from ...runtime.errors import CheckpointError
+from ..config import MistralConfig, read_json_object
+from .held_files import HeldFile, Identity
+from .huggingface import CONFIG_FILE
+from .layouts import Layout, Published, open_published
+from .stored_tensor import Floats, StoredTensor
+from .tensor_names import EMBEDDING, HEAD, is_rotated, parameters
+from .tokenizer_files import PublishedTokenizer
+
+# Older checkpoints carry this; it follows from the config.
+_DERIVED = ".rotary_emb.inv_freq"
+_SLICE_ELEMENTS = 1 << 20  # read at once, beside the result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A published model, checked against its config, read one parameter at a time.
+
+    Its files are open from ``open`` to ``close``, the end of a ``with`` block, or until nothing
+    refers to them: all is read, and hashed, of those that were there at the beginning.
+    """
+
+    published: Published
+    names: Mapping[str, str]  # of the published tensor, by that of the parameter
+
+    @classmethod
+    def open(cls, path: Path) -> Checkpoint:
+        """Check names, shapes and types of all tensors; the weights stay on disk.
+
+        One exception: a tied checkpoint that has a head nevertheless gets it compared with
+        the embedding.
+
+        Args:
+            path: a folder or a file, in one of the layouts of ``layouts``.
+
+        Raises:
+            ConfigError: there is no model, or it is not one that is supported.
+            CheckpointError: files are missing, unreadable or outside the folder; a tensor is
+                missing, unexpected, misshapen or of a type that is not read.
+        """
+        published = open_published(path)
+        config, naming = published.config, published.naming
+        names = {ours: naming.published(ours) for ours in parameters(config)}
+        shapes = {names[ours]: shape for ours, shape in parameters(config).items()}
+        head, embedding = names[HEAD], names[EMBEDDING]
+        if config.tie_word_embeddings:
+            names[HEAD] = embedding
+        _refuse_other_names(published, needed=set(names.values()), allowed=set(shapes))
+        _check_headers(published, shapes)
+        if config.tie_word_embeddings and head in published.tensors:
+            _refuse_untied(published, head, embedding)
+        return cls(published=published, names=names)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files; what was hashed stays known."""
+        self.published.held.close()
+
+    @property
+    def path(self) -> Path:
+        """Folder or file that it was read from."""
+        return self.published.path
+
+    @property
+    def layout(self) -> Layout:
+        """How it is laid out; its text is for people."""
+        return self.published.layout
+
+    @property
+    def config(self) -> MistralConfig:
+        """Architecture, as published."""
+        return self.published.config
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that it was read from, and its tokenizer."""
+        return list(self.published.files)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters of ``Mistral``, in the order of the model."""
+        return tuple(self.names)
+
+    def read(self, parameter: str) -> Floats:
+        """Read one parameter of ``Mistral``: its shape, float32, rope in halves.
+
+        F16 and BF16 widen exactly; quantized types become the numbers that they stand for.
+        Beside the result no more is held than a slice of it and the file's own bytes.
+
+        Raises:
+            CheckpointError: no such parameter, an unreadable file, or a NaN or infinity.
+        """
+        if parameter not in self.names:
+            raise CheckpointError(
+                f"{self.path}: no parameter {parameter!r}, expected one of the model's; "
+                f"they are named like {EMBEDDING}"
+            )
+        name = self.names[parameter]
+        tensor = self.published.tensors[name]
+        array = np.empty(tensor.shape, np.float32)
+        is_paired = self.published.naming.rope == "pairs" and is_rotated(parameter)
+        head_dim = self.config.head_dim if is_paired else 1
+        rows = max(1, _SLICE_ELEMENTS // array[:1].size // head_dim) * head_dim
+        start = 0
+        for values in tensor.slices(rows):
+            if not np.isfinite(values).all():
+                raise CheckpointError(f"{tensor.path}: {name} {_bad_values(tensor, rows)}")
+            out = array[start : start + len(values)]
+            if is_paired:
+                _pairs_to_halves(values, out, head_dim=head_dim)
+            else:
+                out[...] = values
+            start += len(values)
+        return array
+
+    def read_tokenizer(self) -> PublishedTokenizer:
+        """Read the tokenizer that was published with the weights.
+
+        Raises:
+            CheckpointError: there is none, or not one that the driver reads.
+        """
+        return self.published.read_tokenizer()
+
+    def config_json(self) -> dict[str, Any] | None:
+        """``config.json`` as published; None in a layout that is described elsewhere."""
+        if self.published.layout is not Layout.HUGGING_FACE:
+            return None
+        return read_json_object(self.published.held.hold(self.path / CONFIG_FILE))
+
+    def beside(self, name: str) -> HeldFile | None:
+        """A file beside the weights, held from now on; None where there is none."""
+        return self.published.held.find(self.path / name)
+
+    def hashes(self) -> dict[str, str]:
+        """sha256 by file name of the config, the weights, their index and the tokenizer."""
+        return {path.name: self.published.held.hold(path).sha256() for path in self.files}
+
+    def identities(self) -> dict[str, Identity]:
+        """What tells the held files from others, for another process that opens them too."""
+        return self.published.held.identities()
+
+    def refuse_others(self, expected: dict[str, Identity]) -> None:
+        """Refuse files that are not those of which ``identities`` were told.
+
+        Raises:
+            CheckpointError: naming the first.
+        """
+        self.published.held.refuse_others(expected)
+
+    def refuse_changed(self) -> None:
+        """Refuse a checkpoint that was changed since it was opened, however little.
+
+        Raises:
+            CheckpointError: naming the first such file, and what became of it.
+        """
+        self.published.held.refuse_changed()
+
+
+def _bad_values(tensor: StoredTensor, rows: int) -> str:
+    """How many values are no numbers, and where the first is, in the order of the file."""
+    first, bad, start = None, 0, 0
+    for values in tensor.slices(rows):
+        is_bad = ~np.isfinite(values)
+        if first is None and is_bad.any():
+            row, *rest = np.unravel_index(is_bad.argmax(), is_bad.shape)
+            first = (start + int(row), *map(int, rest))
+        bad += int(is_bad.sum())
+        start += len(values)
+    return (
+        f"holds {bad} values that are NaN or infinite, the first at {first}, "
+        "expected finite numbers; download the file again"
+    )
+
+
+def _pairs_to_halves(values: Floats, out: Floats, *, head_dim: int) -> None:
+    """Reorder the rows of whole heads: row 2 i + j of a head becomes row j D / 2 + i.
+
+    Rope turns rows 2 i and 2 i + 1 together in ``pairs``, rows i and i + D / 2 in ``halves``.
+    Source: RoFormer, arXiv:2104.09864, section 3.4.2, and transformers' ``rotate_half``.
+    """
+    columns = values.shape[1]
+    turned = values.reshape(-1, head_dim // 2, 2, columns).swapaxes(1, 2)
+    out.reshape(-1, 2, head_dim // 2, columns)[...] = turned
+
+
+def _refuse_other_names(published: Published, *, needed: set[str], allowed: set[str]) -> None:
+    found = {name for name in published.tensors if not name.endswith(_DERIVED)}
+    if missing := sorted(needed - found):
+        raise CheckpointError(
+            f"{published.path}: {missing[0]} is missing ({len(missing)} missing in all), expected "
+            f"what {published.described_in} implies; check that both are of one model"
+        )
+    if extra := sorted(found - allowed):
+        raise CheckpointError(
+            f"{published.path}: {extra[0]} is unexpected ({len(extra)} such in all), expected "
+            f"only what {published.described_in} implies; check that both are of one model"
+        )
+
+
+def _check_headers(published: Published, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Compare type and shape of every tensor."""
+    for name in sorted(shapes.keys() & published.tensors.keys()):
+        tensor = published.tensors[name]
+        if tensor.dtype not in published.types:
+            raise CheckpointError(
+                f"{tensor.path}: {name} is of type {tensor.dtype}, expected one of "
+                f"{', '.join(published.types)}; start from the float checkpoint"
+            )
+        if tensor.shape != shapes[name]:
+            raise CheckpointError(
+                f"{tensor.path}: {name} has shape {tensor.shape}, {published.described_in} "
+                f"implies {shapes[name]}; check that both are of one model"
+            )
+
+
+def _refuse_untied(published: Published, head: str, embedding: str) -> None:
+    tensors = [published.tensors[name] for name in (head, embedding)]
+    rows = max(1, _SLICE_ELEMENTS // published.config.hidden_size)
+    # Bits, so that a NaN, which is found on reading, is not called a difference.
+    is_equal = tensors[0].dtype == tensors[1].dtype and all(
+        np.array_equal(a.view(np.uint32), b.view(np.uint32))
+        for a, b in zip(*(tensor.slices(rows) for tensor in tensors), strict=True)
+    )
+    if not is_equal:
+        raise CheckpointError(
+            f"{tensors[0].path}: {head} differs from {embedding}, expected the same since "
+            f"tie_word_embeddings is true; correct {published.described_in} or remove the tensor"
+        )

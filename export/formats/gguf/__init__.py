@@ -1,0 +1,1 @@
+"""GGUF files: config, tensors and tokenizer."""

@@ -1,0 +1,126 @@
+"""How is a checkpoint written as a GGUF file, so that llama.cpp can run it?"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gguf
+import ml_dtypes
+import numpy as np
+from sentencepiece import sentencepiece_model_pb2
+
+from ....console.progress import track
+from ...tokenizer.tokenizer import read_vocabulary
+from ..checkpoint import Checkpoint
+from ..stored_tensor import Floats
+from ..tensor_names import GGUF, HEAD, is_rotated, parameters
+
+_ARCHITECTURE = "llama"  # what llama.cpp's converter calls Llama and Mistral alike
+# The types that GGUF shares with safetensors.
+_DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+_UNUSED = 5  # the kind of a piece that no text has, in SentencePiece's numbers and GGUF's
+_PROTO: Any = sentencepiece_model_pb2  # protobuf makes its classes on import
+
+
+def write_gguf(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint as one GGUF file: the same numbers, one tensor in memory at a time.
+
+    Matrices keep their published type, or are widened to F32 where it is a quantized one; vectors
+    are F32, which llama.cpp demands. The window is noted, though llama.cpp honours none here.
+
+    Raises:
+        CheckpointError: no tokenizer, an unreadable tensor, or a NaN or infinity.
+
+    Source: ggml, docs/gguf.md; llama.cpp, conversion/llama.py.
+    """
+    shapes = parameters(checkpoint.config)
+    if checkpoint.config.tie_word_embeddings:
+        del shapes[HEAD]  # llama.cpp reads the embedding in its place
+    types = {name: _type_of(checkpoint, name) for name in shapes}
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        partial = Path(folder) / path.name  # it gets its name when it is whole
+        _write(checkpoint, partial, shapes, types)
+        partial.replace(path)
+
+
+def _write(
+    checkpoint: Checkpoint, path: Path, shapes: dict[str, tuple[int, ...]], types: dict[str, str]
+) -> None:
+    writer = gguf.GGUFWriter(path, _ARCHITECTURE)
+    try:
+        _add_architecture(writer, checkpoint)
+        _add_tokenizer(writer, checkpoint)
+        for name, shape in shapes.items():
+            dtype = np.dtype(_DTYPES[types[name]])
+            writer.add_tensor_info(
+                GGUF.published(name),
+                shape,
+                dtype,
+                math.prod(shape) * dtype.itemsize,
+                gguf.GGMLQuantizationType[types[name]],
+            )
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for name in track(list(shapes), f"writing {path.name}"):
+            values = checkpoint.read(name)
+            if is_rotated(name):
+                values = halves_to_pairs(values, head_dim=checkpoint.config.head_dim)
+            writer.write_tensor_data(values.astype(_DTYPES[types[name]]))
+    finally:
+        writer.close()
+
+
+def halves_to_pairs(values: Floats, *, head_dim: int) -> Floats:
+    """Reorder the rows of whole heads: row j D / 2 + i of a head becomes row 2 i + j.
+
+    Rope turns rows i and i + D / 2 together in ``halves``, rows 2 i and 2 i + 1 in ``pairs``.
+    """
+    rows, columns = values.shape
+    halves = values.reshape(-1, 2, head_dim // 2, columns)
+    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows, columns)
+
+
+def _type_of(checkpoint: Checkpoint, parameter: str) -> str:
+    tensor = checkpoint.published.tensors[checkpoint.names[parameter]]
+    return tensor.dtype if len(tensor.shape) > 1 and tensor.dtype in _DTYPES else "F32"
+
+
+def _add_architecture(writer: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
+    config = checkpoint.config
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if config.sliding_window is not None:
+        writer.add_sliding_window(config.sliding_window)
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
+    """SentencePiece's pieces, and as many that no text has as the model scores beyond them."""
+    model = _PROTO.ModelProto.FromString(checkpoint.read_tokenizer().model)
+    vocabulary = read_vocabulary(checkpoint)
+    spare = range(len(model.pieces), checkpoint.config.vocab_size)
+    writer.add_tokenizer_model("llama")  # SentencePiece's BPE
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([p.piece for p in model.pieces] + [f"[PAD{i}]" for i in spare])
+    writer.add_token_scores([p.score for p in model.pieces] + [0.0 for _ in spare])
+    writer.add_token_types([p.type for p in model.pieces] + [_UNUSED for _ in spare])
+    if vocabulary.bos_token_id is not None:
+        writer.add_bos_token_id(vocabulary.bos_token_id)
+    if vocabulary.eos_token_ids:
+        writer.add_eos_token_id(vocabulary.eos_token_ids[0])
+    writer.add_add_bos_token(vocabulary.add_bos_token)
+    writer.add_add_space_prefix(model.normalizer_spec.add_dummy_prefix)
+    writer.add_remove_extra_whitespaces(model.normalizer_spec.remove_extra_whitespaces)

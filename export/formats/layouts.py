@@ -1,0 +1,160 @@
+"""In which of three layouts is a model published, and what does it offer in each?
+
+Hugging Face: ``config.json`` and ``model.safetensors`` (or an index and its shards).
+Mistral: ``params.json`` and ``consolidated.safetensors`` (or likewise).
+GGUF: one ``.gguf`` file, or a folder with one.
+
+The first of these whose weights are there is read: Mistral's own v0.3, which has the first two,
+is read as Hugging Face's. Where there are no weights it is the first whose description is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from ...console import hints
+from ...runtime.errors import ConfigError
+from ..config import MistralConfig
+from . import shards, tensor_names
+from .gguf import file as gguf_file
+from .gguf.config import read_gguf_config
+from .gguf.tokenizer import rebuild_tokenizer
+from .held_files import HeldFiles
+from .huggingface import CONFIG_FILE, read_config_json
+from .mistral import PARAMS_FILE, read_params_json
+from .stored_tensor import StoredTensor
+from .tensor_names import Naming
+from .tokenizer_files import PublishedTokenizer, read_tokenizer, tokenizer_file
+
+_GGUF_SUFFIX = ".gguf"
+
+
+class Layout(StrEnum):
+    """How a model is laid out on disk; the value is for people."""
+
+    HUGGING_FACE = "Hugging Face"
+    MISTRAL = "Mistral"
+    GGUF = "GGUF"
+
+
+# In the order in which they are looked for.
+_DESCRIPTIONS = {Layout.HUGGING_FACE: CONFIG_FILE, Layout.MISTRAL: PARAMS_FILE}
+_STEMS = {Layout.HUGGING_FACE: "model", Layout.MISTRAL: "consolidated"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """A model as it lies on disk, not yet checked against its config."""
+
+    path: Path  # folder or file that it was read from
+    layout: Layout
+    config: MistralConfig
+    described_in: str  # what the config was read from, as messages name it
+    naming: Naming
+    types: tuple[str, ...]  # of tensors, that can be read
+    tensors: Mapping[str, StoredTensor]
+    files: tuple[Path, ...]  # all that it was read from, and its tokenizer
+    held: HeldFiles  # these, and what was read beside them
+    read_tokenizer: Callable[[], PublishedTokenizer]
+
+
+def read_config(path: Path) -> MistralConfig:
+    """Read the architecture of a model in any layout; it needs no weights.
+
+    Raises:
+        ConfigError: there is no model there, or it is not one that is supported (named in the
+            message).
+        CheckpointError: a GGUF file is unreadable.
+    """
+    layout, path = _detect(path)
+    if layout is Layout.HUGGING_FACE:
+        return read_config_json(path)
+    if layout is Layout.MISTRAL:
+        return read_params_json(path)
+    return read_gguf_config(gguf_file.read_gguf(path))
+
+
+def open_published(path: Path) -> Published:
+    """Read a model's config and the headers of its tensors.
+
+    Raises:
+        ConfigError: as ``read_config``.
+        CheckpointError: weights are missing or unreadable, or a file is outside the folder.
+    """
+    layout, path = _detect(path)
+    if layout is Layout.GGUF:
+        return _open_gguf(path)
+    is_mistral, held = layout is Layout.MISTRAL, HeldFiles()
+    config = (read_params_json if is_mistral else read_config_json)(path, held)
+    described_in = PARAMS_FILE if is_mistral else CONFIG_FILE
+    tensors = shards.find_tensors(path, _STEMS[layout], held)
+    index, tokenizer = shards.index_of(path, _STEMS[layout]), tokenizer_file(path)
+    known = {path / described_in, index, *(tensor.path for tensor in tensors.values()), tokenizer}
+    files = sorted(file for file in known if file is not None and file.is_file())
+    for file in files:
+        held.hold(file)
+    return Published(
+        path=path,
+        layout=layout,
+        config=config,
+        described_in=described_in,
+        naming=tensor_names.MISTRAL if is_mistral else tensor_names.HUGGING_FACE,
+        types=shards.TYPES,
+        tensors=tensors,
+        files=tuple(files),
+        held=held,
+        read_tokenizer=lambda: read_tokenizer(path, held),
+    )
+
+
+def _open_gguf(path: Path) -> Published:
+    held = HeldFiles()
+    file = gguf_file.read_gguf(held.hold(path))
+    return Published(
+        path=path,
+        layout=Layout.GGUF,
+        config=read_gguf_config(file),
+        described_in="its metadata",
+        naming=tensor_names.GGUF,
+        types=gguf_file.TYPES,
+        tensors=file.tensors,
+        files=(path,),
+        held=held,
+        read_tokenizer=lambda: rebuild_tokenizer(file),
+    )
+
+
+def _detect(path: Path) -> tuple[Layout, Path]:
+    """Tell the layout, by the rule above, and the folder or file to read.
+
+    Raises:
+        ConfigError: no such folder or file, or no model in it that is known; several GGUF files.
+    """
+    if path.is_file():
+        if path.suffix != _GGUF_SUFFIX:
+            raise ConfigError(f"{path}: a file, expected a folder or a {_GGUF_SUFFIX} file")
+        return Layout.GGUF, path
+    if not path.is_dir():
+        instead = hints.instead_of(path) or "name the folder of a checkpoint"
+        raise ConfigError(f"{path}: no such folder; {instead}")
+    described = [layout for layout, name in _DESCRIPTIONS.items() if (path / name).is_file()]
+    for layout in described:
+        if shards.has_weights(path, _STEMS[layout]):
+            return layout, path
+    files = sorted(path.glob(f"*{_GGUF_SUFFIX}"))
+    if len(files) > 1:
+        raise ConfigError(
+            f"{path}: holds {len(files)} GGUF files, {', '.join(file.name for file in files)}; "
+            "name the one that is meant"
+        )
+    if files:
+        return Layout.GGUF, files[0]
+    if described:
+        return described[0], path
+    raise ConfigError(
+        f"{path}: not a checkpoint, it holds no {CONFIG_FILE}, {PARAMS_FILE} or {_GGUF_SUFFIX} "
+        "file; name a folder with config.json, model.safetensors and tokenizer.model"
+    )

@@ -1,0 +1,112 @@
+"""What does Mistral's params.json say of the architecture, and how is one written?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...runtime.errors import ConfigError
+from ..config import MistralConfig, flag, number, read_json_object, shown
+from .held_files import HeldFiles
+
+PARAMS_FILE = "params.json"
+
+_SIZES = {
+    "hidden_size": "dim",
+    "intermediate_size": "hidden_dim",
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "num_key_value_heads": "n_kv_heads",
+    "head_dim": "head_dim",
+    "vocab_size": "vocab_size",
+}
+_POSITIONS = ("max_position_embeddings", "max_seq_len")
+_TIED = ("tie_word_embeddings", "tied_embeddings")
+# The file says nothing of its positions, and transformers' converter puts this in their place.
+_DEFAULT_POSITIONS = 32768
+# Files from before version 0.2 have no rope_theta: the code beside them had it as a constant.
+_DEFAULT_THETA = 10000.0
+# Keys that may only say what every model of this family does; null says nothing.
+_ONLY_AS = {"model_type": "transformer", "causal": True, "use_biases": False}
+_KNOWN = {
+    *_SIZES.values(),
+    *_POSITIONS,
+    *_TIED,
+    "norm_eps",
+    "rope_theta",
+    "sliding_window",
+    "max_batch_size",  # of the program that serves it, no matter of the model
+}
+
+
+def read_params_json(folder: Path, held: HeldFiles | None = None) -> MistralConfig:
+    """Read ``params.json`` of a folder in Mistral's own layout.
+
+    Start and end tokens are None and (): they stand in the tokenizer.
+
+    Raises:
+        ConfigError: it is not JSON, a size is missing, or it has a key that is not known to
+            leave the model as it is.
+
+    Source: mistral-inference, src/mistral_inference/args.py (commit 26a52a14), and transformers'
+        convert_mistral_weights_to_hf.py (commit 15ea02a2) for what a missing key means.
+    """
+    path = folder / PARAMS_FILE
+    published = read_json_object(path if held is None else held.hold(path))
+    try:
+        return _parse(published)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error.__cause__
+
+
+def to_params_json(config: MistralConfig) -> dict[str, Any]:
+    """Say a config as ``params.json`` does, which has no words for start and end tokens.
+
+    ``rope_theta`` stands there unless a window marks the file as one of version 0.1: programs
+    disagree on what a missing one means. Positions stand there where they are not the usual ones.
+    """
+    published = {theirs: getattr(config, ours) for ours, theirs in _SIZES.items()}
+    published["norm_eps"] = config.rms_norm_eps
+    if config.sliding_window is not None:
+        published["sliding_window"] = config.sliding_window
+    if config.sliding_window is None or config.rope_theta != _DEFAULT_THETA:
+        published["rope_theta"] = config.rope_theta
+    if config.max_position_embeddings != _DEFAULT_POSITIONS:
+        published[_POSITIONS[0]] = config.max_position_embeddings
+    if config.tie_word_embeddings:
+        published[_TIED[0]] = True
+    return published
+
+
+def _parse(published: dict[str, Any]) -> MistralConfig:
+    _refuse_unsupported(published)
+    window = published.get("sliding_window")
+    positions = [
+        number(published, name, int) for name in _POSITIONS if published.get(name) is not None
+    ]
+    if len(set(positions)) > 1:
+        raise ConfigError(f"{' and '.join(_POSITIONS)} differ: {positions}; expected one value")
+    tied = [flag(published, name) for name in _TIED]
+    return MistralConfig(
+        architecture="MistralForCausalLM",
+        **{ours: number(published, theirs, int) for ours, theirs in _SIZES.items()},
+        max_position_embeddings=positions[0] if positions else _DEFAULT_POSITIONS,
+        rms_norm_eps=number(published, "norm_eps", float),
+        rope_theta=number(published, "rope_theta", float, _DEFAULT_THETA),
+        sliding_window=None if window is None else number(published, "sliding_window", int),
+        tie_word_embeddings=any(tied),
+        bos_token_id=None,
+        eos_token_ids=(),
+    )
+
+
+def _refuse_unsupported(published: dict[str, Any]) -> None:
+    for name, value in sorted(published.items()):
+        if name in _KNOWN or value is None:
+            continue
+        if name in _ONLY_AS and value == _ONLY_AS[name]:
+            continue
+        raise ConfigError(
+            f"{name} ({shown(value)}) is not supported: it may change the model; "
+            "export a plain decoder, or a folder in Hugging Face's layout"
+        )

@@ -1,0 +1,80 @@
+"""The rows of a tensor, read from its file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from ...runtime.errors import CheckpointError
+from .held_files import HeldFile
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+# Both formats store the least significant byte first.
+_DECODERS: dict[str, Callable[[Bytes], NDArray[Any]]] = {
+    "F32": lambda raw: raw.view("<f4"),
+    "F16": lambda raw: raw.view("<f2").astype(np.float32),
+    "BF16": lambda raw: (raw.view("<u2").astype(np.uint32) << 16).view(np.float32),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredTensor:
+    """A tensor's header: what it is, and where its rows lie, one after the other."""
+
+    file: HeldFile  # that holds it
+    name: str
+    dtype: str  # as GGUF names it, and safetensors where they share it
+    shape: tuple[int, ...]  # rows first
+    offset: int  # of the first row, in bytes from the start of the file
+    size: int  # in bytes
+
+    @property
+    def path(self) -> Path:
+        """The file's."""
+        return self.file.path
+
+    def slices(self, rows: int) -> Iterator[Floats]:
+        """Yield ``rows`` rows at a time, float32; a vector comes whole.
+
+        F16 and BF16 widen exactly, quantized types become the numbers that they stand for. The
+        file is read and not mapped: pages that were touched would stay in memory until its end.
+
+        Raises:
+            CheckpointError: the file is unreadable, or ends before the tensor does.
+        """
+        total = self.shape[0] if len(self.shape) > 1 else 1
+        row_bytes = self.size // total
+        for start in range(0, total, rows):
+            count = min(rows, total - start)
+            raw = np.empty(count * row_bytes, np.uint8)
+            try:
+                found = self.file.read_into(raw.data, self.offset + start * row_bytes)
+            except OSError as error:
+                raise CheckpointError(
+                    f"{self.path}: unreadable ({error}), expected what was there when it was "
+                    "opened; download the file again"
+                ) from error
+            if found < raw.size:
+                raise CheckpointError(
+                    f"{self.path}: ends within {self.name}, expected what was there when it was "
+                    "opened; download the file again"
+                )
+            yield self._decode(raw.reshape(count, row_bytes))
+
+    def _decode(self, raw: Bytes) -> Floats:
+        """(n, row bytes) uint8 to (n, ...) float32."""
+        if self.dtype in _DECODERS:
+            values = _DECODERS[self.dtype](raw)
+        else:
+            # A block's scale may be no number; the checkpoint looks for that in the result.
+            with np.errstate(invalid="ignore", over="ignore"):
+                values = gguf.dequantize(raw, gguf.GGMLQuantizationType[self.dtype])
+        return values.reshape(-1, *self.shape[1:])

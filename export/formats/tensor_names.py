@@ -1,0 +1,78 @@
+"""What does each layout call each parameter, and in which order are its rows?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..config import MistralConfig
+
+EMBEDDING, HEAD = "embedding.weight", "head.weight"
+
+# Parameter, its sizes (V vocabulary, M hidden, F intermediate, Q query heads * head size,
+# K key/value heads * head size), its name in Hugging Face's layout, in Mistral's and in GGUF;
+# every name ends in ".weight".
+# Source: transformers 5.23, modeling_mistral.py and modeling_llama.py; mistral-inference,
+# src/mistral_inference/transformer.py (commit b9524508); gguf 0.19, constants.py.
+_BEFORE = ("embedding", "VM", "model.embed_tokens", "tok_embeddings", "token_embd")
+_LAYER = (
+    ("attention_norm", "M", "input_layernorm", "attention_norm", "attn_norm"),
+    ("attention.query", "QM", "self_attn.q_proj", "attention.wq", "attn_q"),
+    ("attention.key", "KM", "self_attn.k_proj", "attention.wk", "attn_k"),
+    ("attention.value", "KM", "self_attn.v_proj", "attention.wv", "attn_v"),
+    ("attention.output", "MQ", "self_attn.o_proj", "attention.wo", "attn_output"),
+    ("mlp_norm", "M", "post_attention_layernorm", "ffn_norm", "ffn_norm"),
+    ("mlp.gate", "FM", "mlp.gate_proj", "feed_forward.w1", "ffn_gate"),
+    ("mlp.up", "FM", "mlp.up_proj", "feed_forward.w3", "ffn_up"),
+    ("mlp.down", "MF", "mlp.down_proj", "feed_forward.w2", "ffn_down"),
+)
+_AFTER = (
+    ("norm", "M", "model.norm", "norm", "output_norm"),
+    ("head", "VM", "lm_head", "output", "output"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Naming:
+    """How one layout names and orders what it publishes."""
+
+    column: int  # of the table above
+    layer: str  # prefix of a layer's names, by its number
+    rope: Literal["halves", "pairs"]  # which two rows of a head of query and key turn together
+
+    def published(self, parameter: str) -> str:
+        """Name of the tensor that fills a parameter."""
+        start, number, name = "", "", parameter.removesuffix(".weight")
+        if name.startswith("layers."):
+            _, number, name = name.split(".", 2)
+            start = self.layer.format(number)
+        rows = _LAYER if number else (_BEFORE, *_AFTER)
+        return next(f"{start}{row[self.column]}.weight" for row in rows if row[0] == name)
+
+
+HUGGING_FACE = Naming(column=2, layer="model.layers.{}.", rope="halves")
+MISTRAL = Naming(column=3, layer="layers.{}.", rope="pairs")
+GGUF = Naming(column=4, layer="blk.{}.", rope="pairs")
+
+
+def parameters(config: MistralConfig) -> dict[str, tuple[int, ...]]:
+    """Shape by name of every parameter of ``Mistral``, in the order of the model."""
+    sizes = {
+        "V": config.vocab_size,
+        "M": config.hidden_size,
+        "F": config.intermediate_size,
+        "Q": config.num_attention_heads * config.head_dim,
+        "K": config.num_key_value_heads * config.head_dim,
+    }
+    layers = range(config.num_hidden_layers)
+    rows = [
+        _BEFORE[:2],
+        *((f"layers.{i}.{row[0]}", row[1]) for i in layers for row in _LAYER),
+        *(row[:2] for row in _AFTER),
+    ]
+    return {f"{name}.weight": tuple(sizes[letter] for letter in s) for name, s in rows}
+
+
+def is_rotated(parameter: str) -> bool:
+    """Whether rope turns what this parameter makes, so that the order of its rows matters."""
+    return parameter.endswith(("attention.query.weight", "attention.key.weight"))

@@ -1,0 +1,162 @@
+"""The SentencePiece model of a checkpoint's folder, and the tokenizer files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from sentencepiece import sentencepiece_model_pb2
+
+from ...runtime.contract import TOKENIZER_FILE
+from ...runtime.errors import CheckpointError, ConfigError
+from ..config import flag, read_json_object, shown
+from .held_files import HeldFile, HeldFiles
+
+JSON_FILE = "tokenizer.json"
+SETTINGS_FILE = "tokenizer_config.json"
+MAP_FILE = "special_tokens_map.json"
+_COMPANIONS = (JSON_FILE, SETTINGS_FILE, MAP_FILE)
+_NAMED = ("bos_token", "eos_token")
+_LLAMA = "LlamaTokenizer"  # transformers' class that lays out spaces by its settings
+_PROTO: Any = sentencepiece_model_pb2  # protobuf makes its classes on import
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishedTokenizer:
+    """The tokenizer of a checkpoint, whatever its layout."""
+
+    path: Path  # file that it was read from
+    model: bytes  # SentencePiece's ModelProto, with the settings that change it
+    adds_bos: bool | None  # whether a prompt starts with the start token; None: nothing says so
+    # Files that say the same to other programs, by their names.
+    companions: dict[str, HeldFile] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)  # of tokenizer_config.json
+    remedy: str = "download it again"  # what to do where SentencePiece does not read it
+
+
+def tokenizer_file(folder: Path) -> Path | None:
+    """The SentencePiece model of a folder; None where it has none.
+
+    Mistral names one by the version of its control tokens, as in ``tokenizer.model.v3``;
+    where ``tokenizer.model`` is there too, it is the same.
+
+    Raises:
+        CheckpointError: several versions, and none that is meant.
+    """
+    if (folder / TOKENIZER_FILE).is_file():
+        return folder / TOKENIZER_FILE
+    found = sorted(folder.glob(f"{TOKENIZER_FILE}.v*"))
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{folder}: holds {' and '.join(path.name for path in found)}, expected one "
+            f"tokenizer; copy the one that is meant to {TOKENIZER_FILE}"
+        )
+    return found[0] if found else None
+
+
+def read_tokenizer(folder: Path, held: HeldFiles) -> PublishedTokenizer:
+    """Read a folder's tokenizer; its files are held from now on.
+
+    Raises:
+        CheckpointError: it has none, several, or settings that are no JSON object or hold values
+            of another kind.
+    """
+    path = tokenizer_file(folder)
+    if path is None:
+        raise CheckpointError(_missing(folder))
+    companions = {
+        name: file for name in _COMPANIONS if (file := held.find(folder / name)) is not None
+    }
+    try:
+        settings = _settings(companions)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    try:
+        adds_bos = flag(settings, "add_bos_token") if "add_bos_token" in settings else None
+        adds_space = _adds_space(held.find(folder / "config.json"), companions, settings)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / SETTINGS_FILE}: {error}") from error
+    return PublishedTokenizer(
+        path=path,
+        model=_with_space(held.hold(path).read_bytes(), adds_space),
+        adds_bos=adds_bos,
+        companions=companions,
+        settings=settings,
+    )
+
+
+def _missing(folder: Path) -> str:
+    other = next((name for name in ("tekken.json", JSON_FILE) if (folder / name).is_file()), None)
+    start = f"{folder}: holds no {TOKENIZER_FILE}"
+    if other is None:
+        return (
+            f"{start}; the driver needs a SentencePiece model, so download that file of the same "
+            "checkpoint into the folder"
+        )
+    return (
+        f"{start}, but {other}; the driver needs a SentencePiece model, so download "
+        f"{TOKENIZER_FILE} if the checkpoint has one; tokenizers that are published as {other} "
+        "alone (Llama 3, Mistral NeMo) are not supported by this version"
+    )
+
+
+def _settings(companions: Mapping[str, HeldFile]) -> dict[str, Any]:
+    """What ``tokenizer_config.json`` says; start and end tokens may be in the other file.
+
+    Source: transformers 5.23, ``PreTrainedTokenizerBase._from_pretrained``.
+    """
+    found, named = (
+        read_json_object(companions[name]) if name in companions else {}
+        for name in (SETTINGS_FILE, MAP_FILE)
+    )
+    for name in _NAMED:
+        for file, content in ((SETTINGS_FILE, found), (MAP_FILE, named)):
+            if name in content and content[name] is not None and text_of(content[name]) is None:
+                raise ConfigError(
+                    f"{companions[file]}: {name} is {shown(content[name])}; expected a token's "
+                    "text, an object with its content, or null"
+                )
+    return {**{name: named[name] for name in _NAMED if name in named}, **found}
+
+
+def text_of(token: Any) -> str | None:
+    """The text of a special token as settings have it: a string, or an object with ``content``."""
+    found = token.get("content") if isinstance(token, Mapping) else token
+    return found if isinstance(found, str) else None
+
+
+def _adds_space(
+    config: HeldFile | None, companions: Mapping[str, HeldFile], settings: Mapping[str, Any]
+) -> bool | None:
+    """Whether a text gets a space in front; None: as the SentencePiece model has it.
+
+    transformers reads ``add_prefix_space`` where it lays out spaces itself. Where it takes a
+    published ``tokenizer.json`` as it is, the setting changes nothing.
+
+    Source: transformers 5.23, ``LlamaTokenizer.__init__`` and ``AutoTokenizer.from_pretrained``.
+    """
+    if settings.get("add_prefix_space") is None:
+        return None
+    wanted = flag(settings, "add_prefix_space")
+    if JSON_FILE not in companions:
+        return wanted
+    kind = None if config is None else read_json_object(config).get("model_type")
+    is_llama = str(settings.get("tokenizer_class")).removesuffix("Fast") == _LLAMA
+    return wanted if is_llama and kind != "mistral" else None
+
+
+def _with_space(model: bytes, adds_space: bool | None) -> bytes:
+    """The same SentencePiece model, with or without a space in front of each text."""
+    if adds_space is None:
+        return model
+    try:
+        proto = _PROTO.ModelProto.FromString(model)
+    except DecodeError:
+        return model  # refused, by name, where it is read
+    if proto.normalizer_spec.add_dummy_prefix == adds_space:
+        return model
+    proto.normalizer_spec.add_dummy_prefix = adds_space
+    return bytes(proto.SerializeToString(deterministic=True))

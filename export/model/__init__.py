@@ -1,0 +1,1 @@
+"""The model in PyTorch, and its eager sliding-window attention."""

@@ -1,0 +1,138 @@
+"""The model, read top to bottom: a Mistral whose cache goes in and comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..config import MistralConfig, geometry_of
+from .attention import rope_tables, sliding_window_attention
+
+# One layer's keys and values, each (B, G, C, D) float32.
+KeyValue = tuple[Tensor, Tensor]
+
+
+class Mistral(nn.Module):
+    """Mistral and Llama decoders; Llama is Mistral with ``sliding_window = None``.
+
+    The reference that parity is measured against. Source: Mistral 7B, arXiv:2310.06825.
+    """
+
+    def __init__(self, config: MistralConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RmsNorm(config)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.head.weight = self.embedding.weight
+        cos, sin = rope_tables(
+            positions=config.max_position_embeddings,
+            head_dim=config.head_dim,
+            theta=config.rope_theta,
+        )
+        self.register_buffer("cos_cache", cos, persistent=False)
+        self.register_buffer("sin_cache", sin, persistent=False)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, past: Sequence[KeyValue]
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """Score every next token after each new one.
+
+        Args:
+            input_ids: (B, T) int64; the new tokens.
+            attention_mask: (B, S) int64; ones for the tokens so far, new ones included.
+            past: one (key, value) per layer, as ``empty_cache`` makes them.
+
+        Returns:
+            logits (B, T, V) float32 and the cache to carry.
+        """
+        x = self.embedding(input_ids)
+        present = []
+        for layer, key_value in zip(self.layers, past, strict=True):
+            x, carried = layer(x, attention_mask, key_value, (self.cos_cache, self.sin_cache))
+            present.append(carried)
+        return self.head(self.norm(x)), present
+
+    def empty_cache(self, batch_size: int = 1) -> list[KeyValue]:
+        """A cache that holds no tokens: C rows where they are bounded, none where they grow."""
+        rows = geometry_of(self.config).rows or 0
+        shape = (batch_size, self.config.num_key_value_heads, rows, self.config.head_dim)
+        return [(torch.zeros(shape), torch.zeros(shape)) for _ in self.layers]
+
+
+class Layer(nn.Module):
+    """Attention, then the multi-layer perceptron, each normed before and added to its input."""
+
+    def __init__(self, config: MistralConfig) -> None:
+        super().__init__()
+        self.attention_norm = RmsNorm(config)
+        self.attention = Attention(config)
+        self.mlp_norm = RmsNorm(config)
+        self.mlp = Mlp(config)
+
+    def forward(
+        self, x: Tensor, attention_mask: Tensor, past: KeyValue, rope: KeyValue
+    ) -> tuple[Tensor, KeyValue]:
+        """(B, T, M) to (B, T, M), and the layer's cache to carry."""
+        attended, present = self.attention(self.attention_norm(x), attention_mask, past, rope)
+        x = x + attended
+        return x + self.mlp(self.mlp_norm(x)), present
+
+
+class Attention(nn.Module):
+    """Grouped queries over a sliding window."""
+
+    def __init__(self, config: MistralConfig) -> None:
+        super().__init__()
+        self.window, self.grows = config.sliding_window, config.cache_grows
+        M, D = config.hidden_size, config.head_dim
+        H, G = config.num_attention_heads, config.num_key_value_heads
+        self.query = nn.Linear(M, H * D, bias=False)
+        self.key = nn.Linear(M, G * D, bias=False)
+        self.value = nn.Linear(M, G * D, bias=False)
+        self.output = nn.Linear(H * D, M, bias=False)
+
+    def forward(
+        self, x: Tensor, attention_mask: Tensor, past: KeyValue, rope: KeyValue
+    ) -> tuple[Tensor, KeyValue]:
+        """(B, T, M) to (B, T, M), and the layer's cache to carry."""
+        projected = self.query(x), self.key(x), self.value(x)
+        attended, present_key, present_value = sliding_window_attention(
+            *projected, *past, attention_mask, *rope, self.window, self.grows
+        )
+        return self.output(attended), (present_key, present_value)
+
+
+class Mlp(nn.Module):
+    """SwiGLU. Source: GLU Variants Improve Transformer, arXiv:2002.05202."""
+
+    def __init__(self, config: MistralConfig) -> None:
+        super().__init__()
+        M, hidden = config.hidden_size, config.intermediate_size
+        self.gate = nn.Linear(M, hidden, bias=False)
+        self.up = nn.Linear(M, hidden, bias=False)
+        self.down = nn.Linear(hidden, M, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, M) to (B, T, M)."""
+        projected: Tensor = self.down(functional.silu(self.gate(x)) * self.up(x))
+        return projected
+
+
+class RmsNorm(nn.Module):
+    """Scale by the root mean square, in float32. Source: arXiv:1910.07467."""
+
+    def __init__(self, config: MistralConfig) -> None:
+        super().__init__()
+        self.epsilon = config.rms_norm_eps
+        self.weight = nn.Parameter(torch.ones(config.hidden_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, M) to (B, T, M)."""
+        mean_square = x.pow(2).mean(dim=-1, keepdim=True)
+        return self.weight * (x * torch.rsqrt(mean_square + self.epsilon))

@@ -1,0 +1,1 @@
+"""Files beside the graph that other runtimes and hubs read."""

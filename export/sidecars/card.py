@@ -1,0 +1,91 @@
+"""Render an artifact's model card from its manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jinja2
+from huggingface_hub import ModelCardData
+
+from ... import runtime
+from ...runtime.manifest import Manifest
+from ..tokenizer.tokenizer import LEFT_OUT
+from .genai_config import default_length
+
+_TEMPLATE = Path(__file__).with_name("card.md.jinja")
+_BARE = Path(runtime.__file__).with_name(
+    "minimal_decode.py"
+)  # read, not imported: a card needs no session
+_JAVASCRIPT = "transformers.js"  # 4.3 allocates a cache of floats alone
+# Figures of a manifest's parity, in the order of the card, and what they are.
+_PARITY_LABELS = (
+    ("mean_kl", "mean KL divergence on text, nats"),
+    ("same_top", "top-1 agreement on text, share of positions"),
+    ("perplexity_ratio", "perplexity on text, over the float32 model's"),
+    ("mean_kl_on_random_tokens", "mean KL divergence on random tokens, nats"),
+    ("max_logit_difference", "largest difference of a logit, text and random tokens"),
+    ("same_greedy_tokens", "greedy tokens before the first that differs"),
+    ("greedy_tokens", "greedy tokens in all"),
+)
+_TAGS = ("tramontane", "onnx", "onnxruntime", "onnxruntime-genai")
+
+
+def render_card(manifest: Manifest) -> str:
+    """Render the card as Markdown, its metadata first, as hubs read it."""
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    vocabulary = manifest.vocabulary
+    start = vocabulary.bos_token_id if vocabulary.add_bos_token else None
+    return template.render(
+        manifest=manifest,
+        parity_labels=_PARITY_LABELS,
+        start="none" if start is None else start,
+        first=start or 0,
+        genai_length=default_length(manifest.geometry),
+        has_tokenizer_json=not manifest.tokenizer_json.startswith(LEFT_OUT),
+        geometry=manifest.geometry,
+        origin=manifest.origin,
+        metadata=_metadata(manifest),
+        bare=_BARE.read_text(encoding="utf-8"),
+    )
+
+
+def _metadata(manifest: Manifest) -> str:
+    """The block of YAML, one line a key; ``tramontane`` holds what hubs have no word for.
+
+    Source: Hugging Face Hub, model cards.
+    """
+    origin, geometry = dict(manifest.origin), manifest.geometry
+    for unknown in ("name", "license_files"):  # to hubs
+        origin.pop(unknown, None)
+    runs_in_javascript = geometry.cache_dtype == "float32"
+    tags = [
+        *_TAGS,
+        *([_JAVASCRIPT] if runs_in_javascript else []),
+        *(["sliding-window"] if geometry.window else []),
+        manifest.quant,
+    ]
+    ours = {
+        "quantization": manifest.quant,
+        "target": manifest.target,
+        "window": geometry.window,
+        "cache_rows": geometry.rows,
+        "cache_dtype": None if runs_in_javascript else geometry.cache_dtype,
+        "parity": manifest.parity,
+    }
+    if "base_model" in origin and manifest.quant != "fp32":
+        origin["base_model_relation"] = "quantized"
+    data = ModelCardData(
+        **origin,
+        library_name=_JAVASCRIPT if runs_in_javascript else "onnx",
+        pipeline_tag="text-generation",
+        tags=tags,
+        tramontane={name: value for name, value in ours.items() if value is not None},
+    )
+    return f"{data.to_yaml(line_break=chr(10))}\n"

@@ -1,0 +1,99 @@
+"""Write what onnxruntime-genai reads of an artifact: genai_config.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...runtime import contract
+from ...runtime.manifest import Vocabulary
+from ..config import MistralConfig, geometry_of
+
+GENAI_CONFIG_FILE = "genai_config.json"
+# Tokens of a sequence unless an app asks for more: onnxruntime-genai allocates a cache that grows
+# for all of them at once, 4.3 GB for the 128000 positions of a Mistral NeMo.
+DEFAULT_LENGTH = 4096
+_TYPES = {"MistralForCausalLM": "mistral", "LlamaForCausalLM": "llama"}
+
+
+def genai_config(
+    config: MistralConfig,
+    vocabulary: Vocabulary,
+    *,
+    target: str,
+    pad_token_id: int | None = None,
+) -> dict[str, Any]:
+    """Describe an artifact to onnxruntime-genai; it decodes greedily unless an app asks for more.
+
+    A bounded cache has the rows that the graph has: the window's, and the slack beyond it. One
+    that grows lies in a buffer for ``max_length`` tokens where the kernel takes one, and is handed
+    back and forth where it does not.
+
+    Args:
+        config: the architecture as exported.
+        vocabulary: start and end tokens.
+        target: as in ``recipe.TARGETS``.
+        pad_token_id: the token that fills up a batch; None: the first end token.
+
+    Source: onnxruntime-genai 0.18, src/config.cpp; how it counts rows was found by trying.
+    """
+    geometry = geometry_of(config)
+    names = {kind: contract.past(0, kind).replace(".0.", ".%d.") for kind in ("key", "value")}
+    presents = {kind: contract.present(0, kind).replace(".0.", ".%d.") for kind in names}
+    decoder: dict[str, Any] = {
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "filename": contract.MODEL_FILE,
+        "head_size": config.head_dim,
+        "hidden_size": config.hidden_size,
+        "num_attention_heads": config.num_attention_heads,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_key_value_heads": config.num_key_value_heads,
+        "inputs": {
+            "input_ids": contract.INPUT_IDS,
+            "attention_mask": contract.ATTENTION_MASK,
+            "past_key_names": names["key"],
+            "past_value_names": names["value"],
+        },
+        "outputs": {
+            "logits": contract.LOGITS,
+            "present_key_names": presents["key"],
+            "present_value_names": presents["value"],
+        },
+    }
+    if geometry.window is not None and geometry.rows is not None:
+        decoder["sliding_window"] = {
+            "window_size": geometry.window,
+            "cache_slack": geometry.rows - geometry.window,
+            "slide_key_value_cache": False,
+            "slide_inputs": False,
+            "layers": list(range(config.num_hidden_layers)),
+        }
+    ends = list(vocabulary.eos_token_ids)
+    tokens = {
+        "bos_token_id": vocabulary.bos_token_id,
+        "eos_token_id": ends if len(ends) > 1 else next(iter(ends), None),
+        "pad_token_id": next(iter(ends), 0) if pad_token_id is None else pad_token_id,
+    }
+    return {
+        "model": {
+            "type": _TYPES[config.architecture],
+            "context_length": config.max_position_embeddings,
+            "vocab_size": config.vocab_size,
+            "decoder": decoder,
+            **{name: value for name, value in tokens.items() if value is not None},
+        },
+        "search": {
+            "do_sample": False,
+            "max_length": default_length(geometry),
+            "past_present_share_buffer": geometry.rows is not None or target != "portable",
+        },
+    }
+
+
+def default_length(geometry: contract.Geometry) -> int:
+    """Tokens of a sequence that ``genai_config.json`` allows unless an app asks for more.
+
+    A bounded cache takes as much memory for all positions as for one.
+    """
+    if geometry.rows is not None:
+        return geometry.max_positions
+    return min(geometry.max_positions, DEFAULT_LENGTH)

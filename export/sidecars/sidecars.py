@@ -1,0 +1,111 @@
+"""Write what other runtimes and hubs read of an artifact besides graph and tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...console.progress import say
+from ...runtime.contract import DATA_FILE, MODEL_FILE
+from ...runtime.manifest import Vocabulary, to_json
+from ..config import MistralConfig, read_json_object, shown
+from ..formats.checkpoint import Checkpoint
+from ..formats.huggingface import CONFIG_FILE, to_hugging_face
+from ..tokenizer.special_tokens import GENERATION_FILE
+from .genai_config import GENAI_CONFIG_FILE, genai_config
+
+ATTRIBUTES_FILE = ".gitattributes"
+# Without these a runtime takes another model for it, or stops; a checkpoint may leave them out.
+_NEEDED = ("architectures", "model_type", "num_key_value_heads", "sliding_window")
+_LARGE = ("*.onnx", f"{Path(DATA_FILE).name}*", "tokenizer.model")
+
+
+def write_companions(
+    weights: Checkpoint,
+    folder: Path,
+    config: MistralConfig,
+    vocabulary: Vocabulary,
+    *,
+    target: str,
+) -> None:
+    """Write all of them, beside the graph's folder; its data files lie there already.
+
+    Args:
+        weights: the checkpoint; what it published is carried over.
+        folder: the artifact's.
+        config: the architecture with the window that was exported.
+        vocabulary: start and end tokens.
+        target: as in ``recipe.TARGETS``.
+    """
+    num_data_files = len(list(folder.glob(f"{DATA_FILE}*")))
+    tokens = _tokens(vocabulary)
+    generation = _generation(weights)
+    contents = {
+        CONFIG_FILE: _config(weights, config, num_data_files) | tokens,
+        GENERATION_FILE: generation | tokens,
+        GENAI_CONFIG_FILE: genai_config(
+            config, vocabulary, target=target, pad_token_id=_pad_token(weights, generation)
+        ),
+    }
+    _tell_of_changes(weights.path / CONFIG_FILE, weights.config_json() or {}, tokens)
+    _tell_of_changes(weights.path / GENERATION_FILE, generation, tokens)
+    for name, content in contents.items():
+        (folder / name).write_text(to_json(content), encoding="utf-8")
+    attributes = "".join(f"{name} filter=lfs diff=lfs merge=lfs -text\n" for name in _LARGE)
+    (folder / ATTRIBUTES_FILE).write_text(attributes, encoding="utf-8")
+
+
+def _tokens(vocabulary: Vocabulary) -> dict[str, Any]:
+    """Start and end tokens as both of Hugging Face's files name them; null: there is none."""
+    ends = list(vocabulary.eos_token_ids)
+    return {
+        "bos_token_id": vocabulary.bos_token_id,
+        "eos_token_id": ends if len(ends) > 1 else next(iter(ends), None),
+    }
+
+
+def _tell_of_changes(path: Path, published: dict[str, Any], tokens: dict[str, Any]) -> None:
+    """Say where the artifact's file names other tokens than the checkpoint's own."""
+    deciders = {
+        "bos_token_id": "the tokenizer decides, as in transformers",
+        "eos_token_id": f"{GENERATION_FILE} decides, as in transformers",
+    }
+    for name, decider in deciders.items():
+        own, ours = published.get(name), tokens[name]
+        if name in published and own not in (ours, [ours]):
+            say(f"{path}: {name} is {shown(own)}; the artifact has {ours} ({decider})")
+
+
+def _config(weights: Checkpoint, config: MistralConfig, num_data_files: int) -> dict[str, Any]:
+    """config.json carried over, or made; a window that was asked for makes a Llama a Mistral.
+
+    Source: transformers.js 4, ``TransformersJSConfig``. Its dtype is a suffix of the graph's name,
+    and ``fp32`` is none, however many bits the weights have.
+    """
+    published, own = weights.config_json(), to_hugging_face(config)
+    if published is None:
+        published = own
+    else:
+        published |= {name: own[name] for name in _NEEDED if name in own}
+    in_javascript: dict[str, Any] = {"dtype": "fp32", "kv_cache_dtype": config.cache_dtype}
+    if num_data_files:
+        in_javascript["use_external_data_format"] = {Path(MODEL_FILE).name: num_data_files}
+    return {**published, "transformers.js_config": in_javascript}
+
+
+def _generation(weights: Checkpoint) -> dict[str, Any]:
+    """generation_config.json as published; empty where there is none."""
+    published = weights.beside(GENERATION_FILE)
+    return {} if published is None else read_json_object(published)
+
+
+def _pad_token(weights: Checkpoint, generation: dict[str, Any]) -> int | None:
+    """The token that pads as published, where the model scores it; None: an end token does.
+
+    Source: transformers 5.23, ``GenerationMixin._prepare_special_tokens``.
+    """
+    for described in (generation, weights.config_json() or {}):
+        token = described.get("pad_token_id")
+        if type(token) is int and 0 <= token < weights.config.vocab_size:
+            return token
+    return None

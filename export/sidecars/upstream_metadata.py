@@ -1,0 +1,113 @@
+"""Name, licence and licence files that a checkpoint was published with."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.repocard import metadata_load
+
+from ...console.progress import say
+from ...runtime.contract import CARD_FILE
+from ...runtime.errors import CheckpointError, ConfigError
+from ..formats.checkpoint import Checkpoint
+from ..formats.gguf.file import read_gguf
+from ..formats.layouts import Layout
+
+# What a model card's metadata says that holds for an artifact too.
+_CARRIED = ("language", "license", "license_link", "license_name")
+# A hub's cache keeps ORG/NAME in a folder of this name, above the snapshots.
+_CACHED = re.compile(r"models--(?P<organization>[^/]+?)--(?P<name>[^/]+)")
+# Texts that a licence asks to be handed on. None has a name that an artifact gives a file.
+_LICENSES = re.compile(r"(licen[cs]e|notice|copying)[\w .()+-]*", re.IGNORECASE)
+_MOST_BYTES = 1 << 20  # of one; a licence is a text
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def read_origin(checkpoint: Checkpoint, *, base_model: str | None = None) -> dict[str, Any]:
+    """What an artifact's model card carries over from the checkpoint.
+
+    Args:
+        checkpoint: its model card, or a GGUF file's metadata, is read.
+        base_model: the repository that it came from, ``ORGANIZATION/NAME``; None: known only
+            where the checkpoint lies in a hub's cache.
+
+    Returns:
+        ``name``; where known ``base_model``, ``license`` and what belongs to it, ``language``;
+        and ``license_files``, names of the texts that ``copy_licenses`` hands on, if any.
+
+    Raises:
+        CheckpointError: the model card's metadata cannot be read.
+        ConfigError: the base model is not named as a repository is.
+
+    Source: Hugging Face Hub, model cards; ggml, docs/gguf.md, ``general.license``.
+    """
+    if base_model is not None and not _REPOSITORY.fullmatch(base_model):
+        raise ConfigError(f"--base-model {base_model}: expected ORGANIZATION/NAME, as on a hub")
+    path = checkpoint.path.absolute()
+    cached = next(filter(None, map(_CACHED.fullmatch, path.parts)), None)
+    name = path.stem if checkpoint.layout is Layout.GGUF else path.resolve().name
+    if cached is not None:
+        name = cached["name"]
+        base_model = base_model or f"{cached['organization']}/{name}"
+    origin = {"name": name, **_published(checkpoint)}
+    if files := [path.name for path in license_files(checkpoint)]:
+        origin["license_files"] = files
+    return origin if base_model is None else {**origin, "base_model": base_model}
+
+
+def license_files(checkpoint: Checkpoint) -> list[Path]:
+    """Licence and notice texts in a checkpoint's folder; none of a single GGUF file.
+
+    A hub's cache holds links to files of its own, which are followed; a link to elsewhere is not.
+    """
+    folder = checkpoint.path
+    if not folder.is_dir():
+        return []
+    held = (folder.resolve(), folder.resolve().parent.parent / "blobs")
+    found = []
+    for path in sorted(folder.iterdir()):
+        if not _LICENSES.fullmatch(path.name) or not path.is_file():
+            continue
+        if not any(path.resolve().is_relative_to(place) for place in held):
+            say(f"{path}: is a link to a file outside the checkpoint, and is left out")
+        elif path.stat().st_size > _MOST_BYTES:
+            say(f"{path}: is larger than {_MOST_BYTES} bytes, no licence's text, and is left out")
+        else:
+            found.append(path)
+    return found
+
+
+def copy_licenses(checkpoint: Checkpoint, folder: Path, names: list[str]) -> None:
+    """Copy licence and notice texts into an artifact's folder.
+
+    Raises:
+        CheckpointError: one is not there any more.
+    """
+    for name in names:
+        try:
+            shutil.copyfile(checkpoint.path / name, folder / name)
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"{checkpoint.path / name}: is missing since the export began, expected a text "
+                "that the artifact must carry; put it back"
+            ) from error
+
+
+def _published(checkpoint: Checkpoint) -> dict[str, Any]:
+    if checkpoint.layout is Layout.GGUF:
+        file = checkpoint.published.held.hold(checkpoint.path)
+        license_ = read_gguf(file).metadata.get("general.license")
+        return {"license": license_} if isinstance(license_, str) else {}
+    card = checkpoint.path / CARD_FILE
+    if not card.is_file():
+        return {}
+    try:
+        metadata = metadata_load(card) or {}
+    except Exception as error:  # YAML's errors, and one of the hub's own
+        raise CheckpointError(
+            f"{card}: its metadata cannot be read ({error}); mend or remove it"
+        ) from error
+    return {name: metadata[name] for name in _CARRIED if name in metadata}

@@ -1,0 +1,1 @@
+"""Checkpoints of random weights, as large as a known model."""

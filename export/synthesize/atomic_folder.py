@@ -1,0 +1,82 @@
+"""A new checkpoint gets its name only when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...graphs.writing.own_folders import refuse_mounted, target_of
+from ...runtime.errors import CheckpointError, ContractError
+from ...runtime.sizes import format_bytes
+from ..formats.huggingface import CONFIG_FILE
+from ..formats.mistral import PARAMS_FILE
+
+
+@contextlib.contextmanager
+def fresh_folder(out: Path, needed_bytes: int) -> Iterator[Path]:
+    """Yield a new folder that takes the name ``out`` when the block succeeds, and else is removed.
+
+    Where ``out`` is a link, it stays, and the folder takes the name that it leads to.
+
+    Raises:
+        CheckpointError: ``out`` is there and not empty, its disk has less than ``needed_bytes``,
+            or another run is writing it; it is a mounted disk, or a link that leads nowhere.
+    """
+    _refuse_occupied(out)
+    try:
+        out = target_of(out)
+        refuse_mounted(out)
+    except ContractError as error:
+        raise CheckpointError(str(error)) from error
+    _refuse_full_disk(out, needed_bytes)
+    staging = out.with_name(f".{out.name}.partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        staging.mkdir()
+    except FileExistsError as error:
+        raise CheckpointError(
+            f"{staging}: exists, left by a run that was killed or that goes on, expected none; "
+            "wait for it, or remove the folder"
+        ) from error
+    try:
+        yield staging
+        _take_name(staging, out)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)  # made above, by nobody else
+        raise
+
+
+def _take_name(staging: Path, out: Path) -> None:
+    try:
+        if out.exists():
+            out.rmdir()  # it was empty, and is not removed where it is not
+        staging.rename(out)
+    except OSError as error:
+        raise CheckpointError(
+            f"{out}: cannot take its name ({error}), expected it to stay new or empty; name "
+            "another one"
+        ) from error
+
+
+def _refuse_occupied(out: Path) -> None:
+    if out.name in ("", ".."):
+        raise CheckpointError(f"{out}: expected the name of a new folder; give one")
+    if any((out / name).is_file() for name in (CONFIG_FILE, PARAMS_FILE)):
+        raise CheckpointError(
+            f"{out}: holds a checkpoint already, expected a new folder; name another one, or "
+            "remove this one if nobody needs it"
+        )
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise CheckpointError(f"{out}: exists, expected a new or empty folder; name another one")
+
+
+def _refuse_full_disk(out: Path, needed_bytes: int) -> None:
+    existing = next(folder for folder in out.absolute().parents if folder.exists())
+    free_bytes = shutil.disk_usage(existing).free
+    if free_bytes < needed_bytes:
+        raise CheckpointError(
+            f"{out}: {format_bytes(free_bytes)} free on its disk, expected at least "
+            f"{format_bytes(needed_bytes)}; make room, take fewer layers or name another folder"
+        )

@@ -1,0 +1,1 @@
+"""The checkpoint's tokenizer, and its files in an artifact."""

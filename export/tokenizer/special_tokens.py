@@ -1,0 +1,153 @@
+"""Start and end tokens of a checkpoint, by one rule for the driver, the gate and calibration.
+
+Start: what transformers puts in front of a prompt. That is the tokenizer's, never
+``config.json``'s ``bos_token_id``.
+End: ``generation_config.json``'s ``eos_token_id``, else ``config.json``'s, else the tokenizer's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import sentencepiece
+from tokenizers import Tokenizer
+
+from ...runtime.errors import CheckpointError, ConfigError
+from ..config import read_json_object, shown, token_ids
+from ..formats.checkpoint import Checkpoint
+from ..formats.held_files import HeldFile
+from ..formats.tokenizer_files import JSON_FILE, SETTINGS_FILE, PublishedTokenizer, text_of
+
+GENERATION_FILE = "generation_config.json"
+
+
+def start_token(
+    tokenizer: PublishedTokenizer, pieces: sentencepiece.SentencePieceProcessor
+) -> tuple[int | None, bool]:
+    """The start token, and whether prompts begin with it.
+
+    A published ``tokenizer.json`` decides, as in transformers; without one the ``bos_token`` and
+    ``add_bos_token`` of ``tokenizer_config.json`` do. Where neither file says it, prompts begin
+    with the SentencePiece model's start token, as llama.cpp has it and as transformers documents
+    it for ``LlamaTokenizer``.
+
+    Returns:
+        The token, None where the tokenizer has none; and whether prompts begin with it.
+
+    Raises:
+        CheckpointError: several start tokens, or a ``bos_token`` that is needed and is not a token
+            of the tokenizer.
+
+    Source: transformers 5.23, ``PreTrainedTokenizerBase._from_pretrained`` and
+        ``TokenizersBackend.update_post_processor``.
+    """
+    token = _named("bos_token", tokenizer, pieces)
+    published = tokenizer.companions.get(JSON_FILE)
+    around = None if published is None else read_around(published)
+    if around is not None:
+        before = around[0]
+        if len(before) > 1:
+            raise CheckpointError(
+                f"{published}: begins a text with {before}, expected one start token or none; "
+                "prompts with several are not supported by this version"
+            )
+        return (before[0], True) if before else (token, False)
+    if token is None or tokenizer.adds_bos is False:
+        return token, False
+    if token < 0:
+        raise _unknown("bos_token", tokenizer, pieces)
+    return token, True
+
+
+def end_tokens(
+    checkpoint: Checkpoint,
+    tokenizer: PublishedTokenizer,
+    pieces: sentencepiece.SentencePieceProcessor,
+) -> tuple[int, ...]:
+    """The end tokens, the first of them the one to pad with; empty where nothing names any.
+
+    Raises:
+        ConfigError: ``generation_config.json`` is not JSON, or ``eos_token_id`` is not one token
+            id or a list of them.
+        CheckpointError: the tokenizer's ``eos_token`` is needed and is not one of its tokens.
+
+    Source: transformers 5.23, ``GenerationConfig.from_pretrained``, which ``generate`` stops by.
+    """
+    published = checkpoint.beside(GENERATION_FILE)
+    if published is not None:
+        try:
+            found = token_ids(read_json_object(published), "eos_token_id")
+        except ConfigError as error:
+            message = str(error).removeprefix(f"{published}: ")
+            raise ConfigError(f"{published}: {message}") from error.__cause__
+        if found:
+            return _of_model(found, checkpoint, named_in=published.path)
+    if checkpoint.config.eos_token_ids:
+        path = checkpoint.path / checkpoint.published.described_in
+        return _of_model(checkpoint.config.eos_token_ids, checkpoint, named_in=path)
+    token = _named("eos_token", tokenizer, pieces)
+    if token is None:
+        return ()
+    if token < 0:
+        raise _unknown("eos_token", tokenizer, pieces)
+    return (token,)
+
+
+def read_around(published: HeldFile) -> tuple[list[int], list[int]] | None:
+    """Tokens that a ``tokenizer.json`` puts before and after a text; None: it cannot be read."""
+    try:
+        tokenizer = Tokenizer.from_str(published.read_bytes().decode())
+        text = tokenizer.encode("a", add_special_tokens=False).ids
+        whole = tokenizer.encode("a").ids
+    except Exception:  # what tokenizers raises has no type of its own
+        return None
+    for start in range(len(whole) - len(text) + 1):
+        if text and whole[start : start + len(text)] == text:
+            return whole[:start], whole[start + len(text) :]
+    return None
+
+
+def _of_model(
+    found: tuple[int, ...], checkpoint: Checkpoint, *, named_in: Path
+) -> tuple[int, ...]:
+    size = checkpoint.config.vocab_size
+    if (largest := max(found)) >= size:
+        raise ConfigError(
+            f"{named_in}: eos_token_id has {largest}, expected a token below {size}, as many as "
+            "the model scores; correct or remove eos_token_id"
+        )
+    return tuple(dict.fromkeys(found))
+
+
+_UNKNOWN = -1  # a named token that the tokenizer does not have
+
+
+def _named(
+    name: str, tokenizer: PublishedTokenizer, pieces: sentencepiece.SentencePieceProcessor
+) -> int | None:
+    """A special token of the settings beside a tokenizer, else the SentencePiece model's own."""
+    if name not in tokenizer.settings:
+        own = pieces.bos_id() if name == "bos_token" else pieces.eos_id()
+        return int(own) if own >= 0 else None
+    text = text_of(tokenizer.settings[name])
+    if text is None:
+        return None
+    number = int(pieces.PieceToId(text))
+    if pieces.IdToPiece(number) == text:
+        return number
+    added = tokenizer.settings.get("added_tokens_decoder")
+    for key, value in (added if isinstance(added, Mapping) else {}).items():
+        if text_of(value) == text and str(key).isdecimal():
+            return int(key)
+    return _UNKNOWN
+
+
+def _unknown(
+    name: str, tokenizer: PublishedTokenizer, pieces: sentencepiece.SentencePieceProcessor
+) -> CheckpointError:
+    return CheckpointError(
+        f"{tokenizer.path.with_name(SETTINGS_FILE)}: {name} is "
+        f"{shown(tokenizer.settings[name])}, expected one of the {pieces.vocab_size()} pieces of "
+        f"{tokenizer.path.name}; correct it, or copy both files from the same checkpoint"
+    )

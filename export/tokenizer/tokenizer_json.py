@@ -1,0 +1,235 @@
+"""Write a SentencePiece model as Hugging Face's ``tokenizer.json``.
+
+Merges take the place of scores: two pieces merge earlier the higher their union's score. Spaces
+are written as the model wants them by rules of replacement. The whole text is one stretch to merge
+in: a rule that says so keeps onnxruntime-genai from cutting at spaces, as it does where none is.
+
+Control tokens are named in ``tokenizer_config.json`` and not in ``tokenizer.json``: then text that
+spells one is read as text, as SentencePiece reads it, and decoding leaves them out all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
+
+from ...runtime.manifest import Vocabulary
+from .tokenizer_probes import HARD
+
+_PROTO: Any = sentencepiece_model_pb2  # protobuf makes its classes on import
+_KIND: Any = _PROTO.ModelProto.SentencePiece
+_SPACE = "\u2581"  # how SentencePiece writes a space
+_START, _END = r"(?<![\s\S])", r"(?![\s\S])"  # of the text, in words that every engine knows
+_EVERYTHING = r"[\s\S]+"
+_MANY = 1 << 16  # spaces to strip, where all are
+
+
+class Unsayable(Exception):  # noqa: N818 - a state, not an error
+    """The model does what ``tokenizer.json`` has no words for; the message names it."""
+
+
+class TokenizerJson:
+    """One SentencePiece model, as Hugging Face's two files have it."""
+
+    def __init__(self, model: bytes, vocabulary: Vocabulary, *, reads_control: bool) -> None:
+        """Read a model.
+
+        Args:
+            model: SentencePiece's ModelProto.
+            vocabulary: start and end tokens, and whether prompts begin with one.
+            reads_control: text that spells a control token becomes it, as chat templates need.
+
+        Raises:
+            Unsayable: it is none of SentencePiece's BPE, changes characters, or merges in an
+                order that no list of merges has; runs of one character may have one score.
+        """
+        self._proto = _PROTO.ModelProto.FromString(model)
+        self._vocabulary = vocabulary
+        self.reads_control = reads_control
+        self._ids = {each.piece: number for number, each in enumerate(self._proto.pieces)}
+        _refuse_unsayable(self._proto)
+        bos = vocabulary.bos_token_id
+        if vocabulary.add_bos_token and bos is not None and bos >= len(self._proto.pieces):
+            raise Unsayable(
+                f"its start token {bos} is beyond its {len(self._proto.pieces)} pieces"
+            )
+
+    def tokenizer(self) -> Tokenizer:
+        """What ``tokenizer.json`` holds.
+
+        Source: sentencepiece, src/bpe_model.cc and src/normalizer.cc; Hugging Face's tokenizers.
+        """
+        spec, bos = self._proto.normalizer_spec, self._vocabulary.bos_token_id
+        has_bytes = any(each.type == _KIND.BYTE for each in self._proto.pieces)
+        found = Tokenizer(
+            models.BPE(
+                vocab=self._ids,
+                merges=list(self._merges()),
+                unk_token=next(self._pieces(_KIND.UNKNOWN), None),
+                fuse_unk=True,
+                byte_fallback=has_bytes,
+            )
+        )
+        found.normalizer = normalizers.Sequence(list(self._normalizers()))
+        found.pre_tokenizer = pre_tokenizers.Split(Regex(_EVERYTHING), "isolated")
+        strips = _MANY if spec.remove_extra_whitespaces else int(spec.add_dummy_prefix)
+        found.decoder = decoders.Sequence(
+            [
+                decoders.Replace(_SPACE, " "),
+                *([decoders.ByteFallback()] if has_bytes else []),
+                decoders.Fuse(),
+                *([decoders.Strip(" ", strips, 0)] if strips else []),
+            ]
+        )
+        if self._vocabulary.add_bos_token and bos is not None:
+            start = self._proto.pieces[bos].piece
+            found.post_processor = processors.TemplateProcessing(
+                single=[start, "$A"], pair=[start, "$A", "$B"], special_tokens=[(start, bos)]
+            )
+        if self.reads_control:
+            found.add_special_tokens([_special(piece) for piece in self._control()])
+        return found
+
+    def settings(self, *, max_positions: int) -> dict[str, Any]:
+        """What ``tokenizer_config.json`` holds; ``max_positions`` is what a sequence may have."""
+        control = list(self._control())
+        flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+        named = {
+            "bos_token": self._piece(self._vocabulary.bos_token_id),
+            "eos_token": self._piece(next(iter(self._vocabulary.eos_token_ids), None)),
+            "unk_token": next(self._pieces(_KIND.UNKNOWN), None),
+        }
+        as_text = {"additional_special_tokens": control, "split_special_tokens": True}
+        return {
+            "tokenizer_class": "PreTrainedTokenizerFast",  # reads tokenizer.json as it is
+            "add_bos_token": self._vocabulary.add_bos_token,
+            "add_eos_token": False,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": max_positions,
+            **{name: piece for name, piece in named.items() if piece is not None},
+            "added_tokens_decoder": {
+                str(self._ids[piece]): {"content": piece, "special": True, **flags}
+                for piece in control
+            },
+            **({} if self.reads_control else as_text),
+        }
+
+    def _merges(self) -> Iterator[tuple[str, str]]:
+        """Pairs of pieces whose union is a piece; the best score first, then the leftmost cut."""
+        scores = {each.piece: each.score for each in self._proto.pieces if _can_merge(each)}
+        found = [
+            (-score, piece[:cut], piece[cut:])
+            for piece, score in scores.items()
+            for cut in range(1, len(piece))
+            if piece[:cut] in scores and piece[cut:] in scores
+        ]
+        found.sort(key=lambda merge: (merge[0], self._ids[merge[1]], self._ids[merge[2]]))
+        return ((left, right) for _, left, right in found)
+
+    def _normalizers(self) -> Iterator[Any]:
+        spec = self._proto.normalizer_spec
+        if spec.remove_extra_whitespaces:
+            yield normalizers.Replace(Regex(f"{_START} +"), "")
+            yield normalizers.Replace(Regex(" {2,}"), " ")
+        if spec.add_dummy_prefix:
+            yield normalizers.Prepend(_SPACE)
+        yield normalizers.Replace(" ", _SPACE)
+        if spec.remove_extra_whitespaces:
+            yield normalizers.Replace(Regex(f"{_SPACE}+{_END}"), "")
+
+    def _pieces(self, *kinds: int) -> Iterator[str]:
+        return (each.piece for each in self._proto.pieces if each.type in kinds)
+
+    def _control(self) -> Iterator[str]:
+        """What text never becomes, and decoding leaves out."""
+        return self._pieces(_KIND.UNKNOWN, _KIND.CONTROL)
+
+    def _piece(self, number: int | None) -> str | None:
+        is_known = number is not None and number < len(self._proto.pieces)
+        return str(self._proto.pieces[number].piece) if is_known else None
+
+
+def first_difference(
+    found: Tokenizer,
+    expected: sentencepiece.SentencePieceProcessor,
+    texts: Iterable[str] | None = None,
+) -> str | None:
+    """Name the first text that two tokenizers, start tokens aside, do not read alike.
+
+    Where no texts are given they are hard strings, and every piece: each merge is asked for.
+    """
+    if texts is None:
+        pieces = map(expected.id_to_piece, range(expected.vocab_size()))
+        texts = (*HARD, *(piece.replace(_SPACE, " ") for piece in pieces))
+    known = {token.content for token in found.get_added_tokens_decoder().values()}
+    for text in texts:
+        if any(token in text for token in known):
+            continue  # it is read as the token, by the publisher's own wish
+        tokens, wanted = found.encode(text, add_special_tokens=False).ids, expected.encode(text)
+        if tokens != wanted:
+            return f"{text!r} is {_shown(tokens)}, and {_shown(wanted)} in SentencePiece"
+        if found.decode(tokens) != expected.decode(wanted):
+            return f"{_shown(tokens)} is {found.decode(tokens)!r}, not {expected.decode(wanted)!r}"
+    return None
+
+
+def _refuse_unsayable(proto: Any) -> None:
+    """Name what the format cannot say."""
+    if proto.trainer_spec.model_type != _PROTO.TrainerSpec.BPE:
+        raise Unsayable("its kind is not SentencePiece's BPE")
+    for spec in (proto.normalizer_spec, proto.denormalizer_spec):
+        if spec.precompiled_charsmap:
+            raise Unsayable("it changes characters, by a map of its own")
+    if (
+        not proto.normalizer_spec.escape_whitespaces
+        or proto.trainer_spec.treat_whitespace_as_suffix
+    ):
+        raise Unsayable("it writes spaces in another way")
+    own = next((each for each in proto.pieces if each.type == _KIND.USER_DEFINED), None)
+    if own is not None:
+        raise Unsayable(f"it has pieces of its user's, such as {own.piece!r}, that nothing cuts")
+    by_score: dict[float, Any] = {}
+    for union in _unions(proto):
+        if union.type == _KIND.UNUSED:
+            raise Unsayable(f"it merges {union.piece!r} and, since that is unused, cuts it again")
+        equal = by_score.setdefault(union.score, union)
+        if len({*equal.piece, *union.piece}) > 1 and equal is not union:
+            raise Unsayable(
+                f"{equal.piece!r} and {union.piece!r} have one score: the leftmost merges first"
+            )
+
+
+def _unions(proto: Any) -> Iterator[Any]:
+    """Pieces that two others merge into."""
+    merged = (_KIND.NORMAL, _KIND.UNUSED)
+    known = {each.piece for each in proto.pieces if each.type in merged}
+    for each in proto.pieces:
+        halves = ((each.piece[:cut], each.piece[cut:]) for cut in range(1, len(each.piece)))
+        if each.piece in known and any(known.issuperset(pair) for pair in halves):
+            yield each
+
+
+def _can_merge(piece: Any) -> bool:
+    return bool(piece.type == _KIND.NORMAL)
+
+
+def _special(piece: str) -> AddedToken:
+    return AddedToken(piece, special=True, normalized=False)
+
+
+def _shown(tokens: list[int], most: int = 8) -> str:
+    more = f" and {len(tokens) - most} more" if len(tokens) > most else ""
+    return f"{tokens[:most]}{more}"

@@ -1,0 +1,95 @@
+"""Make an artifact's tokenizer_config.json and special_tokens_map.json name its own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from ...console.progress import say
+from ...runtime.manifest import Vocabulary, to_json
+from ..config import read_json_object, shown
+from ..formats.tokenizer_files import MAP_FILE, SETTINGS_FILE, text_of
+
+_TEMPLATE = "chat_template"
+
+
+def correct_settings(
+    folder: Path,
+    vocabulary: Vocabulary,
+    pieces: sentencepiece.SentencePieceProcessor,
+    *,
+    source: Path,
+) -> None:
+    """Correct what both files in an artifact's folder say of start and end tokens, with a note.
+
+    What agrees keeps its bytes. An ``eos_token`` that a chat template writes stays, since the
+    template would write another text.
+
+    Args:
+        folder: the artifact's.
+        vocabulary: start and end tokens.
+        pieces: the SentencePiece model beside the files.
+        source: file that the tokenizer was read from, which notes name.
+    """
+    read = (
+        read_json_object(folder / name) if (folder / name).is_file() else {}
+        for name in (SETTINGS_FILE, MAP_FILE)
+    )
+    settings, named = read
+    names = _Names(vocabulary, pieces, settings)
+    for name, own, wanted in (
+        (SETTINGS_FILE, settings, names.of_settings(settings)),
+        (MAP_FILE, named, names.of_tokens(named)),
+    ):
+        changes = {key: value for key, value in wanted.items() if own[key] != value}
+        for key, value in changes.items():
+            published = source.with_name(name)
+            say(f"{published}: {key} is {shown(own[key])}; the artifact has {shown(value)}")
+        if changes:
+            (folder / name).write_text(to_json({**own, **changes}), encoding="utf-8")
+
+
+class _Names:
+    """What settings are to say, of the keys that they have."""
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        pieces: sentencepiece.SentencePieceProcessor,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._pieces = pieces
+        added = settings.get("added_tokens_decoder")
+        self._added = added if isinstance(added, Mapping) else {}
+        self._writes_end = "eos_token" in str(settings.get(_TEMPLATE) or "")
+
+    def of_settings(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Of ``tokenizer_config.json``: tokens, and which of them go around a prompt."""
+        around = {"add_bos_token": self._vocabulary.add_bos_token, "add_eos_token": False}
+        return {
+            **self.of_tokens(own),
+            **{name: value for name, value in around.items() if own.get(name) is not None},
+        }
+
+    def of_tokens(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Of start and end tokens alone."""
+        found: dict[str, Any] = {}
+        start = self._text(self._vocabulary.bos_token_id)
+        if text_of(own.get("bos_token")) not in (None, start) and start is not None:
+            found["bos_token"] = start
+        end = text_of(own.get("eos_token"))
+        texts = [self._text(number) for number in self._vocabulary.eos_token_ids]
+        if end is not None and end not in texts and not self._writes_end:
+            found["eos_token"] = next(filter(None, texts), own["eos_token"])
+        return found
+
+    def _text(self, number: int | None) -> str | None:
+        if number is None:
+            return None
+        if number < self._pieces.vocab_size():
+            return str(self._pieces.IdToPiece(number))
+        return text_of(self._added.get(str(number)))

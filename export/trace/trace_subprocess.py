@@ -1,0 +1,47 @@
+"""How is a model traced without the tracer's memory staying? In a process of its own.
+
+Torch keeps much of what it made while tracing, more the more layers there are. The process that
+writes the weights never imports it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import onnx
+import onnx_ir as ir
+
+from ...runtime.errors import TraceError
+from ..config import MistralConfig
+
+_MODULE = "tramontane.export.trace.trace"
+
+
+def trace_apart(config: MistralConfig) -> ir.Model:
+    """Trace a model as ``trace`` does, which describes the graph.
+
+    Raises:
+        TraceError: torch could not trace the model; its own words follow.
+    """
+    done = subprocess.run(
+        # -P: a json.py beside the weights, say, is nothing that we run.
+        [sys.executable, "-P", "-m", _MODULE],
+        input=json.dumps(dataclasses.asdict(config)).encode(),
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode < 0:
+        raise TraceError(
+            f"tracing was ended by signal {-done.returncode}, expected it to finish; "
+            "if nobody stopped it, memory was short: close programs and try again"
+        )
+    if done.returncode:
+        told = done.stderr.decode(errors="replace").strip()
+        raise TraceError(
+            f"tracing ended with status {done.returncode}, expected 0; torch or we have a fault, "
+            f"report it with this:\n{told}"
+        )
+    return ir.from_proto(onnx.load_model_from_string(done.stdout))

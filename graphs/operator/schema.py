@@ -1,0 +1,59 @@
+"""What is our operator called, and what is its schema?"""
+
+from __future__ import annotations
+
+import onnx
+from onnx.defs import OpSchema
+from onnxscript.values import Opset
+
+DOMAIN = "tramontane"
+VERSION = 1
+SLIDING_WINDOW_ATTENTION = "SlidingWindowAttention"
+MICROSOFT = "com.microsoft"
+OPSET = 23  # Attention, RotaryEmbedding and RMSNormalization; later Attentions have no CPU kernel
+
+# The operator's inputs and outputs, in order.
+INPUTS = (
+    "query",
+    "key",
+    "value",
+    "past_key",
+    "past_value",
+    "attention_mask",
+    "cos_cache",
+    "sin_cache",
+)
+OUTPUTS = ("attention", "present_key", "present_value")
+
+
+def register_schema() -> Opset:
+    """Tell onnx of the operator, once, so that graphs holding it can be built and checked."""
+    if not onnx.defs.has(SLIDING_WINDOW_ATTENTION, VERSION, DOMAIN):
+        types = {"attention_mask": "tensor(int64)"}
+        parameters = [OpSchema.FormalParameter(name, types.get(name, "T")) for name in INPUTS]
+        onnx.defs.register_schema(
+            OpSchema(
+                SLIDING_WINDOW_ATTENTION,
+                DOMAIN,
+                VERSION,
+                doc="Defined in eager PyTorch: tramontane.export.model.attention.",
+                inputs=parameters,
+                outputs=[OpSchema.FormalParameter(name, "T") for name in OUTPUTS],
+                type_constraints=[("T", ["tensor(float)"], "float32")],
+                attributes=[
+                    OpSchema.Attribute(
+                        "window",
+                        OpSchema.AttrType.INT,
+                        "Keys a query sees, itself included; absent: all before it.",
+                        required=False,
+                    ),
+                    OpSchema.Attribute(
+                        "grows",
+                        OpSchema.AttrType.INT,
+                        "1: rows of keys that the window hides are kept; absent: they leave.",
+                        required=False,
+                    ),
+                ],
+            )
+        )
+    return Opset(DOMAIN, VERSION)

@@ -1,0 +1,27 @@
+"""Give the attention its body in standard ops.
+
+Before:  SlidingWindowAttention(...), an operator that only we know
+After:   the same node, and its definition as a function of the model
+Legal because the function is the operator's definition in ONNX's own ops; runtimes inline it.
+Source: ONNX IR specification, Functions.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from ..operator import schema
+from ..operator.function_body import standard_body
+
+
+class AttachBody(ir.passes.InPlacePass):
+    """Every graph that holds the operator and not yet its body."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Apply the pass; ``modified`` tells whether a body was attached."""
+        name = (schema.DOMAIN, schema.SLIDING_WINDOW_ATTENTION, "")
+        is_used = any(node.op_identifier() == name for node in model.graph)
+        if not is_used or name in model.functions:
+            return ir.passes.PassResult(model, modified=False)
+        model.functions[name] = standard_body()
+        return ir.passes.PassResult(model, modified=True)

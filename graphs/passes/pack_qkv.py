@@ -1,0 +1,56 @@
+"""Pack the projections to queries, keys and values into one multiplication.
+
+Before:  GroupQueryAttention(x Wqᵀ, x Wkᵀ, x Wvᵀ, ...)
+After:   GroupQueryAttention(x [Wq; Wk; Wv]ᵀ, -, -, ...)
+Legal because the rows of the stacked weight are the three weights' rows, so each output column
+is the same sum of products, and the kernel reads queries, keys and values from one input in
+this order. Only where the three read the same x and nobody else reads what they yield.
+Source: onnxruntime, docs/ContribOperators.md, com.microsoft.GroupQueryAttention, input query.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from .. import weights
+from ..linear import Linear, as_linear, linear
+from ..operator import schema
+
+
+class PackQkv(ir.passes.InPlacePass):
+    """Every GroupQueryAttention fed by three linear layers of one input."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Apply the pass; ``modified`` tells whether any projections were packed."""
+        packed = 0
+        for attention in list(model.graph):
+            projections = _projections(attention)
+            if projections is None:
+                continue
+            stack = weights.stacked(
+                str(projections[0].weight.name).replace("query", "query_key_value"),
+                [projection.weight for projection in projections],
+            )
+            model.graph.register_initializer(stack)
+            nodes, output = linear(projections[0].input, stack)
+            model.graph.insert_before(attention, nodes)
+            for i, value in enumerate((output, None, None)):
+                attention.replace_input_with(i, value)
+            for projection in projections:
+                projection.remove_from(model.graph)
+            packed += 1
+        return ir.passes.PassResult(model, modified=packed > 0)
+
+
+def _projections(attention: ir.Node) -> list[Linear] | None:
+    if attention.op_identifier()[:2] != (schema.MICROSOFT, "GroupQueryAttention"):
+        return None
+    found = []
+    for value in attention.inputs[:3]:
+        projection = as_linear(value.producer()) if value is not None else None
+        if projection is None or len(projection.output.uses()) != 1:
+            return None
+        if projection.output.is_graph_output():
+            return None
+        found.append(projection)
+    return found if len({projection.input for projection in found}) == 1 else None

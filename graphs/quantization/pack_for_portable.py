@@ -1,0 +1,74 @@
+"""Pack matrices with standard operators.
+
+Before:  MatMul(x, Transpose(weight)) and Gather(weight, ids)
+After:   MatMul(x, Transpose(DequantizeLinear(codes, scales, zero points)))
+         and DequantizeLinear(Gather(codes, ids), Gather(scales, ids), Gather(zero points, ids))
+Legal within the rounding of the weights, at most half a step of their block; a block never
+crosses a row, so gathering before or after unpacking yields the same numbers. Codes of 4 bits are
+gathered as bytes and parted afterwards, since Gather has no kernel for them.
+Source: ONNX operator DequantizeLinear, opset 21, blocked.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from ..linear import Linear, replace_node
+from .pack_matrices import PackMatrices, register
+from .packed_weight import Packed
+
+
+class PackForPortable(PackMatrices):
+    """Every matrix, unpacked by DequantizeLinear where it is read."""
+
+    def pack_linear(self, graph: ir.Graph, layer: Linear, matrix: Packed) -> None:
+        """Unpack the weight in front of its transpose."""
+        tape = ir.tape.Tape()
+        parts = [matrix.elements, matrix.scales]
+        if not matrix.scheme.is_symmetric:
+            parts.append(matrix.zero_point_elements)
+        register(graph, *parts)
+        sizes = {"axis": 1, "block_size": matrix.scheme.block}
+        unpacked = tape.op("DequantizeLinear", parts, sizes)
+        graph.insert_before(layer.transpose, list(tape.nodes))
+        layer.transpose.replace_input_with(0, unpacked)
+
+    def pack_gather(self, graph: ir.Graph, gather: ir.Node, matrix: Packed) -> None:
+        """Gather codes, scales and zero points, then unpack the rows."""
+        parts = [matrix.elements, matrix.scales]
+        if not matrix.scheme.is_symmetric:
+            parts = [matrix.codes_in_rows, matrix.scales, matrix.zero_points]
+        register(graph, *parts)
+        tape = ir.tape.Tape()
+        codes, *others = (
+            tape.op("Gather", [part, gather.inputs[1]], {"axis": 0}) for part in parts
+        )
+        if matrix.scheme.bits == 4:
+            codes = _part_nibbles(tape, codes, rank=_rank(gather.inputs[1]))
+        sizes = {"axis": -1, "block_size": matrix.scheme.block}
+        unpacked = tape.op("DequantizeLinear", [codes, *others], sizes)
+        replace_node(graph, gather, list(tape.nodes), (unpacked,))
+
+
+def _rank(ids: ir.Value | None) -> int:
+    shape = None if ids is None else ids.shape
+    assert shape is not None, "a traced value's rank is known"
+    return len(shape)
+
+
+def _part_nibbles(tape: ir.tape.Tape, packed: ir.Value, *, rank: int) -> ir.Value:
+    """(..., n) bytes to (..., 2 n) codes, the low bits first; ``rank`` sizes before n."""
+    low_bits, width = (
+        tape.op("Constant", [], {"value": ir.tensor(number, dtype=ir.DataType.UINT8)})
+        for number in (15, 4)
+    )
+    last = tape.op("Constant", [], {"value_ints": [-1]})
+    shape = tape.op("Constant", [], {"value_ints": [*([0] * rank), -1]})
+    halves = [
+        tape.op("Unsqueeze", [half, last])
+        for half in (
+            tape.op("BitwiseAnd", [packed, low_bits]),
+            tape.op("BitShift", [packed, width], {"direction": "RIGHT"}),
+        )
+    ]
+    return tape.op("Reshape", [tape.op("Concat", halves, {"axis": -1}), shape])

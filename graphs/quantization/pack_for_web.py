@@ -1,0 +1,89 @@
+"""Pack matrices for browsers, whose runtime multiplies bytes fast and nothing else that is packed.
+
+Before:  MatMul(x, Transpose(weight)) and Gather(weight, ids)
+After:   scale * MatMulIntegerToFloat(Round(x / scale) + 128, codes, scales of the columns)
+         where scale = Max(Abs(x)) / 127 over each position's row, shared by all readers of x; for
+         the projection that ends the perceptron, x is rounded twice, the second time what the
+         first left over: two rows of bytes, multiplied at once, then added;
+         and DequantizeLinear(Gather(codes, ids), Gather(scales, ids))
+Legal within the rounding of the weights, at most half a step of their row, and of the activations,
+half of 1 in 127 steps of their position; parity measures what it costs. The gated product that the
+last projection reads has outliers, which would leave the rest of their row a few steps.
+Codes are unsigned: AVX2 without VNNI saturates where both factors are signed.
+Source: onnxruntime, docs/ContribOperators.md, com.microsoft.MatMulIntegerToFloat.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from ..linear import Linear, is_product
+from ..operator import schema
+from .dynamic_quantize import (
+    LARGEST,
+    MIDDLE,
+    as_bytes,
+    number,
+    product,
+    rounded,
+    scale_of,
+)
+from .methods.round_to_nearest import Scheme
+from .pack_for_portable import PackForPortable
+from .pack_matrices import PackMatrices, register
+from .packed_weight import Packed
+from .recipe import Recipe
+
+_LEFT_OVER = 2 * LARGEST  # half a step at most is left over: so many steps fit in a whole one
+
+
+class PackForWeb(PackMatrices):
+    """Every matrix: bytes and a scale a row where it multiplies, blocks where it is gathered."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        self._gathers = PackForPortable(recipe)
+        self._rounded: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Apply the pass; ``modified`` tells whether any matrix was packed."""
+        self._rounded.clear()
+        return super().call(model)
+
+    def pack_linear(self, graph: ir.Graph, layer: Linear, matrix: Packed) -> None:
+        """Multiply bytes by bytes, and scale what comes of it."""
+        whole_rows = Packed(layer.weight, Scheme(bits=matrix.scheme.bits, block=matrix.columns))
+        codes, scales = whole_rows.codes_in_columns, whole_rows.column_scales
+        register(graph, codes, scales)
+        tape = ir.tape.Tape()
+        if is_product(layer.input):
+            bytes_, scale = _rounded_twice(tape, layer.input)
+            both = product(tape, bytes_, codes, scales, middle=MIDDLE)
+            first, second = tape.op_multi_out(
+                "Split", [both], {"axis": 1, "num_outputs": 2}, num_outputs=2
+            )
+            fraction = number(tape, 1 / _LEFT_OVER)
+            total = tape.op("Add", [first, tape.op("Mul", [second, fraction])])
+        else:
+            if layer.input not in self._rounded:
+                self._rounded[layer.input] = rounded(tape, layer.input)
+            bytes_, scale = self._rounded[layer.input]
+            total = product(tape, bytes_, codes, scales, middle=MIDDLE)
+        *before, last = [*tape.nodes, ir.Node("", "Mul", [total, scale])]
+        graph.opset_imports.setdefault(schema.MICROSOFT, 1)
+        graph.insert_before(layer.matmul, before)
+        layer.replace_with(graph, last)
+
+    def pack_gather(self, graph: ir.Graph, gather: ir.Node, matrix: Packed) -> None:
+        """Gather codes and scales, then unpack the rows: no build for browsers lacks that."""
+        self._gathers.pack_gather(graph, gather, matrix)
+
+
+def _rounded_twice(tape: ir.tape.Tape, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """(B, 2 T, K) bytes, all first roundings before the second, and the scales, (B, T, 1)."""
+    scale = scale_of(tape, x)
+    steps = tape.op("Div", [x, scale])
+    first = tape.op("Round", [steps])
+    left_over = tape.op("Mul", [tape.op("Sub", [steps, first]), number(tape, _LEFT_OVER)])
+    both = tape.op("Concat", [first, tape.op("Round", [left_over])], {"axis": 1})
+    return as_bytes(tape, both), scale

@@ -1,0 +1,1 @@
+"""From the graph in memory to the artifact's files."""

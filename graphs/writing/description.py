@@ -1,0 +1,46 @@
+"""What does the manifest say of each weight: its bits, its block, or why it stayed in float?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+
+from .. import weights
+from ..quantization.quantize_cache import CACHE_SCALES
+from .external_data import initializers_as_read
+
+
+def describe_tensors(graph: ir.Graph, *, quant: str) -> list[dict[str, Any]]:
+    """One entry for each initializer, in the order in which the graph reads them.
+
+    Bits and shape of codes are those of the numbers, whatever type their bytes are declared as.
+    """
+    return [_describe(value, quant) for value in initializers_as_read(graph)]
+
+
+def _describe(value: ir.Value, quant: str) -> dict[str, Any]:
+    dtype = value.dtype
+    assert dtype is not None, "a weight has a type"
+    name, shape, packing = str(value.name), weights.size_of(value), weights.packing(value)
+    if packing is not None:
+        bits, block, numbers = packing
+        return {"name": name, "shape": list(numbers), "bits": bits, "block": block}
+    entry = {"name": name, "shape": list(shape), "bits": dtype.bitwidth}
+    if weights.is_scales(value):
+        entry["why_float"] = "scales of the codes beside it"
+    elif dtype == ir.DataType.FLOAT:
+        entry["why_float"] = _why_float(name, shape, quant)
+    return entry
+
+
+def _why_float(name: str, shape: tuple[int, ...], quant: str) -> str:
+    if name.startswith(CACHE_SCALES):
+        return "scales of the cache's channels"
+    if quant == "fp32":
+        return "QUANT=fp32"
+    if name in ("cos_cache", "sin_cache"):
+        return "rope table: computed, not learned"
+    if len(shape) < 2:
+        return "a norm's vector: too small to matter"
+    return "no pass packs it"

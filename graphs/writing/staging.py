@@ -1,0 +1,262 @@
+"""A folder gets its name only when it is whole; what an interrupted run wrote is kept.
+
+Beside ``out`` lies a folder ``.out.partial`` while an artifact is being made: our mark, the
+artifact to be, the journal of its weights, a lock, and for a moment the artifact that is replaced.
+It is removed when the artifact takes its name, or when it is refused; a run that is interrupted or
+killed leaves it for the next run to resume. Where ``out`` is a link, all this happens where it
+leads, and the link stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+
+from ...runtime.contract import DATA_FILE, MANIFEST_FILE
+from ...runtime.errors import ContractError, TramontaneError
+from .journal import Identity, Journal
+from .own_folders import (
+    MARK_FILE,
+    files_of_artifact,
+    foreign_files,
+    is_free,
+    is_marked,
+    mark,
+    refuse_mounted,
+    target_of,
+)
+
+_FOLDER, _JOURNAL, _LOCK, _REPLACED = "artifact", "journal.jsonl", "lock", "replaced"
+_KIND = "an artifact that is not whole yet"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Staging:
+    """A folder that will be an artifact."""
+
+    folder: Path
+    journal: Journal
+    is_resumed: bool  # whether it holds what an earlier, interrupted run wrote
+    note: str  # what became of such a run; empty where there was none
+
+
+@contextlib.contextmanager
+def staged(
+    out: Path, *, identity: Identity, resume: bool = True, replace: bool = True
+) -> Iterator[Staging]:
+    """Yield a folder that takes the name ``out`` when the block succeeds.
+
+    An artifact already there stays until then. When the block raises one of our errors, nothing
+    is left behind. When it is interrupted, what it wrote is kept for the next run; so it is where
+    the disk or the machine was in the way, which a ``ContractError`` tells.
+
+    Args:
+        out: the artifact's folder.
+        identity: all that decides the bytes of the weights, by name; a run of another identity
+            is not gone on with.
+        resume: go on with an interrupted run.
+        replace: whether an artifact that is there is replaced, or refused.
+
+    Raises:
+        ContractError: as ``refuse_occupied``; or another run is writing ``out``, or its
+            ``.out.partial`` is not ours.
+    """
+    refuse_occupied(out, replace=replace)
+    target, partial = target_of(out), partial_of(out)
+    lock = _locked(out, partial)
+    replaced = partial / _REPLACED
+    _bring_back(target, replaced)
+    staging = _begin(partial, identity, resume=resume)
+    try:
+        yield staging
+        refuse_occupied(out, replace=replace)  # it may have been made, or changed, meanwhile
+        if target.exists():
+            target.rename(replaced)
+        staging.folder.rename(target)
+    except BaseException as error:
+        _bring_back(target, replaced)
+        if isinstance(error, TramontaneError) and not _is_worth_keeping(error, staging):
+            _remove(lock, partial)
+        else:
+            lock.release()
+        if isinstance(error, OSError):
+            raise ContractError(
+                f"{out}: cannot be written ({error}); where a file is too large for the disk, "
+                "cut it with --max-shard; what was written is kept for the next run"
+            ) from error
+        raise
+    _remove(lock, partial)
+
+
+def refuse_occupied(out: Path, *, replace: bool = True) -> None:
+    """Refuse a name that something else than an artifact has, before any work is done.
+
+    Args:
+        out: the artifact's folder.
+        replace: whether an artifact may have that name.
+
+    Raises:
+        ContractError: ``out`` exists and is neither an artifact nor an empty folder, is an
+            artifact that is not to be replaced or that holds other files too, is a mounted
+            disk, or a link as in ``target_of``.
+    """
+    if out.name in ("", ".."):
+        raise ContractError(f"--out {out}: expected the name of a new folder; give one")
+    target = target_of(out)
+    refuse_mounted(target)
+    if is_free(target):
+        return
+    own = files_of_artifact(target)
+    if own is None:
+        raise ContractError(
+            f"{out}: exists and is not an artifact (no {MANIFEST_FILE} of one); name another --out"
+        )
+    if not replace:
+        raise ContractError(
+            f"{out}: holds an artifact{_named(out)}, expected none with --no-replace; "
+            "name another --out, or leave --no-replace out"
+        )
+    if foreign := foreign_files(target, own):
+        raise ContractError(
+            f"{out}: holds {foreign[0]} ({len(foreign)} such in all), which is not among the "
+            f"files that its {MANIFEST_FILE} lists, and would be lost when the artifact is "
+            "replaced; move it elsewhere or name another --out"
+        )
+
+
+def note_of_replaced(out: Path, *, is_proved: bool) -> str:
+    """What an export to ``out`` will replace, and when; empty where nothing is there.
+
+    Args:
+        out: the artifact's folder.
+        is_proved: whether the new artifact is compared with PyTorch before it takes the name.
+    """
+    if is_free(target_of(out)):
+        return ""
+    when = "passes its parity check" if is_proved else "is complete"
+    return (
+        f"{out}: the artifact there{_named(out)} is replaced when the new one {when}; "
+        "--no-replace keeps it"
+    )
+
+
+def _named(out: Path) -> str:
+    """Model and recipe of an artifact, as far as its manifest can be read."""
+    try:
+        content = json.loads((out / MANIFEST_FILE).read_bytes())
+        return f" ({content['origin']['name']}, {content['quant']} for {content['target']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _locked(out: Path, partial: Path) -> filelock.BaseFileLock:
+    """Make the folder for what is not whole yet, marked as ours, and lock it.
+
+    Raises:
+        ContractError: it cannot be made, is not ours, or another run has the lock.
+    """
+    lock = filelock.FileLock(partial / _LOCK)
+    try:
+        if not _is_ours(partial):
+            raise ContractError(
+                f"{partial}: exists and was not made by an export (no {MARK_FILE} of ours in "
+                "it); move it elsewhere or name another --out"
+            )
+        partial.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+        mark(partial, _KIND)
+    except filelock.Timeout as error:
+        raise ContractError(
+            f"{out}: another export is writing it; wait for it, or name another --out"
+        ) from error
+    except OSError as error:
+        raise ContractError(f"{out}: cannot be made ({error}); name another --out") from error
+    return lock
+
+
+def _is_ours(partial: Path) -> bool:
+    """Whether a folder is absent, empty, marked, or of a run killed before it could mark it."""
+    if is_free(partial) or is_marked(partial, _KIND):
+        return True
+    if partial.is_symlink() or not partial.is_dir():
+        return False
+    return all(path.name == _LOCK and not path.stat().st_size for path in partial.iterdir())
+
+
+def _is_worth_keeping(error: TramontaneError, staging: Staging) -> bool:
+    """Weights that were written are good where disk or machine alone were in the way."""
+    return isinstance(error, ContractError) and staging.journal.num_noted > 0
+
+
+def partial_of(out: Path) -> Path:
+    """Where an artifact lies until it is whole: beside its folder, on the same disk.
+
+    Raises:
+        ContractError: as ``target_of``.
+    """
+    target = target_of(out)
+    return target.with_name(f".{target.name}.partial")
+
+
+def _begin(partial: Path, identity: Identity, *, resume: bool) -> Staging:
+    folder, journal = partial / _FOLDER, Journal(partial / _JOURNAL)
+    differences = journal.differences(identity)
+    is_resumed = resume and differences == [] and folder.is_dir()
+    if is_resumed:
+        note = "an earlier run was interrupted: going on with it"
+        _keep_weights_alone(folder)
+    else:
+        note = _why_over(folder, differences, resume=resume)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        journal.begin(identity)
+    return Staging(folder=folder, journal=journal, is_resumed=is_resumed, note=note)
+
+
+def _why_over(folder: Path, differences: list[str] | None, *, resume: bool) -> str:
+    if differences is None and is_free(folder):
+        return ""
+    if not resume:
+        why = "as --no-resume asks"
+    elif differences is None:
+        why = "its journal is gone or unreadable"
+    else:
+        why = f"other now: {', '.join(differences)}" if differences else "its files are gone"
+    return f"an earlier run was interrupted: starting over, {why}"
+
+
+def _keep_weights_alone(folder: Path) -> None:
+    """The rest is written anew, and another run may have written more of it (a report)."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # what a folder holds before itself
+        if path.is_dir():
+            with contextlib.suppress(OSError):  # it holds weights
+                path.rmdir()
+        elif not path.relative_to(folder).as_posix().startswith(DATA_FILE):
+            path.unlink()
+
+
+def _bring_back(out: Path, replaced: Path) -> None:
+    """A run killed between its two renamings has left the old artifact under another name."""
+    if replaced.exists() and is_free(out):
+        if out.exists():
+            out.rmdir()
+        replaced.rename(out)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _remove(lock: filelock.BaseFileLock, partial: Path) -> None:
+    """Remove the folder, its lock last: a run that finds no lock there begins to write."""
+    for name in (_REPLACED, _FOLDER):
+        shutil.rmtree(partial / name, ignore_errors=True)
+    (partial / _JOURNAL).unlink(missing_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
+    lock.release()
+    if os.name == "nt":  # where an open file can't be removed
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,150 @@
+"""Asks a runtime to do a job, and compares its answer with what is right."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..environments import environments
+from ..validate.figures import compare
+from .cases import Exported, read_logits, write_job
+from .runtimes import Runtime
+
+Answer = dict[str, Any]  # what a runner printed
+
+# How far another runtime's kernels may leave the float32 model: mean KL in nats and top-1
+# agreement of the bundled model, about half as far again as our driver's own.
+BOUNDS = {"int8": (1e-3, 0.98), "int8-dynamic": (1e-3, 0.97), "int4": (6e-2, 0.85)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expected:
+    """What is right for one artifact."""
+
+    tokens: list[list[int]]  # of transformers; where weights are rounded, of the same kernels
+    texts: list[str]
+    ids: list[list[int]]  # SentencePiece's, of the hard strings
+    decoded: list[str]
+    logits: np.ndarray  # (T, V) float32, of transformers on what is scored
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One runtime and one artifact."""
+
+    said: str
+    is_failure: bool = False
+    is_absent: bool = False
+    versions: dict[str, str] | None = None
+
+
+def ask(runtime: Runtime, exported: Exported, **changes: Any) -> Answer:
+    """Let a runtime do an artifact's job.
+
+    Raises:
+        Absent: it cannot be had here.
+        Failed: it was had, and could not do it.
+    """
+    path = exported.folder.with_suffix(f".{runtime.name.replace(' ', '-')}.json")
+    score = exported.job["score"][: runtime.num_scored]
+    changes = {"new_tokens": runtime.new_tokens, "score": score, **changes}
+    Path(exported.job["logits"]).unlink(missing_ok=True)  # another's
+    command = runtime.start(write_job(exported, path, **changes))
+    try:
+        *_, last = environments.run(command).strip().split("\n")
+        answer: Answer = json.loads(last)
+    except environments.Absent as failure:
+        raise Failed(str(failure)) from failure
+    except ValueError as error:
+        raise Failed(f"its last line is no JSON ({error}): {last[:80]!r}") from error
+    finally:
+        path.unlink()
+    if "absent" in answer:
+        raise environments.Absent(str(answer["absent"]))
+    found, asked = len(answer.get("tokens", ())), len(exported.job["prompts"])
+    if found != asked:
+        raise Failed(f"continued {found} prompts, expected {asked}")
+    return answer
+
+
+class Failed(Exception):  # noqa: N818 - a state, not an error
+    """A runtime that is there and ended with an error; the message has its last words."""
+
+
+def measures(runtime: Runtime, exported: Exported) -> bool:
+    """Whether logits are compared within bounds: the runtime rounds in its own way."""
+    return runtime.rounds_like is None and exported.manifest.quant != "fp32"
+
+
+def judge(runtime: Runtime, exported: Exported, answer: Answer, expected: Expected) -> Cell:
+    """Compare a runtime's answer with what is right.
+
+    In fp32, and with the driver's kernels, tokens must be the same. Otherwise logits must be
+    within the gate's bounds. Texts and hard strings must be the same, except for the known
+    differences of the runtime's own tokenizer.
+    """
+    wrong: list[str] = []
+    if not measures(runtime, exported):
+        said = "same tokens"
+        right = [tokens[: runtime.new_tokens] for tokens in expected.tokens]
+        wrong += _first_other(answer["tokens"], right)
+    else:
+        said, why = _measured(runtime, exported, expected)
+        wrong += why
+    if "texts" in answer and not measures(runtime, exported):
+        wrong += [
+            f"text {found!r}, expected {right!r}"
+            for found, right in zip(answer["texts"], expected.texts, strict=True)
+            if found != right
+        ]
+    if "ids" in answer:
+        wrong += _misread(runtime, exported.job["strings"], answer, expected)
+        said += ", text" if "texts" in answer and not measures(runtime, exported) else ""
+    return Cell(
+        said="; ".join(wrong) if wrong else said,
+        is_failure=bool(wrong),
+        versions=answer["versions"],
+    )
+
+
+def _measured(runtime: Runtime, exported: Exported, expected: Expected) -> tuple[str, list[str]]:
+    """The figures of a runtime that rounds in its own way, and what is beyond its bounds."""
+    score, logits = np.array(exported.job["score"][: runtime.num_scored]), read_logits(exported)
+    if len(logits) != len(score):
+        return "not scored", [f"scored {len(logits)} positions, expected {len(score)}"]
+    found = compare(expected.logits[: len(score)], logits, score)
+    mean_kl, same_top = BOUNDS[exported.manifest.quant]
+    said = f"KL {found.mean_kl:.1e}, {found.same_top:.1%}"
+    if found.mean_kl <= mean_kl and found.same_top >= same_top:
+        return said, []
+    return said, [f"{said}, allowed {mean_kl:.0e} and {same_top:.0%}"]
+
+
+def _first_other(found: Sequence[list[int]], expected: Sequence[list[int]]) -> list[str]:
+    wrong = []
+    for number, (tokens, right) in enumerate(zip(found, expected, strict=True)):
+        pairs = zip(tokens, right, strict=False)
+        at = next((at for at, (token, other) in enumerate(pairs) if token != other), None)
+        if at is not None:
+            wrong.append(f"prompt {number}, token {at}: {tokens[at]}, expected {right[at]}")
+        elif len(tokens) != len(right):
+            wrong.append(f"prompt {number}: {len(tokens)} tokens, expected {len(right)}")
+    return wrong
+
+
+def _misread(
+    runtime: Runtime, strings: Sequence[str], answer: Answer, expected: Expected
+) -> list[str]:
+    """Strings that are read or written otherwise, beyond what is known of the runtime."""
+    kinds = (("ids", runtime.reads_otherwise), ("decoded", runtime.writes_otherwise))
+    return [
+        f"{text!r}: {kind} {found!r}, expected {right!r}"
+        for kind, is_known in kinds
+        for text, found, right in zip(strings, answer[kind], getattr(expected, kind), strict=True)
+        if found != right and not is_known(text)
+    ]

@@ -1,0 +1,124 @@
+"""Opens a graph in onnxruntime, and says what to do where that fails."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from .cpu_features import saturates
+from .errors import ContractError
+
+__all__ = ["OLDEST_ONNXRUNTIME", "open_graph", "ort", "physical_cores"]
+
+OLDEST_ONNXRUNTIME = "1.32"  # as pyproject.toml asks for
+
+_SPIN_US = 1000  # how long threads wait busily between operators: not after a run
+_LONGEST = 400  # characters of what onnxruntime says of a graph
+_LOAD_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+
+def open_graph(
+    path: Path,
+    *,
+    threads: int | None = None,
+    changed: bytes | None = None,
+    made_with: str | None = None,
+) -> ort.InferenceSession:
+    """Load a graph for the processor.
+
+    Args:
+        path: the graph, or a link to it; its external data lies beside it.
+        threads: for one operator; None for as many as there are physical cores.
+        changed: a graph made from the one at ``path``, to load in its place; it names external
+            data as the folder of the graph's own file does.
+        made_with: version of the onnxruntime that the graph was made for, if known.
+
+    Raises:
+        ContractError: onnxruntime cannot load it.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # a warning for each load about num_logits_to_keep
+    options.intra_op_num_threads = threads or physical_cores()
+    # A plan of memory would be kept for every length that a sequence has: 2 KB a step, for good.
+    options.enable_mem_pattern = False
+    # Weights are prepacked one by one, each letting its file's pages go: in parallel, all of them
+    # stay resident beside the copies until the last is done.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_US))
+    if saturates():  # elsewhere it would take twice the time for nothing
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    if changed is not None:
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(path.resolve().parent)
+        )
+    try:
+        return ort.InferenceSession(
+            _as_utf8(path) if changed is None else changed,
+            options,
+            providers=["CPUExecutionProvider"],
+        )
+    except _LOAD_ERRORS as error:
+        raise _refusal(path, error, made_with=made_with) from error
+
+
+def _refusal(path: Path, error: Exception, *, made_with: str | None) -> ContractError:
+    """Why a graph may not load: an old onnxruntime, a link, or else a damaged file."""
+    said = " ".join(str(error).split())
+    said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
+    wanted = max(OLDEST_ONNXRUNTIME, made_with or "", key=_release)
+    if _release(ort.__version__) < _release(wanted):
+        made = ", with which the artifact was made" if wanted == made_with else ""
+        return ContractError(
+            f"{path}: cannot be loaded by onnxruntime {ort.__version__}, expected {wanted} or "
+            f"newer{made}; pip install 'onnxruntime>={wanted}' (it said: {said})"
+        )
+    folder = path.resolve().parent
+    for link in sorted(path.parent.iterdir()) if "External data path" in said else ():
+        if link.is_symlink() and not link.resolve().is_relative_to(folder):
+            return ContractError(
+                f"{link}: is a link to {link.resolve()}, expected a file below {folder}, where "
+                "onnxruntime reads weights; replace the link with a copy of that file"
+            )
+    return ContractError(f"{path}: onnxruntime cannot load it ({said}); copy the artifact again")
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The numbers that a version begins with: 1.32.0.dev1 gives (1, 32, 0)."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, found[0].split("."))) if found else ()
+
+
+def _as_utf8(path: Path) -> str:
+    """A path as onnxruntime takes it: in UTF-8, whatever the locale's encoding is.
+
+    Raises:
+        ContractError: its bytes are not UTF-8.
+    """
+    try:
+        return str(path) if os.name == "nt" else os.fsencode(path).decode()
+    except UnicodeDecodeError as error:
+        raise ContractError(
+            f"{path}: its name is not UTF-8, which onnxruntime needs; rename it"
+        ) from error
+
+
+def physical_cores() -> int:
+    """Cores that this process may use, hyperthreads counted once where Linux tells them."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        cores.add(siblings.read_text(encoding="ascii") if siblings.is_file() else str(cpu))
+    return len(cores)

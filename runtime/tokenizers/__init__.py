@@ -1,0 +1,1 @@
+"""Tokenizers of the driver: one kind a file."""

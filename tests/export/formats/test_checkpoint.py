@@ -1,0 +1,352 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tramontane.export.formats import checkpoint as checkpoint_module
+from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.model.load import load_reference
+from tramontane.export.model.model import Mistral
+from tramontane.runtime.errors import CheckpointError
+
+Write = Callable[..., Path]
+QUERY = "model.layers.0.self_attn.q_proj.weight"
+SHARDED = {"max_shard_size": "300KB"}
+INDEX = "model.safetensors.index.json"
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    return Checkpoint.open(folder)
+
+
+def change(folder: Path, **tensors: torch.Tensor | None) -> None:
+    """Set tensors of model.safetensors, or take them out."""
+    path = folder / "model.safetensors"
+    kept = {**load_file(path), **tensors}
+    save_file({name: t.clone() for name, t in kept.items() if t is not None}, path)
+
+
+def rewrite_index(folder: Path, **weight_map: Any) -> None:
+    index = json.loads((folder / INDEX).read_bytes())
+    index["weight_map"].update(weight_map)
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_every_parameter_of_the_model_has_a_tensor_of_its_shape(
+    tiny_checkpoint: Write, tie: bool
+) -> None:
+    folder = tiny_checkpoint(tie=tie)
+    checkpoint = open_checkpoint(folder)
+    state = Mistral(checkpoint.config).state_dict()
+    assert set(checkpoint.parameters) == set(state)
+    for name, parameter in state.items():
+        array = checkpoint.read(name)
+        assert (array.shape, array.dtype) == (tuple(parameter.shape), np.float32)
+
+
+def test_parameters_are_the_published_numbers(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint()
+    published = load_file(folder / "model.safetensors")
+    checkpoint = open_checkpoint(folder)
+    np.testing.assert_array_equal(
+        checkpoint.read("layers.0.attention.query.weight"), published[QUERY]
+    )
+    np.testing.assert_array_equal(checkpoint.read("head.weight"), published["lm_head.weight"])
+
+
+def test_tied_head_is_the_embedding(tiny_checkpoint: Write) -> None:
+    checkpoint = open_checkpoint(tiny_checkpoint(tie=True))
+    np.testing.assert_array_equal(
+        checkpoint.read("head.weight"), checkpoint.read("embedding.weight")
+    )
+
+
+def test_sharded_and_single_give_equal_numbers(tiny_checkpoint: Write) -> None:
+    single = open_checkpoint(tiny_checkpoint())
+    sharded = open_checkpoint(tiny_checkpoint(**SHARDED))
+    assert len([path for path in sharded.files if path.suffix == ".safetensors"]) > 1
+    for name in single.parameters:
+        np.testing.assert_array_equal(single.read(name), sharded.read(name))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_types_widen_exactly(tiny_checkpoint: Write, dtype: str) -> None:
+    wide, narrow = (
+        open_checkpoint(tiny_checkpoint()),
+        open_checkpoint(tiny_checkpoint(dtype=dtype)),
+    )
+    for name in wide.parameters:
+        expected = torch.from_numpy(wide.read(name)).to(getattr(torch, dtype)).float()
+        np.testing.assert_array_equal(narrow.read(name), expected)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "in pairs", "GGUF"])
+def test_reading_holds_the_result_and_a_slice(
+    tiny_checkpoint: Write,
+    as_mistral: Write,
+    as_gguf: Write,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checkpoint_module, "_SLICE_ELEMENTS", 4096)
+    wide = {"num_attention_heads": 64, "num_key_value_heads": 64, "head_dim": 32}
+    path = tiny_checkpoint(**wide, dtype="bfloat16" if kind == "bfloat16" else "float32")
+    if kind == "in pairs":
+        path = as_mistral(path)
+    if kind == "GGUF":
+        path = as_gguf(path, kind="Q8_0")
+    checkpoint = Checkpoint.open(path)
+    checkpoint.read("norm.weight")  # what is imported and cached on first use is no matter
+    tracemalloc.start()
+    try:
+        array = checkpoint.read("layers.0.attention.query.weight")
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert array.size > 30 * 4096
+    assert peak_bytes < 1.25 * array.nbytes
+
+
+def test_code_llama_is_read(tiny_checkpoint: Write) -> None:
+    rope = {"rope_type": "default", "rope_theta": 1e6}
+    folder = tiny_checkpoint("LlamaForCausalLM", vocab_size=32016, rope_parameters=rope)
+    checkpoint = open_checkpoint(folder)
+    assert (checkpoint.config.rope_theta, checkpoint.config.sliding_window) == (1e6, None)
+    assert checkpoint.read("head.weight").shape == (32016, 64)
+
+
+def test_hashes_are_of_the_files_that_matter(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint()
+    hashes = open_checkpoint(folder).hashes()
+    assert set(hashes) == {"config.json", "model.safetensors", "tokenizer.model"}
+    for name, digest in hashes.items():
+        assert digest == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    assert INDEX in open_checkpoint(tiny_checkpoint(**SHARDED)).hashes()
+
+
+def test_reference_holds_the_checkpoint_and_leaves_the_random_state(
+    tiny_checkpoint: Write,
+) -> None:
+    folder = tiny_checkpoint(dtype="bfloat16")
+    checkpoint = open_checkpoint(folder)
+    before = torch.get_rng_state()
+    model = load_reference(checkpoint.config, checkpoint)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not model.training
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == torch.float32
+        np.testing.assert_array_equal(parameter, checkpoint.read(name))
+
+
+def test_derived_buffers_are_ignored(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint()
+    change(folder, **{"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)})
+    assert "head.weight" in open_checkpoint(folder).parameters
+
+
+def test_equal_head_beside_a_tied_embedding_is_allowed(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint(tie=True)
+    embedding = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+    change(folder, **{"lm_head.weight": embedding})
+    open_checkpoint(folder)
+
+
+def test_other_head_beside_a_tied_embedding_is_refused(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint(tie=True)
+    change(folder, **{"lm_head.weight": torch.zeros(2048, 64)})
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight differs from model\.embed_tokens"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({QUERY: None}, f"{QUERY} is missing \\(1 missing in all\\)"),
+        ({"lm_head.weight": None}, "lm_head.weight is missing"),
+        ({"model.layers.0.self_attn.q_proj.bias": torch.ones(64)}, "q_proj.bias is unexpected"),
+        ({QUERY: torch.ones(32, 64)}, r"q_proj.weight has shape \(32, 64\), .* \(64, 64\)"),
+        ({QUERY: torch.ones(64, 64, dtype=torch.float64)}, "is of type F64, expected one of F32"),
+        ({QUERY: torch.ones(64, 64, dtype=torch.int8)}, "is of type I8, expected one of F32"),
+    ],
+)
+def test_tensor_that_the_config_does_not_imply_is_refused(
+    tiny_checkpoint: Write, tensors: dict[str, torch.Tensor | None], message: str
+) -> None:
+    folder = tiny_checkpoint()
+    change(folder, **tensors)
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_value_that_is_no_number_is_counted_and_placed(tiny_checkpoint: Write, bad: float) -> None:
+    folder = tiny_checkpoint(dtype="bfloat16")
+    weight = torch.ones(64, 64, dtype=torch.bfloat16)
+    weight[3, 5] = weight[7, 0] = bad
+    change(folder, **{QUERY: weight})
+    checkpoint = open_checkpoint(folder)
+    message = rf"model\.safetensors: {QUERY} holds 2 values .* the first at \(3, 5\)"
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.read("layers.0.attention.query.weight")
+
+
+def test_unknown_parameter_is_refused(tiny_checkpoint: Write) -> None:
+    with pytest.raises(CheckpointError, match="no parameter 'query'"):
+        open_checkpoint(tiny_checkpoint()).read("query")
+
+
+def test_folder_without_weights_is_refused(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint()
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"no weights, expected model\.safetensors or"):
+        open_checkpoint(folder)
+
+
+def test_single_file_beside_an_index_is_refused(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint()
+    (folder / INDEX).write_text("{}")
+    with pytest.raises(CheckpointError, match="holds both"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("size", [0, 4, 100, -1])
+def test_truncated_file_is_named(tiny_checkpoint: Write, size: int) -> None:
+    path = tiny_checkpoint() / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: unreadable .*again"):
+        open_checkpoint(path.parent)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there")
+def test_file_lost_after_opening_is_read_as_it_was_and_named(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint()
+    expected = open_checkpoint(folder).read("head.weight")
+    checkpoint = open_checkpoint(folder)
+    (folder / "model.safetensors").unlink()
+    np.testing.assert_array_equal(checkpoint.read("head.weight"), expected)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: was removed while"):
+        checkpoint.refuse_changed()
+
+
+def test_closed_checkpoint_is_named_and_knows_its_hashes(tiny_checkpoint: Write) -> None:
+    with open_checkpoint(tiny_checkpoint()) as checkpoint:
+        hashes = checkpoint.hashes()
+    assert checkpoint.hashes() == hashes
+    checkpoint.refuse_changed()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: unreadable .*closed"):
+        checkpoint.read("head.weight")
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": []}}']
+)
+def test_index_that_is_none_is_refused(tiny_checkpoint: Write, text: str) -> None:
+    folder = tiny_checkpoint(**SHARDED)
+    (folder / INDEX).write_text(text)
+    with pytest.raises(CheckpointError, match=r"index\.json: not an index"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["../a.safetensors", "/etc/passwd", "..", "a/../../b", "c:\\d", 7]
+)
+def test_index_that_leaves_the_folder_is_refused(tiny_checkpoint: Write, name: Any) -> None:
+    folder = tiny_checkpoint(**SHARDED)
+    rewrite_index(folder, **{QUERY: name})
+    with pytest.raises(CheckpointError, match="expected the name of a file in the same folder"):
+        open_checkpoint(folder)
+
+
+def test_missing_shard_is_named(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint(**SHARDED)
+    next(folder.glob("model-00001*")).unlink()
+    with pytest.raises(CheckpointError, match="names model-00001.*, which is missing"):
+        open_checkpoint(folder)
+
+
+def test_tensor_in_another_shard_than_the_index_says_is_refused(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint(**SHARDED)
+    shards = sorted(path.name for path in folder.glob("model-*"))
+    home = json.loads((folder / INDEX).read_bytes())["weight_map"][QUERY]
+    rewrite_index(folder, **{QUERY: next(name for name in shards if name != home)})
+    with pytest.raises(CheckpointError, match="expected them to agree") as refusal:
+        open_checkpoint(folder)
+    follow(str(refusal.value))
+    assert hashed(folder) == hashed(tiny_checkpoint(**SHARDED))
+
+
+def follow(message: str) -> None:
+    """Run the command that a message gives in brackets."""
+    (command,) = re.findall(r"\((rm [^)]*)\)", message)
+    assert "download" not in message
+    subprocess.run(command, shell=True, check=True)
+
+
+def hashed(folder: Path) -> dict[str, str]:
+    checkpoint = open_checkpoint(folder)
+    return {
+        name: hashlib.sha256(checkpoint.read(name).tobytes()).hexdigest()
+        for name in checkpoint.parameters
+    }
+
+
+def test_stale_index_beside_one_file_is_named_and_its_removal_helps(
+    tiny_checkpoint: Write,
+) -> None:
+    folder = tiny_checkpoint()
+    shutil.copy(tiny_checkpoint(**SHARDED) / INDEX, folder)
+    with pytest.raises(CheckpointError, match="the index is stale: remove it") as refusal:
+        open_checkpoint(folder)
+    follow(str(refusal.value))
+    open_checkpoint(folder)
+
+
+def test_index_of_another_saving_is_named_and_its_removal_helps(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint(**SHARDED)
+    other = tiny_checkpoint(max_shard_size="200KB")
+    shutil.copy(other / INDEX, folder)
+    with pytest.raises(CheckpointError, match="is of a later saving, remove it") as refusal:
+        open_checkpoint(folder)
+    follow(str(refusal.value).replace("download it, or", ""))
+    assert hashed(folder) == hashed(other)
+
+
+def test_numbered_files_are_read_without_an_index(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint(**SHARDED)
+    expected = hashed(folder)
+    (folder / INDEX).unlink()
+    assert hashed(folder) == expected
+
+
+def test_numbered_file_that_is_missing_is_named_without_an_index(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint(**SHARDED)
+    (folder / INDEX).unlink()
+    first = next(folder.glob("model-00001*"))
+    first.unlink()
+    with pytest.raises(CheckpointError, match=f"{first.name} is missing, expected all"):
+        open_checkpoint(folder)
+
+
+def test_numbered_files_of_two_savings_are_told_apart(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint(**SHARDED)
+    (folder / INDEX).unlink()
+    first = next(folder.glob("model-00001*"))
+    twin = shutil.copy(first, folder / first.name.replace("00001-of", "00002-of"))
+    with pytest.raises(CheckpointError, match=f"is in {first.name} and in {Path(twin).name}"):
+        open_checkpoint(folder)
+    shutil.copy(first, folder / "model-00001-of-00009.safetensors")
+    with pytest.raises(CheckpointError, match=r"holds files of 2 savings, in \d+ and in 00009"):
+        open_checkpoint(folder)

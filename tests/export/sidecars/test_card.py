@@ -1,0 +1,307 @@
+"""Does the model card say what the manifest knows, as hubs read it?"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub.repocard import metadata_load
+from packaging.requirements import Requirement
+from tramontane.cli.main import add_export_options
+from tramontane.export.sidecars.card import render_card
+from tramontane.runtime import Session, minimal_decode
+from tramontane.runtime.contract import Geometry
+from tramontane.runtime.manifest import Manifest, Vocabulary
+from tramontane.runtime.memory import MemoryPlan
+
+MOST_LINES = 33  # of the script with nothing but onnxruntime and numpy
+NOT_MEASURED = "Not measured: this artifact was exported with `--no-validate`."
+GEOMETRY = Geometry(
+    num_layers=2,
+    num_key_value_heads=3,
+    head_dim=16,
+    vocab_size=640,
+    window=8,
+    rows=24,
+    max_positions=512,
+)
+MEMORY = MemoryPlan(
+    weights_bytes=9_000_000,
+    resident_weights_bytes=10_000_000,
+    activation_bytes=60,
+    runtime_bytes=40,
+    cache_bytes_per_token=1,
+    cache_bytes_at_most=2_500_000,
+    resident_bytes=12_500_100,
+    other_quants={"fp32": 36_000_000},
+)
+ORIGIN = {"name": "Tiny", "license": "apache-2.0", "base_model": "org/Tiny", "language": ["en"]}
+PARITY = {
+    "distance": "close",
+    "mean_kl": 2.4e-12,
+    "mean_kl_on_random_tokens": 3e-12,
+    "same_top": 1.0,
+    "perplexity_ratio": 1.0,
+    "max_logit_difference": 4.5e-05,
+    "same_greedy_tokens": 256,
+    "greedy_tokens": 256,
+}
+
+
+def manifest(*, geometry: dict[str, Any] | None = None, **changes: Any) -> Manifest:
+    known: dict[str, Any] = {
+        "quant": "int8",
+        "target": "ort",
+        "geometry": dataclasses.replace(GEOMETRY, **(geometry or {})),
+        "vocabulary": Vocabulary(bos_token_id=1, eos_token_ids=(2,), add_bos_token=True),
+        "memory": MEMORY,
+        "source": {},
+        "tools": {"tramontane": "9.8.7"},
+        "tensors": [],
+        "origin": ORIGIN,
+        "tokenizer_json": "made from tokenizer.model",
+        "parity": PARITY,
+    }
+    return Manifest(**{**known, **changes})
+
+
+def metadata(card: str) -> dict[str, Any]:
+    """The block of YAML in front of a card."""
+    found = re.match(r"\A---\n(.*?\n)---\n\n# ", card, flags=re.DOTALL)
+    assert found is not None
+    content: dict[str, Any] = yaml.safe_load(found[1])
+    return content
+
+
+def code_blocks(card: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", card, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_metadata_are_what_hubs_read(tmp_path: Path) -> None:
+    card = render_card(manifest())
+    found = metadata(card)
+    assert found == {
+        "license": "apache-2.0",
+        "base_model": "org/Tiny",
+        "base_model_relation": "quantized",
+        "language": ["en"],
+        "library_name": "transformers.js",
+        "pipeline_tag": "text-generation",
+        "tags": [
+            "tramontane",
+            "onnx",
+            "onnxruntime",
+            "onnxruntime-genai",
+            "transformers.js",
+            "sliding-window",
+            "int8",
+        ],
+        "tramontane": {
+            "quantization": "int8",
+            "target": "ort",
+            "window": 8,
+            "cache_rows": 24,
+            "parity": PARITY,
+        },
+    }
+    (tmp_path / "README.md").write_text(card, encoding="utf-8")
+    assert metadata_load(tmp_path / "README.md") == found
+
+
+def test_what_is_not_known_is_left_out_and_the_licence_is_said_to_be_missing() -> None:
+    plain = manifest(origin={"name": "Tiny"}, parity=None, geometry={"window": None, "rows": None})
+    card = render_card(plain)
+    found = metadata(card)
+    assert found.keys() == {"library_name", "pipeline_tag", "tags", "tramontane"}
+    assert found["tramontane"] == {"quantization": "int8", "target": "ort"}
+    assert "sliding-window" not in found["tags"]
+    assert "| licence | not stated by the checkpoint |" in card
+    assert "An ONNX artifact of Tiny, exported by tramontane 9.8.7." in card
+
+
+@pytest.mark.parametrize("said", ["mrl: research", "- a", "'quoted' \"twice\"", "Größe #1", "no"])
+def test_metadata_that_yaml_would_misread_are_kept_as_they_are(said: str) -> None:
+    origin = {**ORIGIN, "license": "other", "license_name": said, "license_link": "LICENSE"}
+    assert metadata(render_card(manifest(origin=origin)))["license_name"] == said
+
+
+def test_figures_of_the_manifest_are_in_the_tables() -> None:
+    card = render_card(manifest(tokenizer_json="left out: it changes characters"))
+    for line in (
+        "# Tiny, int8 for ort",
+        "| weights | int8, 9.00 MB |",
+        "| sliding window | 8 |",
+        "| KV cache rows | 24 |",
+        "| KV cache memory, at most | 2.50 MB |",
+        "| estimated RAM to run, at most | 12.50 MB |",
+        "| positions, at most | 512 |",
+        "| start token | 1 |",
+        "| end tokens | 2 |",
+        "| layers, key/value heads, head size | 2, 3, 16 |",
+        "| vocabulary | 640 |",
+        "| tokenizer.json | left out: it changes characters |",
+        "| licence | apache-2.0 |",
+        "| distance from the float32 model | close |",
+        "| mean KL divergence on text, nats | 2.4e-12 |",
+        "| top-1 agreement on text, share of positions | 1.0 |",
+        "| greedy tokens in all | 256 |",
+    ):
+        assert f"\n{line}\n" in card, line
+
+
+def test_parity_that_was_not_measured_is_said_not_to_be() -> None:
+    measured, not_measured = render_card(manifest()), render_card(manifest(parity=None))
+    assert NOT_MEASURED in not_measured
+    assert "mean_kl" not in not_measured
+    assert "parity" not in metadata(not_measured)["tramontane"]
+    assert NOT_MEASURED not in measured
+    assert "`parity/report.json`" in measured
+
+
+def test_optimum_is_shown_for_a_cache_that_grows_and_for_no_other() -> None:
+    windowed = render_card(manifest())
+    assert "optimum's `ORTModelForCausalLM` starts from an empty KV cache that grows" in windowed
+    assert "export with `--cache growing` for it" in windowed
+    assert "zeros, shape\n(1, 3, 24, 16), float32." in windowed
+    assert "from optimum" not in windowed
+    for geometry in ({"rows": None}, {"rows": None, "window": None}):
+        growing = render_card(manifest(geometry=geometry))
+        assert "from optimum.onnxruntime import ORTModelForCausalLM" in growing
+        assert "| KV cache rows | one for each token |" in growing
+        assert "zeros, shape" not in growing
+
+
+@pytest.mark.parametrize("rows", [24, None])
+def test_python_in_the_card_is_python(rows: int | None) -> None:
+    blocks = code_blocks(render_card(manifest(geometry={"rows": rows})), "python")
+    assert len(blocks) == (3 if rows else 4)
+    for block in blocks:
+        compile(block, "card", "exec")
+
+
+def test_artifact_without_tokenizer_json_shows_nothing_that_reads_it() -> None:
+    for rows in (24, None):
+        why = "left out: it changes characters"
+        card = render_card(manifest(tokenizer_json=why, geometry={"rows": rows}))
+        assert f"`tokenizer.json`, which was {why}." in card
+        assert len(code_blocks(card, "python")) == 2
+        assert not code_blocks(card, "js")
+        for program in ("import onnxruntime_genai", "from optimum", "huggingface/transformers"):
+            assert program not in card
+
+
+def test_longest_sequence_of_genai_is_said_with_its_memory_where_the_cache_grows() -> None:
+    memory = dataclasses.replace(MEMORY, cache_bytes_per_token=3072)
+    growing = {"rows": None, "window": None, "max_positions": 128000}
+    card = render_card(manifest(geometry=growing, memory=memory))
+    assert "it is the 4096 of `genai_config.json`; the model takes up to 128000." in card
+    assert "at once: 3072 bytes a token,\n12.58 MB for 4096 tokens." in card
+    portable = render_card(manifest(geometry=growing, memory=memory, target="portable"))
+    assert "The KV cache grows by 3072 bytes a token." in portable
+    windowed = render_card(manifest(memory=memory))
+    assert "The KV cache takes the same memory for any of them." in windowed
+    assert "max_length=256" in windowed
+    assert "max_length=100" in render_card(manifest(geometry={"max_positions": 100}))
+
+
+def test_licence_texts_are_named_and_are_no_metadata() -> None:
+    card = render_card(manifest(origin={**ORIGIN, "license_files": ["LICENSE", "NOTICE.txt"]}))
+    assert "| licence texts | `LICENSE`, `NOTICE.txt` |" in card
+    assert "license_files" not in metadata(card)
+    assert "licence texts" not in render_card(manifest())
+
+
+def test_options_that_the_card_names_are_those_of_export() -> None:
+    cards = [
+        render_card(manifest(geometry=geometry, parity=None))
+        for geometry in ({}, {"rows": None}, {"cache_dtype": "int8"})
+    ]
+    named = {found for card in cards for found in re.findall(r"`(--[^`]+)`", card)}
+    assert named == {"--no-validate", "--cache growing", "--kv float32"}
+    parser = argparse.ArgumentParser()
+    add_export_options(parser)
+    for option in named:
+        parser.parse_args(option.split())
+
+
+def test_packages_that_the_card_installs_are_named_as_pip_reads_them() -> None:
+    card = render_card(manifest(geometry={"rows": None}))
+    lines = re.findall(r"pip install ([^`\n]+)", card)
+    assert len(lines) == 3
+    names = {Requirement(each).name for line in lines for each in shlex.split(line)}
+    assert names == {"numpy", "onnxruntime", "onnxruntime-genai", "optimum-onnx"}
+
+
+def test_commands_and_files_of_the_card_are_there(
+    embedded_artifact: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "with a space"
+    folder.symlink_to(embedded_artifact("fp32-portable"))
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    for name in set(re.findall(r"`([\w./-]+\.(?:json|model))`", card)):
+        assert (folder / name).is_file(), name
+    (tmp_path / "minimal_decode.py").write_text(code_blocks(card, "python")[1], encoding="utf-8")
+    (block,) = code_blocks(card, "sh")
+    command = block.splitlines()[-1].replace("ARTIFACT", shlex.quote(str(folder)))
+    where = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    said = subprocess.run(
+        command,
+        shell=True,
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PATH": where},
+    ).stdout
+    assert len(said.split()) == 64
+
+
+def test_script_of_the_card_is_the_files_and_short() -> None:
+    text = Path(minimal_decode.__file__).read_text(encoding="utf-8")
+    assert text in code_blocks(render_card(manifest()), "python")
+    assert len(text.splitlines()) <= MOST_LINES
+    assert "tramontane" not in text
+
+
+def test_script_of_the_card_decodes_as_the_driver_does(
+    embedded_artifact: Callable[[str], Path], tmp_path: Path
+) -> None:
+    artifact = embedded_artifact("fp32-portable")
+    card = (artifact / "README.md").read_text(encoding="utf-8")
+    script = tmp_path / "minimal_decode.py"
+    script.write_text(code_blocks(card, "python")[1], encoding="utf-8")
+    session = Session.load(artifact)
+    prompt = session.tokenizer.encode("def f(x):")
+    asked = [sys.executable, script, artifact, "80", *map(str, prompt)]
+    said = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
+    logits, expected = session.prefill(prompt), []
+    for _ in range(80):  # beyond the window
+        expected.append(int(logits.argmax()))
+        logits = session.step(expected[-1])
+    assert [int(token) for token in said.split()] == expected
+
+
+def test_card_is_rendered_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a card needs no network")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert render_card(manifest()) == render_card(manifest())
+
+
+def test_card_says_on_which_processors_bytes_are_multiplied_exactly() -> None:
+    told = "x86 processors with VNNI do exactly"
+    assert told in render_card(manifest(quant="int8-dynamic"))
+    assert told not in render_card(manifest(quant="int8"))

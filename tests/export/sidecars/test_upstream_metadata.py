@@ -1,0 +1,221 @@
+"""Is a checkpoint's name, licence and repository read from where it was published?"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.sidecars.upstream_metadata import _LICENSES, copy_licenses, read_origin
+from tramontane.runtime.errors import CheckpointError, ConfigError
+
+Write = Callable[..., Path]
+CARD = """---
+license: other
+license_name: "mrl: research"
+license_link: https://example.org/licence
+language: [en, fr]
+tags: [theirs]
+base_model: someone/else
+---
+
+# A model
+license: mit
+"""
+
+
+def origin(path: Path, **options: Any) -> dict[str, Any]:
+    return read_origin(Checkpoint.open(path), **options)
+
+
+@pytest.fixture
+def folder(tiny_checkpoint: Write, tmp_path: Path) -> Path:
+    """A checkpoint in a folder that has a name."""
+    return tiny_checkpoint().rename(tmp_path / "Mistral-Tiny-v0.1")
+
+
+def test_folder_without_a_card_has_a_name_alone(folder: Path) -> None:
+    assert origin(folder) == {"name": "Mistral-Tiny-v0.1"}
+
+
+def test_folder_is_named_however_it_is_reached(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "below").mkdir()
+    monkeypatch.chdir(folder)
+    for path in (Path(), Path("below") / ".."):
+        assert origin(path) == {"name": "Mistral-Tiny-v0.1"}
+
+
+def test_licence_and_language_come_from_the_card_and_nothing_else_does(folder: Path) -> None:
+    (folder / "README.md").write_text(CARD, encoding="utf-8")
+    assert origin(folder) == {
+        "name": "Mistral-Tiny-v0.1",
+        "license": "other",
+        "license_name": "mrl: research",
+        "license_link": "https://example.org/licence",
+        "language": ["en", "fr"],
+    }
+
+
+def test_embedded_model_has_the_licence_of_its_card(stdlib_5m: Path) -> None:
+    assert origin(stdlib_5m) == {"name": "stdlib-5m", "license": "apache-2.0"}
+
+
+@pytest.mark.parametrize("text", ["", "# A model\n\nlicense: mit\n", "---\n---\n\n# A model\n"])
+def test_card_without_metadata_says_nothing(folder: Path, text: str) -> None:
+    (folder / "README.md").write_text(text)
+    assert origin(folder) == {"name": "Mistral-Tiny-v0.1"}
+
+
+@pytest.mark.parametrize("metadata", ["license: [mit", "license: mit\n\tlanguage: en", "- mit"])
+def test_card_whose_metadata_cannot_be_read_is_named(folder: Path, metadata: str) -> None:
+    card = folder / "README.md"
+    card.write_text(f"---\n{metadata}\n---\n")
+    with pytest.raises(CheckpointError) as refusal:
+        origin(folder)
+    message = str(refusal.value)
+    assert message.startswith(f"{card}: its metadata cannot be read (")
+    assert message.endswith("); mend or remove it")
+
+
+def test_card_that_is_not_text_is_named(folder: Path) -> None:
+    (folder / "README.md").write_bytes(b"---\nlicense: \xff\xfe\n---\n")
+    with pytest.raises(CheckpointError, match=r"README\.md: its metadata cannot be read \("):
+        origin(folder)
+
+
+def test_repository_is_known_in_a_hubs_cache(folder: Path, tmp_path: Path) -> None:
+    snapshots = tmp_path / "hub" / "models--mistralai--Mistral--7B-v0.1" / "snapshots"
+    snapshots.mkdir(parents=True)
+    cached = Path(shutil.move(folder, snapshots / "0123456789abcdef"))
+    found = origin(cached)
+    assert found == {"name": "Mistral--7B-v0.1", "base_model": "mistralai/Mistral--7B-v0.1"}
+    assert origin(cached, base_model="me/mine")["base_model"] == "me/mine"
+
+
+def test_files_of_a_hubs_cache_may_be_links(folder: Path, tmp_path: Path) -> None:
+    cached = tmp_path / "hub" / "models--org--name" / "snapshots" / "0123"
+    shutil.copytree(folder, cached)
+    for path in cached.iterdir():
+        blob = cached.parents[1] / "blobs" / path.name
+        blob.parent.mkdir(exist_ok=True)
+        path.rename(blob)
+        path.symlink_to(blob)
+    assert origin(cached) == {"name": "name", "base_model": "org/name"}
+
+
+def test_folder_that_is_named_almost_as_in_a_cache_is_none(folder: Path, tmp_path: Path) -> None:
+    for name in ("models--name", "datasets--org--name", "models-org-name", "my-models--org--name"):
+        path = Path(shutil.copytree(folder, tmp_path / name))
+        assert origin(path) == {"name": name}
+
+
+def test_repository_that_is_given_is_kept(folder: Path) -> None:
+    found = origin(folder, base_model="mistralai/Mistral-7B-v0.1")
+    assert found == {"name": "Mistral-Tiny-v0.1", "base_model": "mistralai/Mistral-7B-v0.1"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", "Mistral-7B-v0.1", "a/b/c", "/b", "a/", "a b/c", "https://example.org/a/b", "a/b\n"],
+)
+def test_repository_in_another_form_is_refused(folder: Path, given: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        origin(folder, base_model=given)
+    expected = f"--base-model {given}: expected ORGANIZATION/NAME, as on a hub"
+    assert str(refusal.value) == expected
+
+
+def test_gguf_is_named_by_its_file_and_has_the_licence_of_its_metadata(
+    tiny_checkpoint: Write, as_gguf: Write
+) -> None:
+    source = tiny_checkpoint()
+    assert origin(as_gguf(source, name="tiny.Q8_0.gguf")) == {"name": "tiny.Q8_0"}
+    path = as_gguf(source, name="tiny.gguf", metadata={"general.license": "apache-2.0"})
+    assert origin(path) == {"name": "tiny", "license": "apache-2.0"}
+    path = as_gguf(source, name="other.gguf", metadata={"general.license": 7})
+    assert origin(path, base_model="a/b") == {"name": "other", "base_model": "a/b"}
+
+
+def test_card_beside_mistrals_layout_is_read(tiny_checkpoint: Write, as_mistral: Write) -> None:
+    folder = as_mistral(tiny_checkpoint())
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    assert origin(folder) == {"name": folder.name, "license": "apache-2.0"}
+
+
+def named(path: Path) -> list[str]:
+    found: list[str] = origin(path).get("license_files", [])
+    return found
+
+
+def test_licence_texts_are_found_by_their_names_in_any_case(folder: Path) -> None:
+    names = ["LICENSE", "LICENSE.txt", "Licence.md", "NOTICE", "copying.LESSER", "license (1).txt"]
+    others = [
+        "UNLICENSE",
+        "README.txt",
+        "my-license.txt",
+        "LICENSE\n.txt",
+        "LICENSE`x`",
+        "LICENSE|",
+    ]
+    for name in (*names, *others):
+        (folder / name).write_text("text")
+    (folder / "LICENSES").mkdir()
+    assert named(folder) == sorted(names)
+
+
+def test_licence_texts_have_no_name_that_an_artifact_gives_a_file(stdlib_5m: Path) -> None:
+    ours = ["README.md", "manifest.json", "config.json", "tokenizer.model", "onnx", "parity"]
+    assert not any(_LICENSES.fullmatch(name) for name in ours)
+
+
+def test_large_files_and_links_to_elsewhere_are_left_out_and_that_is_said(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "secret").write_text("secret")
+    (folder / "LICENSE").symlink_to(tmp_path / "secret")
+    (folder / "NOTICE").symlink_to(tmp_path / "missing")
+    (folder / "COPYING").write_bytes(bytes((1 << 20) + 1))
+    (folder / "LICENSE.txt").write_text("text")
+    (folder / "LICENSE.md").symlink_to("LICENSE.txt")
+    capsys.readouterr()
+    assert named(folder) == ["LICENSE.md", "LICENSE.txt"]
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        f"{folder / 'COPYING'}: is larger than 1048576 bytes, no licence's text, and is left out",
+        f"{folder / 'LICENSE'}: is a link to a file outside the checkpoint, and is left out",
+    ]
+
+
+def test_licence_texts_of_a_hubs_cache_are_followed(folder: Path, tmp_path: Path) -> None:
+    (folder / "LICENSE").write_text("text")
+    cached = tmp_path / "hub" / "models--org--name" / "snapshots" / "0123"
+    shutil.copytree(folder, cached)
+    for path in cached.iterdir():
+        blob = cached.parents[1] / "blobs" / path.name
+        blob.parent.mkdir(exist_ok=True)
+        path.rename(blob)
+        path.symlink_to(Path("..", "..", "blobs", path.name))
+    assert named(cached) == ["LICENSE"]
+    out = tmp_path / "out"
+    out.mkdir()
+    copy_licenses(Checkpoint.open(cached), out, ["LICENSE"])
+    assert not (out / "LICENSE").is_symlink()
+    assert (out / "LICENSE").read_text() == "text"
+
+
+def test_licence_text_that_goes_while_exporting_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="LICENSE: is missing since the export began"):
+        copy_licenses(Checkpoint.open(folder), tmp_path, ["LICENSE"])
+
+
+def test_gguf_file_takes_no_licence_text_of_the_folder_it_lies_in(
+    tiny_checkpoint: Write, as_gguf: Write
+) -> None:
+    path = as_gguf(tiny_checkpoint())
+    (path.parent / "LICENSE").write_text("of something else")
+    assert named(path) == []

@@ -1,0 +1,61 @@
+"""Is a model traced in a process of its own the one that is traced here?"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from tramontane.export.known_models import find_geometry, shorten
+from tramontane.export.trace import trace_subprocess as trace_apart_module
+from tramontane.export.trace.trace import trace
+from tramontane.export.trace.trace_subprocess import trace_apart
+from tramontane.graphs import weights
+from tramontane.runtime.errors import TraceError
+
+CONFIG = shorten(find_geometry("stdlib-5m"), 2)
+
+
+def test_graph_is_the_one_that_is_traced_here() -> None:
+    here, apart = trace(CONFIG), trace_apart(CONFIG)
+    assert ir.to_proto(apart) == ir.to_proto(here)
+    for name in ("cos_cache", "sin_cache"):
+        tables = [weights.read(model.graph.initializers[name]) for model in (here, apart)]
+        np.testing.assert_array_equal(*tables)
+
+
+def test_words_of_a_tracer_that_fails_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_apart_module, "_MODULE", "tramontane.export.no_such_tracer")
+    with pytest.raises(TraceError, match="(?s)status 1, expected 0.*No module named .*no_such"):
+        trace_apart(CONFIG)
+
+
+def test_weights_are_written_without_torch(stdlib_5m: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from tramontane import cli\n"
+        f"done = cli.main(['export', {str(stdlib_5m)!r}, '--out', {str(tmp_path / 'out')!r}, "
+        "'--no-validate'])\n"
+        "assert done == 0 and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_code_beside_the_weights_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('run')")
+    monkeypatch.chdir(tmp_path)
+    assert trace_apart(shorten(CONFIG, 1)).graph.name == "tramontane"
+
+
+def test_tracer_that_was_killed_is_told_from_one_that_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda _, **options: run(killed, **options))
+    with pytest.raises(TraceError, match="ended by signal 9, .* memory was short"):
+        trace_apart(CONFIG)

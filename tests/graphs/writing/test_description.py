@@ -1,0 +1,133 @@
+"""Does the manifest say of each weight how it was packed, or why it was not?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from tramontane.graphs import weights
+from tramontane.graphs.quantization.pack_for_ort import PackForOrt
+from tramontane.graphs.quantization.pack_for_portable import PackForPortable
+from tramontane.graphs.quantization.pack_matrices import PackMatrices
+from tramontane.graphs.quantization.recipe import recipe_for
+from tramontane.graphs.writing.description import describe_tensors
+
+MODEL = """(int64[b,t] ids) => (float[b,t,6] logits) <float[8,44] w, float[44,44] v, float[6,44] head> {
+    x = Gather(w, ids)
+    columns = Transpose<perm = [1, 0]>(v)
+    y = MatMul(x, columns)
+    last = Transpose<perm = [1, 0]>(head)
+    logits = MatMul(y, last)
+}"""
+
+
+@pytest.fixture
+def model(build: Callable, normal: Callable) -> ir.Model:
+    """An embedding, a layer and a head, of rows that end in a short block of 12."""
+    return build(MODEL, w=normal(8, 44), v=normal(44, 44), head=normal(6, 44))
+
+
+def described(model: ir.Model, *, quant: str) -> dict[str, dict[str, Any]]:
+    """What is said of each weight, by its name."""
+    entries = describe_tensors(model.graph, quant=quant)
+    assert len({entry["name"] for entry in entries}) == len(entries)
+    return {entry.pop("name"): entry for entry in entries}
+
+
+def packed(model: ir.Model, packs: type[PackMatrices], quant: str) -> dict[str, dict[str, Any]]:
+    """What is said of each weight when the model is packed in blocks of 32."""
+    recipe = recipe_for(quant, 32)
+    assert recipe is not None
+    packs(recipe)(model)
+    return described(model, quant=quant)
+
+
+def test_float_graph_has_one_reason(model: ir.Model) -> None:
+    assert described(model, quant="fp32") == {
+        "w": {"shape": [8, 44], "bits": 32, "why_float": "QUANT=fp32"},
+        "v": {"shape": [44, 44], "bits": 32, "why_float": "QUANT=fp32"},
+        "head": {"shape": [6, 44], "bits": 32, "why_float": "QUANT=fp32"},
+    }
+
+
+@pytest.mark.parametrize(("quant", "bits"), [("int8", (8, 8, 8)), ("int4", (4, 4, 8))])
+@pytest.mark.parametrize(
+    ("packs", "names"),
+    [
+        (PackForOrt, ("w.rows", "v.codes", "head.codes")),
+        (PackForPortable, ("w.{}", "v.elements", "head.elements")),
+    ],
+)
+def test_codes_have_their_own_bits_and_block_whatever_type_stores_them(
+    model: ir.Model,
+    packs: type[PackMatrices],
+    names: tuple[str, ...],
+    quant: str,
+    bits: tuple[int, ...],
+) -> None:
+    found = packed(model, packs, quant)
+    gathered = "rows" if quant == "int4" else "elements"
+    for name, b in zip(names, bits, strict=True):
+        entry = found[name.format(gathered)]
+        assert (entry["bits"], entry["block"]) == (b, 32)
+        assert "why_float" not in entry
+    assert sum("block" in entry for entry in found.values()) == 3
+
+
+@pytest.mark.parametrize("packs", [PackForOrt, PackForPortable])
+def test_scales_say_whose_they_are_and_zero_points_need_no_reason(
+    model: ir.Model, packs: type[PackMatrices]
+) -> None:
+    found = packed(model, packs, "int4")
+    scales = {"bits": 32, "why_float": "scales of the codes beside it"}
+    assert found["w.scales"] == {"shape": [8, 2], **scales}
+    assert found["v.scales"] == {"shape": [44, 2], **scales}
+    assert found["head.scales"] == {"shape": [6, 2], **scales}
+    zero_points = {n: e for n, e in found.items() if "zero_point" in n}
+    assert len(zero_points) == 2
+    for entry in zero_points.values():
+        assert entry.keys() == {"shape", "bits"}
+
+
+def test_order_is_that_in_which_the_graph_reads(model: ir.Model) -> None:
+    entries = describe_tensors(model.graph, quant="fp32")
+    assert [entry["name"] for entry in entries] == ["w", "v", "head"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "why"),
+    [
+        ("cos_cache", (8, 4), "rope table: computed, not learned"),
+        ("sin_cache", (8, 4), "rope table: computed, not learned"),
+        ("norm", (4,), "a norm's vector: too small to matter"),
+        ("other", (8, 4), "no pass packs it"),
+    ],
+)
+def test_what_stays_in_float_says_why(
+    build: Callable, name: str, shape: tuple[int, ...], why: str
+) -> None:
+    sizes = ",".join(map(str, shape))
+    text = f"(float[8,4] x) => (float[8,4] y) <float[{sizes}] {name}> {{ y = Add(x, {name}) }}"
+    model = build(text, **{name: np.zeros(shape, np.float32)})
+    assert described(model, quant="int4") == {
+        name: {"shape": list(shape), "bits": 32, "why_float": why}
+    }
+
+
+def test_whole_numbers_need_no_reason(build: Callable) -> None:
+    text = "(int64[b] x) => (int64[b] y) <int64[1] one> { y = Add(x, one) }"
+    model = build(text, one=np.ones(1, np.int64))
+    assert described(model, quant="int8") == {"one": {"shape": [1], "bits": 64}}
+
+
+def test_describing_computes_no_number(model: ir.Model) -> None:
+    def refuse() -> np.ndarray:
+        raise AssertionError("asked for its numbers")
+
+    for name, value in model.graph.initializers.items():
+        shape = weights.size_of(value)
+        value.const_value = weights.weight(name, refuse, shape=shape).const_value
+    packed(model, PackForOrt, "int4")

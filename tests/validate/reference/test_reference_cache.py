@@ -1,0 +1,168 @@
+"""What a store keeps stays within its bound, and nothing of anybody else's is ever removed."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from tramontane.graphs.writing.own_folders import MARK_FILE
+from tramontane.runtime.errors import ContractError
+from tramontane.validate.reference import reference_cache as module
+from tramontane.validate.reference.reference_cache import SUB_FOLDER, Store
+
+SHAPES = {"x": (1000,)}  # 4000 bytes
+BYTES = 4128  # with the header
+
+
+def add(store: Store, key: str) -> None:
+    with store.adding({key: SHAPES}) as made:
+        made[0]["x"][:] = 1
+
+
+def held(store: Store) -> set[str]:
+    return {name for name in ("a", "b", "c") if store.find(name, SHAPES) is not None}
+
+
+def age(folder: Path, *, seconds: float) -> None:
+    at = time.time() - seconds
+    os.utime(folder, (at, at))
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a store keep two runs."""
+    monkeypatch.setattr(module, "MOST_BYTES", 2 * BYTES + 1000)
+
+
+def test_the_oldest_goes_when_a_new_one_needs_its_room(tmp_path: Path, small: None) -> None:
+    store = Store(tmp_path / "store")
+    for seconds, key in ((30, "a"), (20, "b"), (10, "c")):
+        add(store, key)
+        age(store.folder / key, seconds=seconds)
+    assert held(store) == {"b", "c"}
+
+
+def write(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"mine" * 5000)
+    return path
+
+
+def test_what_others_keep_in_the_folder_is_neither_counted_nor_removed(
+    tmp_path: Path, small: None
+) -> None:
+    theirs = [
+        write(tmp_path / "photos" / "cat.jpg"),
+        write(tmp_path / ".partial-download" / "half"),
+        write(tmp_path / "x.npy"),
+        write(tmp_path / "thesis" / MARK_FILE),  # some other program's
+    ]
+    for path in theirs:
+        age(path.parent, seconds=10**7)
+    store = Store(tmp_path)
+    assert store.folder == tmp_path / SUB_FOLDER
+    for key in ("a", "b", "c"):
+        add(store, key)
+    assert held(store) == {"b", "c"}
+    assert all(path.read_bytes() == b"mine" * 5000 for path in theirs)
+    assert Store(tmp_path).folder == store.folder  # found again
+    assert held(Store(tmp_path)) == {"b", "c"}
+
+
+def test_what_others_put_into_a_folder_of_ours_later_stays_too(
+    tmp_path: Path, small: None
+) -> None:
+    store = Store(tmp_path)
+    assert store.folder == tmp_path
+    add(store, "a")
+    theirs = [write(tmp_path / "photos" / "cat.jpg"), write(tmp_path / "a" / "notes.txt")]
+    age(tmp_path / "photos", seconds=10**7)
+    store = Store(tmp_path)
+    assert store.folder == tmp_path
+    for key in ("b", "c"):
+        add(store, key)
+        age(store.folder / key, seconds=10**3)
+    add(store, "d")
+    assert "a" not in held(store)
+    assert all(path.read_bytes() == b"mine" * 5000 for path in theirs)
+    add(Store(tmp_path), "e")  # the remains of "a" are not counted again
+
+
+def test_a_store_within_a_store_is_not_taken_for_what_it_kept(tmp_path: Path, small: None) -> None:
+    outer, inner = Store(tmp_path), Store(tmp_path / "inner")
+    add(inner, "a")
+    age(inner.folder, seconds=10**6)
+    for key in ("a", "b", "c"):
+        add(outer, key)
+    assert held(inner) == {"a"}
+
+
+@pytest.mark.parametrize("is_damaged", [True, False])
+def test_a_folder_with_the_name_of_a_run_that_is_not_ours_is_not_read_nor_removed(
+    tmp_path: Path, is_damaged: bool
+) -> None:
+    store = Store(tmp_path)
+    add(store, "a")
+    (tmp_path / "a" / MARK_FILE).unlink()
+    if is_damaged:
+        write(tmp_path / "a" / "x.npy")
+    before = (tmp_path / "a" / "x.npy").read_bytes()
+    assert store.find("a", SHAPES) is None
+    message = r"a: exists and was not made by tramontane .*; move it elsewhere, or .*--store"
+    with pytest.raises(ContractError, match=message):
+        add(store, "a")
+    assert (tmp_path / "a" / "x.npy").read_bytes() == before
+
+
+def test_a_damaged_run_is_removed_and_what_somebody_put_beside_its_files_stays(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path)
+    add(store, "a")
+    write(tmp_path / "a" / "x.npy")
+    theirs = write(tmp_path / "a" / "notes.txt")
+    assert store.find("a", SHAPES) is None
+    assert [path.name for path in (tmp_path / "a").iterdir()] == [theirs.name]
+
+
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_what_a_killed_run_left_goes_after_a_day_where_it_is_ours(
+    tmp_path: Path, is_marked: bool
+) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(KeyboardInterrupt), store.adding({"a": SHAPES}):
+        (left,) = tmp_path.glob(".partial-*")
+        kept = left.rename(tmp_path / ".partial-kept")
+        raise KeyboardInterrupt
+    if not is_marked:
+        (kept / MARK_FILE).unlink()
+    add(store, "b")
+    assert kept.exists()  # it may be running
+    age(kept, seconds=2 * 24 * 3600)
+    add(store, "c")
+    assert kept.exists() == (not is_marked)
+
+
+def test_a_linked_store_is_found_again_and_a_linked_run_is_not_ours(
+    tmp_path: Path, small: None
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    store = Store(tmp_path / "link")
+    add(store, "a")
+    (tmp_path / "disk" / "a").rename(tmp_path / "elsewhere")
+    (tmp_path / "disk" / "a").symlink_to(tmp_path / "elsewhere")
+    assert Store(tmp_path / "link").folder == store.folder
+    for key in ("b", "c", "d"):
+        add(store, key)
+    assert (tmp_path / "elsewhere" / "x.npy").is_file()
+
+
+def test_the_users_cache_is_used_itself_whatever_an_earlier_version_left_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "default_folder", lambda: tmp_path)
+    write(tmp_path / "0123" / "logits.npy")
+    assert Store(tmp_path).folder == tmp_path

@@ -1,0 +1,89 @@
+"""Do lengths and pieces go where windows and caches may go wrong?"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sentencepiece
+from tramontane.console.text_file import read_text
+from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.runtime.cache import CacheLayout
+from tramontane.runtime.errors import ConfigError
+from tramontane.validate.sequences.tokens import TokenText, chunks, random_tokens, spans, turns
+
+SMALL, LARGE = CacheLayout(window=64, rows=80), CacheLayout(window=4096, rows=4608)
+GROWING = CacheLayout(window=None, rows=None)
+
+
+def test_lengths_straddle_the_window_and_go_three_windows_far() -> None:
+    assert spans(SMALL, positions=4096).lengths == (1, 63, 64, 65, 192, 1024)
+    assert spans(LARGE, positions=32768, thorough=True).longest == 3 * 4096
+    assert spans(SMALL, positions=100).longest == 100  # as far as positions go
+
+
+def test_a_large_window_is_crossed_with_an_eviction_and_no_more() -> None:
+    found = spans(LARGE, positions=32768)
+    assert LARGE.first(found.longest) > 0
+    assert found.longest < 1.3 * 4096
+    for start, end in found.stepped.values():
+        assert 4000 < start < 4608 < end <= found.longest
+
+
+def test_small_windows_are_stepped_through_on_text_and_across_an_eviction_on_random_tokens() -> (
+    None
+):
+    assert spans(SMALL, positions=4096).stepped == {"text": (0, 192), "random": (16, 144)}
+    assert spans(SMALL, positions=4096, thorough=True).stepped["random"] == (0, 1024)
+    assert spans(SMALL, positions=2).stepped["random"] == (1, 2)
+
+
+@pytest.mark.parametrize("layout", [SMALL, LARGE])
+def test_a_greedy_continuation_crosses_the_window(layout: CacheLayout) -> None:
+    found = spans(layout, positions=32768)
+    assert layout.window is not None
+    assert found.greedy_prompt < layout.window < found.greedy_prompt + found.greedy_steps
+    assert spans(SMALL, positions=4096).greedy_steps == 4 * 64
+
+
+def test_chunks_straddle_the_edge_and_an_eviction() -> None:
+    sizes = chunks(SMALL, 200)
+    assert sum(sizes) == 200
+    assert {63, 65, 79, 80, 82, 98} <= set(accumulate(sizes))
+
+
+@pytest.mark.parametrize(
+    ("layout", "length"), [(SMALL, 40), (SMALL, 400), (GROWING, 400), (LARGE, 5129)]
+)
+def test_turns_are_prompts_and_single_tokens_of_that_length(
+    layout: CacheLayout, length: int
+) -> None:
+    sizes = turns(layout, length)
+    assert sum(sizes) == length
+    assert min(sizes) == 1
+    assert max(sizes) > 1
+
+
+def test_text_becomes_the_tokens_of_sentencepiece_and_goes_round(stdlib_5m: Path) -> None:
+    words = TokenText(Checkpoint.open(stdlib_5m))
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(stdlib_5m / "tokenizer.model"))
+    expected = pieces.encode("def f(x): return x")
+    found = words.tokens("def f(x): return x", 40).tolist()
+    assert found[-len(expected) :] == expected or found[1 : len(expected) + 1] == expected
+    assert len(found) == 40
+    assert words.tokens("def f(x): return x", 9, skipped=2).tolist()[:3] == found[2:5]
+
+
+def test_random_tokens_are_those_of_their_seed() -> None:
+    np.testing.assert_array_equal(random_tokens(99, 7, seed=3), random_tokens(99, 7, seed=3))
+    assert (random_tokens(99, 7, seed=3) != random_tokens(99, 7, seed=4)).any()
+
+
+def test_a_text_that_is_not_there_or_not_utf8_is_refused_by_its_flag(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--text .*missing.txt"):
+        read_text(tmp_path / "missing.txt", flag="--text")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="name a UTF-8 text file"):
+        read_text(tmp_path / "bytes", flag="--text")

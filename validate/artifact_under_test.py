@@ -1,0 +1,207 @@
+"""What is under test? An artifact of ours, or another exporter's graph beside a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..export.config import MistralConfig, geometry_of
+from ..graphs.probing.subgraph import OpenedGraph
+from ..graphs.probing.tensor_roles import find_graphs
+from ..graphs.quantization.recipe import is_smoothed
+from ..runtime import contract
+from ..runtime.cache import CacheLayout, default_rows
+from ..runtime.errors import ContractError
+from ..runtime.manifest import Manifest, read_manifest
+from ..runtime.ort_session import open_graph
+from ..runtime.session import Session
+from .runners import DriverFeeder, Feeder, GraphFeeder
+
+_OTHERS_ROUNDING = 2.5  # codes of -8 to 7 miss a block's end by a step, k-quants by more
+_GRAPH_FOLDER = Path(contract.MODEL_FILE).parent.name
+_OTHERS_SLACK = 16  # rows beyond the window in a cache whose rows the runtime chooses
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A graph under test, and what it is held to."""
+
+    path: Path  # of the graph
+    config: MistralConfig  # what the reference runs: the checkpoint's, the artifact's window
+    manifest: Manifest | None  # None: another exporter's
+
+    @property
+    def name(self) -> str:
+        """Of the folder that people copy: ``onnx``, where a graph may lie in it, names nothing."""
+        folder = self.path.absolute().parent
+        return folder.parent.name if folder.name == _GRAPH_FOLDER else folder.name
+
+    @functools.cached_property
+    def graph(self) -> OpenedGraph:
+        """The graph as a file holds it."""
+        return OpenedGraph(self.path)
+
+    @functools.cached_property
+    def layout(self) -> CacheLayout:
+        """Which rows its cache holds."""
+        if self.manifest is not None:
+            return self.manifest.geometry.layout
+        rows = _static_rows(self.path)
+        window = self.config.sliding_window
+        if rows is None and self.graph.has_windowed_cache and window is not None:
+            rows = window + _OTHERS_SLACK
+        return CacheLayout(window=None if rows is None else window, rows=rows)
+
+    @property
+    def edges(self) -> CacheLayout:
+        """Where to look: the window that the model should have, and where rows would leave."""
+        window = self.config.sliding_window
+        return CacheLayout(window=window, rows=self.layout.rows or default_rows(window))
+
+    @functools.cached_property
+    def quant(self) -> str:
+        """The recipe whose bounds hold."""
+        if self.manifest is not None:
+            return self.manifest.quant
+        return {32: "fp32", 8: "int8"}.get(self.graph.bits, "int4")
+
+    @property
+    def block(self) -> int | None:
+        """Most weights of a matrix that share a scale; None where it is not known."""
+        entries = () if self.manifest is None else self.manifest.tensors
+        return max((int(one["block"]) for one in entries if "block" in one), default=None)
+
+    @property
+    def is_smoothed(self) -> bool:
+        """Whether norms' channels were divided by powers of two, and their readers multiplied."""
+        return self.manifest is not None and is_smoothed(self.quant)
+
+    @property
+    def has_int8_cache(self) -> bool:
+        """Whether keys and values are held in 8 bits."""
+        return bool(self.graph.cache_scales)
+
+    @property
+    def weight_slack(self) -> float:
+        """How much coarser than ours weights may be rounded: others have ways of their own."""
+        return 1.0 if self.manifest is not None else _OTHERS_ROUNDING
+
+    @property
+    def takes_ragged_batches(self) -> bool:
+        """Whether sequences of one batch may differ in length, padded on either side."""
+        if self.manifest is None:
+            return False
+        return self.manifest.target == "portable" or self.manifest.geometry.rows is None
+
+    def feeder(self) -> Feeder:
+        """The way apps go: our driver, or a runtime without it."""
+        if self.manifest is not None:
+            return DriverFeeder(Session.load(self.path.parent.parent), self.graph.cache_scales)
+        return self.graph_feeder()
+
+    def graph_feeder(self, *, outputs: Sequence[str] = (), batch_size: int = 1) -> GraphFeeder:
+        """The graph alone, with inner tensors as further outputs."""
+        changed = self.graph.with_outputs(outputs) if outputs else None
+        return GraphFeeder(
+            open_graph(self.path, changed=changed),
+            dataclasses.replace(
+                geometry_of(self.config), window=self.layout.window, rows=self.layout.rows
+            ),
+            self.path,
+            batch_size=batch_size,
+            scales=self.graph.cache_scales,
+        )
+
+
+def open_subject(path: Path, config: MistralConfig) -> Subject:
+    """Open an artifact, a folder that holds one graph, or a graph.
+
+    Args:
+        path: of any of them.
+        config: of the checkpoint that it is held against.
+
+    Raises:
+        ContractError: there is no graph, or it is of another geometry than the checkpoint.
+    """
+    if not path.exists():
+        raise ContractError(f"{path}: no such file or folder; name an artifact, or a model.onnx")
+    folder = _artifact_around(path)
+    if folder is not None:
+        manifest = read_manifest(folder)
+        config = dataclasses.replace(config, sliding_window=manifest.geometry.window)
+        _refuse_other_geometry(folder, manifest.geometry, config)
+        return Subject(folder / contract.MODEL_FILE, config, manifest)
+    graphs = [path] if path.is_file() else find_graphs(path)
+    if not graphs:
+        raise ContractError(
+            f"{path}: holds neither {contract.MANIFEST_FILE} nor a graph; name an artifact, or a "
+            "model.onnx"
+        )
+    if len(graphs) > 1:
+        names = ", ".join(graph.name for graph in graphs)
+        raise ContractError(f"{path}: holds {names}; name the graph that is meant")
+    _refuse_other_graph(graphs[0], config)
+    rows = _static_rows(graphs[0])
+    if rows is not None and config.sliding_window is None:
+        raise ContractError(
+            f"{graphs[0]}: its cache has {rows} rows, so it was exported with a window, and the "
+            "checkpoint has none; name that window with --window"
+        )
+    return Subject(graphs[0], config, None)
+
+
+def _artifact_around(path: Path) -> Path | None:
+    """The artifact that a folder is, or that a graph is the graph of."""
+    folder = path.parent.parent if path.name == Path(contract.MODEL_FILE).name else path
+    is_meant = path in (folder, folder / contract.MODEL_FILE)
+    return folder if is_meant and (folder / contract.MANIFEST_FILE).is_file() else None
+
+
+def _refuse_other_graph(path: Path, config: MistralConfig) -> None:
+    """Compare what a bare graph says of itself with the checkpoint: layers, heads, vocabulary."""
+    session = open_graph(path)
+    shapes = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
+    layers = sum(name.startswith("past_key_values.") for name in shapes) // 2
+    past = shapes.get(contract.past(0, "key"), [])
+    told = {
+        "layers": (layers or None, config.num_hidden_layers),
+        "key/value heads": (past[1] if len(past) == 4 else None, config.num_key_value_heads),
+        "head size": (past[3] if len(past) == 4 else None, config.head_dim),
+        "vocabulary": ((shapes.get(contract.LOGITS) or [None])[-1], config.vocab_size),
+    }
+    for what, (found, expected) in told.items():
+        if isinstance(found, int) and found != expected:
+            raise ContractError(
+                f"{path}: its {what}: {found}, the checkpoint's: {expected}; name the checkpoint "
+                "that it was exported from as --reference"
+            )
+
+
+def _refuse_other_geometry(path: Path, geometry: contract.Geometry, config: MistralConfig) -> None:
+    promised = (
+        geometry.num_layers,
+        geometry.num_key_value_heads,
+        geometry.head_dim,
+        geometry.vocab_size,
+    )
+    found = (
+        config.num_hidden_layers,
+        config.num_key_value_heads,
+        config.head_dim,
+        config.vocab_size,
+    )
+    if found != promised:
+        raise ContractError(
+            f"--reference: layers, key/value heads, head size and vocabulary are {found}, those "
+            f"of {path} are {promised}; name the checkpoint that it was exported from"
+        )
+
+
+def _static_rows(path: Path) -> int | None:
+    """Rows of a cache that has a fixed number of them."""
+    names = {value.name: value.shape for value in open_graph(path).get_inputs()}
+    shape = names.get(contract.past(0, "key"), [])
+    return shape[2] if len(shape) == 4 and isinstance(shape[2], int) else None

@@ -1,0 +1,160 @@
+"""Does the cache of a layer hold the keys and values that were computed?
+
+Rows in float are held against those computed, in 8 bits against half a step of their channel's
+scale; the scales against those that would fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from ..runtime.cache import CacheLayout
+from ..runtime.contract import past
+from .figures import relative_errors
+from .layer_checks.findings import SCALES, Exhibit, Finding
+from .reference import operators
+from .runners import CacheRows
+from .tolerance import Tolerance
+
+_COARSENESS = "times what the channels' largest numbers need, in the middle"
+_CLIPPED = "share of numbers that are clipped"
+_FEWEST_ROWS = 64  # of fewer, the largest number tells nothing of what a channel may reach
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Held:
+    """Keys or values of one layer, for all positions."""
+
+    exact: np.ndarray  # (G, T, D) float32, rope applied
+    read: np.ndarray  # the same as the cache gives them back: rounded where it has 8 bits
+    unturned: np.ndarray  # those, before rope: (T, G * D)
+    scales: np.ndarray | None  # of 8 bits, broadcasting to ``exact``; None: held in float
+
+    def errors(self, found: np.ndarray, positions: slice) -> np.ndarray:
+        """How far rows (G, L, D) are from what they should be: (G, L).
+
+        Relative to their lengths; in 8 bits, the steps beyond the half that rounding allows,
+        where a number is not clipped.
+        """
+        if self.scales is None:
+            return relative_errors(self.read[:, positions], found)
+        exact = np.clip(self.exact, -128 * self.scales, 127 * self.scales)[:, positions]
+        steps = np.abs(found - exact) / self.scales
+        return np.asarray(np.maximum(steps.max(axis=-1) - 0.5, 0))
+
+
+def hold(
+    number: int,
+    key: np.ndarray,
+    value: np.ndarray,
+    *,
+    head_dim: int,
+    rope: tuple[Tensor, Tensor],
+    scales: Mapping[str, np.ndarray],
+) -> tuple[Held, Held]:
+    """Keys and values (T, G * D), before rope, as a layer's cache is to hold them.
+
+    Args:
+        number: the layer's.
+        key, value: as the projections made them.
+        head_dim: D.
+        rope: cosines and sines of all positions.
+        scales: by the name of the past whose 8 bits they belong to; none for one in float.
+    """
+    keys, values = (operators.split_heads(x, head_dim) for x in (key, value))
+    held = []
+    for kind, plain, rows in (
+        ("key", key, operators.turn(keys, rope)),
+        ("value", value, values),
+    ):
+        scale = scales.get(past(number, kind))
+        read, unturned = rows, plain
+        if scale is not None:
+            read = operators.in_bytes(rows, scale)
+            back = operators.turn(read, rope, back=True) if kind == "key" else read
+            unturned = back.swapaxes(0, 1).reshape(plain.shape)
+        held.append(Held(exact=rows, read=read, unturned=unturned, scales=scale))
+    return held[0], held[1]
+
+
+def scales_of(number: int, held: tuple[Held, Held], tolerance: Tolerance) -> Iterator[Exhibit]:
+    """Hold the scales of a cache in 8 bits against those that fit the rows best."""
+    for kind, one in zip(("key", "value"), held, strict=True):
+        rows, scales = one.exact, one.scales
+        if scales is None or rows.shape[1] < _FEWEST_ROWS:
+            continue
+        largest = np.abs(rows).max(axis=1, keepdims=True)
+        best = np.maximum(largest / 127, np.finfo(np.float32).tiny)
+        clipped = (rows > 127.5 * scales) | (rows < -128.5 * scales)
+        for error, bound, detail in (
+            (np.median(scales / best), tolerance.cache_coarseness, _COARSENESS),
+            (clipped.mean(), tolerance.cache_clipped, _CLIPPED),
+        ):
+            finding = Finding(
+                layer=number,
+                name=f"{kind} {SCALES}",
+                kind="rows",
+                error=float(error),
+                bound=bound,
+                position=None,
+                detail=detail,
+            )
+            found = np.broadcast_to(scales, best.shape)
+            yield Exhibit(finding=finding, inputs={"rows": rows}, found=found, expected=best)
+
+
+def rows_of(
+    number: int,
+    held: tuple[Held, Held],
+    caches: Sequence[tuple[int, CacheRows]],
+    *,
+    layout: CacheLayout,
+    tolerance: Tolerance,
+    inputs: dict[str, np.ndarray],
+) -> Iterator[Exhibit]:
+    """Rope by the rows before anything is evicted; the cache by all, after each piece.
+
+    Args:
+        number: the layer's.
+        held: what its rows should be.
+        caches: of all layers, after so many tokens.
+        layout: which rows are held.
+        tolerance: the recipe's.
+        inputs: what the layer's attention was given, for whoever asks why.
+    """
+    early = [stage for stage in caches if layout.first(stage[0]) == 0]
+    late = [stage for stage in caches if layout.first(stage[0]) > 0]
+    for name, index, stages in (
+        ("rope", 0, early),
+        ("cached keys", 0, late),
+        ("cached values", 1, early + late),
+    ):
+        one = held[index]
+        worst: tuple[float, int, int] | None = None
+        rows = one.read
+        for total, cache in stages:
+            first = layout.first(total)
+            errors = one.errors(cache[number][index], slice(first, total))
+            errors = np.nan_to_num(errors, nan=np.inf).max(axis=0)
+            if worst is None or errors.max() > worst[0]:
+                worst = float(errors.max()), first + int(errors.argmax()), total
+                rows = cache[number][index]
+        if worst is None:
+            continue
+        finding = Finding(
+            layer=number,
+            name=name,
+            kind="operators" if name == "rope" else "rows",
+            error=worst[0],
+            bound=(tolerance.float_error if one.scales is None else tolerance.cache_step_error),
+            position=worst[1],
+            detail=f"after {worst[2]} tokens",
+        )
+        told = {"tokens": np.array(worst[2])}
+        if one.scales is not None:
+            told[SCALES] = one.scales
+        yield Exhibit(finding=finding, inputs={**inputs, **told}, found=rows, expected=one.read)

@@ -1,0 +1,1 @@
+"""Each weight and operator by itself, layer by layer."""

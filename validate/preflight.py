@@ -1,0 +1,49 @@
+"""Can parity be measured as it is asked for, on this machine? (no torch)"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+from ..console.text_file import read_text
+from ..export.config import MistralConfig, geometry_of
+from ..export.plan import Plan
+from ..runtime.errors import ContractError
+from ..runtime.memory import rows_for
+from ..runtime.sizes import format_bytes
+from .sequences.tokens import SAMPLE, spans
+
+_COMPARED = 3  # times the logits of the longest run: both sides, and what onnxruntime holds
+
+
+def refuse_little_memory(config: MistralConfig, planned: Plan) -> None:
+    """Refuse, before any work, an artifact that this machine cannot hold beside its reference.
+
+    Raises:
+        ContractError: the two, and the logits that are compared, take more memory than is free.
+    """
+    layout, positions = geometry_of(config).layout, config.max_position_embeddings
+    longest = spans(layout, positions=positions).longest
+    reference = planned.reference_bytes
+    session = planned.memory.needed(rows_for(geometry_of(config), longest))
+    compared = _COMPARED * 4 * config.vocab_size * longest
+    free = psutil.virtual_memory().available
+    if reference + session + compared > free:
+        raise ContractError(
+            f"parity: the reference takes {format_bytes(reference)} of memory, the artifact "
+            f"{format_bytes(session)} and their logits {format_bytes(compared)}, "
+            f"{format_bytes(free)} are free; validate on a larger machine, and export here with "
+            "--no-validate (the artifact says that it was not measured)"
+        )
+
+
+def refuse_bad_options(*, text: Path | None, seed: int) -> None:
+    """Refuse, before any work, a text that is not there or a seed that is none.
+
+    Raises:
+        ConfigError, ContractError: naming the flag.
+    """
+    read_text(SAMPLE if text is None else text, flag="--text")
+    if seed < 0:
+        raise ContractError(f"--seed {seed}: expected 0 or more")

@@ -1,0 +1,1 @@
+"""What the artifact is compared with: the float model, and the recipe's."""

@@ -1,0 +1,109 @@
+"""What does each operator of the reference make of given inputs?
+
+Each is a function of what the artifact's own operator read, so that errors do not add up from one
+to the next: what differs here, differs for its own reason.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...export.config import MistralConfig
+from ...export.model.attention import rotate_halves, sliding_window_attention
+
+_SCORE_BYTES = 128 << 20  # of attention scores at once
+_FEWEST_QUERIES = 128  # of a piece, where the window is smaller
+Rope = tuple[Tensor, Tensor]
+
+
+def norm(x: np.ndarray, weight: np.ndarray, epsilon: float) -> np.ndarray:
+    """Root-mean-square norm of (T, M) by a weight (M,), in float64."""
+    wide = np.float64(x)
+    mean_square = (wide * wide).mean(axis=-1, keepdims=True)
+    return np.asarray(wide / np.sqrt(mean_square + epsilon) * weight)
+
+
+def divisors_between(plain: np.ndarray, smoothed: np.ndarray) -> np.ndarray:
+    """The power of two by which each channel of (T, M) was divided, as far as one fits: (M,).
+
+    >>> plain = np.array([[3.0, 1.0, 0.0], [1.0, 2.0, 0.0]])
+    >>> divisors_between(plain, plain / [4, 0.5, 2]).tolist()
+    [4.0, 0.5, 1.0]
+    """
+    wide = np.float64(plain)
+    size, common = (wide * wide).sum(axis=0), (wide * smoothed).sum(axis=0)
+    fits = (size > 0) & (common > 0)
+    exponents = np.zeros(plain.shape[1])
+    exponents[fits] = np.rint(np.log2(size[fits] / common[fits]))
+    return np.exp2(exponents).astype(np.float32)
+
+
+def multiply(x: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """(T, K) by a matrix (N, K): (T, N) float32."""
+    return np.asarray(x @ matrix.T)
+
+
+def activate(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """SwiGLU of two (T, F)."""
+    wide = np.float64(gate)
+    return np.asarray(wide / (1 + np.exp(-wide)) * up)
+
+
+def split_heads(x: np.ndarray, head_dim: int) -> np.ndarray:
+    """(T, heads * D) to (heads, T, D)."""
+    return x.reshape(len(x), -1, head_dim).swapaxes(0, 1)
+
+
+def turn(x: np.ndarray, rope: Rope, *, back: bool = False) -> np.ndarray:
+    """Rope for the rows (heads, T, D) of positions from 0 on; ``back`` undoes it."""
+    cos, sin = (table[: x.shape[1]] for table in rope)
+    return rotate_halves(torch.from_numpy(x), cos, -sin if back else sin).numpy()
+
+
+def in_bytes(rows: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Rows as a cache in 8 bits gives them back: rounded to the nearest even step, and clipped."""
+    return np.asarray(np.clip(np.rint(rows / scales), -128, 127) * scales, np.float32)
+
+
+def attend(
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    *,
+    config: MistralConfig,
+    rope: Rope,
+    window: int | None,
+) -> np.ndarray:
+    """Attention of a whole sequence, in pieces whose scores fit in memory.
+
+    With a window, a piece sees no more keys than its own queries reach.
+
+    Args:
+        query: (T, H * D) float32, before rope.
+        key, value: (T, G * D) float32, before rope.
+        config: for the sizes.
+        rope: cosines and sines of at least T positions, (P, D / 2) each.
+        window: keys that a query sees; None: all before it.
+
+    Returns:
+        (T, H * D) float32.
+    """
+    T, G, D = len(query), config.num_key_value_heads, config.head_dim
+    piece = T if window is None else min(T, max(window, _FEWEST_QUERIES))
+    rows = 0 if window is None else window + piece
+    past = torch.zeros(1, G, rows, D), torch.zeros(1, G, rows, D)
+    keys = T if window is None else rows + piece  # that one query's scores are computed for
+    at_once = max(1, min(piece, _SCORE_BYTES // (4 * config.num_attention_heads * keys)))
+    q, k, v = (torch.from_numpy(np.ascontiguousarray(x))[None] for x in (query, key, value))
+    out = []
+    for start in range(0, T, at_once):
+        part = slice(start, min(start + at_once, T))
+        seen = torch.ones(1, part.stop, dtype=torch.int64)
+        attended, *past_now = sliding_window_attention(
+            q[:, part], k[:, part], v[:, part], *past, seen, *rope, window
+        )
+        past = past_now[0], past_now[1]
+        out.append(attended[0])
+    return torch.cat(out).numpy()

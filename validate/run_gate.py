@@ -1,0 +1,98 @@
+"""How does an artifact get its proof, and somebody else's its verdict?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..export.build import adapted
+from ..export.formats.checkpoint import Checkpoint
+from ..runtime.manifest import to_json
+from .artifact_under_test import open_subject
+from .causes.explain import Explanation, explain
+from .gate import Gate, Measurement, Options
+from .report.content import as_json
+from .report.page import render_page
+from .verdict import headline, raise_if_broken
+
+FOLDER = "parity"
+JSON_FILE, PAGE_FILE = "report.json", "report.html"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What was measured, and why it failed where it did."""
+
+    measurement: Measurement
+    explanation: Explanation | None
+
+    def as_json(self, *, name: str | None = None) -> dict[str, Any]:
+        """The report; ``report/schema.json`` describes it. ``name`` is the artifact's."""
+        return as_json(self.measurement, self.explanation, name=name)
+
+
+def prove(
+    artifact: Path,
+    checkpoint: Checkpoint,
+    options: Options | None = None,
+    *,
+    name: str | None = None,
+) -> dict[str, Any]:
+    """Prove a fresh artifact: write its reports into it, and return its headline figures.
+
+    Args:
+        artifact: its folder, which may not have its own name yet.
+        checkpoint: what it was exported from.
+        options: how to measure.
+        name: that it will have; None for that of the folder.
+
+    Returns:
+        Its headline figures.
+
+    Raises:
+        ParityError: a check failed; the message names each, and the first tensor at fault.
+    """
+    verdict = validate(artifact, checkpoint, options or Options(), explains=True)
+    checks, why = verdict.measurement.checks, verdict.explanation
+    raise_if_broken(checks, artifact=Path(name or artifact), explanation=str(why or ""))
+    write_reports(verdict, artifact / FOLDER, name=name)
+    return headline(checks)
+
+
+def validate(
+    artifact: Path,
+    checkpoint: Checkpoint,
+    options: Options,
+    *,
+    explains: bool = False,
+    window: int | None = None,
+) -> Verdict:
+    """Compare an artifact, or another exporter's graph, with a checkpoint.
+
+    Args:
+        artifact: what ``open_subject`` takes.
+        checkpoint: what it was exported from.
+        options: how to measure.
+        explains: look for the cause where a check fails.
+        window: of another exporter's graph; None for the checkpoint's.
+
+    Raises:
+        ContractError: it cannot be opened or fed, or is of another geometry.
+        CheckpointError: a weight of the checkpoint is unreadable, or it changed since it was
+            opened.
+    """
+    config = adapted(checkpoint.config, window=window)
+    gate = Gate(open_subject(artifact, config), checkpoint, options)
+    measurement = gate.measure()
+    explanation = explain(gate, measurement) if explains else None
+    checkpoint.refuse_changed()
+    return Verdict(measurement=measurement, explanation=explanation)
+
+
+def write_reports(verdict: Verdict, folder: Path, *, name: str | None = None) -> None:
+    """Write the report for people and the one for machines into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = verdict.as_json(name=name)
+    (folder / JSON_FILE).write_text(to_json(content), encoding="utf-8")
+    (folder / PAGE_FILE).write_text(render_page(content), encoding="utf-8")

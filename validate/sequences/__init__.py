@@ -1,0 +1,1 @@
+"""Whole sequences and batches, fed in several ways."""

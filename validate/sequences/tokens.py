@@ -1,0 +1,159 @@
+"""Which tokens is an artifact measured on, and in which pieces are they fed?
+
+The lengths and the borders between pieces come from the window and the rows of the artifact at
+hand: what is wrong with a window shows where it is full, and what is wrong with a cache where
+rows leave it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...export.formats.checkpoint import Checkpoint
+from ...export.tokenizer.tokenizer import CheckpointTokenizer
+from ...runtime.cache import CacheLayout
+from ...runtime.errors import ContractError
+
+SAMPLE = Path(__file__).with_name("sample.txt")
+STAND_IN_WINDOW = 64  # lengths for a model that has no window
+_TELLING_LENGTH = 1024  # positions over which a mean tells recipes apart
+_FEWEST_TOKENS = 32  # of a text: fewer tell nothing
+_LARGE_WINDOW = 1024  # beyond it, default runs go no further than they must
+_FEW_STEPS = 128  # across an eviction
+_PROMPT = 8  # tokens before a greedy continuation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spans:
+    """How far each kind of check goes."""
+
+    lengths: tuple[int, ...]  # of one-shot runs, ascending
+    greedy_prompt: int
+    greedy_steps: int
+    stepped: dict[str, tuple[int, int]]  # by source: tokens of one prefill, and where steps end
+    dissected: int  # over which operators are held against the reference's one by one
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest run."""
+        return self.lengths[-1]
+
+
+def spans(layout: CacheLayout, *, positions: int, thorough: bool = False) -> Spans:
+    """Lengths that straddle the window and an eviction, and go as far as they must.
+
+    Single steps go three windows far on text, and across an eviction on random tokens. A large
+    window is crossed, with an eviction, and no more. ``thorough`` steps all the way, goes three
+    windows far and continues greedily for four, however long that takes.
+
+    >>> spans(CacheLayout(window=64, rows=80), positions=4096).lengths
+    (1, 63, 64, 65, 192, 1024)
+    >>> spans(CacheLayout(window=4096, rows=4608), positions=32768).lengths
+    (1, 4095, 4096, 4097, 5129)
+    """
+    W = layout.window or STAND_IN_WINDOW
+    evicted = _rows(layout) + _evicted_at_once(layout) + 8
+    is_short = W > _LARGE_WINDOW and not thorough
+    far = {evicted} if is_short else {3 * W, max(3 * W, _TELLING_LENGTH)}
+    lengths = sorted({min(max(n, 1), positions) for n in {1, W - 1, W, W + 1, *far}})
+    past_edge = min(_rows(layout) + _FEW_STEPS // 2, lengths[-1])
+    few = max(1, min(_rows(layout), past_edge) - _FEW_STEPS // 2), past_edge
+    steps = min(_FEW_STEPS if is_short else 4 * W, positions // 2)
+    return Spans(
+        lengths=tuple(lengths),
+        greedy_prompt=min(W - steps // 2, positions - steps) if is_short else _PROMPT,
+        greedy_steps=steps,
+        stepped={
+            "text": few if is_short else (0, lengths[-1] if thorough else min(3 * W, lengths[-1])),
+            "random": (0, lengths[-1]) if thorough else few,
+        },
+        dissected=min(evicted, positions),
+    )
+
+
+def chunks(layout: CacheLayout, length: int) -> list[int]:
+    """Sizes of chunks whose borders lie on, before and after the window's edge and an eviction.
+
+    >>> list(itertools.accumulate(chunks(CacheLayout(window=64, rows=80), 200)))
+    [63, 65, 79, 80, 82, 98, 131, 200]
+    """
+    W, C = layout.window or STAND_IN_WINDOW, _rows(layout)
+    cuts = {W - 1, W + 1, C - 1, C, C + 2, C + _evicted_at_once(layout) + 1, 2 * W + 3}
+    borders = [0, *sorted(cut for cut in cuts if 0 < cut < length), length]
+    return [b - a for a, b in itertools.pairwise(borders)]
+
+
+def turns(layout: CacheLayout, length: int) -> list[int]:
+    """Sizes of pieces as several turns have them: a prompt, then single tokens, again and again.
+
+    Prompts of half a window, of one that crosses the edge, and of more than the cache has rows.
+
+    >>> sizes = turns(CacheLayout(window=64, rows=80), 400)
+    >>> [size for size in sizes if size > 1], sum(sizes)
+    ([32, 48, 85, 32, 48, 85, 22], 400)
+    """
+    W, answer = layout.window or STAND_IN_WINDOW, [1] * 8
+    sizes: list[int] = []
+    for prompt in itertools.cycle((W // 2, 3 * W // 4, _rows(layout) + 5)):
+        sizes += [max(2, prompt), *answer]
+        if sum(sizes) >= length:
+            break
+    while sum(sizes) > length:
+        over = sum(sizes) - length
+        sizes[-1:] = [sizes[-1] - over] if sizes[-1] > over else []
+    return sizes
+
+
+class TokenText:
+    """The checkpoint's own tokenizer: text to tokens to measure on, and back for people."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        """Read the checkpoint's tokenizer, with the start token that the driver will use.
+
+        Raises:
+            CheckpointError, ConfigError: there is none, or not one that an export takes.
+        """
+        tokenizer = CheckpointTokenizer.read(checkpoint)
+        self._pieces, self._start = tokenizer.pieces, tokenizer.start
+
+    def tokens(self, text: str, length: int, *, skipped: int = 0) -> np.ndarray:
+        """The text's tokens from one on, repeated where it is too short: (length,) int64."""
+        ids = np.array([*self._start, *self._pieces.EncodeAsIds(text)], dtype=np.int64)
+        return np.resize(np.roll(ids, -skipped), length)
+
+    def count(self, text: str) -> int:
+        """Tokens of a text.
+
+        Raises:
+            ContractError: they are too few to measure on.
+        """
+        count = len(self._pieces.EncodeAsIds(text))
+        if count < _FEWEST_TOKENS:
+            raise ContractError(
+                f"--text: {count} tokens, expected at least {_FEWEST_TOKENS}; name a longer text "
+                "of the kind that the model knows"
+            )
+        return count
+
+    def piece(self, token: int) -> str:
+        """What a token stands for, a space as a space; empty for one that no text has."""
+        if not 0 <= token < self._pieces.GetPieceSize():
+            return ""
+        return str(self._pieces.IdToPiece(int(token))).replace("\u2581", " ")
+
+
+def random_tokens(vocab_size: int, length: int, *, seed: int) -> np.ndarray:
+    """Seeded tokens from the whole vocabulary: (length,) int64."""
+    return np.random.default_rng(seed).integers(0, vocab_size, length)
+
+
+def _rows(layout: CacheLayout) -> int:
+    return layout.rows or (layout.window or STAND_IN_WINDOW) + 16
+
+
+def _evicted_at_once(layout: CacheLayout) -> int:
+    return _rows(layout) - (layout.window or STAND_IN_WINDOW) + 1
