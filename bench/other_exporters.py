@@ -17,9 +17,9 @@ from pathlib import Path
 from ..console.progress import say
 from ..console.status import status_of
 from ..export.formats.checkpoint import Checkpoint
-from ..graphs.lint.rules import Finding, lint
+from ..graphs.lint.rules import LintFinding, lint
 from ..runtime.errors import ContractError
-from ..validate.gate import Options
+from ..validate.gate import GateOptions
 from ..validate.run_gate import Verdict, validate
 
 # Exporter, what is asked of it, and the command; PYTHON, MODEL and OUT are put in.
@@ -37,11 +37,11 @@ _PACKAGES = {"onnxruntime_genai": "onnxruntime-genai", "optimum": "optimum-onnx"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class ExporterVerdict:
     """One graph, and what was found."""
 
     name: str
-    findings: list[Finding]
+    findings: list[LintFinding]
     verdict: Verdict
 
 
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def as_markdown(
-    rows: Sequence[Row], *, versions: Sequence[str], absent: Sequence[str], model: str
+    rows: Sequence[ExporterVerdict], *, versions: Sequence[str], absent: Sequence[str], model: str
 ) -> str:
     """The table, and each finding in full."""
     lines = [
@@ -114,10 +114,10 @@ def as_markdown(
     return "\n".join(lines) + "\n"
 
 
-def _examined(name: str, folder: Path, model: Path) -> Row:
+def _examined(name: str, folder: Path, model: Path) -> ExporterVerdict:
     graph = next(folder.glob("*.onnx"))
-    verdict = validate(graph, Checkpoint.open(model), Options(), explains=True)
-    return Row(name=name, findings=lint(graph), verdict=verdict)
+    verdict = validate(graph, Checkpoint.open(model), GateOptions(), explains=True)
+    return ExporterVerdict(name=name, findings=lint(graph), verdict=verdict)
 
 
 def _run(command: str, *, python: Path, model: Path, out: Path, before: Path) -> None:

@@ -13,13 +13,12 @@ from rich.table import Table
 
 from ..console.progress import say
 from ..console.status import status_of
-from ..export.build import Options as Recipe
-from ..export.build import export_checkpoint
+from ..export.build import ExportOptions, export_checkpoint
 from ..export.formats.checkpoint import Checkpoint
 from ..graphs.quantization.recipe import QUANTS, TARGETS, quants_for
 from ..runtime.manifest import read_manifest
 from ..runtime.sizes import format_bytes
-from ..validate.gate import Options
+from ..validate.gate import GateOptions
 from ..validate.run_gate import JSON_FILE, PAGE_FILE, validate, write_reports
 
 _TEMPLATE = Path(__file__).with_name("parity.html.jinja")
@@ -47,8 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         for target in (target for target in TARGETS if quant in quants_for(target)):
             say(f"{quant} for {target}")
             artifact = args.out / f"{quant}-{target}"
-            export_checkpoint(args.model, artifact, Recipe(quant=quant, target=target))
-            options = Options(thorough=args.thorough)
+            export_checkpoint(args.model, artifact, ExportOptions(quant=quant, target=target))
+            options = GateOptions(thorough=args.thorough)
             verdict = validate(artifact, checkpoint, options, explains=True)
             write_reports(verdict, args.out / "reports" / artifact.name)
             rows.append(_row(verdict.as_json(), artifact))

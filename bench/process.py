@@ -21,7 +21,7 @@ MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # of what getrusage coun
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
+class ProcessUsage:
     """One command, run to its end."""
 
     status: int
@@ -39,7 +39,7 @@ class Run:
         return self.lines[-1][1] if self.lines else f"status {self.status}, and not a word"
 
 
-def run(command: Sequence[str | Path], *, limit_bytes: int) -> Run:
+def run(command: Sequence[str | Path], *, limit_bytes: int) -> ProcessUsage:
     """Run a command, stopping it when its resident memory passes a limit."""
     start = time.monotonic()
     process = subprocess.Popen(
@@ -78,7 +78,7 @@ def run(command: Sequence[str | Path], *, limit_bytes: int) -> Run:
     own, kept = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, usage.ru_maxrss
     # A new process inherits the count of the one that began it: below that it tells nothing.
     kept_bytes = kept * MAXRSS_BYTES if kept > own else 0
-    return Run(
+    return ProcessUsage(
         status=process.returncode,
         seconds=seconds,
         peak_bytes=max(kept_bytes, seen_bytes),

@@ -16,15 +16,14 @@ from ..runtime.sizes import format_bytes, parse_size
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from ..export.build import Options
+    from ..export.build import ExportOptions
     from ..export.formats.checkpoint import Checkpoint
-    from ..graphs.lint.rules import Finding
+    from ..graphs.lint.rules import LintFinding
     from ..runtime.manifest import Manifest
-    from ..validate.gate import Options as Measuring
+    from ..validate.gate import GateOptions
 
-DEFAULT_BLOCK = (
-    128  # as of graphs/quantization/recipe.py, which needs packages that --print-out does without
-)
+# As of graphs/quantization/recipe.py, which needs packages that --print-out does without.
+DEFAULT_BLOCK = 128
 
 
 def export(args: Namespace) -> int:
@@ -93,12 +92,12 @@ def artifact_name(checkpoint: Path, args: Namespace) -> str:
     return "-".join(parts)
 
 
-def _options(args: Namespace) -> Options:
+def _options(args: Namespace) -> ExportOptions:
     """What the options ask to make of a checkpoint; ``inspect`` has those of the recipe alone."""
-    from ..export.build import Options
+    from ..export.build import ExportOptions
 
     calibrated = getattr(args, "calibration_text", None)
-    return Options(
+    return ExportOptions(
         quant=args.quant,
         target=args.target,
         block=args.block,
@@ -242,12 +241,12 @@ def validate(args: Namespace) -> int:
     return 0 if report["passed"] else 1
 
 
-def _measuring(args: Namespace) -> Measuring:
+def _measuring(args: Namespace) -> GateOptions:
     """How the flags say that parity is measured."""
-    from ..validate.gate import Options
+    from ..validate.gate import GateOptions
 
     given = {"text": args.text, "store": args.store}
-    return Options(
+    return GateOptions(
         seed=args.seed,
         tolerance=args.tolerance,
         max_kl=args.max_kl,
@@ -312,7 +311,7 @@ def _lint(graphs: list[Path], args: Namespace) -> int:
     return _status(by_path)
 
 
-def _status(findings: dict[str, list[Finding]]) -> int:
+def _status(findings: dict[str, list[LintFinding]]) -> int:
     return int(any(one.severity == "error" for each in findings.values() for one in each))
 
 

@@ -50,7 +50,7 @@ HASHING = "hashing the checkpoint"  # what progress calls it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class ExportOptions:
     """What to make of a checkpoint."""
 
     quant: str  # as in ``recipe.QUANTS``
@@ -63,7 +63,7 @@ class Options:
     calibration_text: Path = TEXT  # UTF-8, to see on how large activations get
 
 
-def recipe_named(name: str) -> Options:
+def recipe_named(name: str) -> ExportOptions:
     """Options by the name of their recipe: ``QUANT-TARGET``, or ``QUANT-TARGET-KV``.
 
     >>> options = recipe_named("int8-dynamic-ort")
@@ -72,13 +72,13 @@ def recipe_named(name: str) -> Options:
     """
     target = next(target for target in TARGETS if f"-{target}" in name)
     quant, _, kv = name.partition(f"-{target}")
-    return Options(quant=quant, target=target, kv=kv.lstrip("-") or "float32")
+    return ExportOptions(quant=quant, target=target, kv=kv.lstrip("-") or "float32")
 
 
 def export_checkpoint(
     checkpoint: Path,
     out: Path,
-    options: Options,
+    options: ExportOptions,
     *,
     dump: Path | None = None,
     gate: Gate | None = None,
@@ -117,7 +117,7 @@ def export_checkpoint(
 def _export(
     ready: Preflight,
     out: Path,
-    options: Options,
+    options: ExportOptions,
     *,
     dump: Path | None,
     gate: Gate | None,
@@ -189,7 +189,7 @@ class Preflight:
 def preflight(
     checkpoint: Path,
     out: Path,
-    options: Options,
+    options: ExportOptions,
     *,
     base_model: str | None = None,
     replace: bool = True,
@@ -234,7 +234,7 @@ def _told_where(out: Path) -> Iterator[None]:
 
 
 def _traced(
-    config: MistralConfig, weights: Checkpoint, options: Options, *, dump: Path | None
+    config: MistralConfig, weights: Checkpoint, options: ExportOptions, *, dump: Path | None
 ) -> ir.Model:
     """The finished graph; its weights are recipes."""
     calibration = None
@@ -254,7 +254,7 @@ def _traced(
     return model
 
 
-def _calibration_text(options: Options) -> str:
+def _calibration_text(options: ExportOptions) -> str:
     """The text that a recipe is calibrated on; empty where it is not calibrated.
 
     Raises:
@@ -271,7 +271,7 @@ def _calibration_text(options: Options) -> str:
     return ""
 
 
-def _asked(options: Options) -> dict[str, Any]:
+def _asked(options: ExportOptions) -> dict[str, Any]:
     """Options as far as they decide the weights: of a text what it says, not where it lies."""
     text = _calibration_text(options).encode()
     return {

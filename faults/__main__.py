@@ -19,7 +19,7 @@ from ..export import build
 from ..export.formats.checkpoint import Checkpoint
 from ..export.formats.layouts import read_config
 from ..runtime.errors import ContractError
-from ..validate.gate import Options
+from ..validate.gate import GateOptions
 from ..validate.run_gate import validate
 from . import (
     in_attention,
@@ -69,7 +69,7 @@ def try_faults(
         window: in place of the checkpoint's; the faults are written for one of 64.
     """
     checkpoint = Checkpoint.open(model)
-    options = Options(store=folder / "store")
+    options = GateOptions(store=folder / "store")
     for fault in faults:
         good = folder / fault.recipe
         if not good.exists():

@@ -28,7 +28,7 @@ from .cases import (
     refuse_end_tokens,
     stories_in,
 )
-from .judge import Answer, Cell, Expected, Failed, ask, judge, measures
+from .judge import Answer, Cell, ExpectedAnswer, Failed, ask, judge, measures
 from .matrix import Matrix
 from .page import text_of, visit
 from .plan import ALL, choose
@@ -126,7 +126,7 @@ def _fill(
         return
     right = reference if exported.manifest.quant == "fp32" else driver
     refuse_end_tokens(exported, right["tokens"])
-    expected = Expected(
+    expected = ExpectedAnswer(
         tokens=right["tokens"],
         texts=[],  # as long as each runtime makes them: see _judged
         ids=driver["ids"],
@@ -168,7 +168,7 @@ def _reference(exported: Exported, references: dict[str, Reference]) -> Referenc
 
 
 def _judge_runtime(
-    runtime: Runtime, exported: Exported, answers: dict[str, Answer], expected: Expected
+    runtime: Runtime, exported: Exported, answers: dict[str, Answer], expected: ExpectedAnswer
 ) -> Cell:
     """Compare a runtime's answer with what is right."""
     if runtime is not DRIVER:
@@ -182,7 +182,7 @@ def _answer(runtime: Runtime, exported: Exported) -> Answer:
 
 
 def _judged(
-    runtime: Runtime, exported: Exported, answers: dict[str, Answer], expected: Expected
+    runtime: Runtime, exported: Exported, answers: dict[str, Answer], expected: ExpectedAnswer
 ) -> Cell:
     """Compare; with quantized weights, with the tokens of the runtime with the same kernels."""
     like = runtime.rounds_like
@@ -198,7 +198,7 @@ def _judged(
 def _judge_page(
     exported: Exported,
     answers: dict[str, Answer],
-    expected: Expected,
+    expected: ExpectedAnswer,
     matrix: Matrix,
     screenshots: Path | None,
 ) -> Cell:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..export.build import Options, export_checkpoint
+from ..export.build import ExportOptions, export_checkpoint
 from ..export.tokenizer.tokenizer_probes import HARD
 from ..runtime.contract import TOKENIZER_FILE
 from ..runtime.errors import ContractError
@@ -31,7 +31,7 @@ class Case:
 
     name: str
     checkpoint: Path
-    options: Options
+    options: ExportOptions
     has_window: bool = True
     prompt: str  # greedy decoding from it meets no end token
     text: Path
@@ -61,7 +61,7 @@ def cases(model: Path, shared: Path | None) -> Iterator[Case]:
         ("int8", "ort", "growing", None),
         ("int4", "ort", "growing", None),
     ):
-        options = Options(quant=quant, target=target, cache=cache, max_shard_bytes=shard)
+        options = ExportOptions(quant=quant, target=target, cache=cache, max_shard_bytes=shard)
         yield Case(
             name=f"{model.name} {quant} {target}"
             f"{' growing' * (cache == 'growing')}{' in files' * (shard is not None)}",
@@ -77,7 +77,7 @@ def cases(model: Path, shared: Path | None) -> Iterator[Case]:
         yield Case(
             name=f"{stories.name} fp32 ort, {f'window {window}' if window else 'no window'}",
             checkpoint=stories,
-            options=Options(quant="fp32", target="ort", window=window),
+            options=ExportOptions(quant="fp32", target="ort", window=window),
             has_window=window is not None,
             prompt="Once upon a time",
             text=text,

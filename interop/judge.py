@@ -23,7 +23,7 @@ BOUNDS = {"int8": (1e-3, 0.98), "int8-dynamic": (1e-3, 0.97), "int4": (6e-2, 0.8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Expected:
+class ExpectedAnswer:
     """What is right for one artifact."""
 
     tokens: list[list[int]]  # of transformers; where weights are rounded, of the same kernels
@@ -81,7 +81,7 @@ def measures(runtime: Runtime, exported: Exported) -> bool:
     return runtime.rounds_like is None and exported.manifest.quant != "fp32"
 
 
-def judge(runtime: Runtime, exported: Exported, answer: Answer, expected: Expected) -> Cell:
+def judge(runtime: Runtime, exported: Exported, answer: Answer, expected: ExpectedAnswer) -> Cell:
     """Compare a runtime's answer with what is right.
 
     In fp32, and with the driver's kernels, tokens must be the same. Otherwise logits must be
@@ -112,7 +112,9 @@ def judge(runtime: Runtime, exported: Exported, answer: Answer, expected: Expect
     )
 
 
-def _measured(runtime: Runtime, exported: Exported, expected: Expected) -> tuple[str, list[str]]:
+def _measured(
+    runtime: Runtime, exported: Exported, expected: ExpectedAnswer
+) -> tuple[str, list[str]]:
     """The figures of a runtime that rounds in its own way, and what is beyond its bounds."""
     score, logits = np.array(exported.job["score"][: runtime.num_scored]), read_logits(exported)
     if len(logits) != len(score):
@@ -138,7 +140,7 @@ def _first_other(found: Sequence[list[int]], expected: Sequence[list[int]]) -> l
 
 
 def _misread(
-    runtime: Runtime, strings: Sequence[str], answer: Answer, expected: Expected
+    runtime: Runtime, strings: Sequence[str], answer: Answer, expected: ExpectedAnswer
 ) -> list[str]:
     """Strings that are read or written otherwise, beyond what is known of the runtime."""
     kinds = (("ids", runtime.reads_otherwise), ("decoded", runtime.writes_otherwise))

@@ -14,7 +14,7 @@ _EXPORT_SECONDS, _REFERENCE_SECONDS = 10, 15  # typically, on 2 cores; a referen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class MatrixPlan:
     """Each artifact with the runtimes that get it; none is made that no runtime gets."""
 
     rows: list[tuple[Case, list[Column]]]
@@ -43,7 +43,7 @@ def choose(
     *,
     only: Sequence[str] = (),
     artifacts: str = "",
-) -> Plan:
+) -> MatrixPlan:
     """Choose artifacts and runtimes.
 
     Args:
@@ -84,7 +84,7 @@ def choose(
     return plan
 
 
-def _usual(cases: Sequence[Case], wanted: Sequence[Column]) -> Plan:
+def _usual(cases: Sequence[Case], wanted: Sequence[Column]) -> MatrixPlan:
     """The artifacts of the first checkpoint that are usual for each runtime."""
     rows = [
         (
@@ -101,11 +101,11 @@ def _usual(cases: Sequence[Case], wanted: Sequence[Column]) -> Plan:
     return _plan(rows, wanted)
 
 
-def _plan(rows: Iterable[tuple[Case, list[Column]]], wanted: Sequence[Column]) -> Plan:
+def _plan(rows: Iterable[tuple[Case, list[Column]]], wanted: Sequence[Column]) -> MatrixPlan:
     """Without the artifacts and the runtimes that get nothing."""
     filled = [(case, row) for case, row in rows if row]
     used = {one.name for _, row in filled for one in row}
-    return Plan(rows=filled, columns=[one.name for one in wanted if one.name in used])
+    return MatrixPlan(rows=filled, columns=[one.name for one in wanted if one.name in used])
 
 
 def _means(name: str, case: Case) -> bool:

@@ -53,7 +53,7 @@ class Decoded:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class ConvertedGraph:
     """One converted graph against the artifact's own."""
 
     style: str
@@ -99,7 +99,9 @@ def main(argv: list[str] | None = None) -> int:
         try:
             other = decode(file, manifest, tokens=args.tokens, replays=replays)
         except _LOAD_ERRORS as error:
-            rows.append(Row(style=style, file=file, tokens=args.tokens, failure=str(error)))
+            rows.append(
+                ConvertedGraph(style=style, file=file, tokens=args.tokens, failure=str(error))
+            )
         else:
             rows.append(compare(own, other, style, file))
     line = json.dumps(as_json(rows, operators, manifest))
@@ -212,13 +214,13 @@ def decode(
     return Decoded(tokens=chosen, logits=np.stack(logits), keeps_last=keeps_last)
 
 
-def compare(own: Decoded, other: Decoded, style: str, file: Path) -> Row:
+def compare(own: Decoded, other: Decoded, style: str, file: Path) -> ConvertedGraph:
     """Hold a converted graph's tokens and logits against the artifact's own."""
     same = [one == two for one, two in zip(own.tokens, other.tokens, strict=True)]
     agreeing = same.index(False) if False in same else len(same)
     compared = slice(0, agreeing + 1)  # those of the first other token were of equal tokens too
     difference = np.abs(own.logits[compared] - other.logits[compared])
-    return Row(
+    return ConvertedGraph(
         style=style,
         file=file,
         agreeing=agreeing,
@@ -228,7 +230,7 @@ def compare(own: Decoded, other: Decoded, style: str, file: Path) -> Row:
     )
 
 
-def as_table(rows: Sequence[Row], operators: dict[str, set[str]]) -> str:
+def as_table(rows: Sequence[ConvertedGraph], operators: dict[str, set[str]]) -> str:
     """Operators by domain and opset, then one line for each graph."""
     lines = ["| domain | opset | operators |", "| --- | ---: | --- |"]
     grouped: dict[tuple[str, int], list[str]] = {}
@@ -256,7 +258,7 @@ def as_table(rows: Sequence[Row], operators: dict[str, set[str]]) -> str:
 
 
 def as_json(
-    rows: Sequence[Row], operators: dict[str, set[str]], manifest: Manifest
+    rows: Sequence[ConvertedGraph], operators: dict[str, set[str]], manifest: Manifest
 ) -> dict[str, Any]:
     """The same for machines."""
     return {

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tramontane.cli import main as cli
-from tramontane.export.build import Options, export_checkpoint
+from tramontane.export.build import ExportOptions, export_checkpoint
 from tramontane.runtime import Sampler, Session, minimal_decode
 from tramontane.runtime.contract import DATA_FILE, MODEL_FILE
 from tramontane.runtime.manifest import read_manifest
@@ -33,7 +33,7 @@ def artifact(
     def export(kv: str = "int8", cache: str = "windowed") -> Path:
         out = root / f"{kv}-{cache}"
         if not out.exists():
-            options = Options(quant="fp32", target="ort", kv=kv, cache=cache)
+            options = ExportOptions(quant="fp32", target="ort", kv=kv, cache=cache)
             export_checkpoint(tiny_checkpoint(), out, options)
         return out
 
@@ -132,7 +132,9 @@ def test_same_checkpoint_gives_the_same_bytes(
     artifact: Callable[..., Path], tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     again = tmp_path / "again"
-    export_checkpoint(tiny_checkpoint(), again, Options(quant="fp32", target="ort", kv="int8"))
+    export_checkpoint(
+        tiny_checkpoint(), again, ExportOptions(quant="fp32", target="ort", kv="int8")
+    )
     for name in (MODEL_FILE, DATA_FILE):
         assert (again / name).read_bytes() == (artifact() / name).read_bytes()
 

@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from tramontane.export.build import Options, export_checkpoint
+from tramontane.export.build import ExportOptions, export_checkpoint
 from tramontane.export.calibrate.calibrate import calibrate
 from tramontane.export.config import MistralConfig, geometry_of
 from tramontane.export.model.model import Mistral
@@ -177,7 +177,7 @@ def test_odd_checkpoint_is_exported_and_proved(
     tiny_checkpoint: Callable[..., Path], tmp_path: Path, target: str, overrides: dict[str, Any]
 ) -> None:
     out = tmp_path / "artifact"
-    options = Options(quant="fp32", target=target)
+    options = ExportOptions(quant="fp32", target=target)
     manifest = export_checkpoint(tiny_checkpoint(**overrides), out, options, gate=prove)
     assert manifest.parity is not None
     assert manifest.parity["same_top"] == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tramontane.export.build import Options, export_checkpoint
+from tramontane.export.build import ExportOptions, export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.formats.layouts import read_config
 from tramontane.runtime import Sampler, Session
@@ -48,7 +48,9 @@ def transformers_greedy(folder: Path, *, window: int | None, steps: int) -> list
 def test_stories260k_tells_the_published_story(shared: Path, tmp_path: Path, target: str) -> None:
     model = shared / "models" / "stories260K"
     expected = (model / "expected_greedy_200.txt").read_text(encoding="utf-8")
-    export_checkpoint(model, tmp_path / "a", Options(quant="fp32", target=target), gate=prove)
+    export_checkpoint(
+        model, tmp_path / "a", ExportOptions(quant="fp32", target=target), gate=prove
+    )
     session = Session.load(tmp_path / "a")
     text = "".join(session.stream("", max_new_tokens=250, sampler=Sampler()))
     assert text[: len(expected)] == expected
@@ -63,7 +65,10 @@ def test_a_window_given_later_is_that_of_transformers(
 ) -> None:
     model = shared / "models" / name
     export_checkpoint(
-        model, tmp_path / "a", Options(quant="fp32", target=target, window=window), gate=prove
+        model,
+        tmp_path / "a",
+        ExportOptions(quant="fp32", target=target, window=window),
+        gate=prove,
     )
     expected = transformers_greedy(model, window=window, steps=steps)
     found = greedy(tmp_path / "a", steps)
@@ -75,7 +80,7 @@ def test_a_window_given_later_is_that_of_transformers(
 
 def test_stories15m_without_a_window_is_that_of_transformers(shared: Path, tmp_path: Path) -> None:
     model = shared / "models" / "stories15M"
-    export_checkpoint(model, tmp_path / "a", Options(quant="fp32", target="ort"), gate=prove)
+    export_checkpoint(model, tmp_path / "a", ExportOptions(quant="fp32", target="ort"), gate=prove)
     expected = transformers_greedy(model, window=None, steps=200)
     cut = next((i for i, token in enumerate(expected) if token in (1, 2)), len(expected))
     assert greedy(tmp_path / "a", 200)[:cut] == expected[:cut]

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..runtime.cache import CacheLayout
 from ..runtime.contract import past
 from .figures import relative_errors
-from .layer_checks.findings import SCALES, Exhibit, Finding
+from .layer_checks.findings import SCALES, Exhibit, LayerFinding
 from .reference import operators
 from .runners import CacheRows
 from .tolerance import Tolerance
@@ -94,7 +94,7 @@ def scales_of(number: int, held: tuple[Held, Held], tolerance: Tolerance) -> Ite
             (np.median(scales / best), tolerance.cache_coarseness, _COARSENESS),
             (clipped.mean(), tolerance.cache_clipped, _CLIPPED),
         ):
-            finding = Finding(
+            finding = LayerFinding(
                 layer=number,
                 name=f"{kind} {SCALES}",
                 kind="rows",
@@ -145,7 +145,7 @@ def rows_of(
                 rows = cache[number][index]
         if worst is None:
             continue
-        finding = Finding(
+        finding = LayerFinding(
             layer=number,
             name=name,
             kind="operators" if name == "rope" else "rows",

@@ -20,7 +20,7 @@ from .layer_checks.layer_checks import dissect
 from .preflight import refuse_bad_options
 from .reference.kernel_rounding import KernelRounding
 from .reference.recipe_reference import Expected, RecipeReference
-from .reference.reference import Reference, Run
+from .reference.reference import Reference, ReferenceRun
 from .reference.reference_cache import Store, default_folder
 from .reference.weights import ArtifactWeights, CheckpointWeights, Weights
 from .sequences.batches import batch_checks
@@ -41,7 +41,7 @@ _MANY_PARAMETERS = 10**9  # beyond it, default runs look into three layers alone
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class GateOptions:
     """How to measure."""
 
     text: Path = SAMPLE  # UTF-8, of the kind that the model knows
@@ -59,12 +59,12 @@ class Measurement:
 
     subject: Subject
     checkpoint: Checkpoint
-    options: Options
+    options: GateOptions
     words: TokenText
     tolerance: Tolerance
     spans: Spans
     checks: list[Check]
-    runs: dict[str, Run]  # of the reference, on text and on random tokens
+    runs: dict[str, ReferenceRun]  # of the reference, on text and on random tokens
     curve: Positions  # over the text, fed in chunks
     dissection: Dissection | None  # None: the graph cannot be looked into
     notes: list[str]  # what was not measured, and why
@@ -78,7 +78,7 @@ class Measurement:
 class Gate:
     """An artifact beside its reference."""
 
-    def __init__(self, subject: Subject, checkpoint: Checkpoint, options: Options) -> None:
+    def __init__(self, subject: Subject, checkpoint: Checkpoint, options: GateOptions) -> None:
         """Read texts and settings; nothing is run yet.
 
         Raises:
@@ -180,7 +180,9 @@ class Gate:
             random_tokens(self.subject.config.vocab_size, length, seed=seed),
         ]
 
-    def _sequence_checks(self, notes: list[str]) -> tuple[dict[str, Run], list[Check], Positions]:
+    def _sequence_checks(
+        self, notes: list[str]
+    ) -> tuple[dict[str, ReferenceRun], list[Check], Positions]:
         """All checks of whole sequences; the session that they need is closed afterwards.
 
         Returns:
@@ -234,7 +236,7 @@ class Gate:
             )
         return {source: runs[source] for source in sources}, distances + checks, curves["text"]
 
-    def _expected(self, runs: dict[str, Run], notes: list[str]) -> list[Expected]:
+    def _expected(self, runs: dict[str, ReferenceRun], notes: list[str]) -> list[Expected]:
         """What each sequence must come out as: what the recipe makes of it, and the noise."""
         own = self._own_weights(notes)
         if own is None:

@@ -11,7 +11,7 @@ from ..export.formats.checkpoint import Checkpoint
 from ..runtime.manifest import to_json
 from .artifact_under_test import open_subject
 from .causes.explain import Explanation, explain
-from .gate import Gate, Measurement, Options
+from .gate import Gate, GateOptions, Measurement
 from .report.content import as_json
 from .report.page import render_page
 from .verdict import headline, raise_if_broken
@@ -35,7 +35,7 @@ class Verdict:
 def prove(
     artifact: Path,
     checkpoint: Checkpoint,
-    options: Options | None = None,
+    options: GateOptions | None = None,
     *,
     name: str | None = None,
 ) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def prove(
     Raises:
         ParityError: a check failed; the message names each, and the first tensor at fault.
     """
-    verdict = validate(artifact, checkpoint, options or Options(), explains=True)
+    verdict = validate(artifact, checkpoint, options or GateOptions(), explains=True)
     checks, why = verdict.measurement.checks, verdict.explanation
     raise_if_broken(checks, artifact=Path(name or artifact), explanation=str(why or ""))
     write_reports(verdict, artifact / FOLDER, name=name)
@@ -63,7 +63,7 @@ def prove(
 def validate(
     artifact: Path,
     checkpoint: Checkpoint,
-    options: Options,
+    options: GateOptions,
     *,
     explains: bool = False,
     window: int | None = None,

@@ -56,7 +56,7 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
+class LongDecode:
     """One long sequence."""
 
     window: int
@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if broken else 0
 
 
-def print_table(found: Run, *, model: str) -> None:
+def print_table(found: LongDecode, *, model: str) -> None:
     """For people: cost early and late, with bounds."""
     late = found.points[-1]
     table = Table(f"{model}, window {found.window}", "early", "late", "change", "allowed")
@@ -177,7 +177,7 @@ def export_long(model: Path, folder: Path, *, quant: str, positions: int) -> Pat
     return out
 
 
-def decode(session: Session, second: Session, *, tokens: int) -> Run:
+def decode(session: Session, second: Session, *, tokens: int) -> LongDecode:
     """Decode greedily, a point for each thousand steps; the second session only at the end.
 
     Raises:
@@ -198,7 +198,7 @@ def decode(session: Session, second: Session, *, tokens: int) -> Run:
     turns = [(_steps(second, _TURN), _steps(session, _TURN)) for _ in range(AT_ONCE // _TURN)]
     early, late = (np.concatenate(seconds) for seconds in zip(*turns, strict=True))
     points.append(_measured(session, late))
-    return Run(
+    return LongDecode(
         window=window,
         points=points,
         early_us=float(np.median(early) * 1e6),
@@ -206,7 +206,7 @@ def decode(session: Session, second: Session, *, tokens: int) -> Run:
     )
 
 
-def broken_bounds(found: Run) -> Iterator[str]:
+def broken_bounds(found: LongDecode) -> Iterator[str]:
     """A line for each broken bound, with by how much."""
     for what, share, most in (
         ("memory grew", found.growth, MOST_GROWTH),
@@ -249,7 +249,7 @@ def _measured(session: Session, seconds: np.ndarray) -> Point:
     )
 
 
-def _lines(found: Run) -> tuple[Line, Line]:
+def _lines(found: LongDecode) -> tuple[Line, Line]:
     positions = [point.position for point in found.points]
     steps = [point.step_us for point in found.points]
     sizes = [point.own_bytes / 1e6 for point in found.points]

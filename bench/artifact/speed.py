@@ -40,7 +40,7 @@ FIRST = 16  # the position with next to no cache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
+class SpeedReport:
     """One artifact on one machine."""
 
     artifact: str
@@ -70,7 +70,7 @@ class Report:
         }
 
 
-def measure(artifact: Path, *, rounds: int, threads: int | None) -> Report:
+def measure(artifact: Path, *, rounds: int, threads: int | None) -> SpeedReport:
     """Measure an artifact.
 
     Args:
@@ -98,7 +98,7 @@ def measure(artifact: Path, *, rounds: int, threads: int | None) -> Report:
     figures = {
         what: Spread(values=tuple(answer[what] for answer in answers)) for what in answers[0]
     }
-    return Report(
+    return SpeedReport(
         artifact=artifact.resolve().name,
         recipe=f"{manifest.quant} for {manifest.target}",
         file_bytes=manifest.memory.weights_bytes,

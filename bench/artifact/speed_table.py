@@ -11,12 +11,12 @@ from rich.table import Table
 
 from ...runtime.sizes import format_bytes
 from ..samples import Spread
-from .speed import Report
+from .speed import SpeedReport
 
 _COLORS, _GRID = ("#1f3a5f", "#c0692b"), "#d9d9d9"
 
 
-def print_report(report: Report) -> None:
+def print_report(report: SpeedReport) -> None:
     """Print hardware limits, figures with their spread, and the share of the limit of each."""
     machine = report.about["machine"]
     print(
@@ -46,7 +46,7 @@ class Line:
     high: Sequence[float] | None = None
 
 
-def plot(report: Report, path: Path) -> None:
+def plot(report: SpeedReport, path: Path) -> None:
     """Draw decode speed and resident memory over the position."""
     plot_lines(
         (
@@ -77,7 +77,7 @@ def plot_lines(lines: Sequence[Line], path: Path) -> None:
         pyplot.close(figure)
 
 
-def _line(report: Report, prefix: str, title: str, *, scale: float) -> Line:
+def _line(report: SpeedReport, prefix: str, title: str, *, scale: float) -> Line:
     found = {
         int(what.removeprefix(prefix)): one
         for what, one in report.figures.items()

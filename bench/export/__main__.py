@@ -28,7 +28,7 @@ from ...runtime.errors import ContractError
 from ...runtime.manifest import read_manifest
 from ...runtime.memory import rows_for
 from ...runtime.sizes import format_bytes
-from ..process import Run, run
+from ..process import ProcessUsage, run
 
 MOST_BYTES = 2 << 30  # of resident memory, imports included
 MOST_MORE_BYTES = 64 << 20  # for all layers over the fewest that were measured
@@ -39,7 +39,7 @@ PLAN_ERROR = 0.1  # share by which planned memory may miss what is measured
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class ExportCost:
     """One export, and a session of what it wrote."""
 
     layers: int
@@ -127,7 +127,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _measure(checkpoint: Path, args: argparse.Namespace, layers: int, quant: str) -> Row:
+def _measure(checkpoint: Path, args: argparse.Namespace, layers: int, quant: str) -> ExportCost:
     out = args.work / f"{checkpoint.name}-{quant}"
     say(f"exporting {layers} layers in {quant}")
     export = _checked(
@@ -166,7 +166,7 @@ def _measure(checkpoint: Path, args: argparse.Namespace, layers: int, quant: str
     memory, tokens = manifest.memory, json.loads(session.output)["tokens"]
     rows = rows_for(manifest.geometry, tokens)
     traced = next(when for when, line in export.lines if line.startswith(HASHING))
-    return Row(
+    return ExportCost(
         layers=layers,
         quant=quant,
         seconds=round(export.seconds, 1),
@@ -215,7 +215,7 @@ def _measure_genai(checkpoint: Path, args: argparse.Namespace, layers: int) -> d
     }
 
 
-def broken_bounds(rows: Sequence[Row], whole: int | None) -> Iterator[str]:
+def broken_bounds(rows: Sequence[ExportCost], whole: int | None) -> Iterator[str]:
     """Say of each bound that is broken by how much.
 
     Args:
@@ -244,7 +244,7 @@ def broken_bounds(rows: Sequence[Row], whole: int | None) -> Iterator[str]:
             yield f"{quant}: peaks differ by {format_bytes(max(peaks) - min(peaks))} with layers"
 
 
-def _broken_by_whole(row: Row, what: str) -> Iterator[str]:
+def _broken_by_whole(row: ExportCost, what: str) -> Iterator[str]:
     if row.seconds > MOST_SECONDS:
         yield f"{what}: {row.seconds} s > {MOST_SECONDS} s"
     if row.work_share < LEAST_WORK:
@@ -254,7 +254,7 @@ def _broken_by_whole(row: Row, what: str) -> Iterator[str]:
         yield f"{what}: a session takes {format_bytes(row.resident_bytes)} > {most / 1e9:.2f} GB"
 
 
-def _print(rows: list[Row], peers: list[dict[str, Any]]) -> None:
+def _print(rows: list[ExportCost], peers: list[dict[str, Any]]) -> None:
     table = Table(
         "layers",
         "recipe",
@@ -294,7 +294,7 @@ def _ours(*words: str | Path) -> list[str | Path]:
     return [sys.executable, "-m", "tramontane.cli.main", *words]
 
 
-def _checked(found: Run) -> Run:
+def _checked(found: ProcessUsage) -> ProcessUsage:
     if found.status:
         raise ContractError(f"bench: a command failed: {found.last_words}")
     return found

@@ -21,7 +21,7 @@ from ...runtime.errors import ConfigError, ContractError
 from ...runtime.ort_session import physical_cores
 from ..artifact.speed import machine, token_ids
 from .figures import Measured, compare, print_tables, sum_up, to_json
-from .weights import NAMES, Peer, Weights
+from .weights import NAMES, Peer, PeerWeights
 
 ROUNDS = 3
 CHUNK = 512  # tokens at once: llama.cpp's default, and our driver's
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
             f"--only {args.only}, --rounds {args.rounds}: nothing to measure, expected at least "
             f"a round of one of {'; '.join(NAMES)}"
         )
-    weights = Weights(args.model, args.work, threads=args.threads)
+    weights = PeerWeights(args.model, args.work, threads=args.threads)
     config = weights.checkpoint.config
     job = {
         "threads": args.threads,
@@ -109,7 +109,7 @@ def positions(config: MistralConfig) -> list[int]:
 
 
 def measure(
-    weights: Weights, names: Sequence[str], job: Mapping[str, Any], *, rounds: int
+    weights: PeerWeights, names: Sequence[str], job: Mapping[str, Any], *, rounds: int
 ) -> tuple[list[Measured], dict[str, str]]:
     """Run all runtimes in turns, each in a process of its own.
 

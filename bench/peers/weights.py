@@ -15,7 +15,7 @@ import numpy as np
 
 from ...console.progress import say, track
 from ...environments import environments
-from ...export.build import Options, export_checkpoint
+from ...export.build import ExportOptions, export_checkpoint
 from ...export.fingerprint import code_digest, tool_versions
 from ...export.formats.checkpoint import Checkpoint
 from ...export.formats.gguf.writer import write_gguf
@@ -31,11 +31,11 @@ RUNNERS = Path(__file__).parent
 GGUF_TYPES = ("Q4_0", "Q4_K_M", "Q8_0")
 # Our recipes; int4 also with larger blocks, and with keys and values in 8 bits beside them.
 RECIPES = {
-    "int4": Options(quant="int4", target="ort"),
-    LARGE_BLOCKS: Options(quant="int4", target="ort", block=256),
-    SMALL_CACHE: Options(quant="int4", target="ort", block=256, kv="int8"),
-    "int8": Options(quant="int8", target="ort"),
-    "int8-dynamic": Options(quant="int8-dynamic", target="ort"),
+    "int4": ExportOptions(quant="int4", target="ort"),
+    LARGE_BLOCKS: ExportOptions(quant="int4", target="ort", block=256),
+    SMALL_CACHE: ExportOptions(quant="int4", target="ort", block=256, kv="int8"),
+    "int8": ExportOptions(quant="int8", target="ort"),
+    "int8-dynamic": ExportOptions(quant="int8-dynamic", target="ort"),
 }
 NAMES = (
     *(f"{OURS} {recipe}" for recipe in RECIPES),
@@ -79,7 +79,7 @@ class Peer:
         return _ask(self.runner, {**job, "model": str(self.model.resolve())}, folder)
 
 
-class Weights:
+class PeerWeights:
     """One checkpoint, made into what each runtime reads: once, in a folder that is kept."""
 
     def __init__(self, model: Path, folder: Path, *, threads: int) -> None:
@@ -200,10 +200,10 @@ class Weights:
         return folder
 
 
-_MAKERS: Mapping[str, Callable[[Weights, str], Peer]] = {
-    OURS: Weights._artifact,
-    LLAMA_CPP: Weights._gguf,
-    GENAI: Weights._built,
+_MAKERS: Mapping[str, Callable[[PeerWeights, str], Peer]] = {
+    OURS: PeerWeights._artifact,
+    LLAMA_CPP: PeerWeights._gguf,
+    GENAI: PeerWeights._built,
 }
 
 

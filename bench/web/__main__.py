@@ -19,15 +19,15 @@ from typing import Any
 from ...console.progress import say
 from ...console.status import status_of
 from ...environments import environments
-from ...export.build import Options, export_checkpoint
+from ...export.build import ExportOptions, export_checkpoint
 from ...export.formats.checkpoint import Checkpoint
 from ...interop import web_server
 from ...runtime.errors import ConfigError, ContractError
 from .figures import (
     Artifact,
     Machine,
-    Report,
-    Row,
+    WebReport,
+    WebSpeed,
     as_markdown,
     as_rows,
     print_table,
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one line of JSON, no table")
     args = parser.parse_args(argv)
     packages = _packages()
-    rows: list[Row] = []
+    rows: list[WebSpeed] = []
     geometries = {}
     for model in args.models:
         with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
                 speeds, loads = measure(artifacts, packages, threads=threads)
                 rows += as_rows(artifacts, speeds, loads, threads=threads)
     window = [] if args.window is None else [f"--window {args.window}"]
-    report = Report(
+    report = WebReport(
         rows=rows,
         geometries=geometries,
         machine=_machine(speeds),
@@ -101,7 +101,7 @@ def export(model: Path, folder: Path, *, window: int | None) -> list[Artifact]:
     for quant, target in RECIPES:
         say(f"{model.resolve().name}: exporting {quant} for {target}")
         out = folder / f"{quant}-{target}"
-        options = Options(quant=quant, target=target, window=window)
+        options = ExportOptions(quant=quant, target=target, window=window)
         manifest = export_checkpoint(model, out, options, resume=False)
         artifacts.append(
             Artifact(

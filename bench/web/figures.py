@@ -48,7 +48,7 @@ class Ratio:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class WebSpeed:
     """One artifact with so many threads: medians of figures, and of ratios within a round."""
 
     model: str
@@ -79,10 +79,10 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
+class WebReport:
     """All rows, and what they were measured with."""
 
-    rows: list[Row]
+    rows: list[WebSpeed]
     geometries: dict[str, Geometry]  # by model
     machine: Machine
     command: str
@@ -95,7 +95,7 @@ def as_rows(
     loads: Sequence[Sequence[dict[str, Any]]],
     *,
     threads: int,
-) -> Iterator[Row]:
+) -> Iterator[WebSpeed]:
     """Medians, and ratios to the first artifact, which is fp32.
 
     Args:
@@ -117,7 +117,7 @@ def as_rows(
             figures[f"{what}_of_fp32"] = Ratio(
                 median=median(ratios), least=min(ratios), most=max(ratios)
             )
-        yield Row(
+        yield WebSpeed(
             model=artifact.model,
             recipe=artifact.recipe,
             threads=threads,
@@ -129,7 +129,7 @@ def as_rows(
         )
 
 
-def print_table(report: Report) -> None:
+def print_table(report: WebReport) -> None:
     """For people."""
     table = Table(*_COLUMNS)
     for row, after in zip_longest(report.rows, report.rows[1:]):
@@ -138,7 +138,7 @@ def print_table(report: Report) -> None:
     Console(width=150).print(table)
 
 
-def as_markdown(report: Report) -> str:
+def as_markdown(report: WebReport) -> str:
     """For docs: the table, what decides, and how it was measured."""
     count = report.protocol
     lines = [
@@ -187,12 +187,12 @@ def as_markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_json(report: Report) -> str:
+def to_json(report: WebReport) -> str:
     """For machines: one line."""
     return json.dumps(asdict(report))
 
 
-def _decisions(report: Report) -> Iterator[list[str]]:
+def _decisions(report: WebReport) -> Iterator[list[str]]:
     """What each recipe does to fp32's figures, over all models and threads."""
     files = {row.model: row.file_bytes for row in report.rows if row.recipe == BASE}
     for recipe in dict.fromkeys(row.recipe for row in report.rows):
@@ -221,7 +221,7 @@ def _shape(model: str, geometry: Geometry) -> str:
     )
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: WebSpeed) -> list[str]:
     return [
         row.model,
         row.recipe,

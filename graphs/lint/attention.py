@@ -38,7 +38,7 @@ _DEEP = 16  # steps of arithmetic between a window and the comparison it is made
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Attention:
+class LintedAttention:
     """One layer's attention, whatever it is made of."""
 
     name: str
@@ -97,10 +97,10 @@ def genai_layers(facts: Facts) -> Collection[int]:
     return listed if isinstance(listed, list) and listed else _EVERY_LAYER
 
 
-def attentions(facts: Facts) -> list[Attention]:
+def attentions(facts: Facts) -> list[LintedAttention]:
     """All attentions of the graph, layer by layer; none where it has none that is known."""
     masks = _mask_windows(facts)
-    found: list[Attention] = []
+    found: list[LintedAttention] = []
     for node in facts.model.graph.all_nodes():
         attention = _attention(node, len(found), masks, facts)
         found += [attention] if attention is not None else []
@@ -118,7 +118,7 @@ def cache_inputs(facts: Facts) -> list[ir.Value]:
     ]
 
 
-def window_of(attention: Attention, facts: Facts) -> int:
+def window_of(attention: LintedAttention, facts: Facts) -> int:
     """The keys that a windowed attention sees: of several comparisons, the model's own."""
     declared = declared_window(facts)
     if declared is not None and declared.window in attention.windows:
@@ -126,12 +126,14 @@ def window_of(attention: Attention, facts: Facts) -> int:
     return max(attention.windows)
 
 
-def names(found: Iterable[Attention]) -> str:
+def names(found: Iterable[LintedAttention]) -> str:
     """The first one's name, and how many more there are."""
     return listing(each.name for each in found)
 
 
-def _attention(node: ir.Node, order: int, masks: frozenset[int], facts: Facts) -> Attention | None:
+def _attention(
+    node: ir.Node, order: int, masks: frozenset[int], facts: Facts
+) -> LintedAttention | None:
     window, mask, past = 0, False, None
     has_attribute, slides = True, False
     match node.domain, node.op_type:
@@ -154,7 +156,7 @@ def _attention(node: ir.Node, order: int, masks: frozenset[int], facts: Facts) -
     past = past if past is not None and past.is_graph_input() else None
     layer = None if past is None else _number_in(past)
     layer = order if layer is None else layer
-    return Attention(
+    return LintedAttention(
         name=label(node),
         kind=node.op_type,
         layer=layer,

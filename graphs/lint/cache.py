@@ -6,18 +6,18 @@ from collections.abc import Iterator
 
 from ...runtime.cache import default_rows
 from ...runtime.sizes import format_bytes
-from .attention import Attention, attentions, genai_layers, names, window_of
-from .facts import Facts, Finding, dimension, number, section
+from .attention import LintedAttention, attentions, genai_layers, names, window_of
+from .facts import Facts, LintFinding, dimension, number, section
 
 _GENAI_SLACK = 16  # rows of onnxruntime-genai 0.18 where genai_config.json gives no cache_slack
 
 
-def cache_too_short(facts: Facts) -> Iterator[Finding]:
+def cache_too_short(facts: Facts) -> Iterator[LintFinding]:
     """A cache of a fixed size holds less than a window."""
     short = [each for each in attentions(facts) if (_slack(each, facts) or 0) < 0]
     if short:
         window = window_of(short[0], facts)
-        yield Finding(
+        yield LintFinding(
             rule="cache-too-short",
             severity="error",
             where=names(short),
@@ -27,7 +27,7 @@ def cache_too_short(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def cache_without_slack(facts: Facts) -> Iterator[Finding]:
+def cache_without_slack(facts: Facts) -> Iterator[LintFinding]:
     """A cache of a fixed size holds a window and hardly more."""
     if section(facts.decoder, "sliding_window"):
         return  # then the exact number of rows is told
@@ -35,7 +35,7 @@ def cache_without_slack(facts: Facts) -> Iterator[Finding]:
     tight = [each for each, more in slack.items() if more is not None and 0 <= more < _GENAI_SLACK]
     if tight:
         window, rows = window_of(tight[0], facts), tight[0].rows
-        yield Finding(
+        yield LintFinding(
             rule="cache-without-slack",
             severity="warning",
             where=names(tight),
@@ -48,7 +48,7 @@ def cache_without_slack(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def genai_rows_differ(facts: Facts) -> Iterator[Finding]:
+def genai_rows_differ(facts: Facts) -> Iterator[LintFinding]:
     """onnxruntime-genai allocates another number of rows than the graph has."""
     rows = _genai_rows(facts)
     odd = [
@@ -58,7 +58,7 @@ def genai_rows_differ(facts: Facts) -> Iterator[Finding]:
     ]
     if odd and isinstance(odd[0].rows, int):
         window = number(facts.decoder, "sliding_window", "window_size") or 0
-        yield Finding(
+        yield LintFinding(
             rule="genai-rows-differ",
             severity="error",
             where=names(odd),
@@ -68,12 +68,12 @@ def genai_rows_differ(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def genai_cache_overflows(facts: Facts) -> Iterator[Finding]:
+def genai_cache_overflows(facts: Facts) -> Iterator[LintFinding]:
     """onnxruntime-genai bounds a cache that the graph lets grow."""
     rows = _genai_rows(facts)
     growing = [each for each in _in_genai(facts) if not each.is_bounded]
     if rows is not None and growing and (facts.max_positions or rows + 1) > rows:
-        yield Finding(
+        yield LintFinding(
             rule="genai-cache-overflows",
             severity="error",
             where=names(growing),
@@ -92,7 +92,7 @@ def genai_cache_overflows(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def cache_grows(facts: Facts) -> Iterator[Finding]:
+def cache_grows(facts: Facts) -> Iterator[LintFinding]:
     """Attentions see a window, and their cache keeps all tokens."""
     growing = [each for each in attentions(facts) if each.windows and not each.is_bounded]
     if growing:
@@ -105,7 +105,7 @@ def cache_grows(facts: Facts) -> Iterator[Finding]:
                 f": {format_bytes(token * facts.max_positions)} at {facts.max_positions} tokens, "
                 f"where {kept} rows take {format_bytes(token * kept)}"
             )
-        yield Finding(
+        yield LintFinding(
             rule="cache-grows",
             severity="warning",
             where=names(growing),
@@ -115,7 +115,7 @@ def cache_grows(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def cache_rows_unnamed(facts: Facts) -> Iterator[Finding]:
+def cache_rows_unnamed(facts: Facts) -> Iterator[LintFinding]:
     """The cache of a window leaves its number of rows to the runtime."""
     named = [
         each
@@ -124,7 +124,7 @@ def cache_rows_unnamed(facts: Facts) -> Iterator[Finding]:
     ]
     if named:
         window = window_of(named[0], facts)
-        yield Finding(
+        yield LintFinding(
             rule="cache-rows-unnamed",
             severity="note",
             where=names(named),
@@ -137,7 +137,7 @@ def cache_rows_unnamed(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _slack(attention: Attention, facts: Facts) -> int | None:
+def _slack(attention: LintedAttention, facts: Facts) -> int | None:
     """Rows beyond the window; None where there is no window, or rows come and go."""
     rows = attention.rows
     if not isinstance(rows, int) or not attention.windows:
@@ -158,12 +158,12 @@ def _genai_rows(facts: Facts) -> int | None:
     return window + max((number(facts.genai, "search", "chunk_size") or 1) - 1, slack)
 
 
-def _in_genai(facts: Facts) -> list[Attention]:
+def _in_genai(facts: Facts) -> list[LintedAttention]:
     layers = genai_layers(facts)
     return [each for each in attentions(facts) if each.layer in layers]
 
 
-def _row_bytes(facts: Facts, attention: Attention) -> int | None:
+def _row_bytes(facts: Facts, attention: LintedAttention) -> int | None:
     """Bytes of one token's keys and values in one layer; None where a size is not told."""
     G, D = dimension(attention.past, 1), dimension(attention.past, 3)
     if not isinstance(D, int):

@@ -37,7 +37,7 @@ _UNPACK = {*_REARRANGE, "DequantizeLinear"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class LintFinding:
     """One thing that whoever runs the graph should know before they do."""
 
     rule: str  # its name: short, in kebab-case

@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from ...runtime.contract import INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, past, present
 from ...runtime.sizes import format_bytes
 from .attention import cache_inputs
-from .facts import Facts, Finding, dimension, listing, number
+from .facts import Facts, LintFinding, dimension, listing, number
 
 _TOKENS = 1000
 # Inputs by which the caller asks for some positions' logits alone.
 _ASK_FOR_LOGITS = {NUM_LOGITS_TO_KEEP, "logits_to_keep", "logits_indices"}
 
 
-def config_unreadable(facts: Facts) -> Iterator[Finding]:
+def config_unreadable(facts: Facts) -> Iterator[LintFinding]:
     """A config beside the graph that is no JSON object."""
     for why in facts.unreadable:
         name, _, reason = why.partition(": ")
-        yield Finding(
+        yield LintFinding(
             rule="config-unreadable",
             severity="warning",
             where=name,
@@ -29,7 +29,7 @@ def config_unreadable(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def names_unusual(facts: Facts) -> Iterator[Finding]:
+def names_unusual(facts: Facts) -> Iterator[LintFinding]:
     """Inputs and outputs that runtimes will not find by the names they look for."""
     graph = facts.model.graph
     inputs, outputs = ({str(v.name) for v in side} for side in (graph.inputs, graph.outputs))
@@ -41,7 +41,7 @@ def names_unusual(facts: Facts) -> Iterator[Finding]:
         if names and not any(re.fullmatch("|".join(kinds), name) for name in names):
             missing.append(usual(0, "key"))
     if missing:
-        yield Finding(
+        yield LintFinding(
             rule="names-unusual",
             severity="warning",
             where=facts.path.name,
@@ -54,13 +54,13 @@ def names_unusual(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def cache_absent(facts: Facts) -> Iterator[Finding]:
+def cache_absent(facts: Facts) -> Iterator[LintFinding]:
     """Tokens go in, logits come out, and nothing is carried."""
     graph = facts.model.graph
     takes_tokens = any(value.name == INPUT_IDS for value in graph.inputs)
     gives_logits = any(value.name == LOGITS for value in graph.outputs)
     if takes_tokens and gives_logits and not cache_inputs(facts):
-        yield Finding(
+        yield LintFinding(
             rule="cache-absent",
             severity="warning",
             where=facts.path.name,
@@ -70,7 +70,7 @@ def cache_absent(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def logits_of_all(facts: Facts) -> Iterator[Finding]:
+def logits_of_all(facts: Facts) -> Iterator[LintFinding]:
     """Every token of a prompt gets its logits, wanted or not."""
     graph = facts.model.graph
     inputs = {value.name: value for value in graph.inputs}
@@ -80,7 +80,7 @@ def logits_of_all(facts: Facts) -> Iterator[Finding]:
     if _ASK_FOR_LOGITS & inputs.keys() or n in (None, 1) or n != T or not isinstance(V, int):
         return
     size = (logits.dtype.bitwidth if logits is not None and logits.dtype is not None else 32) // 8
-    yield Finding(
+    yield LintFinding(
         rule="logits-of-all",
         severity="warning",
         where=LOGITS,

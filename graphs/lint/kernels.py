@@ -11,7 +11,7 @@ from ..operator import schema
 from .facts import (
     HALVES,
     Facts,
-    Finding,
+    LintFinding,
     input_of,
     integer,
     label,
@@ -50,7 +50,7 @@ _FROM_POSITIONS = {*_TO_ANGLES, "MatMul", "Einsum"}
 _EXACT_UP_TO = {ir.DataType.FLOAT16: 2048, ir.DataType.BFLOAT16: 256}  # every whole number
 
 
-def opset_too_new(facts: Facts) -> Iterator[Finding]:
+def opset_too_new(facts: Facts) -> Iterator[LintFinding]:
     """The file is of a version that onnxruntime does not read."""
     found = (
         ("opset", facts.model.graph.opset_imports.get("", 0), _LAST_OPSET),
@@ -58,7 +58,7 @@ def opset_too_new(facts: Facts) -> Iterator[Finding]:
     )
     for name, version, last in found:
         if version > last:
-            yield Finding(
+            yield LintFinding(
                 rule="opset-too-new",
                 severity="error",
                 where=facts.path.name,
@@ -68,12 +68,12 @@ def opset_too_new(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def attention_expands(facts: Facts) -> Iterator[Finding]:
+def attention_expands(facts: Facts) -> Iterator[LintFinding]:
     """ONNX's Attention of a version that has no kernel."""
     opset = facts.model.graph.opset_imports.get("", 0)
     found = facts.of("Attention", domain="")
     if found and opset > _LAST_ATTENTION:
-        yield Finding(
+        yield LintFinding(
             rule="attention-expands",
             severity="warning",
             where=listing(map(label, found)),
@@ -86,7 +86,7 @@ def attention_expands(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def operator_unknown(facts: Facts) -> Iterator[Finding]:
+def operator_unknown(facts: Facts) -> Iterator[LintFinding]:
     """An operator that is neither onnxruntime's nor a function in the file."""
     opset = facts.model.graph.opset_imports.get("", 0)
     unknown: dict[tuple[str, str], list[ir.Node]] = {}
@@ -95,7 +95,7 @@ def operator_unknown(facts: Facts) -> Iterator[Finding]:
             unknown.setdefault((node.domain, node.op_type), []).append(node)
     for (domain, op_type), nodes in unknown.items():
         name = f"{domain or 'ai.onnx'}.{op_type}"
-        yield Finding(
+        yield LintFinding(
             rule="operator-unknown",
             severity="error",
             where=listing(map(label, nodes)),
@@ -105,12 +105,12 @@ def operator_unknown(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def not_on_processor(facts: Facts) -> Iterator[Finding]:
+def not_on_processor(facts: Facts) -> Iterator[LintFinding]:
     """Operators that onnxruntime has for other devices only."""
     found = facts.of(*_NOT_ON_PROCESSOR, domain=schema.MICROSOFT)
     if found:
         kinds = ", ".join(sorted({node.op_type for node in found}))
-        yield Finding(
+        yield LintFinding(
             rule="not-on-processor",
             severity="error",
             where=listing(map(label, found)),
@@ -120,7 +120,7 @@ def not_on_processor(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def positions_rounded(facts: Facts) -> Iterator[Finding]:
+def positions_rounded(facts: Facts) -> Iterator[LintFinding]:
     """The angles of rope are multiplied in 8 bits.
 
     Measured: optimum's int8 graph of a 5M Mistral agrees with its own float graph on 0.96 of the
@@ -139,7 +139,7 @@ def positions_rounded(facts: Facts) -> Iterator[Finding]:
             if most > 256
             else ""
         )
-        yield Finding(
+        yield LintFinding(
             rule="positions-rounded",
             severity="error",
             where=listing(map(label, found)),
@@ -152,7 +152,7 @@ def positions_rounded(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def attention_rounded(facts: Facts) -> Iterator[Finding]:
+def attention_rounded(facts: Facts) -> Iterator[LintFinding]:
     """Scores, or their sums of values, are multiplied in 8 bits.
 
     Measured as above: with these nodes in float too, 0.95 of 1000 remain 0.95, and a step at
@@ -165,7 +165,7 @@ def attention_rounded(facts: Facts) -> Iterator[Finding]:
         and not readers(node, ("Cos", "Sin"), _TO_ANGLES)
     ]
     if found:
-        yield Finding(
+        yield LintFinding(
             rule="attention-rounded",
             severity="note",
             where=listing(map(label, found)),
@@ -178,7 +178,7 @@ def attention_rounded(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def positions_in_half(facts: Facts) -> Iterator[Finding]:
+def positions_in_half(facts: Facts) -> Iterator[LintFinding]:
     """Rope's angles are computed in a type that does not hold all positions."""
     for node in facts.of("Cos", "Sin"):
         for value in sources(input_of(node, 0), _FROM_POSITIONS):
@@ -187,7 +187,7 @@ def positions_in_half(facts: Facts) -> Iterator[Finding]:
             dtype = to or value.dtype
             is_computed = not _is_constant(origin(value, _TO_ANGLES))
             if dtype in _EXACT_UP_TO and is_computed:
-                yield Finding(
+                yield LintFinding(
                     rule="positions-in-half",
                     severity="error",
                     where=label(node),
@@ -201,7 +201,7 @@ def positions_in_half(facts: Facts) -> Iterator[Finding]:
                 return
 
 
-def half_precision(facts: Facts) -> Iterator[Finding]:
+def half_precision(facts: Facts) -> Iterator[LintFinding]:
     """Matrices in 16 bits, which few kernels of the processor multiply."""
     for dtype in HALVES:
         found = [
@@ -210,7 +210,7 @@ def half_precision(facts: Facts) -> Iterator[Finding]:
             if any(v is not None and origin(v, _TURN).dtype == dtype for v in node.inputs[:2])
         ]
         if found and dtype == ir.DataType.FLOAT16:
-            yield Finding(
+            yield LintFinding(
                 rule="half-precision",
                 severity="note",
                 where=listing(map(label, found)),
@@ -222,7 +222,7 @@ def half_precision(facts: Facts) -> Iterator[Finding]:
                 advice="for a processor, export float32 or packed weights",
             )
         elif found:
-            yield Finding(
+            yield LintFinding(
                 rule="half-precision",
                 severity="error",
                 where=listing(map(label, found)),

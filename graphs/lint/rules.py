@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from . import cache, interface, kernels, storage, weights, window
-from .facts import Facts, Finding, gather_facts
+from .facts import Facts, LintFinding, gather_facts
 
-__all__ = ["RULES", "Finding", "lint"]
+__all__ = ["RULES", "LintFinding", "lint"]
 
-Rule = Callable[[Facts], Iterator[Finding]]
+Rule = Callable[[Facts], Iterator[LintFinding]]
 
 RULES: tuple[Rule, ...] = (
     storage.data_missing,
@@ -55,7 +55,7 @@ RULES: tuple[Rule, ...] = (
 _ORDER = ("error", "warning", "note")
 
 
-def lint(path: Path) -> list[Finding]:
+def lint(path: Path) -> list[LintFinding]:
     """Ask every rule about a graph; what is gravest comes first.
 
     Args:

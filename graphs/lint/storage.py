@@ -13,7 +13,7 @@ from ...runtime.sizes import format_bytes
 from .facts import (
     MATRIX_INPUTS,
     Facts,
-    Finding,
+    LintFinding,
     gathers_by_tokens,
     input_of,
     label,
@@ -27,7 +27,7 @@ from .facts import (
 _AFTER_HEAD = {"Cast", "Mul", "Div", "Tanh", "Add", "Reshape", "Identity", "Slice"}
 
 
-def data_missing(facts: Facts) -> Iterator[Finding]:
+def data_missing(facts: Facts) -> Iterator[LintFinding]:
     """External data that is not there, too short, or where onnxruntime will not look."""
     by_file: dict[str, list[ir.ExternalTensor]] = {}
     for value in facts.model.graph.initializers.values():
@@ -45,7 +45,7 @@ def data_missing(facts: Facts) -> Iterator[Finding]:
             found = f"{path.stat().st_size} bytes, {len(tensors)} weights reach to byte {end}"
         else:
             continue
-        yield Finding(
+        yield LintFinding(
             rule="data-missing",
             severity="error",
             where=location,
@@ -55,13 +55,13 @@ def data_missing(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def tied_stored_twice(facts: Facts) -> Iterator[Finding]:
+def tied_stored_twice(facts: Facts) -> Iterator[LintFinding]:
     """config.json ties the embedding to the head; the file holds both."""
     embedding, head = _embedding(facts), _head(facts)
     if facts.config.get("tie_word_embeddings") is not True or not embedding or not head:
         return
     if storage(embedding) != storage(head):
-        yield Finding(
+        yield LintFinding(
             rule="tied-stored-twice",
             severity="warning",
             where=f"{embedding.name}, {head.name}",
@@ -80,14 +80,14 @@ def tied_stored_twice(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def table_transposed(facts: Facts) -> Iterator[Finding]:
+def table_transposed(facts: Facts) -> Iterator[LintFinding]:
     """The embedding is gathered from the transpose of a stored matrix."""
     for node in gathers_by_tokens(facts):
         table = input_of(node, 0)
         producer = None if table is None else table.producer()
         stored = weight(table)
         if stored is not None and producer is not None and producer.op_type == "Transpose":
-            yield Finding(
+            yield LintFinding(
                 rule="table-transposed",
                 severity="warning",
                 where=label(node),

@@ -11,7 +11,7 @@ from .facts import (
     FLOATS,
     MATRIX_INPUTS,
     Facts,
-    Finding,
+    LintFinding,
     gathers_by_tokens,
     input_of,
     integer,
@@ -28,7 +28,7 @@ _LARGE_SHARE = 0.05  # of all weights' bytes
 _BITS_PACKED = {8: 8.25, 4: 4.25}  # of a weight and its part of a float32 scale of 128 weights
 
 
-def matmul_unpacks(facts: Facts) -> Iterator[Finding]:
+def matmul_unpacks(facts: Facts) -> Iterator[LintFinding]:
     """Packed weights that are unpacked at each call, for want of accuracy_level 4.
 
     The ratios: one row by 2048 x 2048, block 128, onnxruntime 1.32, AVX512-VNNI, one thread.
@@ -38,7 +38,7 @@ def matmul_unpacks(facts: Facts) -> Iterator[Finding]:
         slow = [n for n in packed if integer(n, "accuracy_level", 0) != _INT8_ACCURACY]
         if slow:
             level = integer(slow[0], "accuracy_level", 0)
-            yield Finding(
+            yield LintFinding(
                 rule="matmul-unpacks",
                 severity="note" if bits == 4 else "warning",
                 where=listing(map(label, slow)),
@@ -55,7 +55,7 @@ def matmul_unpacks(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def float_zero_points(facts: Facts) -> Iterator[Finding]:
+def float_zero_points(facts: Facts) -> Iterator[LintFinding]:
     """Zero points in float, for which no kernel multiplies packed weights as they are."""
     found = [
         node
@@ -64,7 +64,7 @@ def float_zero_points(facts: Facts) -> Iterator[Finding]:
     ]
     if found:
         refused = [node for node in found if integer(node, "bits", 4) == 8]
-        yield Finding(
+        yield LintFinding(
             rule="float-zero-points",
             severity="error" if refused else "warning",
             where=listing(map(label, refused or found)),
@@ -78,14 +78,14 @@ def float_zero_points(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def float_left(facts: Facts) -> Iterator[Finding]:
+def float_left(facts: Facts) -> Iterator[LintFinding]:
     """Most matrices are packed; what stayed in float is large."""
     packed, plain = _matrices(facts)
     total = _total_bytes(facts)
     left = sum(map(num_bytes, plain))
     if len(packed) > len(plain) and left > _LARGE_SHARE * total:
         plain.sort(key=num_bytes, reverse=True)
-        yield Finding(
+        yield LintFinding(
             rule="float-left",
             severity="warning",
             where=listing((str(value.name) for value in plain), most=3),
@@ -101,12 +101,12 @@ def float_left(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def all_float(facts: Facts) -> Iterator[Finding]:
+def all_float(facts: Facts) -> Iterator[LintFinding]:
     """No matrix is packed."""
     packed, plain = _matrices(facts)
     if plain and not packed:
         total = sum(map(num_bytes, plain))
-        yield Finding(
+        yield LintFinding(
             rule="all-float",
             severity="note",
             where=facts.path.name,
@@ -119,7 +119,7 @@ def all_float(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def scale_for_all(facts: Facts) -> Iterator[Finding]:
+def scale_for_all(facts: Facts) -> Iterator[LintFinding]:
     """Matrices of bytes with one scale for all their weights."""
     found = [
         node
@@ -132,7 +132,7 @@ def scale_for_all(facts: Facts) -> Iterator[Finding]:
         and len(points.shape) == 0
     ]
     if found:
-        yield Finding(
+        yield LintFinding(
             rule="scale-for-all",
             severity="note",
             where=listing(map(label, found)),

@@ -8,14 +8,14 @@ import onnx_ir as ir
 
 from ..operator import schema
 from .attention import (
-    Attention,
     Declared,
+    LintedAttention,
     attentions,
     declared_window,
     names,
     window_of,
 )
-from .facts import Facts, Finding, dimension, input_of
+from .facts import Facts, LintFinding, dimension, input_of
 
 _ROPE_TABLES = {  # where the table of cosines is among a node's inputs
     (schema.MICROSOFT, "GroupQueryAttention"): 7,
@@ -25,7 +25,7 @@ _ROPE_TABLES = {  # where the table of cosines is among a node's inputs
 }
 
 
-def window_lost(facts: Facts) -> Iterator[Finding]:
+def window_lost(facts: Facts) -> Iterator[LintFinding]:
     """The model has a window; attentions see all keys."""
     declared = declared_window(facts)
     if declared is None or not _matters(declared, facts):
@@ -42,7 +42,7 @@ def window_lost(facts: Facts) -> Iterator[Finding]:
         if lost[0].has_attribute
         else f"no comparison of positions {declared.window} apart is in the mask"
     )
-    yield Finding(
+    yield LintFinding(
         rule="window-lost",
         severity="error",
         where=names(lost),
@@ -63,7 +63,7 @@ def window_lost(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def window_differs(facts: Facts) -> Iterator[Finding]:
+def window_differs(facts: Facts) -> Iterator[LintFinding]:
     """The graph has a window, which is not the model's."""
     declared = declared_window(facts)
     if declared is None or not _matters(declared, facts):
@@ -76,7 +76,7 @@ def window_differs(facts: Facts) -> Iterator[Finding]:
     if odd:
         window = min(odd[0].windows, key=lambda held: abs(held - declared.window))
         more = window - declared.window
-        yield Finding(
+        yield LintFinding(
             rule="window-differs",
             severity="error",
             where=names(odd),
@@ -92,7 +92,7 @@ def window_differs(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def window_invented(facts: Facts) -> Iterator[Finding]:
+def window_invented(facts: Facts) -> Iterator[LintFinding]:
     """The graph has a window where config.json says that the model has none."""
     if not facts.config:
         return
@@ -104,7 +104,7 @@ def window_invented(facts: Facts) -> Iterator[Finding]:
     ]
     window = window_of(invented[0], facts) if invented else 0
     if invented and (facts.max_positions or window + 1) > window:
-        yield Finding(
+        yield LintFinding(
             rule="window-invented",
             severity="error",
             where=names(invented),
@@ -114,7 +114,7 @@ def window_invented(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def rope_table_short(facts: Facts) -> Iterator[Finding]:
+def rope_table_short(facts: Facts) -> Iterator[LintFinding]:
     """The model has more positions than the table of cosines has rows."""
     tables: dict[ir.Value, None] = {}
     for node in facts.nodes:
@@ -126,7 +126,7 @@ def rope_table_short(facts: Facts) -> Iterator[Finding]:
     for table in tables:
         rows = dimension(table, 0)
         if most is not None and isinstance(rows, int) and rows < most:
-            yield Finding(
+            yield LintFinding(
                 rule="rope-table-short",
                 severity="error",
                 where=str(table.name),
@@ -140,11 +140,11 @@ def _matters(declared: Declared, facts: Facts) -> bool:
     return facts.max_positions is None or facts.max_positions > declared.window
 
 
-def _is_windowed(attention: Attention, declared: Declared) -> bool:
+def _is_windowed(attention: LintedAttention, declared: Declared) -> bool:
     return declared.layers is None or attention.layer in declared.layers
 
 
-def _is_whole(attention: Attention, declared: Declared | None) -> bool:
+def _is_whole(attention: LintedAttention, declared: Declared | None) -> bool:
     """Whether the model lets this layer see all keys, for certain."""
     return declared is None or (
         declared.layers is not None and attention.layer not in declared.layers

@@ -6,10 +6,10 @@ import dataclasses
 import math
 
 import pytest
-from tramontane.bench.export.__main__ import MOST_BYTES, MOST_MORE_BYTES, Row, broken_bounds
+from tramontane.bench.export.__main__ import MOST_BYTES, MOST_MORE_BYTES, ExportCost, broken_bounds
 
 WHOLE = 32
-ROW = Row(
+ROW = ExportCost(
     layers=WHOLE,
     quant="int4",
     seconds=120.0,

@@ -22,7 +22,7 @@ from tramontane.bench.peers import (
     weights as peer_weights,
 )
 from tramontane.bench.peers.figures import compare, sum_up
-from tramontane.bench.peers.weights import NAMES, Peer, Weights
+from tramontane.bench.peers.weights import NAMES, Peer, PeerWeights
 from tramontane.bench.samples import Spread
 from tramontane.environments import environments
 from tramontane.environments.environments import Absent
@@ -144,7 +144,7 @@ class Asked:
             plain={"prefill 256": 5.0, "decode at 16": 7.0}
         )
 
-        def peer(_: Weights, name: str) -> Peer:
+        def peer(_: PeerWeights, name: str) -> Peer:
             if name in missing:
                 raise Absent(missing[name])
             return Peer(name=name, runner=(), model=Path(name), file_bytes=1000)
@@ -154,7 +154,7 @@ class Asked:
             self.jobs.append(job)
             return self.says(one.name)
 
-        monkeypatch.setattr(Weights, "peer", peer)
+        monkeypatch.setattr(PeerWeights, "peer", peer)
         monkeypatch.setattr(Peer, "ask", ask)
 
 
@@ -297,7 +297,7 @@ def test_tokens_are_of_the_vocabulary_and_none_controls() -> None:
 @pytest.fixture
 def made(
     stdlib_5m: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Weights, list[str]]:
+) -> tuple[PeerWeights, list[str]]:
     """Weights whose exporter only notes what it was asked for."""
     exports: list[str] = []
 
@@ -307,10 +307,10 @@ def made(
         (out / "onnx" / "model.onnx").write_bytes(b"graph")
 
     monkeypatch.setattr(peer_weights, "export_checkpoint", export)
-    return Weights(stdlib_5m, tmp_path / "work", threads=1), exports
+    return PeerWeights(stdlib_5m, tmp_path / "work", threads=1), exports
 
 
-def test_weights_are_made_once(made: tuple[Weights, list[str]]) -> None:
+def test_weights_are_made_once(made: tuple[PeerWeights, list[str]]) -> None:
     weights, exports = made
     first, second = (weights.peer(INT4) for _ in range(2))
     assert first == second
@@ -319,7 +319,7 @@ def test_weights_are_made_once(made: tuple[Weights, list[str]]) -> None:
 
 
 def test_weights_are_made_anew_by_other_code(
-    made: tuple[Weights, list[str]], monkeypatch: pytest.MonkeyPatch
+    made: tuple[PeerWeights, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights, exports = made
     before = weights.peer(INT4).model
@@ -330,7 +330,7 @@ def test_weights_are_made_anew_by_other_code(
 
 
 def test_a_folder_that_is_not_ours_is_named_and_stays(
-    made: tuple[Weights, list[str]], tmp_path: Path
+    made: tuple[PeerWeights, list[str]], tmp_path: Path
 ) -> None:
     theirs = tmp_path / "work" / "ours-int4" / "notes.txt"
     theirs.parent.mkdir(parents=True)
@@ -342,7 +342,7 @@ def test_a_folder_that_is_not_ours_is_named_and_stays(
 
 @pytest.mark.parametrize("name", [Q4, "onnxruntime-genai int4"])
 def test_a_runtime_that_cannot_be_installed_is_absent(
-    made: tuple[Weights, list[str]], monkeypatch: pytest.MonkeyPatch, name: str
+    made: tuple[PeerWeights, list[str]], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def install(*_: object) -> Path:
         raise Absent("no compiler")
@@ -382,7 +382,7 @@ def llama(
 
 
 def test_the_file_that_llama_cpp_quantizes_is_proved_and_not_kept(
-    made: tuple[Weights, list[str]], llama: Callable[[float], None]
+    made: tuple[PeerWeights, list[str]], llama: Callable[[float], None]
 ) -> None:
     llama(0.01)
     path = made[0].peer(Q4).model
@@ -394,7 +394,7 @@ def test_the_file_that_llama_cpp_quantizes_is_proved_and_not_kept(
 
 
 def test_another_models_logits_stop_the_measurement(
-    made: tuple[Weights, list[str]], llama: Callable[[float], None]
+    made: tuple[PeerWeights, list[str]], llama: Callable[[float], None]
 ) -> None:
     llama(0.2)
     with pytest.raises(ParityError, match=r"whole\.gguf: mean KL .* expected at most 1e-03"):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from tramontane.bench.process import Run, run
+from tramontane.bench.process import ProcessUsage, run
 
 MOST = 4 << 30
 
 
-def python(code: str, *, limit_bytes: int = MOST) -> Run:
+def python(code: str, *, limit_bytes: int = MOST) -> ProcessUsage:
     return run([sys.executable, "-c", code], limit_bytes=limit_bytes)
 
 

@@ -83,7 +83,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return given
 
 
-def rows() -> dict[str, figures.Row]:
+def rows() -> dict[str, figures.WebSpeed]:
     speeds, loads = web_speed.measure(artifacts(), Path("web"), threads=1)
     found = figures.as_rows(artifacts(), speeds, loads, threads=1)
     return {row.recipe: row for row in found}

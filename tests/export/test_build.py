@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from tramontane.export.build import Options, adapted, export_checkpoint
+from tramontane.export.build import ExportOptions, adapted, export_checkpoint
 from tramontane.export.config import MistralConfig, geometry_of
 from tramontane.export.formats.layouts import read_config
 from tramontane.export.known_models import GEOMETRIES
@@ -77,7 +77,7 @@ def test_unknown_cache_is_refused(config: MistralConfig, cache: str) -> None:
 def test_unknown_cache_is_refused_before_anything_is_written(
     stdlib_5m: Path, tmp_path: Path
 ) -> None:
-    options = Options(quant="int8", target="ort", cache="endless")
+    options = ExportOptions(quant="int8", target="ort", cache="endless")
     with pytest.raises(ConfigError, match="--cache endless: unknown"):
         export_checkpoint(stdlib_5m, tmp_path / "out", options)
     assert not list(tmp_path.iterdir())

@@ -13,17 +13,17 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from tramontane.export import build
-from tramontane.export.build import Options, export_checkpoint
+from tramontane.export.build import ExportOptions, export_checkpoint
 from tramontane.export.calibrate import calibrate_subprocess
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.trace import trace_subprocess
 from tramontane.runtime.errors import CheckpointError
 from tramontane.runtime.manifest import read_manifest
-from tramontane.validate.gate import Options as Measuring
+from tramontane.validate.gate import GateOptions
 from tramontane.validate.run_gate import prove, validate
 
 Write = Callable[..., Path]
-FP32 = Options(quant="fp32", target="ort")
+FP32 = ExportOptions(quant="fp32", target="ort")
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="open files cannot be replaced there")
 
 
@@ -222,7 +222,7 @@ def test_calibration_reads_the_same_files_or_none(
     monkeypatch.setattr(calibrate_subprocess.subprocess, "run", changing)
     out = tmp_path / "out" / "artifact"
     out.parent.mkdir()
-    said = refusal(checkpoint, out, recipe=Options(quant="int8-dynamic", target="ort"))
+    said = refusal(checkpoint, out, recipe=ExportOptions(quant="int8-dynamic", target="ort"))
     assert "model.safetensors: was replaced or written to between two readings" in said
 
 
@@ -241,7 +241,7 @@ def test_reference_keeps_nothing_of_a_checkpoint_that_changes_under_it(
     monkeypatch.setattr(Checkpoint, "read", changing)
     out.parent.mkdir()
     said = refusal(
-        checkpoint, out, gate=lambda folder, held: prove(folder, held, Measuring(store=store))
+        checkpoint, out, gate=lambda folder, held: prove(folder, held, GateOptions(store=store))
     )
     assert "was written to" in said
     assert [path.name for path in store.iterdir()] == [".tramontane"]
@@ -253,7 +253,7 @@ def test_validation_names_a_checkpoint_that_changes_before_what_that_broke(
     checkpoint, store = checkpoints("single"), tmp_path / "store"
     export_checkpoint(checkpoint, tmp_path / "out", FP32)
     with Checkpoint.open(checkpoint) as held:
-        validate(tmp_path / "out", held, Measuring(store=store))
+        validate(tmp_path / "out", held, GateOptions(store=store))
         overwrite(checkpoint / "model.safetensors")
         with pytest.raises(CheckpointError, match="was written to"):
-            validate(tmp_path / "out", held, Measuring(store=store), explains=True)
+            validate(tmp_path / "out", held, GateOptions(store=store), explains=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tramontane.export.build import Options
+from tramontane.export.build import ExportOptions
 from tramontane.interop import cases
 from tramontane.interop.cases import Case, Exported
 
@@ -22,7 +22,7 @@ def exported(
     """The embedded model in fp32 and its job, as ``cases.export`` makes them of a made artifact."""
     made = embedded_artifact("fp32-ort")
 
-    def copy(checkpoint: Path, folder: Path, options: Options, *, resume: bool) -> None:
+    def copy(checkpoint: Path, folder: Path, options: ExportOptions, *, resume: bool) -> None:
         shutil.copytree(made, folder)  # onnx reads no weights that are linked twice
 
     with monkeypatch.context() as patch:

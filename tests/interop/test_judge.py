@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tramontane.environments.environments import Absent
 from tramontane.interop.cases import Exported
-from tramontane.interop.judge import BOUNDS, Answer, Cell, Expected, Failed, ask, judge
+from tramontane.interop.judge import BOUNDS, Answer, Cell, ExpectedAnswer, Failed, ask, judge
 from tramontane.interop.runtimes import OTHERS, Runtime
 from tramontane.validate.figures import compare
 
@@ -39,8 +39,8 @@ def _logits() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def expected() -> Expected:
-    return Expected(
+def expected() -> ExpectedAnswer:
+    return ExpectedAnswer(
         tokens=TOKENS, texts=["(n):\n"], ids=IDS, decoded=list(STRINGS), logits=_logits()
     )
 
@@ -71,7 +71,10 @@ def _answer(**changes: Any) -> Answer:
 
 
 def _judged_logits(
-    exported: Exported, expected: Expected, logits: np.ndarray, runtime: Runtime = OWN_KERNELS
+    exported: Exported,
+    expected: ExpectedAnswer,
+    logits: np.ndarray,
+    runtime: Runtime = OWN_KERNELS,
 ) -> Cell:
     logits.astype("<f4").tofile(exported.job["logits"])
     answer = _answer(tokens=[], texts=None, ids=None, decoded=None)
@@ -79,7 +82,7 @@ def _judged_logits(
 
 
 def test_a_right_answer_passes_and_tells_what_was_compared(
-    asked: Callable[[str], Exported], expected: Expected
+    asked: Callable[[str], Exported], expected: ExpectedAnswer
 ) -> None:
     cell = judge(OTHER, asked("fp32"), _answer(), expected)
     assert cell == Cell(said="same tokens, text", versions={"other": "1.0"})
@@ -90,7 +93,7 @@ def test_a_right_answer_passes_and_tells_what_was_compared(
 @pytest.mark.parametrize(("prompt", "at"), [(0, 0), (0, 3), (1, 2)])
 @pytest.mark.parametrize("quant", ["fp32", "int8"])
 def test_a_token_that_is_off_by_one_is_named_with_its_prompt_and_place(
-    asked: Callable[[str], Exported], expected: Expected, quant: str, prompt: int, at: int
+    asked: Callable[[str], Exported], expected: ExpectedAnswer, quant: str, prompt: int, at: int
 ) -> None:
     tokens = [list(each) for each in TOKENS]
     tokens[prompt][at] += 1
@@ -101,7 +104,7 @@ def test_a_token_that_is_off_by_one_is_named_with_its_prompt_and_place(
 
 
 def test_in_fp32_a_runtime_with_kernels_of_its_own_must_give_the_same_tokens_too(
-    asked: Callable[[str], Exported], expected: Expected
+    asked: Callable[[str], Exported], expected: ExpectedAnswer
 ) -> None:
     tokens = [TOKENS[0], [20, 21, 22, 24]]
     cell = judge(OWN_KERNELS, asked("fp32"), _answer(tokens=tokens), expected)
@@ -109,7 +112,7 @@ def test_in_fp32_a_runtime_with_kernels_of_its_own_must_give_the_same_tokens_too
 
 
 def test_both_prompts_are_named_when_both_are_wrong(
-    asked: Callable[[str], Exported], expected: Expected
+    asked: Callable[[str], Exported], expected: ExpectedAnswer
 ) -> None:
     tokens = [[10, 11, 12, 14], [21, 21, 22, 23]]
     cell = judge(OTHER, asked("fp32"), _answer(tokens=tokens), expected)
@@ -118,14 +121,14 @@ def test_both_prompts_are_named_when_both_are_wrong(
 
 @pytest.mark.parametrize("tokens", [TOKENS[:1], [], [*TOKENS, [1]]])
 def test_an_answer_to_fewer_or_more_prompts_is_no_answer(
-    asked: Callable[[str], Exported], expected: Expected, tokens: list[list[int]]
+    asked: Callable[[str], Exported], expected: ExpectedAnswer, tokens: list[list[int]]
 ) -> None:
     with pytest.raises(ValueError, match="zip"):
         judge(OTHER, asked("fp32"), _answer(tokens=tokens), expected)
 
 
 def test_a_runtime_that_stops_early_does_not_pass_by_what_it_gave(
-    asked: Callable[[str], Exported], expected: Expected
+    asked: Callable[[str], Exported], expected: ExpectedAnswer
 ) -> None:
     cell = judge(OTHER, asked("fp32"), _answer(tokens=[TOKENS[0], [20, 21]]), expected)
     assert cell.is_failure
@@ -133,7 +136,7 @@ def test_a_runtime_that_stops_early_does_not_pass_by_what_it_gave(
 
 
 def test_a_slow_runtime_is_held_against_the_tokens_that_were_asked_of_it(
-    asked: Callable[[str], Exported], expected: Expected
+    asked: Callable[[str], Exported], expected: ExpectedAnswer
 ) -> None:
     slow = replace(OTHER, new_tokens=2)
     half = _answer(tokens=[tokens[:2] for tokens in TOKENS])
@@ -142,7 +145,7 @@ def test_a_slow_runtime_is_held_against_the_tokens_that_were_asked_of_it(
 
 
 def test_a_wrong_text_is_shown_beside_the_right_one(
-    asked: Callable[[str], Exported], expected: Expected
+    asked: Callable[[str], Exported], expected: ExpectedAnswer
 ) -> None:
     cell = judge(OTHER, asked("fp32"), _answer(texts=["(n): \n"]), expected)
     assert cell.is_failure
@@ -150,7 +153,7 @@ def test_a_wrong_text_is_shown_beside_the_right_one(
 
 
 def test_a_hard_string_that_is_read_otherwise_is_shown_with_both_readings(
-    asked: Callable[[str], Exported], expected: Expected
+    asked: Callable[[str], Exported], expected: ExpectedAnswer
 ) -> None:
     cell = judge(OTHER, asked("fp32"), _answer(ids=[IDS[0], [1, 1], IDS[2]]), expected)
     assert cell.is_failure
@@ -158,7 +161,7 @@ def test_a_hard_string_that_is_read_otherwise_is_shown_with_both_readings(
 
 
 def test_a_hard_string_that_is_written_otherwise_is_shown_with_both_writings(
-    asked: Callable[[str], Exported], expected: Expected
+    asked: Callable[[str], Exported], expected: ExpectedAnswer
 ) -> None:
     cell = judge(OTHER, asked("fp32"), _answer(decoded=["plain", "<s>", "x"]), expected)
     assert cell.is_failure
@@ -166,7 +169,7 @@ def test_a_hard_string_that_is_written_otherwise_is_shown_with_both_writings(
 
 
 def test_a_known_difference_is_let_through_for_that_string_and_that_way_alone(
-    asked: Callable[[str], Exported], expected: Expected
+    asked: Callable[[str], Exported], expected: ExpectedAnswer
 ) -> None:
     knows = replace(
         OTHER,
@@ -191,7 +194,7 @@ def test_what_is_known_of_a_runtime_excuses_no_ordinary_text() -> None:
 
 
 def test_where_tokens_cannot_be_asked_for_hard_strings_still_are(
-    asked: Callable[[str], Exported], expected: Expected
+    asked: Callable[[str], Exported], expected: ExpectedAnswer
 ) -> None:
     exported = asked("int8")
     expected.logits.tofile(exported.job["logits"])
@@ -202,7 +205,7 @@ def test_where_tokens_cannot_be_asked_for_hard_strings_still_are(
 
 @pytest.mark.parametrize(("share", "is_failure"), [(1.05, True), (0.95, False)])
 def test_noise_in_logits_passes_just_within_the_bound_of_divergence_and_fails_just_beyond(
-    asked: Callable[[str], Exported], expected: Expected, share: float, is_failure: bool
+    asked: Callable[[str], Exported], expected: ExpectedAnswer, share: float, is_failure: bool
 ) -> None:
     logits = _noisy(expected.logits, mean_kl=share * INT8_KL)
     cell = _judged_logits(asked("int8"), expected, logits)
@@ -214,7 +217,7 @@ def test_noise_in_logits_passes_just_within_the_bound_of_divergence_and_fails_ju
 
 @pytest.mark.parametrize(("others", "is_failure"), [(11, True), (10, False)])
 def test_other_tops_pass_just_within_the_bound_and_fail_just_beyond(
-    asked: Callable[[str], Exported], expected: Expected, others: int, is_failure: bool
+    asked: Callable[[str], Exported], expected: ExpectedAnswer, others: int, is_failure: bool
 ) -> None:
     logits = expected.logits.copy()
     rows = np.arange(0, 5 * others, 5)
@@ -226,7 +229,7 @@ def test_other_tops_pass_just_within_the_bound_and_fail_just_beyond(
 
 
 def test_one_logit_that_is_no_number_fails(
-    asked: Callable[[str], Exported], expected: Expected
+    asked: Callable[[str], Exported], expected: ExpectedAnswer
 ) -> None:
     logits = expected.logits.copy()
     logits[100, 3] = np.nan
@@ -237,7 +240,7 @@ def test_one_logit_that_is_no_number_fails(
 
 @pytest.mark.parametrize("kept", [T * V - 1, T * V // 2, 0])
 def test_too_few_logits_fail(
-    asked: Callable[[str], Exported], expected: Expected, kept: int
+    asked: Callable[[str], Exported], expected: ExpectedAnswer, kept: int
 ) -> None:
     cell = _judged_logits(asked("int8"), expected, expected.logits.ravel()[:kept])
     assert cell.is_failure
@@ -245,7 +248,7 @@ def test_too_few_logits_fail(
 
 
 def test_a_slow_runtime_is_held_against_the_positions_that_were_asked_of_it(
-    asked: Callable[[str], Exported], expected: Expected
+    asked: Callable[[str], Exported], expected: ExpectedAnswer
 ) -> None:
     slow = replace(OWN_KERNELS, num_scored=T // 2)
     logits = expected.logits[: T // 2].copy()
@@ -270,7 +273,7 @@ print(json.dumps({"tokens": [[job["new_tokens"]], [job["logits"]]], "texts": ["\
 
 
 def test_logits_of_another_are_not_taken_for_those_of_a_runner_that_wrote_none(
-    asked: Callable[[str], Exported], expected: Expected
+    asked: Callable[[str], Exported], expected: ExpectedAnswer
 ) -> None:
     exported = asked("int8")
     expected.logits.tofile(exported.job["logits"])

@@ -58,7 +58,7 @@ def test_a_graph_of_other_weights_is_found_unequal(
 
 
 def test_a_graph_that_lost_the_option_is_found_unequal(converted: Path) -> None:
-    row = reduced.Row(
+    row = reduced.ConvertedGraph(
         style="Fixed", file=reduced.converted(converted), tokens=1, agreeing=1, max_difference=0.0
     )
     assert not row.is_equal

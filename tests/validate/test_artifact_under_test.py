@@ -95,10 +95,10 @@ def test_a_graph_without_the_driver_gives_the_logits_of_the_driver(
 def test_a_growing_cache_is_told_from_a_windowed_one(
     tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
-    from tramontane.export.build import Options, export_checkpoint
+    from tramontane.export.build import ExportOptions, export_checkpoint
 
     folder = tiny_checkpoint("LlamaForCausalLM")
-    export_checkpoint(folder, tmp_path / "a", Options(quant="fp32", target="ort"))
+    export_checkpoint(folder, tmp_path / "a", ExportOptions(quant="fp32", target="ort"))
     config = dataclasses.replace(Checkpoint.open(folder).config, sliding_window=8)
     subject = open_subject(as_another(tmp_path / "a", tmp_path / "graph"), config)
     assert (subject.layout.rows, subject.layout.window) == (None, None)

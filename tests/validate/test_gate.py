@@ -8,14 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tramontane.export.build import Options as Recipe
-from tramontane.export.build import export_checkpoint
+from tramontane.export.build import ExportOptions, export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.faults import in_attention, in_cache, in_operators
 from tramontane.faults.planting import Fault, planted
 from tramontane.runtime.contract import MODEL_FILE
 from tramontane.runtime.errors import ContractError, ParityError
-from tramontane.validate.gate import Options
+from tramontane.validate.gate import GateOptions
 from tramontane.validate.run_gate import Verdict, prove, validate
 from tramontane.validate.verdict import Check
 
@@ -44,7 +43,7 @@ def failed(verdict: Verdict) -> list[Check]:
 def test_the_embedded_model_is_proved(
     embedded_artifact: Artifact, checkpoint: Checkpoint, recipe: str
 ) -> None:
-    verdict = validate(embedded_artifact(recipe), checkpoint, Options(), explains=True)
+    verdict = validate(embedded_artifact(recipe), checkpoint, GateOptions(), explains=True)
     assert failed(verdict) == []
     assert verdict.explanation is None
     kinds = {check.kind for check in verdict.measurement.checks}
@@ -60,7 +59,7 @@ def test_the_embedded_model_is_proved(
 def test_other_seeds_of_tokens_pass(
     embedded_artifact: Artifact, checkpoint: Checkpoint, quant: str, seed: int
 ) -> None:
-    options = Options(seed=seed)
+    options = GateOptions(seed=seed)
     assert failed(validate(embedded_artifact(f"{quant}-ort"), checkpoint, options)) == []
 
 
@@ -69,7 +68,7 @@ def test_both_lengths_of_a_ragged_batch_are_checked_where_the_target_allows_it(
 ) -> None:
     names = {}
     for recipe in ("fp32-portable", "fp32-ort"):
-        verdict = validate(embedded_artifact(recipe), checkpoint, Options())
+        verdict = validate(embedded_artifact(recipe), checkpoint, GateOptions())
         found = [check.name for check in verdict.measurement.checks if check.kind == "batch"]
         names[recipe] = found
     assert names["fp32-portable"] == [
@@ -84,9 +83,9 @@ def test_both_lengths_of_a_ragged_batch_are_checked_where_the_target_allows_it(
 def test_a_batch_padded_on_the_left_is_checked_where_the_cache_grows(
     stdlib_5m: Path, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    recipe = Recipe(quant="int8", target="ort", cache="growing")
+    recipe = ExportOptions(quant="int8", target="ort", cache="growing")
     export_checkpoint(stdlib_5m, tmp_path / "a", recipe)
-    verdict = validate(tmp_path / "a", checkpoint, Options())
+    verdict = validate(tmp_path / "a", checkpoint, GateOptions())
     assert failed(verdict) == []
     names = [check.name for check in verdict.measurement.checks if check.kind == "batch"]
     assert sum("padded on the left" in name for name in names) == 2
@@ -97,7 +96,7 @@ def test_padding_on_the_left_that_is_read_is_caught_by_its_batch_alone(
 ) -> None:
     wrong = fault("padding on the left is read")
     spoilt = planted(wrong, embedded_artifact(wrong.recipe), tmp_path / "spoilt")
-    verdict = validate(spoilt, checkpoint, Options(), explains=True)
+    verdict = validate(spoilt, checkpoint, GateOptions(), explains=True)
     assert {"padded on the left" in check.name for check in failed(verdict)} == {True}
     assert verdict.explanation is not None
     assert verdict.explanation.place.startswith(wrong.place)
@@ -109,7 +108,7 @@ def test_a_window_that_is_off_by_one_shows_in_logits_and_operators_of_four_bits(
 ) -> None:
     wrong = fault("window's edge included: >= for >")
     spoilt = planted(wrong, embedded_artifact(wrong.recipe), tmp_path / "spoilt")
-    verdict = validate(spoilt, checkpoint, Options(), explains=True)
+    verdict = validate(spoilt, checkpoint, GateOptions(), explains=True)
     assert {"logits", "operators"} <= {check.kind for check in failed(verdict)}
     assert verdict.explanation is not None
     assert "the window is 65, expected 64" in verdict.explanation.cause
@@ -121,7 +120,7 @@ def test_a_fault_that_only_long_sequences_meet_is_found_by_replaying_one(
 ) -> None:
     wrong = fault("rope's tables end after 512 positions")
     spoilt = planted(wrong, embedded_artifact(wrong.recipe), tmp_path / "spoilt")
-    verdict = validate(spoilt, checkpoint, Options(), explains=True)
+    verdict = validate(spoilt, checkpoint, GateOptions(), explains=True)
     assert verdict.measurement.dissection is not None
     assert verdict.measurement.dissection.culprit is None  # 105 positions tell nothing
     assert verdict.explanation is not None
@@ -132,7 +131,7 @@ def test_a_failed_gate_names_the_culprit_and_leaves_nothing(
     stdlib_5m: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "artifact"
-    export_checkpoint(stdlib_5m, out, Recipe(quant="int8", target="ort"))
+    export_checkpoint(stdlib_5m, out, ExportOptions(quant="int8", target="ort"))
     before = (out / "manifest.json").read_bytes()
 
     def spoiling(folder: Path, checkpoint: Checkpoint) -> dict[str, float]:
@@ -140,7 +139,7 @@ def test_a_failed_gate_names_the_culprit_and_leaves_nothing(
         return prove(spoilt, checkpoint)
 
     with pytest.raises(ParityError) as refused:
-        export_checkpoint(stdlib_5m, out, Recipe(quant="int8", target="ort"), gate=spoiling)
+        export_checkpoint(stdlib_5m, out, ExportOptions(quant="int8", target="ort"), gate=spoiling)
     assert "parity checks failed:\n  operators" in str(refused.value)
     assert "first at fault: layer 0, attention" in str(refused.value)
     assert "likely cause: scores are capped at 30" in str(refused.value)
@@ -150,7 +149,7 @@ def test_a_failed_gate_names_the_culprit_and_leaves_nothing(
 
 
 def test_the_report_and_the_manifest_carry_the_figures(stdlib_5m: Path, tmp_path: Path) -> None:
-    recipe = Recipe(quant="fp32", target="ort")
+    recipe = ExportOptions(quant="fp32", target="ort")
     manifest = export_checkpoint(stdlib_5m, tmp_path / "a", recipe, gate=prove)
     written = json.loads((tmp_path / "a" / "parity" / "report.json").read_text())
     assert written["passed"]
@@ -170,7 +169,7 @@ def test_a_figure_that_is_no_number_fails_and_is_null_in_the_report(
 
     wrong = dataclasses.replace(fault("last norm skipped"), plant=divided_by_nothing)
     spoilt = planted(wrong, embedded_artifact("fp32-ort"), tmp_path / "spoilt")
-    verdict = validate(spoilt, checkpoint, Options(), explains=True)
+    verdict = validate(spoilt, checkpoint, GateOptions(), explains=True)
     assert {"logits", "operators"} <= {check.kind for check in failed(verdict)}
     report = verdict.as_json()
     assert report["checks"][0]["figures"]["mean_kl"] is None
@@ -181,7 +180,7 @@ def test_a_figure_that_is_no_number_fails_and_is_null_in_the_report(
 def test_a_scale_of_the_tolerances_moves_every_bound_and_is_told(
     embedded_artifact: Artifact, checkpoint: Checkpoint
 ) -> None:
-    tight = validate(embedded_artifact("int8-ort"), checkpoint, Options(tolerance=0.1))
+    tight = validate(embedded_artifact("int8-ort"), checkpoint, GateOptions(tolerance=0.1))
     assert any("mean KL" in failure for check in failed(tight) for failure in check.failures)
     report = tight.as_json()
     assert report["tolerance"]["scale"] == 0.1
@@ -189,13 +188,13 @@ def test_a_scale_of_the_tolerances_moves_every_bound_and_is_told(
     assert report["repeat"].endswith("--tolerance 0.1")
     for scale in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(ContractError, match="--tolerance .* expected a number above 0"):
-            validate(embedded_artifact("int8-ort"), checkpoint, Options(tolerance=scale))
+            validate(embedded_artifact("int8-ort"), checkpoint, GateOptions(tolerance=scale))
 
 
 def test_an_artifact_beyond_the_distance_that_was_asked_for_fails_and_says_what_to_try(
     embedded_artifact: Artifact, checkpoint: Checkpoint
 ) -> None:
-    asked = Options(min_agreement=0.99, max_kl=1e-3)
+    asked = GateOptions(min_agreement=0.99, max_kl=1e-3)
     verdict = validate(embedded_artifact("int4-ort"), checkpoint, asked, explains=True)
     assert [check.kind for check in failed(verdict)] == ["distance"]
     assert verdict.explanation is not None
@@ -205,7 +204,11 @@ def test_an_artifact_beyond_the_distance_that_was_asked_for_fails_and_says_what_
         "with --block 32, or --quant int8"
     )
     assert verdict.as_json()["repeat"].endswith("--max-kl 0.001 --min-agreement 0.99")
-    for wrong in (Options(max_kl=0), Options(min_agreement=1.5), Options(max_kl=float("nan"))):
+    for wrong in (
+        GateOptions(max_kl=0),
+        GateOptions(min_agreement=1.5),
+        GateOptions(max_kl=float("nan")),
+    ):
         with pytest.raises(ContractError, match="--max-kl|--min-agreement"):
             validate(embedded_artifact("int8-ort"), checkpoint, wrong)
 
@@ -225,7 +228,7 @@ def test_a_graph_that_cannot_be_looked_into_is_checked_from_outside(
         for index, name in enumerate(node.input):
             node.input[index] = names.get(name, name)
     onnx.save(model, tmp_path / "model.onnx")
-    verdict = validate(tmp_path, checkpoint, Options())
+    verdict = validate(tmp_path, checkpoint, GateOptions())
     assert failed(verdict) == []
     assert "weights and operators were not looked at" in verdict.measurement.notes[0]
     assert verdict.as_json()["findings"] == []
@@ -235,8 +238,8 @@ def test_a_window_that_is_not_the_checkpoints_own_is_noted(
     tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = tiny_checkpoint()
-    export_checkpoint(folder, tmp_path / "a", Recipe(quant="fp32", target="ort", window=4))
-    verdict = validate(tmp_path / "a", Checkpoint.open(folder), Options())
+    export_checkpoint(folder, tmp_path / "a", ExportOptions(quant="fp32", target="ort", window=4))
+    verdict = validate(tmp_path / "a", Checkpoint.open(folder), GateOptions())
     assert failed(verdict) == []
     assert verdict.measurement.notes == [
         "the artifact's window is 4, the checkpoint's 8: it was exported with --window, and is "

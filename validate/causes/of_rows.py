@@ -9,7 +9,7 @@ import numpy as np
 from ...runtime.cache import CacheLayout
 from ..figures import relative_errors
 from ..layer_checks.findings import Exhibit
-from ..reference.reference import Run
+from ..reference.reference import ReferenceRun
 from .rank_causes import Cause, Found, likeliest
 
 _SAME = 1e-3  # rows that differ by less are one: they were copied, or computed alike
@@ -19,7 +19,7 @@ _MOST = 0.9  # of the misplaced rows that must follow a pattern
 
 
 def cause_of_rows(
-    exhibit: Exhibit, layout: CacheLayout, run: Run, *, is_attention_sound: bool
+    exhibit: Exhibit, layout: CacheLayout, run: ReferenceRun, *, is_attention_sound: bool
 ) -> Found | None:
     """The likeliest cause and its evidence, or None.
 
@@ -106,7 +106,7 @@ def _of_another_kind(exhibit: Exhibit, first: int) -> Found | None:
     return likeliest(causes(), score, error=score(own), bound=exhibit.finding.bound)
 
 
-def _of_another_layer(exhibit: Exhibit, run: Run, first: int) -> Found | None:
+def _of_another_layer(exhibit: Exhibit, run: ReferenceRun, first: int) -> Found | None:
     """The layer whose rows, by the reference, most of these are nearest to."""
     of_all = run.values if "values" in exhibit.finding.name else run.keys
     own, count = exhibit.finding.layer, exhibit.found.shape[1]

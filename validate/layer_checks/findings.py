@@ -10,7 +10,7 @@ SCALES = "scales"  # how the names of findings about a cache's scales end
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class LayerFinding:
     """One weight or operator, and how far it is from the reference's."""
 
     layer: int | None  # None: before the first, or after the last
@@ -41,7 +41,7 @@ class Finding:
 class Exhibit:
     """What belongs to the first broken finding, for whoever asks why."""
 
-    finding: Finding
+    finding: LayerFinding
     inputs: dict[str, np.ndarray]
     found: np.ndarray
     expected: np.ndarray
@@ -54,7 +54,7 @@ class Dissection:
     tokens: np.ndarray  # (T,) int64, that it was done on
     cuts: list[int]  # sizes of the pieces in which they were fed
     layers: list[int]  # looked at
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[LayerFinding] = field(default_factory=list)
     drift: list[float] = field(default_factory=list)  # mean relative error after each layer
     culprit: Exhibit | None = None  # the first finding beyond its bound
 

@@ -31,7 +31,7 @@ from ..reference import operators
 from ..reference.kernel_rounding import KernelRounding
 from ..reference.reference import Reference
 from ..tolerance import Tolerance
-from .findings import Dissection, Exhibit, Finding, block_errors
+from .findings import Dissection, Exhibit, LayerFinding, block_errors
 
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
 
@@ -322,7 +322,7 @@ class _Walk:
         block = expected.shape[1] if bits == 32 else block
         errors = block_errors(expected, found, block)
         row, column = np.unravel_index(np.nan_to_num(errors, nan=np.inf).argmax(), errors.shape)
-        finding = Finding(
+        finding = LayerFinding(
             layer=number,
             name=name,
             kind="weights",
@@ -366,7 +366,7 @@ class _Walk:
         bound: float | None = None,
     ) -> None:
         errors = np.nan_to_num(relative_errors(expected, found), nan=np.inf)
-        finding = Finding(
+        finding = LayerFinding(
             layer=number,
             name=name,
             kind="operators",
@@ -378,7 +378,7 @@ class _Walk:
 
     def _add(
         self,
-        finding: Finding,
+        finding: LayerFinding,
         inputs: dict[str, np.ndarray],
         found: np.ndarray,
         expected: np.ndarray,

@@ -29,7 +29,7 @@ from ..cache_checks import hold
 from ..figures import by_position, relative_errors
 from ..tolerance import Floor
 from . import operators, weights
-from .reference import Reference, Run
+from .reference import Reference, ReferenceRun
 from .reference_cache import Mapped, digest
 from .weights import LayerWeights, Product, Weights
 
@@ -44,7 +44,7 @@ _ARRAYS = ("logits", "keys", "values", "noise", "row_noise")
 class Expected:
     """What one sequence must come out as, and within which noise."""
 
-    run: Run
+    run: ReferenceRun
     floor: Floor | None  # None: not known, so nothing is bounded
 
 
@@ -87,7 +87,7 @@ class RecipeReference:
                 row_error=float(worst),
                 mean_row_error=float(mean),
             )
-            found.append(Expected(run=Run(tokens=tokens, **arrays), floor=floor))
+            found.append(Expected(run=ReferenceRun(tokens=tokens, **arrays), floor=floor))
         return found
 
     def _shapes(self, length: int) -> dict[str, tuple[int, ...]]:

@@ -29,7 +29,7 @@ _ARRAYS = ("logits", "keys", "values")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
+class ReferenceRun:
     """What the reference made of one sequence, fed in one shot."""
 
     tokens: np.ndarray  # (T,) int64
@@ -64,7 +64,7 @@ class Reference:
         """Cosines and sines of all positions: each (P, D / 2) float32."""
         return self._rope
 
-    def runs(self, sequences: Sequence[np.ndarray]) -> list[Run]:
+    def runs(self, sequences: Sequence[np.ndarray]) -> list[ReferenceRun]:
         """Run sequences (T,) int64, all in one walk over the layers; those kept are not run.
 
         Raises:
@@ -86,7 +86,7 @@ class Reference:
         for key, tokens in zip(keys, sequences, strict=True):
             arrays = self.store.find(key, _ARRAYS)
             assert arrays is not None, "it was just kept"
-            found.append(Run(tokens=tokens, **arrays))
+            found.append(ReferenceRun(tokens=tokens, **arrays))
         return found
 
     def layers(self, numbers: Sequence[int]) -> Iterator[tuple[int, Layer]]:

@@ -13,7 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from ...runtime.sizes import format_bytes
-from ..layer_checks.findings import Finding
+from ..layer_checks.findings import LayerFinding
 from ..verdict import COMPARED, WORDS, Check
 from . import plots
 from .scales import write_number
@@ -133,26 +133,26 @@ def _as_check(content: dict[str, Any]) -> Check:
     return Check(**{**content, "figures": figures, "failures": tuple(content["failures"])})
 
 
-def _as_finding(content: dict[str, Any]) -> Finding:
+def _as_finding(content: dict[str, Any]) -> LayerFinding:
     known = {name: value for name, value in content.items() if name != "is_broken"}
-    return Finding(**{**known, "error": _number(content["error"])})
+    return LayerFinding(**{**known, "error": _number(content["error"])})
 
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _ranked(findings: list[Finding]) -> list[Finding]:
+def _ranked(findings: list[LayerFinding]) -> list[LayerFinding]:
     """The furthest beyond or the nearest to their bounds first."""
 
-    def distance(finding: Finding) -> float:
+    def distance(finding: LayerFinding) -> float:
         share = finding.error / finding.bound
         return -math.inf if math.isnan(share) else -share
 
     return sorted(findings, key=distance)
 
 
-def _telling(findings: list[Finding]) -> list[Finding]:
+def _telling(findings: list[LayerFinding]) -> list[LayerFinding]:
     """Those beyond their bounds; where none is, the nearest of each kind."""
     ranked = _ranked(findings)
     broken = [one for one in ranked if one.is_broken][:_BROKEN]
@@ -212,7 +212,7 @@ def _is_broken(figure: str, value: float | None, bound: float) -> bool:
     return bool(Check(name="", kind="", figures=figures, bounds=bounds).broken_figures)
 
 
-def _plots(report: dict[str, Any], findings: list[Finding]) -> dict[str, dict[str, Markup]]:
+def _plots(report: dict[str, Any], findings: list[LayerFinding]) -> dict[str, dict[str, Markup]]:
     """Plots by name and width; those of a graph that wasn't looked into are left out."""
     kl, drift = report["curve"]["kl"], report["drift"]
     window, bound = report["artifact"]["window"], report["tolerance"]["max_kl"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..layer_checks.findings import Finding
+from ..layer_checks.findings import LayerFinding
 from .scales import LogScale, write_number
 from .svg import ACCENT, BAD, INK, MARGINS, MUTED, Plot, draw
 
@@ -145,7 +145,7 @@ def plot_drift(drift: Sequence[float | None]) -> Plot:
     return draw("drift", words, paint, height=2.3)
 
 
-def plot_findings(findings: Sequence[Finding]) -> Plot:
+def plot_findings(findings: Sequence[LayerFinding]) -> Plot:
     """Draw each weight's, operator's and row's error as a share of its bound, by layer."""
     shares = np.array([one.error / one.bound for one in findings])
     is_broken = np.array([one.is_broken for one in findings])
@@ -273,7 +273,7 @@ def _layer_ticks(axes: Axes, labels: Sequence[str], *, most: int) -> None:
 
 def _name_the_worst(
     axes: Axes,
-    findings: Sequence[Finding],
+    findings: Sequence[LayerFinding],
     shares: np.ndarray,
     x: np.ndarray,
     y: np.ndarray,
@@ -290,7 +290,7 @@ def _name_the_worst(
         )
 
 
-def _columns(findings: Sequence[Finding]) -> tuple[list[str], list[int]]:
+def _columns(findings: Sequence[LayerFinding]) -> tuple[list[str], list[int]]:
     """Labels of the layers, what is before and behind them included, and each finding's."""
     layers = sorted({one.layer for one in findings if one.layer is not None})
     seen, columns = False, []

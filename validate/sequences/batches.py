@@ -12,7 +12,7 @@ from ...runtime import contract
 from ..artifact_under_test import Subject
 from ..figures import compare
 from ..reference.recipe_reference import Expected
-from ..reference.reference import Run
+from ..reference.reference import ReferenceRun
 from ..runners import CacheRows
 from ..tolerance import Tolerance
 from ..verdict import Check
@@ -38,7 +38,7 @@ class BatchRow:
 
 
 def feed_batch(
-    subject: Subject, runs: Sequence[Run], *, pads_left: bool = False
+    subject: Subject, runs: Sequence[ReferenceRun], *, pads_left: bool = False
 ) -> list[BatchRow]:
     """Two sequences in one batch, then token by token past the edge; of two lengths if allowed."""
     edges, longest = subject.edges, min(len(run.tokens) for run in runs)
@@ -72,7 +72,7 @@ def feed_batch(
     ]
 
 
-def feed_batches(subject: Subject, runs: Sequence[Run]) -> Iterator[BatchRow]:
+def feed_batches(subject: Subject, runs: Sequence[ReferenceRun]) -> Iterator[BatchRow]:
     """Each sequence of each batch, in the order of ``runs``: padded on both sides if allowed."""
     for pads_left in (False, True) if subject.takes_ragged_batches else (False,):
         yield from feed_batch(subject, runs, pads_left=pads_left)

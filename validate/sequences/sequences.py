@@ -11,7 +11,7 @@ import numpy as np
 from ...runtime.cache import CacheLayout
 from ..figures import Figures, compare, relative_errors
 from ..reference.recipe_reference import Expected
-from ..reference.reference import Run
+from ..reference.reference import ReferenceRun
 from ..runners import CacheRows, Feeder
 from ..tolerance import Tolerance
 from ..verdict import Check, judged
@@ -69,7 +69,7 @@ def feeds(source: str, edges: CacheLayout, spans: Spans) -> list[Feed]:
 
 
 def feed_and_watch(
-    feeder: Feeder, run: Run, cuts: Sequence[int], layout: CacheLayout
+    feeder: Feeder, run: ReferenceRun, cuts: Sequence[int], layout: CacheLayout
 ) -> tuple[np.ndarray, RowError]:
     """Feed a new sequence in pieces, and look at the cache after them.
 
@@ -97,7 +97,7 @@ def _worse(one: RowError, other: RowError) -> RowError:
     return dataclasses.replace(worst, mean=max(one.mean, other.mean))
 
 
-def row_error(cache: CacheRows, run: Run, layout: CacheLayout, tokens: int) -> RowError:
+def row_error(cache: CacheRows, run: ReferenceRun, layout: CacheLayout, tokens: int) -> RowError:
     """Hold each row against the reference's for the position that it should hold."""
     first = layout.first(tokens)
     worst, means = [], []
@@ -169,7 +169,9 @@ def greedy_tokens(feeder: Feeder, prompt: np.ndarray, steps: int) -> np.ndarray:
     return np.array(tokens, np.int64)
 
 
-def greedy_check(plain: Run, expected: Expected, *, prompt: int, tolerance: Tolerance) -> Check:
+def greedy_check(
+    plain: ReferenceRun, expected: Expected, *, prompt: int, tolerance: Tolerance
+) -> Check:
     """Check each token that the artifact chose after a prompt.
 
     Both references score the artifact's continuation in one pass. By the recipe's, no chosen

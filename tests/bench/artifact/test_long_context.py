@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 from tramontane.bench.artifact import long_context
-from tramontane.bench.artifact.long_context import Point, Run
+from tramontane.bench.artifact.long_context import LongDecode, Point
 from tramontane.runtime import Session
 from tramontane.runtime.errors import ContractError
 
 
-def run(*points: tuple[float, int]) -> Run:
+def run(*points: tuple[float, int]) -> LongDecode:
     found = [
         Point(position=1000 * (i + 1), step_us=us, resident_bytes=2 * size, own_bytes=size)
         for i, (us, size) in enumerate(points)
     ]
     early, late = found[min(1, len(found) - 1)].step_us, found[-1].step_us
-    return Run(window=64, points=found, early_us=early, late_us=late)
+    return LongDecode(window=64, points=found, early_us=early, late_us=late)
 
 
 def test_the_first_thousand_steps_after_two_windows_are_the_measure() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from tramontane.cli import main as cli
-from tramontane.export.build import Options, export_checkpoint
+from tramontane.export.build import ExportOptions, export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.graphs.lint.rules import lint
 from tramontane.runtime.contract import DATA_FILE, MODEL_FILE
@@ -32,7 +32,7 @@ def checkpoint(tiny_checkpoint: Write) -> Path:
 @pytest.fixture(scope="module")
 def artifact(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("artifacts") / "tiny"
-    export_checkpoint(checkpoint, out, Options(quant="int8-dynamic", target="ort"))
+    export_checkpoint(checkpoint, out, ExportOptions(quant="int8-dynamic", target="ort"))
     return out
 
 
@@ -87,7 +87,7 @@ def test_loud_channel_is_smoothed_into_the_matrices_that_read_it(
     for kind in "qkv":
         tensors[f"model.layers.1.self_attn.{kind}_proj.weight"][:, 3] /= 256
     save_file(tensors, loud / "model.safetensors")
-    export_checkpoint(loud, tmp_path / "out", Options(quant="int8-dynamic", target="ort"))
+    export_checkpoint(loud, tmp_path / "out", ExportOptions(quant="int8-dynamic", target="ort"))
     subject = open_subject(tmp_path / "out", Checkpoint.open(loud).config)
     linear = subject.graph.taps(LAYERS).layers[1]["query_key_value"]
     found = matrix_of(subject, linear, 64)
@@ -102,7 +102,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(
     checkpoint: Path, artifact: Path, tmp_path: Path
 ) -> None:
     again = tmp_path / "again"
-    export_checkpoint(checkpoint, again, Options(quant="int8-dynamic", target="ort"))
+    export_checkpoint(checkpoint, again, ExportOptions(quant="int8-dynamic", target="ort"))
     for name in (MODEL_FILE, DATA_FILE, "manifest.json"):
         assert (again / name).read_bytes() == (artifact / name).read_bytes()
 
@@ -110,7 +110,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(
 def test_text_that_is_not_there_is_refused_before_anything_is_written(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    options = Options(
+    options = ExportOptions(
         quant="int8-dynamic", target="ort", calibration_text=tmp_path / "nowhere.txt"
     )
     with pytest.raises(ConfigError, match="--calibration-text .*nowhere.txt"):
@@ -119,7 +119,7 @@ def test_text_that_is_not_there_is_refused_before_anything_is_written(
 
 
 def test_text_that_nothing_is_calibrated_on_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    options = Options(quant="int8", target="ort", calibration_text=tmp_path / "text.txt")
+    options = ExportOptions(quant="int8", target="ort", calibration_text=tmp_path / "text.txt")
     with pytest.raises(ConfigError, match="--quant int8 --kv float32 is not calibrated, expected"):
         export_checkpoint(checkpoint, tmp_path / "out", options)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tramontane.export.build import Options, export_checkpoint
+from tramontane.export.build import ExportOptions, export_checkpoint
 from tramontane.export.formats import checkpoint as checkpoint_module
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.formats.layouts import read_config
@@ -113,7 +113,7 @@ def test_artifact_of_mistrals_layout_has_the_bytes_of_hugging_faces(
     tiny_checkpoint: Write, as_mistral: Write, tmp_path: Path
 ) -> None:
     published = tiny_checkpoint(dtype="bfloat16", bos_token_id=1, eos_token_id=2)
-    options = Options(quant="int8", target="ort")
+    options = ExportOptions(quant="int8", target="ort")
     manifests = [
         export_checkpoint(path, tmp_path / out, options)
         for path, out in ((published, "a"), (as_mistral(published), "b"))
@@ -135,7 +135,7 @@ def test_artifact_of_a_gguf_file_is_whole(
 ) -> None:
     published = tiny_checkpoint()
     path = as_gguf(published)
-    options = Options(quant="fp32", target="ort")
+    options = ExportOptions(quant="fp32", target="ort")
     manifest = export_checkpoint(path, tmp_path / "a", options)
     export_checkpoint(published, tmp_path / "b", options)
     assert set(manifest.source) == {path.name}

@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 import tramontane.export
 import transformers
-from tramontane.export.build import Options, export_checkpoint
+from tramontane.export.build import ExportOptions, export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.sidecars.genai_config import genai_config
 from tramontane.export.sidecars.sidecars import write_companions
@@ -66,7 +66,7 @@ def tiny(layout: str | None = None, *, of: dict[str, Any], **options: Any) -> Ma
         if layout is not None:
             checkpoint = request.getfixturevalue(layout)(checkpoint)
         recipe = {"quant": "int8", "target": "ort", **options}
-        export_checkpoint(checkpoint, out / "artifact", Options(**recipe))
+        export_checkpoint(checkpoint, out / "artifact", ExportOptions(**recipe))
         return out / "artifact"
 
     return make
@@ -189,7 +189,7 @@ def test_data_files_are_counted_as_transformers_js_names_them(
     tiny_checkpoint: Write, tmp_path: Path
 ) -> None:
     checkpoint, out = tiny_checkpoint(**MISTRAL), tmp_path / "artifact"
-    options = Options(quant="fp32", target="ort", max_shard_bytes=600_000)
+    options = ExportOptions(quant="fp32", target="ort", max_shard_bytes=600_000)
     export_checkpoint(checkpoint, out, options)
     found = contents(out)
     validate(found)
@@ -285,7 +285,7 @@ def test_licence_texts_are_carried_with_their_hashes(
     texts = {"LICENSE": b"Apache\xff\r\n", "NOTICE.md": b"# N", "Copying.LESSER": b""}
     for name, text in texts.items():
         (folder / name).write_bytes(text)
-    manifest = export_checkpoint(folder, out, Options(quant="fp32", target="ort"))
+    manifest = export_checkpoint(folder, out, ExportOptions(quant="fp32", target="ort"))
     for name, text in texts.items():
         assert (out / name).read_bytes() == text
         assert manifest.files[name]["sha256"] == hashlib.sha256(text).hexdigest()

@@ -14,7 +14,7 @@ import torch
 import transformers
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import processors
-from tramontane.export.build import Options, export_checkpoint
+from tramontane.export.build import ExportOptions, export_checkpoint
 from tramontane.export.calibrate.tokens import calibration_tokens
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.sidecars.sidecars import write_companions
@@ -130,7 +130,7 @@ def test_driver_stops_where_transformers_stops(tiny_checkpoint: Write, tmp_path:
     assert stopped[-1] == end
     assert len(stopped) < 40
     out = tmp_path / "artifact"
-    export_checkpoint(folder, out, Options(quant="fp32", target="ort"))
+    export_checkpoint(folder, out, ExportOptions(quant="fp32", target="ort"))
     assert read_manifest(out).vocabulary.eos_token_ids == (2, end)
     session = Session.load(out)
     logits, made = session.prefill(prompt[0].tolist()), []

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from tramontane.graphs.lint import kernels as lint_kernels
-from tramontane.graphs.lint.rules import RULES, Finding, lint
+from tramontane.graphs.lint.rules import RULES, LintFinding, lint
 from tramontane.runtime.errors import ContractError
 
 # One layer: B b, T new tokens, G 2, D 16, a cache of ``rows`` and a rope table of ``table`` rows.
@@ -38,7 +38,7 @@ MASK = """axis = Constant<value_ints = [2]>()
 SLIDES = ", local_window_size = 8, sliding_window_cache = 1"
 MISTRAL = {"model_type": "mistral", "sliding_window": 8, "max_position_embeddings": 256}
 
-Ask = Callable[..., Finding | None]
+Ask = Callable[..., LintFinding | None]
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def ask(build: Callable[..., ir.Model], tmp_path: Path) -> Ask:
         config: Any = None,
         genai: Any = None,
         **weights: np.ndarray,
-    ) -> Finding | None:
+    ) -> LintFinding | None:
         header = INPUTS.format(rows=rows, table=table, outputs=outputs)
         model = build(header + nodes.replace("@", ""), **weights)
         if change is not None:
@@ -74,7 +74,7 @@ def ask(build: Callable[..., ir.Model], tmp_path: Path) -> Ask:
     return found
 
 
-def say(finding: Finding | None, severity: str, *words: str) -> None:
+def say(finding: LintFinding | None, severity: str, *words: str) -> None:
     """Hold a finding against its severity and the numbers that it must name."""
     assert finding is not None
     assert finding.severity == severity

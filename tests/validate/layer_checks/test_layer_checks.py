@@ -16,7 +16,7 @@ from tramontane.runtime.contract import MODEL_FILE
 from tramontane.runtime.errors import ContractError
 from tramontane.validate.artifact_under_test import Subject, open_subject
 from tramontane.validate.causes.of_scales import cause_of_scales
-from tramontane.validate.gate import Gate, Options
+from tramontane.validate.gate import Gate, GateOptions
 from tramontane.validate.layer_checks import layer_checks as module
 from tramontane.validate.layer_checks.findings import Dissection, block_errors
 from tramontane.validate.layer_checks.layer_checks import dissect
@@ -40,7 +40,7 @@ def dissected(
     artifact: Path, checkpoint: Checkpoint, layers: Sequence[int] = range(6)
 ) -> Dissection:
     subject = open_subject(artifact, checkpoint.config)
-    gate = Gate(subject, checkpoint, Options())
+    gate = Gate(subject, checkpoint, GateOptions())
     length = gate.spans.dissected
     return dissect(
         subject,

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tramontane.export.build import Options as Recipe
-from tramontane.export.build import export_checkpoint, recipe_named
+from tramontane.export.build import ExportOptions, export_checkpoint, recipe_named
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.runtime.session import Session
 from tramontane.validate.artifact_under_test import open_subject
 from tramontane.validate.figures import by_position
-from tramontane.validate.gate import Gate, Options
+from tramontane.validate.gate import Gate, GateOptions
 from tramontane.validate.reference.kernel_rounding import KernelRounding
 from tramontane.validate.reference.recipe_reference import Expected, RecipeReference
 from tramontane.validate.reference.weights import ArtifactWeights, CheckpointWeights
@@ -54,7 +53,7 @@ def test_an_artifact_is_as_near_as_the_reference_is_to_itself_in_the_last_bits(
     embedded_artifact: Artifact, checkpoint: Checkpoint, recipe: str
 ) -> None:
     folder = embedded_artifact(recipe)
-    gate = Gate(open_subject(folder, checkpoint.config), checkpoint, Options())
+    gate = Gate(open_subject(folder, checkpoint.config), checkpoint, GateOptions())
     tokens = gate.words.tokens(gate.text, 300)
     one = expected(gate, tokens)
     assert one.floor is not None
@@ -68,7 +67,7 @@ def test_in_float_the_recipe_is_the_float_reference(
     embedded_artifact: Artifact, checkpoint: Checkpoint
 ) -> None:
     gate = Gate(
-        open_subject(embedded_artifact("fp32-ort"), checkpoint.config), checkpoint, Options()
+        open_subject(embedded_artifact("fp32-ort"), checkpoint.config), checkpoint, GateOptions()
     )
     tokens = gate.words.tokens(gate.text, 150)
     own = CheckpointWeights(checkpoint=checkpoint)
@@ -87,7 +86,7 @@ def test_rounding_lifts_the_noise_far_above_that_of_float(
     floors = {}
     for recipe in ("int4-portable", "int4-ort"):  # activations in float, and rounded
         subject = open_subject(embedded_artifact(recipe), checkpoint.config)
-        gate = Gate(subject, checkpoint, Options())
+        gate = Gate(subject, checkpoint, GateOptions())
         floor = expected(gate, gate.words.tokens(gate.text, 100)).floor
         assert floor is not None
         floors[recipe] = floor.kl.mean()
@@ -128,18 +127,22 @@ def test_trained_models_of_others_pass_on_text_of_their_own_kind(
 def test_a_model_on_text_that_it_never_saw_passes_and_is_called_poor(
     shared: Path, tmp_path: Path
 ) -> None:
-    recipe = Recipe(quant="int4", target="ort")
-    verdict = proved(shared, "stories15M", recipe, tmp_path, Options())
+    recipe = ExportOptions(quant="int4", target="ort")
+    verdict = proved(shared, "stories15M", recipe, tmp_path, GateOptions())
     assert verdict.measurement.passed
     assert verdict.as_json()["headline"]["distance"] == "poor"
     assert any("measure on a text of the kind" in note for note in verdict.measurement.notes)
 
 
 def proved(
-    shared: Path, model: str, recipe: Recipe, folder: Path, options: Options | None = None
+    shared: Path,
+    model: str,
+    recipe: ExportOptions,
+    folder: Path,
+    options: GateOptions | None = None,
 ) -> Verdict:
     """Export a trained model, and compare it with its checkpoint on stories."""
     source = shared / "models" / model
     export_checkpoint(source, folder / "a", recipe)
-    stories = Options(text=shared / "corpora" / "tinystories.txt")
+    stories = GateOptions(text=shared / "corpora" / "tinystories.txt")
     return validate(folder / "a", Checkpoint.open(source), options or stories)
