@@ -135,7 +135,7 @@ def test_table_page_and_json_tell_the_same(
     title, _, command, *_ = text.splitlines()
     assert title == "# Speed of each recipe in a browser's WASM"
     assert command.startswith("Printed by `make bench-web` (`python -m ")
-    assert command.endswith("web_speed tiny --window 8`):")
+    assert command.endswith("bench.web tiny --window 8`):")
     cells = "tiny | int8 web | 2 | 5.0 | 25 | 150 | 2.00 (1.50-2.50) | 44.0 | 1.10 (1.00-1.25)"
     assert f"| {cells} | 20.0 | 0.50 |" in text
     assert "| int8 ort | `MatMulNBits` | 0.25 to 0.25 | 0.50 to 0.50 | 0.60 to 0.60 |" in text

@@ -130,9 +130,9 @@ def test_an_interrupt_ends_the_command_with_its_child_too(tmp_path: Path) -> Non
     hang = f"CHILD = {SLEEP!r}{HANG}"
     script = f"""
 import sys
-from tramontane.interop import places
+from tramontane.environments import environments
 try:
-    places.run([sys.executable, "-c", {hang!r}, {str(told)!r}])
+    environments.run([sys.executable, "-c", {hang!r}, {str(told)!r}])
 except KeyboardInterrupt:
     print("interrupted")
 """
