@@ -72,8 +72,13 @@ def _ones(array: np.ndarray) -> np.ndarray:
 
 
 def _embedding_rows(graph: Graph) -> None:
-    for name in list(graph.names("embedding.weight")):
+    for name in graph.embedding():
         graph.change(name, lambda rows: np.roll(rows, 1, axis=0))
+
+
+def _embedding_scaled(graph: Graph) -> None:
+    for name in graph.embedding():
+        graph.change(name, lambda rows: rows * np.float32(16))
 
 
 def _scales_missing(graph: Graph) -> None:
@@ -90,7 +95,6 @@ _CHANGES = {
     "no codes": _no_codes,
     "reversed blocks": _reversed_blocks,
     "negated row": _negated_row,
-    "times 16": lambda matrix: matrix * np.float32(16),
     "plus one": lambda vector: vector + np.float32(1),
     "ones": _ones,
 }
@@ -236,7 +240,7 @@ FAULTS = [
     Fault(
         name="embedding scaled by the square root of its width",
         recipe="fp32-ort",
-        plant=_part(_changed, name="embedding.weight", change="times 16"),
+        plant=_embedding_scaled,
         place="embedding weights",
         cause="16 times",
     ),

@@ -89,6 +89,12 @@ class Graph:
         """Names of weights that begin so."""
         return (name for name in self._weights if name.startswith(start))
 
+    def embedding(self) -> list[str]:
+        """Names of the weights that token ids are looked up in; the head's where they are tied."""
+        own = list(self.names("embedding.weight"))
+        tied = (name for name in self.names("head.weight") if not name.endswith(".transposed"))
+        return own or list(tied)
+
     def read(self, name: str) -> np.ndarray:
         """A weight's numbers."""
         return np.array(numpy_helper.to_array(self._weights[name]))
