@@ -26,7 +26,7 @@
 #? TEXT                     text to measure parity on (default: our own, half code, half story)
 #? SEED                     seed of the random tokens and of the text's start (default: 0)
 #? SEED/synthetic           seed of the weights (default: 0)
-#? TOLERANCE                factor on the bounds on what the recipe says (default: 1)
+#? TOLERANCE                factor on the recipe's bounds (default: 1)
 #? MAX_KL                   largest mean KL from the float32 model on TEXT (default: 2)
 #? MIN_AGREEMENT            least top-1 agreement with it on TEXT, 0 to 1 (default: 0.2)
 #? THOROUGH                 1: measure all lengths and layers, however long it takes
@@ -170,7 +170,7 @@ bench: $(READY)  ## measure: speed and memory of an artifact, beside the machine
 
 bench-flat: $(READY)  ## measure: does a long sequence cost what a short one does? fails if not
 	@mkdir -p "$$MEASURED"
-	@$(module).bench.flat "$$MODEL" --quant="$$QUANT" --out="$$MEASURED/flat.json" \
+	@$(module).bench.artifact.long_context "$$MODEL" --quant="$$QUANT" --out="$$MEASURED/flat.json" \
 	  --plot="$$MEASURED/flat.svg" $(call flag,TOKENS,tokens)
 
 bench-kernels: $(READY)  ## measure: kernels that a step could use, beside the machine's limits
@@ -180,17 +180,17 @@ bench-kernels: $(READY)  ## measure: kernels that a step could use, beside the m
 
 bench-peers: $(READY)  ## measure: llama.cpp and onnxruntime-genai on the same weights, beside ours
 	@mkdir -p "$$MEASURED"
-	@$(module).interop.peers "$$MODEL" --work="$${OUT:-artifacts/peers/$(stem)}" \
+	@$(module).bench.peers "$$MODEL" --work="$${OUT:-artifacts/peers/$(stem)}" \
 	  --out="$$MEASURED/peers-$(stem).json" $(call many,ONLY,only) $(call flag,ROUNDS,rounds) \
 	  $(call many,PREFILL,prefill) $(call many,DECODE,decode)
 
 bench-others: $(READY)  ## measure: the parity check and the linter on other exporters' artifacts
-	@$(module).bench.others "$$MODEL" --out=docs/other-exporters.md \
+	@$(module).bench.other_exporters "$$MODEL" --out=docs/other-exporters.md \
 	  $(call flag,GENAI_PYTHON,genai-python) $(call flag,OPTIMUM_PYTHON,optimum-python)
 
 bench-web: $(READY)  ## measure: speed of each recipe in a browser's WASM
 	@set --; stories="$$SHARED/models/stories15M"; test ! -e "$$stories" || set -- "$$stories"; \
-	  $(module).interop.web_speed "$$MODEL" "$$@" --window 32 --out docs/web.md
+	  $(module).bench.web "$$MODEL" "$$@" --window 32 --out docs/web.md
 
 bench-export: GEOMETRY = $(or $(given-GEOMETRY),mistral-7b-v0.1)
 bench-export: $(READY)  ## measure: memory and time of exports of random weights

@@ -359,7 +359,7 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=1.0,
         metavar="FACTOR",
-        help="factor on the bounds on what the recipe says (default: 1)",
+        help="factor on the recipe's bounds (default: 1)",
     )
     parser.add_argument(
         "--max-kl",

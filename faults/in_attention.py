@@ -157,7 +157,7 @@ FAULTS = [
         cause="the window is dropped",
     ),
     Fault(
-        name="window's edge included: >= for >",
+        name="window one key too long in the mask: >= for >",
         recipe="int4-portable",
         plant=_edge_reads_one_less,
         place="layer 0, attention",
@@ -185,7 +185,7 @@ FAULTS = [
         cause="positions from 1",
     ),
     Fault(
-        name="rope turned the other way",
+        name="rope rotated the other way",
         recipe="fp32-ort",
         plant=_part(_rope_tables, sign=-1),
         place="layer 0, rope",
@@ -196,7 +196,7 @@ FAULTS = [
         recipe="fp32-ort",
         plant=_part(_attention_attribute, name="rotary_interleaved", value=1),
         place="layer 0, rope",
-        cause="rope turns pairs",
+        cause="rope rotates pairs",
     ),
     Fault(
         name="rope in pairs for halves, in the weights",
@@ -225,14 +225,14 @@ FAULTS = [
         recipe="fp32-portable",
         plant=_queries_without_rope,
         place="layer 0, attention",
-        cause="queries are not turned",
+        cause="queries are not rotated",
     ),
     Fault(
-        name="queries turned one position too far",
+        name="queries rotated one position too far",
         recipe="int4-portable",
         plant=_positions_of_queries_late,
         place="layer 0, attention",
-        cause="queries are turned one position too far",
+        cause="queries are rotated one position too far",
     ),
     Fault(
         name="scores not scaled",

@@ -52,21 +52,21 @@ FAULTS = [
         recipe=_RECIPE,
         plant=_norm_left_out,
         place="layer 0, mlp.gate weights",
-        cause="smoothing is folded on one side alone",
+        cause="smoothing is applied on one side only",
     ),
     Fault(
         name="one channel of a smoothed norm doubled",
         recipe=_RECIPE,
         plant=_one_channel,
         place="layer 4, attention.query weights",
-        cause="smoothing is folded on one side alone: 1 of 256 columns",
+        cause="smoothing is applied on one side only: 1 of 256 columns",
     ),
     Fault(
         name="parts of a projection swapped",
         recipe=_RECIPE,
         plant=_parts_swapped,
         place="layer 3, mlp.down weights",
-        cause="stand for other weights",
+        cause="quantized values of 512 of",
     ),
     Fault(
         name="the scale of a row doubled in one part",
@@ -76,7 +76,7 @@ FAULTS = [
         cause="the scale of 1 of",
     ),
     Fault(
-        name="activations rounded with one scale for all positions",
+        name="activations quantized with one scale for all positions",
         recipe=_RECIPE,
         plant=_all_positions,
         place="layer 1, mlp.down",

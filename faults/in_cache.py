@@ -133,14 +133,14 @@ FAULTS = [
         recipe="fp32-portable",
         plant=_one_row_too_many,
         place="layer 0, cached keys",
-        cause="rows leave the cache early",
+        cause="rows are evicted early",
     ),
     Fault(
-        name="new rows one place late in the cache",
+        name="new rows stored one row late in the cache",
         recipe="int4-portable",
         plant=_kept_too_long,
         place="layer 0, rope",
-        cause="stored 1 place(s) off",
+        cause="cached rows are off by 1",
     ),
     Fault(
         name="rows newest first",
@@ -157,14 +157,14 @@ FAULTS = [
         cause="in another order",
     ),
     Fault(
-        name="present bound to the wrong layer",
+        name="cache outputs of two layers swapped",
         recipe="fp32-ort",
         plant=_layers_swapped,
         place="layer 1, rope",
         cause="those of layer 2",
     ),
     Fault(
-        name="past of another layer",
+        name="cache inputs of two layers swapped",
         recipe="int8-ort",
         plant=_past_of_another_layer,
         place="layer 1",
@@ -199,7 +199,7 @@ FAULTS = [
         cause="scales are too small",
     ),
     Fault(
-        name="an int8 cache with scales of another layer",
+        name="an int8 cache with another layer's scales",
         recipe="int8-ort-int8",
         plant=_scales_of_another_layer,
         place="layer 0, value scales",
@@ -220,7 +220,7 @@ FAULTS = [
         cause="read as tokens",
     ),
     Fault(
-        name="padding on the left is read",
+        name="padding on the left is not masked",
         recipe="fp32-portable",
         plant=_padding_stays_in_front,
         place="batch of 2 padded on the left",

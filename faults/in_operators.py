@@ -105,7 +105,7 @@ FAULTS = [
         cause="the norm is skipped",
     ),
     Fault(
-        name="an addition dropped behind a norm",
+        name="an addition dropped after a norm",
         recipe="int8-ort",
         plant=_addition_dropped,
         place="layer 4, attention_norm",
@@ -116,7 +116,7 @@ FAULTS = [
         recipe="fp32-ort",
         plant=_norm_before_addition,
         place="layer 2, mlp_norm",
-        cause="reads only what was added last",
+        cause="reads only the last term",
     ),
     Fault(
         name="QuickGELU for SiLU",

@@ -48,14 +48,14 @@ FAULTS = [
         cause="the scale of 1 of 768 rows is 2 times",
     ),
     Fault(
-        name="web: the middle of the weights off by one",
+        name="web: the zero point of the weights off by one",
         recipe="int8-web",
         plant=_middle,
         place="layer 1, mlp.up weights",
         cause="the zero point of 768 of 768 rows",
     ),
     Fault(
-        name="web: activations in too few steps",
+        name="web: activations quantized to too few steps",
         recipe="int8-web",
         plant=_too_few_steps,
         place="layer 0, attention.query weights",

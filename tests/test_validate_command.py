@@ -52,7 +52,7 @@ def test_a_fault_exits_with_1_and_the_cause_is_told_where_it_is_asked_for(
     spoilt: Path, stdlib_5m: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert status("validate", spoilt, "--reference", stdlib_5m) == cli.EXIT_FAILED
-    assert "--explain looks for the first tensor at fault" in capsys.readouterr().out
+    assert "--explain finds the first bad tensor" in capsys.readouterr().out
     flags = ["--explain", "--junit", tmp_path / "j.xml", "--report", tmp_path / "r"]
     assert status("validate", spoilt, "--reference", stdlib_5m, *flags) == cli.EXIT_FAILED
     assert "likely cause: scores are capped at 30" in capsys.readouterr().out

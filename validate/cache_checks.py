@@ -20,8 +20,8 @@ from .reference import operators
 from .runners import CacheRows
 from .tolerance import Tolerance
 
-_COARSENESS = "times what the channels' largest numbers need, in the middle"
-_CLIPPED = "share of numbers that are clipped"
+_COARSENESS = "median scale over the scale that fits the channel's largest value"
+_CLIPPED = "share of values that are clipped"
 _FEWEST_ROWS = 64  # of fewer, the largest number tells nothing of what a channel may reach
 
 

@@ -171,7 +171,7 @@ class Gate:
         count, longest = self.words.count(self.text), self.spans.longest
         if self.options.text == SAMPLE or count >= longest:
             return []
-        return [f"the text has {count} tokens, repeated to {longest}; a longer one tells more"]
+        return [f"the text has {count} tokens, repeated to {longest}; a longer text measures more"]
 
     def _sequences(self) -> list[np.ndarray]:
         length, seed = self.spans.longest, self.options.seed
@@ -231,7 +231,7 @@ class Gate:
         far = distances[0].figures
         if word_for(mean_kl=far["mean_kl"], same_top=far["same_top"]) == POOR:
             notes.append(
-                f"the artifact's answers are far from the float32 model's: "
+                f"the artifact's outputs are far from the float32 model's: "
                 f"{self.how_to_get_closer()}"
             )
         return {source: runs[source] for source in sources}, distances + checks, curves["text"]
@@ -253,15 +253,15 @@ class Gate:
             if self.subject.graph.bits == 32:
                 return CheckpointWeights(checkpoint=checkpoint)
             notes.append(
-                "sequences are compared with the float32 model alone: the graph's weights are "
-                "rounded, and not found by their names"
+                "sequences are compared with the float32 model only: the graph's weights are "
+                "quantized, and their names are not known"
             )
             return None
         linears = [taps.head, *(linear for layer in taps.layers for linear in layer.values())]
         if not all(linear.is_rounding_known for linear in linears):
             notes.append(
-                "sequences are compared with the float32 model alone: the graph rounds "
-                "activations by a rule that is not known here"
+                "sequences are compared with the float32 model only: the graph quantizes "
+                "activations by an unknown rule"
             )
             return None
         rounding = KernelRounding(self.subject)
@@ -276,8 +276,8 @@ class Gate:
         if config.num_parameters > _MANY_PARAMETERS and not self.options.thorough:
             layers = sorted({0, last // 2, last})
             notes.append(
-                f"operators of layers {', '.join(map(str, layers))} of {last + 1} were looked at, "
-                "and weights of all; --thorough looks at the operators of all"
+                f"operators of layers {', '.join(map(str, layers))} of {last + 1} were checked, "
+                "and the weights of all layers; --thorough checks the operators of all layers"
             )
         tokens = self.words.tokens(self.text, length, skipped=97 * self.options.seed)
         try:
@@ -293,7 +293,7 @@ class Gate:
         except ContractError as error:
             if self.subject.manifest is not None:
                 raise
-            notes.append(f"weights and operators were not looked at one by one: {error}")
+            notes.append(f"weights and operators were not checked one by one: {error}")
             return None
 
 
@@ -311,7 +311,7 @@ def dissection_checks(dissection: Dissection) -> list[Check]:
             kind=kind,
             figures={figure: worst.error, "broken": broken, "looked_at": len(found)},
             bounds={figure: worst.bound},
-            where=f"{worst}; {broken} of {len(found)} are beyond their bounds",
+            where=f"{worst}; {broken} of {len(found)} are out of bounds",
         )
         checks.append(check)
     return checks

@@ -14,7 +14,7 @@ _LABELS = {
     "max_logit_difference": "max |Δlogit|",
     "mean_kl": "mean KL",
     "same_top": "top-1 agreement",
-    "greedy_gap": "logit of a chosen token below the largest",
+    "greedy_gap": "largest logit minus the chosen token's",
     "cache_error": "drift of a cached row",
     "mean_cache_error": "mean drift of cached rows",
     "weight_error": "error of a weight",
@@ -91,11 +91,11 @@ POOR = "poor"
 _WORDS = (("close", 0.01, 0.95), ("usable", 0.2, 0.8))
 WORDS = (
     "close: at most 0.01 nats and at least 95 %; usable: at most 0.2 nats and at least 80 %; "
-    "poor: further"
+    "poor: otherwise"
 )
 COMPARED = (
-    "for comparison, llama.cpp's own table of 7B and 8B models: Q8_0 0.0004 to 0.0014 nats and 98 "
-    "to 99 %, Q4_K_M 0.013 to 0.031 nats and 92 to 95 %"
+    "for comparison, llama.cpp's published figures for 7B and 8B models: Q8_0 0.0004 to 0.0014 "
+    "nats and 98 to 99 %, Q4_K_M 0.013 to 0.031 nats and 92 to 95 %"
 )
 
 
@@ -129,13 +129,13 @@ def closer(
         has_other_window: whether the window is not the checkpoint's own.
 
     >>> closer("fp32", text="a.txt")
-    'measure on a text of the kind that the model knows (--text; this was a.txt)'
+    'measure on a text like the training data (--text; this was a.txt)'
     """
     tries = ["--block 32"] * (quant in ("int4", "int8") and (block is None or block > 32))
     tries += ["--quant int8"] * (quant in ("int4", "int8-dynamic"))
     tries += ["--kv float32"] * has_int8_cache
-    tries += ["the checkpoint's own window (leave out --window)"] * has_other_window
-    text = f"measure on a text of the kind that the model knows (--text; this was {text})"
+    tries += ["the checkpoint's own window (omit --window)"] * has_other_window
+    text = f"measure on a text like the training data (--text; this was {text})"
     return f"{text}, or export with {', or '.join(tries)}" if tries else text
 
 

@@ -94,7 +94,7 @@ def test_a_batch_padded_on_the_left_is_checked_where_the_cache_grows(
 def test_padding_on_the_left_that_is_read_is_caught_by_its_batch_alone(
     embedded_artifact: Artifact, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    wrong = fault("padding on the left is read")
+    wrong = fault("padding on the left is not masked")
     spoilt = planted(wrong, embedded_artifact(wrong.recipe), tmp_path / "spoilt")
     verdict = validate(spoilt, checkpoint, GateOptions(), explains=True)
     assert {"padded on the left" in check.name for check in failed(verdict)} == {True}
@@ -106,7 +106,7 @@ def test_padding_on_the_left_that_is_read_is_caught_by_its_batch_alone(
 def test_a_window_that_is_off_by_one_shows_in_logits_and_operators_of_four_bits(
     embedded_artifact: Artifact, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    wrong = fault("window's edge included: >= for >")
+    wrong = fault("window one key too long in the mask: >= for >")
     spoilt = planted(wrong, embedded_artifact(wrong.recipe), tmp_path / "spoilt")
     verdict = validate(spoilt, checkpoint, GateOptions(), explains=True)
     assert {"logits", "operators"} <= {check.kind for check in failed(verdict)}
@@ -198,9 +198,11 @@ def test_an_artifact_beyond_the_distance_that_was_asked_for_fails_and_says_what_
     verdict = validate(embedded_artifact("int4-ort"), checkpoint, asked, explains=True)
     assert [check.kind for check in failed(verdict)] == ["distance"]
     assert verdict.explanation is not None
-    assert verdict.explanation.cause == "int4 changes this model's answers by so much on this text"
+    assert (
+        verdict.explanation.cause == "int4 changes this model's outputs by this much on this text"
+    )
     assert verdict.explanation.advice == (
-        "measure on a text of the kind that the model knows (--text; this was our own), or export "
+        "measure on a text like the training data (--text; this was our own), or export "
         "with --block 32, or --quant int8"
     )
     assert verdict.as_json()["repeat"].endswith("--max-kl 0.001 --min-agreement 0.99")

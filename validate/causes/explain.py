@@ -109,8 +109,8 @@ def _of_distance(gate: Gate, check: Check) -> Explanation:
         place=check.name,
         error=check.figures[figure],
         bound=check.bounds[figure],
-        cause=f"{gate.subject.quant} changes this model's answers by so much on this text",
-        evidence="every weight, operator and sequence is what the recipe says",
+        cause=f"{gate.subject.quant} changes this model's outputs by this much on this text",
+        evidence="every weight, operator and sequence is within its bound",
         advice=gate.how_to_get_closer(),
     )
 
@@ -134,7 +134,7 @@ def _from_outside(gate: Gate, measurement: Measurement, failed: list[Check]) -> 
     """What can be told where no tensor inside is at fault, or none can be looked at."""
     check = failed[0]
     figure = check.broken_figures[0]
-    cause, evidence = "", "each weight and operator that was looked at is within its bound"
+    cause, evidence = "", "every checked weight and operator is within its bound"
     if all("batch" in one.name for one in failed):
         cause, evidence = _padding(gate, measurement) or (cause, evidence)
     return Explanation(
@@ -143,7 +143,7 @@ def _from_outside(gate: Gate, measurement: Measurement, failed: list[Check]) -> 
         bound=check.bounds[figure],
         cause=cause,
         evidence=evidence,
-        advice="" if cause else "--thorough looks into every layer; please report this",
+        advice="" if cause else "--thorough checks every layer; please report this",
     )
 
 

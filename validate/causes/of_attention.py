@@ -61,7 +61,7 @@ def causes_of_attention(
     if W is not None:
         yield Cause(f"the window is dropped, expected {W}", result(seen=j <= i))
         held = (j <= i) & (j >= _oldest_seen(layout, T, cuts, lost=0)[at, None])
-        text = f"the window is dropped, expected {W}: all rows that are held are read"
+        text = f"the window is dropped, expected {W}: all cached rows are read"
         yield Cause(text, result(seen=held))
         for other in dict.fromkeys((W + 1, W - 1, W + 2, W - 2, W // 2, 2 * W, 4 * W)):
             if other > 0:
@@ -69,9 +69,7 @@ def causes_of_attention(
                 yield Cause(f"the window is {other}, expected {W}", result(seen=seen))
     for lost in (1, 2):
         seen = own & (j >= _oldest_seen(layout, T, cuts, lost=lost)[at, None])
-        text = (
-            f"rows leave the cache early: the {lost} oldest of each eviction were still in reach"
-        )
+        text = f"rows are evicted early: {lost} of each eviction are still in the window"
         yield Cause(text, result(seen=seen))
     yield Cause(
         "query head h reads key/value head h % G, expected h // (H / G)",
@@ -81,12 +79,12 @@ def causes_of_attention(
     yield Cause("scores are divided by D, expected its square root", result(scale=1 / D))
     for cap in (20.0, 30.0, 50.0):
         yield Cause(f"scores are capped at {cap:g}", result(cap=cap))
-    yield Cause("keys that come later are not hidden", result(seen=np.ones_like(own)))
+    yield Cause("later keys are not masked", result(seen=np.ones_like(own)))
     yield Cause("a query doesn't read its own key", result(seen=own & ((j < i) | (i == 0))))
-    yield Cause("queries are not turned by rope", result(q=plain[0]))
+    yield Cause("queries are not rotated by rope", result(q=plain[0]))
     later = np.arange(1, T + 1)[:, None] * config.rope_theta ** (-np.arange(0, D, 2) / D)
     yield Cause(
-        "queries are turned one position too far", result(q=rotate(plain[0], later, pairs=False))
+        "queries are rotated one position too far", result(q=rotate(plain[0], later, pairs=False))
     )
     for text, other_angles, pairs in ropes(config, T, cuts):
         yield Cause(f"of queries: {text}", result(q=rotate(plain[0], other_angles, pairs=pairs)))

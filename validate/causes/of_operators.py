@@ -87,12 +87,12 @@ def _of_norm(exhibit: Exhibit, config: MistralConfig, checkpoint: Checkpoint) ->
         without = operators.norm(x - added, weight, epsilon)
         yield Cause("the addition before the norm is missing", without)
         yield Cause(
-            "the norm reads only what was added last", operators.norm(added, weight, epsilon)
+            "the norm reads only the last term of the sum", operators.norm(added, weight, epsilon)
         )
         earlier = operators.norm(x - exhibit.inputs["added_before"], weight, epsilon)
-        yield Cause("the last addition but one before the norm is missing", earlier)
+        yield Cause("the second-last addition before the norm is missing", earlier)
         yield Cause(
-            "what is added before the norm is added twice",
+            "the addition before the norm is done twice",
             operators.norm(x + added, weight, epsilon),
         )
 
@@ -127,17 +127,17 @@ def _of_multiplication(exhibit: Exhibit, cuts: Sequence[int]) -> Iterator[Cause]
     pieces = np.split(exhibit.expected, np.cumsum(cuts)[:-1])
     late = [np.concatenate([piece[:1], piece[:-1]]) for piece in pieces]
     early = [np.concatenate([piece[1:], piece[-1:]]) for piece in pieces]
-    text = "positions are off by one: each gives what belongs to the one"
+    text = "positions are off by one: each has the output of the one"
     yield Cause(f"{text} before it", np.concatenate(late))
     yield Cause(f"{text} after it", np.concatenate(early))
     parts = parts_of(x.shape[1])
     for in_bytes in (_in_bytes, _around_zero, functools.partial(_around_zero, parts=parts)):
         rounded = np.concatenate([in_bytes(piece) for piece in np.split(x, np.cumsum(cuts)[:-1])])
         yield Cause(
-            "what is multiplied is rounded to 8 bits with one scale for all positions",
+            "activations are quantized to 8 bits with one scale for all positions",
             operators.multiply(rounded, matrix),
         )
-    yield Cause("the same is added twice", 2 * exhibit.expected)
+    yield Cause("the output is added twice", 2 * exhibit.expected)
 
 
 def _in_bytes(x: np.ndarray) -> np.ndarray:

@@ -58,7 +58,7 @@ def ropes(
         return np.asarray(base ** (-np.arange(0, D, 2) / D))
 
     own = frequencies(theta)
-    yield "rope turns pairs, expected halves", positions * own, True
+    yield "rope rotates pairs, expected halves", positions * own, True
     for other in _THETAS:
         if other != theta:
             yield (
@@ -67,15 +67,15 @@ def ropes(
                 False,
             )
     yield "rope counts positions from 1, expected from 0", (positions + 1) * own, False
-    yield "rope lags a position behind", np.maximum(positions - 1, 0) * own, False
-    yield "rope turns the other way", -positions * own, False
+    yield "rope is one position behind", np.maximum(positions - 1, 0) * own, False
+    yield "rope rotates the other way", -positions * own, False
     for rows in sorted({64, 128, 256, 512, 1024, 2048} & set(range(length))):
         text = f"rope stops at position {rows - 1}: its tables have {rows} rows"
         yield text, np.minimum(positions, rows - 1) * own, False
     half = np.where(np.arange(len(own)) < len(own) // 2, own, 0)
-    yield "rope turns only half of the dimensions", positions * half, False
+    yield "rope rotates only half of the dimensions", positions * half, False
     starts = np.repeat(np.cumsum([0, *cuts[:-1]]), cuts)[:length, None]
-    yield "rope counts positions anew in each piece", (positions - starts) * own, False
+    yield "rope restarts positions in each chunk", (positions - starts) * own, False
     last = np.repeat(np.cumsum(cuts) - 1, cuts)[:length, None]
     yield (
         "positions and rope's frequencies are rounded to 8 bits",

@@ -53,17 +53,17 @@ def _misplaced(exhibit: Exhibit, first: int, layout: CacheLayout | None) -> Foun
     example_text = f"row {example} holds position {position}, expected {own[example]}"
     if shifts.count(commonest) >= _MOST * len(shifts) and len(known) > 1:
         if first == 0:
-            return f"rows are stored {abs(commonest)} place(s) off: {example_text}", evidence
+            return f"cached rows are off by {abs(commonest)}: {example_text}", evidence
         late = "late" if commonest < 0 else "early"
         why = ""
         if layout is not None:
             total = int(exhibit.inputs["tokens"])
             window = _window_that_holds(first + commonest, total, layout)
             why = f"the window is {window}, expected {layout.window}: " if window else ""
-        return f"{why}rows leave the cache {late}: {example_text}", evidence
+        return f"{why}rows are evicted {late}: {example_text}", evidence
     falling = np.diff(list(known.values())) < 0
     if len(known) > 2 and falling.mean() >= _MOST:
-        return "rows lie newest first, expected oldest first", evidence
+        return "rows are stored newest first, expected oldest first", evidence
     return f"rows are in another order: {example_text}", evidence
 
 

@@ -20,7 +20,7 @@ def cause_of_scales(exhibit: Exhibit) -> Found:
     ratios = exhibit.found / exhibit.expected
     rows = exhibit.inputs["rows"]
     clipped = float((np.abs(rows) > (_LARGEST + 0.5) * exhibit.found).mean())
-    evidence = f"{clipped:.2%} of the numbers are clipped"
+    evidence = f"{clipped:.2%} of the values are clipped"
     is_large = float(np.median(ratios)) > _ROOM
     wrong = ratios > _ROOM if is_large else ratios < 1
     how = f"too {'large' if is_large else 'small'}: {_times(ratios[wrong])}"
@@ -29,4 +29,4 @@ def cause_of_scales(exhibit: Exhibit) -> Found:
 
 def _times(ratios: np.ndarray) -> str:
     middle = float(np.median(ratios)) if ratios.size else 1.0
-    return f"{middle:.2g} times what the channels' largest numbers need"
+    return f"{middle:.2g} times the scale that fits the channel's largest value"

@@ -60,11 +60,11 @@ def _causes(
     if is_rotated(parameter):
         paired = expected.reshape(-1, 2, D // 2, columns).swapaxes(1, 2)
         yield Cause(
-            "rope layout: rows lie in pairs, expected halves", paired.reshape(expected.shape)
+            "rope layout: rows are in pairs, expected halves", paired.reshape(expected.shape)
         )
         halved = expected.reshape(-1, D // 2, 2, columns).swapaxes(1, 2)
         yield Cause(
-            "rope layout: rows were turned from pairs to halves twice",
+            "rope layout: rows were permuted from pairs to halves twice",
             halved.reshape(expected.shape),
         )
     if "attention" in parameter and rows % (G * D) == 0 and rows > G * D:
@@ -75,12 +75,12 @@ def _causes(
     if "attention" in parameter and rows % D == 0:
         turned = expected.reshape(-1, D, columns)[::-1].reshape(expected.shape)
         yield Cause("heads are in reverse order", turned)
-    yield Cause("the sign is turned", -expected)
+    yield Cause("the sign is flipped", -expected)
     factor = float((expected * found).sum() / (expected * expected).sum())
     powers = _powers_of_two(expected, found)
     # Smoothing divides each channel by a power of its own: one for all is another fault.
     if (others := int((powers != 1).sum())) > 0 and (powers != powers.flat[0]).any():
-        text = f"smoothing is folded on one side alone: {others} of {columns} columns are too "
+        text = f"smoothing is applied on one side only: {others} of {columns} columns are too "
         yield Cause(text + "large or too small by powers of two", expected * powers)
     yield Cause(f"all weights are {factor:.3g} times what they should be", expected * factor)
     yield from _others(expected.shape, parameter, config, checkpoint)
@@ -146,5 +146,8 @@ def _of_blocks(exhibit: Exhibit, broken: np.ndarray) -> Found | None:
         text = f"{low:.3g}" if abs(high - low) < 0.1 * abs(low) else f"{low:.3g} to {high:.3g}"
         if abs(high - low) < 0.1 * abs(low):
             return f"the scale of {count} is {text} times what it should be", first
-        return f"the scales of {count} are missing, or others': {text} times as large", first
-    return f"codes of {count} stand for other weights", first
+        return (
+            f"the scales of {count} are missing or wrong: {text} times what they should be",
+            first,
+        )
+    return f"quantized values of {count} are wrong", first

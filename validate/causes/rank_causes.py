@@ -44,7 +44,7 @@ def likeliest(
             best, left = cause.text, found
     if best is None or left > max(bound, near * error) or left > error / 2:
         return None
-    return best, f"so changed, the reference differs by {left:.1e} and no longer by {error:.1e}"
+    return best, f"with this change the reference differs by {left:.1e}, without it by {error:.1e}"
 
 
 def rolled(x: np.ndarray, axis: int, what: str) -> Iterator[Cause]:

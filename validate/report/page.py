@@ -24,13 +24,13 @@ _BROKEN, _NEAREST = 12, 3  # findings that are shown outside of the full table
 _SHAPES = {" ": "·", "\n": "↵", "\t": "⇥"}
 _BYTES = {"<0x0A>": "\n", "<0x09>": "\t"}  # as vocabularies spell what isn't a piece of its own
 _CARDS = {
-    "mean_kl": ("Mean KL", "nats, from the float32 model, on text"),
-    "same_top": ("Top-1 agreement", "of positions have the same most likely token"),
+    "mean_kl": ("Mean KL", "nats, from the float32 model, on the text"),
+    "same_top": ("Top-1 agreement", "of positions: same most likely token"),
     "perplexity_ratio": ("Perplexity ratio", "artifact over float32 model"),
     "max_logit_difference": ("Max |Δlogit|", "over all positions and tokens"),
-    "same_greedy_tokens": ("Greedy tokens", "the same, from the first on"),
+    "same_greedy_tokens": ("Greedy tokens", "that agree before the first difference"),
 }
-_TOTAL = "resident, at most"
+_TOTAL = "estimated RAM to run"
 _ALONE = ("weights", "operators", "rows")
 _ERRORS = ("weight_error", "operator_error", "row_error")
 # Of each kind of check: a caption, and the heading and figures of each column.
@@ -50,7 +50,7 @@ _TABLES: tuple[tuple[str, tuple[str, ...], dict[str, tuple[str, ...]]], ...] = (
         },
     ),
     (
-        "Logits of whole sequences, from what the recipe makes of them",
+        "Logits of whole sequences, compared with the recipe's reference",
         ("logits", "batch"),
         {
             "mean KL": ("mean_kl",),
@@ -67,21 +67,21 @@ _TABLES: tuple[tuple[str, tuple[str, ...], dict[str, tuple[str, ...]]], ...] = (
     (
         "Drift of cached rows",
         ("cache",),
-        {"mean of a layer": ("mean_cache_error",), "worst row": ("cache_error",)},
+        {"mean of the worst layer": ("mean_cache_error",), "worst row": ("cache_error",)},
     ),
     (
         "Greedy continuation",
         ("greedy",),
         {
-            "as the float32 model": ("same_greedy_tokens",),
+            "same as the float32 model": ("same_greedy_tokens",),
             "tokens": ("greedy_tokens",),
-            "logit below the largest": ("greedy_gap",),
+            "largest logit minus the chosen token's": ("greedy_gap",),
         },
     ),
     (
-        "Weights, operators and cached rows, each by itself",
+        "Weights, operators and cached rows, one by one",
         _ALONE,
-        {"worst error": _ERRORS, "beyond bounds": ("broken",), "looked at": ("looked_at",)},
+        {"worst error": _ERRORS, "out of bounds": ("broken",), "checked": ("looked_at",)},
     ),
 )
 
@@ -168,8 +168,8 @@ def _sentence(report: dict[str, Any]) -> str:
     failed = [check["kind"] for check in checks if check["failures"]]
     if set(failed) == {"distance"}:
         return (
-            f"{artifact} computes what {quant} says, but its answers are further from those of "
-            f"{reference} than is allowed."
+            f"{artifact} computes what {quant} specifies, but its outputs are further from "
+            f"{reference}'s than is allowed."
         )
     if failed:
         return (
@@ -179,7 +179,7 @@ def _sentence(report: dict[str, Any]) -> str:
     head, positions = report["headline"], len(report["curve"]["kl"])
     return (
         f"All {len(checks)} checks passed: {artifact} computes what {quant} makes of {reference}. "
-        f"Its distance from the float32 model is called {head['distance']}: over "
+        f"Its distance from the float32 model is rated {head['distance']}: over "
         f"{write_number(positions)} positions of text, {_percent(head['same_top'])} have the same "
         "most likely token."
     )
@@ -264,14 +264,14 @@ def _memory(plan: dict[str, Any] | None) -> list[tuple[str, str]]:
         return []
     others = plan["other_quants"].items()
     sizes = [
-        ("weights, as kernels hold them", plan["resident_weights_bytes"]),
-        ("activations of a chunk", plan["activation_bytes"]),
+        ("weights, as the kernels store them", plan["resident_weights_bytes"]),
+        ("activations of one prefill chunk", plan["activation_bytes"]),
         ("Python, numpy and onnxruntime", plan["runtime_bytes"]),
-        ("cache, at most", plan["cache_bytes_at_most"]),
+        ("KV cache, at most", plan["cache_bytes_at_most"]),
         (_TOTAL, plan["resident_bytes"]),
-        *((f"the same of {quant}", size_bytes) for quant, size_bytes in others),
-        ("one token in the cache", plan["cache_bytes_per_token"]),
-        ("files of weights", plan["weights_bytes"]),
+        *((f"estimated RAM to run in {quant}", size_bytes) for quant, size_bytes in others),
+        ("KV cache, per token", plan["cache_bytes_per_token"]),
+        ("weight files", plan["weights_bytes"]),
     ]
     return [(name, format_bytes(size_bytes)) for name, size_bytes in sizes]
 

@@ -65,7 +65,7 @@ def plot_positions(
             f"{_median(values[:window])} before it and {_median(values[window:])} behind it."
         )
     if evictions:
-        words.append(f"Rows left the cache {len(evictions)} times, first at {evictions[0]}.")
+        words.append(f"Rows were evicted {len(evictions)} times, first at {evictions[0]}.")
     return draw("positions", " ".join(words), paint, height=3.5)
 
 

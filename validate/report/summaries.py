@@ -58,7 +58,7 @@ def print_summary(report: dict[str, Any]) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=100)
     console.print(table)
     table = Table(
-        "artifact against its recipe", "checks", "nearest to its bound", "found", "bound"
+        "artifact compared with its recipe", "checks", "nearest to its bound", "found", "bound"
     )
     for kind, checks in _by_kind(report).items():
         figure, check = _nearest(checks)
@@ -95,7 +95,7 @@ def as_markdown(report: dict[str, Any]) -> str:
     lines = [f"## Parity of {artifact['name']}: {verdict}", ""]
     scale = report["tolerance"]["scale"]
     if scale != 1:
-        lines += [f"**The bounds on what the recipe says were scaled by {scale:g}.**", ""]
+        lines += [f"**The recipe's bounds were scaled by {scale:g}.**", ""]
     lines += [f"- {remark}" for remark in _remarks(report)] + [""]
     lines += ["| distance from the float32 model | |", "| --- | ---: |"]
     lines += [f"| {name} | {value} |" for name, value in head.items()]
@@ -177,5 +177,5 @@ def _remarks(report: dict[str, Any]) -> Sequence[str]:
             *([f"what to do: {why['advice']}"] if why["advice"] else []),
         ]
     elif not report["passed"]:
-        remarks.append("--explain looks for the first tensor at fault, and for the cause")
+        remarks.append("--explain finds the first bad tensor and the likely cause")
     return remarks

@@ -184,7 +184,7 @@ def failing(passing: Report) -> Report:
         "error": 0.3,
         "bound": 2e-5,
         "cause": "the window is dropped, expected 8",
-        "evidence": "so changed, the reference differs by 2.4e-07",
+        "evidence": "with this change the reference differs by 2.4e-07",
         "advice": "",
     }
     return passing
@@ -236,14 +236,14 @@ def test_the_verdict_comes_first(passing: Report, failing: Report) -> None:
 
 def test_headline_figures_are_there_with_their_bounds(passing: Report) -> None:
     read = words(render_page(passing))
-    assert "Mean KL 6.48e-4 nats, from the float32 model, on text bound ≤ 2" in read
+    assert "Mean KL 6.48e-4 nats, from the float32 model, on the text bound ≤ 2" in read
     assert "Top-1 agreement 98.24\u202f%" in read
     assert "bound ≥ 20\u202f%" in read
     assert "Greedy tokens 64 of 64" in read
 
 
 def test_bounds_that_were_scaled_are_told_in_bold(passing: Report) -> None:
-    told = "<strong>All bounds on what the recipe says were scaled by 2.5: they are wider"
+    told = "<strong>The recipe's bounds were scaled by 2.5: they are wider"
     assert told not in render_page(passing)
     passing["tolerance"]["scale"] = 2.5
     page = render_page(passing)
@@ -256,7 +256,7 @@ def test_a_failure_says_why_and_which_checks_before_any_figure(failing: Report) 
     top = read[: read.index("Headline figures")]
     assert "Where layer 0, attention at position 5" in top
     assert "Likely cause the window is dropped, expected 8" in top
-    assert "Evidence so changed, the reference differs by 2.4e-07" in top
+    assert "Evidence with this change the reference differs by 2.4e-07" in top
     assert "operators one by one, 2 error of an operator 0.3 &gt; 2e-05" in top
     assert "--explain" not in top
 
@@ -373,7 +373,7 @@ def test_another_exporters_graph_that_cannot_be_looked_into_has_a_page(passing: 
     check_schema(passing)
     read = words(render_page(passing))
     assert "Target not recorded" in read
-    assert "The graph was not looked into" in read
+    assert "The graph’s inside was not checked" in read
     assert "None is recorded: another exporter wrote this graph" in read
 
 

@@ -29,7 +29,7 @@ def report() -> dict[str, Any]:
              "failures": []},
         ],
         "explanation": {"place": "layer 0, rope", "error": 1.5, "bound": 2e-5,
-                        "cause": "theta", "evidence": "so changed", "advice": ""},
+                        "cause": "theta", "evidence": "with this change", "advice": ""},
     }  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def test_markdown_puts_failures_first_and_a_scaled_tolerance_in_bold(
 ) -> None:
     text = as_markdown(report)
     assert text.startswith("## Parity of a|b: FAILED\n")
-    assert "**The bounds on what the recipe says were scaled by 2.**" in text
+    assert "**The recipe's bounds were scaled by 2.**" in text
     assert text.index("text, <one> shot") < text.index("greedy, 9 tokens")
     assert "| text, <one> shot | 2.50e-01 | not a number | 97.50% |" in text
     rows = [line for line in text.splitlines() if line.startswith("| ") and "ok" in line]
@@ -68,4 +68,4 @@ def test_the_table_tells_the_cause_and_what_was_not_looked_at(
         assert said in out
     report["explanation"] = None
     print_table(report)
-    assert "--explain looks for the first tensor at fault" in capsys.readouterr().out
+    assert "--explain finds the first bad tensor" in capsys.readouterr().out
