@@ -1,1 +1,1 @@
-"""What is wrong, slow or large about a graph that anybody exported, told by reading it alone?"""
+"""Finds what is wrong, slow or large in any exporter's graph, by reading it alone."""

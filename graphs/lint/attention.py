@@ -45,13 +45,13 @@ class LintedAttention:
     kind: str  # its operator; of Softmax where it is made of several
     layer: int
     windows: frozenset[int]  # keys a query sees, itself included; empty: all before it
-    has_attribute: bool  # the kind takes a window as an attribute; else a mask alone can tell it
+    has_attribute: bool  # the kind has a window attribute; otherwise only a mask can hold it
     slides: bool  # its cache keeps a window's rows and no more
     past: ir.Value | None  # (B, G, C, D), the keys so far
 
     @property
     def rows(self) -> int | str | None:
-        """C: a number, a name for one, or None where it is not told."""
+        """C: a number, a symbolic name, or None if unspecified."""
         return dimension(self.past, 2)
 
     @property
@@ -66,7 +66,7 @@ class Declared:
 
     window: int
     source: str
-    layers: Collection[int] | None  # that have it; None: some, but which is not told
+    layers: Collection[int] | None  # that have it; None: some, unspecified
 
 
 def declared_window(facts: Facts) -> Declared | None:

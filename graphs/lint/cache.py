@@ -21,16 +21,16 @@ def cache_too_short(facts: Facts) -> Iterator[LintFinding]:
             rule="cache-too-short",
             severity="error",
             where=names(short),
-            found=f"the cache has {short[0].rows} rows, a window of {window} needs as many",
-            consequence="keys within the window are lost: GroupQueryAttention refuses to run",
-            advice=f"give it {default_rows(window)} rows: the window and some slack",
+            found=f"the KV cache has {short[0].rows} rows, fewer than the window of {window}",
+            consequence="keys inside the window are lost: GroupQueryAttention refuses to run",
+            advice=f"export {default_rows(window)} rows: the window and slack",
         )
 
 
 def cache_without_slack(facts: Facts) -> Iterator[LintFinding]:
     """A cache of a fixed size holds a window and hardly more."""
     if section(facts.decoder, "sliding_window"):
-        return  # then the exact number of rows is told
+        return  # then genai-rows-differ checks the number of rows
     slack = {each: _slack(each, facts) for each in attentions(facts)}
     tight = [each for each, more in slack.items() if more is not None and 0 <= more < _GENAI_SLACK]
     if tight:
@@ -42,9 +42,9 @@ def cache_without_slack(facts: Facts) -> Iterator[LintFinding]:
             found=f"the cache has {rows} rows for a window of {window}, expected 16 more",
             consequence=(
                 f"onnxruntime-genai allocates {window + _GENAI_SLACK} rows and refuses the graph; "
-                "rows are moved every few tokens"
+                "rows are evicted every few tokens"
             ),
-            advice=f"give it {default_rows(window)} rows",
+            advice=f"export {default_rows(window)} rows",
         )
 
 
@@ -79,7 +79,7 @@ def genai_cache_overflows(facts: Facts) -> Iterator[LintFinding]:
             where=names(growing),
             found=(
                 f"genai_config.json has a sliding_window, so the cache gets {rows} rows; "
-                f"{len(growing)} attentions ({growing[0].kind}) want a row for every token"
+                f"{len(growing)} attentions ({growing[0].kind}) need a row for every token"
             ),
             consequence=(
                 f"onnxruntime-genai fails at token {rows + 1}: present.0.key has {rows} rows "
@@ -98,18 +98,18 @@ def cache_grows(facts: Facts) -> Iterator[LintFinding]:
     if growing:
         window = window_of(growing[0], facts)
         sizes = [_row_bytes(facts, each) for each in growing]
-        cost, kept = "memory and the work of a step grow with the text", default_rows(window) or 0
+        cost, kept = "memory and compute per step grow with the text", default_rows(window) or 0
         if facts.max_positions and all(sizes):
             token = sum(size or 0 for size in sizes)
             cost += (
-                f": {format_bytes(token * facts.max_positions)} at {facts.max_positions} tokens, "
-                f"where {kept} rows take {format_bytes(token * kept)}"
+                f": {format_bytes(token * facts.max_positions)} at {facts.max_positions} tokens; "
+                f"{kept} rows would take {format_bytes(token * kept)}"
             )
         yield LintFinding(
             rule="cache-grows",
             severity="warning",
             where=names(growing),
-            found=f"a window of {window} masks the scores, the cache keeps every token",
+            found=f"the window of {window} only masks scores; the KV cache keeps every token",
             consequence=cost,
             advice="export with GroupQueryAttention's sliding_window_cache = 1 and fixed rows",
         )
@@ -130,10 +130,10 @@ def cache_rows_unnamed(facts: Facts) -> Iterator[LintFinding]:
             where=names(named),
             found=f"the cache has {named[0].rows} rows, expected a number of at least {window}",
             consequence=(
-                "only a runtime that knows the rule can run it: transformers.js takes a name "
-                "for 0 rows, which GroupQueryAttention refuses"
+                "transformers.js reads a symbolic size as 0 rows, which GroupQueryAttention "
+                "refuses: only a runtime that knows the number of rows can run it"
             ),
-            advice=f"fix the rows, to {default_rows(window)} say",
+            advice=f"export a fixed number of rows, such as {default_rows(window)}",
         )
 
 
@@ -150,11 +150,11 @@ def _genai_rows(facts: Facts) -> int | None:
 
     Source: tried with onnxruntime-genai 0.18.
     """
-    told = section(facts.decoder, "sliding_window")
-    window = number(told, "window_size")
-    if window is None or window < 1 or section(told, "slide_key_value_cache"):
+    sliding = section(facts.decoder, "sliding_window")
+    window = number(sliding, "window_size")
+    if window is None or window < 1 or section(sliding, "slide_key_value_cache"):
         return None
-    slack = number(told, "cache_slack") or _GENAI_SLACK
+    slack = number(sliding, "cache_slack") or _GENAI_SLACK
     return window + max((number(facts.genai, "search", "chunk_size") or 1) - 1, slack)
 
 
@@ -164,7 +164,7 @@ def _in_genai(facts: Facts) -> list[LintedAttention]:
 
 
 def _row_bytes(facts: Facts, attention: LintedAttention) -> int | None:
-    """Bytes of one token's keys and values in one layer; None where a size is not told."""
+    """Bytes of one token's keys and values in one layer; None if a size is unspecified."""
     G, D = dimension(attention.past, 1), dimension(attention.past, 3)
     if not isinstance(D, int):
         D = number(facts.config, "head_dim") or number(facts.decoder, "head_size")

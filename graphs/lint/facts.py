@@ -38,7 +38,7 @@ _UNPACK = {*_REARRANGE, "DequantizeLinear"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LintFinding:
-    """One thing that whoever runs the graph should know before they do."""
+    """One problem or fact that a user should know before running the graph."""
 
     rule: str  # its name: short, in kebab-case
     severity: Severity  # error: wrong answers or refusal; warning: slow or large
@@ -76,11 +76,11 @@ class Facts:
     @property
     def max_positions(self) -> int | None:
         """Tokens that one sequence may have."""
-        told = (
+        declared = (
             number(self.config, "max_position_embeddings"),
             number(self.genai, "model", "context_length"),
         )
-        return max((n for n in told if n is not None), default=None)
+        return max((n for n in declared if n is not None), default=None)
 
 
 def gather_facts(path: Path) -> Facts:
@@ -131,7 +131,7 @@ def input_of(node: ir.Node, index: int) -> ir.Value | None:
 
 
 def dimension(value: ir.Value | None, axis: int) -> int | str | None:
-    """A size, or the name that stands for it; None: not told."""
+    """A size, or the name that stands for it; None: unspecified."""
     shape = None if value is None else value.shape
     if shape is None or axis >= len(shape):
         return None
@@ -165,7 +165,7 @@ def weight(value: ir.Value | None) -> ir.Value | None:
 
 
 def storage(value: ir.Value) -> tuple[Any, ...]:
-    """What tells two stored weights apart: their bytes' place."""
+    """The place of a stored weight's bytes, which identifies it."""
     tensor = value.const_value
     if isinstance(tensor, ir.ExternalTensor):
         return str(tensor.path), tensor.offset or 0

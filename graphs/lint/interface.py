@@ -24,7 +24,7 @@ def config_unreadable(facts: Facts) -> Iterator[LintFinding]:
             severity="warning",
             where=name,
             found=reason,
-            consequence="the graph's window and positions were not compared with the model's",
+            consequence="the graph's window and positions were not checked",
             advice="copy the checkpoint's own file again",
         )
 
@@ -49,7 +49,9 @@ def names_unusual(facts: Facts) -> Iterator[LintFinding]:
                 f"no {', '.join(missing)}; inputs are {listing(sorted(inputs), 3) or 'none'}, "
                 f"outputs {listing(sorted(outputs), 3) or 'none'}"
             ),
-            consequence="transformers.js and optimum cannot feed it, others must be told names",
+            consequence=(
+                "transformers.js and optimum cannot run it; others need the names configured"
+            ),
             advice="rename them, or map the names in genai_config.json",
         )
 
@@ -65,13 +67,13 @@ def cache_absent(facts: Facts) -> Iterator[LintFinding]:
             severity="warning",
             where=facts.path.name,
             found="no input holds past keys and values",
-            consequence="each new token computes the whole text again: at token 1000, 1000 tokens",
+            consequence="each new token computes the whole text again",
             advice="export it with its cache (optimum: --task text-generation-with-past)",
         )
 
 
 def logits_of_all(facts: Facts) -> Iterator[LintFinding]:
-    """Every token of a prompt gets its logits, wanted or not."""
+    """The graph computes logits of every position, also of those that are not needed."""
     graph = facts.model.graph
     inputs = {value.name: value for value in graph.inputs}
     logits = next((value for value in graph.outputs if value.name == LOGITS), None)
@@ -84,10 +86,10 @@ def logits_of_all(facts: Facts) -> Iterator[LintFinding]:
         rule="logits-of-all",
         severity="warning",
         where=LOGITS,
-        found=f"(batch, {n}, {V}): one row for every token of the prompt",
+        found=f"(batch, {n}, {V}): logits of every position",
         consequence=(
-            f"a prompt of {_TOKENS} tokens multiplies the head {_TOKENS} times for one next token "
-            f"and holds {format_bytes(_TOKENS * V * size)} of logits"
+            f"for one next token, a prompt of {_TOKENS} tokens computes {_TOKENS} rows of logits: "
+            f"{format_bytes(_TOKENS * V * size)}"
         ),
         advice=(
             f"export with {NUM_LOGITS_TO_KEEP} (onnxruntime-genai's builder: prune_lm_head=true)"

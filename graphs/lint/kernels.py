@@ -79,7 +79,7 @@ def attention_expands(facts: Facts) -> Iterator[LintFinding]:
             where=listing(map(label, found)),
             found=f"{len(found)} Attention of opset {opset}, expected at most {_LAST_ATTENTION}",
             consequence=(
-                f"onnxruntime has no kernel: each becomes some {_ATTENTION_NODES} nodes, "
+                f"onnxruntime has no kernel: each becomes about {_ATTENTION_NODES} nodes, "
                 f"{len(found) * _ATTENTION_NODES} in all, and holds all scores in memory"
             ),
             advice=f"export for opset {_LAST_ATTENTION}, or with GroupQueryAttention",
@@ -115,8 +115,8 @@ def not_on_processor(facts: Facts) -> Iterator[LintFinding]:
             severity="error",
             where=listing(map(label, found)),
             found=f"{len(found)} nodes of {kinds}",
-            consequence="onnxruntime has no kernel for them on a processor and refuses to load it",
-            advice="build for the processor (--execution_provider cpu), or run on the device",
+            consequence="onnxruntime has no CPU kernel for them and refuses to load it",
+            advice="export for the CPU (--execution_provider cpu), or run on the other device",
         )
 
 
@@ -143,7 +143,7 @@ def positions_rounded(facts: Facts) -> Iterator[LintFinding]:
             rule="positions-rounded",
             severity="error",
             where=listing(map(label, found)),
-            found=f"{found[0].op_type} makes rope's angles of positions rounded to 8 bits",
+            found=f"{found[0].op_type} computes rope's angles from positions quantized to 8 bits",
             consequence=(
                 f"positions and frequencies have 256 levels: {shared}answers get worse with "
                 "every token"
@@ -171,7 +171,7 @@ def attention_rounded(facts: Facts) -> Iterator[LintFinding]:
             where=listing(map(label, found)),
             found=f"{len(found)} MatMulInteger multiply activations with activations",
             consequence=(
-                "keys and values are rounded at each step, with one scale for all tokens, and "
+                "keys and values are quantized at each step with one scale for all tokens, and "
                 "probabilities below 1/510 of the largest become 0"
             ),
             advice="compare with the float graph on long texts before you ship it",
@@ -193,10 +193,10 @@ def positions_in_half(facts: Facts) -> Iterator[LintFinding]:
                     where=label(node),
                     found=f"rope's angles are {ir.DataType(dtype).name.lower()}: {value.name}",
                     consequence=(
-                        f"past position {_EXACT_UP_TO[ir.DataType(dtype)]}, neighbours get one "
-                        "and the same angle"
+                        f"past position {_EXACT_UP_TO[ir.DataType(dtype)]}, neighbouring "
+                        "positions get the same angle"
                     ),
-                    advice="compute the angles in float32, and round their sines and cosines",
+                    advice="compute the angles in float32, then round their sines and cosines",
                 )
                 return
 
@@ -216,10 +216,10 @@ def half_precision(facts: Facts) -> Iterator[LintFinding]:
                 where=listing(map(label, found)),
                 found=f"{len(found)} multiplications in float16",
                 consequence=(
-                    "meant for a GPU: on a processor onnxruntime puts casts to float32 around "
-                    "the nodes that have no kernel in half"
+                    "made for a GPU: on a CPU, onnxruntime adds casts to float32 around nodes "
+                    "without a float16 kernel"
                 ),
-                advice="for a processor, export float32 or packed weights",
+                advice="for a CPU, export float32 or packed weights",
             )
         elif found:
             yield LintFinding(
@@ -227,7 +227,7 @@ def half_precision(facts: Facts) -> Iterator[LintFinding]:
                 severity="error",
                 where=listing(map(label, found)),
                 found=f"{len(found)} multiplications in bfloat16",
-                consequence="on a processor: Could not find an implementation for MatMul",
+                consequence="on a CPU: Could not find an implementation for MatMul",
                 advice="export float32, float16 or packed weights",
             )
 

@@ -1,6 +1,6 @@
-"""What is wrong, slow or large about a decoder's graph, whoever exported it?
+"""Lints a decoder's graph, by any exporter: what is wrong, slow or large.
 
-Told by reading it alone: nothing is run, and weights stay in their files.
+It reads the graph only: nothing is run, and weights stay in their files.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def data_missing(facts: Facts) -> Iterator[LintFinding]:
         if Path(location).is_absolute() or not _is_inside(facts.path.parent, path):
             found = f"{len(tensors)} weights lie outside the graph's folder"
         elif missing and not path.is_file():
-            found = f"no such file, expected {format_bytes(end)}: {len(tensors)} weights"
+            found = f"no such file, expected {format_bytes(end)} with {len(tensors)} weights"
         elif missing:
             found = f"{path.stat().st_size} bytes, {len(tensors)} weights reach to byte {end}"
         else:
@@ -51,7 +51,7 @@ def data_missing(facts: Facts) -> Iterator[LintFinding]:
             where=location,
             found=found,
             consequence=f"onnxruntime refuses to load {facts.path.name}",
-            advice="copy the file whole beside the graph, under this very name",
+            advice="copy the whole file beside the graph, under this name",
         )
 
 
@@ -70,12 +70,12 @@ def tied_stored_twice(facts: Facts) -> Iterator[LintFinding]:
                 "the same numbers; config.json has tie_word_embeddings true"
             ),
             consequence=(
-                f"{format_bytes(min(map(num_bytes, (embedding, head))))} of the download and of "
-                "memory are spent twice"
+                f"{format_bytes(min(map(num_bytes, (embedding, head))))} of download and memory "
+                "are duplicated"
             ),
             advice=(
                 "store it once, in a layout that both can read (for packed weights, a block size "
-                "that divides the width), and let two initializers point at the same bytes"
+                "that divides the width), and point two initializers at the same bytes"
             ),
         )
 
@@ -93,10 +93,10 @@ def table_transposed(facts: Facts) -> Iterator[LintFinding]:
                 where=label(node),
                 found=f"rows are gathered from the transpose of {stored.name}",
                 consequence=(
-                    f"onnxruntime turns it when it loads: {format_bytes(num_bytes(stored))} "
+                    f"onnxruntime transposes it while loading: {format_bytes(num_bytes(stored))} "
                     "more memory, and a slower start"
                 ),
-                advice="store it in rows of the vocabulary, and turn it for the head instead",
+                advice="store one row per vocabulary entry, and transpose it for the head",
             )
 
 

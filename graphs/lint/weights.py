@@ -29,7 +29,7 @@ _BITS_PACKED = {8: 8.25, 4: 4.25}  # of a weight and its part of a float32 scale
 
 
 def matmul_unpacks(facts: Facts) -> Iterator[LintFinding]:
-    """Packed weights that are unpacked at each call, for want of accuracy_level 4.
+    """Packed weights that are unpacked at each call, because accuracy_level is not 4.
 
     The ratios: one row by 2048 x 2048, block 128, onnxruntime 1.32, AVX512-VNNI, one thread.
     """
@@ -47,11 +47,11 @@ def matmul_unpacks(facts: Facts) -> Iterator[LintFinding]:
                     f"accuracy_level {level}, expected {_INT8_ACCURACY}"
                 ),
                 consequence=(
-                    "on a processor, some 4 times slower for one row: it multiplies in float32"
+                    "on a CPU, about 4 times slower for one row: it multiplies in float32"
                     if bits == 4
-                    else "on a processor, some 150 times slower: each call unpacks all weights"
+                    else "on a CPU, about 150 times slower: each call unpacks all weights"
                 ),
-                advice=f"set accuracy_level = {_INT8_ACCURACY}; the weights stay as they are",
+                advice=f"set accuracy_level = {_INT8_ACCURACY}; the weights need no change",
             )
 
 
@@ -70,9 +70,9 @@ def float_zero_points(facts: Facts) -> Iterator[LintFinding]:
             where=listing(map(label, refused or found)),
             found=f"{len(found)} MatMulNBits have zero points in float, expected uint8",
             consequence=(
-                "onnxruntime refuses 8-bit weights with them on a processor"
+                "on a CPU, onnxruntime refuses 8-bit weights with them"
                 if refused
-                else "on a processor, 20 to 120 times slower: each call unpacks all weights"
+                else "on a CPU, 20 to 120 times slower: each call unpacks all weights"
             ),
             advice="round the zero points and pack them, or quantize symmetrically",
         )
@@ -93,7 +93,7 @@ def float_left(facts: Facts) -> Iterator[LintFinding]:
                 f"{len(packed)} matrices are packed; {len(plain)} in float take "
                 f"{format_bytes(left)}, {left / total:.0%} of all weights"
             ),
-            consequence=f"the file is {format_bytes(left - _packed_bytes(plain, 8))} too large",
+            consequence=f"packing them would save {format_bytes(left - _packed_bytes(plain, 8))}",
             advice=(
                 f"pack them too: {format_bytes(_packed_bytes(plain, 8))} at 8 bits, "
                 f"{format_bytes(_packed_bytes(plain, 4))} at 4 (GatherBlockQuantized reads rows)"
@@ -111,7 +111,7 @@ def all_float(facts: Facts) -> Iterator[LintFinding]:
             severity="note",
             where=facts.path.name,
             found=f"{len(plain)} matrices, {format_bytes(total)}, all in {_types(plain)}",
-            consequence="each token reads all but the embedding: memory's speed bounds decoding",
+            consequence="decoding is memory-bound: each token reads all weights but the embedding",
             advice=(
                 f"pack them: {format_bytes(_packed_bytes(plain, 8))} at 8 bits, "
                 f"{format_bytes(_packed_bytes(plain, 4))} at 4"
@@ -136,8 +136,8 @@ def scale_for_all(facts: Facts) -> Iterator[LintFinding]:
             rule="scale-for-all",
             severity="note",
             where=listing(map(label, found)),
-            found=f"{len(found)} matrices of 8 bits have one scale each, not one a column",
-            consequence="the largest weight of a matrix sets the step of all: answers are coarser",
+            found=f"{len(found)} matrices of 8 bits have one scale each, not one per column",
+            consequence="the largest weight of a matrix sets the step of all its weights",
             advice="quantize per channel, or in blocks",
         )
 

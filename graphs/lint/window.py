@@ -33,7 +33,7 @@ def window_lost(facts: Facts) -> Iterator[LintFinding]:
     found = attentions(facts)
     seen_whole = [each for each in found if not each.windows]
     if declared.layers is None and len(seen_whole) < len(found):
-        return  # some layers see all keys on purpose, and which is not told
+        return  # some layers see all keys on purpose; which ones is unspecified
     lost = [each for each in seen_whole if _is_windowed(each, declared)]
     if not lost:
         return
@@ -51,12 +51,12 @@ def window_lost(facts: Facts) -> Iterator[LintFinding]:
             f"{declared.source} is {declared.window}"
         ),
         consequence=(
-            f"from token {declared.window + 1} on, queries read keys that the model never reads: "
-            "answers leave the checkpoint's, and cost and memory grow with the text"
+            f"from token {declared.window + 1} on, queries read keys outside the model's window: "
+            "outputs differ from the checkpoint's, and compute and memory grow with the text"
         ),
         advice=(
             "export with the window in the graph; onnxruntime-genai's builder does so only where "
-            'config.json lists layer_types, "sliding_attention" for each layer'
+            'config.json lists layer_types with "sliding_attention" for each layer'
             if lost[0].has_attribute
             else "export with the window in the graph"
         ),
@@ -83,11 +83,11 @@ def window_differs(facts: Facts) -> Iterator[LintFinding]:
             found=f"window {window} ({odd[0].kind}); {declared.source} is {declared.window}",
             consequence=(
                 f"past token {min(window, declared.window)}, each query sees {abs(more)} "
-                f"{'more' if more > 0 else 'fewer'} of the keys than the model does"
+                f"{'more' if more > 0 else 'fewer'} keys than in the model"
             ),
             advice=(
                 f"set it to {declared.window}, the query's own key included "
-                "(left_window_size counts the keys before it: one less)"
+                "(left_window_size excludes it: one less)"
             ),
         )
 
@@ -132,7 +132,7 @@ def rope_table_short(facts: Facts) -> Iterator[LintFinding]:
                 where=str(table.name),
                 found=f"{rows} rows, the model has {most} positions",
                 consequence=f"token {rows + 1} has no row: GroupQueryAttention refuses it",
-                advice=f"export with {most} positions, or say {rows} in the config",
+                advice=f"export with {most} positions, or write {rows} into the config",
             )
 
 

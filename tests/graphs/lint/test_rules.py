@@ -276,7 +276,7 @@ def test_rope_table_of_all_positions_is_long_enough(ask: Ask) -> None:
 
 
 def test_cache_of_fewer_rows_than_the_window_is_told(ask: Ask) -> None:
-    say(ask("cache-too-short", rows=7), "error", "7 rows", "window of 8", "give it 24 rows")
+    say(ask("cache-too-short", rows=7), "error", "7 rows", "window of 8", "export 24 rows")
     assert ask("cache-too-short", rows=8) is None
 
 
@@ -328,13 +328,13 @@ def test_cache_that_onnxruntime_genai_lets_grow_is_not(ask: Ask, config: Any) ->
 def test_window_that_masks_only_is_told_with_its_cost(ask: Ask) -> None:
     nodes = GQA.replace("@", ", local_window_size = 8")
     finding = ask("cache-grows", nodes, rows="C", config=MISTRAL)
-    say(finding, "warning", "65.54 kB at 256 tokens", "24 rows take 6.14 kB")
+    say(finding, "warning", "65.54 kB at 256 tokens", "24 rows would take 6.14 kB")
 
 
 def test_mask_s_window_over_a_growing_cache_is_told(ask: Ask) -> None:
     mask = MASK.format(compare="Greater", edge="Sub", number=8, operands="mask, edge")
     nodes = DECOMPOSED.replace("@", mask)
-    say(ask("cache-grows", nodes, rows="C"), "warning", "a window of 8 masks")
+    say(ask("cache-grows", nodes, rows="C"), "warning", "the window of 8 only masks")
     assert ask("cache-grows", nodes, rows=24) is None
 
 
@@ -565,7 +565,7 @@ def test_tied_weights_that_are_stored_twice_are_told(ask: Ask) -> None:
     two = {"embedding": zeros(6, 64), "w": zeros(6, 64)}
     tied = {"tie_word_embeddings": True}
     nodes = TIED.format(head="w")
-    say(ask("tied-stored-twice", nodes, config=tied, **two), "warning", "1.54 kB of the download")
+    say(ask("tied-stored-twice", nodes, config=tied, **two), "warning", "1.54 kB of download")
     untied = {"tie_word_embeddings": False}
     assert ask("tied-stored-twice", nodes, config=untied, **two) is None
     assert ask("tied-stored-twice", nodes, **two) is None

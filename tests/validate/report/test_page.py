@@ -373,7 +373,7 @@ def test_another_exporters_graph_that_cannot_be_looked_into_has_a_page(passing: 
     check_schema(passing)
     read = words(render_page(passing))
     assert "Target not recorded" in read
-    assert "The graph’s inside was not checked" in read
+    assert "was not checked: no single weight or operator was compared" in read
     assert "None is recorded: another exporter wrote this graph" in read
 
 
