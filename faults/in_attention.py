@@ -185,11 +185,11 @@ FAULTS = [
         cause="positions from 1",
     ),
     Fault(
-        name="rope rotated the other way",
+        name="rope rotated in the opposite direction",
         recipe="fp32-ort",
         plant=_part(_rope_tables, sign=-1),
         place="layer 0, rope",
-        cause="the other way",
+        cause="opposite direction",
     ),
     Fault(
         name="rope in pairs for halves, in the kernel",
@@ -228,11 +228,11 @@ FAULTS = [
         cause="queries are not rotated",
     ),
     Fault(
-        name="queries rotated one position too far",
+        name="queries rotated by one position too many",
         recipe="int4-portable",
         plant=_positions_of_queries_late,
         place="layer 0, attention",
-        cause="queries are rotated one position too far",
+        cause="queries are rotated by one position too many",
     ),
     Fault(
         name="scores not scaled",

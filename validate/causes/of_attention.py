@@ -69,7 +69,7 @@ def causes_of_attention(
                 yield Cause(f"the window is {other}, expected {W}", result(seen=seen))
     for lost in (1, 2):
         seen = own & (j >= _oldest_seen(layout, T, cuts, lost=lost)[at, None])
-        text = f"rows are evicted early: {lost} of each eviction are still in the window"
+        text = f"rows are evicted early: each eviction drops {lost} too many"
         yield Cause(text, result(seen=seen))
     yield Cause(
         "query head h reads key/value head h % G, expected h // (H / G)",
@@ -84,7 +84,7 @@ def causes_of_attention(
     yield Cause("queries are not rotated by rope", result(q=plain[0]))
     later = np.arange(1, T + 1)[:, None] * config.rope_theta ** (-np.arange(0, D, 2) / D)
     yield Cause(
-        "queries are rotated one position too far", result(q=rotate(plain[0], later, pairs=False))
+        "queries are rotated by one position too many", result(q=rotate(plain[0], later, pairs=False))
     )
     for text, other_angles, pairs in ropes(config, T, cuts):
         yield Cause(f"of queries: {text}", result(q=rotate(plain[0], other_angles, pairs=pairs)))

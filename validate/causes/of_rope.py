@@ -68,7 +68,7 @@ def ropes(
             )
     yield "rope counts positions from 1, expected from 0", (positions + 1) * own, False
     yield "rope is one position behind", np.maximum(positions - 1, 0) * own, False
-    yield "rope rotates the other way", -positions * own, False
+    yield "rope rotates in the opposite direction", -positions * own, False
     for rows in sorted({64, 128, 256, 512, 1024, 2048} & set(range(length))):
         text = f"rope stops at position {rows - 1}: its tables have {rows} rows"
         yield text, np.minimum(positions, rows - 1) * own, False
