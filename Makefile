@@ -43,7 +43,7 @@
 #? PORT                     port of the page (default: one that is free)
 #? SHARED                   folder of further trained models, left out if it is missing
 #? ONLY/interop             names of runtimes, or parts of them; the others are left out
-#? ONLY/faults              a word: plant only the faults whose name holds it
+#? ONLY/faults              plant the faults whose name contains this
 #? ONLY/bench-peers         names of runtimes; the others are left out
 #? ARTIFACTS                words of artifact names, or all (default: those that ONLY needs)
 #? REQUIRE                  names of runtimes that must be installed, or all

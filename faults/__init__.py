@@ -1,1 +1,1 @@
-"""Does the gate notice? Faults planted in good artifacts, and its verdict on each."""
+"""Faults planted in good artifacts, to prove that the gate finds each of them."""

@@ -1,4 +1,4 @@
-"""Command: plant every fault, ask the gate, print its verdicts."""
+"""Plant every fault in a good artifact, run the gate on it, and print the verdicts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FAULTS = [fault for kind in _KINDS for fault in kind.FAULTS]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What the gate said of one fault."""
+    """The gate's verdict on one fault."""
 
     fault: Fault
     broken: tuple[str, ...]  # kinds of checks that failed
@@ -60,13 +60,13 @@ class Outcome:
 def try_faults(
     faults: Sequence[Fault], folder: Path, *, model: Path = MODEL, window: int | None = None
 ) -> Iterator[Outcome]:
-    """Plant each fault in a good artifact of its recipe, and let the gate look.
+    """Plant each fault in a good artifact of its recipe, and run the gate on it.
 
     Args:
         faults: of any recipes.
-        folder: for the artifacts; those that are there are good ones.
+        folder: for the good artifacts; those that it already holds are used.
         model: checkpoint with at least six layers.
-        window: in place of the checkpoint's; the faults are written for one of 64.
+        window: in tokens, instead of the checkpoint's; the faults are written for 64.
     """
     checkpoint = Checkpoint.open(model)
     options = GateOptions(store=folder / "store")
@@ -93,14 +93,14 @@ def try_faults(
 
 
 def as_markdown(outcomes: Sequence[Outcome]) -> str:
-    """The table of the docs."""
+    """The page docs/faults.md."""
     caught = sum(one.is_caught for one in outcomes)
     explained = sum(one.is_explained for one in outcomes)
     lines = [
         "# Planted faults",
         "",
         "Printed by `make faults`: each fault is one small mutation of a good artifact of the",
-        "bundled demo model. The gate sees figures alone; it compares no files.",
+        "bundled demo model. The gate sees only figures; it compares no files.",
         "",
         f"**{caught} of {len(outcomes)} are caught, {explained} are explained by the right place "
         "and cause.**",
@@ -121,25 +121,29 @@ def as_markdown(outcomes: Sequence[Outcome]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print one line per fault; return 1 if one was missed.
+    """Print one line per fault; return 1 if the gate missed one.
 
-    In the bundled model, also if one lost the cause that it had.
+    With the bundled demo model, also return 1 if a cause was not found.
     """
     parser = argparse.ArgumentParser(prog="python -m tramontane.faults", description=__doc__)
-    parser.add_argument("--only", default="", help="faults whose name holds this word")
+    parser.add_argument("--only", default="", help="plant the faults whose name contains this")
     parser.add_argument(
         "--model", type=Path, default=MODEL, help="checkpoint (default: the bundled demo model)"
     )
     parser.add_argument(
-        "--window", type=int, help="window of the artifacts, 64 for a model without one"
+        "--window",
+        type=int,
+        help="window of the artifacts, in tokens (64 for a model without one)",
     )
-    parser.add_argument("--folder", type=Path, help="keep the artifacts here (a temporary one)")
+    parser.add_argument(
+        "--folder", type=Path, help="folder for the artifacts (default: a temporary one)"
+    )
     parser.add_argument("--out", type=Path, help="write the table as Markdown")
     args = parser.parse_args(argv)
     faults = [fault for fault in FAULTS if args.only in fault.name]
     if not faults:
         raise ContractError(
-            f"--only {args.only}: no fault has such a name, expected a word of one of: "
+            f"--only {args.only}: no fault has such a name, expected a part of one of: "
             + "; ".join(fault.name for fault in FAULTS)
         )
     config = read_config(args.model)

@@ -1,4 +1,4 @@
-"""Which faults of smoothing, and of multiplying bytes with a sign, are planted?"""
+"""Planted faults of ``int8-dynamic``: smoothing, and matmuls with int8 activations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _RECIPE = "int8-dynamic-ort"
 
 
 def _norm_left_out(graph: Graph) -> None:
-    """Its readers are smoothed, and it is as published."""
+    """A norm's readers are smoothed, but the norm is not."""
     name = "layers.0.mlp_norm.weight"
     graph.write(name, graph.published(name))
 
@@ -38,9 +38,9 @@ def _one_scale(graph: Graph) -> None:
 
 
 def _all_positions(graph: Graph) -> None:
-    """The largest number of all positions decides the steps of each."""
+    """All positions share one activation scale."""
     node = graph.maker(graph.multiplication("layers.1.mlp.down").input[0])  # Cast
-    while node.op_type != "Div":  # behind Split, Reshape and what rounds
+    while node.op_type != "Div":  # after Split, Reshape and the rounding
         node = graph.maker(node.input[0])
     scale = graph.maker(graph.maker(node.input[1]).input[0])  # behind Max
     graph.maker(scale.input[0]).input[1] = graph.add_constant("planted.axes", np.array([1, -1]))

@@ -1,4 +1,4 @@
-"""Which faults of the cache, of batches and of positions are planted?"""
+"""Planted faults of the KV cache, of batches and of positions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .planting import Fault, Graph
 
 
 def _one_row_too_many(graph: Graph) -> None:
-    """An eviction takes C - W + 2 rows."""
+    """An eviction removes C - W + 2 rows."""
     body = graph.body()
     place = next(i for i, node in enumerate(body.node) if node.output[0] == "E")
     body.node[place].output[0] = "E.right"
@@ -22,7 +22,7 @@ def _one_row_too_many(graph: Graph) -> None:
 
 
 def _kept_too_long(graph: Graph) -> None:
-    """Rows are carried as if one token fewer had come: the newest is never kept."""
+    """Rows are stored one row late, so the newest is never kept."""
     new = graph.in_body("Where", making="source").input[2]  # rows beyond those of the past
     node = graph.in_body("Add", making=new)
     node.input[1] = "C.less"
@@ -33,7 +33,7 @@ def _kept_too_long(graph: Graph) -> None:
 
 
 def _newest_first(graph: Graph) -> None:
-    """Rows of one layer are handed back in reverse, once they fill the cache."""
+    """Rows of one layer are returned in reverse order."""
     order = graph.add_constant("rows.reversed", np.arange(graph.rows)[::-1].copy())
     graph.between("present.2.key", "Gather", order, axis=2)
 
@@ -77,7 +77,7 @@ def _heads_in_another_order(graph: Graph) -> None:
 
 
 def _padding_counts(graph: Graph) -> None:
-    """The length is taken from the mask's size, not from its ones."""
+    """The length is computed from the mask's size, not from its ones."""
     node = next(node for node in graph.body().node if node.output[0] == "total")
     place = list(graph.body().node).index(node)
     zero = onnx.helper.make_node("Constant", [], ["mask.zero"], value_int=0)
@@ -89,14 +89,14 @@ def _padding_counts(graph: Graph) -> None:
 
 
 def _padding_stays_in_front(graph: Graph) -> None:
-    """Tokens are not moved before what is padded on their left, nor moved back."""
+    """Tokens are not moved before their left padding, nor moved back."""
     for node in graph.nodes("GatherND"):
         node.op_type = "Identity"
         del node.input[1:], node.attribute[:]
 
 
 def _cache_scales_times(graph: Graph, factor: float) -> None:
-    """The scales of one layer's keys are wrong, which the kernel rounds and reads by."""
+    """The scales of one layer's keys are wrong; the kernel quantizes and dequantizes with them."""
     graph.change("cache_scales.3.key", lambda scales: scales * np.float32(factor))
 
 
@@ -110,7 +110,7 @@ def _cached_window(graph: Graph) -> None:
 
 
 def _logits_late(graph: Graph) -> None:
-    """Each position's logits are those of the one before it."""
+    """Each position has the logits of the one before it."""
     first = graph.add_constant("first", np.array([0]))
     last = graph.add_constant("last", np.array([-1]))
     one = graph.add_constant("one.end", np.array([1]))

@@ -1,4 +1,4 @@
-"""Which faults of norms, activations and additions are planted?"""
+"""Planted faults of norms, activations and additions."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ def _epsilon(graph: Graph) -> None:
 
 
 def _last_norm_skipped(graph: Graph) -> None:
-    """The head reads the sum that the last norm was to read."""
+    """The head reads the last norm's input."""
     norm = graph.multiplication("norm.weight")
     graph.reroute(norm.output[0], norm.output[3])
 
 
 def _addition_dropped(graph: Graph) -> None:
-    """Behind one norm the sum goes on without what the attention gave."""
+    """After one norm, the residual sum lacks the attention's output."""
     norm = graph.multiplication("layers.3.mlp_norm.weight")
     graph.reroute(norm.output[3], norm.input[0])
 
 
 def _norm_before_addition(graph: Graph) -> None:
-    """A norm reads what the layer gave alone, not what it is added to."""
+    """A norm reads the layer's output without the residual."""
     norm = graph.multiplication("layers.2.mlp_norm.weight")
     plain = norm.input[0]
     zero = graph.add_constant("no.addition", np.zeros(1, np.float32))

@@ -1,4 +1,4 @@
-"""Which faults of multiplying bytes by bytes are planted?"""
+"""Planted faults of int8 matmuls for target ``web``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _middle(graph: Graph) -> None:
 
 
 def _too_few_steps(graph: Graph) -> None:
-    """The bytes of activations overflow."""
+    """Quantized activations overflow."""
     node = graph.maker(graph.multiplication(_QKV).input[0])  # Cast
     while node.op_type != "Div":
         node = graph.maker(node.input[0])
@@ -33,7 +33,7 @@ def _too_few_steps(graph: Graph) -> None:
 
 
 def _halves_swapped(graph: Graph) -> None:
-    """What was left over counts whole, and what was not, a little."""
+    """The products of the coarse and of the fine half of the activations are swapped."""
     product = graph.multiplication(_DOWN)
     split = next(node for node in graph.nodes("Split") if node.input[0] == product.output[0])
     split.output[:] = reversed(split.output)

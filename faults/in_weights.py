@@ -1,4 +1,4 @@
-"""Which faults of weights, their packing and their places are planted?"""
+"""Planted faults of weights: values, packing and places."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _nibbles(codes: np.ndarray) -> np.ndarray:
 
 
 def _one_zero_point(points: np.ndarray) -> np.ndarray:
-    """The low nibble of one byte, one more or one less."""
+    """Change the low nibble of one byte by one."""
     low = points[7, 0] & 15
     points[7, 0] += -1 if low == 15 else 1
     return points

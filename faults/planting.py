@@ -1,4 +1,4 @@
-"""How is a fault planted in a graph, and what does it claim to be?"""
+"""A planted fault: how it changes a graph, and what the gate must find."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 
 class Graph:
-    """A graph with all its weights in memory, to be spoilt."""
+    """A graph with all its weights in memory, to be changed."""
 
     def __init__(self, artifact: Path, checkpoint: Path = MODEL) -> None:
         self._checkpoint = checkpoint
@@ -30,22 +30,22 @@ class Graph:
 
     @property
     def layers(self) -> int:
-        """How many there are."""
+        """Number of layers."""
         return sum(output.name.endswith(".key") for output in self.model.graph.output)
 
     @property
     def kv_heads(self) -> int:
-        """Key/value heads."""
+        """Number of key/value heads."""
         return self._cached(1)
 
     @property
     def rows(self) -> int:
-        """Rows of the cache."""
+        """Rows of the KV cache."""
         return self._cached(2)
 
     @property
     def head_size(self) -> int:
-        """Numbers of a head."""
+        """Head size."""
         return self._cached(3)
 
     def _cached(self, axis: int) -> int:
@@ -58,13 +58,13 @@ class Graph:
         return [node for node in self.model.graph.node if node.op_type in op_types]
 
     def body(self) -> Any:
-        """The attention's body in standard ops; target ``portable`` has one."""
+        """The attention's function of standard operators; only target ``portable`` has it."""
         return self.model.functions[0]
 
     def in_body(
         self, op_type: str, *, making: str | None = None, reading: str | None = None
     ) -> Any:
-        """The first node of its kind in that body, by one of the tensors that have names there."""
+        """The first node of this type in that body, by a tensor that it reads or makes."""
         return next(
             node
             for node in self.body().node
@@ -74,11 +74,11 @@ class Graph:
         )
 
     def maker(self, name: str) -> Any:
-        """The node that makes a tensor."""
+        """The node that computes a tensor."""
         return next(node for node in self.model.graph.node if name in node.output)
 
     def multiplication(self, weight: str) -> Any:
-        """The node that reads a matrix, given the start of its name."""
+        """The node that reads a weight, by the start of its name."""
         return next(
             node
             for node in self.model.graph.node
@@ -86,7 +86,7 @@ class Graph:
         )
 
     def names(self, start: str) -> Iterator[str]:
-        """Names of weights that begin so."""
+        """Names of weights that begin with ``start``."""
         return (name for name in self._weights if name.startswith(start))
 
     def embedding(self) -> list[str]:
@@ -96,32 +96,32 @@ class Graph:
         return own or list(tied)
 
     def read(self, name: str) -> np.ndarray:
-        """A weight's numbers."""
+        """Values of a weight."""
         return np.array(numpy_helper.to_array(self._weights[name]))
 
     def published(self, name: str) -> np.ndarray:
-        """A weight's numbers in the checkpoint."""
+        """Values of a weight in the checkpoint."""
         return Checkpoint.open(self._checkpoint).read(name)
 
     def change(self, name: str, change: Change) -> None:
-        """Put changed numbers in place of a weight's."""
+        """Replace a weight's values by changed ones."""
         self.write(name, change(self.read(name)))
 
     def write(self, name: str, array: np.ndarray) -> None:
-        """Put other numbers in place of a weight's."""
+        """Replace a weight's values."""
         old = self._weights[name]
         new = numpy_helper.from_array(np.ascontiguousarray(array), name)
         new.data_type = old.data_type
         old.CopyFrom(new)
 
     def swap(self, one: str, other: str) -> None:
-        """Let two weights change places."""
+        """Swap the values of two weights."""
         first, second = self.read(one), self.read(other)
         self.write(one, second)
         self.write(other, first)
 
     def set(self, node: onnx.NodeProto, name: str, value: float) -> None:
-        """Give a node an attribute."""
+        """Set a node's attribute."""
         kept = [attribute for attribute in node.attribute if attribute.name != name]
         del node.attribute[:]
         node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
@@ -132,7 +132,7 @@ class Graph:
         return name
 
     def between(self, name: str, op_type: str, *others: str, **attributes: Any) -> None:
-        """Let an operator change a tensor between its maker and all its readers."""
+        """Insert an operator between the node that computes a tensor and its readers."""
         maker = self.maker(name)
         made = f"{name}.before"
         for index, output in enumerate(maker.output):
@@ -143,7 +143,7 @@ class Graph:
         self.model.graph.node.insert(place, node)
 
     def reroute(self, old: str, new: str, *, readers: list[onnx.NodeProto] | None = None) -> None:
-        """Let readers of one tensor read another."""
+        """Make readers of one tensor read another."""
         for node in self.model.graph.node if readers is None else readers:
             for index, name in enumerate(node.input):
                 if name == old:
@@ -154,16 +154,16 @@ class Graph:
 class Fault:
     """One small mutation of a good artifact."""
 
-    name: str  # in words, for people
+    name: str  # shown in docs/faults.md
     recipe: str  # of the good artifact: QUANT-TARGET, or QUANT-TARGET-KV
     plant: Callable[[Graph], None]
-    place: str  # what the explanation must name
-    cause: str  # words of the likely cause; empty: none is known for it
-    applies: Callable[[MistralConfig], bool] | None = None  # else it would change nothing
+    place: str  # start of the place that the explanation must name
+    cause: str  # part of the likely cause; empty: none is known
+    applies: Callable[[MistralConfig], bool] | None = None  # None: to all models
 
 
 def planted(fault: Fault, artifact: Path, copy: Path, checkpoint: Path = MODEL) -> Path:
-    """Write a copy of a checkpoint's good artifact with the fault in it, where nothing may be."""
+    """Write a copy of a good artifact with the fault in it; ``copy`` must not exist."""
     shutil.copytree(artifact, copy, ignore=shutil.ignore_patterns("model.onnx*"))
     graph = Graph(artifact, checkpoint)
     fault.plant(graph)
