@@ -1,8 +1,8 @@
 """Measures the hardware limits, and counts what a graph needs of them.
 
-A step of decoding reads every weight that multiplies, and the cache's rows that are in view:
-memory limits it. A token of prefill multiplies by every weight but the head's: arithmetic limits
-it. Both limits are measured by the simplest work of the kind that we know.
+A decode step reads every matrix and the cache rows in the window, so it is memory-bound. A token
+of prefill multiplies by every matrix but the head, so it is compute-bound. Each limit is measured
+with the simplest work of its kind.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..runtime import contract
 from ..runtime.contract import Geometry
 from ..runtime.ort_session import ort
 
-_BUFFER_BYTES = 1 << 29  # far more than caches hold
+_BUFFER_BYTES = 1 << 29  # far more than the CPU's caches
 _TIMES = 5
 _ROWS, _SIZE = 256, 4096  # of the multiplication: a prefill's
 _LOOKED_UP = {"Gather": (0,), "GatherBlockQuantized": (0, 2, 3), "GroupQueryAttention": (7, 8)}
@@ -29,21 +29,21 @@ _LOOKED_UP = {"Gather": (0,), "GatherBlockQuantized": (0, 2, 3), "GroupQueryAtte
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """What a graph asks for each token."""
+    """Bytes read and multiplications per token."""
 
     read_bytes: int  # weights that a step of decoding reads
-    row_bytes: int  # of the cache, each position in view
-    window: int | None  # positions in view at most
-    multiplications: int  # multiply-accumulates of a token of prefill; the head has one a prompt
+    row_bytes: int  # cache bytes per position in the window
+    window: int | None  # most positions in the window
+    multiplications: int  # multiply-accumulates of a token of prefill, without the head
 
     def bytes_at(self, position: int) -> int:
-        """What a step reads at a position."""
+        """Bytes that a step reads at a position."""
         seen = position if self.window is None else min(position, self.window)
         return self.read_bytes + seen * self.row_bytes
 
 
 def read_rate(threads: int) -> float:
-    """Bytes per second that so many threads read from memory, one stream each; the best time."""
+    """Bytes per second that threads read from memory, one stream each; the best run."""
     count = _BUFFER_BYTES // 4
     whole = np.ones(count, np.float32)
     parts = np.array_split(whole, threads)
@@ -52,7 +52,7 @@ def read_rate(threads: int) -> float:
 
 
 def multiply_rate(threads: int) -> float:
-    """Multiply-accumulates per second of bytes in onnxruntime, MatMulInteger; the best time."""
+    """Multiply-accumulates per second of onnxruntime's MatMulInteger on int8; the best run."""
     weight = np.random.default_rng(0).integers(-127, 128, (_SIZE, _SIZE), np.int8)
     graph = helper.make_graph(
         [helper.make_node("MatMulInteger", ["x", "weight"], ["y"])],
@@ -73,7 +73,7 @@ def multiply_rate(threads: int) -> float:
 
 
 def work_of(path: Path, geometry: Geometry) -> Work:
-    """Count what a graph asks, from its nodes and the sizes of its weights.
+    """Count bytes and multiplications of a graph, from its nodes and the sizes of its weights.
 
     Args:
         path: the graph; its external data is not read.
@@ -99,7 +99,7 @@ def work_of(path: Path, geometry: Geometry) -> Work:
 
 
 def _multiplications(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> int:
-    """Of one position in one node, as the sizes of its weight say."""
+    """Multiply-accumulates of one position in one node, from the size of its weight."""
     if node.op_type == "MatMulNBits":
         sizes = {attribute.name: attribute.i for attribute in node.attribute}
         return int(sizes["K"] * sizes["N"])
@@ -115,7 +115,7 @@ def _num_bytes(tensor: onnx.TensorProto) -> int:
 
 
 def _best(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of some runs, after one that is not counted."""
+    """Seconds of the fastest of some runs, after one warm-up run."""
     work()
     seconds = []
     for _ in range(_TIMES):

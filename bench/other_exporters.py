@@ -22,7 +22,7 @@ from ..runtime.errors import ContractError
 from ..validate.gate import GateOptions
 from ..validate.run_gate import Verdict, validate
 
-# Exporter, what is asked of it, and the command; PYTHON, MODEL and OUT are put in.
+# Exporter and recipe, and the command with placeholders.
 _GENAI = "{python} -m onnxruntime_genai.models.builder -i {model} -o {out} -e cpu -c {out}/cache"
 _OPTIMUM = "{bin}/optimum-cli export onnx -m {model} --task text-generation-with-past {out}"
 _QUANTIZE = "{bin}/optimum-cli onnxruntime quantize --onnx_model {before} --avx512_vnni -o {out}"
@@ -38,7 +38,7 @@ _PACKAGES = {"onnxruntime_genai": "onnxruntime-genai", "optimum": "optimum-onnx"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExporterVerdict:
-    """One graph, and what was found."""
+    """One graph, its verdict and its findings."""
 
     name: str
     findings: list[LintFinding]
@@ -46,7 +46,7 @@ class ExporterVerdict:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Export with each, lint, validate, print and write the table."""
+    """Export with each exporter, lint, validate, print and write the table."""
     parser = argparse.ArgumentParser(
         prog="python -m tramontane.bench.other_exporters", description=__doc__
     )

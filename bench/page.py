@@ -61,10 +61,10 @@ def render(
     Args:
         speeds: reports of ``tramontane bench``.
         peers: lines of ``bench-peers``.
-        flat: the line of ``bench.flat``; None where it was not measured.
-        kernels: that of ``bench.kernels``, likewise.
-        folder: where they lay.
-        plots: names, without suffix, of the pictures that there are.
+        flat: the JSON of ``bench-flat``; None: not measured.
+        kernels: the JSON of ``bench-kernels``; None: not measured.
+        folder: that was read.
+        plots: names of the pictures that exist, without suffix.
     """
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -22,7 +22,7 @@ from ..validate.gate import GateOptions
 from ..validate.run_gate import JSON_FILE, PAGE_FILE, validate, write_reports
 
 _TEMPLATE = Path(__file__).with_name("parity.html.jinja")
-# Name of a figure in a report, what people call it, and how it is written.
+# Name of a figure in a report, its label, and its format.
 COLUMNS = (
     ("distance", "distance", "{}"),
     ("mean_kl", "mean KL, nats", "{:.1e}"),

@@ -17,21 +17,21 @@ from typing import IO
 import psutil
 
 _POLL_SECONDS = 0.05
-MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # of what getrusage counts in
+MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # unit of getrusage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProcessUsage:
-    """One command, run to its end."""
+    """Result of one command."""
 
     status: int
     seconds: float
-    # Resident, pages of mapped files included: the larger of what the system kept count of for
-    # the largest process, and of what was seen of all its processes together.
+    # Resident, pages of mapped files included: the larger of the system's count for the
+    # largest process, and of the sampled sum over all processes.
     peak_bytes: int
     lines: tuple[tuple[float, str], ...]  # of standard error, and seconds from the start
     output: str
-    was_stopped: bool  # since it took more memory than it may
+    was_stopped: bool  # because it exceeded the memory limit
 
     @property
     def last_words(self) -> str:
@@ -76,7 +76,7 @@ def run(command: Sequence[str | Path], *, limit_bytes: int) -> ProcessUsage:
     for reader in readers:
         reader.join()
     own, kept = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, usage.ru_maxrss
-    # A new process inherits the count of the one that began it: below that it tells nothing.
+    # A new process inherits its parent's count; a figure below that is meaningless.
     kept_bytes = kept * MAXRSS_BYTES if kept > own else 0
     return ProcessUsage(
         status=process.returncode,
@@ -89,7 +89,7 @@ def run(command: Sequence[str | Path], *, limit_bytes: int) -> ProcessUsage:
 
 
 def _resident(pid: int) -> int:
-    """Resident memory of a process and of all that it began."""
+    """Resident memory of a process and its descendants."""
     total = 0
     for each in _family(pid):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -98,7 +98,7 @@ def _resident(pid: int) -> int:
 
 
 def _family(pid: int) -> list[psutil.Process]:
-    """A process and all that it began; none where it has ended."""
+    """A process and its descendants; empty if it has ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]

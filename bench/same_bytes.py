@@ -1,7 +1,7 @@
 """Check that two installations of tramontane export the same graphs and weights.
 
-For whoever restructures code that decides an artifact's bytes: run the installation before and the
-one after on every recipe, target and cache of a model; files below ``onnx/`` must be equal.
+To restructure code that decides an artifact's bytes: run it with the installation from before the
+change on every recipe, target and cache of a model; files below ``onnx/`` must be equal.
 """
 
 from __future__ import annotations

@@ -12,11 +12,11 @@ class Spread:
     """One figure over all rounds."""
 
     values: tuple[float, ...]  # in the order of the rounds
-    way: str = ""  # how the runtime was told to compute, where it has several ways
+    way: str = ""  # mode of the runtime, if it has several
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """The median."""
         return float(median(self.values))
 
     def as_json(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Check that a long sequence costs as much per step as a short one, in time and in memory.
 
-The bundled demo model is exported with more positions than it was trained for: its text is of no
-interest here, its cost is. The last thousand steps run in turns with the thousand steps after two
+The bundled demo model is exported with more positions than it was trained for: only its cost is
+measured, not its text. The last thousand steps run in turns with the thousand steps after two
 windows of a second session, so that other load on the machine affects both. Memory is the
 process's own, without pages of the artifact's file, which the system can drop at any time. Exits
 with 1 if memory grows or steps slow down.
@@ -38,8 +38,8 @@ from .speed_table import Line, plot_lines
 TOKENS = 50_000
 _TURN = 20  # steps of one session before the other's
 AT_ONCE = 1000  # steps whose median is one point
-# The bounds of the assertion: generous, since machines are noisy. What is expected is below 1 %
-# of memory, and of steps what two medians of a thousand differ by when nothing changes.
+# Bounds, with room for noise. Expected: memory grows by less than 1 %, and steps differ as two
+# medians of a thousand steps do when nothing changes.
 MOST_GROWTH = 0.02
 MOST_SLOWER = 0.25
 MOST_BYTES = 4 << 30  # of the export's memory
@@ -47,17 +47,17 @@ MOST_BYTES = 4 << 30  # of the export's memory
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
-    """A thousand steps."""
+    """Cost of a thousand steps."""
 
     position: int  # after them
     step_us: float  # the median
     resident_bytes: int
-    own_bytes: int  # of them, those that lie in no file
+    own_bytes: int  # of these, without mapped files
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LongDecode:
-    """One long sequence."""
+    """Cost of one long sequence."""
 
     window: int
     points: list[Point]
@@ -66,17 +66,17 @@ class LongDecode:
 
     @property
     def full(self) -> Point:
-        """The first point after two windows: the cache was filled, and rows have left it."""
+        """The first point after two windows: the cache is full and rows were evicted."""
         return next(p for p in self.points if p.position - AT_ONCE >= 2 * self.window)
 
     @property
     def growth(self) -> float:
-        """Share by which the process's own memory grew since."""
+        """Growth of the process's own memory since then, as a share."""
         return self.points[-1].own_bytes / self.full.own_bytes - 1
 
     @property
     def slower(self) -> float:
-        """Share by which the last thousand steps took longer than those after two windows."""
+        """Slowdown of the last thousand steps over those after two windows, as a share."""
         return self.late_us / self.early_us - 1
 
 
@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def print_table(found: LongDecode, *, model: str) -> None:
-    """For people: cost early and late, with bounds."""
+    """The table: cost early and late, with bounds."""
     late = found.points[-1]
     table = Table(f"{model}, window {found.window}", "early", "late", "change", "allowed")
     table.add_row("position, tokens", str(found.full.position), str(late.position), "", "")
@@ -147,7 +147,7 @@ def print_table(found: LongDecode, *, model: str) -> None:
 
 
 def export_long(model: Path, folder: Path, *, quant: str, positions: int) -> Path:
-    """Export a copy of a checkpoint that has so many positions.
+    """Export a checkpoint with ``positions`` positions.
 
     Raises:
         ContractError: it is not in Hugging Face's layout.
@@ -161,7 +161,7 @@ def export_long(model: Path, folder: Path, *, quant: str, positions: int) -> Pat
     said["max_position_embeddings"] = max(positions, said["max_position_embeddings"])
     (copy / CONFIG_FILE).write_text(json.dumps(said), encoding="utf-8")
     out = folder / "artifact"
-    # In a process of its own: what exporting leaves in memory is not the session's.
+    # In a separate process, so that the export's memory is not counted as the session's.
     command: list[str | Path] = [
         sys.executable,
         "-m",
@@ -178,7 +178,7 @@ def export_long(model: Path, folder: Path, *, quant: str, positions: int) -> Pat
 
 
 def decode(session: Session, second: Session, *, tokens: int) -> LongDecode:
-    """Decode greedily, a point for each thousand steps; the second session only at the end.
+    """Decode greedily: one point per thousand steps; the second session runs only at the end.
 
     Raises:
         ContractError: no window, or too few tokens to pass it twice.
@@ -207,7 +207,7 @@ def decode(session: Session, second: Session, *, tokens: int) -> LongDecode:
 
 
 def broken_bounds(found: LongDecode) -> Iterator[str]:
-    """A line for each broken bound, with by how much."""
+    """One line per broken bound, with the excess."""
     for what, share, most in (
         ("memory grew", found.growth, MOST_GROWTH),
         ("steps took longer", found.slower, MOST_SLOWER),
@@ -228,7 +228,7 @@ def _point(session: Session, steps: int) -> Point:
 
 
 def _steps(session: Session, steps: int) -> np.ndarray:
-    """Seconds of each of so many greedy steps."""
+    """Seconds of each of ``steps`` greedy steps."""
     seconds = np.empty(steps)
     token = session.tokens % session.manifest.geometry.vocab_size
     for number in range(steps):
@@ -245,7 +245,7 @@ def _measured(session: Session, seconds: np.ndarray) -> Point:
         position=session.tokens,
         step_us=float(np.median(seconds) * 1e6),
         resident_bytes=memory.rss,
-        own_bytes=memory.rss - getattr(memory, "shared", 0),  # Linux alone tells
+        own_bytes=memory.rss - getattr(memory, "shared", 0),  # only Linux reports it
     )
 
 

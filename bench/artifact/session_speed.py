@@ -18,11 +18,11 @@ from ...runtime import Session
 from ...runtime.ort_session import ort
 from ..process import MAXRSS_BYTES
 
-DRIVER = "driver"  # the figure that tells what a step costs beside the graph
+DRIVER = "driver"  # time of a step outside the graph's run
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do the job that a file describes; print what came of it as one line of JSON."""
+    """Run the job that a file describes; print the result as one line of JSON."""
     job = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
     versions = {"tramontane": __version__, "onnxruntime": str(ort.__version__)}
     print(json.dumps({"versions": versions, "ways": {"": measure(job)}, "failed": {}}))
@@ -32,8 +32,8 @@ def main(argv: Sequence[str]) -> int:
 def measure(job: dict[str, Any]) -> dict[str, float]:
     """Seconds to load and run one token, tokens per second, resident bytes.
 
-    Of a job with a prompt, also seconds to the first token after it, in a session that was just
-    loaded, and ``driver``: what a step takes beside the bare run of its binding.
+    If the job has a prompt: also seconds to the first token after it, in a new session, and
+    ``driver``: time of a step outside the run of its binding.
     """
     start = time.perf_counter()
     session = Session.load(job["model"], threads=job["threads"])
@@ -53,7 +53,7 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
 
 
 def stand_at(session: Session, tokens: Sequence[int], position: int, *, piece: int) -> None:
-    """Put a sequence of so many tokens into the cache, computing one piece of it alone.
+    """Fill the cache for a long sequence, computing only one piece of it.
 
     The other rows are copies of the piece's: how many rows are held follows from the number of
     tokens, and how long a step takes from that.
@@ -117,7 +117,7 @@ def _step(session: Session, job: dict[str, Any], position: int) -> float:
 def _driver(session: Session, job: dict[str, Any]) -> dict[str, float]:
     """Seconds of a step that are not spent in the graph, and their share of it.
 
-    Of each step the run of its binding is taken off: runs vary by more than the driver takes.
+    The run of each step's binding is subtracted, since runs vary by more than the driver takes.
     """
     session.reset()
     session.prefill(job["tokens"][: job["prompt"]])
@@ -137,14 +137,14 @@ def _driver(session: Session, job: dict[str, Any]) -> dict[str, float]:
 
 
 class _TimedGraph:
-    """A graph that knows how long its last run took."""
+    """A graph that records how long its last run took."""
 
     def __init__(self, graph: ort.InferenceSession) -> None:
         self._graph = graph
         self.seconds = 0.0
 
     def run_with_iobinding(self, binding: Any) -> None:
-        """Run it."""
+        """Run the graph and record its time."""
         start = time.perf_counter()
         self._graph.run_with_iobinding(binding)
         self.seconds = time.perf_counter() - start

@@ -1,8 +1,8 @@
 """Measures an artifact's speed, memory and share of the hardware limits.
 
-Rounds of a process each, so that loading is measured as often as the rest. The machine's limits
-are measured before each round, and shares are taken within it: what else the machine does falls
-on both.
+Each round is a new process, so that loading is measured as often as the rest. The machine's limits
+are measured before each round and shares are computed within it, so that other load on the machine
+affects both.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FIRST = 16  # the position with next to no cache
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpeedReport:
-    """One artifact on one machine."""
+    """Figures of one artifact on one machine."""
 
     artifact: str
     recipe: str
@@ -53,7 +53,7 @@ class SpeedReport:
     about: dict[str, Any]  # machine, versions, how it was measured
 
     def as_json(self) -> dict[str, Any]:
-        """For machines, and for plots."""
+        """The content as JSON, also for plots."""
         spreads = {"limits": self.limits, "figures": self.figures, "shares": self.shares}
         return {
             "artifact": self.artifact,
@@ -115,7 +115,7 @@ def measure(artifact: Path, *, rounds: int, threads: int | None) -> SpeedReport:
 
 
 def protocol(geometry: contract.Geometry) -> dict[str, Any]:
-    """What is asked of each process: lengths and positions that the artifact has."""
+    """The job of each process: lengths and positions that the artifact supports."""
     longest = geometry.max_positions - WARM_UP - STEPS
     return {
         "tokens": token_ids(geometry.vocab_size, 512),
@@ -131,7 +131,7 @@ def protocol(geometry: contract.Geometry) -> dict[str, Any]:
 
 
 def positions(geometry: contract.Geometry) -> list[int]:
-    """Near the beginning, half a window, a window and five; without a window, quarters of all."""
+    """Positions near the start, at 0.5, 1 and 5 windows; without a window, at quarters."""
     W = geometry.window
     if W is None:
         quarter = geometry.max_positions // 4
@@ -140,14 +140,14 @@ def positions(geometry: contract.Geometry) -> list[int]:
 
 
 def token_ids(vocab_size: int, count: int) -> list[int]:
-    """Tokens from all over the vocabulary, but for the first ones, which control."""
+    """Tokens spread over the vocabulary, without the control tokens at its start."""
     return [3 + number * 7919 % (vocab_size - 3) for number in range(count)]
 
 
 def shares_of(
     figures: dict[str, Spread], limits: dict[str, Spread], work: Work
 ) -> dict[str, Spread]:
-    """Each speed over what the machine's limit allows, round by round."""
+    """Each speed as a share of the machine's limit, by round."""
     shares = {}
     for what, found in figures.items():
         kind, _, number = what.rpartition(" ")
@@ -163,7 +163,7 @@ def shares_of(
 
 
 def machine(threads: int | None) -> dict[str, Any]:
-    """What figures are true of."""
+    """Machine, versions and settings of the figures."""
     return {
         "processor": processor(),
         "cores": physical_cores(),
@@ -175,10 +175,10 @@ def machine(threads: int | None) -> dict[str, Any]:
 
 
 def _ask(job: dict[str, Any]) -> dict[str, float]:
-    """One process's figures.
+    """Figures of one process.
 
     Raises:
-        ContractError: it failed; with its last words.
+        ContractError: the process failed; the message has its last line.
     """
     handle, name = tempfile.mkstemp(suffix=".json")
     path = Path(name)

@@ -37,12 +37,12 @@ def print_report(report: SpeedReport) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """Something over positions."""
+    """One curve over positions."""
 
     title: str
     x: Sequence[float]
     y: Sequence[float]
-    low: Sequence[float] | None = None  # where it spreads
+    low: Sequence[float] | None = None  # lowest over rounds
     high: Sequence[float] | None = None
 
 
@@ -58,7 +58,7 @@ def plot(report: SpeedReport, path: Path) -> None:
 
 
 def plot_lines(lines: Sequence[Line], path: Path) -> None:
-    """Draw each over positions, from 0 up, side by side; SVG or PNG, as the name says."""
+    """Draw curves over positions side by side, from 0 up; SVG or PNG, by the file's suffix."""
     import matplotlib as mpl
 
     mpl.use("agg")

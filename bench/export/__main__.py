@@ -31,7 +31,7 @@ from ...runtime.sizes import format_bytes
 from ..process import ProcessUsage, run
 
 MOST_BYTES = 2 << 30  # of resident memory, imports included
-MOST_MORE_BYTES = 64 << 20  # for all layers over the fewest that were measured
+MOST_MORE_BYTES = 64 << 20  # of all layers over the fewest measured
 MOST_SECONDS = 300  # for a whole model of 7 billion parameters
 LEAST_WORK = 0.7  # share of the time that hashes, reads, quantizes and writes: all but tracing
 MOST_RESIDENT = 1.2  # times the artifact, beside the cache, for a whole model
@@ -40,7 +40,7 @@ PLAN_ERROR = 0.1  # share by which planned memory may miss what is measured
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportCost:
-    """One export, and a session of what it wrote."""
+    """Figures of one export and of a session with its artifact."""
 
     layers: int
     quant: str
@@ -49,10 +49,10 @@ class ExportCost:
     peak_bytes: int
     planned_peak_bytes: int
     weights_bytes: int
-    # Of a session after prefill and some steps. While it loads, the file's pages are resident
-    # too; the system takes them back as it likes.
+    # Of a session after prefill and some steps. While it loads, pages of the file are resident
+    # too; the system can drop them.
     resident_bytes: int
-    planned_resident_bytes: int  # with the cache that so many tokens have
+    planned_resident_bytes: int  # with the cache of as many tokens
     cache_bytes: int
 
 
@@ -181,7 +181,7 @@ def _measure(checkpoint: Path, args: argparse.Namespace, layers: int, quant: str
 
 
 def _measure_genai(checkpoint: Path, args: argparse.Namespace, layers: int) -> dict[str, Any]:
-    """The same job by onnxruntime-genai's builder, where that is installed."""
+    """The same job with onnxruntime-genai's builder, if it is installed."""
     python, name = args.genai_python, "onnxruntime_genai"
     probe = [python, "-c", f"import importlib.util as u; exit(u.find_spec('{name}') is None)"]
     if subprocess.run(probe, check=False).returncode:
@@ -216,7 +216,7 @@ def _measure_genai(checkpoint: Path, args: argparse.Namespace, layers: int) -> d
 
 
 def broken_bounds(rows: Sequence[ExportCost], whole: int | None) -> Iterator[str]:
-    """Say of each bound that is broken by how much.
+    """One line per broken bound, with the excess.
 
     Args:
         rows: what was measured.
@@ -301,7 +301,7 @@ def _checked(found: ProcessUsage) -> ProcessUsage:
 
 
 def _most_memory() -> int:
-    """What a process may take before the machine itself is in danger."""
+    """The limit on a process's memory that keeps the machine usable."""
     return int(psutil.virtual_memory().total * 0.9)
 
 

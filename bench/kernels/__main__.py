@@ -36,12 +36,12 @@ ROUNDS, TIMES = 9, 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """How fast one way was."""
+    """Speed of one kernel."""
 
     kernel: Kernel
     seconds: Spread  # of one copy
-    of_reading: Spread  # share of the rate at which memory is read, by what must be read
-    of_multiplying: Spread  # share of the rate at which bytes are multiplied
+    of_reading: Spread  # share of the memory read rate
+    of_multiplying: Spread  # share of the int8 multiply rate
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def print_table(found: Sequence[Found]) -> None:
-    """For people: time of each kernel, and its share of the machine's limits."""
+    """The table: time of each kernel, and its share of the machine's limits."""
     limits = ("of memory's rate", "of the multiply rate")
     table = Table("what", "kernel", "ms (median)", "lowest to highest", *limits)
     for one in found:
@@ -81,7 +81,7 @@ def measure(
 ) -> tuple[list[Found], dict[str, Spread]]:
     """Time kernels in turns; shares are of limits measured in the same round.
 
-    Memory is read before each kernel: its rate may double from one second to the next.
+    The memory read rate is measured before each kernel: it may double within a second.
     """
     seconds: list[list[float]] = [[] for _ in kernels]
     read: list[list[float]] = [[] for _ in kernels]
@@ -105,7 +105,7 @@ def measure(
 
 
 def to_json(found: Sequence[Found], limits: dict[str, Spread], **about: Any) -> str:
-    """For machines: one line; ``about`` is on what, and how, it was measured."""
+    """One line of JSON; ``about`` is the machine and the protocol."""
     return json.dumps(
         {
             **about,
@@ -126,7 +126,7 @@ def to_json(found: Sequence[Found], limits: dict[str, Spread], **about: Any) -> 
 
 
 def _seconds(run: Callable[[], object]) -> float:
-    """The middle of some runs, after one that is not counted."""
+    """Median of some runs, after one warm-up run."""
     run()
     seconds = []
     for _ in range(TIMES):

@@ -1,7 +1,7 @@
 """Graphs of single kernels that a step or a prefill could use.
 
-In the shape of Mistral-7B's layers: one token's attention over a full window, and the product with
-a matrix of the multilayer perceptron, and its gate, for one position and for a prompt's.
+Shapes are those of Mistral-7B's layers: one token's attention over a full window, and the matmul
+with a matrix of the MLP, and its gate, for one position and for a prompt.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WINDOW, SLACK = 4096, 512
 HEADS, KEY_VALUE_HEADS, HEAD_SIZE = 32, 8, 128
 IN, OUT = 4096, 14336  # of the product
 ROWS = 256  # positions of a prompt
-COPIES = 6  # of caches and of matrices, so that none of them stays in the processor's own caches
+COPIES = 6  # copies of caches and matrices, so that none stays in the CPU's caches
 SHAPE = {
     "window": WINDOW,
     "heads": HEADS,
@@ -34,9 +34,9 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kernel:
-    """One way to compute something."""
+    """One kernel to measure."""
 
-    does: str  # what all ways of a kind compute
+    does: str  # what all kernels of a kind compute
     way: str
     run: Callable[[], object]  # all copies
     read_bytes: int  # of one copy
@@ -44,9 +44,9 @@ class Kernel:
 
 
 def attentions(threads: int) -> Iterator[Kernel]:
-    """One token's attention over a full window: ours, ours in 8 bits, and what else there is.
+    """One token's attention over a full window: ours, ours with an int8 cache, and alternatives.
 
-    The others neither store nor turn the new key: what they leave out is in their favour.
+    The alternatives neither store nor rotate the new key, which is in their favour.
     """
     rows, group = WINDOW + SLACK, HEADS // KEY_VALUE_HEADS
     query = f"float[1, 1, {(HEADS + 2 * KEY_VALUE_HEADS) * HEAD_SIZE}] query"
@@ -116,7 +116,7 @@ def attentions(threads: int) -> Iterator[Kernel]:
 
 
 def products(threads: int) -> Iterator[Kernel]:
-    """One matrix by one position, and by many: as recipes have it."""
+    """One matrix by one position and by many, quantized as in the recipes."""
     for bits, block in ((4, 128), (4, 256), (8, 128)):
         weights = _in_blocks(OUT, bits=bits, block=block)
         nodes = f"y{{n}} = {_multiplied(weights, bits=bits, block=block)}(x, w{{n}}, scales)"
@@ -132,7 +132,7 @@ def products(threads: int) -> Iterator[Kernel]:
 
 
 def gates(threads: int) -> Iterator[Kernel]:
-    """Gate and up, and their gated product: two matrices, or both packed into one."""
+    """Gate, up and their gated product: two matrices, or both packed into one."""
     two, one = (_in_blocks(rows, bits=4, block=128) for rows in (OUT, 2 * OUT))
     gated = "a{n} = com.microsoft.QuickGelu<alpha = 1.0>(g{n}) y{n} = Mul(a{n}, u{n})"
     multiplied = _multiplied(two, bits=4, block=128)
@@ -166,9 +166,9 @@ def _multiplied(weights: Arrays, *, bits: int, block: int) -> str:
 def _over_caches(
     inputs: str, nodes: str, feeds: Arrays, scales: Arrays, threads: int
 ) -> Callable[[], object]:
-    """A graph of attention over so many caches, bound once; present rows lie where past ones do.
+    """A graph of attention over several caches, bound once; past and present share memory.
 
-    Caches that have scales hold bytes.
+    Caches that have scales are int8.
     """
     appends = "k{n}_" in nodes
     shape = (1, KEY_VALUE_HEADS, WINDOW + (SLACK if appends else 0), HEAD_SIZE)
@@ -199,7 +199,7 @@ def _over_caches(
             names.remove(f"{name}_")
     for name in names:
         binding.bind_output(name)
-    held = (feeds, caches, kept)  # what the binding points at lives as long as the run does
+    held = (feeds, caches, kept)  # keeps the bound arrays alive during the run
 
     def run() -> object:
         session.run_with_iobinding(binding)
@@ -211,7 +211,7 @@ def _over_caches(
 def _both(
     does: str, way: str, nodes: str, weights: Arrays, multiplications: int, threads: int
 ) -> Iterator[Kernel]:
-    """One way to multiply, for one position and for a prompt's; of weights {n} has copies."""
+    """One matmul kernel, for one position and for a prompt; {n} is the copy's number."""
     inputs, outputs = f"float[rows, {IN}] x", f"float[rows, {OUT}] y{{n}}"
     copies = {
         name.replace("{n}", str(n)): array
@@ -233,7 +233,7 @@ def _both(
 def _session(
     inputs: str, nodes: str, outputs: str, weights: Arrays, threads: int
 ) -> ort.InferenceSession:
-    """A graph of so many copies of some nodes, in each of which {n} is the copy's number."""
+    """A graph of several copies of some nodes; {n} is the copy's number."""
     copies = range(COPIES)
     text = (
         '<ir_version: 10, opset_import: ["" : 24, "com.microsoft" : 1]>\n'

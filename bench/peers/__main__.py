@@ -24,11 +24,11 @@ from .figures import Measured, compare, print_tables, sum_up, to_json
 from .weights import NAMES, Peer, PeerWeights
 
 ROUNDS = 3
-CHUNK = 512  # tokens at once: llama.cpp's default, and our driver's
+CHUNK = 512  # tokens per chunk: the default of llama.cpp and of our driver
 PREFILL = (32, 256, 2048)
 PREFILL_TOKENS = 512  # at least, of the runs of one length in a round
 PIECE = 128  # tokens computed to fill a long cache with copies of them
-POSITIONS = (16, 4000, 16000)  # and those that the window sets apart
+POSITIONS = (16, 4000, 16000)  # of the speeds at and beyond the window
 WARM_UP, STEPS = 4, 32
 
 
@@ -96,12 +96,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _means(asked: str, name: str) -> bool:
-    """Whether a runtime was asked for: by its name, or by a part where that is nobody's name."""
+    """Whether a runtime was asked for: by its name, or by a part that is no other's name."""
     return asked == name or (asked not in NAMES and asked in name)
 
 
 def positions(config: MistralConfig) -> list[int]:
-    """Positions to decode at: those asked for, half a window, a window and five, if they fit."""
+    """Positions to decode at: those asked for; else 0.5, 1 and 5 windows, if they fit."""
     W = config.sliding_window
     own = () if W is None else (W // 2, W, 5 * W)
     longest = config.max_position_embeddings - STEPS
@@ -114,7 +114,7 @@ def measure(
     """Run all runtimes in turns, each in a process of its own.
 
     Returns:
-        What was measured, and by name why the others are absent.
+        What was measured, and the reason by name why others are absent.
     """
     absent: dict[str, str] = {}
     peers: dict[str, Peer] = {}

@@ -58,9 +58,9 @@ class Measured:
     name: str
     file_bytes: int
     versions: dict[str, str]
-    figures: dict[str, Spread]  # of several ways to compute, each in the better one
-    ways: dict[str, dict[str, Spread]]  # by way, all of them
-    failed: dict[str, str]  # by figure: what it said in its place
+    figures: dict[str, Spread]  # each with the fastest mode of the runtime
+    ways: dict[str, dict[str, Spread]]  # of each mode
+    failed: dict[str, str]  # by figure: the error message
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,9 +70,9 @@ class Comparison:
     ours: str
     theirs: str
     what: str
-    ratio: Spread | None  # over the better of their ways; None: either was not measured
-    by_way: dict[str, Spread]  # over each of their ways
-    why: str  # it was not
+    ratio: Spread | None  # over their faster mode; None: one was not measured
+    by_way: dict[str, Spread]  # over each of their modes
+    why: str  # of not measuring
     floor: float | None  # None: there is no goal
 
     @property
@@ -84,7 +84,7 @@ class Comparison:
 
 
 def sum_up(name: str, file_bytes: int, answers: Sequence[Mapping[str, Any]]) -> Measured:
-    """Sum up what a runner said in each round; of several ways each figure takes the better.
+    """Summarize a runner's figures of all rounds; each figure is that of the fastest mode.
 
     A figure that failed in one round has failed.
     """
@@ -130,7 +130,7 @@ def compare(
 
     Args:
         measured: all runtimes that were there.
-        absent: by name, why others were not; a runtime in neither was not asked.
+        absent: by name, why others were not measured; a runtime in neither was not asked for.
         whats: speeds, in the order to show them.
     """
     by_name = {one.name: one for one in measured}
@@ -180,7 +180,7 @@ def _why_not(one: Measured | None, what: str) -> str:
 def print_tables(
     measured: Sequence[Measured], comparisons: Sequence[Comparison], absent: Mapping[str, str]
 ) -> None:
-    """For people: all figures, what failed, then the ratios."""
+    """The tables: all figures, failures, then ratios."""
     console = Console(width=150)
     whats = list(dict.fromkeys(what for one in measured for what in one.figures))
     for title, chosen in (
@@ -236,7 +236,7 @@ def to_json(
     absent: Mapping[str, str],
     **about: Any,
 ) -> str:
-    """For machines: one line; ``about`` is what was measured, on what, and how."""
+    """One line of JSON; ``about`` is the machine and the protocol."""
     return json.dumps(
         {
             **about,

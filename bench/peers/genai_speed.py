@@ -16,7 +16,7 @@ import psutil
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do the job that a file describes; print what came of it as one line of JSON."""
+    """Run the job that a file describes; print the result as one line of JSON."""
     job = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
     figures, failed = measure(job)
     versions = {"onnxruntime-genai": og.__version__, "onnxruntime": onnxruntime.__version__}
@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def measure(job: dict[str, Any]) -> tuple[dict[str, float], dict[str, str]]:
-    """Seconds to load, tokens per second, resident bytes; and what failed, in its own words."""
+    """Seconds to load, tokens per second, resident bytes; and the messages of failures."""
     start = time.perf_counter()
     model = load(job)
     generator_for(model, 64).append_tokens(job["tokens"][:1])
@@ -35,7 +35,7 @@ def measure(job: dict[str, Any]) -> tuple[dict[str, float], dict[str, str]]:
         what = f"prefill {tokens}"
         try:
             figures[what] = prefill(model, job, tokens)
-        except Exception as error:  # of any type: its own words are the finding
+        except Exception as error:  # of any type: its message is the result
             failed[what] = first_line(error)
     longest = max(job["decode"], default=0) + job["steps"] + 1
     generator, broken = generator_for(model, longest), ""
@@ -45,7 +45,7 @@ def measure(job: dict[str, Any]) -> tuple[dict[str, float], dict[str, str]]:
             try:
                 figures[what] = step(generator, job, position)
                 figures[f"resident at {position}"] = psutil.Process().memory_info().rss
-            except Exception as error:  # the sequence cannot go on from there
+            except Exception as error:  # the sequence cannot continue
                 broken = f"after {generator.token_count()} tokens: {first_line(error)}"
         if broken:
             failed[what] = broken
@@ -53,12 +53,12 @@ def measure(job: dict[str, Any]) -> tuple[dict[str, float], dict[str, str]]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in short."""
+    """First line of an error."""
     return str(error).splitlines()[0]
 
 
 def load(job: dict[str, Any]) -> og.Model:
-    """The model, with so many threads."""
+    """Load the model, with the threads that the job names."""
     config = og.Config(job["model"])
     options = {"session_options": {"intra_op_num_threads": job["threads"]}}
     config.overlay(json.dumps({"model": {"decoder": options}}))
@@ -66,7 +66,7 @@ def load(job: dict[str, Any]) -> og.Model:
 
 
 def generator_for(model: og.Model, tokens: int) -> og.Generator:
-    """An empty sequence that may become so long."""
+    """An empty sequence of at most ``tokens`` tokens."""
     params = og.GeneratorParams(model)
     params.set_search_options(max_length=tokens, do_sample=False)
     return og.Generator(model, params)
@@ -85,7 +85,7 @@ def prefill(model: og.Model, job: dict[str, Any], tokens: int) -> float:
 
 
 def step(generator: og.Generator, job: dict[str, Any], position: int) -> float:
-    """Tokens per second from a position on, by the median step; the way to it is computed."""
+    """Tokens per second from a position on, by the median step; the way there is computed."""
     warm_up, seconds = job["warm_up"], []
     while (missing := position - warm_up - int(generator.token_count())) > 0:
         generator.append_tokens(job["tokens"][: min(missing, job["chunk"])])

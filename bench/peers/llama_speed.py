@@ -21,7 +21,7 @@ _QUIET = llama.llama_log_callback(lambda *_: None)  # it lives as long as it may
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do the job that a file describes; print what came of it as one line of JSON."""
+    """Run the job that a file describes; print the result as one line of JSON."""
     job = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
     llama.llama_log_set(_QUIET, None)
     llama.llama_backend_init()
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def do(job: dict[str, Any]) -> dict[str, Any]:
-    """Quantize, score or measure, as the job asks."""
+    """Quantize, score or measure, depending on the job."""
     if "quantize" in job:
         for name, path in job["quantize"].items():
             quantize(job, name, path)
@@ -45,7 +45,7 @@ def do(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def quantize(job: dict[str, Any], name: str, path: str) -> None:
-    """Let llama.cpp write a file in one of its types; F32 keeps all bits."""
+    """Quantize a file with llama.cpp; F32 keeps all bits."""
     options = llama.llama_model_quantize_default_params()
     kind = "ALL_F32" if name == "F32" else f"MOSTLY_{name}"
     options.ftype = getattr(llama, f"LLAMA_FTYPE_{kind}")
@@ -66,7 +66,7 @@ def score(ctx: Any, model: Any, tokens: Sequence[int]) -> np.ndarray:
 
 
 def measure(job: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Seconds to load, tokens per second, resident bytes, by the way attention is computed."""
+    """Seconds to load, tokens per second and resident bytes, by kind of attention."""
     ways: dict[str, dict[str, float]] = {way: {} for way in WAYS}
     start = time.perf_counter()
     with loaded(job) as model:
@@ -118,11 +118,11 @@ def step(model: Any, job: dict[str, Any], position: int, *, is_flash: bool) -> t
 
 
 def fill(ctx: Any, job: dict[str, Any], tokens: int) -> None:
-    """Put a sequence of so many tokens into the cache.
+    """Fill the cache with a sequence of ``tokens`` tokens.
 
     One piece is computed, unless the job asks for all. The others are copies of it, each restored
-    as a sequence of its own, moved to its positions (llama.cpp turns the keys) and joined to the
-    first: as many cells are in use as after a prefill, and how long a step takes follows from it.
+    as a sequence of its own, moved to its positions (llama.cpp rotates the keys) and joined to the
+    first. As many cells are in use as after a prefill, so a step takes as long.
     """
     chunk, piece = job["chunk"], job["piece"]
     if tokens <= piece or job["computes_all"]:

@@ -1,4 +1,4 @@
-"""The same weights, made into what each runtime reads that is measured."""
+"""Converts one checkpoint into what each measured runtime reads."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ NAMES = (
     f"{GENAI} int4",
 )
 
-# Built here from its source, for just this processor: a wheel would be for any.
+# Built from source for this processor, unlike a wheel.
 _LLAMA_CPP = ("llama-cpp-python==0.3.36", "--no-binary", "llama-cpp-python", "psutil")
-# The builder needs all of these; torch comes first, as a later step finds it there.
+# The builder needs all of these; torch is installed first, so that later steps find it.
 _GENAI = (
     ("torch==2.13.0",),
     (
@@ -54,8 +54,8 @@ _GENAI = (
     ),
 )
 _PROOF_TOKENS = 32
-# The embedded model has 3e-5 with matrices in bfloat16, whose kernels round activations to it as
-# well, and 4e-7 in float32; with the rows of query and key in the wrong order 0.4.
+# The bundled demo model has 3e-5 with matrices in bfloat16, whose kernels round activations too,
+# and 4e-7 in float32; with the rows of query and key in the wrong order 0.4.
 _PROOF_KL = 1e-3
 _BUILDER = ("-m", "onnxruntime_genai.models.builder", "-e", "cpu")
 _QUIET = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
@@ -71,24 +71,24 @@ class Peer:
     file_bytes: int
 
     def ask(self, job: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Let it do a job, in a process of its own.
+        """Run a job in a new process.
 
         Raises:
-            Absent: it could not.
+            Absent: it failed.
         """
         return _ask(self.runner, {**job, "model": str(self.model.resolve())}, folder)
 
 
 class PeerWeights:
-    """One checkpoint, made into what each runtime reads: once, in a folder that is kept."""
+    """One checkpoint, converted once for each runtime, in a folder that is kept."""
 
     def __init__(self, model: Path, folder: Path, *, threads: int) -> None:
         """Read the checkpoint's headers and hashes.
 
         Args:
             model: checkpoint.
-            folder: what is made stays here, and is made anew when it would become another.
-            threads: to make it with.
+            folder: keeps the converted files; they are made again if the input changed.
+            threads: of the conversion.
         """
         self.checkpoint = Checkpoint.open(model)
         self._folder = folder
@@ -96,10 +96,10 @@ class PeerWeights:
         self._source = sorted(self.checkpoint.hashes().items())
 
     def peer(self, name: str) -> Peer:
-        """One of ``NAMES``, made ready.
+        """Prepare one of ``NAMES``.
 
         Raises:
-            Absent: it cannot be had here.
+            Absent: it cannot be installed or run here.
             TramontaneError: as ``export_checkpoint`` and ``write_gguf``.
         """
         runtime, _, kind = name.rpartition(" ")
@@ -122,7 +122,7 @@ class PeerWeights:
 
         Raises:
             Absent: llama.cpp cannot be built, or cannot quantize.
-            ParityError: its logits are another model's.
+            ParityError: its logits differ from the reference's.
         """
         runner = (environments.python_with("llama-cpp", _LLAMA_CPP), RUNNERS / "llama_speed.py")
 
@@ -140,10 +140,10 @@ class PeerWeights:
         return _peer(f"{LLAMA_CPP} {kind}", runner, path, [path])
 
     def _refuse_other_model(self, runner: Command, whole: Path) -> None:
-        """Hold llama.cpp's logits on the unquantized file against the reference's.
+        """Compare llama.cpp's logits on the unquantized file with the reference's.
 
-        On no more tokens than a window has: beyond it llama.cpp computes another model, since it
-        knows no window for this architecture.
+        Within one window only: beyond it llama.cpp computes another model, since it has no window
+        for this architecture.
         """
         say(f"comparing {whole.name} in llama.cpp with the reference")
         config = self.checkpoint.config
@@ -165,7 +165,7 @@ class PeerWeights:
             )
 
     def _built(self, precision: str) -> Peer:
-        """What onnxruntime-genai's own builder makes.
+        """An artifact of onnxruntime-genai's own builder.
 
         Raises:
             Absent: it cannot be installed, or its builder failed.
@@ -184,10 +184,10 @@ class PeerWeights:
         return _peer(f"{GENAI} {precision}", runner, model, model.glob("*.onnx*"))
 
     def _made(self, name: str, how: object, make: Callable[[Path], None]) -> Path:
-        """A folder, made anew unless it was made whole of the same checkpoint in the same way.
+        """A folder, made again unless a complete one of the same checkpoint and recipe exists.
 
         Raises:
-            Absent: something else than ours has that name; or from ``make``.
+            Absent: a folder that is not ours has that name; or raised by ``make``.
             CheckpointError: the checkpoint changed since its hashes were taken.
         """
         folder, made_of = self._folder / name, (self._source, how)

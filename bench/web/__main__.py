@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def export(model: Path, folder: Path, *, window: int | None) -> list[Artifact]:
-    """Export every recipe of a model, unmeasured.
+    """Export every recipe of a model, without the parity check.
 
     Raises:
         TramontaneError: as ``export_checkpoint``.
@@ -126,7 +126,7 @@ def measure(
         threads: of WASM.
 
     Returns:
-        What the runner says of all in one process, and of each alone, ``LOADS`` times.
+        The runner's output on all in one process, and on each alone, ``LOADS`` times.
 
     Raises:
         ContractError: no Node, or WASM cannot run an artifact.
@@ -140,7 +140,7 @@ def measure(
 
 
 def _machine(speeds: dict[str, Any]) -> Machine:
-    """What was measured on, by the runner's word and ours."""
+    """Machine and versions, as the runner and we report them."""
     return Machine(
         processor=f"{speeds['processor']} ({platform.machine()})",
         cores=os.cpu_count() or 1,
@@ -167,7 +167,7 @@ def _run(
     rounds: int = 0,
     steps: int = STEPS,
 ) -> dict[str, Any]:
-    """Let the runner do one job."""
+    """Run one job with the runner."""
     job = {
         "artifacts": [str(artifact.folder.resolve()) for artifact in artifacts],
         "threads": threads,

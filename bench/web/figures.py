@@ -40,7 +40,7 @@ class Artifact:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ratio:
-    """A figure over fp32's: in the middle one of the rounds, and in the least and the most."""
+    """A figure over fp32's: median, lowest and highest of the rounds."""
 
     median: float
     least: float
@@ -66,7 +66,7 @@ class WebSpeed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """What was measured on."""
+    """Machine and versions."""
 
     processor: str
     cores: int
@@ -100,8 +100,8 @@ def as_rows(
 
     Args:
         artifacts: of one model.
-        speeds: the runner's word on all of them in one process.
-        loads: its words on each alone.
+        speeds: the runner's output on all of them in one process.
+        loads: its output on each alone.
         threads: of WASM.
     """
     rounds = [one["rounds"] for one in speeds["artifacts"]]
@@ -139,7 +139,7 @@ def print_table(report: WebReport) -> None:
 
 
 def as_markdown(report: WebReport) -> str:
-    """For docs: the table, what decides, and how it was measured."""
+    """The page docs/web.md: the table, the decision, and how it was measured."""
     count = report.protocol
     lines = [
         "# Speed of each recipe in a browser's WASM",
@@ -193,7 +193,7 @@ def to_json(report: WebReport) -> str:
 
 
 def _decisions(report: WebReport) -> Iterator[list[str]]:
-    """What each recipe does to fp32's figures, over all models and threads."""
+    """Each recipe's figures over fp32's, for all models and thread counts."""
     files = {row.model: row.file_bytes for row in report.rows if row.recipe == BASE}
     for recipe in dict.fromkeys(row.recipe for row in report.rows):
         if recipe == BASE:

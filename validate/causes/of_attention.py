@@ -84,7 +84,8 @@ def causes_of_attention(
     yield Cause("queries are not rotated by rope", result(q=plain[0]))
     later = np.arange(1, T + 1)[:, None] * config.rope_theta ** (-np.arange(0, D, 2) / D)
     yield Cause(
-        "queries are rotated by one position too many", result(q=rotate(plain[0], later, pairs=False))
+        "queries are rotated by one position too many",
+        result(q=rotate(plain[0], later, pairs=False)),
     )
     for text, other_angles, pairs in ropes(config, T, cuts):
         yield Cause(f"of queries: {text}", result(q=rotate(plain[0], other_angles, pairs=pairs)))
