@@ -34,7 +34,7 @@ from .page import text_of, visit
 from .plan import ALL, choose
 from .runtimes import DRIVER, OTHERS, PAGE, REFERENCE, Column, Runtime
 
-Reference = tuple[Answer, np.ndarray]  # what transformers gives: its answer, (T, V) logits
+Reference = tuple[Answer, np.ndarray]  # transformers' answer, and logits (T, V)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -115,7 +115,7 @@ def _fill(
     references: dict[str, Reference],
     screenshots: Path | None,
 ) -> None:
-    """Fill one artifact's row: the runtimes that get it."""
+    """Run one artifact in all runtimes that are planned for it."""
     name = exported.case.name
     try:
         reference, logits = _reference(exported, references)
@@ -144,7 +144,7 @@ def _fill(
 
 
 def _told(judged: Callable[..., Cell], *args: object) -> Cell:
-    """A cell, also where the runtime is absent or failed."""
+    """One cell of the matrix, also if the runtime is absent or failed."""
     try:
         return judged(*args)
     except Absent as absent:
@@ -154,7 +154,7 @@ def _told(judged: Callable[..., Cell], *args: object) -> Cell:
 
 
 def _reference(exported: Exported, references: dict[str, Reference]) -> Reference:
-    """What transformers gives; once for all artifacts of one checkpoint, config and job."""
+    """The answer of transformers, once for all artifacts of one checkpoint, config and job."""
     config = json.loads((exported.folder / CONFIG_FILE).read_text(encoding="utf-8"))
     config.pop("transformers.js_config", None)
     job = {name: exported.job[name] for name in ("prompts", "score", "texts", "strings")}
@@ -170,21 +170,21 @@ def _reference(exported: Exported, references: dict[str, Reference]) -> Referenc
 def _judge_runtime(
     runtime: Runtime, exported: Exported, answers: dict[str, Answer], expected: ExpectedAnswer
 ) -> Cell:
-    """Compare a runtime's answer with what is right."""
+    """Compare a runtime's answer with the expected one."""
     if runtime is not DRIVER:
         answers[runtime.name] = _answer(runtime, exported)
     return _judged(runtime, exported, answers, expected)
 
 
 def _answer(runtime: Runtime, exported: Exported) -> Answer:
-    """A runtime's answer to the job; it computes logits only where they are measured."""
+    """A runtime's answer to the job, with logits only if they are measured."""
     return ask(runtime, exported, **({} if measures(runtime, exported) else {"logits": None}))
 
 
 def _judged(
     runtime: Runtime, exported: Exported, answers: dict[str, Answer], expected: ExpectedAnswer
 ) -> Cell:
-    """Compare; with quantized weights, with the tokens of the runtime with the same kernels."""
+    """Compare an answer with the expected one, or with that of the same kernels."""
     like = runtime.rounds_like
     if exported.manifest.quant != "fp32" and like is not None:
         if like not in answers:
@@ -202,7 +202,7 @@ def _judge_page(
     matrix: Matrix,
     screenshots: Path | None,
 ) -> Cell:
-    """Test the page: with the first artifact all of it, with the others in brief."""
+    """Test the page: fully with the first artifact, briefly with the others."""
     if same_kernels := answers.get(PAGE.rounds_like or ""):
         tokens = same_kernels["tokens"][0]
     elif exported.manifest.quant == "fp32":

@@ -19,27 +19,27 @@ from ..runtime.tokenizers.sentencepiece import Tokenizer
 from ..validate.sequences.tokens import SAMPLE
 
 NEW_TOKENS = 160  # several windows
-_WINDOWS = 3  # of the prompt that goes in at once
+_WINDOWS = 3  # tokens of the prompt fed at once
 _STAND_IN_WINDOW = 32  # of a model without one
 _SHARD_BYTES = 2 * 10**6  # several files of weights, as a large model has
-NUM_SCORED = 512  # positions, where a runtime's rounding is its own
+NUM_SCORED = 512  # positions, for runtimes whose kernels round differently
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One artifact, and a text of the kind that its model knows."""
+    """One artifact, and a text like its model's training data."""
 
     name: str
     checkpoint: Path
     options: ExportOptions
     has_window: bool = True
-    prompt: str  # greedy decoding from it meets no end token
+    prompt: str  # greedy decoding from it reaches no end token
     text: Path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exported:
-    """A case's artifact, and the job that every runtime is given."""
+    """A case's artifact, and the job for every runtime."""
 
     case: Case
     folder: Path
@@ -48,7 +48,7 @@ class Exported:
 
 
 def cases(model: Path, shared: Path | None) -> Iterator[Case]:
-    """Every recipe of the bundled demo model, then trained models of others if they are here."""
+    """Every recipe of the bundled demo model, then other trained models if ``shared`` has them."""
     prompt = "def fibonacci("
     for quant, target, cache, shard in (
         ("fp32", "ort", "windowed", None),
@@ -85,12 +85,12 @@ def cases(model: Path, shared: Path | None) -> Iterator[Case]:
 
 
 def stories_in(shared: Path) -> tuple[Path, Path]:
-    """A trained model of others, and text that it was trained on."""
+    """A trained model, and text like its training data."""
     return shared / "models" / "stories15M", shared / "corpora" / "tinystories.txt"
 
 
 def export(case: Case, folder: Path) -> Exported:
-    """Export a case, unmeasured, and write its job.
+    """Export a case without the parity check, and write its job.
 
     Raises:
         TramontaneError: as ``export_checkpoint``.
@@ -124,7 +124,7 @@ def write_job(exported: Exported, path: Path, **changes: Any) -> Path:
 
 
 def read_logits(exported: Exported) -> np.ndarray:
-    """What a runtime scored, (T, V) float32 for T whole positions, taken away for the next one."""
+    """Logits that a runtime wrote, (T, V) float32; the file is removed."""
     path, V = Path(exported.job["logits"]), exported.manifest.geometry.vocab_size
     if not path.is_file():
         return np.empty((0, V), np.float32)
@@ -134,7 +134,7 @@ def read_logits(exported: Exported) -> np.ndarray:
 
 
 def refuse_end_tokens(exported: Exported, tokens: list[list[int]]) -> None:
-    """Refuse prompts that other runtimes would stop at early.
+    """Refuse prompts whose answers other runtimes would end early.
 
     Raises:
         ContractError: naming the prompt.

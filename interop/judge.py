@@ -15,22 +15,22 @@ from ..validate.figures import compare
 from .cases import Exported, read_logits, write_job
 from .runtimes import Runtime
 
-Answer = dict[str, Any]  # what a runner printed
+Answer = dict[str, Any]  # the JSON that a runner printed
 
-# How far another runtime's kernels may leave the float32 model: mean KL in nats and top-1
-# agreement of the bundled model, about half as far again as our driver's own.
+# Bounds on other kernels' distance from the float32 model, with the bundled demo model: mean KL in
+# nats and top-1 agreement. They are about 1.5 times our driver's own distance.
 BOUNDS = {"int8": (1e-3, 0.98), "int8-dynamic": (1e-3, 0.97), "int4": (6e-2, 0.85)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExpectedAnswer:
-    """What is right for one artifact."""
+    """The expected answer for one artifact."""
 
-    tokens: list[list[int]]  # of transformers; where weights are rounded, of the same kernels
+    tokens: list[list[int]]  # of transformers; with quantized weights, of the same kernels
     texts: list[str]
-    ids: list[list[int]]  # SentencePiece's, of the hard strings
+    ids: list[list[int]]  # of SentencePiece, on the tokenizer probes
     decoded: list[str]
-    logits: np.ndarray  # (T, V) float32, of transformers on what is scored
+    logits: np.ndarray  # (T, V) float32, of transformers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,11 +44,11 @@ class Cell:
 
 
 def ask(runtime: Runtime, exported: Exported, **changes: Any) -> Answer:
-    """Let a runtime do an artifact's job.
+    """Run an artifact's job in a runtime.
 
     Raises:
-        Absent: it cannot be had here.
-        Failed: it was had, and could not do it.
+        Absent: the runtime cannot be installed here.
+        Failed: the runtime ended with an error.
     """
     path = exported.folder.with_suffix(f".{runtime.name.replace(' ', '-')}.json")
     score = exported.job["score"][: runtime.num_scored]
@@ -73,11 +73,11 @@ def ask(runtime: Runtime, exported: Exported, **changes: Any) -> Answer:
 
 
 class Failed(Exception):  # noqa: N818 - a state, not an error
-    """A runtime that is there and ended with an error; the message has its last words."""
+    """A runtime ended with an error; the message has its last line."""
 
 
 def measures(runtime: Runtime, exported: Exported) -> bool:
-    """Whether logits are compared within bounds: the runtime rounds in its own way."""
+    """Whether logits are compared within bounds, since the runtime's kernels round differently."""
     return runtime.rounds_like is None and exported.manifest.quant != "fp32"
 
 
@@ -115,7 +115,7 @@ def judge(runtime: Runtime, exported: Exported, answer: Answer, expected: Expect
 def _measured(
     runtime: Runtime, exported: Exported, expected: ExpectedAnswer
 ) -> tuple[str, list[str]]:
-    """The figures of a runtime that rounds in its own way, and what is beyond its bounds."""
+    """Figures of a runtime whose kernels round differently, and those out of bounds."""
     score, logits = np.array(exported.job["score"][: runtime.num_scored]), read_logits(exported)
     if len(logits) != len(score):
         return "not scored", [f"scored {len(logits)} positions, expected {len(score)}"]
@@ -142,7 +142,7 @@ def _first_other(found: Sequence[list[int]], expected: Sequence[list[int]]) -> l
 def _misread(
     runtime: Runtime, strings: Sequence[str], answer: Answer, expected: ExpectedAnswer
 ) -> list[str]:
-    """Strings that are read or written otherwise, beyond what is known of the runtime."""
+    """Strings that are encoded or decoded differently, without the known differences."""
     kinds = (("ids", runtime.reads_otherwise), ("decoded", runtime.writes_otherwise))
     return [
         f"{text!r}: {kind} {found!r}, expected {right!r}"

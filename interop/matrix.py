@@ -63,7 +63,7 @@ class Matrix:
         }
 
     def print_report(self) -> None:
-        """For people: the table, then what is wrong or absent, then the verdict."""
+        """The table, then failures and absent runtimes, then the verdict."""
         self.print_table()
         for runtime, why in self.absent.items():
             print(f"absent: {runtime}: {why}")
@@ -75,7 +75,7 @@ class Matrix:
         print(f"{verdict}: {right} of {len(tried)} combinations as expected")
 
     def print_table(self) -> None:
-        """For people: one line per cell, since the columns do not fit on a terminal."""
+        """One line per cell, since the columns do not fit on a terminal."""
         table = Table("artifact", "runtime", "found")
         for artifact, cells in self.rows.items():
             for runtime in filter(cells.__contains__, self.runtimes):
@@ -84,7 +84,7 @@ class Matrix:
         Console().print(table)
 
     def as_markdown(self, command: str) -> str:
-        """For docs."""
+        """The page docs/interop.md."""
         lines = [
             "# One artifact, every runtime",
             "",
@@ -115,7 +115,7 @@ class Matrix:
         return "\n".join(lines) + "\n"
 
     def to_json(self) -> str:
-        """For machines: one line."""
+        """One line of JSON."""
         return json.dumps(
             {
                 "passed": not self.failures,

@@ -15,7 +15,7 @@ from ..export.formats.huggingface import to_hugging_face
 
 
 def describe(config: MistralConfig) -> str:
-    """What is to be exported, in one line, as optimum reads it."""
+    """One line on the model, as optimum reads its config."""
     read = _normalized(config)
     return (
         f"{read.model_type}, {read.num_layers} layers of {read.num_attention_heads} heads over "
@@ -24,7 +24,7 @@ def describe(config: MistralConfig) -> str:
 
 
 def obstacles(config: MistralConfig) -> Iterator[str]:
-    """Why ``ORTModelForCausalLM`` cannot run what will be exported; nothing if it can.
+    """Why ``ORTModelForCausalLM`` cannot run the artifact; empty if it can.
 
     Source: optimum-onnx 0.1.0, optimum/onnxruntime/modeling_decoder.py.
     """

@@ -19,17 +19,17 @@ _RUNNER = Path(__file__).with_name("runners") / "page.mjs"
 def visit(
     exported: Exported, expected: str, *, screenshots: Path | None, is_brief: bool
 ) -> Answer:
-    """Serve an artifact with the page, and let a browser be its reader.
+    """Serve an artifact with the page, and open it in a browser.
 
     Args:
         exported: the artifact.
-        expected: the text that it must give to the first prompt.
+        expected: the answer to the first prompt.
         screenshots: folder for pictures.
-        is_brief: whether to load, answer and answer offline alone.
+        is_brief: whether to test only loading, answering, and answering offline.
 
     Raises:
         Absent: no browser, or no packages.
-        Failed: a claim of the page's does not hold; it is named.
+        Failed: a claim about the page does not hold; the message names it.
     """
     job = {
         "chromium": str(browser.find()),
@@ -56,7 +56,7 @@ def visit(
 
 
 def text_of(exported: Exported, prompt: list[int], tokens: list[int]) -> str:
-    """What tokens add to a prompt's text."""
+    """Text that tokens add to a prompt."""
     tokenizer = Tokenizer(
         exported.folder / TOKENIZER_FILE,
         exported.manifest.vocabulary,

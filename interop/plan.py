@@ -15,20 +15,20 @@ _EXPORT_SECONDS, _REFERENCE_SECONDS = 10, 15  # typically, on 2 cores; a referen
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MatrixPlan:
-    """Each artifact with the runtimes that get it; none is made that no runtime gets."""
+    """Each artifact with the runtimes that run it; an artifact without runtimes is not made."""
 
     rows: list[tuple[Case, list[Column]]]
     columns: list[str]  # names of the runtimes that get any artifact
 
     @property
     def seconds(self) -> int:
-        """How long it takes on 2 cores, typically, without installing any runtime."""
+        """Typical seconds on 2 cores, without installing runtimes."""
         references = {(case.checkpoint, case.options.window) for case, _ in self.rows}
         cells = sum(column.seconds for _, row in self.rows for column in row)
         return cells + _EXPORT_SECONDS * len(self.rows) + _REFERENCE_SECONDS * len(references)
 
     def lines(self) -> Iterator[str]:
-        """For people: what is made, for which runtimes, how long it takes."""
+        """The plan as text: artifacts, runtimes, time."""
         artifacts = _count(len(self.rows), "artifact")
         runtimes = _count(len(self.columns), "runtime")
         yield f"{artifacts}, {runtimes}: {_about(self.seconds)} on 2 cores"
@@ -55,7 +55,7 @@ def choose(
             checkpoint that are usual for the runtimes asked for.
 
     Raises:
-        ContractError: a name that is none, or no artifact that such a runtime can run.
+        ContractError: an unknown name, or no artifact that such a runtime can run.
     """
     cases = list(cases)
     wanted = [one for one in columns if not only or any(part in one.name for part in only)]
@@ -102,7 +102,7 @@ def _usual(cases: Sequence[Case], wanted: Sequence[Column]) -> MatrixPlan:
 
 
 def _plan(rows: Iterable[tuple[Case, list[Column]]], wanted: Sequence[Column]) -> MatrixPlan:
-    """Without the artifacts and the runtimes that get nothing."""
+    """Drop artifacts without runtimes, and runtimes without artifacts."""
     filled = [(case, row) for case, row in rows if row]
     used = {one.name for _, row in filled for one in row}
     return MatrixPlan(rows=filled, columns=[one.name for one in wanted if one.name in used])
@@ -115,7 +115,7 @@ def _means(name: str, case: Case) -> bool:
 
 
 def _can_be_judged(one: Column, case: Case, wanted: Sequence[Column]) -> bool:
-    """Whether there is something to compare with: rounded weights need the same kernels."""
+    """Whether an answer to compare with exists: quantized weights need the same kernels."""
     like = one.rounds_like
     if case.options.quant == "fp32" or like in (None, DRIVER.name):
         return True
@@ -123,7 +123,7 @@ def _can_be_judged(one: Column, case: Case, wanted: Sequence[Column]) -> bool:
 
 
 def _about(seconds: int) -> str:
-    """A time for people: minutes, rounded up."""
+    """A time in minutes, rounded up."""
     return f"about {_count(-(-seconds // 60), 'minute')}"
 
 

@@ -49,12 +49,12 @@ class Decoded:
 
     tokens: list[int]
     logits: Floats  # (T, V)
-    keeps_last: bool  # whether num_logits_to_keep can still be given, and is heeded
+    keeps_last: bool  # whether num_logits_to_keep still works
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConvertedGraph:
-    """One converted graph against the artifact's own."""
+    """One converted graph, compared with the artifact's own."""
 
     style: str
     file: Path
@@ -62,11 +62,11 @@ class ConvertedGraph:
     agreeing: int = 0  # greedy tokens before the first that differs
     max_difference: float | None = None  # between logits, up to the first token that differs
     keeps_last: bool = False
-    failure: str | None = None  # why onnxruntime does not load what its tool wrote
+    failure: str | None = None  # why onnxruntime does not load the converted graph
 
     @property
     def is_equal(self) -> bool:
-        """Whether tokens, logits (but for rounding) and the option are the artifact's."""
+        """Whether tokens, logits (up to rounding) and the option equal the artifact's."""
         return (
             self.agreeing == self.tokens
             and self.max_difference is not None
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def convert(artifact: Path, out: Path, manifest: Manifest) -> None:
-    """Have onnxruntime's tool write its format and its lists of operators.
+    """Run onnxruntime's tool, which writes its format and lists of operators.
 
     Raises:
         ContractError: the graph is too large for the format, ``out`` is in the artifact, or the
@@ -174,12 +174,12 @@ def decode(
 
     Args:
         path: a graph in either format.
-        manifest: of the artifact that it was made of.
+        manifest: of the artifact that it was converted from.
         tokens: new ones.
-        replays: apply the optimizations that the file has saved for the phone.
+        replays: apply the optimizations that are saved in the file.
 
     Raises:
-        ContractError: no token is asked for, or more than the artifact has positions.
+        ContractError: fewer than one token, or more than the artifact has positions.
     """
     geometry = manifest.geometry
     if not 1 <= tokens <= geometry.max_positions - _PROMPT_TOKENS:
@@ -215,7 +215,7 @@ def decode(
 
 
 def compare(own: Decoded, other: Decoded, style: str, file: Path) -> ConvertedGraph:
-    """Hold a converted graph's tokens and logits against the artifact's own."""
+    """Compare a converted graph's tokens and logits with the artifact's own."""
     same = [one == two for one, two in zip(own.tokens, other.tokens, strict=True)]
     agreeing = same.index(False) if False in same else len(same)
     compared = slice(0, agreeing + 1)  # those of the first other token were of equal tokens too
@@ -260,7 +260,7 @@ def as_table(rows: Sequence[ConvertedGraph], operators: dict[str, set[str]]) -> 
 def as_json(
     rows: Sequence[ConvertedGraph], operators: dict[str, set[str]], manifest: Manifest
 ) -> dict[str, Any]:
-    """The same for machines."""
+    """The same as JSON."""
     return {
         "quant": manifest.quant,
         "target": manifest.target,

@@ -28,12 +28,12 @@ _WEB = "onnxruntime-web"
 
 
 def _is_plain(case: Case) -> bool:
-    """Whether it has the default target and cache."""
+    """Whether an artifact has the default target and cache."""
     return case.options.target == "ort" and case.options.cache == "windowed"
 
 
 def _is_usual(case: Case) -> bool:
-    """Whether an app on a desktop or a phone would ship it."""
+    """Whether an app on a desktop or a phone would ship an artifact."""
     return _is_plain(case) and case.options.quant in ("fp32", "int8", "int4")
 
 
@@ -43,25 +43,25 @@ def _is_usual_on_the_web(case: Case) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
-    """A column of the matrix: its name, and which artifacts are tried."""
+    """A column of the matrix: a runtime, and which artifacts it runs."""
 
     name: str
     takes: Callable[[Case], bool] = lambda _: True  # whether it can run the artifact at all
     usual: Callable[[Case], bool] = _is_usual  # tried when only some runtimes are asked for
     # With quantized weights: the runtime with the same kernels, whose tokens this one must give.
-    # None: it has its own kernels, and its logits are measured.
+    # None: it has other kernels, so its logits are compared within bounds.
     rounds_like: str | None = _DRIVER
-    seconds: int = 1  # for one artifact, typically, on 2 cores
+    seconds: int = 1  # typical, for one artifact on 2 cores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Runtime(Column):
-    """A runtime that does a job given as a file."""
+    """A runtime whose job is given as a file."""
 
     start: Callable[[Path], Sequence[str | Path]]  # the command for a job; may raise Absent
     new_tokens: int = NEW_TOKENS
     num_scored: int = NUM_SCORED  # positions
-    # Hard strings that its own tokenizer encodes, or decodes, differently from SentencePiece.
+    # Tokenizer probes that its own tokenizer encodes or decodes differently from SentencePiece.
     reads_otherwise: Callable[[str], bool] = lambda _: False
     writes_otherwise: Callable[[str], bool] = lambda _: False
 
@@ -71,7 +71,7 @@ def _here(runner: str, job: Path) -> list[str | Path]:
 
 
 def _onnxruntime_alone(job: Path) -> list[str | Path]:
-    """A Python with onnxruntime and numpy alone, in the versions of this one."""
+    """A Python with only onnxruntime and numpy, in the versions of this one."""
     packages = [f"{name}=={version(name)}" for name in ("onnxruntime", "numpy")]
     return [
         environments.python_with("bare", packages),
@@ -124,7 +124,7 @@ def _spells_control(text: str) -> bool:
 
 
 def _begins_with_mark(text: str) -> bool:
-    return text.startswith("\ufeff")  # of the byte order, which JavaScript's decoder drops
+    return text.startswith("\ufeff")  # byte order mark, which JavaScript's decoder drops
 
 
 def _is_lost_in_genai(text: str) -> bool:
@@ -142,8 +142,8 @@ OTHERS = (
     Runtime(
         name="onnxruntime-genai",
         start=_genai,
-        reads_otherwise=_spells_control,  # as the token: it has no other way to declare one
-        writes_otherwise=_is_lost_in_genai,  # text without characters, or the start token alone
+        reads_otherwise=_spells_control,  # reads it as the token
+        writes_otherwise=_is_lost_in_genai,  # text without characters, or only the start token
     ),
     Runtime(
         name="transformers.js",

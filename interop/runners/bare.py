@@ -1,4 +1,4 @@
-"""Does a job with the script of docs/runtimes.md: ``bare.py job.json SCRIPT``.
+"""Runs a job with the script of docs/runtimes.md: ``bare.py job.json SCRIPT``.
 
 Runs in any Python that has numpy and onnxruntime, and nothing else.
 """
@@ -17,7 +17,7 @@ import onnxruntime as ort
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do the job that a file describes; print what came of it as one line of JSON."""
+    """Run the job that a file describes; print the result as one line of JSON."""
     job = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
     decode = runpy.run_path(argv[1])["decode"]
     folder = Path(job["artifact"])

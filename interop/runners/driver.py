@@ -1,4 +1,4 @@
-"""Does a job with our own driver.
+"""Runs a job with our own driver.
 
 Runs in any Python that has numpy, onnxruntime and sentencepiece: ``driver.py job.json``.
 """
@@ -21,14 +21,14 @@ from tramontane.runtime.tokenizers.sentencepiece import Detokenizer
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do the job that a file describes; print what came of it as one line of JSON."""
+    """Run the job that a file describes; print the result as one line of JSON."""
     job = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
     print(json.dumps(do(job)))
     return 0
 
 
 def do(job: dict[str, Any]) -> dict[str, Any]:
-    """Decode, tokenize and score as a job asks."""
+    """Decode, tokenize and score as the job says."""
     session = Session.load(job["artifact"])
     tokenizer, prompts = session.tokenizer, job["prompts"]
     tokens = [continue_greedily(session, prompt, job["new_tokens"]) for prompt in prompts]
@@ -51,7 +51,7 @@ def do(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def continue_greedily(session: Session, prompt: Sequence[int], new_tokens: int) -> list[int]:
-    """The likeliest token again and again, past end tokens, after a prompt in one shot."""
+    """Greedy tokens after a prompt fed in one shot, past end tokens."""
     session.reset()
     logits = session.prefill(prompt, chunk=len(prompt))
     tokens: list[int] = []
@@ -63,13 +63,13 @@ def continue_greedily(session: Session, prompt: Sequence[int], new_tokens: int) 
 
 
 def text_after(session: Session, prompt: Sequence[int], tokens: Sequence[int]) -> str:
-    """What tokens add to the text of a prompt."""
+    """Text that tokens add to a prompt."""
     detokenizer = Detokenizer(session.tokenizer, prompt)
     return "".join([*(detokenizer.push(token) for token in tokens), detokenizer.flush()])
 
 
 def versions() -> dict[str, str]:
-    """What the tokens were made by."""
+    """Versions of what made the tokens."""
     return {
         "tramontane": __version__,
         "python": f"{platform.python_version()} ({platform.machine()})",

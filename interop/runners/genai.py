@@ -1,4 +1,4 @@
-"""Does a job with onnxruntime-genai: ``genai.py job.json``, in a Python that has it."""
+"""Runs a job with onnxruntime-genai: ``genai.py job.json``, in a Python that has it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import onnxruntime_genai as og
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do the job that a file describes; print what came of it as one line of JSON."""
+    """Run the job that a file describes; print the result as one line of JSON."""
     job = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
     model = og.Model(job["artifact"])
     tokenizer = og.Tokenizer(model)
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def continue_greedily(model: Any, prompt: Sequence[int], new_tokens: int) -> list[int]:
-    """The likeliest token again and again, after a prompt in one shot."""
+    """Greedy tokens after a prompt fed in one shot."""
     params = og.GeneratorParams(model)
     params.set_search_options(max_length=len(prompt) + new_tokens)
     generator = og.Generator(model, params)
@@ -56,7 +56,7 @@ def continue_greedily(model: Any, prompt: Sequence[int], new_tokens: int) -> lis
 
 
 def streamed(tokenizer: Any, prompt: Sequence[int], tokens: Sequence[int]) -> str:
-    """What tokens add to the text of a prompt, piece by piece as an app shows it."""
+    """Text that tokens add to a prompt, decoded piece by piece as in an app."""
     stream = tokenizer.create_stream()
     for token in prompt:
         stream.decode(token)

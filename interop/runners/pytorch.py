@@ -1,7 +1,7 @@
-"""Does a job with transformers in PyTorch, or with optimum's ORTModelForCausalLM.
+"""Runs a job with transformers in PyTorch, or with optimum's ORTModelForCausalLM.
 
-``pytorch.py job.json``: a job that names a checkpoint is done by transformers on it, with the
-config of the artifact; one that names none, by optimum on the artifact.
+``pytorch.py job.json``: if the job names a checkpoint, transformers runs it with the config of the
+artifact; otherwise optimum runs the artifact.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PACKAGES = ("transformers", "torch", "optimum", "optimum-onnx", "onnxruntime", "
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do the job that a file describes; print what came of it as one line of JSON."""
+    """Run the job that a file describes; print the result as one line of JSON."""
     job = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
     tokenizer = AutoTokenizer.from_pretrained(job["artifact"])
     model = load(job)
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def load(job: dict[str, Any]) -> Any:
-    """The checkpoint in float32, or the artifact as optimum has it."""
+    """The checkpoint in float32, or the artifact in optimum."""
     if "checkpoint" in job:
         config = AutoConfig.from_pretrained(job["artifact"])
         return AutoModelForCausalLM.from_pretrained(
@@ -65,7 +65,7 @@ def load(job: dict[str, Any]) -> Any:
 
 
 def continue_greedily(model: Any, prompt: Sequence[int], new_tokens: int) -> list[int]:
-    """The likeliest token again and again, after a prompt in one shot."""
+    """Greedy tokens after a prompt fed in one shot."""
     ids = torch.tensor([list(prompt)])
     with torch.no_grad():
         made = model.generate(
@@ -79,7 +79,7 @@ def continue_greedily(model: Any, prompt: Sequence[int], new_tokens: int) -> lis
 
 
 def versions() -> dict[str, str]:
-    """Of what is installed here."""
+    """Versions of the installed packages."""
     found = {}
     for name in PACKAGES:
         try:
