@@ -1,11 +1,11 @@
-// A proxy between a page and its server, which can damage or withhold files.
+// A proxy between a page and its server that can damage or withhold files.
 
 import { createServer } from "node:http";
 
 const ISOLATION = /^cross-origin-(opener|embedder)-policy$/;
 const OF_THE_CONNECTION = /^(connection|keep-alive|transfer-encoding|content-length|date)$/;
 
-/** Hands on every request to a server; may damage, withhold and close. */
+/** Forwards every request to a server; can damage or withhold files, and close connections. */
 export class Front {
   #target;
   #server = null;
@@ -33,7 +33,7 @@ export class Front {
     this.#port = this.#server.address().port;
   }
 
-  /** Be gone: connections are refused from now on. */
+  /** Close: later connections are refused. */
   async close() {
     const closed = new Promise((resolve) => this.#server.close(resolve));
     this.#server.closeAllConnections();
@@ -62,7 +62,7 @@ export class Front {
   }
 }
 
-/** A digit stays one when its last bit changes, so that JSON stays JSON. */
+/** Flip the last bit of a digit: it stays a digit, so JSON stays valid. */
 function digitAfter(body, start) {
   return start + body.subarray(start).findIndex((byte) => byte >= 0x30 && byte <= 0x39);
 }

@@ -6,7 +6,7 @@
 //     puppeteer    folder whose node_modules have puppeteer-core and axe-core
 //     prompt, new_tokens, expected    greedy; the text that our driver gives, or null
 //     screenshots  folder for pictures, or null
-//     brief        true: load, answer, and answer offline alone
+//     brief        true: only load, answer, and answer offline
 // The last line is one JSON object; the exit status is 1 if any claim failed.
 
 import { mkdirSync, readFileSync } from "node:fs";
@@ -130,7 +130,7 @@ async function checkVisits(browser, front) {
   await context.close();
 }
 
-/** In the page: put something else under every kept hash. */
+/** In the page: replace the content of every stored hash. */
 async function spoilStore() {
   const store = await caches.open("tramontane-artifacts");
   for (const key of await store.keys()) {
@@ -375,5 +375,5 @@ try {
 seen.gpu = await findGpu().catch((error) => `not found out: ${error.message}`);
 const failed = Object.keys(claims).filter((name) => !claims[name]);
 console.log(JSON.stringify({ claims, failed, violations, consoleErrors, ...seen }));
-for (const name of failed) process.stderr.write(`FAILS  ${name}\n`); // the last words count
+for (const name of failed) process.stderr.write(`FAILS  ${name}\n`); // the last line is reported
 process.exit(failed.length ? 1 : 0);

@@ -12,12 +12,12 @@ export const PHONES = [
 
 export const consoleErrors = [];
 
-/** What an element of the page says. */
+/** Text of an element of the page. */
 export const text = (page, id) => page.$eval(`#${id}`, (element) => element.textContent);
 export const facts = (page) =>
   page.$$eval("#facts li", (items) => items.map((item) => item.textContent));
 
-/** A tab that notes progress and complaints, but for those that it forgives. */
+/** A tab that records progress and errors, except those to ignore. */
 export async function openPage(context, { viewport = DESKTOP, features = [], forgives } = {}) {
   const page = await context.newPage();
   await page.setViewport(viewport);
@@ -82,7 +82,7 @@ export async function cacheShown(page) {
   return { held: Number(held), inWindow, outside, free, tokens, evicted, barShare };
 }
 
-/** Whether every view of the cache shows one and the same state. */
+/** Whether every view of the cache shows the same state. */
 export function agrees({ held, inWindow, outside, free, tokens, evicted, barShare }) {
   const isBarRight = Math.abs(barShare - held / (held + free)) < 1e-3;
   return held === inWindow + outside && held === tokens - evicted && isBarRight;

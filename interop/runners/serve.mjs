@@ -15,7 +15,7 @@ const ALONE = {
   "Cross-Origin-Embedder-Policy": "require-corp",
 };
 
-/** Serve folders by name, and one page at /; returns its address and what ends it. */
+/** Serve folders by name, and one page at /; returns its address and a function that ends it. */
 export async function serve(folders, page = "<!doctype html>") {
   const server = http.createServer((request, response) => {
     const [, name, ...rest] = request.url.split("?")[0].split("/");

@@ -1,4 +1,4 @@
-// Does a job with transformers.js in Node: `node transformers.mjs job.json PACKAGES`
+// Runs a job with transformers.js in Node: `node transformers.mjs job.json PACKAGES`
 
 import fs from "node:fs";
 import { createRequire } from "node:module";

@@ -1,6 +1,6 @@
-// Does a job with transformers.js, in Node or in a browser.
+// Runs a job with transformers.js, in Node or in a browser.
 
-/** What it makes of a job; `name` is the artifact's, below its local models. */
+/** The answer to a job; `name` is the artifact's, below its local models. */
 export async function doJob({ AutoModelForCausalLM, AutoTokenizer, Tensor }, name, job) {
   const tokenizer = await AutoTokenizer.from_pretrained(name);
   const model = await AutoModelForCausalLM.from_pretrained(name);

@@ -1,4 +1,4 @@
-// Does a job with transformers.js in a browser.
+// Runs a job with transformers.js in a browser.
 //
 // node transformers_page.mjs job.json PACKAGES TOOLS CHROMIUM: folders with transformers.js and with
 // puppeteer-core, and the browser.

@@ -1,4 +1,4 @@
-// Does a job with onnxruntime-web's WASM: `node web.mjs job.json PACKAGES`
+// Runs a job with onnxruntime-web's WASM: `node web.mjs job.json PACKAGES`
 
 import fs from "node:fs";
 import os from "node:os";
@@ -32,4 +32,4 @@ if (job.score && job.logits) {
   fs.writeFileSync(job.logits, new Uint8Array(logits.buffer, logits.byteOffset, logits.byteLength));
 }
 console.log(JSON.stringify(found));
-process.exit(0); // its threads would wait for more
+process.exit(0); // otherwise its threads keep the process alive

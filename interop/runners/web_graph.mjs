@@ -4,7 +4,7 @@ import fs from "node:fs";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 
-/** The module of a folder of packages, with so many threads, and its version. */
+/** The module in a folder of packages, with a number of threads, and its version. */
 export async function openRuntime(packages, threads) {
   const home = path.join(packages, "node_modules", "onnxruntime-web");
   const ort = await import(pathToFileURL(path.join(home, "dist", "ort.node.min.mjs")).href);
@@ -46,7 +46,7 @@ export class Graph {
   /**
    * Append tokens to a cache; `seen` counts all so far, these included.
    *
-   * Sessions here know no input that has a default: num_logits_to_keep stays at all of them.
+   * Sessions here do not accept an input that has a default: num_logits_to_keep keeps all.
    *
    * @returns {Promise<[Float32Array, Array]>} logits (T, V) and the next cache
    */

@@ -2,7 +2,7 @@
 //
 // `node web_speed.mjs job.json PACKAGES`; the job: artifacts (folders), threads, prefill (tokens),
 // steps, warm_up and rounds (how often each is measured without and with a note of it). Artifacts
-// take turns, so that what else the machine does falls on all of them.
+// take turns, so that other load on the machine affects all of them.
 
 import fs from "node:fs";
 import os from "node:os";
@@ -12,7 +12,7 @@ import { Graph, openRuntime } from "./web_graph.mjs";
 const [jobFile, packages] = process.argv.slice(2);
 const job = JSON.parse(fs.readFileSync(jobFile, "utf8"));
 
-// The runtime hands out none of its memories, so each is noted as it is made.
+// The runtime exposes none of its memories, so each is recorded when it is created.
 const heaps = [];
 WebAssembly.Memory = class extends WebAssembly.Memory {
   constructor(descriptor) {
@@ -21,7 +21,7 @@ WebAssembly.Memory = class extends WebAssembly.Memory {
   }
 };
 
-/** Tokens of a sequence, from one position to before another; which ones costs no time. */
+/** Tokens of a sequence from one position to before another; their values do not affect speed. */
 const tokens = (start, stop, V) => Array.from({ length: stop - start }, (_, at) => (start + at) % V);
 
 /** One sequence: a chunk on an empty cache, more of them until the window is full, then steps. */
@@ -51,7 +51,7 @@ const { ort, version } = await openRuntime(packages, job.threads);
 const graphs = [];
 for (const artifact of job.artifacts) graphs.push(await Graph.open(ort, artifact));
 const measured = graphs.map(({ loadMs }) => ({ load_ms: loadMs, rounds: [] }));
-// WASM is compiled in haste at first, and again beside its work, so early rounds are slow.
+// WASM is first compiled quickly, then optimized in the background, so early rounds are slow.
 for (let round = -job.warm_up; round < job.rounds; round++) {
   for (const [at, graph] of graphs.entries()) {
     const found = await measure(graph);
@@ -66,4 +66,4 @@ console.log(
     heap_bytes: heaps.reduce((sum, { buffer }) => sum + buffer.byteLength, 0), // it never shrinks
   }),
 );
-process.exit(0); // its threads would wait for more
+process.exit(0); // otherwise its threads keep the process alive

@@ -1,4 +1,4 @@
-// Does a job with onnxruntime-web on WebGPU.
+// Runs a job with onnxruntime-web on WebGPU.
 //
 // node webgpu.mjs job.json WEB BROWSER CHROMIUM: folders with onnxruntime-web and puppeteer-core,
 // and the browser, whose adapter may be a program where there is no card.
