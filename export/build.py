@@ -221,7 +221,7 @@ def preflight(
 
 @contextlib.contextmanager
 def _told_where(out: Path) -> Iterator[None]:
-    """Whoever interrupts is told where the weights are kept, and how to go on or start anew."""
+    """On an interrupt, print where the weights are kept, and how to resume or start anew."""
     try:
         yield
     except KeyboardInterrupt:

@@ -45,13 +45,13 @@ def identity(
 
 
 def in_background(work: Callable[[], dict[str, str]]) -> Future[dict[str, str]]:
-    """Begin work in a thread that nobody waits for when the process ends before it is asked."""
+    """Begin work in a thread that does not delay the process's end."""
     future: Future[dict[str, str]] = Future()
 
     def settle() -> None:
         try:
             future.set_result(work())
-        except BaseException as error:  # handed on to whoever asks
+        except BaseException as error:  # raised again by ``result``
             future.set_exception(error)
 
     threading.Thread(target=settle, daemon=True).start()
@@ -59,7 +59,7 @@ def in_background(work: Callable[[], dict[str, str]]) -> Future[dict[str, str]]:
 
 
 def processor() -> str:
-    """What the machine's processor calls itself, as far as the system tells."""
+    """What the machine's processor calls itself, if the system reports it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -1,7 +1,7 @@
 """Where in a graph does a matrix of weights multiply?
 
 A linear layer is traced as ``MatMul(x, Transpose(weight))`` with the weight as published,
-(N, K): one row per output. Passes keep that form until one of them lowers it for good.
+(N, K): one row per output. Passes keep that form until one of them lowers it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Linear:
         self._drop_transpose(graph)
 
     def remove_from(self, graph: ir.Graph) -> None:
-        """Drop the layer, whose output nobody reads any more."""
+        """Drop the layer, whose output is no longer read."""
         graph.remove(self.matmul, safe=True)
         self._drop_transpose(graph)
 

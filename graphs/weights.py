@@ -1,7 +1,7 @@
 """How does a weight stay where it is until the moment it is written?
 
 A weight in a graph is a recipe: its type and shape are known, its numbers are computed when they
-are asked for and then let go. Passes compose recipes; only the writer asks.
+are needed, and are freed afterwards. Passes compose recipes; only the writer computes them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How was the embedded model made? Run this file to make it again.
+"""Trains the bundled demo model. Run this file to make it again.
 
     python models/train_stdlib.py --out models/stdlib-5m
 

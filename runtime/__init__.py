@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    # Late, so that whoever reads the contract alone does not load onnxruntime.
+    # Imported late, so that reading only the contract does not load onnxruntime.
     if name == "Session":
         from .session import Session
 

@@ -1,6 +1,6 @@
 """Which rows of the cache hold which positions?
 
-With a window the cache has C rows for good. They hold the latest tokens, contiguous from row 0,
+With a window, the cache has a fixed number of rows, C: the latest tokens, contiguous from row 0,
 oldest first. When a token would not fit, the oldest E = C - window + 1 leave at once, so that
 ``window - 1`` keys of the past are always there for the next query and moving rows is rare.
 

@@ -51,7 +51,7 @@ def open_graph(
     options = ort.SessionOptions()
     options.log_severity_level = 3  # a warning for each load about num_logits_to_keep
     options.intra_op_num_threads = threads or physical_cores()
-    # A plan of memory would be kept for every length that a sequence has: 2 KB a step, for good.
+    # A memory plan would be kept for every length of a sequence: 2 KB a step, never freed.
     options.enable_mem_pattern = False
     # Weights are prepacked one by one, each letting its file's pages go: in parallel, all of them
     # stay resident beside the copies until the last is done.
@@ -114,7 +114,7 @@ def _as_utf8(path: Path) -> str:
 
 
 def physical_cores() -> int:
-    """Cores that this process may use, hyperthreads counted once where Linux tells them."""
+    """Cores that this process may use, hyperthreads counted once if Linux reports them."""
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     cores = set()

@@ -28,7 +28,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def embedded_artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Artifacts of the embedded model by recipe, e.g. ``int8-ort`` or ``int8-ort-int8``, not proved; each made once."""
+    """Artifacts of the bundled demo model by recipe, e.g. ``int8-ort`` or ``int8-ort-int8``, not proved; each made once."""
     from tramontane.export.build import export_checkpoint, recipe_named
 
     root = tmp_path_factory.mktemp("artifacts")

@@ -154,7 +154,7 @@ class Whole:
 
 @pytest.fixture(scope="module")
 def exports(stdlib_5m: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exports]:
-    """Exports of the embedded model."""
+    """Exports of the bundled demo model."""
     with subprocess.Popen(
         [sys.executable, SERVER, stdlib_5m],
         stdin=subprocess.PIPE,

@@ -121,7 +121,7 @@ def open_subject(path: Path, config: MistralConfig) -> Subject:
 
     Args:
         path: of any of them.
-        config: of the checkpoint that it is held against.
+        config: of the checkpoint that it is compared with.
 
     Raises:
         ContractError: there is no graph, or it is of another geometry than the checkpoint.

@@ -1,6 +1,6 @@
 """Does the cache of a layer hold the keys and values that were computed?
 
-Rows in float are held against those computed, in 8 bits against half a step of their channel's
+Float rows are compared with those computed, int8 rows within half a step of their channel's
 scale; the scales against those that would fit.
 """
 
@@ -22,7 +22,7 @@ from .tolerance import Tolerance
 
 _COARSENESS = "median scale over the scale that fits the channel's largest value"
 _CLIPPED = "share of values that are clipped"
-_FEWEST_ROWS = 64  # of fewer, the largest number tells nothing of what a channel may reach
+_FEWEST_ROWS = 64  # with fewer, the largest value is no estimate of a channel's range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +124,7 @@ def rows_of(
         caches: of all layers, after so many tokens.
         layout: which rows are held.
         tolerance: the recipe's.
-        inputs: what the layer's attention was given, for whoever asks why.
+        inputs: of the layer's attention, to find the cause.
     """
     early = [stage for stage in caches if layout.first(stage[0]) == 0]
     late = [stage for stage in caches if layout.first(stage[0]) > 0]

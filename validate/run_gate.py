@@ -1,4 +1,4 @@
-"""How does an artifact get its proof, and somebody else's its verdict?"""
+"""Runs the gate on our artifacts and on other exporters' graphs."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class DriverFeeder:
 
 
 class GraphFeeder:
-    """A graph with the usual names, whoever exported it, in bare onnxruntime."""
+    """A graph with the usual names, by any exporter, in onnxruntime alone."""
 
     def __init__(
         self,

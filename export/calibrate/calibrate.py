@@ -81,7 +81,7 @@ class _Watch:
         return torch.as_tensor(out[0])
 
     def done(self) -> LayerMaxima:
-        """What was found; the layer knows no longer that it was watched, and can be let go."""
+        """What was found; the hooks are removed, so the layer can be freed."""
         for hook in self._hooks:
             hook.remove()
         return LayerMaxima(**self._found)

@@ -152,11 +152,11 @@ class Checkpoint:
         return {path.name: self.published.held.hold(path).sha256() for path in self.files}
 
     def identities(self) -> dict[str, Identity]:
-        """What tells the held files from others, for another process that opens them too."""
+        """Identities of the held files, for another process that opens them too."""
         return self.published.held.identities()
 
     def refuse_others(self, expected: dict[str, Identity]) -> None:
-        """Refuse files that are not those of which ``identities`` were told.
+        """Refuse files that do not have these identities.
 
         Raises:
             CheckpointError: naming the first.

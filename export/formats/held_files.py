@@ -161,7 +161,7 @@ class HeldFiles:
         return self.hold(path) if path in self._files or path.is_file() else None
 
     def identities(self) -> dict[str, Identity]:
-        """What tells each file from others, by its name."""
+        """Identity of each file, by name."""
         return {file.name: file.identity for file in self._files.values()}
 
     def refuse_others(self, expected: dict[str, Identity]) -> None:

@@ -128,7 +128,7 @@ def _open_gguf(path: Path) -> Published:
 
 
 def _detect(path: Path) -> tuple[Layout, Path]:
-    """Tell the layout, by the rule above, and the folder or file to read.
+    """Detect the layout, by the rule above, and the folder or file to read.
 
     Raises:
         ConfigError: no such folder or file, or no model in it that is known; several GGUF files.

@@ -22,11 +22,11 @@ _SIZES = {
 }
 _POSITIONS = ("max_position_embeddings", "max_seq_len")
 _TIED = ("tie_word_embeddings", "tied_embeddings")
-# The file says nothing of its positions, and transformers' converter puts this in their place.
+# The file has no number of positions; transformers' converter writes this one.
 _DEFAULT_POSITIONS = 32768
 # Files from before version 0.2 have no rope_theta: the code beside them had it as a constant.
 _DEFAULT_THETA = 10000.0
-# Keys that may only say what every model of this family does; null says nothing.
+# Keys that may only have the value that every model of this family has; null counts as absent.
 _ONLY_AS = {"model_type": "transformer", "causal": True, "use_biases": False}
 _KNOWN = {
     *_SIZES.values(),

@@ -69,7 +69,7 @@ def _numbered(folder: Path, stem: str) -> list[Path]:
 
 
 def _refuse_missing(folder: Path, stem: str, numbered: list[Path]) -> None:
-    """Without an index the names tell how many files there are."""
+    """Without an index, the names say how many files there are."""
     names = {path.name for path in numbered}
     totals = sorted({re.split(r"-of-|\.", name)[1] for name in names})
     if len(totals) > 1:

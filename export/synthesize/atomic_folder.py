@@ -44,7 +44,7 @@ def fresh_folder(out: Path, needed_bytes: int) -> Iterator[Path]:
         yield staging
         _take_name(staging, out)
     except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)  # made above, by nobody else
+        shutil.rmtree(staging, ignore_errors=True)  # made above, by this call
         raise
 
 

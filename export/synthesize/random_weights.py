@@ -1,4 +1,4 @@
-"""Which numbers does a stand-in for a trained model hold?
+"""Random weights with the scales of a trained model.
 
 Normal ones, scaled so that activations and logits stay where a trained model's are, with the few
 outlier channels and columns that make trained models hard to quantize.

@@ -38,7 +38,7 @@ def write_safetensors(
     entries: Sequence[TensorEntry],
     read: Callable[[TensorEntry], Iterable[memoryview]],
 ) -> None:
-    """Write a file, one piece of one tensor at a time, while standard error tells how far it is.
+    """Write a file, one piece of one tensor at a time, with progress on standard error.
 
     Args:
         path: the file, in a folder that exists.
@@ -84,6 +84,6 @@ def _header(entries: Sequence[TensorEntry]) -> bytes:
 
 
 def _reserve(file: BinaryIO, num_bytes: int) -> None:
-    """Claim the room before computing, so that a disk too full is told now and not in an hour."""
+    """Allocate the disk space before computing, so that a full disk fails at once."""
     if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
         os.posix_fallocate(file.fileno(), 0, num_bytes)

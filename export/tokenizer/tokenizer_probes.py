@@ -1,4 +1,4 @@
-"""Which texts tell two tokenizers apart, if any do?"""
+"""Texts on which two tokenizers are compared."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def _attention_node(*arguments: Any, window: int | None = None, grows: bool = Fa
 
 
 class _quiet(warnings.catch_warnings):  # noqa: N801 - used as a statement
-    """Torch's exporter warns of packages that it would also support; nobody asked."""
+    """Hide a warning of torch's exporter about optional packages."""
 
     def __enter__(self) -> None:
         super().__enter__()

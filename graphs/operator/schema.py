@@ -27,7 +27,7 @@ OUTPUTS = ("attention", "present_key", "present_value")
 
 
 def register_schema() -> Opset:
-    """Tell onnx of the operator, once, so that graphs holding it can be built and checked."""
+    """Register the operator with onnx, once, so that graphs with it can be built and checked."""
     if not onnx.defs.has(SLIDING_WINDOW_ATTENTION, VERSION, DOMAIN):
         types = {"attention_mask": "tensor(int64)"}
         parameters = [OpSchema.FormalParameter(name, types.get(name, "T")) for name in INPUTS]

@@ -18,7 +18,7 @@ class AttachBody(ir.passes.InPlacePass):
     """Every graph that holds the operator and not yet its body."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Apply the pass; ``modified`` tells whether a body was attached."""
+        """Apply the pass; ``modified`` says whether a body was attached."""
         name = (schema.DOMAIN, schema.SLIDING_WINDOW_ATTENTION, "")
         is_used = any(node.op_identifier() == name for node in model.graph)
         if not is_used or name in model.functions:

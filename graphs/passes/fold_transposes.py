@@ -17,7 +17,7 @@ class FoldTransposes(ir.passes.InPlacePass):
     """Every linear layer that is still in float."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Apply the pass; ``modified`` tells whether any transpose was folded."""
+        """Apply the pass; ``modified`` says whether any transpose was folded."""
         folded: dict[ir.Value, ir.Value] = {}  # layers may share a weight
         for layer in linears(model.graph):
             if layer.weight not in folded:

@@ -21,7 +21,7 @@ class FuseSkipNorm(ir.passes.InPlacePass):
     """Every addition of two equally shaped tensors that an RMSNormalization reads."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Apply the pass; ``modified`` tells whether any addition was fused."""
+        """Apply the pass; ``modified`` says whether any addition was fused."""
         model.graph.opset_imports.setdefault(schema.MICROSOFT, 1)
         fused = 0
         for norm in list(model.graph):

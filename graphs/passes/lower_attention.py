@@ -49,7 +49,7 @@ class LowerAttention(ir.passes.InPlacePass):
     """Every SlidingWindowAttention; the lengths are computed once per attention mask."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Apply the pass; ``modified`` tells whether any node was lowered."""
+        """Apply the pass; ``modified`` says whether any node was lowered."""
         lengths: dict[ir.Value, list[ir.Value]] = {}
         lowered = 0
         for node in list(model.graph):

@@ -21,7 +21,7 @@ class PackQkv(ir.passes.InPlacePass):
     """Every GroupQueryAttention fed by three linear layers of one input."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Apply the pass; ``modified`` tells whether any projections were packed."""
+        """Apply the pass; ``modified`` says whether any projections were packed."""
         packed = 0
         for attention in list(model.graph):
             projections = _projections(attention)

@@ -2,7 +2,7 @@
 
 ``huggingface_hub`` keeps ``snapshots/REV/onnx/model.onnx`` and ``model.onnx_data`` as links to
 ``blobs/HASH``. onnx_ir refuses external data behind a link that leaves the graph's folder, and
-files with a second hard link, because a graph that nobody trusts could name a link to any file.
+files with a second hard link, because an untrusted graph could name a link to any file.
 onnxruntime, which runs these graphs, follows the links: so do we, where the name that the graph
 gives stays in its folder.
 

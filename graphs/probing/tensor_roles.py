@@ -212,7 +212,7 @@ def _activation_rounding(node: ir.Node, passed: set[str], block: int | None) -> 
 
 
 def _names_of(node: ir.Node) -> Iterator[str]:
-    """Names that tell what a multiplication is: its weights', then its own."""
+    """Names that identify a matmul: its weight's, then its own."""
     for value in node.inputs[1:]:
         if value is not None and (origin := _origin(value)).is_initializer():
             yield _name(origin)
@@ -304,5 +304,5 @@ def _bits(value: ir.Value | None) -> int:
 
 
 def _name(value: ir.Value | None) -> str:
-    assert value is not None, "a node's name told that it has this input"
+    assert value is not None, "nodes of this type have this input"
     return str(value.name)

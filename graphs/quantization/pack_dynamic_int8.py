@@ -12,7 +12,7 @@ The head and the embedding are packed as ``PackForOrt`` does: what they lose rea
 undiluted, and prefill multiplies by the head once.
 
 Codes have a sign: that is where processors with VNNI (and onnxruntime's kernels for them) take
-half the time. AVX2 without VNNI saturates such products, unless the session is told not to
+half the time. AVX2 without VNNI saturates such products, unless the session's config forbids it
 (``runtime/cpu_features.py``).
 Source: onnxruntime, docs/ContribOperators.md, com.microsoft.MatMulIntegerToFloat.
 """
@@ -41,7 +41,7 @@ class PackInBytes(PackForOrt):
         self._rounded: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Apply the pass; ``modified`` tells whether any matrix was packed."""
+        """Apply the pass; ``modified`` says whether any matrix was packed."""
         self._rounded.clear()
         return super().call(model)
 

@@ -46,7 +46,7 @@ class PackForWeb(PackMatrices):
         self._rounded: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Apply the pass; ``modified`` tells whether any matrix was packed."""
+        """Apply the pass; ``modified`` says whether any matrix was packed."""
         self._rounded.clear()
         return super().call(model)
 

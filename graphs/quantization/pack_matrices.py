@@ -22,7 +22,7 @@ class PackMatrices(ir.passes.InPlacePass, abc.ABC):
         self.recipe = recipe
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Apply the pass; ``modified`` tells whether any matrix was packed.
+        """Apply the pass; ``modified`` says whether any matrix was packed.
 
         Raises:
             GraphError: rows of an odd number of weights cannot lie two to a byte.

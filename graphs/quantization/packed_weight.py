@@ -159,7 +159,7 @@ def _signed(codes: np.ndarray) -> np.ndarray:
 
 
 class _Latest:
-    """The blocks of one matrix; those before are let go before the next are made."""
+    """The blocks of one matrix; each is freed before the next is computed."""
 
     def __init__(self) -> None:
         self.key: tuple[ir.Value, Scheme] | None = None
@@ -178,5 +178,5 @@ _latest = _Latest()
 
 
 def forget_latest() -> None:
-    """Let go of the matrix that was rounded last."""
+    """Free the matrix that was rounded last."""
     _latest.key = _latest.blocks = None

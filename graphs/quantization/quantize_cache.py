@@ -72,7 +72,7 @@ class QuantizeCache(ir.passes.InPlacePass):
         }
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Apply the pass; ``modified`` tells whether any cache was quantized."""
+        """Apply the pass; ``modified`` says whether any cache was quantized."""
         found = [node for node in model.graph if _reads_float_cache(node)]
         for node in found:
             past = node.inputs[_PASTS[0]]

@@ -39,7 +39,7 @@ class SmoothActivations(ir.passes.InPlacePass):
         self._calibration, self._strength = calibration, strength
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Apply the pass; ``modified`` tells whether any norm was smoothed.
+        """Apply the pass; ``modified`` says whether any norm was smoothed.
 
         Raises:
             GraphError: the calibration is of another model.

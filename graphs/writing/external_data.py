@@ -152,7 +152,7 @@ def point_at(place: Place, folder: Path) -> None:
 
 
 def _allocated(path: Path) -> int:
-    """Bytes of the disk that a file has taken already, as far as the system tells."""
+    """Bytes of the disk that a file has taken already, if the system reports it."""
     if not path.exists():
         return 0
     status = path.stat()

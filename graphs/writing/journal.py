@@ -2,7 +2,7 @@
 
 A journal lies beside the weights' files: one line of JSON on what decides every byte of them, then
 one line for each weight written, with the sha256 of its file's first bytes up to the weight's end.
-Whoever goes on reads the files again and believes no more than what the hashes confirm.
+Resuming re-hashes every file and keeps only what the hashes confirm.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Journal:
         return count, digests
 
     def _replace(self, entries: Sequence[dict[str, Any]]) -> None:
-        """Write all lines at once: whoever is killed meanwhile leaves those from before."""
+        """Write all lines at once: a process killed meanwhile leaves the old ones."""
         fresh = self.path.with_suffix(".new")
         fresh.write_text("".join(map(_line, entries)), encoding="utf-8")
         os.replace(fresh, self.path)

@@ -55,7 +55,7 @@ def staged(
 
     An artifact already there stays until then. When the block raises one of our errors, nothing
     is left behind. When it is interrupted, what it wrote is kept for the next run; so it is where
-    the disk or the machine was in the way, which a ``ContractError`` tells.
+    the disk or the machine failed (``ContractError``).
 
     Args:
         out: the artifact's folder.

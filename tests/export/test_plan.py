@@ -32,7 +32,7 @@ from tramontane.graphs.quantization.recipe import (
 from tramontane.graphs.writing import external_data
 from tramontane.runtime.errors import GraphError
 
-# Of the embedded model some weights are small enough to stay in the graph's own file.
+# Of the bundled demo model some weights are small enough to stay in the graph's own file.
 SHORTENED = [
     *((name, 1) for name in GEOMETRIES if name != "stdlib-5m"),
     ("mistral-7b-v0.1", 2),

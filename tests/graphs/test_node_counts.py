@@ -11,7 +11,7 @@ import pytest
 from tramontane.runtime.contract import MODEL_FILE
 from tramontane.runtime.ort_session import ort
 
-LAYERS = 6  # of the embedded model
+LAYERS = 6  # of the bundled demo model
 # Queries, keys and values in one multiplication, rope inside the attention, additions inside the
 # norms. onnxruntime joins the sigmoid and its product while it loads.
 LAYER = {

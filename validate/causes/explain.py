@@ -131,7 +131,7 @@ def _replayed(gate: Gate, measurement: Measurement, failed: list[Check]) -> Diss
 
 
 def _from_outside(gate: Gate, measurement: Measurement, failed: list[Check]) -> Explanation:
-    """What can be told where no tensor inside is at fault, or none can be looked at."""
+    """An explanation if no inner tensor is at fault, or none can be checked."""
     check = failed[0]
     figure = check.broken_figures[0]
     cause, evidence = "", "every checked weight and operator is within its bound"

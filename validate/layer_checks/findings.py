@@ -39,7 +39,7 @@ class LayerFinding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exhibit:
-    """What belongs to the first broken finding, for whoever asks why."""
+    """Values of the first broken finding, to find the cause."""
 
     finding: LayerFinding
     inputs: dict[str, np.ndarray]

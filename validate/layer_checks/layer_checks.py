@@ -1,12 +1,12 @@
-"""Does each weight and each operator of a graph, by itself, do what the reference's does?
+"""Compares each weight, operator and cached row of a graph, one by one, with the reference.
 
-Three questions of each layer, in the order in which a token meets them. Weights: the matrix by
-which the kernel really multiplies, against the checkpoint's. Operators: what each made of its own
-inputs, against what the reference's makes of the same. Cache: each row held, against the key or
-value that was computed for its position.
+Three comparisons per layer, in the order in which a token meets them. Weights: the matrix by which
+the kernel multiplies, with the checkpoint's. Operators: the output of each, with the reference's for
+the same inputs. Cache: each row, with the key or value that was computed for its position.
 
-So an error is found where it is made, whatever the recipe: a window off by one shows as plainly in
-4 bits as in float, since the attention is held against what its own queries, keys and values give.
+So an error is found where it is made, in every recipe: a window off by one shows in 4 bits as
+clearly as in float, since attention is compared with the result for its own queries, keys and
+values.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class Reference:
         return found
 
     def layers(self, numbers: Sequence[int]) -> Iterator[tuple[int, Layer]]:
-        """Load layers one after the other; the one before is let go."""
+        """Load layers one after the other; the previous one is freed."""
         for number in numbers:
             yield number, load_layer(self.config, self.checkpoint, number)
 

@@ -17,7 +17,7 @@ _FIGURES = {
     "mean_kl": "mean KL",
     "same_top": "top-1 agreement",
 }
-# What tells most of the other kinds of checks.
+# The most important figure of the other kinds of checks.
 _ERRORS = ("mean_cache_error", "greedy_gap", "weight_error", "operator_error", "row_error")
 
 

@@ -56,7 +56,7 @@ class Feed:
 
 
 def feeds(source: str, edges: CacheLayout, spans: Spans) -> list[Feed]:
-    """All ways of feeding one sequence, the quickest to tell first."""
+    """All ways of feeding one sequence, the fastest first."""
     longest, (start, end) = spans.longest, spans.stepped[source]
     stepped = ([start] if start else []) + [1] * (end - start)
     ways = [("one shot", [length]) for length in spans.lengths]

@@ -20,8 +20,8 @@ from ...runtime.errors import ContractError
 
 SAMPLE = Path(__file__).with_name("sample.txt")
 STAND_IN_WINDOW = 64  # lengths for a model that has no window
-_TELLING_LENGTH = 1024  # positions over which a mean tells recipes apart
-_FEWEST_TOKENS = 32  # of a text: fewer tell nothing
+_TELLING_LENGTH = 1024  # positions over which a mean distinguishes recipes
+_FEWEST_TOKENS = 32  # of a text; fewer give no useful mean
 _LARGE_WINDOW = 1024  # beyond it, default runs go no further than they must
 _FEW_STEPS = 128  # across an eviction
 _PROMPT = 8  # tokens before a greedy continuation
@@ -35,7 +35,7 @@ class Spans:
     greedy_prompt: int
     greedy_steps: int
     stepped: dict[str, tuple[int, int]]  # by source: tokens of one prefill, and where steps end
-    dissected: int  # over which operators are held against the reference's one by one
+    dissected: int  # over which operators are compared with the reference's one by one
 
     @property
     def longest(self) -> int:
