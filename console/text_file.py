@@ -1,4 +1,4 @@
-"""What does a text say that a flag names?"""
+"""Reads a text file that a flag names."""
 
 from __future__ import annotations
 

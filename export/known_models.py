@@ -1,4 +1,4 @@
-"""Which architectures are known by name, and how many layers of one are wanted? (no torch)"""
+"""Architectures of known models, by name. (no torch)"""
 
 from __future__ import annotations
 

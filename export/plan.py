@@ -1,4 +1,4 @@
-"""What will an artifact weigh, what memory will it take, and what does exporting it need?
+"""Plans an export: sizes of the artifact, RAM to run it, RAM and disk to export it.
 
 Answered from sizes alone, before a weight is read or a graph traced. How kernels hold weights was
 found by measuring onnxruntime 1.32 on x86-64; ``make bench-export`` measures it again.

@@ -1,4 +1,4 @@
-"""What must hold of every graph we write?"""
+"""Checks of every graph that we write."""
 
 from __future__ import annotations
 

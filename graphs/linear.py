@@ -1,4 +1,4 @@
-"""Where in a graph does a matrix of weights multiply?
+"""Finds and builds linear layers in a graph.
 
 A linear layer is traced as ``MatMul(x, Transpose(weight))`` with the weight as published,
 (N, K): one row per output. Passes keep that form until one of them lowers it.

@@ -1,4 +1,4 @@
-"""Does this processor multiply bytes by signed bytes exactly?
+"""Whether this processor multiplies int8 by int8 exactly.
 
 x86 with AVX2 and without VNNI adds two products in 16 bits, and what does not fit becomes the
 largest number that does: in onnxruntime's kernels, unless the session asks for slower ones.

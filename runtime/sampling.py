@@ -1,4 +1,4 @@
-"""Which token next?"""
+"""Chooses the next token: greedy, or by temperature, top-k and top-p."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Does the artifact still answer like the model it came from?"""
+"""The parity gate: compares an artifact with the model that it was exported from."""

@@ -1,4 +1,4 @@
-"""By which figures do two sets of numbers differ? Computed in float64."""
+"""Figures of the difference between two outputs, computed in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is this artifact proved? All checks in order, and what they found."""
+"""The parity gate: runs all checks on an artifact."""
 
 from __future__ import annotations
 

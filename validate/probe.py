@@ -1,4 +1,4 @@
-"""What do a graph's inner tensors hold, and by which matrices does it really multiply?"""
+"""Measures inner tensors of a graph, and the matrices that its kernels multiply by."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What did a check find, and does it keep its bounds?"""
+"""A check's figures, bounds and verdict; how near the artifact is to the float32 model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large do activations get? The reference, run on tokens, one layer in memory at a time."""
+"""Measures the largest activations on tokens, one layer in memory at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In which of three layouts is a model published, and what does it offer in each?
+"""Detects a checkpoint's format (Hugging Face, Mistral, GGUF) and opens it.
 
 Hugging Face: ``config.json`` and ``model.safetensors`` (or an index and its shards).
 Mistral: ``params.json`` and ``consolidated.safetensors`` (or likewise).

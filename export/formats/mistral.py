@@ -1,4 +1,4 @@
-"""What does Mistral's params.json say of the architecture, and how is one written?"""
+"""Reads the architecture from Mistral's params.json, and writes one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tokenizer has as many pieces as wanted, and was trained on nothing?"""
+"""An untrained tokenizer with any number of pieces."""
 
 from __future__ import annotations
 

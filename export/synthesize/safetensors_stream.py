@@ -1,4 +1,4 @@
-"""How is a safetensors file written without holding its tensors, as its own writer does?"""
+"""Writes a safetensors file without holding its tensors, byte for byte as its own writer does."""
 
 from __future__ import annotations
 

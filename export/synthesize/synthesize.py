@@ -1,4 +1,4 @@
-"""How is a checkpoint of a known geometry made up, as large as the real one?
+"""Writes a checkpoint of random weights, as large as a known model.
 
 Files, names and order are as published, the numbers are random: for trying an export, or measuring
 it, where the real weights are not at hand. One slice of one tensor is in memory at a time for

@@ -1,4 +1,4 @@
-"""Where do a traced graph's parameters get their numbers from? From recipes, when written."""
+"""Binds a traced graph's parameters to recipes, which read the numbers when they are written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which keys does an attention see, which rows has its cache, which window has the model?"""
+"""Attentions of a graph: the window and cache rows of each, and the window that the model has."""
 
 from __future__ import annotations
 

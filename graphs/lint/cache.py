@@ -1,4 +1,4 @@
-"""Does the cache hold a window's rows, no fewer and not many more?"""
+"""Lint rules on the KV cache: rows for the window, growth, slack."""
 
 from __future__ import annotations
 

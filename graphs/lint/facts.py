@@ -1,4 +1,4 @@
-"""What do lint's rules know of a graph, and what do they say of it?"""
+"""Facts about a graph that lint rules read, and the findings that they report."""
 
 from __future__ import annotations
 

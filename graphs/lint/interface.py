@@ -1,4 +1,4 @@
-"""Can a runtime that knows nothing of the model feed the graph, and what does it get back?"""
+"""Lint rules on inputs and outputs: names, cache, logits, config files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does onnxruntime have kernels for the graph, and do they compute what the model means?"""
+"""Lint rules on operators: missing kernels, and precision that breaks positions or attention."""
 
 from __future__ import annotations
 

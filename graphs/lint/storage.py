@@ -1,4 +1,4 @@
-"""Are the weights there, and stored once?"""
+"""Lint rules on files of weights: missing data, weights stored twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are the weights packed, and in a form that kernels are fast with?"""
+"""Lint rules on packed weights: forms with slow kernels, and weights left in float."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the graph see the keys that the model sees, at all of its positions?"""
+"""Lint rules on the window and on positions."""
 
 from __future__ import annotations
 

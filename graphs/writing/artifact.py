@@ -1,4 +1,4 @@
-"""How does a graph reach the disk? Its weights stream into files, one at a time."""
+"""Writes a graph and its weights to disk, one weight at a time."""
 
 from __future__ import annotations
 

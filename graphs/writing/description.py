@@ -1,4 +1,4 @@
-"""What does the manifest say of each weight: its bits, its block, or why it stayed in float?"""
+"""The manifest's entry for each weight: bits, block, or why it stayed in float."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where in which file does each weight lie?
+"""Places of weights in the data files.
 
 Known before any weight is: sizes follow from shapes and types. Weights lie in the order in which
 the graph reads them, each at a multiple of ``ALIGNMENT_BYTES``. Weights of whole pages, as all of

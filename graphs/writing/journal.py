@@ -1,4 +1,4 @@
-"""Which weights did an interrupted export write, and are they still what they were?
+"""Records the weights that an export has written, so that it can resume.
 
 A journal lies beside the weights' files: one line of JSON on what decides every byte of them, then
 one line for each weight written, with the sha256 of its file's first bytes up to the weight's end.

@@ -1,1 +1,1 @@
-"""Why does an artifact differ? Every cause is a change to the reference that gives the same."""
+"""Likely causes of a failure: changes to the reference that give the artifact's output."""

@@ -1,4 +1,4 @@
-"""Why does an artifact differ? From the first tensor that does, to the likeliest cause."""
+"""Explains a failure: the first tensor out of bounds, and its likely cause."""
 
 from __future__ import annotations
 

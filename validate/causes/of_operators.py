@@ -1,4 +1,4 @@
-"""What would make an operator give what it gave?"""
+"""Likely causes of a wrong operator: norm, activation, matmul."""
 
 from __future__ import annotations
 

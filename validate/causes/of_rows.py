@@ -1,4 +1,4 @@
-"""What would make cached rows what they are?"""
+"""Likely causes of wrong cached rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with the scales of a cache in 8 bits?"""
+"""Likely causes of wrong scales of an int8 cache."""
 
 from __future__ import annotations
 

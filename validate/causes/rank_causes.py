@@ -1,4 +1,4 @@
-"""What makes a cause likely? That the reference, changed by it, gives what the artifact gave.
+"""Ranks causes by how close the changed reference comes to the artifact's output.
 
 Every cause is a change to what the reference does with the artifact's own inputs. The one whose
 result is nearest is named if it is as near as an artifact without fault would be, or nearly.

@@ -1,4 +1,4 @@
-"""What is found of one weight, operator or cached row, and of all in order?"""
+"""Findings about weights, operators and cached rows."""
 
 from __future__ import annotations
 

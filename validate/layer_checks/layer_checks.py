@@ -1,8 +1,8 @@
 """Compares each weight, operator and cached row of a graph, one by one, with the reference.
 
 Three comparisons per layer, in the order in which a token meets them. Weights: the matrix by which
-the kernel multiplies, with the checkpoint's. Operators: the output of each, with the reference's for
-the same inputs. Cache: each row, with the key or value that was computed for its position.
+the kernel multiplies, with the checkpoint's. Operators: the output of each, with the reference's
+for the same inputs. Cache: each row, with the key or value that was computed for its position.
 
 So an error is found where it is made, in every recipe: a window off by one shows in 4 bits as
 clearly as in float, since attention is compared with the result for its own queries, keys and

@@ -1,4 +1,4 @@
-"""What does each operator of the reference make of given inputs?
+"""Operators of the reference, each on given inputs.
 
 Each is a function of what the artifact's own operator read, so that errors do not add up from one
 to the next: what differs here, differs for its own reason.

@@ -1,1 +1,1 @@
-"""How is a verdict written down, for people and for machines? From the content alone."""
+"""Reports: a verdict as HTML, JSON, JUnit XML, Markdown and tables, from its content alone."""

@@ -1,4 +1,4 @@
-"""What is written down of a measurement? (``schema.json`` describes it)"""
+"""The content of a report as JSON, which ``schema.json`` describes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a report look to people? One page, with all that it needs inside."""
+"""Renders a report as one HTML page that fetches nothing."""
 
 from __future__ import annotations
 

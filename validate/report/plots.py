@@ -1,4 +1,4 @@
-"""Which plots does a report have, and what does each show in words?"""
+"""Plots of a report, each with a description in words."""
 
 from __future__ import annotations
 

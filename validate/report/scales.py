@@ -1,4 +1,4 @@
-"""How are numbers written for people, and placed on a logarithmic axis?"""
+"""Formats numbers, and places them on a logarithmic axis."""
 
 from __future__ import annotations
 

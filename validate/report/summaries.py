@@ -1,4 +1,4 @@
-"""How do a terminal and a CI system show a verdict? As a table, as Markdown, as JUnit XML."""
+"""A verdict as a terminal table, Markdown and JUnit XML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do sequences of one batch come out as the reference's do, padding or not?"""
+"""Checks of batches: two sequences together, with and without padding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do whole sequences come out as the reference's do, however they are fed?"""
+"""Checks of whole sequences, fed in one shot, in chunks, in turns and stepwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tokens is an artifact measured on, and in which pieces are they fed?
+"""Tokens that an artifact is measured on, and the pieces in which they are fed.
 
 The lengths and the borders between pieces come from the window and the rows of the artifact at
 hand: what is wrong with a window shows where it is full, and what is wrong with a cache where

@@ -1,4 +1,4 @@
-"""What does a GGUF file hold?"""
+"""Reads a GGUF file: its metadata, and its tensors row by row."""
 
 from __future__ import annotations
 

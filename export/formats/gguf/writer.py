@@ -1,4 +1,4 @@
-"""How is a checkpoint written as a GGUF file, so that llama.cpp can run it?"""
+"""Writes a checkpoint as a GGUF file that llama.cpp can run."""
 
 from __future__ import annotations
 
