@@ -3,41 +3,42 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch read it; see ``one_thread``
 
 import numpy as np
 import pytest
 import tramontane
 
 from .clone import Clone
+from .once import (
+    Once,
+    all_cores,
+    exports_in_one_process,
+    once,
+    one_thread,
+    own_cache,
+)
+
+__all__ = ["all_cores", "exports_in_one_process", "once", "one_thread", "own_cache"]
 
 ROOT = Path(tramontane.__file__).parent  # imported before onnxruntime is: no telemetry
 
 
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let what the reference makes be kept for this run alone, and by all its tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="session")
-def embedded_artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def embedded_artifact(once: Once) -> Callable[[str], Path]:
     """Artifacts of the bundled demo model by recipe, e.g. ``int8-ort`` or ``int8-ort-int8``, not proved; each made once."""
     from tramontane.export.build import export_checkpoint, recipe_named
 
-    root = tmp_path_factory.mktemp("artifacts")
-
     def artifact(recipe: str) -> Path:
-        if not (root / recipe).exists():
-            model = ROOT / "models" / "stdlib-5m"
-            export_checkpoint(model, root / recipe, recipe_named(recipe))
-        return root / recipe
+        model = ROOT / "models" / "stdlib-5m"
+        return once(recipe, lambda out: export_checkpoint(model, out, recipe_named(recipe)))
 
     return artifact
 

@@ -280,7 +280,7 @@ def test_an_export_that_is_interrupted_before_it_writes_keeps_nothing_and_says_n
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from tramontane import cli\n"
+        "import sys; from tramontane.cli import main as cli\n"
         "try: cli.main(['run', '--help'])\n"
         "except SystemExit: pass\n"
         "assert not {'torch', 'onnx', 'numpy', 'onnxruntime'} & set(sys.modules)"
@@ -292,7 +292,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_the_driver_decodes_without_torch_or_onnx(artifact: Path) -> None:
     code = (
-        "import sys; from tramontane import cli\n"
+        "import sys; from tramontane.cli import main as cli\n"
         f"cli.main(['run', {str(artifact)!r}, '--prompt', 'import', '--max-new-tokens', '4'])\n"
         "assert not {'torch', 'onnx', 'onnx_ir', 'transformers'} & set(sys.modules)"
     )

@@ -32,7 +32,7 @@ class Absent:
         if any(name == one or name.startswith(one + ".") for one in {absent!r}):
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
-from tramontane import cli
+from tramontane.cli import main as cli
 sys.exit(cli.main(sys.argv[1:]))
 """
 

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 from tramontane.export import build
 from tramontane.export.build import ExportOptions, export_checkpoint
 from tramontane.export.calibrate import calibrate_subprocess
 from tramontane.export.formats.checkpoint import Checkpoint
-from tramontane.export.trace import trace_subprocess
 from tramontane.runtime.errors import CheckpointError
 from tramontane.runtime.manifest import read_manifest
 from tramontane.validate.gate import GateOptions
@@ -25,23 +23,6 @@ from tramontane.validate.run_gate import prove, validate
 Write = Callable[..., Path]
 FP32 = ExportOptions(quant="fp32", target="ort")
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="open files cannot be replaced there")
-
-
-@pytest.fixture(autouse=True)
-def traced_once(monkeypatch: pytest.MonkeyPatch, _traces: dict[str, ir.Model]) -> None:
-    """Let equal architectures be traced once in all these tests."""
-
-    def trace(config: Any) -> ir.Model:
-        if repr(config) not in _traces:
-            _traces[repr(config)] = trace_subprocess.trace_apart(config)
-        return _traces[repr(config)].clone()
-
-    monkeypatch.setattr(build, "trace_apart", trace)
-
-
-@pytest.fixture(scope="module")
-def _traces() -> dict[str, ir.Model]:
-    return {}
 
 
 @pytest.fixture
@@ -219,6 +200,7 @@ def test_calibration_reads_the_same_files_or_none(
         CHANGES[change][0](checkpoint / "model.safetensors")
         return run(*arguments, **options)
 
+    monkeypatch.setattr(build, "calibrate_apart", calibrate_subprocess.calibrate_apart)
     monkeypatch.setattr(calibrate_subprocess.subprocess, "run", changing)
     out = tmp_path / "out" / "artifact"
     out.parent.mkdir()

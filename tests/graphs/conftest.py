@@ -91,13 +91,15 @@ def evaluate() -> Callable[..., dict[str, np.ndarray]]:
     """Run a graph as it is now in onnxruntime; keywords are its inputs."""
     import onnxruntime
 
-    def run(model: ir.Model, **feeds: Any) -> dict[str, np.ndarray]:
+    @functools.lru_cache(maxsize=4)  # a test feeds the same graph many times
+    def load(content: bytes) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        content = ir.to_proto(model).SerializeToString()
-        session = onnxruntime.InferenceSession(
-            content, options, providers=["CPUExecutionProvider"]
-        )
+        options.intra_op_num_threads = 1
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def run(model: ir.Model, **feeds: Any) -> dict[str, np.ndarray]:
+        session = load(ir.to_proto(model).SerializeToString())
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, feeds), strict=True))
 

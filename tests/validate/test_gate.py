@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,18 @@ def checkpoint(stdlib_5m: Path) -> Checkpoint:
     return Checkpoint.open(stdlib_5m)
 
 
+@pytest.fixture(scope="module")
+def verdict_on(embedded_artifact: Artifact, stdlib_5m: Path) -> Callable[[str], Verdict]:
+    """What the gate says of a good artifact, by its recipe; each is measured once."""
+
+    @functools.cache
+    def verdict(recipe: str) -> Verdict:
+        checkpoint = Checkpoint.open(stdlib_5m)
+        return validate(embedded_artifact(recipe), checkpoint, GateOptions(), explains=True)
+
+    return verdict
+
+
 def fault(name: str) -> Fault:
     every = (*in_attention.FAULTS, *in_cache.FAULTS, *in_operators.FAULTS)
     return next(one for one in every if one.name == name)
@@ -40,10 +53,8 @@ def failed(verdict: Verdict) -> list[Check]:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_embedded_model_is_proved(
-    embedded_artifact: Artifact, checkpoint: Checkpoint, recipe: str
-) -> None:
-    verdict = validate(embedded_artifact(recipe), checkpoint, GateOptions(), explains=True)
+def test_the_embedded_model_is_proved(verdict_on: Callable[[str], Verdict], recipe: str) -> None:
+    verdict = verdict_on(recipe)
     assert failed(verdict) == []
     assert verdict.explanation is None
     kinds = {check.kind for check in verdict.measurement.checks}
@@ -64,12 +75,12 @@ def test_other_seeds_of_tokens_pass(
 
 
 def test_both_lengths_of_a_ragged_batch_are_checked_where_the_target_allows_it(
-    embedded_artifact: Artifact, checkpoint: Checkpoint
+    verdict_on: Callable[[str], Verdict],
 ) -> None:
     names = {}
     for recipe in ("fp32-portable", "fp32-ort"):
-        verdict = validate(embedded_artifact(recipe), checkpoint, GateOptions())
-        found = [check.name for check in verdict.measurement.checks if check.kind == "batch"]
+        checks = verdict_on(recipe).measurement.checks
+        found = [check.name for check in checks if check.kind == "batch"]
         names[recipe] = found
     assert names["fp32-portable"] == [
         "batch of 2, text, 76 and 24 tokens",
@@ -148,6 +159,7 @@ def test_a_failed_gate_names_the_culprit_and_leaves_nothing(
     assert not (tmp_path / "spoilt" / "parity").exists()
 
 
+@pytest.mark.usefixtures("all_cores")
 def test_the_report_and_the_manifest_carry_the_figures(stdlib_5m: Path, tmp_path: Path) -> None:
     recipe = ExportOptions(quant="fp32", target="ort")
     manifest = export_checkpoint(stdlib_5m, tmp_path / "a", recipe, gate=prove)

@@ -35,7 +35,7 @@ def test_words_of_a_tracer_that_fails_are_handed_on(monkeypatch: pytest.MonkeyPa
 
 def test_weights_are_written_without_torch(stdlib_5m: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from tramontane import cli\n"
+        "import sys; from tramontane.cli import main as cli\n"
         f"done = cli.main(['export', {str(stdlib_5m)!r}, '--out', {str(tmp_path / 'out')!r}, "
         "'--no-validate'])\n"
         "assert done == 0 and 'torch' not in sys.modules"

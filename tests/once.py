@@ -1,0 +1,110 @@
+"""Work that all tests of a run share, in all its processes: made once, by whoever needs it first."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import onnx
+import onnx_ir as ir
+import pytest
+from tramontane.export import build
+from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.graphs.quantization.activation_ranges import Calibration
+from tramontane.runtime import ort_session
+
+
+@dataclass(frozen=True)
+class Once:
+    """Files and folders of one run of the tests, each made once."""
+
+    folder: Path
+
+    def __call__(self, name: str, make: Callable[[Path], object]) -> Path:
+        """The file or folder of a name; ``make`` writes it where it is not there yet."""
+        path = self.folder / name
+        with filelock.FileLock(self.folder / f"{name}.lock"):
+            if not path.exists():
+                unfinished = self.folder / f"{name}.unfinished"
+                make(unfinished)
+                unfinished.rename(path)
+        return path
+
+    def bytes(self, kind: str, key: object, make: Callable[[], bytes]) -> bytes:
+        """What ``make`` returns for a key, which must say all that decides it."""
+        name = f"{kind}-{hashlib.sha256(repr(key).encode()).hexdigest()}"
+        return self(name, lambda path: path.write_bytes(make())).read_bytes()
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Makes a file or a folder once for the whole run; nobody may change it."""
+    own = tmp_path_factory.getbasetemp()  # of one process, in the run's where there are several
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "once"
+    folder.mkdir(exist_ok=True)
+    return Once(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(once: Once) -> Iterator[None]:
+    """Let what the reference makes be kept for this run alone, and by all its tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(once.folder / "cache"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute with one thread: threads that wait for each other's part of a tiny model do so busily.
+
+    Where the tests run in several processes, each has a processor to itself then.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ort_session, "physical_cores", lambda: 1)
+        yield
+
+
+@pytest.fixture
+def all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute with as many threads as users do."""
+    monkeypatch.setattr(ort_session, "physical_cores", _physical_cores)
+
+
+_physical_cores = ort_session.physical_cores
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exports_in_one_process(once: Once) -> Iterator[None]:
+    """Let exports trace and calibrate in the test's process, once for equal inputs.
+
+    An export does so in a process of its own, which imports torch anew. Tests of that process call
+    it by its name; commands that run as a process of their own, and killed exports, have it too.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "trace_apart", lambda config: _traced(once, config))
+        patch.setattr(build, "calibrate_apart", lambda *asked: _calibrated(once, *asked))
+        yield
+
+
+def _traced(once: Once, config: Any) -> ir.Model:
+    from tramontane.export.trace.trace import trace
+
+    graph = once.bytes("graph", config, lambda: ir.to_proto(trace(config)).SerializeToString())
+    return ir.from_proto(onnx.load_model_from_string(graph))
+
+
+def _calibrated(once: Once, config: Any, checkpoint: Checkpoint, text: str) -> Calibration:
+    from tramontane.export.calibrate.calibrate import calibrate
+    from tramontane.export.calibrate.tokens import calibration_tokens
+
+    def make() -> bytes:
+        tokens = calibration_tokens(config, checkpoint, text)
+        return calibrate(config, checkpoint, tokens).to_bytes()
+
+    key = (config, checkpoint.hashes(), text)
+    return Calibration.from_bytes(once.bytes("calibration", key, make))
