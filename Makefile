@@ -111,10 +111,12 @@ artifact = OUT="$${OUT:-$$($(tramontane) export "$$MODEL" $(recipe) --print-out)
 fresh-artifact = $(artifact) && { test -f "$$OUT/manifest.json" || \
   $(tramontane) export "$$MODEL" --out="$$OUT" $(export-options); }
 stem = $$(basename -- "$$MODEL")
+# A file's tests stay in one process: they share what its fixtures made.
+in-parallel = --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .PHONY: help dev export run validate inspect card parity faults synthetic interop reduced web \
   bench-export bench-others bench-peers bench-web bench bench-flat bench-kernels performance test \
-  lint types clean
+  test-fast lint types clean
 
 help:  ## start here: list the targets; make help-TARGET lists the options of one
 	@"$$PYTHON" console/make_help.py
@@ -215,8 +217,11 @@ $(READY): pyproject.toml constraints.txt
 	  test -e $@ || { tail -n 20 $(LOG); echo 'the installation failed; its whole log is $(LOG)'; exit 1; }
 	@mkdir -p .ns && ln -sfn .. .ns/tramontane
 
-test: $(READY)  ## develop: run the tests
-	@$(BIN)/python -m pytest -q
+test: $(READY)  ## develop: run all tests, in up to four processes, as many as there are cores
+	@$(BIN)/python -m pytest -q $(in-parallel)
+
+test-fast: $(READY)  ## develop: run the tests that are not marked slow, some two minutes
+	@$(BIN)/python -m pytest -q $(in-parallel) -m 'not slow'
 
 lint: $(READY)  ## develop: check style with ruff
 	@$(BIN)/ruff check .
