@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -15,81 +13,12 @@ from rich.table import Table
 
 from ..console.progress import track
 from ..console.status import status_of
-from ..export import build
-from ..export.formats.checkpoint import Checkpoint
 from ..export.formats.layouts import read_config
 from ..runtime.errors import ContractError
-from ..validate.gate import GateOptions
-from ..validate.run_gate import validate
-from . import (
-    in_attention,
-    in_bytes,
-    in_cache,
-    in_operators,
-    in_web,
-    in_weights,
-)
-from .planting import MODEL, Fault, planted
-
-_KINDS = (in_attention, in_cache, in_operators, in_weights, in_web, in_bytes)
-FAULTS = [fault for kind in _KINDS for fault in kind.FAULTS]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """The gate's verdict on one fault."""
-
-    fault: Fault
-    broken: tuple[str, ...]  # kinds of checks that failed
-    place: str  # first at fault
-    cause: str  # likely; empty where no known pattern fits
-
-    @property
-    def is_caught(self) -> bool:
-        """Whether any check failed."""
-        return bool(self.broken)
-
-    @property
-    def is_explained(self) -> bool:
-        """Whether the place and the cause are those that were planted."""
-        fault = self.fault
-        is_there = self.place.startswith(fault.place)
-        return is_there and bool(fault.cause) and fault.cause in self.cause
-
-
-def try_faults(
-    faults: Sequence[Fault], folder: Path, *, model: Path = MODEL, window: int | None = None
-) -> Iterator[Outcome]:
-    """Plant each fault in a good artifact of its recipe, and run the gate on it.
-
-    Args:
-        faults: of any recipes.
-        folder: for the good artifacts; those that it already holds are used.
-        model: checkpoint with at least six layers.
-        window: in tokens, instead of the checkpoint's; the faults are written for 64.
-    """
-    checkpoint = Checkpoint.open(model)
-    options = GateOptions(store=folder / "store")
-    for fault in faults:
-        good = folder / fault.recipe
-        if not good.exists():
-            recipe = dataclasses.replace(build.recipe_named(fault.recipe), window=window)
-            build.export_checkpoint(model, good, recipe)
-        with tempfile.TemporaryDirectory() as temporary:
-            spoilt = planted(fault, good, Path(temporary) / "spoilt", model)
-            try:
-                verdict = validate(spoilt, checkpoint, options, explains=True)
-            except ContractError as error:  # onnxruntime stopped while it ran
-                yield Outcome(fault=fault, broken=("runtime",), place="", cause=str(error))
-                continue
-        why = verdict.explanation
-        failed = [check.kind for check in verdict.measurement.checks if check.failures]
-        yield Outcome(
-            fault=fault,
-            broken=tuple(dict.fromkeys(failed)),
-            place=why.place if why else "",
-            cause=why.cause if why else "",
-        )
+from .catalogue import FAULTS
+from .in_processes import run_trials
+from .planting import MODEL
+from .trial import Outcome, Trial
 
 
 def as_markdown(outcomes: Sequence[Outcome]) -> str:
@@ -150,7 +79,8 @@ def main(argv: list[str] | None = None) -> int:
     faults = [fault for fault in faults if fault.applies is None or fault.applies(config)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
-        tried = try_faults(faults, folder, model=args.model, window=args.window)
+        folder.mkdir(parents=True, exist_ok=True)
+        tried = run_trials(faults, Trial(folder=folder, model=args.model, window=args.window))
         outcomes = [next(tried) for _ in track(faults, "planting faults")]
     table = Table("fault", "recipe", "caught by", "first at fault", "likely cause", "")
     for one in outcomes:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import pytest
 from tramontane.faults import __main__ as command
-from tramontane.faults.__main__ import FAULTS, Outcome, as_markdown
+from tramontane.faults import in_processes
+from tramontane.faults.__main__ import as_markdown
+from tramontane.faults.catalogue import FAULTS
 from tramontane.faults.planting import Fault, Graph, planted
+from tramontane.faults.trial import Outcome, Trial
 from tramontane.runtime.contract import MODEL_FILE
 
 Artifact = Callable[[str], Path]
@@ -73,6 +77,22 @@ def test_a_missed_fault_fails_the_command_and_stands_out_in_the_table(
     assert "**0 of 1 are caught" in out.read_text()
     assert "| **nothing** |" in out.read_text()
     assert (tmp_path / "spoilt" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_faults_that_are_tried_in_two_processes_have_the_outcomes_of_one(
+    embedded_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fp32-ort").symlink_to(embedded_artifact("fp32-ort"))
+    faults = [fault for fault in FAULTS if fault.recipe == "fp32-ort"][:3:2]
+    trial = Trial(folder=tmp_path)
+    here = [trial.run(fault) for fault in faults]
+    monkeypatch.setattr(in_processes, "_cores", lambda: [*os.sched_getaffinity(0)][:1] * 2)
+    assert list(in_processes.run_trials(faults, trial)) == here
+    assert all(one.is_explained for one in here)
+    monkeypatch.setattr(in_processes, "_cores", list)
+    monkeypatch.setattr(Trial, "run", lambda _, fault: here[faults.index(fault)])
+    assert list(in_processes.run_trials(faults, trial)) == here
 
 
 def test_the_table_counts_what_was_caught_and_explained() -> None:

@@ -1,0 +1,9 @@
+"""All faults, in the order in which they are tried and listed."""
+
+from __future__ import annotations
+
+from . import in_attention, in_bytes, in_cache, in_operators, in_web, in_weights
+from .planting import Fault
+
+_KINDS = (in_attention, in_cache, in_operators, in_weights, in_web, in_bytes)
+FAULTS: list[Fault] = [fault for kind in _KINDS for fault in kind.FAULTS]
