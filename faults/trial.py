@@ -39,13 +39,11 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
-    """What all faults are tried on."""
+    """What all faults are tried on; they are written for a window of 64."""
 
     folder: Path  # of the good artifacts, by recipe, and of the reference's results
     model: Path = MODEL  # checkpoint with at least six layers
-    window: int | None = (
-        None  # in tokens, instead of the checkpoint's; the faults are written for 64
-    )
+    window: int | None = None  # in tokens, instead of the checkpoint's
 
     def export(self, recipe: str) -> None:
         """Write the good artifact of a recipe, unless it is there."""
