@@ -1,13 +1,16 @@
-"""Which faults of window, rope, heads and scores are planted?"""
+"""Planted faults of the window, rope, heads and scores."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
 import onnx
 
 from ..export.config import MistralConfig
+from ..export.formats.rope_layout import halves_to_pairs
+from ..export.model.rope import rope_of
 from .planting import Fault, Graph
 
 
@@ -39,12 +42,11 @@ def _edge_reads_one_less(graph: Graph) -> None:
 
 def _rope_tables(graph: Graph, *, factor: float = 1, shift: int = 0, sign: int = 1) -> None:
     """Tables of another theta, of later positions, or of the other direction."""
-    D = graph.head_size
-    theta = graph.read("sin_cache")[1, 1].astype(float) ** (-D / 2)  # sin x is x, nearly
-    frequencies = (round(theta) * factor) ** (-np.arange(0, D, 2) / D)
-    angles = (np.arange(len(graph.read("cos_cache")))[:, None] + shift) * frequencies
-    graph.write("cos_cache", np.cos(angles).astype(np.float32))
-    graph.write("sin_cache", (sign * np.sin(angles)).astype(np.float32))
+    theta = factor * graph.config.rope_theta
+    rope = rope_of(dataclasses.replace(graph.config, rope_theta=theta))
+    cos, sin = rope.tables(len(graph.read("cos_cache")), start=shift)
+    graph.write("cos_cache", cos.numpy())
+    graph.write("sin_cache", sign * sin.numpy())
 
 
 def _half_precision_tables(graph: Graph) -> None:
@@ -58,7 +60,7 @@ def _tables_end_early(graph: Graph, rows: int) -> None:
 
 
 def _rows_in_pairs(graph: Graph) -> None:
-    """As published by Mistral: the importer forgot to turn rows from pairs to halves."""
+    """As published by Mistral: rows were not reordered from pairs to halves."""
     for layer in range(graph.layers):
         name = f"layers.{layer}.attention.query_key_value.weight.transposed"
         graph.change(name, functools.partial(_to_pairs, graph.head_size, graph.kv_heads))
@@ -67,13 +69,12 @@ def _rows_in_pairs(graph: Graph) -> None:
 def _to_pairs(head_size: int, kv_heads: int, matrix: np.ndarray) -> np.ndarray:
     rows = matrix.T.copy()
     count = len(rows) - kv_heads * head_size  # of queries and keys; values follow
-    turned = rows[:count].reshape(-1, 2, head_size // 2, rows.shape[1]).swapaxes(1, 2)
-    rows[:count] = turned.reshape(count, -1)
+    rows[:count] = halves_to_pairs(rows[:count], head_dim=head_size)
     return rows.T
 
 
 def _heads_by_modulo(graph: Graph) -> None:
-    """Repeat keys and values in turn, so that query head h reads head h % G."""
+    """Repeat keys and values so that query head h reads head h % G."""
     body = graph.body()
     place = next(i for i, node in enumerate(body.node) if node.op_type == "Attention")
     attention = body.node[place]
@@ -95,7 +96,7 @@ def _queries_without_rope(graph: Graph) -> None:
 
 
 def _positions_of_queries_late(graph: Graph) -> None:
-    """Queries are turned as if they stood one position further."""
+    """Queries are rotated as if they were one position later."""
     body = graph.body()
     place = list(body.node).index(graph.in_body("RotaryEmbedding", reading="q"))
     body.node[place].input[3] = "positions.late"

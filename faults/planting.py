@@ -29,6 +29,11 @@ class Graph:
         self._weights = {weight.name: weight for weight in self.model.graph.initializer}
 
     @property
+    def config(self) -> MistralConfig:
+        """Architecture of the checkpoint; the artifact's window may be another."""
+        return Checkpoint.open(self._checkpoint).config
+
+    @property
     def layers(self) -> int:
         """Number of layers."""
         return sum(output.name.endswith(".key") for output in self.model.graph.output)

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
+from ..export.model.rope import Tables
 from ..runtime.cache import CacheLayout
 from ..runtime.contract import past
 from .figures import relative_errors
@@ -53,7 +53,7 @@ def hold(
     value: np.ndarray,
     *,
     head_dim: int,
-    rope: tuple[Tensor, Tensor],
+    rope: Tables,
     scales: Mapping[str, np.ndarray],
 ) -> tuple[Held, Held]:
     """Keys and values (T, G * D), before rope, as a layer's cache is to hold them.
@@ -68,14 +68,14 @@ def hold(
     keys, values = (operators.split_heads(x, head_dim) for x in (key, value))
     held = []
     for kind, plain, rows in (
-        ("key", key, operators.turn(keys, rope)),
+        ("key", key, operators.rotate(keys, rope)),
         ("value", value, values),
     ):
         scale = scales.get(past(number, kind))
         read, unturned = rows, plain
         if scale is not None:
             read = operators.in_bytes(rows, scale)
-            back = operators.turn(read, rope, back=True) if kind == "key" else read
+            back = operators.rotate(read, rope, back=True) if kind == "key" else read
             unturned = back.swapaxes(0, 1).reshape(plain.shape)
         held.append(Held(exact=rows, read=read, unturned=unturned, scales=scale))
     return held[0], held[1]

@@ -20,8 +20,9 @@ from ...runtime.errors import TramontaneError
 from ..config import MistralConfig
 from ..formats.checkpoint import Checkpoint
 from ..formats.tensor_names import EMBEDDING
-from ..model.load import load_layer, rope_of
-from ..model.model import KeyValue, Layer
+from ..model.load import load_layer
+from ..model.model import Layer
+from ..model.rope import Tables, rope_tables
 from .calibrate_subprocess import REFUSED
 from .tokens import calibration_tokens
 
@@ -41,7 +42,7 @@ def calibrate(
         CheckpointError: a tensor is unreadable or holds a NaN or infinity.
     """
     config = dataclasses.replace(config, cache_grows=True)  # a row for every position
-    rope = rope_of(config)
+    rope = rope_tables(config)
     embedding = checkpoint.read(EMBEDDING)
     hidden = [torch.from_numpy(embedding[tokens]) for tokens in sequences]
     del embedding
@@ -72,7 +73,7 @@ class _Watch:
             reader.register_forward_pre_hook(self._on(kind)) for kind, reader in readers.items()
         ]
 
-    def run(self, x: Tensor, rope: KeyValue) -> Tensor:
+    def run(self, x: Tensor, rope: Tables) -> Tensor:
         """Run a whole sequence, (T, M) to (T, M)."""
         mask = torch.ones(1, len(x), dtype=torch.int64)
         out, (keys, values) = self._layer(x[None], mask, self._past, rope)

@@ -14,6 +14,7 @@ from ..config import MistralConfig, read_json_object
 from .held_files import HeldFile, Identity
 from .huggingface import CONFIG_FILE
 from .layouts import Layout, Published, open_published
+from .rope_layout import pairs_to_halves
 from .stored_tensor import Floats, StoredTensor
 from .tensor_names import EMBEDDING, HEAD, is_rotated, parameters
 from .tokenizer_files import PublishedTokenizer
@@ -123,7 +124,7 @@ class Checkpoint:
                 raise CheckpointError(f"{tensor.path}: {name} {_bad_values(tensor, rows)}")
             out = array[start : start + len(values)]
             if is_paired:
-                _pairs_to_halves(values, out, head_dim=head_dim)
+                pairs_to_halves(values, head_dim=head_dim, out=out)
             else:
                 out[...] = values
             start += len(values)
@@ -186,17 +187,6 @@ def _bad_values(tensor: StoredTensor, rows: int) -> str:
         f"holds {bad} values that are NaN or infinite, the first at {first}, "
         "expected finite numbers; download the file again"
     )
-
-
-def _pairs_to_halves(values: Floats, out: Floats, *, head_dim: int) -> None:
-    """Reorder the rows of whole heads: row 2 i + j of a head becomes row j D / 2 + i.
-
-    Rope turns rows 2 i and 2 i + 1 together in ``pairs``, rows i and i + D / 2 in ``halves``.
-    Source: RoFormer, arXiv:2104.09864, section 3.4.2, and transformers' ``rotate_half``.
-    """
-    columns = values.shape[1]
-    turned = values.reshape(-1, head_dim // 2, 2, columns).swapaxes(1, 2)
-    out.reshape(-1, 2, head_dim // 2, columns)[...] = turned
 
 
 def _refuse_other_names(published: Published, *, needed: set[str], allowed: set[str]) -> None:

@@ -1,11 +1,11 @@
-"""What does each layout call each parameter, and in which order are its rows?"""
+"""Tensor names of each checkpoint format, by parameter of our model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from ..config import MistralConfig
+from .rope_layout import RopeLayout
 
 EMBEDDING, HEAD = "embedding.weight", "head.weight"
 
@@ -34,14 +34,14 @@ _AFTER = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Naming:
-    """How one layout names and orders what it publishes."""
+    """How a format names tensors and orders their rows."""
 
-    column: int  # of the table above
+    column: int  # of the tables above
     layer: str  # prefix of a layer's names, by its number
-    rope: Literal["halves", "pairs"]  # which two rows of a head of query and key turn together
+    rope: RopeLayout  # of the rows of query and key
 
     def published(self, parameter: str) -> str:
-        """Name of the tensor that fills a parameter."""
+        """Name of the tensor that holds a parameter."""
         start, number, name = "", "", parameter.removesuffix(".weight")
         if name.startswith("layers."):
             _, number, name = name.split(".", 2)
@@ -56,7 +56,7 @@ GGUF = Naming(column=4, layer="blk.{}.", rope="pairs")
 
 
 def parameters(config: MistralConfig) -> dict[str, tuple[int, ...]]:
-    """Shape by name of every parameter of ``Mistral``, in the order of the model."""
+    """Shapes by name of all parameters of ``Mistral``, in the order of the model."""
     sizes = {
         "V": config.vocab_size,
         "M": config.hidden_size,
@@ -74,5 +74,5 @@ def parameters(config: MistralConfig) -> dict[str, tuple[int, ...]]:
 
 
 def is_rotated(parameter: str) -> bool:
-    """Whether rope turns what this parameter makes, so that the order of its rows matters."""
+    """Whether rope rotates the output of this matrix, so that its rows have a rope layout."""
     return parameter.endswith(("attention.query.weight", "attention.key.weight"))

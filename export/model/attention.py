@@ -1,4 +1,4 @@
-"""What does sliding-window attention mean? The operator and its eager reference."""
+"""The sliding-window attention operator, as an eager reference in PyTorch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...runtime.cache import CacheLayout
 from ...runtime.errors import TraceError
+from .rope import rotate
 
 
 @torch.library.custom_op("tramontane::sliding_window_attention", mutates_args=())
@@ -73,9 +74,9 @@ def sliding_window_attention(
         past = max(total - T + padded, 0)
         held = layout.held(past)
         positions = torch.arange(past, past + T, device=query.device)
-        cos, sin = cos_cache[positions], sin_cache[positions]
-        q = rotate_halves(_split_heads(query[b], D), cos, sin)
-        k = torch.cat([past_key[b, :, :held], rotate_halves(_split_heads(key[b], D), cos, sin)], 1)
+        rope = cos_cache[positions], sin_cache[positions]
+        q = rotate(_split_heads(query[b], D), rope)
+        k = torch.cat([past_key[b, :, :held], rotate(_split_heads(key[b], D), rope)], 1)
         v = torch.cat([past_value[b, :, :held], _split_heads(value[b], D)], 1)
         attended[b] = _attend(q, k, v, window).transpose(0, 1).flatten(1)
         kept = slice(layout.first(total) - layout.first(past), held + total - past)
@@ -102,27 +103,6 @@ def _(
     rows = attention_mask.shape[1] if window is None or grows else C
     present = past_key.new_empty(B, G, rows, D)
     return torch.empty_like(query), present, torch.empty_like(present)
-
-
-def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate dimension d against d + D / 2 by the position's angles.
-
-    Args:
-        x: (..., T, D) float.
-        cos, sin: (T, D / 2) as x.
-    """
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-
-
-def rope_tables(*, positions: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of ``position * theta ** (-2 d / D)``: each (positions, D / 2) float32.
-
-    Source: RoFormer, arXiv:2104.09864, section 3.2.2; float32 throughout, as transformers does.
-    """
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
-    angles = torch.arange(positions).float()[:, None] * (1.0 / theta**exponents)
-    return angles.cos(), angles.sin()
 
 
 def _split_heads(x: Tensor, head_dim: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The model, read top to bottom: a Mistral whose cache goes in and comes out."""
+"""The Mistral decoder in PyTorch; the KV cache is an input and an output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..config import MistralConfig, geometry_of
-from .attention import rope_tables, sliding_window_attention
+from .attention import sliding_window_attention
+from .rope import Tables, rope_tables
 
 # One layer's keys and values, each (B, G, C, D) float32.
 KeyValue = tuple[Tensor, Tensor]
@@ -30,11 +31,7 @@ class Mistral(nn.Module):
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.head.weight = self.embedding.weight
-        cos, sin = rope_tables(
-            positions=config.max_position_embeddings,
-            head_dim=config.head_dim,
-            theta=config.rope_theta,
-        )
+        cos, sin = rope_tables(config)
         self.register_buffer("cos_cache", cos, persistent=False)
         self.register_buffer("sin_cache", sin, persistent=False)
 
@@ -76,7 +73,7 @@ class Layer(nn.Module):
         self.mlp = Mlp(config)
 
     def forward(
-        self, x: Tensor, attention_mask: Tensor, past: KeyValue, rope: KeyValue
+        self, x: Tensor, attention_mask: Tensor, past: KeyValue, rope: Tables
     ) -> tuple[Tensor, KeyValue]:
         """(B, T, M) to (B, T, M), and the layer's cache to carry."""
         attended, present = self.attention(self.attention_norm(x), attention_mask, past, rope)
@@ -98,7 +95,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(H * D, M, bias=False)
 
     def forward(
-        self, x: Tensor, attention_mask: Tensor, past: KeyValue, rope: KeyValue
+        self, x: Tensor, attention_mask: Tensor, past: KeyValue, rope: Tables
     ) -> tuple[Tensor, KeyValue]:
         """(B, T, M) to (B, T, M), and the layer's cache to carry."""
         projected = self.query(x), self.key(x), self.value(x)

@@ -25,11 +25,12 @@ from ...runtime.errors import ConfigError
 from ..config import MistralConfig
 from ..formats.huggingface import CONFIG_FILE, to_hugging_face
 from ..formats.mistral import PARAMS_FILE, to_params_json
+from ..formats.rope_layout import halves_to_pairs
 from ..formats.tensor_names import HEAD, HUGGING_FACE, MISTRAL, Naming, is_rotated, parameters
 from ..known_models import find_geometry, shorten
 from .atomic_folder import fresh_folder
 from .byte_tokenizer import stand_in_tokenizer
-from .random_weights import Floats, RandomTensor, random_tensor
+from .random_weights import RandomTensor, random_tensor
 from .safetensors_stream import TensorEntry, write_safetensors
 
 DEFAULT_SHARD_BYTES = 5 * 10**9  # as transformers does
@@ -187,17 +188,8 @@ def _pieces(
 def _piece(tensor: RandomTensor, index: int, dtype: str, head_dim: int | None) -> memoryview:
     values = tensor.compute(index)
     if head_dim is not None:
-        values = _to_pairs(values, head_dim)
+        values = halves_to_pairs(values, head_dim=head_dim)
     return values.astype(_DTYPES[dtype][1], copy=False).reshape(-1).view(np.uint8).data
-
-
-def _to_pairs(rows: Floats, head_dim: int) -> Floats:
-    """Reorder the rows of each head: those that rope turns together become neighbours.
-
-    Source: transformers' ``convert_mistral_weights_to_hf.py``, whose permutation this undoes.
-    """
-    halves = rows.reshape(-1, 2, head_dim // 2, rows.shape[1])
-    return halves.swapaxes(1, 2).reshape(rows.shape)
 
 
 @functools.cache

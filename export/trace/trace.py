@@ -20,8 +20,8 @@ from ...graphs.operator import schema
 from ...runtime import contract
 from ...runtime.errors import TraceError
 from ..config import MistralConfig, geometry_of
-from ..model.attention import rope_tables
 from ..model.model import Mistral
+from ..model.rope import rope_tables
 from .bind_weights import leave_unbound
 
 # Sizes to trace with: all different, none of them 0 or 1, which torch would take for constants.
@@ -124,13 +124,8 @@ def _forget_origins(graph: ir.Graph) -> None:
 
 
 def _leave_parameters_unbound(graph: ir.Graph, config: MistralConfig) -> None:
-    """Constants folded on the way have their numbers already; rope tables get theirs here."""
-    tables = rope_tables(
-        positions=config.max_position_embeddings,
-        head_dim=config.head_dim,
-        theta=config.rope_theta,
-    )
-    known = dict(zip(("cos_cache", "sin_cache"), tables, strict=True))
+    """Folded constants have their values already; rope tables get theirs here."""
+    known = dict(zip(("cos_cache", "sin_cache"), rope_tables(config), strict=True))
     for name, value in graph.initializers.items():
         if name in known:
             value.const_value = ir.tensor(known[name].numpy(), name=name)

@@ -1,4 +1,4 @@
-"""What would make attention read what it read?"""
+"""Likely causes of wrong attention: changes to what it reads and how it computes."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ...export.config import MistralConfig
+from ...export.model.rope import rope_of
 from ...runtime.cache import CacheLayout
 from ..figures import relative_errors
 from ..layer_checks.findings import Exhibit
-from .of_rope import ropes, rotate
+from ..reference.operators import rotate
+from .of_rope import wrong_ropes
 from .rank_causes import Cause
 
-_MOST_QUERIES = 192  # looked at of a long sequence: the worst, and some of all
+_MOST_QUERIES = 192  # computed of a long sequence: the worst, and some of all
 
 
 def causes_of_attention(
     exhibit: Exhibit, config: MistralConfig, layout: CacheLayout, cuts: Sequence[int]
 ) -> Iterator[Cause]:
-    """Attention of the artifact's own queries, keys and values, changed in every known way.
+    """Yield attention of the artifact's own queries, keys and values with one change each.
 
-    Queries that are not looked at are taken to be as found: a whole long sequence at once would
-    not fit in memory.
+    Only some queries of a long sequence are computed, since all would not fit in memory; the
+    others are taken as found.
 
     Args:
         exhibit: query (T, H * D), key and value (T, G * D) float32, before rope, and what was
@@ -32,12 +34,12 @@ def causes_of_attention(
         cuts: sizes of the pieces in which the tokens were fed.
     """
     query, key, value = (exhibit.inputs[name] for name in ("query", "key", "value"))
-    at = _telling(exhibit)
+    at = _chosen_queries(exhibit)
     T, D, G = len(query), config.head_dim, config.num_key_value_heads
     H, W = config.num_attention_heads, config.sliding_window
-    angles = np.arange(T)[:, None] * config.rope_theta ** (-np.arange(0, D, 2) / D)
+    rope = rope_of(config)
     plain = [x.reshape(T, -1, D).swapaxes(0, 1).astype(np.float64) for x in (query, key, value)]
-    q, k = (rotate(x, angles, pairs=False) for x in plain[:2])
+    q, k = (rotate(x, rope.tables(T)) for x in plain[:2])
     groups = np.arange(H) // (H // G)
     i, j = at[:, None], np.arange(T)[None]
     own = (j <= i) if W is None else (j <= i) & (j > i - W)
@@ -82,19 +84,17 @@ def causes_of_attention(
     yield Cause("later keys are not masked", result(seen=np.ones_like(own)))
     yield Cause("a query doesn't read its own key", result(seen=own & ((j < i) | (i == 0))))
     yield Cause("queries are not rotated by rope", result(q=plain[0]))
-    later = np.arange(1, T + 1)[:, None] * config.rope_theta ** (-np.arange(0, D, 2) / D)
-    yield Cause(
-        "queries are rotated by one position too many",
-        result(q=rotate(plain[0], later, pairs=False)),
-    )
-    for text, other_angles, pairs in ropes(config, T, cuts):
-        yield Cause(f"of queries: {text}", result(q=rotate(plain[0], other_angles, pairs=pairs)))
+    later = rotate(plain[0], rope.tables(T, start=1))
+    yield Cause("queries are rotated by one position too many", result(q=later))
+    for wrong in wrong_ropes(config, T, cuts):
+        rotated = rotate(plain[0], wrong.tables, layout=wrong.layout)
+        yield Cause(f"of queries: {wrong.text}", result(q=rotated))
     starts = np.repeat(np.cumsum([0, *cuts[:-1]]), cuts)[:T]
     yield Cause("the cache is not read", result(seen=own & (j >= starts[at, None])))
 
 
-def _telling(exhibit: Exhibit) -> np.ndarray:
-    """Positions of queries to look at, ascending: all of a short sequence."""
+def _chosen_queries(exhibit: Exhibit) -> np.ndarray:
+    """Positions of the queries to compute, ascending; all of a short sequence."""
     T = len(exhibit.found)
     if T <= _MOST_QUERIES:
         return np.arange(T)

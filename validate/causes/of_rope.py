@@ -1,23 +1,39 @@
-"""What would make rope turn keys and queries as they were turned?"""
+"""Likely causes of wrong rope: the artifact's own keys, rotated in every known wrong way."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ...export.config import MistralConfig
+from ...export.formats.rope_layout import RopeLayout
+from ...export.model.rope import Rope, Tables, rope_of
 from ..layer_checks.findings import SCALES, Exhibit
-from ..reference.operators import in_bytes
+from ..reference.operators import in_bytes, rotate
 from .rank_causes import Cause
 
 _THETAS = (1e4, 1e5, 5e5, 1e6, 1e7)
+_TABLE_ROWS = (64, 128, 256, 512, 1024, 2048)
+
+
+@dataclass(frozen=True, slots=True)
+class WrongRope:
+    """A change to the model's rope, in words, and its tables."""
+
+    text: str
+    tables: Tables  # cosines and sines of all positions, (T, D / 2) float32 each
+    layout: RopeLayout = "halves"
 
 
 def causes_of_rope(
     exhibit: Exhibit, config: MistralConfig, cuts: Sequence[int]
 ) -> Iterator[Cause]:
-    """The artifact's own keys, turned in every known way.
+    """Yield the rows that the cache would hold with each wrong rope.
 
     Args:
         exhibit: the rows (G, L, D) that were held after so many tokens.
@@ -33,12 +49,14 @@ def causes_of_rope(
     def cause(text: str, rows: np.ndarray) -> Cause:
         return Cause(text, rows if scales is None else in_bytes(rows, scales))
 
-    for text, angles, pairs in ropes(config, total, cuts):
-        yield cause(text, rotate(keys, angles[held], pairs=pairs))
+    for wrong in wrong_ropes(config, total, cuts):
+        cos, sin = wrong.tables
+        rows = rotate(keys, (cos[held], sin[held]), layout=wrong.layout)
+        yield cause(wrong.text, rows)
     yield cause("keys are cached before rope", keys)
-    angles = np.arange(total)[held, None] * config.rope_theta ** (-np.arange(0, D, 2) / D)
-    cos, sin = (f(angles).astype(np.float16).astype(np.float64) for f in (np.cos, np.sin))
-    yield cause("rope's tables are rounded to 16 bits", _turn(keys, cos, sin, pairs=False))
+    cos, sin = rope_of(config).tables(L, start=total - L)
+    halved = cos.half().float(), sin.half().float()
+    yield cause("rope's tables are rounded to 16 bits", rotate(keys, halved))
 
 
 def own_rows(exhibit: Exhibit) -> np.ndarray:
@@ -47,61 +65,46 @@ def own_rows(exhibit: Exhibit) -> np.ndarray:
     return exhibit.expected[:, total - exhibit.found.shape[1] : total]
 
 
-def ropes(
-    config: MistralConfig, length: int, cuts: Sequence[int]
-) -> Iterator[tuple[str, np.ndarray, bool]]:
-    """Ways to turn: in words, the angles (T, D / 2) float64, and whether rows turn in pairs."""
-    D, theta = config.head_dim, config.rope_theta
-    positions = np.arange(length, dtype=np.float64)[:, None]
-
-    def frequencies(base: float) -> np.ndarray:
-        return np.asarray(base ** (-np.arange(0, D, 2) / D))
-
-    own = frequencies(theta)
-    yield "rope rotates pairs, expected halves", positions * own, True
-    for other in _THETAS:
-        if other != theta:
-            yield (
-                f"rope's theta is {other:g}, expected {theta:g}",
-                positions * frequencies(other),
-                False,
-            )
-    yield "rope counts positions from 1, expected from 0", (positions + 1) * own, False
-    yield "rope is one position behind", np.maximum(positions - 1, 0) * own, False
-    yield "rope rotates in the opposite direction", -positions * own, False
-    for rows in sorted({64, 128, 256, 512, 1024, 2048} & set(range(length))):
-        text = f"rope stops at position {rows - 1}: its tables have {rows} rows"
-        yield text, np.minimum(positions, rows - 1) * own, False
-    half = np.where(np.arange(len(own)) < len(own) // 2, own, 0)
-    yield "rope rotates only half of the dimensions", positions * half, False
-    starts = np.repeat(np.cumsum([0, *cuts[:-1]]), cuts)[:length, None]
-    yield "rope restarts positions in each chunk", (positions - starts) * own, False
-    last = np.repeat(np.cumsum(cuts) - 1, cuts)[:length, None]
-    yield (
-        "positions and rope's frequencies are rounded to 8 bits",
-        _coarse(own, positions, last),
-        False,
-    )
+def wrong_ropes(config: MistralConfig, length: int, cuts: Sequence[int]) -> Iterator[WrongRope]:
+    """Yield the model's rope with one change each, for positions 0 to length - 1."""
+    own = rope_of(config)
+    positions = torch.arange(length).float()
+    yield WrongRope("rope rotates pairs, expected halves", own.tables(length), "pairs")
+    for theta in _THETAS:
+        if theta != config.rope_theta:
+            other = rope_of(dataclasses.replace(config, rope_theta=theta))
+            text = f"rope's theta is {theta:g}, expected {config.rope_theta:g}"
+            yield WrongRope(text, other.tables(length))
+    yield WrongRope("rope counts positions from 1, expected from 0", own.tables(length, start=1))
+    previous = own.tables_at((positions - 1).clamp(min=0))
+    yield WrongRope("rope is one position behind", previous)
+    yield WrongRope("rope rotates in the opposite direction", own.tables_at(-positions))
+    for rows in _TABLE_ROWS:
+        if rows < length:
+            text = f"rope stops at position {rows - 1}: its tables have {rows} rows"
+            yield WrongRope(text, own.tables_at(positions.clamp(max=rows - 1)))
+    half = own.inverse_frequencies.clone()
+    half[len(half) // 2 :] = 0
+    partial = dataclasses.replace(own, inverse_frequencies=half)
+    yield WrongRope("rope rotates only half of the dimensions", partial.tables(length))
+    ends = torch.tensor(cuts).cumsum(0)
+    starts = (ends - torch.tensor(cuts)).repeat_interleave(torch.tensor(cuts))[:length]
+    yield WrongRope("rope restarts positions in each chunk", own.tables_at(positions - starts))
+    last = (ends - 1).repeat_interleave(torch.tensor(cuts))[:length]
+    text = "positions and rope's frequencies are rounded to 8 bits"
+    yield WrongRope(text, _rounded_to_8_bits(own, positions, last))
 
 
-def _coarse(frequencies: np.ndarray, positions: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Angles of factors that are rounded to 255 steps each, positions anew in each piece."""
-    narrow = np.float32(frequencies)
-    step = narrow.max() / np.float32(255)
-    steps = np.float32(np.maximum(last, 1)) / np.float32(255)
-    rounded = np.rint(np.float32(positions) / steps) * steps
-    return np.asarray(rounded * (np.rint(narrow / step) * step), np.float64)
+def _rounded_to_8_bits(rope: Rope, positions: Tensor, last: Tensor) -> Tables:
+    """Tables of positions and frequencies in 255 steps each, positions anew in each piece.
 
-
-def rotate(x: np.ndarray, angles: np.ndarray, *, pairs: bool) -> np.ndarray:
-    """Turn (heads, T, D) by angles (T, D / 2)."""
-    return _turn(x, np.cos(angles), np.sin(angles), pairs=pairs)
-
-
-def _turn(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, *, pairs: bool) -> np.ndarray:
-    if pairs:
-        first, second = x[..., ::2], x[..., 1::2]
-        turned = np.stack([first * cos - second * sin, second * cos + first * sin], axis=-1)
-        return np.asarray(turned.reshape(x.shape))
-    first, second = np.split(x, 2, axis=-1)
-    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    Args:
+        rope: the model's.
+        positions: (T,) float32.
+        last: (T,); the last position of each one's piece.
+    """
+    step = rope.inverse_frequencies.max() / 255
+    frequencies = (rope.inverse_frequencies / step).round() * step
+    steps = last.clamp(min=1).float() / 255
+    coarse = dataclasses.replace(rope, inverse_frequencies=frequencies)
+    return coarse.tables_at((positions / steps).round() * steps)

@@ -8,6 +8,7 @@ import numpy as np
 
 from ...export.config import MistralConfig
 from ...export.formats.checkpoint import Checkpoint
+from ...export.formats.rope_layout import halves_to_pairs, pairs_to_halves
 from ...export.formats.tensor_names import is_rotated, parameters
 from ..layer_checks.findings import Exhibit, block_errors
 from .rank_causes import Cause, Found, likeliest, rolled
@@ -58,15 +59,10 @@ def _causes(
         )
     D, G = config.head_dim, config.num_key_value_heads
     if is_rotated(parameter):
-        paired = expected.reshape(-1, 2, D // 2, columns).swapaxes(1, 2)
-        yield Cause(
-            "rope layout: rows are in pairs, expected halves", paired.reshape(expected.shape)
-        )
-        halved = expected.reshape(-1, D // 2, 2, columns).swapaxes(1, 2)
-        yield Cause(
-            "rope layout: rows were permuted from pairs to halves twice",
-            halved.reshape(expected.shape),
-        )
+        paired = halves_to_pairs(expected, head_dim=D)
+        yield Cause("rope layout: rows are in pairs, expected halves", paired)
+        halved = pairs_to_halves(expected, head_dim=D)
+        yield Cause("rope layout: rows were permuted from pairs to halves twice", halved)
     if "attention" in parameter and rows % (G * D) == 0 and rows > G * D:
         heads = expected.reshape(G, -1, D, columns).swapaxes(0, 1)
         yield Cause("query heads are interleaved over their groups", heads.reshape(expected.shape))

@@ -1,21 +1,22 @@
 """Operators of the reference, each on given inputs.
 
-Each is a function of what the artifact's own operator read, so that errors do not add up from one
-to the next: what differs here, differs for its own reason.
+Each is applied to what the artifact's own operator read, so that errors do not add up from one
+operator to the next.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ...export.config import MistralConfig
-from ...export.model.attention import rotate_halves, sliding_window_attention
+from ...export.formats.rope_layout import RopeLayout
+from ...export.model import rope as model_rope
+from ...export.model.attention import sliding_window_attention
+from ...export.model.rope import Tables
 
 _SCORE_BYTES = 128 << 20  # of attention scores at once
 _FEWEST_QUERIES = 128  # of a piece, where the window is smaller
-Rope = tuple[Tensor, Tensor]
 
 
 def norm(x: np.ndarray, weight: np.ndarray, epsilon: float) -> np.ndarray:
@@ -56,14 +57,20 @@ def split_heads(x: np.ndarray, head_dim: int) -> np.ndarray:
     return x.reshape(len(x), -1, head_dim).swapaxes(0, 1)
 
 
-def turn(x: np.ndarray, rope: Rope, *, back: bool = False) -> np.ndarray:
-    """Rope for the rows (heads, T, D) of positions from 0 on; ``back`` undoes it."""
+def rotate(
+    x: np.ndarray, rope: Tables, *, layout: RopeLayout = "halves", back: bool = False
+) -> np.ndarray:
+    """Apply the first T rows of rope tables to queries or keys (heads, T, D).
+
+    ``back`` undoes it, where the rope's attention factor is 1.
+    """
     cos, sin = (table[: x.shape[1]] for table in rope)
-    return rotate_halves(torch.from_numpy(x), cos, -sin if back else sin).numpy()
+    tables = cos, -sin if back else sin
+    return model_rope.rotate(torch.from_numpy(x), tables, layout=layout).numpy()
 
 
 def in_bytes(rows: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Rows as a cache in 8 bits gives them back: rounded to the nearest even step, and clipped."""
+    """Rows as an int8 cache gives them back: rounded half to even, and clipped."""
     return np.asarray(np.clip(np.rint(rows / scales), -128, 127) * scales, np.float32)
 
 
@@ -73,12 +80,12 @@ def attend(
     value: np.ndarray,
     *,
     config: MistralConfig,
-    rope: Rope,
+    rope: Tables,
     window: int | None,
 ) -> np.ndarray:
     """Attention of a whole sequence, in pieces whose scores fit in memory.
 
-    With a window, a piece sees no more keys than its own queries reach.
+    With a window, a piece reads only the keys that its queries can see.
 
     Args:
         query: (T, H * D) float32, before rope.

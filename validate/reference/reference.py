@@ -17,8 +17,9 @@ from ...export.config import MistralConfig
 from ...export.fingerprint import code_digest
 from ...export.formats.checkpoint import Checkpoint
 from ...export.formats.tensor_names import EMBEDDING, HEAD
-from ...export.model.load import load_last_norm, load_layer, rope_of
+from ...export.model.load import load_last_norm, load_layer
 from ...export.model.model import Layer
+from ...export.model.rope import Tables, rope_tables
 from .reference_cache import Mapped, Store, digest
 
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
@@ -56,11 +57,11 @@ class Reference:
         self.checkpoint = checkpoint
         self.store = store
         self.track = track
-        self._rope = rope_of(config)
+        self._rope = rope_tables(config)
         self._identity: dict[str, Any] | None = None
 
     @property
-    def rope(self) -> tuple[Tensor, Tensor]:
+    def rope(self) -> Tables:
         """Cosines and sines of all positions: each (P, D / 2) float32."""
         return self._rope
 

@@ -15,7 +15,7 @@ from sentencepiece import sentencepiece_model_pb2
 from ....console.progress import track
 from ...tokenizer.tokenizer import read_vocabulary
 from ..checkpoint import Checkpoint
-from ..stored_tensor import Floats
+from ..rope_layout import halves_to_pairs
 from ..tensor_names import GGUF, HEAD, is_rotated, parameters
 
 _ARCHITECTURE = "llama"  # what llama.cpp's converter calls Llama and Mistral alike
@@ -72,16 +72,6 @@ def _write(
             writer.write_tensor_data(values.astype(_DTYPES[types[name]]))
     finally:
         writer.close()
-
-
-def halves_to_pairs(values: Floats, *, head_dim: int) -> Floats:
-    """Reorder the rows of whole heads: row j D / 2 + i of a head becomes row 2 i + j.
-
-    Rope turns rows i and i + D / 2 together in ``halves``, rows 2 i and 2 i + 1 in ``pairs``.
-    """
-    rows, columns = values.shape
-    halves = values.reshape(-1, 2, head_dim // 2, columns)
-    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows, columns)
 
 
 def _type_of(checkpoint: Checkpoint, parameter: str) -> str:

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from tramontane.export.model.attention import rope_tables, sliding_window_attention
+from tramontane.export.model.attention import sliding_window_attention
+from tramontane.export.model.rope import make_rope
 from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.errors import TraceError
 
 H, G, D, W = 6, 2, 4, 8
 THETA = 100.0
-TABLES = rope_tables(positions=128, head_dim=D, theta=THETA)
+TABLES = make_rope({"rope_theta": THETA}, head_dim=D, max_positions=128).tables(128)
 LENGTHS = [1, W - 1, W, W + 1, 3 * W]
 ROWS = [W, W + 3, W + 16]
 # float32 against float64, on values of size 1.
@@ -27,10 +28,10 @@ def random_inputs(tokens: int, batch: int = 1, seed: int = 0) -> tuple[Tensor, T
 
 def rope(x: np.ndarray, position: int) -> np.ndarray:
     """(D,) rotated as complex numbers x[d] + i x[d + D / 2], float64."""
-    turned = (x[: D // 2] + 1j * x[D // 2 :]) * np.exp(
+    rotated = (x[: D // 2] + 1j * x[D // 2 :]) * np.exp(
         1j * position * THETA ** (-2 * np.arange(D // 2) / D)
     )
-    return np.concatenate([turned.real, turned.imag])
+    return np.concatenate([rotated.real, rotated.imag])
 
 
 def attend_by_hand(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> np.ndarray:
@@ -109,12 +110,12 @@ def test_cache_that_grows_keeps_every_row_and_the_window_hides_the_same(
     inputs = random_inputs(tokens)
     expected = attend_by_hand(*(x[0] for x in inputs), W)
     keys, values = (x[0].double().numpy().reshape(tokens, G, D) for x in inputs[1:])
-    turned = [[rope(keys[j, g], j) for j in range(tokens)] for g in range(G)]
+    rotated = [[rope(keys[j, g], j) for j in range(tokens)] for g in range(G)]
     for pieces in ways(tokens):
         found, key, value = run(*inputs, window=W, rows=rows, pieces=pieces, grows=True)
         np.testing.assert_allclose(found[0], expected, atol=BOUND, rtol=0, err_msg=str(pieces))
         assert key.shape == value.shape == (1, G, max(rows, tokens), D)
-        np.testing.assert_allclose(key[0, :, :tokens], turned, atol=BOUND, rtol=0)
+        np.testing.assert_allclose(key[0, :, :tokens], rotated, atol=BOUND, rtol=0)
         held = values.swapaxes(0, 1).astype(np.float32)
         np.testing.assert_array_equal(value[0, :, :tokens], held)
         assert not key[0, :, tokens:].any()

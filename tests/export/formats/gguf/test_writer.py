@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.formats.gguf import writer
-from tramontane.export.formats.gguf.writer import halves_to_pairs, write_gguf
+from tramontane.export.formats.gguf.writer import write_gguf
 from tramontane.export.formats.tensor_names import HEAD
 from tramontane.export.tokenizer.tokenizer import CheckpointTokenizer
 from tramontane.runtime.errors import CheckpointError
@@ -76,33 +76,6 @@ def test_what_was_quantized_is_widened(
     again = Checkpoint.open(tmp_path / "again.gguf")
     assert again.published.tensors["blk.0.attn_q.weight"].dtype == "F32"
     np.testing.assert_array_equal(again.read(QUERY), source.read(QUERY))
-
-
-def test_rows_of_a_head_are_reordered_so_that_pairs_turn_what_halves_did() -> None:
-    rows = np.arange(8, dtype=np.float32)[:, None]  # two heads of four
-    assert halves_to_pairs(rows, head_dim=4)[:, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
-
-
-def test_scores_after_rope_in_pairs_are_those_after_rope_in_halves() -> None:
-    D, rng = 8, np.random.default_rng(0)
-    weights = [rng.standard_normal((D, 5)).astype(np.float32) for _ in "qk"]
-    x, y = rng.standard_normal((2, 5)).astype(np.float32)
-
-    def turn(values: np.ndarray, position: int, *, is_paired: bool) -> np.ndarray:
-        angles = position * 100.0 ** (-np.arange(D // 2) / (D // 2))
-        first, second = (
-            (values[::2], values[1::2]) if is_paired else (values[: D // 2], values[D // 2 :])
-        )
-        whole = (first + 1j * second) * np.exp(1j * angles)
-        return np.concatenate([whole.real, whole.imag])
-
-    def score(query: np.ndarray, key: np.ndarray, *, is_paired: bool) -> float:
-        turned = (turn(query @ x, 7, is_paired=is_paired), turn(key @ y, 3, is_paired=is_paired))
-        return float(turned[0] @ turned[1])
-
-    paired = [halves_to_pairs(weight, head_dim=D) for weight in weights]
-    assert score(*paired, is_paired=True) == pytest.approx(score(*weights, is_paired=False))
-    assert score(*weights, is_paired=True) != pytest.approx(score(*weights, is_paired=False))
 
 
 def test_rows_in_the_wrong_order_are_found_by_reading_back(
