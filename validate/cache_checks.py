@@ -31,7 +31,7 @@ class Held:
 
     exact: np.ndarray  # (G, T, D) float32, rope applied
     read: np.ndarray  # the same as the cache gives them back: rounded where it has 8 bits
-    unturned: np.ndarray  # those, before rope: (T, G * D)
+    before_rope: np.ndarray  # ``read`` before rope: (T, G * D)
     scales: np.ndarray | None  # of 8 bits, broadcasting to ``exact``; None: held in float
 
     def errors(self, found: np.ndarray, positions: slice) -> np.ndarray:
@@ -72,12 +72,12 @@ def hold(
         ("value", value, values),
     ):
         scale = scales.get(past(number, kind))
-        read, unturned = rows, plain
+        read, before_rope = rows, plain
         if scale is not None:
             read = operators.in_bytes(rows, scale)
             back = operators.rotate(read, rope, back=True) if kind == "key" else read
-            unturned = back.swapaxes(0, 1).reshape(plain.shape)
-        held.append(Held(exact=rows, read=read, unturned=unturned, scales=scale))
+            before_rope = back.swapaxes(0, 1).reshape(plain.shape)
+        held.append(Held(exact=rows, read=read, before_rope=before_rope, scales=scale))
     return held[0], held[1]
 
 

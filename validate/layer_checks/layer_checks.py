@@ -198,7 +198,7 @@ class _Walk:
         )
         if self.subject.manifest is not None:  # others may have one scale for all
             self._show(scales_of(number, held, self.tolerance))
-        inputs = {"query": query, "key": held[0].unturned, "value": held[1].unturned}
+        inputs = {"query": query, "key": held[0].before_rope, "value": held[1].before_rope}
         attended = operators.attend(
             **inputs, config=c, rope=self.reference.rope, window=c.sliding_window
         )

@@ -155,7 +155,12 @@ class _Walk:
             scales=self._subject.graph.cache_scales,
         )
         attended = operators.attend(
-            query, keys.unturned, values.unturned, config=c, rope=rope, window=c.sliding_window
+            query,
+            keys.before_rope,
+            values.before_rope,
+            config=c,
+            rope=rope,
+            window=c.sliding_window,
         )
         x = x + _multiply(own.products["output"], attended, rng)
         out = np.empty_like(x)
