@@ -23,14 +23,15 @@ def sliding_window_attention(
     window: int | None = None,
     grows: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attend from new tokens to the last ``window`` keys, and carry the cache on.
+    """Attend from new tokens to the last ``window`` keys, and return the updated cache.
 
     A query at position i reads keys j with ``i - window < j <= i``: ``window`` keys, its own
     included. Query head h reads key/value head ``h // (H / G)``. Rope is applied inside, in
     ``halves``. Sequences of one batch may differ in length: each has its new tokens first and
-    padding behind them. The mask has that padding on the right, in the first call alone, or on
-    the left of the new columns, in any call: it counts tokens, and does not say where they are
-    (``graphs/passes/allow_left_padding.py`` moves them). What a padded query gets is unspecified.
+    padding after them. The mask has that padding on the right, in the first call only, or on the
+    left of the new columns, in any call: only the number of tokens is read from it, not where
+    they are (``graphs/passes/allow_left_padding.py`` moves them). Outputs of padded queries are
+    unspecified.
 
     Args:
         query: (B, T, H * D) float32; the T newest positions, before rope.
@@ -38,20 +39,20 @@ def sliding_window_attention(
         value: (B, T, G * D) as query.
         past_key: (B, G, C, D) as query; rows as ``CacheLayout`` says, rope applied.
         past_value: (B, G, C, D) as query.
-        attention_mask: (B, S) int64; ones for the tokens so far, new ones included, whose columns
-            are the last T.
-        cos_cache: (P, D / 2) as query; cosines of every position's angles.
-        sin_cache: (P, D / 2) as query.
+        attention_mask: (B, S) int64; 1 for each token so far, with the new ones in the last T
+            columns.
+        cos_cache: (P, D / 2) as query; the rope table of cosines.
+        sin_cache: (P, D / 2) as query; the rope table of sines.
         window: keys visible to one query, at least 1; None for all before it.
         grows: keep the rows of keys that the window hides; without a window all are kept.
 
     Returns:
         attention (B, T, H * D), present key and present value: (B, G, C, D) where C is bounded,
-        (B, G, max(C, S), D) where it grows; rows beyond those held are zero. Scores and softmax
+        (B, G, max(C, S), D) where it grows; unused rows are zero. Scores and softmax
         are float32.
 
     Raises:
-        TraceError: shapes that do not fit each other, or a position beyond the rope tables.
+        TraceError: shapes do not match, or a position is beyond the rope tables.
 
     Source: Mistral 7B, arXiv:2310.06825, section 2; rope: RoFormer, arXiv:2104.09864, 3.4.2.
     """
@@ -98,7 +99,7 @@ def _(
     window: int | None = None,
     grows: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Shapes alone, for tracing; a past that grows holds exactly the past tokens."""
+    """Output shapes for tracing; a growing past has one row for each past token."""
     B, G, C, D = past_key.shape
     rows = attention_mask.shape[1] if window is None or grows else C
     present = past_key.new_empty(B, G, rows, D)
@@ -111,7 +112,7 @@ def _split_heads(x: Tensor, head_dim: int) -> Tensor:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
-    """(H, T, D) queries over (G, S, D) keys and values, whose last T positions are theirs."""
+    """(H, T, D) queries over (G, S, D) keys and values; the last T keys are the queries' own."""
     group = q.shape[0] // k.shape[0]
     k, v = k.repeat_interleave(group, dim=0), v.repeat_interleave(group, dim=0)
     T, S = q.shape[1], k.shape[1]

@@ -38,15 +38,15 @@ class Mistral(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, past: Sequence[KeyValue]
     ) -> tuple[Tensor, list[KeyValue]]:
-        """Score every next token after each new one.
+        """Compute the logits after each new token.
 
         Args:
             input_ids: (B, T) int64; the new tokens.
-            attention_mask: (B, S) int64; ones for the tokens so far, new ones included.
+            attention_mask: (B, S) int64; 1 for each token so far, new ones included.
             past: one (key, value) per layer, as ``empty_cache`` makes them.
 
         Returns:
-            logits (B, T, V) float32 and the cache to carry.
+            logits (B, T, V) float32 and the updated cache.
         """
         x = self.embedding(input_ids)
         present = []
@@ -63,7 +63,7 @@ class Mistral(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention, then the multi-layer perceptron, each normed before and added to its input."""
+    """Attention and MLP, each with an RMS norm before it and a residual addition after it."""
 
     def __init__(self, config: MistralConfig) -> None:
         super().__init__()
@@ -75,14 +75,14 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, attention_mask: Tensor, past: KeyValue, rope: Tables
     ) -> tuple[Tensor, KeyValue]:
-        """(B, T, M) to (B, T, M), and the layer's cache to carry."""
+        """(B, T, M) to (B, T, M), and the layer's updated cache."""
         attended, present = self.attention(self.attention_norm(x), attention_mask, past, rope)
         x = x + attended
         return x + self.mlp(self.mlp_norm(x)), present
 
 
 class Attention(nn.Module):
-    """Grouped queries over a sliding window."""
+    """Grouped-query attention over a sliding window."""
 
     def __init__(self, config: MistralConfig) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, attention_mask: Tensor, past: KeyValue, rope: Tables
     ) -> tuple[Tensor, KeyValue]:
-        """(B, T, M) to (B, T, M), and the layer's cache to carry."""
+        """(B, T, M) to (B, T, M), and the layer's updated cache."""
         projected = self.query(x), self.key(x), self.value(x)
         attended, present_key, present_value = sliding_window_attention(
             *projected, *past, attention_mask, *rope, self.window, self.grows

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from tramontane.runtime.errors import ConfigError
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+ROOT = Path(__file__).parents[3]
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 5e5,
@@ -199,3 +202,10 @@ def test_rotation_is_a_complex_multiplication(layout: str) -> None:
         real, imaginary = found[..., ::2], found[..., 1::2]
     torch.testing.assert_close(torch.complex(real, imaginary), expected)
     assert torch.equal(found[:, 0], x[:, 0])  # position 0
+
+
+def test_no_other_module_raises_theta_to_a_power() -> None:
+    formula = re.compile(r"theta\w*\s*\*\*|pow\(\w*theta")
+    folders = ("bench", "cli", "export", "faults", "graphs", "interop", "runtime", "validate")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    assert [path.name for path in paths if formula.search(path.read_text())] == ["rope.py"]
