@@ -1,4 +1,4 @@
-"""``python -m tramontane``: the command where it is not on the PATH."""
+"""``python -m tramontane``: Python looks for this file at the root of the package."""
 
 from .cli.main import main
 

@@ -1,1 +1,1 @@
-"""The commands, and their options."""
+"""The ``tramontane`` command."""

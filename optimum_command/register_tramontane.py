@@ -1,7 +1,7 @@
-"""``optimum-cli export tramontane``.
+"""The command ``optimum-cli export tramontane``.
 
 optimum-cli imports every module of ``optimum.commands.register``, where this one is installed,
-whenever it starts; so heavy packages are imported when the command is run.
+whenever it starts. So heavy packages are imported only when the command runs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class TramontaneExportCommand(BaseOptimumCLICommand):  # type: ignore[misc] # op
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Add the options to optimum's parser of this command."""
-        from tramontane.cli.main import CHECKPOINT, add_export_options
+        from tramontane.cli.commands.export import add_export_options
+        from tramontane.cli.options import CHECKPOINT_HELP
 
         parser.description, parser.epilog = f"{_SUMMARY}.", _EXAMPLE
         parser.formatter_class = RawDescriptionHelpFormatter
@@ -42,7 +43,7 @@ class TramontaneExportCommand(BaseOptimumCLICommand):  # type: ignore[misc] # op
             type=Path,
             required=True,
             metavar="DIR",
-            help=f"{CHECKPOINT}; nothing is downloaded",
+            help=f"{CHECKPOINT_HELP}; nothing is downloaded",
         )
         parser.add_argument("out", type=Path, metavar="OUT", help="artifact folder to write")
         add_export_options(parser)
@@ -58,7 +59,7 @@ class TramontaneExportCommand(BaseOptimumCLICommand):  # type: ignore[misc] # op
 
 
 def _export(args: Namespace) -> int:
-    from tramontane.cli import commands
+    from tramontane.cli.commands import export
     from tramontane.console.progress import say
     from tramontane.export.build import adapted
     from tramontane.export.formats.layouts import read_config
@@ -70,7 +71,7 @@ def _export(args: Namespace) -> int:
     say(f"{args.checkpoint}: {describe(config)}")
     for obstacle in obstacles(config):
         say(f"note: optimum's ORTModelForCausalLM will not run {args.out}: {obstacle}")
-    return commands.export(args)
+    return export.main(args)
 
 
 REGISTER_COMMANDS = [(TramontaneExportCommand, ExportCommand)]

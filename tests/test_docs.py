@@ -112,7 +112,7 @@ def furnished(
 def test_the_fast_commands_of_the_readme_and_of_help_do_what_they_say(
     furnished: Callable[[str], subprocess.CompletedProcess[str]],
 ) -> None:
-    examples = [line.strip() for line in cli.EXAMPLES.splitlines()[1:]]
+    examples = list(cli.EXAMPLES)
     lines = [*commands_in(ROOT / "README.md"), *examples]
     fast = ("make run", "make inspect", "make help", "make card")
     fast += ("tramontane run", "tramontane inspect", "tramontane card")
@@ -129,7 +129,7 @@ def test_every_example_of_help_names_what_is_there_or_is_made(
     clone: Clone,
 ) -> None:
     made = {"artifacts/stdlib-5m-int8-ort"}
-    for line in cli.EXAMPLES.splitlines()[1:]:
+    for line in cli.EXAMPLES:
         args = parsed(shlex.split(line)[1:])
         given = [getattr(args, name, None) for name in ("checkpoint", "artifact", "reference")]
         for path in filter(None, given):

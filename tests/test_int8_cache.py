@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tramontane.cli import main as cli
+from tramontane.console import status
 from tramontane.export.build import ExportOptions, export_checkpoint
 from tramontane.runtime import Sampler, Session, minimal_decode
 from tramontane.runtime.contract import DATA_FILE, MODEL_FILE
@@ -171,7 +172,7 @@ def test_target_without_a_kernel_is_refused_before_anything_is_written(
     out = tmp_path / "out"
     for more in ([], ["--no-validate"]):
         arguments = ["export", str(stdlib_5m), "--kv", "int8", *options, *more]
-        assert cli.main([*arguments, "--out", str(out)]) == cli.EXIT_BAD_INPUT
+        assert cli.main([*arguments, "--out", str(out)]) == status.EXIT_BAD_INPUT
         assert message in capsys.readouterr().err
         assert not list(tmp_path.iterdir())
 
@@ -181,7 +182,7 @@ def test_head_size_that_the_kernel_does_not_take_is_refused(
 ) -> None:
     checkpoint = tiny_checkpoint(head_dim=8)
     arguments = ["export", str(checkpoint), "--kv", "int8", "--out", str(tmp_path / "out")]
-    assert cli.main(arguments) == cli.EXIT_BAD_INPUT
+    assert cli.main(arguments) == status.EXIT_BAD_INPUT
     assert "--kv int8: heads of 8 numbers, expected a multiple of 16" in capsys.readouterr().err
 
 
@@ -190,5 +191,5 @@ def test_unknown_type_of_the_cache_is_refused(
 ) -> None:
     with pytest.raises(SystemExit) as stop:
         cli.main(["export", str(stdlib_5m), "--kv", "int9"])
-    assert stop.value.code == cli.EXIT_BAD_INPUT
+    assert stop.value.code == status.EXIT_BAD_INPUT
     assert "--kv" in capsys.readouterr().err

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from optimum.commands import optimum_cli
-from tramontane.cli import commands
 from tramontane.cli import main as cli
+from tramontane.cli.commands import export
+from tramontane.console import status
 from tramontane.export.config import geometry_of
 from tramontane.export.formats.huggingface import read_config_json
 from tramontane.interop.optimum_config import describe, obstacles
@@ -39,8 +40,11 @@ def test_the_installed_command_lists_it_without_loading_what_is_heavy() -> None:
     )
     assert "tramontane" in done.stdout
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "tramontane.cli.main" in loaded
-    assert loaded.isdisjoint({"torch", "onnx", "onnxruntime", "numpy", "tramontane.cli.commands"})
+    assert "tramontane.cli.commands.export" in loaded
+    stages = {
+        f"tramontane.{name}" for name in ("export", "graphs", "validate", "interop", "bench")
+    }
+    assert loaded.isdisjoint({"torch", "onnx", "onnxruntime", "numpy", *stages})
 
 
 def test_its_help_has_an_example_and_the_options_of_our_own_command(
@@ -77,11 +81,13 @@ def test_what_is_not_here_is_refused_and_nothing_is_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert optimum(monkeypatch, *EXPORT, "mistralai/Mistral-7B-v0.1", "out") == cli.EXIT_BAD_INPUT
+    assert (
+        optimum(monkeypatch, *EXPORT, "mistralai/Mistral-7B-v0.1", "out") == status.EXIT_BAD_INPUT
+    )
     message = capsys.readouterr().err
     assert message.startswith("tramontane: mistralai/Mistral-7B-v0.1: no such folder")
     assert "hf download mistralai/Mistral-7B-v0.1 --local-dir models/Mistral-7B-v0.1" in message
-    assert optimum(monkeypatch, *EXPORT, tmp_path / "missing", "out") == cli.EXIT_BAD_INPUT
+    assert optimum(monkeypatch, *EXPORT, tmp_path / "missing", "out") == status.EXIT_BAD_INPUT
     assert f"{tmp_path / 'missing'}: no such folder" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -94,9 +100,9 @@ def test_a_model_of_another_kind_and_a_bad_window_are_refused_by_name(
 ) -> None:
     out = tmp_path / "out"
     (tmp_path / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
-    assert optimum(monkeypatch, *EXPORT, tmp_path, out) == cli.EXIT_BAD_INPUT
+    assert optimum(monkeypatch, *EXPORT, tmp_path, out) == status.EXIT_BAD_INPUT
     assert "GPT2LMHeadModel" in capsys.readouterr().err
-    assert optimum(monkeypatch, *EXPORT, stdlib_5m, "--window", 5000, out) == cli.EXIT_BAD_INPUT
+    assert optimum(monkeypatch, *EXPORT, stdlib_5m, "--window", 5000, out) == status.EXIT_BAD_INPUT
     assert "tramontane: --window 5000: expected 1 to 4096" in capsys.readouterr().err
     assert not out.exists()
 
@@ -110,8 +116,8 @@ def test_parity_that_failed_exits_with_1(
     def fail(_: object) -> int:
         raise ParityError("logits: 3 apart, expected at most 1")
 
-    monkeypatch.setattr(commands, "export", fail)
-    assert optimum(monkeypatch, *EXPORT, stdlib_5m, tmp_path / "out") == cli.EXIT_FAILED
+    monkeypatch.setattr(export, "main", fail)
+    assert optimum(monkeypatch, *EXPORT, stdlib_5m, tmp_path / "out") == status.EXIT_FAILED
     assert "tramontane: logits: 3 apart" in capsys.readouterr().err
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from tramontane.cli import main as cli
+from tramontane.console import status
 from tramontane.faults import in_attention
 from tramontane.faults.planting import planted
 from tramontane.runtime.contract import MODEL_FILE
@@ -24,7 +25,7 @@ def spoilt(embedded_artifact: Artifact, tmp_path: Path) -> Path:
     return planted(fault, embedded_artifact(fault.recipe), tmp_path / "spoilt")
 
 
-def status(*arguments: object) -> int:
+def exit_status(*arguments: object) -> int:
     return cli.main([str(argument) for argument in arguments])
 
 
@@ -37,7 +38,7 @@ def test_a_sound_artifact_passes_and_every_report_is_written(
     files = ["--report", tmp_path / "r", "--junit", tmp_path / "j.xml"]
     files += ["--markdown", tmp_path / "new" / "m.md"]
     artifact = embedded_artifact("int8-ort")
-    assert status("validate", artifact, "--reference", stdlib_5m, "--json", *files) == 0
+    assert exit_status("validate", artifact, "--reference", stdlib_5m, "--json", *files) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "r" / "report.json").read_text())
     jsonschema.validate(printed, json.loads(SCHEMA.read_text()))
@@ -51,10 +52,10 @@ def test_a_sound_artifact_passes_and_every_report_is_written(
 def test_a_fault_exits_with_1_and_the_cause_is_told_where_it_is_asked_for(
     spoilt: Path, stdlib_5m: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert status("validate", spoilt, "--reference", stdlib_5m) == cli.EXIT_FAILED
+    assert exit_status("validate", spoilt, "--reference", stdlib_5m) == status.EXIT_FAILED
     assert "--explain finds the first bad tensor" in capsys.readouterr().out
     flags = ["--explain", "--junit", tmp_path / "j.xml", "--report", tmp_path / "r"]
-    assert status("validate", spoilt, "--reference", stdlib_5m, *flags) == cli.EXIT_FAILED
+    assert exit_status("validate", spoilt, "--reference", stdlib_5m, *flags) == status.EXIT_FAILED
     assert "likely cause: scores are capped at 30" in capsys.readouterr().out
     assert "scores are capped at 30" in (tmp_path / "j.xml").read_text()
     written = json.loads((tmp_path / "r" / "report.json").read_text())
@@ -78,7 +79,7 @@ def test_what_cannot_be_validated_exits_with_2(
         ([artifact, "--reference", stdlib_5m, "--text", tmp_path / "none"], "--text"),
         ([artifact, "--reference", stdlib_5m, "--seed", "-1"], "--seed -1: expected 0 or more"),
     ):
-        assert status("validate", *arguments) == cli.EXIT_BAD_INPUT
+        assert exit_status("validate", *arguments) == status.EXIT_BAD_INPUT
         assert said in capsys.readouterr().err
 
 
@@ -86,15 +87,15 @@ def test_a_graph_is_read_and_an_error_exits_with_1(
     embedded_artifact: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     graph = embedded_artifact("int8-ort") / MODEL_FILE
-    assert status("inspect", graph) == 0
+    assert exit_status("inspect", graph) == 0
     assert "no findings" in capsys.readouterr().out
     (tmp_path / "model.onnx").write_bytes(graph.read_bytes())  # its weights stay behind
-    assert status("inspect", tmp_path) == cli.EXIT_FAILED
+    assert exit_status("inspect", tmp_path) == status.EXIT_FAILED
     out = capsys.readouterr().out
     assert "error: data-missing" in out
     assert "advice: " in out
-    assert status("inspect", tmp_path / "model.onnx", "--json") == cli.EXIT_FAILED
+    assert exit_status("inspect", tmp_path / "model.onnx", "--json") == status.EXIT_FAILED
     found = json.loads(capsys.readouterr().out)["findings"]
     assert found[str(tmp_path / "model.onnx")][0]["rule"] == "data-missing"
     (tmp_path / "model.onnx").write_bytes(b"none")
-    assert status("inspect", tmp_path / "model.onnx") == cli.EXIT_BAD_INPUT
+    assert exit_status("inspect", tmp_path / "model.onnx") == status.EXIT_BAD_INPUT

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tramontane.cli import main as cli
-from tramontane.console import hints
+from tramontane.console import hints, status
 
 from ..clone import Clone
 
@@ -156,13 +156,13 @@ def test_a_name_on_the_hub_says_how_to_download_it(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     words = {"validate": ["x.onnx", "--reference"]}.get(command, [])
-    assert cli.main([command, *words, "mistralai/Mistral-7B-v0.1"]) == cli.EXIT_BAD_INPUT
+    assert cli.main([command, *words, "mistralai/Mistral-7B-v0.1"]) == status.EXIT_BAD_INPUT
     told = capsys.readouterr().err
     hint = told.partition("download it: ")[2].partition(", then name models/Mistral-7B-v0.1")[0]
     program, *rest = hint.rsplit(" download ", 1)
     assert rest == ["mistralai/Mistral-7B-v0.1 --local-dir models/Mistral-7B-v0.1"]
     assert "download" in pasted(f"{program} download --help", cwd=tmp_path)
-    assert cli.main([command, *words, "models/mistypt"]) == cli.EXIT_BAD_INPUT
+    assert cli.main([command, *words, "models/mistypt"]) == status.EXIT_BAD_INPUT
     assert "download" not in capsys.readouterr().err
 
 

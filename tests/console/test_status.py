@@ -13,8 +13,8 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
-from tramontane.cli import commands
 from tramontane.cli import main as cli
+from tramontane.cli.commands import card
 from tramontane.console import status
 from tramontane.runtime import errors
 
@@ -109,8 +109,8 @@ def test_the_statuses_are_in_the_help(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_bug_in_a_subcommand_is_not_taken_for_parity_that_failed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(commands, "card", lambda _: {}["none"])
-    assert cli.main(["card", "x"]) == cli.EXIT_BUG
+    monkeypatch.setattr(card, "main", lambda _: {}["none"])
+    assert cli.main(["card", "x"]) == status.EXIT_BUG
     assert "KeyError: 'none'" in capsys.readouterr().err
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from tramontane.cli import main as cli
+from tramontane.console import status
 from tramontane.export.build import ExportOptions, export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.graphs.lint.rules import lint
@@ -138,6 +139,6 @@ def test_one_text_for_both_is_refused(
         str(tmp_path / "o"),
     ]
     arguments += ["--text", str(text), "--calibration-text", str(tmp_path / "." / "text.txt")]
-    assert cli.main(arguments) == cli.EXIT_BAD_INPUT
+    assert cli.main(arguments) == status.EXIT_BAD_INPUT
     assert "text.txt: is --text too, expected two texts" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from huggingface_hub.repocard import metadata_load
 from packaging.requirements import Requirement
-from tramontane.cli.main import add_export_options
+from tramontane.cli.commands.export import add_export_options
 from tramontane.export.sidecars.card import render_card
 from tramontane.runtime import Session, minimal_decode
 from tramontane.runtime.contract import Geometry

@@ -15,6 +15,7 @@ import torch
 import transformers
 from safetensors import safe_open
 from tramontane.cli import main as cli
+from tramontane.console import status
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.formats.mistral import read_params_json, to_params_json
 from tramontane.export.known_models import GEOMETRIES
@@ -244,7 +245,7 @@ def test_the_command_writes_says_so_and_leaves_nothing_when_interrupted(
     size = sum(len(content) for content in contents(out).values())
     parameters = dataclasses.replace(GEOMETRIES[SMALL], num_hidden_layers=1).num_parameters
     assert told == {"checkpoint": str(out), "parameters": parameters, "files": 5, "bytes": size}
-    assert cli.main(arguments) == cli.EXIT_BAD_INPUT
+    assert cli.main(arguments) == status.EXIT_BAD_INPUT
     assert f"{out}: holds a checkpoint already" in capsys.readouterr().err
 
     def interrupt(*_: object) -> None:
@@ -252,7 +253,7 @@ def test_the_command_writes_says_so_and_leaves_nothing_when_interrupted(
 
     monkeypatch.setattr(RandomTensor, "compute", interrupt)
     other = tmp_path / "other"
-    assert cli.main(["synthesize", SMALL, str(other)]) == cli.EXIT_INTERRUPTED
+    assert cli.main(["synthesize", SMALL, str(other)]) == status.EXIT_INTERRUPTED
     assert list(tmp_path.iterdir()) == [out]
 
 

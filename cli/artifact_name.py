@@ -1,0 +1,40 @@
+"""The name of the folder that an export writes where ``--out`` is not given. (stdlib only)
+
+The Makefile asks for it with ``tramontane export --print-out``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .options import RECIPE_DEFAULTS
+
+ARTIFACTS = Path("artifacts")  # holds the artifacts that have no ``--out``
+
+
+def artifact_name(
+    checkpoint: Path,
+    *,
+    quant: str,
+    target: str,
+    block: int,
+    cache: str,
+    kv: str,
+    window: int | None,
+) -> str:
+    """A name that differs between any two recipes of one checkpoint.
+
+    >>> recipe = {"quant": "int4", "target": "ort", "cache": "windowed", "kv": "int8"}
+    >>> artifact_name(Path("models/stdlib-5m"), **recipe, block=32, window=None)
+    'stdlib-5m-int4-ort-b32-kv-int8'
+    """
+    parts = [checkpoint.resolve().name, quant, target]
+    if window != RECIPE_DEFAULTS["window"]:
+        parts.append(f"w{window}")
+    if block != RECIPE_DEFAULTS["block"]:
+        parts.append(f"b{block}")
+    if cache != RECIPE_DEFAULTS["cache"]:
+        parts.append(cache)
+    if kv != RECIPE_DEFAULTS["kv"]:
+        parts.append(f"kv-{kv}")
+    return "-".join(parts)

@@ -1,0 +1,31 @@
+"""``tramontane card``: print an artifact's model card. (stdlib only)"""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from ..options import ARTIFACT_HELP
+from ..subcommand import add_subcommand
+
+EXAMPLES = ("tramontane card artifacts/stdlib-5m-int8-ort",)
+
+
+def add(subparsers: Any) -> None:
+    """Declare the subcommand and its arguments."""
+    parser = add_subcommand(
+        subparsers, "card", "print an artifact's model card", examples=EXAMPLES, main=main
+    )
+    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help=ARTIFACT_HELP)
+
+
+def main(args: Namespace) -> int:
+    """Print an artifact's model card."""
+    from ...export.sidecars.card import render_card
+    from ...runtime.manifest import read_manifest
+
+    text = render_card(read_manifest(args.artifact))
+    print(json.dumps({"card": text}) if args.json else text, end="\n" if args.json else "")
+    return 0

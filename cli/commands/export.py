@@ -1,0 +1,199 @@
+"""``tramontane export``: write an artifact folder from a checkpoint. (stdlib only)"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...console import hints
+from ...console.rows import print_rows
+from ...runtime.errors import ParityError
+from ..artifact_name import ARTIFACTS, artifact_name
+from ..artifact_summary import summarize
+from ..options import (
+    CHECKPOINT_HELP,
+    RECIPE_DEFAULTS,
+    add_measuring,
+    add_recipe,
+    gate_options_of,
+    recipe_of,
+    size_of,
+)
+from ..preflight import refuse_parity_check_beyond_memory, refuse_same_text, refuse_short_text
+from ..subcommand import add_subcommand
+
+if TYPE_CHECKING:
+    from ...export.build import ExportOptions, Gate
+    from ...export.formats.checkpoint import Checkpoint
+
+
+EXAMPLES = ("tramontane export models/stdlib-5m --quant int8",)
+
+
+def add(subparsers: Any) -> None:
+    """Declare the subcommand and its arguments."""
+    parser = add_subcommand(
+        subparsers,
+        "export",
+        "write an artifact folder from a checkpoint, compared with PyTorch",
+        examples=EXAMPLES,
+        main=main,
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=CHECKPOINT_HELP)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="artifact folder (default: artifacts/ and a name made of CHECKPOINT and the options)",
+    )
+    parser.add_argument(
+        "--print-out", action="store_true", help="print the artifact folder's name and stop"
+    )
+    add_export_options(parser)
+
+
+def add_export_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of an export, whichever command offers it."""
+    add_recipe(parser)
+    parser.add_argument(
+        "--base-model",
+        metavar="ORG/NAME",
+        help="the checkpoint's name on the Hub, for the model card",
+    )
+    parser.add_argument(
+        "--max-shard",
+        metavar="SIZE",
+        help="cut the weights into files of at most this size, e.g. 2GB (default: one file; "
+        "1GB for --target web)",
+    )
+    parser.add_argument(
+        "--no-resume",
+        action="store_true",
+        help="start anew, although an interrupted export could be resumed",
+    )
+    parser.add_argument(
+        "--no-replace",
+        action="store_true",
+        help="fail if the artifact folder exists, instead of replacing it",
+    )
+    parser.add_argument(
+        "--calibration-text",
+        type=Path,
+        metavar="FILE",
+        help="text that sets the scales of int8-dynamic and --kv int8; must differ from --text "
+        "(default: our own)",
+    )
+    add_measuring(parser)
+    parser.add_argument("--no-validate", action="store_true", help="skip the parity check")
+    parser.add_argument(
+        "--dump", type=Path, metavar="DIR", help="write the graph there as text after each pass"
+    )
+
+
+def main(args: Namespace) -> int:
+    """Export a checkpoint; compare it with PyTorch except with ``--no-validate``."""
+    name = artifact_name(args.checkpoint, **recipe_of(args))
+    out: Path = args.out or ARTIFACTS / name
+    if args.print_out:
+        print(out)
+        return 0
+    from ...export.build import export_checkpoint
+
+    _refuse_bad_arguments(args)
+    manifest = export_checkpoint(
+        args.checkpoint,
+        out,
+        _export_options(args),
+        resume=not args.no_resume,
+        replace=not args.no_replace,
+        dump=args.dump,
+        gate=None if args.no_validate else _gate(args, out, name=name),
+        base_model=args.base_model,
+    )
+    summary = summarize(manifest)
+    if args.json:
+        print(json.dumps({"artifact": str(out), **summary}))
+    else:
+        if manifest.parity is not None:
+            _print_parity(out)
+        print_rows(summary)
+        run_it = hints.suggest("run", OUT=out, PROMPT=_prompt(args.checkpoint))
+        print(f"\nwrote {out}; try\n  {run_it}")
+    return 0
+
+
+def _refuse_bad_arguments(args: Namespace) -> None:
+    """Refuse, before any work, what would stop the parity check after the export.
+
+    Raises:
+        ConfigError, ContractError: naming the option.
+    """
+    from ...validate.preflight import refuse_bad_options
+    from ...validate.tolerance import tolerance_for
+
+    if not args.no_validate:
+        refuse_parity_check_beyond_memory(args.checkpoint, args)
+        refuse_bad_options(text=args.text, seed=args.seed)
+        tolerance_for(scale=args.tolerance, max_kl=args.max_kl, min_agreement=args.min_agreement)
+        refuse_short_text(args.checkpoint, args.text)
+    refuse_same_text(calibration=args.calibration_text, measured=args.text)
+
+
+def _export_options(args: Namespace) -> ExportOptions:
+    """The values of the options that decide the artifact's files."""
+    from ...export.build import ExportOptions
+
+    text = args.calibration_text
+    return ExportOptions(
+        **recipe_of(args),
+        max_shard_bytes=size_of(args.max_shard, flag="--max-shard"),
+        **({} if text is None else {"calibration_text": text}),
+    )
+
+
+def _gate(args: Namespace, out: Path, *, name: str) -> Gate:
+    """The parity check; where it fails, its error ends with the commands that help to see why."""
+
+    def gate(artifact: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+        from ...validate.run_gate import prove  # torch, which the weights are written without
+
+        try:
+            return prove(artifact, checkpoint, gate_options_of(args), name=name)
+        except ParityError as error:
+            raise ParityError(f"{error}\n{_commands_to_look_into(args, out)}") from error
+
+    return gate
+
+
+def _commands_to_look_into(args: Namespace, out: Path) -> str:
+    """The commands that write the failed artifact beside ``out``, and a report on it."""
+    recipe = {
+        name.upper(): str(value)
+        for name, value in recipe_of(args).items()
+        if name in ("quant", "target") or value != RECIPE_DEFAULTS[name]
+    }
+    for name in ("calibration_text", "max_shard", "base_model"):
+        if getattr(args, name) is not None:
+            recipe[name.upper()] = str(getattr(args, name))
+    out, report = (out.with_name(f"{out.name}-{end}") for end in ("unproved", "parity"))
+    export = hints.suggest("export", MODEL=args.checkpoint, OUT=out, **recipe, NO_VALIDATE=True)
+    text = {} if args.text is None else {"TEXT": args.text}
+    validate = hints.suggest(
+        "validate", OUT=out, MODEL=args.checkpoint, EXPLAIN=True, REPORT=report, **text
+    )
+    return f"to write it nevertheless, and a report on it:\n  {export}\n  {validate}"
+
+
+def _prompt(checkpoint: Path) -> str:
+    """A prompt that suits the model: the bundled one was trained on Python."""
+    return "def fibonacci(" if checkpoint.resolve().name == "stdlib-5m" else "Once upon a time"
+
+
+def _print_parity(artifact: Path) -> None:
+    """Print the verdict of the parity check, from the report inside a new artifact."""
+    from ...validate.report.summaries import print_summary
+    from ...validate.run_gate import FOLDER, JSON_FILE
+
+    print_summary(json.loads((artifact / FOLDER / JSON_FILE).read_text(encoding="utf-8")))

@@ -1,0 +1,141 @@
+"""``tramontane inspect``: describe an artifact, lint a graph, or plan an export. (stdlib only)"""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...console import hints
+from ...console.rows import print_rows
+from ...console.status import EXIT_BAD_INPUT, complain
+from ...runtime.errors import ConfigError, TramontaneError
+from ..artifact_name import ARTIFACTS, artifact_name
+from ..artifact_summary import summarize
+from ..options import add_recipe, recipe_of
+from ..preflight import refuse_parity_check_beyond_memory
+from ..subcommand import add_subcommand
+
+if TYPE_CHECKING:
+    from ...graphs.lint.rules import LintFinding
+
+
+EXAMPLES = (
+    "tramontane inspect models/stdlib-5m",
+    "tramontane inspect mistral-7b-v0.1",
+    "tramontane inspect artifacts/stdlib-5m-int8-ort",
+    "tramontane inspect other/model.onnx",
+)
+
+
+def add(subparsers: Any) -> None:
+    """Declare the subcommand and its arguments."""
+    parser = add_subcommand(
+        subparsers,
+        "inspect",
+        "describe an artifact or a graph, or plan an export and check what would stop it",
+        examples=EXAMPLES,
+        main=main,
+    )
+    parser.add_argument(
+        "path",
+        type=Path,
+        metavar="PATH",
+        help="checkpoint, artifact, any exporter's model.onnx, or a known model's name",
+    )
+    add_recipe(parser)
+    parser.add_argument(
+        "--no-validate", action="store_true", help="plan an export without its parity check"
+    )
+
+
+def main(args: Namespace) -> int:
+    """Describe an artifact or a graph, or plan the export of a checkpoint."""
+    from ...runtime.contract import MANIFEST_FILE
+    from ...runtime.manifest import read_manifest, verify_files
+
+    if (args.path / MANIFEST_FILE).is_file():
+        manifest = read_manifest(args.path)
+        verify_files(args.path, manifest)
+        summary = {**summarize(manifest), "files": f"{len(manifest.files)}, all as promised"}
+        print(json.dumps(summary)) if args.json else print_rows(summary)
+        return 0
+    from ...graphs.probing.tensor_roles import find_graphs
+
+    graphs = [args.path] if args.path.suffix == ".onnx" else find_graphs(args.path)
+    return _lint(graphs, args) if graphs else _inspect_checkpoint(args)
+
+
+def _lint(graphs: list[Path], args: Namespace) -> int:
+    """Print what is wrong, slow or large in graphs; return 1 if anything is wrong."""
+    import dataclasses
+
+    from ...graphs.lint.rules import lint
+
+    by_path = {str(path): lint(path) for path in graphs}
+    if args.json:
+        content = {path: [dataclasses.asdict(one) for one in f] for path, f in by_path.items()}
+        print(json.dumps({"findings": content}))
+        return _status(by_path)
+    for path, findings in by_path.items():
+        print(f"{path}: {len(findings) or 'no'} finding{'' if len(findings) == 1 else 's'}")
+        for finding in findings:
+            print(f"\n{finding.severity}: {finding.rule} ({finding.where})")
+            print(f"  found: {finding.found}\n  consequence: {finding.consequence}")
+            print(f"  advice: {finding.advice}")
+    return _status(by_path)
+
+
+def _status(findings: dict[str, list[LintFinding]]) -> int:
+    return int(any(one.severity == "error" for each in findings.values() for one in each))
+
+
+def _inspect_checkpoint(args: Namespace) -> int:
+    """Print the plan of an export, and what would stop the export.
+
+    The plan is printed before any file of weights is opened.
+    """
+    from ...export.build import adapted
+    from ...export.formats.layouts import read_config
+    from ...export.known_models import GEOMETRIES, find_geometry
+    from ...export.plan import plan_each
+    from ...export.plan_table import plan_json, print_plan
+
+    is_known = not args.path.exists() and str(args.path) in GEOMETRIES
+    if not is_known and not args.path.exists():
+        raise ConfigError(
+            f"{args.path}: neither a folder or file nor a known model, expected one of them; "
+            f"{hints.instead_of(args.path) or 'known are ' + ', '.join(GEOMETRIES)}"
+        )
+    published = find_geometry(str(args.path)) if is_known else read_config(args.path)
+    config = adapted(published, window=args.window, cache=args.cache, kv=args.kv)
+    plans, refusals = plan_each(config, target=args.target, block=args.block)
+    if not args.json:
+        print_plan(config, plans)
+        print("".join(f"{refusal}\n" for refusal in refusals), end="")
+        if not is_known:
+            print(f"weights: {_checked(args)}, shapes and types as expected")
+            print(f"export: nothing stops {args.quant} for {args.target}")
+        return 0
+    refusal = None
+    try:
+        if not is_known:
+            _checked(args)
+    except TramontaneError as error:
+        refusal = {"error": type(error).__name__, "message": str(error)}
+        complain(str(error))
+    print(json.dumps({**plan_json(config, plans), "refused": refusal}))
+    return 0 if refusal is None else EXIT_BAD_INPUT
+
+
+def _checked(args: Namespace) -> str:
+    """Run the checks that an export runs before it traces; return what was found."""
+    from ...export.build import ExportOptions, preflight
+
+    if not args.no_validate:
+        refuse_parity_check_beyond_memory(args.path, args)
+    recipe = recipe_of(args)
+    out = ARTIFACTS / artifact_name(args.path, **recipe)
+    with preflight(args.path, out, ExportOptions(**recipe)).weights as weights:
+        return f"{weights.layout}, {len(weights.parameters)} tensors"

@@ -1,0 +1,159 @@
+"""Options that several subcommands share, and what their values mean. (stdlib only)"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..runtime.sizes import parse_size
+
+if TYPE_CHECKING:
+    from ..validate.gate import GateOptions
+
+CHECKPOINT_HELP = "checkpoint: a folder as of Hugging Face or of Mistral, or a GGUF file"
+ARTIFACT_HELP = "artifact folder, as export writes it"
+# The stages define these defaults too, and take seconds to import; tests compare the two.
+RECIPE_DEFAULTS: dict[str, Any] = {  # as in ``export.build.ExportOptions``
+    "quant": "int8",
+    "target": "ort",
+    "block": 128,
+    "cache": "windowed",
+    "kv": "float32",
+    "window": None,
+}
+MAX_KL, MIN_AGREEMENT = 2.0, 0.2  # as in ``validate.tolerance``
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Add the options that decide an artifact's graph and weights."""
+    parser.add_argument(
+        "--quant",
+        choices=("fp32", "int8", "int4", "int8-dynamic"),
+        default=RECIPE_DEFAULTS["quant"],
+        help="weight format (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--target",
+        choices=("ort", "portable", "web"),
+        default=RECIPE_DEFAULTS["target"],
+        help="kernels: onnxruntime's, any ONNX runtime's, or those of browsers' WASM "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--block",
+        type=int,
+        default=RECIPE_DEFAULTS["block"],
+        metavar="N",
+        help="weights that share a scale: 16, 32, 64, 128 or 256 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--window",
+        type=int,
+        metavar="N",
+        help="window length in tokens, overrides the checkpoint's, changes the model",
+    )
+    parser.add_argument(
+        "--cache",
+        choices=("windowed", "growing"),
+        default=RECIPE_DEFAULTS["cache"],
+        help="KV cache of a fixed size, or one that grows with the text, for runtimes that need a "
+        "cache growing from length 0 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--kv",
+        choices=("float32", "int8"),
+        default=RECIPE_DEFAULTS["kv"],
+        help="type of keys and values in the cache; int8 takes a quarter of the memory "
+        "(default: %(default)s)",
+    )
+
+
+def recipe_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The values of ``add_recipe``'s options, by the names that ``ExportOptions`` gives them."""
+    return {name: getattr(args, name) for name in RECIPE_DEFAULTS}
+
+
+def add_measuring(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how parity is measured."""
+    parser.add_argument(
+        "--text",
+        type=Path,
+        metavar="FILE",
+        help="text to measure parity on, of the kind that the model was trained on "
+        "(default: our own, half code, half story)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the random tokens and of the text's start (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1.0,
+        metavar="FACTOR",
+        help="factor on the recipe's bounds (default: 1)",
+    )
+    parser.add_argument(
+        "--max-kl",
+        type=float,
+        default=MAX_KL,
+        metavar="NATS",
+        help="largest mean KL divergence from the float32 model on the text "
+        "(default: %(default)g)",
+    )
+    parser.add_argument(
+        "--min-agreement",
+        type=float,
+        default=MIN_AGREEMENT,
+        metavar="SHARE",
+        help="least top-1 agreement with the float32 model on the text, 0 to 1 "
+        "(default: %(default)g)",
+    )
+    parser.add_argument(
+        "--thorough",
+        action="store_true",
+        help="measure all lengths and layers, however long it takes",
+    )
+    parser.add_argument(
+        "--store",
+        type=Path,
+        metavar="DIR",
+        help="folder that keeps the reference's results (default: the user's cache)",
+    )
+
+
+def gate_options_of(args: argparse.Namespace) -> GateOptions:
+    """The values of ``add_measuring``'s options."""
+    from ..validate.gate import GateOptions
+
+    given = {"text": args.text, "store": args.store}
+    return GateOptions(
+        seed=args.seed,
+        tolerance=args.tolerance,
+        max_kl=args.max_kl,
+        min_agreement=args.min_agreement,
+        thorough=args.thorough,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the number of threads."""
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads to compute with (default: as many as physical cores)",
+    )
+
+
+def size_of(text: str | None, *, flag: str) -> int | None:
+    """The bytes that an option such as ``--max-memory 6GiB`` asks for; None where it is absent.
+
+    Raises:
+        ConfigError: the text is not a size.
+    """
+    return None if text is None else parse_size(text, flag=flag)

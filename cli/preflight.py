@@ -1,0 +1,79 @@
+"""Checks that subcommands make of their arguments before they start to work."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from ..runtime.errors import ConfigError, ContractError
+
+
+def refuse_parity_check_beyond_memory(checkpoint: Path, args: Namespace) -> None:
+    """Refuse a parity check that this machine has too little memory for.
+
+    Raises:
+        ContractError: as ``validate.preflight.refuse_little_memory``.
+    """
+    from ..export.build import adapted
+    from ..export.formats.layouts import read_config
+    from ..export.plan import plan
+    from ..validate.preflight import refuse_little_memory
+
+    config = adapted(read_config(checkpoint), window=args.window, cache=args.cache, kv=args.kv)
+    planned = plan(config, quant=args.quant, target=args.target, block=args.block)
+    refuse_little_memory(config, planned)
+
+
+def refuse_short_text(path: Path, text: Path | None) -> None:
+    """Refuse a text with too few tokens to measure parity on.
+
+    Raises:
+        ConfigError, ContractError: naming ``--text``.
+    """
+    from ..console.text_file import read_text
+    from ..export.formats.checkpoint import Checkpoint
+    from ..validate.sequences.tokens import TokenText
+
+    if text is not None:
+        with Checkpoint.open(path) as checkpoint:
+            TokenText(checkpoint).count(read_text(text, flag="--text"))
+
+
+def refuse_same_text(*, calibration: Path | None, measured: Path | None) -> None:
+    """Refuse to measure parity on the calibration text: the result would look too good.
+
+    Raises:
+        ConfigError: both options name one file.
+    """
+    if calibration is None or measured is None:
+        return
+    if calibration.resolve() == measured.resolve():
+        raise ConfigError(
+            f"--calibration-text {calibration}: is --text too, expected two texts; cut it in two"
+        )
+
+
+def refuse_unwritable(args: Namespace, *flags: str) -> None:
+    """Refuse reports that cannot be written where the options name them.
+
+    Args:
+        args: the parsed arguments.
+        flags: options that name a file, or with ``report`` a folder; it is made here.
+
+    Raises:
+        ContractError: naming the option.
+    """
+    for flag in flags:
+        path: Path | None = getattr(args, flag)
+        if path is None:
+            continue
+        folder = path if flag == "report" else path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if flag != "report":
+                path.open("ab").close()
+        except OSError as error:
+            raise ContractError(
+                f"--{flag} {path}: cannot be written ({error.strerror}); name another "
+                f"{'folder' if flag == 'report' else 'file'}"
+            ) from error
