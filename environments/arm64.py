@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from . import debian, environments, qemu
+from . import commands, debian, folders, qemu
+from .errors import Absent
 
 _PACKAGES = ("python3", "libstdc++6", "libgomp1")  # wheels bring no C++ runtime
 _WHEELS = ("numpy", "onnxruntime", "sentencepiece")
@@ -56,11 +57,11 @@ def python(processor: Processor = DOT_PRODUCT) -> list[str]:
     """A command that runs aarch64 Python; it imports numpy, onnxruntime, and ``tramontane``.
 
     Raises:
-        places.Absent: the packages, the wheels or qemu cannot be had.
+        Absent: the packages, the wheels or qemu cannot be had.
     """
     made_of = [_PACKAGES, wheels(), PROCESSORS, os.cpu_count()]
-    folder = environments.home() / "arm64"
-    environments.made(folder, made_of, _make, saying="unpacking an aarch64 Python")
+    folder = folders.home() / "arm64"
+    folders.make_once(folder, made_of, _make, saying="unpacking an aarch64 Python")
     root = folder / processor.name
     variables = {
         "PYTHONPATH": f"{_link_package(folder)}:{folder / 'site'}",
@@ -120,11 +121,11 @@ def _make(folder: Path) -> None:
     """Fetch and unpack all that the command needs.
 
     Raises:
-        places.Absent: something cannot be had.
+        Absent: something cannot be had.
     """
     with tempfile.TemporaryDirectory() as scratch:
         options = debian.apt_options(Path(scratch), "arm64", debian.host())
-        environments.run(["apt-get", "update", *options])
+        commands.run(["apt-get", "update", *options])
         debian.unpack(_PACKAGES, options, Path(scratch), folder)
     if not (folder / "lib").exists():  # where packages put all below /usr, /lib is a link
         (folder / "lib").symlink_to("usr/lib")
@@ -135,7 +136,7 @@ def _make(folder: Path) -> None:
             (root / name).symlink_to(f"../{name}", target_is_directory=True)
     spoken = _python_in(folder).name.removeprefix("python")
     platforms = [word for name in _PLATFORMS for word in ("--platform", name)]
-    environments.run(
+    commands.run(
         [
             *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"),
             *("--target", folder / "site", "--only-binary=:all:", "--python-version", spoken),
@@ -149,7 +150,7 @@ def _python_in(folder: Path) -> Path:
     """The Python that was unpacked.
 
     Raises:
-        places.Absent: there is none.
+        Absent: there is none.
     """
     found = [
         path
@@ -157,7 +158,7 @@ def _python_in(folder: Path) -> Path:
         if re.fullmatch(r"python3\.\d+", path.name)
     ]
     if not found:
-        raise environments.Absent(f"{folder}: no usr/bin/python3.N in the packages for arm64")
+        raise Absent(f"{folder}: no usr/bin/python3.N in the packages for arm64")
     return found[0]
 
 

@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 from ..console.progress import say
-from . import environments
+from . import commands, node
+from .errors import Absent
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _TOOLS = ("puppeteer-core@25.16.0", "axe-core@4.14.1")
@@ -22,11 +23,11 @@ def find() -> Path:
     found = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if found is None and shutil.which("apt-get") and os.geteuid() == 0:
         say("installing chromium")
-        environments.run(["apt-get", "update"])
-        environments.run(["apt-get", "install", "--yes", "--no-install-recommends", "chromium"])
+        commands.run(["apt-get", "update"])
+        commands.run(["apt-get", "install", "--yes", "--no-install-recommends", "chromium"])
         found = shutil.which("chromium")
     if found is None:
-        raise environments.Absent(f"{', '.join(_BROWSERS)}: none is on PATH")
+        raise Absent(f"{', '.join(_BROWSERS)}: none is on PATH")
     return Path(found)
 
 
@@ -36,4 +37,4 @@ def tools() -> Path:
     Raises:
         Absent: npm could not install it.
     """
-    return environments.node_with("browser", _TOOLS)
+    return node.node_with("browser", _TOOLS)

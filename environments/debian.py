@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import environments
+from . import commands
 
 
 def host() -> str:
     """The distribution's name of this machine's processor.
 
     Raises:
-        places.Absent: the distribution is of another kind.
+        Absent: the distribution is of another kind.
     """
-    return environments.run(["dpkg", "--print-architecture"]).strip()
+    return commands.run(["dpkg", "--print-architecture"]).strip()
 
 
 def apt_options(scratch: Path, *architectures: str) -> list[str]:
@@ -44,8 +44,8 @@ def apt_options(scratch: Path, *architectures: str) -> list[str]:
 
 def unpack(packages: Sequence[str], options: list[str], scratch: Path, folder: Path) -> None:
     """Unpack packages and all that they depend on, without running anything of theirs."""
-    environments.run(["apt-get", "install", *packages, "--download-only", *options])
+    commands.run(["apt-get", "install", *packages, "--download-only", *options])
     folder.mkdir(parents=True, exist_ok=True)
     for package in sorted((scratch / "cache" / "archives").glob("*.deb")):
-        environments.run(["dpkg", "-x", package, folder])
+        commands.run(["dpkg", "-x", package, folder])
         package.unlink()

@@ -7,7 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import debian, environments
+from . import commands, debian, folders
+from .errors import Absent
 
 _PROGRAMS = ("qemu-aarch64-static", "qemu-x86_64-static")
 _WITHOUT_VNNI = "Haswell-noTSX"  # of 2013: AVX2, and none of the later kernels of onnxruntime's
@@ -17,14 +18,12 @@ def program(name: str) -> str:
     """The path of one of qemu's programs: one that is installed, or else one that was unpacked.
 
     Raises:
-        places.Absent: it cannot be had.
+        Absent: it cannot be had.
     """
     assert name in _PROGRAMS
     if (found := shutil.which(name)) is not None:
         return found
-    folder = environments.made(
-        environments.home() / "qemu", _PROGRAMS, _make, saying="unpacking qemu"
-    )
+    folder = folders.make_once(folders.home() / "qemu", _PROGRAMS, _make, saying="unpacking qemu")
     return str(folder / "usr" / "bin" / name)
 
 
@@ -32,10 +31,10 @@ def python_without_vnni() -> list[str]:
     """A command that runs this Python on an x86 processor with AVX2 and without VNNI.
 
     Raises:
-        places.Absent: this Python is of another processor, or qemu cannot be had.
+        Absent: this Python is of another processor, or qemu cannot be had.
     """
     if debian.host() != "amd64":
-        raise environments.Absent("this Python is not x86's, and another is not unpacked")
+        raise Absent("this Python is not x86's, and another is not unpacked")
     return [program("qemu-x86_64-static"), "-cpu", _WITHOUT_VNNI, sys.executable]
 
 
@@ -43,7 +42,7 @@ def _make(folder: Path) -> None:
     host = debian.host()
     with tempfile.TemporaryDirectory() as scratch:
         options = debian.apt_options(Path(scratch), host)
-        environments.run(["apt-get", "update", *options])
+        commands.run(["apt-get", "update", *options])
         debian.unpack(("qemu-user-static",), options, Path(scratch), folder)
     for path in (folder / "usr" / "bin").iterdir():
         if path.name not in _PROGRAMS:  # ten megabytes for each of thirty processors

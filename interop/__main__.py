@@ -17,7 +17,7 @@ import numpy as np
 
 from ..console.progress import say
 from ..console.status import status_of
-from ..environments.environments import Absent
+from ..environments.errors import Absent
 from ..export.formats.huggingface import CONFIG_FILE
 from ..runtime.errors import ContractError
 from .cases import (

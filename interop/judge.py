@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..environments import environments
+from ..environments import commands
+from ..environments.errors import Absent
 from ..validate.figures import compare
 from .cases import Exported, read_logits, write_job
 from .runtimes import Runtime
@@ -56,16 +57,16 @@ def ask(runtime: Runtime, exported: Exported, **changes: Any) -> Answer:
     Path(exported.job["logits"]).unlink(missing_ok=True)  # another's
     command = runtime.start(write_job(exported, path, **changes))
     try:
-        *_, last = environments.run(command).strip().split("\n")
+        *_, last = commands.run(command).strip().split("\n")
         answer: Answer = json.loads(last)
-    except environments.Absent as failure:
+    except Absent as failure:
         raise Failed(str(failure)) from failure
     except ValueError as error:
         raise Failed(f"its last line is no JSON ({error}): {last[:80]!r}") from error
     finally:
         path.unlink()
     if "absent" in answer:
-        raise environments.Absent(str(answer["absent"]))
+        raise Absent(str(answer["absent"]))
     found, asked = len(answer.get("tokens", ())), len(exported.job["prompts"])
     if found != asked:
         raise Failed(f"continued {found} prompts, expected {asked}")

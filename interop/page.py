@@ -6,7 +6,8 @@ import json
 import threading
 from pathlib import Path
 
-from ..environments import browser, environments
+from ..environments import browser, commands, node
+from ..environments.errors import Absent
 from ..runtime.contract import TOKENIZER_FILE
 from ..runtime.tokenizers.sentencepiece import Detokenizer, Tokenizer
 from . import web_server
@@ -39,15 +40,15 @@ def visit(
         "screenshots": None if screenshots is None else str(screenshots.resolve()),
         "brief": is_brief,
     }
-    modules = environments.node_with("web", web_server.PACKAGES) / "node_modules"
+    modules = node.node_with("web", web_server.PACKAGES) / "node_modules"
     served = web_server.routes(exported.folder, modules)
     with web_server.open_server(served, host="127.0.0.1", port=0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         path = exported.folder.with_suffix(".page.json")
         write_job(exported, path, url=f"http://127.0.0.1:{server.server_port}/", **job)
         try:
-            answer: Answer = json.loads(environments.run(["node", _RUNNER, path]).splitlines()[-1])
-        except environments.Absent as failure:
+            answer: Answer = json.loads(commands.run(["node", _RUNNER, path]).splitlines()[-1])
+        except Absent as failure:
             raise Failed(str(failure)) from failure
         finally:
             path.unlink()

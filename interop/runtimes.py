@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from ..environments import arm64, browser, environments, qemu
+from ..environments import arm64, browser, node, python, qemu
 from ..runtime import minimal_decode
 from ..validate.tolerance import FEWEST_POSITIONS
 from . import web_server
@@ -74,7 +74,7 @@ def _onnxruntime_alone(job: Path) -> list[str | Path]:
     """A Python with only onnxruntime and numpy, in the versions of this one."""
     packages = [f"{name}=={version(name)}" for name in ("onnxruntime", "numpy")]
     return [
-        environments.python_with("bare", packages),
+        python.python_with("bare", packages),
         _RUNNERS / "bare.py",
         job,
         minimal_decode.__file__,
@@ -82,16 +82,16 @@ def _onnxruntime_alone(job: Path) -> list[str | Path]:
 
 
 def _genai(job: Path) -> list[str | Path]:
-    return [environments.python_with("genai", _GENAI), _RUNNERS / "genai.py", job]
+    return [python.python_with("genai", _GENAI), _RUNNERS / "genai.py", job]
 
 
 def _transformers_js(job: Path) -> list[str | Path]:
-    folder = environments.node_with("node", _TRANSFORMERS_JS)
+    folder = node.node_with("node", _TRANSFORMERS_JS)
     return ["node", _RUNNERS / "transformers.mjs", job, folder]
 
 
 def _transformers_page(job: Path) -> list[str | Path]:
-    folder = environments.node_with("node", _TRANSFORMERS_JS)
+    folder = node.node_with("node", _TRANSFORMERS_JS)
     return [
         "node",
         _RUNNERS / "transformers_page.mjs",
@@ -103,16 +103,16 @@ def _transformers_page(job: Path) -> list[str | Path]:
 
 
 def _onnxruntime_web(job: Path) -> list[str | Path]:
-    return ["node", _RUNNERS / "web.mjs", job, environments.node_with("web", web_server.PACKAGES)]
+    return ["node", _RUNNERS / "web.mjs", job, node.node_with("web", web_server.PACKAGES)]
 
 
 def _webgpu(job: Path) -> list[str | Path]:
-    web, tools = environments.node_with("web", web_server.PACKAGES), browser.tools()
+    web, tools = node.node_with("web", web_server.PACKAGES), browser.tools()
     return ["node", _RUNNERS / "webgpu.mjs", job, web, tools, browser.find()]
 
 
 def _optimum(job: Path) -> list[str | Path]:
-    return [environments.python_with("optimum", *_OPTIMUM), _RUNNERS / "pytorch.py", job]
+    return [python.python_with("optimum", *_OPTIMUM), _RUNNERS / "pytorch.py", job]
 
 
 def _grows(case: Case) -> bool:

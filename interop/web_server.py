@@ -21,7 +21,8 @@ from shutil import copyfileobj
 from urllib.parse import unquote, urlsplit
 
 from ..console.status import status_of
-from ..environments import environments
+from ..environments import node
+from ..environments.errors import Absent
 from ..runtime.contract import MANIFEST_FILE
 from ..runtime.errors import ContractError
 from ..runtime.manifest import Manifest, read_manifest
@@ -93,8 +94,8 @@ def packages() -> Path:
         ContractError: npm cannot install them here.
     """
     try:
-        return environments.node_with("web", PACKAGES) / "node_modules"
-    except environments.Absent as absent:
+        return node.node_with("web", PACKAGES) / "node_modules"
+    except Absent as absent:
         raise ContractError(
             f"/vendor/: {absent}; the page needs {' and '.join(PACKAGES)} from npm"
         ) from absent

@@ -15,7 +15,7 @@ from typing import Any
 
 from ...console.progress import say
 from ...console.status import status_of
-from ...environments.environments import Absent
+from ...environments.errors import Absent
 from ...export.config import MistralConfig
 from ...runtime.errors import ConfigError, ContractError
 from ...runtime.ort_session import physical_cores

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...console.progress import say, track
-from ...environments import environments
+from ...environments import commands, folders, python
 from ...export.build import ExportOptions, export_checkpoint
 from ...export.fingerprint import code_digest, tool_versions
 from ...export.formats.checkpoint import Checkpoint
@@ -124,7 +124,7 @@ class PeerWeights:
             Absent: llama.cpp cannot be built, or cannot quantize.
             ParityError: its logits differ from the reference's.
         """
-        runner = (environments.python_with("llama-cpp", _LLAMA_CPP), RUNNERS / "llama_speed.py")
+        runner = (python.python_with("llama-cpp", _LLAMA_CPP), RUNNERS / "llama_speed.py")
 
         def make(folder: Path) -> None:
             whole = folder / "whole.gguf"
@@ -170,17 +170,17 @@ class PeerWeights:
         Raises:
             Absent: it cannot be installed, or its builder failed.
         """
-        python = environments.python_with("genai-builder", *_GENAI)
+        builder = python.python_with("genai-builder", *_GENAI)
 
         def make(folder: Path) -> None:
             say("exporting with onnxruntime-genai's builder")
             source, out, cache = self.checkpoint.path, folder / "model", folder / "cache"
             paths = ("-i", source, "-o", out, "-c", cache)
-            environments.run([python, *_BUILDER, "-p", precision, *paths], env=_QUIET)
+            commands.run([builder, *_BUILDER, "-p", precision, *paths], env=_QUIET)
             shutil.rmtree(cache, ignore_errors=True)
 
         model = self._made("genai", _GENAI, make) / "model"
-        runner = (python, RUNNERS / "genai_speed.py")
+        runner = (builder, RUNNERS / "genai_speed.py")
         return _peer(f"{GENAI} {precision}", runner, model, model.glob("*.onnx*"))
 
     def _made(self, name: str, how: object, make: Callable[[Path], None]) -> Path:
@@ -191,12 +191,12 @@ class PeerWeights:
             CheckpointError: the checkpoint changed since its hashes were taken.
         """
         folder, made_of = self._folder / name, (self._source, how)
-        with environments.alone(folder):
-            if not environments.is_ready(folder, made_of):
-                environments.clear(folder)
+        with folders.locked(folder):
+            if not folders.is_ready(folder, made_of):
+                folders.clear(folder)
                 make(folder)
                 self.checkpoint.refuse_changed()
-                environments.mark_ready(folder, made_of)
+                folders.mark_ready(folder, made_of)
         return folder
 
 
@@ -216,7 +216,7 @@ def _ask(runner: Command, job: dict[str, Any], folder: Path) -> dict[str, Any]:
     path = folder / "job.json"
     path.write_text(json.dumps(job), encoding="utf-8")
     try:
-        said = environments.run([*runner, path], env=_QUIET)
+        said = commands.run([*runner, path], env=_QUIET)
     finally:
         path.unlink()
     answer: dict[str, Any] = json.loads(said.splitlines()[-1])

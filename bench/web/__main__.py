@@ -18,7 +18,8 @@ from typing import Any
 
 from ...console.progress import say
 from ...console.status import status_of
-from ...environments import environments
+from ...environments import commands, node
+from ...environments.errors import Absent
 from ...export.build import ExportOptions, export_checkpoint
 from ...export.formats.checkpoint import Checkpoint
 from ...interop import web_server
@@ -151,8 +152,8 @@ def _machine(speeds: dict[str, Any]) -> Machine:
 
 def _packages() -> Path:
     try:
-        return environments.node_with("web", web_server.PACKAGES)
-    except environments.Absent as absent:
+        return node.node_with("web", web_server.PACKAGES)
+    except Absent as absent:
         raise ContractError(
             f"{web_server.PACKAGES[0]}: {absent}; expected Node with npm, which installs it"
         ) from absent
@@ -180,8 +181,8 @@ def _run(
         path = Path(folder) / "job.json"
         path.write_text(json.dumps(job), encoding="utf-8")
         try:
-            found = environments.run(["node", _RUNNER, path, packages])
-        except environments.Absent as absent:
+            found = commands.run(["node", _RUNNER, path, packages])
+        except Absent as absent:
             names = ", ".join(artifact.recipe for artifact in artifacts)
             raise ContractError(
                 f"{artifacts[0].model}, {names}: {absent}; expected Node that runs it in WASM"

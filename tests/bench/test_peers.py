@@ -24,8 +24,8 @@ from tramontane.bench.peers import (
 from tramontane.bench.peers.figures import compare, sum_up
 from tramontane.bench.peers.weights import NAMES, Peer, PeerWeights
 from tramontane.bench.samples import Spread
-from tramontane.environments import environments
-from tramontane.environments.environments import Absent
+from tramontane.environments import python
+from tramontane.environments.errors import Absent
 from tramontane.export.config import MistralConfig
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.runtime.errors import ConfigError, ContractError, ParityError
@@ -347,7 +347,7 @@ def test_a_runtime_that_cannot_be_installed_is_absent(
     def install(*_: object) -> Path:
         raise Absent("no compiler")
 
-    monkeypatch.setattr(environments, "python_with", install)
+    monkeypatch.setattr(python, "python_with", install)
     with pytest.raises(Absent, match="no compiler"):
         made[0].peer(name)
 
@@ -376,7 +376,7 @@ def llama(
             return {}
 
         monkeypatch.setattr(peer_weights, "_ask", ask)
-        monkeypatch.setattr(environments, "python_with", lambda *_: Path("python"))
+        monkeypatch.setattr(python, "python_with", lambda *_: Path("python"))
 
     return act
 

@@ -6,12 +6,14 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from tramontane.bench.web import __main__ as web_speed
 from tramontane.bench.web import figures
-from tramontane.environments import environments
+from tramontane.environments import commands, node
+from tramontane.environments.errors import Absent
 from tramontane.runtime.contract import Geometry
 from tramontane.runtime.errors import ConfigError, ContractError
 
@@ -75,8 +77,8 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         }
         return f"a warning\n{json.dumps(answer)}\n"
 
-    monkeypatch.setattr(environments, "run", run)
-    monkeypatch.setattr(environments, "node_with", lambda *_: Path("web"))
+    monkeypatch.setattr(commands, "run", run)
+    monkeypatch.setattr(node, "node_with", lambda *_: Path("web"))
     monkeypatch.setattr(web_speed, "export", lambda *_, **__: artifacts())
     monkeypatch.setattr(web_speed, "LOADS", 3)
     monkeypatch.setattr("os.cpu_count", lambda: 8)
@@ -169,19 +171,23 @@ def test_one_core_is_asked_for_one_thread(
 
 
 @pytest.mark.parametrize(
-    ("lacking", "told"),
+    ("module", "lacking", "told"),
     [
-        ("node_with", "onnxruntime-web@1.30.0: npm: not on PATH; expected Node with npm"),
-        ("run", "tiny, fp32 ort: npm: not on PATH; expected Node that runs it in WASM"),
+        (node, "node_with", "onnxruntime-web@1.30.0: npm: not on PATH; expected Node with npm"),
+        (commands, "run", "tiny, fp32 ort: npm: not on PATH; expected Node that runs it in WASM"),
     ],
 )
 def test_what_is_absent_is_refused_by_name(
-    jobs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, lacking: str, told: str
+    jobs: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    lacking: str,
+    told: str,
 ) -> None:
     def absent(*_: object) -> Path:
-        raise environments.Absent("npm: not on PATH")
+        raise Absent("npm: not on PATH")
 
-    monkeypatch.setattr(environments, lacking, absent)
+    monkeypatch.setattr(module, lacking, absent)
     with pytest.raises(ContractError, match=re.escape(told)):
         web_speed.main(["models/tiny"])
 

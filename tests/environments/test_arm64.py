@@ -8,12 +8,13 @@ from pathlib import Path
 
 import filelock
 import pytest
-from tramontane.environments import arm64, environments, qemu
+from tramontane.environments import arm64, folders, qemu
+from tramontane.environments.errors import Absent
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(environments, "home", lambda: tmp_path)
+    monkeypatch.setattr(folders, "home", lambda: tmp_path)
     return tmp_path
 
 
@@ -116,12 +117,12 @@ def test_absent_without_dpkg_or_apt_get(
     home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(environments.Absent, match=r"^dpkg: No such file or directory$"):
+    with pytest.raises(Absent, match=r"^dpkg: No such file or directory$"):
         arm64.python()
     dpkg = tmp_path / "dpkg"
     dpkg.write_text(f"#!{sys.executable}\nprint('amd64')\n")
     dpkg.chmod(0o755)
-    with pytest.raises(environments.Absent, match=r"^apt-get: No such file or directory$"):
+    with pytest.raises(Absent, match=r"^apt-get: No such file or directory$"):
         arm64.python()
 
 
@@ -138,7 +139,7 @@ def test_absent_where_the_distribution_has_no_such_package(
         (tmp_path / name).write_text(f"#!{sys.executable}\n{lines}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(environments.Absent, match=r"^apt-get install python3 .*Unable to locate"):
+    with pytest.raises(Absent, match=r"^apt-get install python3 .*Unable to locate"):
         arm64.python()
 
 
@@ -146,7 +147,5 @@ def test_absent_when_the_packages_hold_no_python(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arm64, "_make", lambda _: None)
-    with pytest.raises(
-        environments.Absent, match=r"no usr/bin/python3\.N in the packages for arm64"
-    ):
+    with pytest.raises(Absent, match=r"no usr/bin/python3\.N in the packages for arm64"):
         arm64.python()

@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from tramontane.environments import debian, environments, qemu
+from tramontane.environments import commands, debian, folders, qemu
+from tramontane.environments.errors import Absent
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(environments, "home", lambda: tmp_path)
+    monkeypatch.setattr(folders, "home", lambda: tmp_path)
     monkeypatch.setattr(qemu.shutil, "which", lambda _: None)
     return tmp_path
 
@@ -32,7 +33,7 @@ def test_another_is_unpacked_once_without_what_nobody_runs(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[str] = []
-    monkeypatch.setattr(environments, "run", lambda command: (ran.append(command[0]), "amd64")[1])
+    monkeypatch.setattr(commands, "run", lambda command: (ran.append(command[0]), "amd64")[1])
     monkeypatch.setattr(debian, "unpack", unpack)
     found = Path(qemu.program("qemu-x86_64-static"))
     assert found == home / "qemu" / "usr" / "bin" / "qemu-x86_64-static"
@@ -55,5 +56,5 @@ def test_this_python_runs_on_an_older_x86(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_absent_where_this_python_is_no_x86_s(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(debian, "host", lambda: "arm64")
-    with pytest.raises(environments.Absent, match=r"^this Python is not x86's"):
+    with pytest.raises(Absent, match=r"^this Python is not x86's"):
         qemu.python_without_vnni()

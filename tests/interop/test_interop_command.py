@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tramontane.console.status import status_of
-from tramontane.environments.environments import Absent
+from tramontane.environments.errors import Absent
 from tramontane.interop import __main__ as command
 from tramontane.interop import cases
 from tramontane.interop.cases import Case, Exported

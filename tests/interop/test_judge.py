@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tramontane.environments.environments import Absent
+from tramontane.environments.errors import Absent
 from tramontane.interop.cases import Exported
 from tramontane.interop.judge import BOUNDS, Answer, Cell, ExpectedAnswer, Failed, ask, judge
 from tramontane.interop.runtimes import OTHERS, Runtime

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tramontane.environments import browser, environments
-from tramontane.environments.environments import Absent
+from tramontane.environments import browser, commands, node
+from tramontane.environments.errors import Absent
 from tramontane.interop import page, web_server
 from tramontane.interop.cases import Exported
 from tramontane.interop.judge import Failed
@@ -62,7 +62,7 @@ def served(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> Exported:
 
     monkeypatch.setattr(browser, "find", lambda: Path("/usr/bin/chromium"))
     monkeypatch.setattr(browser, "tools", lambda: Path("tools"))
-    monkeypatch.setattr(environments, "node_with", install)
+    monkeypatch.setattr(node, "node_with", install)
     monkeypatch.setattr(web_server, "routes", serve)
     return exported
 
@@ -73,7 +73,7 @@ def test_without_packages_the_page_is_absent_and_does_not_fail(
     def install(*_: object) -> Path:
         raise Absent("npm: not on PATH")
 
-    monkeypatch.setattr(environments, "node_with", install)
+    monkeypatch.setattr(node, "node_with", install)
     with pytest.raises(Absent, match=r"^npm: not on PATH$"):
         page.visit(served, "x", screenshots=None, is_brief=True)
 
@@ -84,7 +84,7 @@ def test_a_claim_that_does_not_hold_fails_and_is_not_absent(
     def run(command: object, **_: object) -> str:
         raise Absent("node page.mjs: exit status 1; FAILS  the text is our driver's")
 
-    monkeypatch.setattr(environments, "run", run)
+    monkeypatch.setattr(commands, "run", run)
     with pytest.raises(Failed, match="FAILS  the text is our driver's"):
         page.visit(served, "x", screenshots=None, is_brief=True)
     assert not list(served.folder.parent.glob("*.json"))
@@ -99,7 +99,7 @@ def test_the_page_is_asked_for_the_cases_prompt_and_text(
         job.update(json.loads(Path(command[-1]).read_text()))
         return 'noise\n{"claims": {"it answers": true}, "versions": {}}\n'
 
-    monkeypatch.setattr(environments, "run", run)
+    monkeypatch.setattr(commands, "run", run)
     answer = page.visit(served, "expected text", screenshots=tmp_path, is_brief=False)
     assert answer["claims"] == {"it answers": True}
     wanted = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tramontane.environments import environments
+from tramontane.environments import commands
 from tramontane.interop.cases import Exported, write_job
 from tramontane.interop.page import text_of
 from tramontane.interop.runners import bare as bare_runner
@@ -82,4 +82,4 @@ def test_the_script_of_the_docs_prints_the_tokens_that_follow(exported: Exported
     _, long = exported.job["prompts"]
     right = driver.continue_greedily(Session.load(exported.folder), long, 5)
     command = [sys.executable, minimal_decode.__file__, exported.folder, "5", *map(str, long)]
-    assert environments.run(command).split() == [str(token) for token in right]
+    assert commands.run(command).split() == [str(token) for token in right]

@@ -13,7 +13,8 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tramontane.environments import environments
+from tramontane.environments import node
+from tramontane.environments.errors import Absent
 from tramontane.interop import web_server
 from tramontane.runtime import manifest as manifests
 from tramontane.runtime.contract import Geometry
@@ -185,9 +186,9 @@ def test_a_port_that_is_none_is_refused() -> None:
 
 def test_without_npm_the_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str, packages: object) -> Path:
-        raise environments.Absent("npm: not on PATH")
+        raise Absent("npm: not on PATH")
 
-    monkeypatch.setattr(environments, "node_with", absent)
+    monkeypatch.setattr(node, "node_with", absent)
     with pytest.raises(ContractError, match=r"npm: not on PATH; the page needs onnxruntime-web@"):
         web_server.packages()
 

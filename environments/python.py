@@ -1,0 +1,31 @@
+"""Python environments with packages of their own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import commands, folders
+
+
+def python_with(name: str, *steps: Sequence[str]) -> Path:
+    """The Python of an environment that is installed once; each step is one call of pip.
+
+    Raises:
+        Absent: pip could not install them.
+    """
+
+    def make(folder: Path) -> None:
+        commands.run([sys.executable, "-m", "venv", folder])
+        for requirements in steps:
+            commands.run([_python_in(folder), "-m", "pip", "install", "--quiet", *requirements])
+
+    made_of = (sys.version, steps)
+    return _python_in(
+        folders.make_once(folders.home() / name, made_of, make, saying=f"installing {name}")
+    )
+
+
+def _python_in(folder: Path) -> Path:
+    return folder / "bin" / "python"
