@@ -10,14 +10,11 @@ import argparse
 import contextlib
 import functools
 import ipaddress
-import mimetypes
 import sys
 from collections.abc import Mapping
-from email.utils import formatdate, parsedate_to_datetime
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from shutil import copyfileobj
+from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 from ..console.status import status_of
@@ -44,15 +41,15 @@ _TYPES = {
     ".json": "application/json",
     ".md": "text/markdown; charset=utf-8",
     ".mjs": "text/javascript; charset=utf-8",
-    ".wasm": "application/wasm",  # or it cannot be compiled while it arrives
+    ".wasm": "application/wasm",  # browsers compile it while it arrives only with this type
 }
 _HEADERS = {
-    # Threads share memory, which browsers allow to pages that are isolated from other origins.
+    # Threads need shared memory, which browsers allow only to pages isolated from other origins.
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",  # kept by the browser, asked for again with its date
+    "Cache-Control": "no-cache",  # the browser keeps files, and asks whether they changed
 }
 
 
@@ -75,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def welcome(artifact: Path, manifest: Manifest, *, host: str, port: int) -> str:
-    """What is served, where to open it, and how to stop it."""
+    """What the command prints: what is served, where to open it, and how to stop it."""
     size = format_bytes(manifest.memory.weights_bytes)
     lines = [
         f"serving  {artifact}: {manifest.quant} for {manifest.target}, {size} of weights",
@@ -102,7 +99,7 @@ def packages() -> Path:
 
 
 def routes(artifact: Path, node_modules: Path) -> dict[str, Path]:
-    """Every path that has an answer, and the file that is it.
+    """The file that each served URL path names.
 
     Raises:
         ContractError: no artifact, one whose manifest names files outside it, a package without
@@ -131,10 +128,10 @@ def routes(artifact: Path, node_modules: Path) -> dict[str, Path]:
 
 
 def open_server(served: Mapping[str, Path], *, host: str, port: int) -> ThreadingHTTPServer:
-    """A server that listens already; ``serve_forever`` answers.
+    """A server that is listening; ``serve_forever`` answers requests.
 
     Raises:
-        ContractError: the address cannot be had.
+        ContractError: it cannot listen at the address.
     """
     try:
         return ThreadingHTTPServer((host, port), functools.partial(_Handler, served))
@@ -145,23 +142,28 @@ def open_server(served: Mapping[str, Path], *, host: str, port: int) -> Threadin
         ) from error
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(SimpleHTTPRequestHandler):
+    """Serves the files of a list; ``SimpleHTTPRequestHandler`` alone would serve whole folders."""
 
-    def __init__(self, served: Mapping[str, Path], *args: object) -> None:
+    protocol_version = "HTTP/1.1"
+    extensions_map: ClassVar[dict[str, str]] = _TYPES
+
+    def __init__(self, served: Mapping[str, Path], *args: Any) -> None:
         self._served = served
-        super().__init__(*args)  # type: ignore[arg-type]
+        super().__init__(*args)
 
     def handle(self) -> None:
         """Answer the requests of one connection; the browser may close it at any time."""
         with contextlib.suppress(ConnectionError):
             super().handle()
 
-    def do_GET(self) -> None:
-        self._answer(has_body=True)
+    def translate_path(self, path: str) -> str:
+        """The file that a URL names; empty, which gives 404, for URLs outside the list.
 
-    def do_HEAD(self) -> None:
-        self._answer(has_body=False)
+        A folder gives 404 too: without this it would be listed.
+        """
+        file = self._served.get(unquote(urlsplit(path).path))
+        return str(file) if file is not None and file.is_file() else ""
 
     def end_headers(self) -> None:
         for name, value in _HEADERS.items():
@@ -169,45 +171,11 @@ class _Handler(BaseHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing: refusals reach the page, which shows them."""
-
-    def _answer(self, *, has_body: bool) -> None:
-        path = self._served.get(unquote(urlsplit(self.path).path))
-        try:
-            file = path.open("rb") if path else None
-        except OSError:  # listed by the manifest, and not there: the page names it
-            file = None
-        if path is None or file is None:
-            self.send_error(HTTPStatus.NOT_FOUND)
-            return
-        with file:
-            found = path.stat()
-            if self._is_known(found.st_mtime):
-                self.send_response(HTTPStatus.NOT_MODIFIED)
-                self.end_headers()
-                return
-            guess = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-            self.send_response(HTTPStatus.OK)
-            self.send_header("Content-Type", _TYPES.get(path.suffix, guess))
-            self.send_header("Content-Length", str(found.st_size))
-            self.send_header("Last-Modified", formatdate(found.st_mtime, usegmt=True))
-            self.end_headers()
-            if has_body:
-                try:
-                    copyfileobj(file, self.wfile)
-                except ConnectionError:  # the reader has left
-                    self.close_connection = True
-
-    def _is_known(self, modified: float) -> bool:
-        since = self.headers.get("If-Modified-Since")
-        try:
-            return since is not None and int(modified) <= parsedate_to_datetime(since).timestamp()
-        except ValueError:
-            return False
+        """Print nothing: the page shows what could not be loaded."""
 
 
 def _in_url(host: str) -> str:
-    """A host as URLs have it: an IPv6 address in brackets; any address is reached at localhost."""
+    """A host as URLs write it: IPv6 in brackets, and localhost for a server at all addresses."""
     if host in ("", "0.0.0.0", "::"):
         return "localhost"
     return f"[{host}]" if ":" in host else host

@@ -95,6 +95,25 @@ def test_a_file_that_is_promised_and_missing_has_no_answer(
     assert _get(server, "/artifact/onnx/model.onnx_data").status == 404
 
 
+def test_a_folder_that_the_manifest_lists_as_a_file_is_not_listed(
+    artifact: Path, server: ThreadingHTTPServer
+) -> None:
+    (artifact / "onnx/model.onnx_data").unlink()
+    (artifact / "onnx/model.onnx_data").mkdir()
+    assert _get(server, "/artifact/onnx/model.onnx_data").status == 404
+    assert _get(server, "/artifact/onnx/model.onnx_data/").status == 404
+
+
+def test_a_head_request_has_the_headers_and_no_body(server: ThreadingHTTPServer) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port)
+    for method, content in (("HEAD", b""), ("GET", b"weights")):
+        connection.request(method, "/artifact/onnx/model.onnx_data")
+        answer = connection.getresponse()
+        assert answer.headers["Content-Length"] == "7"
+        assert answer.read() == content
+    connection.close()
+
+
 def test_a_browser_that_resets_its_connection_leaves_no_traceback(
     server: ThreadingHTTPServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
