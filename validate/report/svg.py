@@ -1,18 +1,17 @@
-"""How does a plot become part of a page? As SVG in the page's own colours, in two widths."""
+"""Plots as SVG for an HTML page: in the page's colours and font, each in two widths."""
 
 from __future__ import annotations
 
-import html
 import io
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Colours that stand for a page's, so that plots follow it into dark mode: name by sentinel.
+# Colours of the page's style sheet, light or dark, by the colour that stands for each in a plot.
 _COLOURS = {"#0a0001": "ink", "#0a0002": "muted", "#0a0003": "line", "#0a0004": "accent"}
 _COLOURS["#0a0005"] = "bad"
 INK, MUTED, LINE, ACCENT, BAD = _COLOURS
@@ -41,6 +40,8 @@ _STYLE = {
     "ytick.left": False,
 }
 _WIDTHS = {"wide": 9.5, "narrow": 4.0}  # inches
+_SVG, _XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
+_NUMBERS = ("d", "x", "y", "width", "height")  # attributes
 MARGINS = {"left": 0.52, "right": 0.16, "top": 0.36, "bottom": 0.5}  # inches
 
 
@@ -54,26 +55,25 @@ class Plot:
 
 
 def draw(name: str, summary: str, paint: Callable[[Axes, bool], None], *, height: float) -> Plot:
-    """Let ``paint`` fill the axes of a plot of each width.
+    """Draw a plot in each width.
 
     Args:
-        name: its own within the page.
+        name: unique within the page; ids are made of it.
         summary: what it shows, in words.
-        paint: given the axes, and whether they are wide.
+        paint: draws into the axes; its second argument says whether they are wide.
         height: in inches.
     """
     svgs = {}
     for width, inches in _WIDTHS.items():
         svg = _svg(f"{name}-{width}", paint, size=(inches, height), is_wide=width == "wide")
-        label = html.escape(summary)
-        svgs[width] = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+        svgs[width] = _inlined(svg, summary)
     return Plot(summary=summary, **svgs)
 
 
 def _svg(
     name: str, paint: Callable[[Axes, bool], None], *, size: tuple[float, float], is_wide: bool
 ) -> str:
-    # It takes a while to load, and only who draws needs it.
+    # Slow to import, and needed only to draw.
     from matplotlib import style
     from matplotlib.figure import Figure
 
@@ -84,41 +84,67 @@ def _svg(
         1 - (MARGINS["left"] + MARGINS["right"]) / width,
         1 - (MARGINS["top"] + MARGINS["bottom"]) / height,
     )
-    # The name as salt: ids are the same in every run, and others in every plot of a page.
+    # With the name as salt, ids are the same in every run and differ between plots of a page.
     with style.context(["default", {**_STYLE, "svg.hashsalt": name}]), io.StringIO() as file:
         figure = Figure(figsize=size)
         paint(figure.add_axes(inside), is_wide)
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", metadata=metadata)
-        return _inlined(file.getvalue())
+        return file.getvalue()
 
 
-def _inlined(svg: str) -> str:
-    """Make a file a part of a page: its size, colours and font are the page's, ids are unique."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<!--.*?-->\s*|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' (?:xmlns(?::xlink)?|version|width|height)="[^"]*"', "", svg, count=5)
-    used = set(re.findall(r"#([\w.]+)", svg))
-    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
-    svg = re.sub(r"font-family: [^;\"]+; ", "", svg)
-    svg = re.sub(r' transform="rotate\(-0 [^"]*\)"', "", svg)
-    svg = re.sub(r">[^<]+<|-?\d+\.\d{3,}", _shortened, svg)
-    svg = re.sub(r"\s*\n\s*", " ", svg)
-    svg = re.sub(r"<g([^>]*)>((?: ?<use [^>]*/>)+) ?</g>", _with_common_style, svg)
-    for sentinel, name in _COLOURS.items():
-        svg = svg.replace(sentinel, f"var(--{name})")
-    return svg.strip()
+def _inlined(svg: str, summary: str) -> str:
+    """Make a file a part of a page, which sets its size, its colours and its font."""
+    root = ElementTree.fromstring(svg)  # leaves comments out
+    style_sheet = root[0]  # matplotlib's, which would apply to the whole page
+    assert [element.tag for element in style_sheet] == [f"{_SVG}style"]
+    root.remove(style_sheet)
+    root.attrib = {"role": "img", "aria-label": summary, "viewBox": root.attrib["viewBox"]}
+    for element in root.iter():
+        element.tag = element.tag.removeprefix(_SVG)  # HTML knows SVG without a namespace
+        element.attrib = {
+            name.removeprefix(_XLINK): _converted(name, value)
+            for name, value in element.attrib.items()
+            if not value.startswith("rotate(-0 ")  # matplotlib writes it for every text
+        }
+        element.tail = None
+        if not (element.text or "").strip():
+            element.text = None
+    _drop_unused_ids(root)
+    _move_common_styles(root)
+    return ElementTree.tostring(root, encoding="unicode")
 
 
-def _shortened(found: re.Match[str]) -> str:
-    return found[0] if found[0].startswith(">") else f"{float(found[0]):.2f}"
+def _converted(name: str, value: str) -> str:
+    """The value of an attribute, with the page's colours and font, and with short numbers."""
+    if name == "style":
+        pairs = [pair.strip().split(": ", 1) for pair in value.split(";") if pair.strip()]
+        styles = {key: text for key, text in pairs if key != "font-family"}
+        colours = {text: f"var(--{colour})" for text, colour in _COLOURS.items()}
+        return "; ".join(f"{key}: {colours.get(text, text)}" for key, text in styles.items())
+    if name in _NUMBERS:
+        return " ".join(
+            word if word.isalpha() else f"{round(float(word), 2):g}" for word in value.split()
+        )
+    return value
 
 
-def _with_common_style(found: re.Match[str]) -> str:
+def _drop_unused_ids(root: ElementTree.Element) -> None:
+    """Drop ids that nothing refers to: they are the same in every plot of a page."""
+    references = [
+        element.get(name, "") for element in root.iter() for name in ("href", "clip-path")
+    ]
+    used = {reference.partition("#")[2].removesuffix(")") for reference in references}
+    for element in root.iter():
+        if element.get("id") not in used:
+            element.attrib.pop("id", None)
+
+
+def _move_common_styles(root: ElementTree.Element) -> None:
     """Write the style of many marks once, on their group."""
-    attributes, marks = found.groups()
-    styles = set(re.findall(r' style="[^"]*"', marks))
-    if len(styles) != 1:
-        return found[0]
-    style = styles.pop()
-    return f"<g{attributes}{style}>{marks.replace(style, '')}</g>"
+    for group in root.iter("g"):
+        styles = {mark.get("style") if mark.tag == "use" else None for mark in group}
+        if len(styles) == 1 and (style := styles.pop()) is not None:
+            group.set("style", style)
+            for mark in group:
+                del mark.attrib["style"]
