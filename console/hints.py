@@ -1,6 +1,6 @@
-"""Commands that messages print: they work when pasted from where the user is. (stdlib only)
+"""Command lines in messages, which work when pasted into the user's shell. (stdlib only)
 
-``TRAMONTANE_CALLER=make`` says that the Makefile is the caller; hints are then lines of make.
+With ``TRAMONTANE_CALLER=make`` the Makefile is the caller, and hints are calls of make.
 ``TRAMONTANE_CALLED_FROM`` is the folder where make was called, ``TRAMONTANE_OPTIONS`` the names of
 its options.
 """
@@ -24,7 +24,7 @@ CALLER, CALLED_FROM, OPTIONS = (
     f"TRAMONTANE_{name}" for name in ("CALLER", "CALLED_FROM", "OPTIONS")
 )
 
-# Of each subcommand: options of make that it takes as plain arguments, in order.
+# By subcommand: options of make that it takes as positional arguments, in order.
 _POSITIONAL = {
     "export": ("MODEL",),
     "run": ("OUT", "PROMPT"),
@@ -32,7 +32,7 @@ _POSITIONAL = {
     "inspect": ("MODEL",),
     "synthesize": ("GEOMETRY", "OUT"),
 }
-# The others are named alike, as WINDOW and --window are.
+# Other options have the same name in both, as WINDOW and --window.
 _FLAGS = {"MODEL": "--reference"}
 _NAMES = {flag: name for name, flag in _FLAGS.items()}
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # ORG/NAME
@@ -44,8 +44,8 @@ def suggest(command: str, **values: str | Path | bool) -> str:
 
     Args:
         command: the subcommand; make's target has the same name.
-        values: by name of make's option, e.g. ``OUT``; True for a switch. What make has no
-            option for, since its target always does it, is left out there.
+        values: by the name of make's option, e.g. ``OUT``; True for a switch. A call of make
+            leaves out those that make has no option for, since its target always sets them.
     """
     if _is_made():
         options = os.environ.get(OPTIONS, "").split()
@@ -67,7 +67,7 @@ def suggest(command: str, **values: str | Path | bool) -> str:
 def instead_of(path: Path) -> str:
     """How to download a model of the Hugging Face Hub; empty where a path is no name of one.
 
-    A path whose first folder is here is a path that was mistyped.
+    Where the path's first folder exists, the path was mistyped.
     """
     name = path.as_posix()
     if not _HUB_NAME.fullmatch(name) or Path(path.parts[0]).exists():
@@ -79,7 +79,7 @@ def instead_of(path: Path) -> str:
 
 
 def install() -> str:
-    """How this installation gets what all commands need; the command, where it is known."""
+    """The command that installs what all commands need, for this kind of installation."""
     pip = [sys.executable, "-m", "pip", "install"]
     source = _source()
     if source is not None and source.is_dir():
@@ -93,7 +93,7 @@ def install() -> str:
 
 
 def names_in_make(message: str) -> str:
-    """What the flags of a message are called in make; empty where make is not the caller.
+    """The names that make has for the flags in a message; empty where make is not the caller.
 
     >>> names_in_make("--window 5000: expected 1 to 4096")
     ''
@@ -123,7 +123,7 @@ def _is_made() -> bool:
 
 
 def _make() -> list[str]:
-    """make, with the folder where it was not called from there."""
+    """The words that call make, with ``-C`` where the user is in another folder."""
     called_from = os.environ.get(CALLED_FROM, "")
     if not called_from or (os.path.isdir(called_from) and os.path.samefile(called_from, ".")):
         return ["make"]
@@ -143,7 +143,7 @@ def _program(name: str, *, module: str) -> list[str]:
 
 
 def _nearest(path: Path) -> str:
-    """A program's path, relative where it lies below the working folder."""
+    """A program's path, relative if it is below the working folder."""
     folder = Path.cwd()
     if not path.is_relative_to(folder):
         return str(path)

@@ -1,4 +1,4 @@
-"""The exit status of a command, and what it says of the error that stopped it. (stdlib only)"""
+"""The exit statuses of commands, and which error gives which. (stdlib only)"""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _OF_THE_MACHINE = {
 def status_of(
     main: Callable[[], int], *, name: str = "this command", as_json: bool = False
 ) -> int:
-    """Run a command; its status, or that of the error that stopped it.
+    """Run a command and return its exit status, or that of the error that stopped it.
 
     Args:
         main: the command.
@@ -78,7 +78,7 @@ def complain(message: str) -> None:
 
 
 def _judge(error: Exception, name: str) -> tuple[int, str]:
-    """The status that an error gives, and what is said of it."""
+    """The exit status that an error gives, and the message about it."""
     if isinstance(error, ParityError):
         return EXIT_FAILED, str(error)
     if isinstance(error, TramontaneError):
@@ -100,7 +100,7 @@ def _judge(error: Exception, name: str) -> tuple[int, str]:
 
 
 def _is_absent(module: str | None) -> bool:
-    """Whether a package of others is not installed; a missing module of ours is a bug."""
+    """Whether a third-party package is not installed; a missing module of ours is a bug."""
     top = (module or "").partition(".")[0]
     if not top or top == "tramontane":
         return False

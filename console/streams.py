@@ -14,9 +14,9 @@ _FIRST_BYTE, _LAST_BYTE = "\udc80", "\udcff"
 
 
 def accept_any_text() -> None:
-    """Let standard output and error take every character, whatever their encoding is.
+    """Make standard output and error accept every character, whatever their encoding is.
 
-    A byte of a file name comes out as that byte. A character that the encoding lacks comes out
+    A byte of a file name is written as that byte. A character that the encoding lacks is written
     as its escape: U+0394 as a backslash and ``u0394``.
     """
     codecs.register_error(_HANDLER, _escape)

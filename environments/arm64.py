@@ -1,4 +1,4 @@
-"""An aarch64 Python that runs on this machine, under emulation.
+"""An aarch64 Python that runs on this machine under emulation.
 
 The distribution's packages for arm64 and the driver's wheels, unpacked below the user's cache and
 run by qemu.
@@ -28,16 +28,16 @@ _WAYS = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Processor:
-    """What qemu is told to be, and what Linux would say of it.
+    """A processor as qemu emulates it and as Linux would describe it.
 
-    onnxruntime asks both which kernels it may use, so they must agree: told of a core that has
-    more than qemu's, it ends with an illegal instruction.
+    onnxruntime reads both to choose its kernels, so they must agree: where Linux describes more
+    than qemu emulates, onnxruntime ends with an illegal instruction.
     """
 
     name: str
     qemu: str
     part: int  # Arm's number of the core
-    features: str  # beyond those that all have
+    features: str  # in addition to those that all have
 
 
 NEON = Processor(name="neon", qemu="cortex-a72", part=0xD08, features="")
@@ -78,14 +78,14 @@ def python(processor: Processor = DOT_PRODUCT) -> list[str]:
 
 
 def wheels() -> list[str]:
-    """The driver's packages, at the versions that this Python runs."""
+    """The driver's packages, at the versions that are installed here."""
     return [f"{name}=={version(name)}" for name in _WHEELS]
 
 
 def describe(processor: Processor, folder: Path, *, cpus: int) -> None:
     """Write ``proc/cpuinfo`` and ``sys/devices/system/cpu``, which onnxruntime reads on import.
 
-    The host's own are none that an Arm build understands, and end the process.
+    An Arm build cannot parse the host's own files and ends the process.
     """
     cpuinfo = folder / "proc" / "cpuinfo"
     cpuinfo.parent.mkdir(parents=True)
@@ -163,7 +163,7 @@ def _python_in(folder: Path) -> Path:
 
 
 def _link_package(folder: Path) -> Path:
-    """A folder from which ``tramontane`` is imported, one for each place that it is used from."""
+    """A folder from which ``tramontane`` is imported; each installation has one of its own."""
     package = Path(__file__).resolve().parents[1]
     name = hashlib.sha256(str(package).encode()).hexdigest()[:16]
     link = folder / "packages" / name / "tramontane"

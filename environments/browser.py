@@ -15,7 +15,7 @@ _TOOLS = ("puppeteer-core@25.16.0", "axe-core@4.14.1")
 
 
 def find() -> Path:
-    """A browser; Debian's is installed where none is there and that is allowed.
+    """The path of a browser; where there is none, root installs Debian's with apt-get.
 
     Raises:
         Absent: there is none.
@@ -32,7 +32,7 @@ def find() -> Path:
 
 
 def tools() -> Path:
-    """The folder with what leads a browser.
+    """The folder with the Node packages that control a browser.
 
     Raises:
         Absent: npm could not install it.

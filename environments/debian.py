@@ -1,6 +1,6 @@
 """Unpacks packages of a distribution without installing them.
 
-Fetched by apt into folders of its own and unpacked, so no right to install is needed.
+apt downloads them into a folder of our own, so no right to install is needed.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from . import commands
 
 
 def host() -> str:
-    """The distribution's name of this machine's processor.
+    """The distribution's name for this machine's architecture, e.g. ``amd64``.
 
     Raises:
-        Absent: the distribution is of another kind.
+        Absent: the distribution has no dpkg.
     """
     return commands.run(["dpkg", "--print-architecture"]).strip()
 
 
 def apt_options(scratch: Path, *architectures: str) -> list[str]:
-    """Options for lists and downloads of its own, and for a system that holds nothing yet.
+    """Options that give apt its own lists and downloads, and a system without any package.
 
     Args:
-        scratch: where they are kept.
-        architectures: to know of; packages are of the first.
+        scratch: folder that holds them.
+        architectures: known to apt; packages are taken from the first.
     """
     (scratch / "status").touch()
     for partial in ("state/lists/partial", "cache/archives/partial"):
@@ -36,14 +36,14 @@ def apt_options(scratch: Path, *architectures: str) -> list[str]:
         f"Dir::Cache={scratch / 'cache'}",
         f"APT::Architecture={architectures[0]}",
         *(f"APT::Architectures::={name}" for name in architectures),
-        "APT::Sandbox::User=root",  # the one it would change to cannot write here
+        "APT::Sandbox::User=root",  # the user that apt would switch to cannot write here
         "APT::Install-Recommends=false",
     ]
     return ["--yes", *(word for setting in settings for word in ("-o", setting))]
 
 
 def unpack(packages: Sequence[str], options: list[str], scratch: Path, folder: Path) -> None:
-    """Unpack packages and all that they depend on, without running anything of theirs."""
+    """Unpack packages and their dependencies, without running their scripts."""
     commands.run(["apt-get", "install", *packages, "--download-only", *options])
     folder.mkdir(parents=True, exist_ok=True)
     for package in sorted((scratch / "cache" / "archives").glob("*.deb")):

@@ -11,14 +11,14 @@ from . import commands, debian, folders
 from .errors import Absent
 
 _PROGRAMS = ("qemu-aarch64-static", "qemu-x86_64-static")
-_WITHOUT_VNNI = "Haswell-noTSX"  # of 2013: AVX2, and none of the later kernels of onnxruntime's
+_WITHOUT_VNNI = "Haswell-noTSX"  # of 2013: has AVX2, lacks what newer kernels need
 
 
 def program(name: str) -> str:
-    """The path of one of qemu's programs: one that is installed, or else one that was unpacked.
+    """The path of one of qemu's programs: installed, or unpacked below the user's cache.
 
     Raises:
-        Absent: it cannot be had.
+        Absent: it cannot be downloaded.
     """
     assert name in _PROGRAMS
     if (found := shutil.which(name)) is not None:
@@ -31,7 +31,7 @@ def python_without_vnni() -> list[str]:
     """A command that runs this Python on an x86 processor with AVX2 and without VNNI.
 
     Raises:
-        Absent: this Python is of another processor, or qemu cannot be had.
+        Absent: this machine is not x86, or qemu cannot be downloaded.
     """
     if debian.host() != "amd64":
         raise Absent("this Python is not x86's, and another is not unpacked")

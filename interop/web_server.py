@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ..console.status import status_of
@@ -146,7 +146,7 @@ class _Handler(SimpleHTTPRequestHandler):
     """Serves the files of a list; ``SimpleHTTPRequestHandler`` alone would serve whole folders."""
 
     protocol_version = "HTTP/1.1"
-    extensions_map: ClassVar[dict[str, str]] = _TYPES
+    extensions_map = _TYPES
 
     def __init__(self, served: Mapping[str, Path], *args: Any) -> None:
         self._served = served

@@ -9,7 +9,7 @@ class TramontaneError(Exception):
 
 
 class ConfigError(TramontaneError):
-    """The architecture is not described, or not one that is supported."""
+    """The architecture or an option is missing, malformed or not supported."""
 
 
 class CheckpointError(TramontaneError):
@@ -21,11 +21,11 @@ class TraceError(TramontaneError):
 
 
 class GraphError(TramontaneError):
-    """A graph breaks a rule that every graph of ours keeps."""
+    """A graph breaks a rule that all our graphs keep, or cannot be made as asked."""
 
 
 class ContractError(TramontaneError):
-    """An artifact cannot be written, or is not what its manifest promises."""
+    """An artifact cannot be written, or differs from its manifest."""
 
 
 class ParityError(TramontaneError):

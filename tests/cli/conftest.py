@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from tramontane.cli import main as cli
 
+from ..once import Once
+
 
 @pytest.fixture(scope="session")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled model in int8, exported by the command."""
-    out = tmp_path_factory.mktemp("cli") / "artifact"
-    model = Path(__file__).parents[2] / "models" / "stdlib-5m"
-    assert cli.main(["export", str(model), "--quant", "int8", "--out", str(out)]) == 0
-    return out
+def artifact(once: Once, stdlib_5m: Path) -> Path:
+    """The bundled demo model in int8, exported by the command; nobody may change it."""
+    words = ["export", str(stdlib_5m), "--quant", "int8", "--out"]
+    return once("int8-by-command", lambda out: cli.main([*words, str(out)]))
