@@ -25,8 +25,8 @@ _TEMPLATE = Path(__file__).with_name("parity.html.jinja")
 # Name of a figure in a report, its label, and its format.
 COLUMNS = (
     ("distance", "distance", "{}"),
-    ("mean_kl", "mean KL, nats", "{:.1e}"),
-    ("mean_kl_on_random_tokens", "on random tokens", "{:.1e}"),
+    ("mean_kl", "mean KL on text, nats", "{:.1e}"),
+    ("mean_kl_on_random_tokens", "mean KL on random tokens, nats", "{:.1e}"),
     ("same_top", "top-1 agreement", "{:.2%}"),
     ("perplexity_ratio", "perplexity ratio", "{:.4f}"),
     ("max_logit_difference", "max |Δlogit|", "{:.1e}"),

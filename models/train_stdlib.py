@@ -199,7 +199,7 @@ tags: [mistral, python, sliding-window]
 
 # stdlib-5m
 
-A Mistral of {parameters:,} parameters that has read Python's standard library. tramontane
+A Mistral of {parameters:,} parameters trained on Python's standard library. tramontane
 exports it when no other model is named, and tests itself on it.
 
 | | |
@@ -213,10 +213,10 @@ exports it when no other model is named, and tests itself on it.
 ## Data and licence
 
 The `.py` files of Python {python}'s own standard library, without its tests, its character
-tables and other packages: {train_tokens:,} tokens to learn from, {held_out_tokens:,} held out
+tables and other packages: {train_tokens:,} training tokens, {held_out_tokens:,} held out
 (one file in {share}). That text is under the PSF License Version 2, with the notices of its
 contributors in the files; the weights are offered under Apache-2.0. The model has seen little,
-knows nothing, and is good for trying an exporter only.
+knows nothing, and serves only to try an exporter.
 
 ## What it learned
 

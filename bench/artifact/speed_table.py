@@ -14,6 +14,17 @@ from ..samples import Spread
 from .speed import SpeedReport
 
 _COLORS, _GRID = ("#1f3a5f", "#c0692b"), "#d9d9d9"
+# Labels of figures by the start of their names; other names are labels.
+_LABELS = {
+    "load": "time to load",
+    "first token": "time to first token",
+    "peak of load": "peak RSS while loading",
+    "driver's share": "driver, share of a step",
+    "driver": "driver, time per step",
+    "resident at": "RSS at position",
+    "decode at": "decode at position",
+    "prefill": "prefill, prompt of",
+}
 
 
 def print_report(report: SpeedReport) -> None:
@@ -31,7 +42,7 @@ def print_report(report: SpeedReport) -> None:
         reached = "" if share is None else f"{share.median:.0%}"
         if what == "peak of load":
             reached = f"({found.median / report.file_bytes:.2f} x the weights)"
-        table.add_row(what, *_cells(what, found), reached)
+        table.add_row(_label(what), *_cells(what, found), reached)
     Console(width=110).print(table)
 
 
@@ -50,7 +61,7 @@ def plot(report: SpeedReport, path: Path) -> None:
     """Draw decode speed and resident memory over the position."""
     plot_lines(
         (
-            _line(report, "decode at ", "decode, tokens a second", scale=1),
+            _line(report, "decode at ", "decode, tokens per second", scale=1),
             _line(report, "resident at ", "resident memory, GB", scale=1e9),
         ),
         path,
@@ -90,6 +101,16 @@ def _line(report: SpeedReport, prefix: str, title: str, *, scale: float) -> Line
         low=[min(one.values) / scale for one in found.values()],
         high=[max(one.values) / scale for one in found.values()],
     )
+
+
+def _label(what: str) -> str:
+    """What a figure is, in words.
+
+    >>> [_label(what) for what in ("load", "decode at 4096", "driver's share")]
+    ['time to load', 'decode at position 4096', 'driver, share of a step']
+    """
+    start = next((start for start in _LABELS if what.startswith(start)), what)
+    return _LABELS.get(start, start) + what.removeprefix(start)
 
 
 def _cells(what: str, found: Spread) -> tuple[str, str]:
