@@ -20,9 +20,9 @@ from .clone import Clone
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES += [ROOT / "examples" / "web" / "README.md"]
+PAGES += [ROOT / "CONTRIBUTING.md", ROOT / "examples" / "web" / "README.md"]
 MODULES = [
-    "tramontane.runtime.sizes",
+    "tramontane.bench.artifact.speed_table",
     *(
         ".".join(["tramontane", *path.relative_to(ROOT).with_suffix("").parts])
         for layer in ("console", "runtime", "graphs", "export", "validate", "faults")

@@ -1,0 +1,61 @@
+"""Does docs/architecture.md name what is there: paths, lists, folders in order and their packages?"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+import pytest
+
+from .test_layers import ALLOWED, LAYERS
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "architecture.md"
+PAGES = [PAGE, ROOT / "CONTRIBUTING.md"]
+TEXT = PAGE.read_text(encoding="utf-8")
+OTHER_FOLDERS = {"tests", "docs", "models", "examples", ".ci"}
+LISTS = re.findall(r"`([A-Z_]+)`\s+(?:in|of)\s+`([\w/]+)\.py`", TEXT)
+ROWS = re.findall(r"^\| `(\w+)/` \|[^|]*\|([^|]*)\|$", TEXT, re.MULTILINE)
+ADDING = re.findall(r"^### (An? .+)$", TEXT, re.MULTILINE)
+
+
+def paths_in(page: Path) -> list[str]:
+    """Words in backticks, and starts of lines in the picture, that are a path of ours."""
+    text = page.read_text(encoding="utf-8")
+    words = [*re.findall(r"`([^`\s]+)`", text), *re.findall(r"[a-z_]+/[\w/.]*", text)]
+    return sorted({word for word in words if "/" in word and _top(word)} - {""})
+
+
+def _top(word: str) -> bool:
+    return word.split("/", maxsplit=1)[0] in {*LAYERS, *OTHER_FOLDERS}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_path_exists(page: Path) -> None:
+    paths = paths_in(page)
+    assert len(paths) > 3
+    assert [path for path in paths if not (ROOT / path.rstrip(".")).exists()] == []
+
+
+@pytest.mark.parametrize(("name", "module"), LISTS)
+def test_every_list_to_add_to_is_there(name: str, module: str) -> None:
+    held = getattr(importlib.import_module(f"tramontane.{module.replace('/', '.')}"), name)
+    assert isinstance(held, Collection)
+    assert held
+
+
+def test_what_grows_by_one_entry_names_its_list() -> None:
+    assert {name for name, _ in LISTS} >= {"GEOMETRIES", "RULES", "FAULTS"}
+    assert len(ADDING) == len(set(ADDING)) > 5
+
+
+def test_folders_are_in_the_order_in_which_they_import() -> None:
+    assert [name for name, _ in ROWS] == [layer for layer in LAYERS[::-1] if layer[0] != "_"]
+
+
+@pytest.mark.parametrize(("folder", "packages"), ROWS)
+def test_packages_of_a_folder_are_those_that_it_may_import(folder: str, packages: str) -> None:
+    allowed = {name for name, layers in ALLOWED.items() if folder in layers}
+    assert set(re.findall(r"\w+", packages)) == allowed
