@@ -284,8 +284,8 @@ def _tell_of_no_window(weights: Checkpoint, config: MistralConfig) -> None:
     """GGUF has no word for Mistral's window: what is silent there may have had one."""
     if weights.layout is Layout.GGUF and config.sliding_window is None:
         say(
-            f"{weights.path}: says nothing of a window, as GGUF files of windowed models do too; "
-            "for a Mistral-7B v0.1 give --window 4096"
+            f"{weights.path}: has no window, expected one for Mistral-7B v0.1, whose window "
+            "GGUF files omit; for that model pass --window 4096"
         )
 
 

@@ -15,7 +15,7 @@ _LAST_OPSET = 24  # onnxruntime has no CPU kernels for Attention since 25
 
 
 def check(model: ir.Model, geometry: contract.Geometry) -> None:
-    """Hold a graph against the contract and against the rules of ONNX.
+    """Check a graph against the contract and the rules of ONNX.
 
     Raises:
         GraphError: naming the tensor or node, what was found and what was expected.
@@ -35,7 +35,7 @@ def _broken_promises(graph: ir.Graph, geometry: contract.Geometry) -> Iterator[s
         found, expected = [v.name for v in values], [t.name for t in tensors]
         if found != expected:
             odd = sorted(set(map(str, found)) ^ set(expected)) or "their order"
-            yield f"graph {kind} are not the contract's: {odd} differ"
+            yield f"graph {kind} differ from the contract: {odd}"
             return
         for value, tensor in zip(values, tensors, strict=True):
             dtype = None if value.dtype is None else str(value.dtype.numpy())
@@ -60,7 +60,7 @@ def _broken_rules(model: ir.Model) -> Iterator[str]:
         yield f"domain {domain!r} is imported, expected {sorted(_DOMAINS)}"
     for name, value in graph.initializers.items():
         if value.const_value is None:
-            yield f"initializer {name} has no numbers"
+            yield f"initializer {name} has no values"
     known = {*graph.inputs, *graph.initializers.values()}
     for node in graph:
         label = f"node {node.name or node.op_type} ({node.op_type})"

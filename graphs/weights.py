@@ -18,7 +18,7 @@ Compute = Callable[[], np.ndarray]
 
 
 class Packing(NamedTuple):
-    """How codes stand for numbers."""
+    """How codes represent weights."""
 
     bits: int  # of one code
     block: int  # weights that share a scale
@@ -108,7 +108,7 @@ def stacked(name: str, values: Sequence[ir.Value]) -> ir.Value:
 
 
 def mark_same(value: ir.Value, other: ir.Value) -> None:
-    """Promise that a file holds the same bytes for both, whatever their shapes."""
+    """Mark two initializers as the same bytes in a file, whatever their shapes."""
     value.meta[_SAME_AS] = owner(other)
 
 
@@ -119,18 +119,18 @@ def owner(value: ir.Value) -> ir.Value:
 
 
 def mark_packed(value: ir.Value, packing: Packing) -> None:
-    """Note that an initializer holds the codes of a packed matrix."""
+    """Mark an initializer as the codes of a packed matrix."""
     value.meta[_PACKING] = packing
 
 
 def packing(value: ir.Value) -> Packing | None:
-    """How an initializer's codes stand for numbers; None for what isn't codes."""
+    """How an initializer's codes represent weights; None if it holds no codes."""
     found: Packing | None = value.meta.get(_PACKING)
     return found
 
 
 def mark_scales(value: ir.Value) -> None:
-    """Note that an initializer holds the scales of codes: no matrix to be packed itself."""
+    """Mark an initializer as scales, which are not packed themselves."""
     value.meta[_SCALES] = True
 
 
@@ -141,7 +141,7 @@ def is_scales(value: ir.Value) -> bool:
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol:
     if value.const_value is None:
-        raise GraphError(f"initializer {value.name} has no numbers; expected a weight")
+        raise GraphError(f"initializer {value.name} has no values; expected a weight")
     return value.const_value
 
 

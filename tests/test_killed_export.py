@@ -24,7 +24,7 @@ from tramontane.runtime.manifest import read_manifest, verify_files
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
 
 SERVER = Path(__file__).with_name("killable_export.py")
-GOING_ON = "an earlier run was interrupted: going on with it\n"
+GOING_ON = "an earlier run was interrupted: resuming it\n"
 OVER = "an earlier run was interrupted: starting over, "
 PARTIAL = ".artifact.partial"
 
@@ -407,7 +407,7 @@ def test_artifact_is_whole_from_the_renaming_on_and_the_next_run_tidies_up(
     last = exports.finish(out, *INT8)
     assert_finished(out, expected)
     assert last.computed == expected.weights
-    assert (f"{OVER}its files are gone\n" in last.said) == (not is_tidied)
+    assert (f"{OVER}its files are missing\n" in last.said) == (not is_tidied)
 
 
 def test_run_killed_while_it_checks_what_is_there_loses_nothing_of_it(
@@ -441,11 +441,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, int]] = {
     "last line": (lambda p: cut(p / "journal.jsonl", by=1), f"{HERE} (", 19),
     "file empty": (lambda p: os.truncate(p / "artifact" / DATA_FILE, 0), f"{HERE}, the next", 0),
     "file gone": (lambda p: (p / "artifact" / DATA_FILE).unlink(), f"{HERE}, the next one", 0),
-    "folder gone": (lambda p: shutil.rmtree(p / "artifact"), f"{OVER}its files are gone", 0),
+    "folder gone": (lambda p: shutil.rmtree(p / "artifact"), f"{OVER}its files are missing", 0),
     "journal gone": (lambda p: (p / "journal.jsonl").unlink(), f"{OVER}its journal is gone", 0),
     "journal empty": (
         lambda p: (p / "journal.jsonl").write_bytes(b""),
-        f"{OVER}its journal is gone or unreadable",
+        f"{OVER}its journal is missing or unreadable",
         0,
     ),
 }
@@ -494,7 +494,7 @@ def test_another_recipe_starts_over_and_names_what_is_other(
     exports.kill_at(HALFWAY, out, *INT8)
     last = exports.finish(out, *options)
     assert_finished(out, whole(*options))
-    assert f"{OVER}other now: {named}\n" in last.said
+    assert f"{OVER}changed since: {named}\n" in last.said
     assert last.computed == whole(*options).weights
 
 
@@ -507,7 +507,7 @@ def test_changed_checkpoint_starts_over_and_names_the_file(
     weights = checkpoint / "model.safetensors"
     flip(weights, weights.stat().st_size - 2)  # the lowest bit of a bfloat16
     last = exports.finish(out, *INT8, checkpoint=checkpoint)
-    assert f"{OVER}other now: file model.safetensors\n" in last.said
+    assert f"{OVER}changed since: file model.safetensors\n" in last.said
     assert last.computed == whole(*INT8).weights
     alone = tmp_path / "alone" / "artifact"
     exports.finish(alone, *INT8, checkpoint=checkpoint)

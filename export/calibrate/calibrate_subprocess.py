@@ -46,11 +46,11 @@ def calibrate_apart(config: MistralConfig, checkpoint: Checkpoint, text: str) ->
     if done.returncode < 0:
         raise TraceError(
             f"calibrating was ended by signal {-done.returncode}, expected it to finish; "
-            "if nobody stopped it, memory was short: close programs and try again"
+            "if you did not stop it, memory ran out: close other programs and try again"
         )
     if done.returncode:
         raise TraceError(
-            f"calibrating ended with status {done.returncode}, expected 0; torch or we have a "
-            "fault, report it with what stands above"
+            f"calibrating ended with status {done.returncode}, expected 0; this is a bug, "
+            "report it with the lines above"
         )
     return Calibration.from_bytes(done.stdout)

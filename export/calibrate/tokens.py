@@ -40,7 +40,7 @@ def calibration_tokens(
     if len(ids) < _FEWEST_TOKENS:
         raise ConfigError(
             f"--calibration-text: {len(ids)} tokens, expected at least {_FEWEST_TOKENS}; name a "
-            "longer text of the kind that the model knows"
+            "longer text like the model's training data"
         )
     step = length - len(start)
     cut = [[*start, *ids[i : i + step]] for i in range(0, len(ids), step)]

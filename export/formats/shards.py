@@ -74,8 +74,8 @@ def _refuse_missing(folder: Path, stem: str, numbered: list[Path]) -> None:
     totals = sorted({re.split(r"-of-|\.", name)[1] for name in names})
     if len(totals) > 1:
         raise CheckpointError(
-            f"{folder}: holds files of {len(totals)} savings, in {' and in '.join(totals)} parts, "
-            "expected those of one; remove the others"
+            f"{folder}: holds files of {len(totals)} saved models, in {' and in '.join(totals)} "
+            "parts, expected those of one; remove the others"
         )
     wanted = (
         f"{stem}-{number:0{len(totals[0])}}-of-{totals[0]}.safetensors"
@@ -93,7 +93,7 @@ def _unique(folder: Path, tensors: Iterable[StoredTensor]) -> dict[str, StoredTe
         if (other := found.setdefault(tensor.name, tensor)) is not tensor:
             raise CheckpointError(
                 f"{folder}: {tensor.name} is in {other.path.name} and in {tensor.path.name}, "
-                "expected it once; remove the file of another saving"
+                "expected it once; remove the file of the other model"
             )
     return found
 
@@ -158,7 +158,7 @@ def _weight_map(file: HeldFile, numbered: set[str]) -> dict[str, str]:
         if not (index.parent / name).is_file():
             stale = ""
             if others := sorted(numbered - names):
-                stale = f", or, if {others[0]} is of a later saving, {_removal(index)}"
+                stale = f", or, if {others[0]} is of a model saved later, {_removal(index)}"
             raise CheckpointError(
                 f"{index}: names {name}, which is missing, expected it beside the index; "
                 f"download it{stale}"
@@ -174,8 +174,12 @@ def _refuse_other_places(
         name, shard = min(held ^ promised)
         raise CheckpointError(
             f"{index.with_name(shard)}: {name} is "
-            + ("here but not in" if (name, shard) in held else "not here, as against")
+            + (
+                "in this file, but not in"
+                if (name, shard) in held
+                else "not in this file, unlike in"
+            )
             + f" {index.name}, expected them to agree ({len(held ^ promised)} such tensors in "
-            "all); an index of another saving is stale: "
+            "all); an index of another model is stale: "
             f"{_removal(index)}, since files that are numbered are read without it"
         )

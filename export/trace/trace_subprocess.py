@@ -36,12 +36,12 @@ def trace_apart(config: MistralConfig) -> ir.Model:
     if done.returncode < 0:
         raise TraceError(
             f"tracing was ended by signal {-done.returncode}, expected it to finish; "
-            "if nobody stopped it, memory was short: close programs and try again"
+            "if you did not stop it, memory ran out: close other programs and try again"
         )
     if done.returncode:
         told = done.stderr.decode(errors="replace").strip()
         raise TraceError(
-            f"tracing ended with status {done.returncode}, expected 0; torch or we have a fault, "
+            f"tracing ended with status {done.returncode}, expected 0; this is a bug, "
             f"report it with this:\n{told}"
         )
     return ir.from_proto(onnx.load_model_from_string(done.stdout))

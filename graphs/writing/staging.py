@@ -210,7 +210,7 @@ def _begin(partial: Path, identity: Identity, *, resume: bool) -> Staging:
     differences = journal.differences(identity)
     is_resumed = resume and differences == [] and folder.is_dir()
     if is_resumed:
-        note = "an earlier run was interrupted: going on with it"
+        note = "an earlier run was interrupted: resuming it"
         _keep_weights_alone(folder)
     else:
         note = _why_over(folder, differences, resume=resume)
@@ -226,9 +226,11 @@ def _why_over(folder: Path, differences: list[str] | None, *, resume: bool) -> s
     if not resume:
         why = "as --no-resume asks"
     elif differences is None:
-        why = "its journal is gone or unreadable"
+        why = "its journal is missing or unreadable"
     else:
-        why = f"other now: {', '.join(differences)}" if differences else "its files are gone"
+        why = (
+            f"changed since: {', '.join(differences)}" if differences else "its files are missing"
+        )
     return f"an earlier run was interrupted: starting over, {why}"
 
 

@@ -65,7 +65,7 @@ def test_numbers_of_another_shape_or_type_are_refused(
 
 def test_initializer_without_numbers_is_refused() -> None:
     for ask in (weights.read, weights.stored, weights.size_of, weights.num_bytes):
-        with pytest.raises(GraphError, match="initializer w has no numbers; expected a weight"):
+        with pytest.raises(GraphError, match="initializer w has no values; expected a weight"):
             ask(ir.Value(name="w"))
 
 

@@ -47,7 +47,8 @@ def read_gguf(file: Path | HeldFile) -> GgufFile:
         ) from error
     if reader.byte_order != "I":
         raise CheckpointError(
-            f"{path}: its bytes are ordered for another kind of machine; convert it again here"
+            f"{path}: byte order of another kind of machine, expected this one's; "
+            "convert it again here"
         )
     if (parts := metadata.get("split.count", 1)) not in (0, 1):
         raise CheckpointError(

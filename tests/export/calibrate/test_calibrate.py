@@ -139,7 +139,7 @@ def test_process_that_fails_or_is_killed_is_told(
     checkpoint = Checkpoint.open(tiny_checkpoint())
     run = subprocess.run
     for code, told in (
-        ("import os; os.kill(os.getpid(), 9)", "ended by signal 9, .* memory was short"),
+        ("import os; os.kill(os.getpid(), 9)", "ended by signal 9, .* memory ran out"),
         ("raise SystemExit(1)", "status 1, expected 0; torch or we"),
     ):
         command = [sys.executable, "-c", code]

@@ -318,7 +318,7 @@ def test_index_of_another_saving_is_named_and_its_removal_helps(tiny_checkpoint:
     folder = tiny_checkpoint(**SHARDED)
     other = tiny_checkpoint(max_shard_size="200KB")
     shutil.copy(other / INDEX, folder)
-    with pytest.raises(CheckpointError, match="is of a later saving, remove it") as refusal:
+    with pytest.raises(CheckpointError, match="is of a model saved later, remove it") as refusal:
         open_checkpoint(folder)
     follow(str(refusal.value).replace("download it, or", ""))
     assert hashed(folder) == hashed(other)
@@ -340,7 +340,7 @@ def test_numbered_file_that_is_missing_is_named_without_an_index(tiny_checkpoint
         open_checkpoint(folder)
 
 
-def test_numbered_files_of_two_savings_are_told_apart(tiny_checkpoint: Write) -> None:
+def test_numbered_files_of_two_saved_models_are_refused(tiny_checkpoint: Write) -> None:
     folder = tiny_checkpoint(**SHARDED)
     (folder / INDEX).unlink()
     first = next(folder.glob("model-00001*"))
@@ -348,5 +348,7 @@ def test_numbered_files_of_two_savings_are_told_apart(tiny_checkpoint: Write) ->
     with pytest.raises(CheckpointError, match=f"is in {first.name} and in {Path(twin).name}"):
         open_checkpoint(folder)
     shutil.copy(first, folder / "model-00001-of-00009.safetensors")
-    with pytest.raises(CheckpointError, match=r"holds files of 2 savings, in \d+ and in 00009"):
+    with pytest.raises(
+        CheckpointError, match=r"holds files of 2 saved models, in \d+ and in 00009"
+    ):
         open_checkpoint(folder)

@@ -57,5 +57,5 @@ def test_tracer_that_was_killed_is_told_from_one_that_failed(
     killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
     run = subprocess.run
     monkeypatch.setattr(subprocess, "run", lambda _, **options: run(killed, **options))
-    with pytest.raises(TraceError, match="ended by signal 9, .* memory was short"):
+    with pytest.raises(TraceError, match="ended by signal 9, .* memory ran out"):
         trace_apart(CONFIG)

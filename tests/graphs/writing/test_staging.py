@@ -96,7 +96,7 @@ def test_interrupted_run_is_gone_on_with(out: Path, failure: type[BaseException]
         raise failure
     assert names(out.parent) == [".artifact.partial"]
     with staged(out, identity=dict(reversed(IDENTITY.items()))) as staging:
-        assert staging.note == "an earlier run was interrupted: going on with it"
+        assert staging.note == "an earlier run was interrupted: resuming it"
         assert (staging.folder / DATA_FILE).read_text() == "half"
     assert names(out.parent) == ["artifact"]
 
@@ -117,7 +117,7 @@ def test_run_of_another_identity_is_not_gone_on_with(
     interrupt(out)
     with staged(out, identity={**IDENTITY, **change}) as staging:
         assert staging.note == (
-            f"an earlier run was interrupted: starting over, other now: {named}"
+            f"an earlier run was interrupted: starting over, changed since: {named}"
         )
         assert names(staging.folder) == []
         assert staging.journal.differences({**IDENTITY, **change}) == []
@@ -139,7 +139,7 @@ def test_run_whose_files_are_gone_starts_over(out: Path) -> None:
     interrupt(out)
     shutil.rmtree(partial_of(out) / "artifact")
     with staged(out, identity=IDENTITY) as staging:
-        assert staging.note.endswith("starting over, its files are gone")
+        assert staging.note.endswith("starting over, its files are missing")
         assert names(staging.folder) == []
 
 
@@ -161,7 +161,7 @@ def test_run_whose_journal_is_garbage_starts_over(out: Path, garbage: bytes | No
         (partial_of(out) / "journal.jsonl").write_bytes(garbage)
     with staged(out, identity=IDENTITY) as staging:
         assert staging.note == (
-            "an earlier run was interrupted: starting over, its journal is gone or unreadable"
+            "an earlier run was interrupted: starting over, its journal is missing or unreadable"
         )
         assert names(staging.folder) == []
         assert staging.journal.differences(IDENTITY) == []

@@ -236,5 +236,5 @@ def test_file_of_a_machine_that_orders_bytes_otherwise_is_refused(tmp_path: Path
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(CheckpointError, match="ordered for another kind of machine"):
+    with pytest.raises(CheckpointError, match="byte order of another kind of machine"):
         read_gguf(tmp_path / "a.gguf")
