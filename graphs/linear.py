@@ -111,7 +111,7 @@ def replace_node(
 
 
 def move_uses(before: ir.Value, after: ir.Value) -> None:
-    """Let ``after`` be what ``before`` was: its name, type and shape, wherever it was read."""
+    """Replace ``before`` by ``after``, which takes its name, type, shape and readers."""
     name, before.name = before.name, None
     after.name, after.type, after.shape = name, before.type, before.shape
     before.replace_all_uses_with(after, replace_graph_outputs=True)

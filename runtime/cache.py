@@ -1,8 +1,8 @@
-"""Which rows of the cache hold which positions?
+"""Rows of the KV cache, and the positions that they hold.
 
 With a window, the cache has a fixed number of rows, C: the latest tokens, contiguous from row 0,
-oldest first. When a token would not fit, the oldest E = C - window + 1 leave at once, so that
-``window - 1`` keys of the past are always there for the next query and moving rows is rare.
+oldest first. When a token does not fit, the oldest E = C - window + 1 rows are evicted at once, so
+that ``window - 1`` past keys are always there for the next query and rows move rarely.
 
 An example, window 4 and C = 6, hence E = 3 (row contents after T tokens):
 
@@ -15,7 +15,7 @@ An example, window 4 and C = 6, hence E = 3 (row contents after T tokens):
 >>> [(layout.first(T), layout.held(T)) for T in (6, 7, 9, 10)]
 [(0, 6), (3, 4), (3, 6), (6, 4)]
 
-Without C nothing leaves: the rows grow with the tokens, and a window, if there is one, hides keys.
+Without C nothing is evicted: the rows grow with the tokens, and a window only masks keys.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FIRST_ROWS = 256  # of a cache without a window, to begin with
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CacheLayout:
-    """The rule by which rows are held; every body of the operator keeps it.
+    """Which rows the cache holds; every implementation of the operator keeps this rule.
 
     Source: ``sliding_window_cache`` of ``com.microsoft.GroupQueryAttention``.
     """

@@ -1,4 +1,4 @@
-"""Does a loaded graph keep what the manifest promises of it?"""
+"""Compares a loaded graph's inputs and outputs with those that the manifest promises."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _compare(
 
 
 def _is_shape_kept(found: Sequence[Any], promised: Sequence[contract.Dimension]) -> bool:
-    """Whether sizes agree, and what is promised to be free is free whatever its name."""
+    """Whether sizes agree; a free size may have any name."""
     return len(found) == len(promised) and all(
         not isinstance(size, int) if isinstance(promise, str) else size == promise
         for size, promise in zip(found, promised, strict=True)

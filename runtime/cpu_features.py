@@ -23,7 +23,7 @@ PRODUCT = (
 
 @functools.cache
 def saturates() -> bool:
-    """Whether the largest products do not come out; found by trying, in milliseconds."""
+    """Whether the largest products saturate; found by trying, in milliseconds."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(PRODUCT, options, providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""Opens a graph in onnxruntime, and says what to do where that fails."""
+"""Opens a graph in onnxruntime; errors say what to do."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def open_graph(
 
 
 def _refusal(path: Path, error: Exception, *, made_with: str | None) -> ContractError:
-    """Why a graph may not load: an old onnxruntime, a link, or else a damaged file."""
+    """The error for a graph that does not load: old onnxruntime, link, or damaged file."""
     said = " ".join(str(error).split())
     said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
     wanted = max(OLDEST_ONNXRUNTIME, made_with or "", key=_release)
@@ -94,7 +94,7 @@ def _refusal(path: Path, error: Exception, *, made_with: str | None) -> Contract
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """The numbers that a version begins with: 1.32.0.dev1 gives (1, 32, 0)."""
+    """Leading numbers of a version: 1.32.0.dev1 gives (1, 32, 0)."""
     found = re.match(r"\d+(\.\d+)*", version)
     return tuple(map(int, found[0].split("."))) if found else ()
 

@@ -26,7 +26,7 @@ class Sampler:
         ContractError: a setting outside its range.
     """
 
-    temperature: float = 0.0  # 0: greedy, and nothing else matters
+    temperature: float = 0.0  # 0: greedy; other settings are ignored
     top_k: int = 0  # 0: all
     top_p: float = 1.0  # 1: all
     seed: int = 0

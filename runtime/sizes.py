@@ -1,4 +1,4 @@
-"""Sizes in bytes, read from text and written for people. (stdlib only)"""
+"""Sizes in bytes: parsing and formatting. (stdlib only)"""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def parse_size(text: str, *, flag: str) -> int:
 
 
 def format_bytes(size_bytes: int) -> str:
-    """Write a size for people, in the largest decimal unit that it reaches.
+    """Format a size in the largest decimal unit that it reaches.
 
     >>> format_bytes(14_483_464_192)
     '14.48 GB'

@@ -11,7 +11,7 @@ _NUMBERS_AT_ONCE = 4 << 20  # of logits in float64; bounds the memory of a long 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Positions:
-    """Reference against artifact, position by position: each (T,)."""
+    """Differences between reference and artifact by position: each (T,)."""
 
     difference: np.ndarray  # largest |Δlogit|
     mean_difference: np.ndarray
@@ -26,7 +26,7 @@ class Positions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figures:
-    """The same in a few numbers, teacher-forced on the same tokens."""
+    """The same, summarized; both are teacher-forced on the same tokens."""
 
     positions: int
     max_logit_difference: float
@@ -35,7 +35,7 @@ class Figures:
     p999_kl: float
     max_kl: float
     same_top: float  # share of positions with one most likely token
-    reference_perplexity: float  # nan for a single position, which predicts nothing known
+    reference_perplexity: float  # nan for a single position, which has no known next token
     artifact_perplexity: float
     worst_position: int  # where the logits differ most
 
@@ -67,7 +67,7 @@ def by_position(reference: np.ndarray, artifact: np.ndarray, tokens: np.ndarray)
 
 
 def summarize(positions: Positions) -> Figures:
-    """Sum up; a logit that is not a number makes the figures so."""
+    """Summarize; a logit that is not a number makes the figures nan."""
     kl = positions.kl
     return Figures(
         positions=len(kl),
@@ -84,7 +84,7 @@ def summarize(positions: Positions) -> Figures:
 
 
 def relative_errors(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Length of the difference over that of what was expected, along the last axis: (...)."""
+    """Norm of the difference over the norm of the expected, along the last axis: (...)."""
     difference = np.linalg.norm(np.float64(found) - np.float64(expected), axis=-1)
     length = np.linalg.norm(np.float64(expected), axis=-1)
     return np.asarray(difference / np.maximum(length, np.finfo(np.float32).tiny))

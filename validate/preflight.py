@@ -1,4 +1,4 @@
-"""Can parity be measured as it is asked for, on this machine? (no torch)"""
+"""Checks before any work that parity can be measured on this machine. (no torch)"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def refuse_little_memory(config: MistralConfig, planned: Plan) -> None:
     """Refuse, before any work, an artifact that this machine cannot hold beside its reference.
 
     Raises:
-        ContractError: the two, and the logits that are compared, take more memory than is free.
+        ContractError: both, and the logits to compare, need more memory than is free.
     """
     layout, positions = geometry_of(config).layout, config.max_position_embeddings
     longest = spans(layout, positions=positions).longest

@@ -39,7 +39,7 @@ def prove(
     *,
     name: str | None = None,
 ) -> dict[str, Any]:
-    """Prove a fresh artifact: write its reports into it, and return its headline figures.
+    """Run the gate on a new artifact: write its reports into it, and return its headline figures.
 
     Args:
         artifact: its folder, which may not have its own name yet.
@@ -51,7 +51,7 @@ def prove(
         Its headline figures.
 
     Raises:
-        ParityError: a check failed; the message names each, and the first tensor at fault.
+        ParityError: a check failed; the message names each, and the first bad tensor.
     """
     verdict = validate(artifact, checkpoint, options or GateOptions(), explains=True)
     checks, why = verdict.measurement.checks, verdict.explanation
@@ -74,7 +74,7 @@ def validate(
         artifact: what ``open_subject`` takes.
         checkpoint: what it was exported from.
         options: how to measure.
-        explains: look for the cause where a check fails.
+        explains: find the cause if a check fails.
         window: of another exporter's graph; None for the checkpoint's.
 
     Raises:
@@ -91,7 +91,7 @@ def validate(
 
 
 def write_reports(verdict: Verdict, folder: Path, *, name: str | None = None) -> None:
-    """Write the report for people and the one for machines into a folder."""
+    """Write the report as HTML and as JSON into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     content = verdict.as_json(name=name)
     (folder / JSON_FILE).write_text(to_json(content), encoding="utf-8")

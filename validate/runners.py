@@ -1,4 +1,4 @@
-"""How are tokens fed, so that logits and the cache come out? By the driver, or graph alone."""
+"""Runs a graph on tokens, by the driver or alone, and returns logits and the cache."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CacheRows = list[tuple[np.ndarray, np.ndarray]]
 
 
 class Feeder(Protocol):
-    """One sequence in the making."""
+    """One sequence being decoded."""
 
     def reset(self) -> None:
         """Begin an empty sequence."""
@@ -57,7 +57,7 @@ _RUN_ERRORS = (
 
 @contextlib.contextmanager
 def running(path: Path, what: str) -> Iterator[None]:
-    """Name the graph, and what it was fed, where onnxruntime stops on the way.
+    """Name the graph and its input if onnxruntime fails.
 
     Raises:
         ContractError: an operator of the graph refused its inputs.
@@ -72,7 +72,7 @@ def running(path: Path, what: str) -> Iterator[None]:
 
 
 class DriverFeeder:
-    """The way apps go: prefill, then step."""
+    """The way apps do it: prefill, then step."""
 
     def __init__(self, session: Session, scales: Scales) -> None:
         self._session = session
@@ -80,7 +80,7 @@ class DriverFeeder:
         self.reset = session.reset
 
     def feed(self, tokens: np.ndarray) -> np.ndarray:
-        """Step where it is one token after others, prefill in one chunk where it is more."""
+        """Step if it is one token after others, else prefill in one chunk."""
         ids = [int(token) for token in tokens]
         with running(self._session.folder, f"{len(ids)} new tokens"):
             if len(ids) == 1 and self._session.tokens:
@@ -212,5 +212,5 @@ class GraphFeeder:
 
 
 def _as_float(rows: np.ndarray, past: str, scales: Scales) -> np.ndarray:
-    """Held rows as attention reads them, float32."""
+    """Cached rows, dequantized to float32."""
     return np.asarray(rows * scales.get(past, np.float32(1)), np.float32)

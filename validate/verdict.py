@@ -35,7 +35,7 @@ class Check:
 
     @property
     def broken_figures(self) -> list[str]:
-        """Those beyond their bounds; one that is not a number keeps none."""
+        """Figures out of bounds; one that is not a number always is."""
         return [
             name
             for name, bound in self.bounds.items()
@@ -48,7 +48,7 @@ class Check:
 def judged(
     *, name: str, kind: str, figures: dict[str, float], bounds: Mapping[str, float], where: str
 ) -> Check:
-    """Hold figures against bounds; shares and counts must reach theirs, errors must not pass.
+    """Compare figures with bounds: least values of shares and counts, largest of errors.
 
     Args:
         name, kind, figures: of the check.
@@ -84,8 +84,8 @@ def headline(checks: Sequence[Check]) -> dict[str, Any]:
     }
 
 
-# From the closest to the furthest: a word, the largest mean KL and the least top-1 agreement that
-# it stands for. llama.cpp's own table of 7B and 8B models has Q8_0 at 0.0004 to 0.0014 nats and
+# From the closest to the furthest: a word, its largest mean KL and its least top-1 agreement.
+# llama.cpp's own table of 7B and 8B models has Q8_0 at 0.0004 to 0.0014 nats and
 # 97.7 to 98.9 %, Q4_K_M at 0.013 to 0.031 nats and 91.9 to 94.7 %.
 POOR = "poor"
 _WORDS = (("close", 0.01, 0.95), ("usable", 0.2, 0.8))
@@ -143,7 +143,7 @@ def raise_if_broken(checks: Sequence[Check], *, artifact: Path, explanation: str
     """Raise unless every check passed.
 
     Raises:
-        ParityError: naming each broken check and figure, and the culprit where it was found.
+        ParityError: naming each failed check and figure, and the explanation if there is one.
     """
     broken = [f"{check.name}: {'; '.join(check.failures)}" for check in checks if check.failures]
     if broken:
@@ -155,5 +155,5 @@ def raise_if_broken(checks: Sequence[Check], *, artifact: Path, explanation: str
 
 
 def _is_share(figure: str) -> bool:
-    """Whether more of it is better."""
+    """Whether a larger figure is better."""
     return figure.startswith("same")

@@ -1,4 +1,4 @@
-"""Write what other runtimes and hubs read of an artifact besides graph and tokenizer."""
+"""Writes the files that other runtimes and hubs read, besides graph and tokenizer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_companions(
     *,
     target: str,
 ) -> None:
-    """Write all of them, beside the graph's folder; its data files lie there already.
+    """Write all sidecar files beside the graph's folder, which has its data files already.
 
     Args:
         weights: the checkpoint; what it published is carried over.

@@ -24,7 +24,7 @@ from .facts import (
 )
 
 _EVERY_LAYER = range(2**31)
-# Models whose window is every layer's where config.json has no word on layers.
+# Models whose window applies to every layer if config.json lists no layer types.
 # Source: transformers 5.23, the models' modeling files.
 _WINDOW_EVERYWHERE = {"mistral", "mixtral", "phi3", "starcoder2", "ministral"}
 _WINDOW_OFF_BY_DEFAULT = {"qwen2", "qwen2_moe", "qwen3", "qwen3_moe"}
@@ -39,7 +39,7 @@ _DEEP = 16  # steps of arithmetic between a window and the comparison it is made
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LintedAttention:
-    """One layer's attention, whatever it is made of."""
+    """One layer's attention: a kernel, or a Softmax with its mask."""
 
     name: str
     kind: str  # its operator; of Softmax where it is made of several
@@ -56,13 +56,13 @@ class LintedAttention:
 
     @property
     def is_bounded(self) -> bool:
-        """Whether the cache stays as large as it is when tokens come."""
+        """Whether the cache keeps its size when tokens are appended."""
         return self.slides or (isinstance(self.rows, int) and not self.has_attribute)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Declared:
-    """The window that the files beside a graph speak of."""
+    """The window in the files beside a graph."""
 
     window: int
     source: str
@@ -70,7 +70,7 @@ class Declared:
 
 
 def declared_window(facts: Facts) -> Declared | None:
-    """What config.json says, or genai_config.json where it is alone; None: all keys are seen."""
+    """The window in config.json, or else in genai_config.json; None: all keys are seen."""
     config = facts.config
     if config:
         window = number(config, "sliding_window")
@@ -98,7 +98,7 @@ def genai_layers(facts: Facts) -> Collection[int]:
 
 
 def attentions(facts: Facts) -> list[LintedAttention]:
-    """All attentions of the graph, layer by layer; none where it has none that is known."""
+    """All known attentions of the graph, layer by layer."""
     masks = _mask_windows(facts)
     found: list[LintedAttention] = []
     for node in facts.model.graph.all_nodes():
@@ -187,7 +187,7 @@ def _layers(config: dict[str, object]) -> Collection[int] | None:
 
 
 def _mask_windows(facts: Facts) -> frozenset[int]:
-    """The windows that comparisons of positions make, keys counted with the query's own.
+    """Windows of comparisons of positions, the query's own key included.
 
     Every way to write ``i - window < j``, or its opposite, moves to one number beside i or j.
     """

@@ -13,7 +13,7 @@ _GENAI_SLACK = 16  # rows of onnxruntime-genai 0.18 where genai_config.json give
 
 
 def cache_too_short(facts: Facts) -> Iterator[LintFinding]:
-    """A cache of a fixed size holds less than a window."""
+    """A fixed-size cache has fewer rows than the window."""
     short = [each for each in attentions(facts) if (_slack(each, facts) or 0) < 0]
     if short:
         window = window_of(short[0], facts)
@@ -28,7 +28,7 @@ def cache_too_short(facts: Facts) -> Iterator[LintFinding]:
 
 
 def cache_without_slack(facts: Facts) -> Iterator[LintFinding]:
-    """A cache of a fixed size holds a window and hardly more."""
+    """A fixed-size cache has less than 16 rows more than the window."""
     if section(facts.decoder, "sliding_window"):
         return  # then genai-rows-differ checks the number of rows
     slack = {each: _slack(each, facts) for each in attentions(facts)}
@@ -93,7 +93,7 @@ def genai_cache_overflows(facts: Facts) -> Iterator[LintFinding]:
 
 
 def cache_grows(facts: Facts) -> Iterator[LintFinding]:
-    """Attentions see a window, and their cache keeps all tokens."""
+    """Attentions mask by a window, but their cache keeps all tokens."""
     growing = [each for each in attentions(facts) if each.windows and not each.is_bounded]
     if growing:
         window = window_of(growing[0], facts)
@@ -138,7 +138,7 @@ def cache_rows_unnamed(facts: Facts) -> Iterator[LintFinding]:
 
 
 def _slack(attention: LintedAttention, facts: Facts) -> int | None:
-    """Rows beyond the window; None where there is no window, or rows come and go."""
+    """Rows beyond the window; None without a window or with a growing cache."""
     rows = attention.rows
     if not isinstance(rows, int) or not attention.windows:
         return None

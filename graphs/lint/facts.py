@@ -41,7 +41,7 @@ class LintFinding:
     """One problem or fact that a user should know before running the graph."""
 
     rule: str  # its name: short, in kebab-case
-    severity: Severity  # error: wrong answers or refusal; warning: slow or large
+    severity: Severity  # error: wrong outputs or does not run; warning: slow or large
     where: str  # node, tensor or file
     found: str  # with the numbers found and expected
     consequence: str  # what a user will see
@@ -50,7 +50,7 @@ class LintFinding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """A graph, and what the files beside it say of the model."""
+    """A graph, and the configs beside it."""
 
     path: Path
     model: ir.Model
@@ -69,7 +69,7 @@ class Facts:
 
     @property
     def decoder(self) -> dict[str, Any]:
-        """What genai_config.json says of the decoder."""
+        """The decoder section of genai_config.json."""
         found = section(self.genai, "model", "decoder")
         return found if isinstance(found, dict) else {}
 
@@ -105,20 +105,20 @@ def gather_facts(path: Path) -> Facts:
 
 
 def section(source: Any, *keys: str) -> Any:
-    """What stands under keys within keys; None where one is missing."""
+    """The value under nested keys; None if one is missing."""
     for key in keys:
         source = source.get(key) if isinstance(source, dict) else None
     return source
 
 
 def number(source: Any, *keys: str) -> int | None:
-    """The whole number under keys within keys; None where there is none."""
+    """The integer under nested keys; None if there is none."""
     found = section(source, *keys)
     return found if isinstance(found, int) and not isinstance(found, bool) else None
 
 
 def integer(node: ir.Node, name: str, default: int) -> int:
-    """A node's attribute; the default also where a function's caller gives it."""
+    """A node's attribute; the default also if a function's caller sets it."""
     attribute = node.attributes.get(name)
     if attribute is None or attribute.is_ref() or attribute.type != ir.AttributeType.INT:
         return default
@@ -131,7 +131,7 @@ def input_of(node: ir.Node, index: int) -> ir.Value | None:
 
 
 def dimension(value: ir.Value | None, axis: int) -> int | str | None:
-    """A size, or the name that stands for it; None: unspecified."""
+    """A size or its symbolic name; None: unspecified."""
     shape = None if value is None else value.shape
     if shape is None or axis >= len(shape):
         return None
@@ -140,7 +140,7 @@ def dimension(value: ir.Value | None, axis: int) -> int | str | None:
 
 
 def origin(value: ir.Value, through: Collection[str] = _UNPACK) -> ir.Value:
-    """What a tensor is before it is turned, cut or unpacked."""
+    """The source of a tensor before transposes, slices and unpacking."""
     producer = value.producer()
     while producer is not None and producer.op_type in through and input_of(producer, 0):
         value = producer.inputs[0] or value
@@ -214,7 +214,7 @@ def sources(value: ir.Value | None, through: Collection[str]) -> Iterator[ir.Val
 
 
 def label(node: ir.Node) -> str:
-    """A node's name, or what it makes."""
+    """A node's name, or that of its first output."""
     return node.name or next((str(value.name) for value in node.outputs if value.name), "?")
 
 
@@ -226,7 +226,7 @@ def listing(names: Iterable[str], most: int = 1) -> str:
 
 
 def _read(folders: Sequence[Path], name: str) -> tuple[Any, ...]:
-    """The object in a JSON file; empty, and why, where it cannot be read."""
+    """The object in a JSON file; empty with the reason if it cannot be read."""
     for path in (folder / name for folder in folders):
         if not path.is_file():
             continue

@@ -11,12 +11,12 @@ from .attention import cache_inputs
 from .facts import Facts, LintFinding, dimension, listing, number
 
 _TOKENS = 1000
-# Inputs by which the caller asks for some positions' logits alone.
+# Inputs that select the positions whose logits are computed.
 _ASK_FOR_LOGITS = {NUM_LOGITS_TO_KEEP, "logits_to_keep", "logits_indices"}
 
 
 def config_unreadable(facts: Facts) -> Iterator[LintFinding]:
-    """A config beside the graph that is no JSON object."""
+    """A config beside the graph is not a JSON object."""
     for why in facts.unreadable:
         name, _, reason = why.partition(": ")
         yield LintFinding(
@@ -30,7 +30,7 @@ def config_unreadable(facts: Facts) -> Iterator[LintFinding]:
 
 
 def names_unusual(facts: Facts) -> Iterator[LintFinding]:
-    """Inputs and outputs that runtimes will not find by the names they look for."""
+    """Inputs and outputs do not have the names that runtimes expect."""
     graph = facts.model.graph
     inputs, outputs = ({str(v.name) for v in side} for side in (graph.inputs, graph.outputs))
     missing = [] if inputs & {INPUT_IDS, "inputs_embeds"} else [INPUT_IDS]
@@ -57,7 +57,7 @@ def names_unusual(facts: Facts) -> Iterator[LintFinding]:
 
 
 def cache_absent(facts: Facts) -> Iterator[LintFinding]:
-    """Tokens go in, logits come out, and nothing is carried."""
+    """The graph has no KV cache."""
     graph = facts.model.graph
     takes_tokens = any(value.name == INPUT_IDS for value in graph.inputs)
     gives_logits = any(value.name == LOGITS for value in graph.outputs)

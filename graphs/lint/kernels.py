@@ -26,11 +26,11 @@ from .facts import (
 _LAST_OPSET = 28
 _LAST_IR_VERSION = 14
 _LAST_ATTENTION = 24  # the later ones have no kernel
-_ATTENTION_NODES = 60  # that one of them becomes
+_ATTENTION_NODES = 60  # nodes that one of them expands to
 
 _WITH_KERNELS = {"", "ai.onnx", "ai.onnx.ml", schema.MICROSOFT, "com.microsoft.nchwc"}
 _OF_ORT_ALONE = {"SimplifiedLayerNormalization"}  # in ONNX's domain, and not in ONNX
-# Source: onnxruntime 1.32's own list of kernels for the processor.
+# Source: onnxruntime 1.32's own list of CPU kernels.
 _NOT_ON_PROCESSOR = {
     "DecoderMaskedSelfAttention",
     "GemmFloat8",
@@ -51,7 +51,7 @@ _EXACT_UP_TO = {ir.DataType.FLOAT16: 2048, ir.DataType.BFLOAT16: 256}  # every w
 
 
 def opset_too_new(facts: Facts) -> Iterator[LintFinding]:
-    """The file is of a version that onnxruntime does not read."""
+    """The file's opset or IR version is too new for onnxruntime."""
     found = (
         ("opset", facts.model.graph.opset_imports.get("", 0), _LAST_OPSET),
         ("ir_version", facts.model.ir_version, _LAST_IR_VERSION),
@@ -69,7 +69,7 @@ def opset_too_new(facts: Facts) -> Iterator[LintFinding]:
 
 
 def attention_expands(facts: Facts) -> Iterator[LintFinding]:
-    """ONNX's Attention of a version that has no kernel."""
+    """Attention of an opset without a CPU kernel."""
     opset = facts.model.graph.opset_imports.get("", 0)
     found = facts.of("Attention", domain="")
     if found and opset > _LAST_ATTENTION:
@@ -87,7 +87,7 @@ def attention_expands(facts: Facts) -> Iterator[LintFinding]:
 
 
 def operator_unknown(facts: Facts) -> Iterator[LintFinding]:
-    """An operator that is neither onnxruntime's nor a function in the file."""
+    """An operator is neither onnxruntime's nor a function in the file."""
     opset = facts.model.graph.opset_imports.get("", 0)
     unknown: dict[tuple[str, str], list[ir.Node]] = {}
     for node in facts.nodes:
@@ -106,7 +106,7 @@ def operator_unknown(facts: Facts) -> Iterator[LintFinding]:
 
 
 def not_on_processor(facts: Facts) -> Iterator[LintFinding]:
-    """Operators that onnxruntime has for other devices only."""
+    """Operators that have kernels for other devices only."""
     found = facts.of(*_NOT_ON_PROCESSOR, domain=schema.MICROSOFT)
     if found:
         kinds = ", ".join(sorted({node.op_type for node in found}))
@@ -121,7 +121,7 @@ def not_on_processor(facts: Facts) -> Iterator[LintFinding]:
 
 
 def positions_rounded(facts: Facts) -> Iterator[LintFinding]:
-    """The angles of rope are multiplied in 8 bits.
+    """Rope's angles are computed in 8 bits.
 
     Measured: optimum's int8 graph of a 5M Mistral agrees with its own float graph on 0.96 of the
     top tokens of a text of 50 tokens, 0.85 of 200, 0.58 of 1000; with this one node in float on
@@ -153,7 +153,7 @@ def positions_rounded(facts: Facts) -> Iterator[LintFinding]:
 
 
 def attention_rounded(facts: Facts) -> Iterator[LintFinding]:
-    """Scores, or their sums of values, are multiplied in 8 bits.
+    """Attention multiplies queries, keys or values in 8 bits.
 
     Measured as above: with these nodes in float too, 0.95 of 1000 remain 0.95, and a step at
     position 3000 takes 1.5 times as long.
@@ -202,7 +202,7 @@ def positions_in_half(facts: Facts) -> Iterator[LintFinding]:
 
 
 def half_precision(facts: Facts) -> Iterator[LintFinding]:
-    """Matrices in 16 bits, which few kernels of the processor multiply."""
+    """Matrices in 16 bits, for which the CPU has few kernels."""
     for dtype in HALVES:
         found = [
             node

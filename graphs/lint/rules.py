@@ -56,7 +56,7 @@ _ORDER = ("error", "warning", "note")
 
 
 def lint(path: Path) -> list[LintFinding]:
-    """Ask every rule about a graph; what is gravest comes first.
+    """Run every rule on a graph; the most severe findings come first.
 
     Args:
         path: an ONNX graph of a decoder; config.json and genai_config.json are read where they

@@ -28,7 +28,7 @@ _AFTER_HEAD = {"Cast", "Mul", "Div", "Tanh", "Add", "Reshape", "Identity", "Slic
 
 
 def data_missing(facts: Facts) -> Iterator[LintFinding]:
-    """External data that is not there, too short, or where onnxruntime will not look."""
+    """External data is missing, too short, or outside the graph's folder."""
     by_file: dict[str, list[ir.ExternalTensor]] = {}
     for value in facts.model.graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
@@ -113,5 +113,5 @@ def _head(facts: Facts) -> ir.Value | None:
 
 
 def _is_inside(folder: Path, path: Path) -> bool:
-    """By the path's words: a link may lead elsewhere."""
+    """Compare paths as written: a link may lead elsewhere."""
     return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))

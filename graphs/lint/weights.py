@@ -56,7 +56,7 @@ def matmul_unpacks(facts: Facts) -> Iterator[LintFinding]:
 
 
 def float_zero_points(facts: Facts) -> Iterator[LintFinding]:
-    """Zero points in float, for which no kernel multiplies packed weights as they are."""
+    """Zero points in float, for which no kernel multiplies packed weights directly."""
     found = [
         node
         for node in facts.of("MatMulNBits")

@@ -64,7 +64,7 @@ def window_lost(facts: Facts) -> Iterator[LintFinding]:
 
 
 def window_differs(facts: Facts) -> Iterator[LintFinding]:
-    """The graph has a window, which is not the model's."""
+    """The graph's window differs from the model's."""
     declared = declared_window(facts)
     if declared is None or not _matters(declared, facts):
         return
@@ -93,7 +93,7 @@ def window_differs(facts: Facts) -> Iterator[LintFinding]:
 
 
 def window_invented(facts: Facts) -> Iterator[LintFinding]:
-    """The graph has a window where config.json says that the model has none."""
+    """The graph has a window, but the model has none by config.json."""
     if not facts.config:
         return
     declared = declared_window(facts)
@@ -115,7 +115,7 @@ def window_invented(facts: Facts) -> Iterator[LintFinding]:
 
 
 def rope_table_short(facts: Facts) -> Iterator[LintFinding]:
-    """The model has more positions than the table of cosines has rows."""
+    """Rope's tables have fewer rows than the model has positions."""
     tables: dict[ir.Value, None] = {}
     for node in facts.nodes:
         index = _ROPE_TABLES.get((node.domain, node.op_type))

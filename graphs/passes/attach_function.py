@@ -1,6 +1,6 @@
 """Give the attention its body in standard ops.
 
-Before:  SlidingWindowAttention(...), an operator that only we know
+Before:  SlidingWindowAttention(...), a custom operator
 After:   the same node, and its definition as a function of the model
 Legal because the function is the operator's definition in ONNX's own ops; runtimes inline it.
 Source: ONNX IR specification, Functions.
@@ -15,7 +15,7 @@ from ..operator.function_body import standard_body
 
 
 class AttachBody(ir.passes.InPlacePass):
-    """Every graph that holds the operator and not yet its body."""
+    """Attach the function to every graph that has the operator and not yet its function."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply the pass; ``modified`` says whether a body was attached."""

@@ -20,7 +20,7 @@ from .of_attention import causes_of_attention
 from .of_rope import causes_of_rope, own_rows
 from .rank_causes import Cause, Found, likeliest, rolled
 
-ROTATED = ("rope", "cached keys")  # what may be wrong by its rope
+ROTATED = ("rope", "cached keys")  # findings that wrong rope can explain
 _EPSILONS = (0.0, 1e-12, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3)
 
 
@@ -31,7 +31,7 @@ def cause_of_operator(
     layout: CacheLayout,
     cuts: Sequence[int],
 ) -> Found | None:
-    """The likeliest cause and its evidence, or None.
+    """The most likely cause and its evidence, or None.
 
     Args:
         exhibit: what the operator read and made, and what was expected.

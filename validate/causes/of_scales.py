@@ -7,7 +7,7 @@ import numpy as np
 from ..layer_checks.findings import Exhibit
 from .rank_causes import Found
 
-_ROOM = 1.5  # times the largest number of a channel: more is coarser than it need be
+_ROOM = 1.5  # times the scale that fits a channel: more is too coarse
 _LARGEST = 127
 
 

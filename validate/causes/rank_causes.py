@@ -1,7 +1,7 @@
 """Ranks causes by how close the changed reference comes to the artifact's output.
 
-Every cause is a change to what the reference does with the artifact's own inputs. The one whose
-result is nearest is named if it is as near as an artifact without fault would be, or nearly.
+A cause is a change to what the reference does with the artifact's own inputs. The cause with the
+nearest result is named, if the result is about as near as that of an artifact without faults.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 Found = tuple[str, str]  # a cause, and the evidence for it
 Score = Callable[[np.ndarray], float]
 
-_NEAR = 0.03  # of the error without a cause: what is left must be less, where it isn't in bounds
+_NEAR = 0.03  # share of the error that may remain if it is not within bounds
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """A change to the reference, in words, and what it would give."""
+    """A change to the reference, in words, and its result."""
 
     text: str
     result: np.ndarray
@@ -48,6 +48,6 @@ def likeliest(
 
 
 def rolled(x: np.ndarray, axis: int, what: str) -> Iterator[Cause]:
-    """Everything one place further, or one place back."""
+    """Rows or columns moved by one place, forward and back."""
     for by, where in ((1, "before"), (-1, "after")):
         yield Cause(f"{what} are off by one: each is the one {where} it", np.roll(x, by, axis))

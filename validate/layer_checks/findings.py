@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-SCALES = "scales"  # how the names of findings about a cache's scales end
+SCALES = "scales"  # suffix of the names of findings about a cache's scales
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,12 +23,12 @@ class LayerFinding:
 
     @property
     def is_broken(self) -> bool:
-        """Whether it is beyond its bound; a NaN is."""
+        """Whether it is out of bounds; a NaN is."""
         return not self.error <= self.bound
 
     @property
     def place(self) -> str:
-        """Where in the model it is."""
+        """Its place in the model."""
         where = "" if self.layer is None else f"layer {self.layer}, "
         return f"{where}{self.name}{' weights' if self.kind == 'weights' else ''}"
 

@@ -1,6 +1,6 @@
 """What the recipe makes of a sequence, and how far two correct computations of it may differ.
 
-The reference here multiplies by the artifact's own weights and rounds activations as its kernels
+This reference multiplies by the artifact's own weights and rounds activations as its kernels
 do. Rounding turns differences in the last bit into whole steps: two correct computations differ
 by much more than float32's precision, and by how much depends on the model. So each sequence is
 run twice, the second time with every multiplication's input changed by one part in a million. The
@@ -42,10 +42,10 @@ _ARRAYS = ("logits", "keys", "values", "noise", "row_noise")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expected:
-    """What one sequence must come out as, and within which noise."""
+    """The expected result of one sequence, and its noise floor."""
 
     run: ReferenceRun
-    floor: Floor | None  # None: not known, so nothing is bounded
+    floor: Floor | None  # None: unknown, so nothing is bounded
 
 
 class RecipeReference:
@@ -62,11 +62,11 @@ class RecipeReference:
         self._subject, self._reference, self._own = subject, reference, own
 
     def runs(self, sequences: Sequence[np.ndarray]) -> list[Expected]:
-        """Run sequences (T,) int64, all in one walk over the layers; those kept are not run.
+        """Run sequences (T,) int64 in one walk over the layers; stored ones are not run again.
 
         Raises:
             CheckpointError: a tensor is unreadable or holds a NaN or infinity.
-            ContractError: the disk has no room for what is kept.
+            ContractError: the disk has no room for the results.
         """
         store = self._reference.store
         keys = [self._key(tokens) for tokens in sequences]

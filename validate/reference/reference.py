@@ -1,4 +1,4 @@
-"""What does the PyTorch reference make of a sequence? (one layer in memory at a time)"""
+"""Runs sequences through the PyTorch reference, one layer in memory at a time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ARRAYS = ("logits", "keys", "values")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferenceRun:
-    """What the reference made of one sequence, fed in one shot."""
+    """The reference's results on one sequence, fed in one shot."""
 
     tokens: np.ndarray  # (T,) int64
     logits: np.ndarray  # (T, V) float32
@@ -40,7 +40,7 @@ class ReferenceRun:
 
 
 class Reference:
-    """The model in float32. Its memory is one layer's weights, not the model's."""
+    """The model in float32; it holds one layer's weights at a time."""
 
     def __init__(
         self, config: MistralConfig, checkpoint: Checkpoint, *, store: Store, track: Track
@@ -51,7 +51,7 @@ class Reference:
             config: the checkpoint's own, or that with another window.
             checkpoint: what the parameters are read from.
             store: where runs are kept.
-            track: hands on layers while showing how far the work is.
+            track: yields layers and shows progress.
         """
         self.config = config
         self.checkpoint = checkpoint
@@ -66,12 +66,12 @@ class Reference:
         return self._rope
 
     def runs(self, sequences: Sequence[np.ndarray]) -> list[ReferenceRun]:
-        """Run sequences (T,) int64, all in one walk over the layers; those kept are not run.
+        """Run sequences (T,) int64 in one walk over the layers; stored ones are not run again.
 
         Raises:
             CheckpointError: a tensor is unreadable or holds a NaN or infinity, or the checkpoint
                 changed since it was opened.
-            ContractError: the disk has no room for what is kept.
+            ContractError: the disk has no room for the results.
         """
         keys = [self.key(tokens) for tokens in sequences]
         wanted = dict(zip(keys, sequences, strict=True))
@@ -125,7 +125,7 @@ class Reference:
     def run_layer(self, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Run a layer over a whole sequence, in pieces whose attention scores fit in memory.
 
-        The cache has a row for every position: nothing is evicted, the window alone hides keys.
+        The cache has a row for every position: nothing is evicted, the window only masks keys.
 
         Args:
             layer: one of ``layers``.

@@ -1,9 +1,9 @@
-"""What the reference made, kept on disk so that it is made once.
+"""Stores the reference's results on disk, so that they are computed once.
 
-One folder a sequence, named by the hash of all that decides its numbers: the checkpoint's files,
-the architecture, the tokens, our code, and torch. It takes its name when it is whole. The oldest
-are removed when all together take more than ``MOST_BYTES``. Each carries our mark from the start:
-a folder without it is neither counted nor removed.
+One folder per sequence, named by the hash of all that decides its numbers: the checkpoint's files,
+the architecture, the tokens, our code, and torch. It gets its name when it is complete. The oldest
+are removed when all together exceed ``MOST_BYTES``. Each has our mark from the start; a folder
+without it is neither counted nor removed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Store:
             mark(place if is_own else self.folder, _STORE)
         except OSError as error:
             raise ContractError(
-                f"{folder}: cannot be made to keep the reference's work ({error}); name another "
+                f"{folder}: cannot be created for the reference's results ({error}); name another "
                 "folder with --store"
             ) from error
 
@@ -110,7 +110,7 @@ class Store:
             for key, arrays in zip(shapes, made, strict=True):
                 for array in arrays.values():
                     array.flush()
-                with contextlib.suppress(OSError):  # another run was faster: its numbers are ours
+                with contextlib.suppress(OSError):  # another run was faster, with the same numbers
                     (Path(staging) / key).rename(self.folder / key)
 
     def _make_room(self, needed: int) -> None:

@@ -1,8 +1,8 @@
 """The weights by which one model multiplies, layer by layer: an artifact's, or a checkpoint's.
 
-An artifact's are those by which its kernels really multiply, and each multiplication rounds
-activations as its kernel does. So a reference that runs on them differs from the artifact by the
-order of its sums alone.
+An artifact's weights are those that its kernels multiply by, and each matmul rounds activations
+as its kernel does. So a reference that runs on them differs from the artifact only in the order of
+its sums.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PREFIXES = {**dict.fromkeys((*_QKV, "output"), "attention."), "head": ""}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Product:
-    """One multiplication: rows (T, K) float32 to rows (T, N) float32."""
+    """One matmul: rows (T, K) float32 to rows (T, N) float32."""
 
     matrix: np.ndarray  # (N, K) float32
     rounding: Rounding | None  # of the rows; None: they are multiplied in float
@@ -126,7 +126,7 @@ class ArtifactWeights:
         return Product(matrix=matrix, rounding=self.rounding.of(linear, matrix))
 
     def _divisors(self, number: int, norm: str, products: Mapping[str, Product]) -> np.ndarray:
-        """What smoothing divided a norm's channels by, read off the matrices: (M,) float32."""
+        """Powers of two by which smoothing divided a norm's channels, from the matrices: (M,)."""
         if not self.subject.is_smoothed:
             return np.ones(self.subject.config.hidden_size, np.float32)
         readers = _READERS[norm]
@@ -137,7 +137,7 @@ class ArtifactWeights:
 
 
 def columns_of(role: str, config: MistralConfig) -> int:
-    """K of a multiplication."""
+    """K of a matmul."""
     return {
         "output": config.num_attention_heads * config.head_dim,
         "down": config.intermediate_size,

@@ -20,9 +20,9 @@ from .scales import write_number
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 _FAILED = 6  # checks that are shown at the top
-_BROKEN, _NEAREST = 12, 3  # findings that are shown outside of the full table
+_BROKEN, _NEAREST = 12, 3  # findings shown above the full table
 _SHAPES = {" ": "·", "\n": "↵", "\t": "⇥"}
-_BYTES = {"<0x0A>": "\n", "<0x09>": "\t"}  # as vocabularies spell what isn't a piece of its own
+_BYTES = {"<0x0A>": "\n", "<0x09>": "\t"}  # spelling of bytes in vocabularies
 _CARDS = {
     "mean_kl": ("Mean KL", "nats, from the float32 model, on the text"),
     "same_top": ("Top-1 agreement", "of positions: same most likely token"),
@@ -123,7 +123,7 @@ def render_page(report: dict[str, Any]) -> str:
 
 
 def _failed(checks: list[Check]) -> list[Check]:
-    """Those that failed; first what was looked at by itself, since there errors are made."""
+    """Failed checks; those of single weights and operators first, where errors are made."""
     failed = [check for check in checks if check.failures]
     return sorted(failed, key=lambda check: check.kind not in _ALONE)
 
@@ -143,7 +143,7 @@ def _number(value: float | None) -> float:
 
 
 def _ranked(findings: list[LayerFinding]) -> list[LayerFinding]:
-    """The furthest beyond or the nearest to their bounds first."""
+    """Findings by error over bound, largest first."""
 
     def distance(finding: LayerFinding) -> float:
         share = finding.error / finding.bound
@@ -153,7 +153,7 @@ def _ranked(findings: list[LayerFinding]) -> list[LayerFinding]:
 
 
 def _telling(findings: list[LayerFinding]) -> list[LayerFinding]:
-    """Those beyond their bounds; where none is, the nearest of each kind."""
+    """Findings out of bounds; if none is, the nearest to its bound of each kind."""
     ranked = _ranked(findings)
     broken = [one for one in ranked if one.is_broken][:_BROKEN]
     kinds = dict.fromkeys(one.kind for one in ranked)
@@ -213,7 +213,7 @@ def _is_broken(figure: str, value: float | None, bound: float) -> bool:
 
 
 def _plots(report: dict[str, Any], findings: list[LayerFinding]) -> dict[str, dict[str, Markup]]:
-    """Plots by name and width; those of a graph that wasn't looked into are left out."""
+    """Plots by name and width; without findings, their plots are left out."""
     kl, drift = report["curve"]["kl"], report["drift"]
     window, bound = report["artifact"]["window"], report["tolerance"]["max_kl"]
     drawn = {
@@ -249,7 +249,7 @@ def _tables(checks: list[Check]) -> Iterator[dict[str, Any]]:
 def _cell(check: Check, figures: tuple[str, ...]) -> dict[str, Any]:
     figure = next(name for name in figures if name in check.figures)
     value, is_bounded = check.figures[figure], figure in check.bounds
-    # A single position predicts no known token, so it has no perplexity: nothing is wrong there.
+    # A single position has no known next token, so it has no perplexity; that is no fault.
     is_absent = "perplexity" in figure and math.isnan(value)
     return {
         "text": "" if is_absent else _written(figure, value, keeps_zeros=True),
@@ -259,7 +259,7 @@ def _cell(check: Check, figures: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _memory(plan: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """What each part of a session takes, their sum, and what is beside it."""
+    """Memory of each part of a session, their sum, and related sizes."""
     if plan is None:
         return []
     others = plan["other_quants"].items()
@@ -297,7 +297,7 @@ def _bound(figure: str, value: float) -> str:
 
 
 def _percent(share: float | None, *, digits: int = 2) -> str:
-    """Write a share; what is not quite all of it is not written as if it were.
+    """Write a share; a share below 1 is never rounded up to 100 %.
 
     >>> [_percent(share).replace("\u202f", " ") for share in (0.9824, 0.98, 0.99999, 1.0)]
     ['98.24 %', '98 %', '99.99 %', '100 %']
@@ -326,7 +326,7 @@ def _visible(text: str) -> Markup:
 
 
 def _shape(character: str) -> str | None:
-    """What stands for a space or a control; None for a character that can be seen."""
+    """Mark for a space or control character; None for a visible one."""
     if unicodedata.category(character)[0] not in "CZ":
         return None
     return _SHAPES.get(character, f"U+{ord(character):04X}")

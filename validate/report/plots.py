@@ -27,7 +27,7 @@ def plot_positions(
 
     Args:
         kl: in nats, by position; None: not a number.
-        evictions: positions before which rows left the cache.
+        evictions: positions before which rows were evicted.
         window: keys that a query sees, its own included; None: all.
     """
     values = _numbers(kl)

@@ -22,7 +22,7 @@ _ERRORS = ("mean_cache_error", "greedy_gap", "weight_error", "operator_error", "
 
 
 def print_table(report: dict[str, Any]) -> None:
-    """One line per check, and what the first tensor at fault is."""
+    """One line per check, and the explanation."""
     table = Table("check", *_FIGURES.values(), "error", "verdict")
     for check in report["checks"]:
         table.add_row(check["name"], *_cells(check), "\n".join(check["failures"]) or _ok(check))
@@ -74,7 +74,7 @@ def print_summary(report: dict[str, Any]) -> None:
 
 
 def _by_kind(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Checks of what the recipe says that have bounds, by kind."""
+    """Bounded checks of the artifact against its recipe, by kind."""
     found: dict[str, list[dict[str, Any]]] = {}
     for check in report["checks"]:
         if check["bounds"] and check["kind"] != "distance":
