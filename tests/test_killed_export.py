@@ -442,7 +442,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, int]] = {
     "file empty": (lambda p: os.truncate(p / "artifact" / DATA_FILE, 0), f"{HERE}, the next", 0),
     "file gone": (lambda p: (p / "artifact" / DATA_FILE).unlink(), f"{HERE}, the next one", 0),
     "folder gone": (lambda p: shutil.rmtree(p / "artifact"), f"{OVER}its files are missing", 0),
-    "journal gone": (lambda p: (p / "journal.jsonl").unlink(), f"{OVER}its journal is gone", 0),
+    "journal gone": (lambda p: (p / "journal.jsonl").unlink(), f"{OVER}its journal is missing", 0),
     "journal empty": (
         lambda p: (p / "journal.jsonl").write_bytes(b""),
         f"{OVER}its journal is missing or unreadable",

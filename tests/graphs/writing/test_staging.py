@@ -103,8 +103,8 @@ def test_interrupted_run_is_gone_on_with(out: Path, failure: type[BaseException]
 
 def test_interrupted_run_is_gone_on_with_twice(out: Path) -> None:
     interrupt(out)
-    assert "going on" in interrupt(out)
-    assert "going on" in interrupt(out)
+    assert "resuming it" in interrupt(out)
+    assert "resuming it" in interrupt(out)
 
 
 @pytest.mark.parametrize(
@@ -508,7 +508,7 @@ def test_interrupted_run_into_a_linked_artifact_is_resumed_and_keeps_the_older_o
     write_old(out.with_name("real"))
     out.symlink_to("real")
     interrupt(out)
-    assert "going on" in interrupt(out)
+    assert "resuming it" in interrupt(out)
     assert (out / "config.json").read_text() == "old"
     assert names(out.parent) == [".real.partial", "artifact", "real"]
 
