@@ -32,13 +32,13 @@ class Work:
     """Bytes read and multiplications per token."""
 
     read_bytes: int  # weights that a step of decoding reads
-    row_bytes: int  # cache bytes per position in the window
-    window: int | None  # most positions in the window
+    row_bytes: int  # bytes of one layer's cache per position in the window
+    windows: tuple[int | None, ...]  # most positions that each layer reads; None: all
     multiplications: int  # multiply-accumulates of a token of prefill, without the head
 
     def bytes_at(self, position: int) -> int:
         """Bytes that a step reads at a position."""
-        seen = position if self.window is None else min(position, self.window)
+        seen = sum(position if W is None else min(position, W) for W in self.windows)
         return self.read_bytes + seen * self.row_bytes
 
 
@@ -92,8 +92,8 @@ def work_of(path: Path, geometry: Geometry) -> Work:
             multiplications += _multiplications(node, weights)
     return Work(
         read_bytes=sum(read.values()),
-        row_bytes=geometry.row_bytes,
-        window=geometry.window,
+        row_bytes=geometry.layer_row_bytes,
+        windows=geometry.windows,
         multiplications=multiplications,
     )
 

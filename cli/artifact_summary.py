@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..runtime.cache import by_layer
 from ..runtime.sizes import format_bytes
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 def summarize(manifest: Manifest) -> dict[str, Any]:
     """The recipe, the sizes and the memory of an artifact: text by label."""
     geometry, memory = manifest.geometry, manifest.memory
+    rows = by_layer(geometry.rows, none="growing")
     bits = [
         entry["bits"]
         for entry in manifest.tensors
@@ -23,9 +25,9 @@ def summarize(manifest: Manifest) -> dict[str, Any]:
         "recipe": f"{manifest.quant} for {manifest.target}",
         "weights": format_bytes(memory.weights_bytes),
         "bits": f"matrices: {', '.join(f'{bits.count(b)} {b}-bit' for b in sorted(set(bits)))}",
-        "window": geometry.window or "none",
+        "window": by_layer(geometry.windows, none="none"),
         "cache": f"{format_bytes(memory.cache_bytes_at_most)} at most, "
-        + (f"{geometry.rows} rows" if geometry.rows else "grows with the tokens")
+        + (f"{rows} rows" if any(geometry.rows) else "grows with the tokens")
         + f", {geometry.cache_dtype}",
         "estimated RAM to run": f"{format_bytes(memory.resident_bytes)} at most",
     }

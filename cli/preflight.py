@@ -15,13 +15,15 @@ def refuse_parity_check_beyond_memory(checkpoint: Path, args: Namespace) -> None
         ContractError: as ``validate.preflight.refuse_little_memory``.
     """
     from ..export.build import adapted
+    from ..export.cache_choice import choose_cache, geometry_of
     from ..export.formats.layouts import read_config
     from ..export.plan import plan
     from ..validate.preflight import refuse_little_memory
 
-    config = adapted(read_config(checkpoint), window=args.window, cache=args.cache, kv=args.kv)
-    planned = plan(config, quant=args.quant, target=args.target, block=args.block)
-    refuse_little_memory(config, planned)
+    config = adapted(read_config(checkpoint), window=args.window)
+    cache = choose_cache(args.cache, kv=args.kv)
+    planned = plan(config, quant=args.quant, target=args.target, block=args.block, cache=cache)
+    refuse_little_memory(geometry_of(config, cache), planned)
 
 
 def refuse_short_text(path: Path, text: Path | None) -> None:

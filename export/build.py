@@ -21,13 +21,15 @@ from ..graphs.writing.description import describe_tensors
 from ..graphs.writing.external_data import refuse_full_disk
 from ..graphs.writing.own_folders import target_of
 from ..graphs.writing.staging import note_of_replaced, partial_of, refuse_occupied, staged
-from ..runtime.contract import CACHE_DTYPES, CARD_FILE, MANIFEST_FILE
+from ..runtime.cache import by_layer
+from ..runtime.contract import CARD_FILE, MANIFEST_FILE
 from ..runtime.errors import ConfigError, ContractError
 from ..runtime.manifest import Manifest, Vocabulary, describe_file, write_manifest
 from . import fingerprint
+from .cache_choice import CacheChoice, choose_cache, geometry_of
 from .calibrate.calibrate_subprocess import calibrate_apart
 from .calibrate.tokens import TEXT
-from .config import MistralConfig, geometry_of
+from .config import MistralConfig
 from .formats.checkpoint import Checkpoint
 from .formats.layouts import Layout
 from .plan import Plan, plan
@@ -41,8 +43,6 @@ from .trace.trace_subprocess import trace_apart
 # Proves an artifact that has not got its name yet; returns the headline figures, or raises.
 Gate = Callable[[Path, Checkpoint], dict[str, Any]]
 
-# What is kept of the tokens: the window's rows, or all of them, for runtimes whose past grows.
-CACHES = ("windowed", "growing")
 # Browsers' buffers end below 2 GiB, where Chromium 156 fetches no file any more; half of that
 # leaves room for what a page does with it.
 WEB_SHARD_BYTES = 10**9
@@ -57,7 +57,7 @@ class ExportOptions:
     target: str  # as in ``recipe.TARGETS``
     block: int = DEFAULT_BLOCK  # weights that share a scale
     window: int | None = None  # keys a query sees, in place of the checkpoint's own
-    cache: str = "windowed"  # as in ``CACHES``
+    cache: str = "windowed"  # as in ``cache_choice.CACHES``
     kv: str = "float32"  # what keys and values are held in, as in ``CACHE_DTYPES``
     max_shard_bytes: int | None = None  # no file of weights grows beyond it
     calibration_text: Path = TEXT  # UTF-8, to see on how large activations get
@@ -127,7 +127,7 @@ def _export(
     """Export a checkpoint that is open, and found to be one that can be exported."""
     weights, config, vocabulary = ready.weights, ready.config, ready.vocabulary
     hashing = fingerprint.in_background(weights.hashes)
-    model = _traced(config, weights, options, dump=dump)
+    model = _traced(config, ready.cache, weights, options, dump=dump)
     for pending in track([hashing], HASHING):
         source = pending.result()
     tools = fingerprint.tool_versions()
@@ -148,12 +148,14 @@ def _export(
             or (WEB_SHARD_BYTES if options.target == "web" else None),
         )
         tokenizer_json = write_tokenizer(weights, folder, vocabulary)
-        write_companions(weights, folder, config, vocabulary, target=options.target)
+        write_companions(
+            weights, folder, config, vocabulary, target=options.target, cache=ready.cache
+        )
         copy_licenses(weights, folder, ready.origin.get("license_files", []))
         manifest = Manifest(
             quant=options.quant,
             target=options.target,
-            geometry=geometry_of(config),
+            geometry=geometry_of(config, ready.cache),
             vocabulary=vocabulary,
             memory=dataclasses.replace(
                 ready.planned.memory, weights_bytes=_sizes(folder, digests)
@@ -180,7 +182,8 @@ class Preflight:
     """What is known of an export before its model is traced."""
 
     weights: Checkpoint
-    config: MistralConfig  # with the window and the cache that were asked for
+    config: MistralConfig  # with the window that was asked for
+    cache: CacheChoice
     vocabulary: Vocabulary
     origin: dict[str, Any]
     planned: Plan
@@ -208,14 +211,22 @@ def preflight(
     refuse_occupied(out, replace=replace)
     _calibration_text(options)
     weights = Checkpoint.open(checkpoint)
-    config = adapted(weights.config, window=options.window, cache=options.cache, kv=options.kv)
+    config = adapted(weights.config, window=options.window)
+    cache = choose_cache(options.cache, kv=options.kv)
     _tell_of_no_window(weights, config)
     vocabulary, origin = read_vocabulary(weights), read_origin(weights, base_model=base_model)
-    planned = plan(config, quant=options.quant, target=options.target, block=options.block)
+    planned = plan(
+        config, quant=options.quant, target=options.target, block=options.block, cache=cache
+    )
     if not partial_of(out).exists():
         refuse_full_disk(target_of(out), planned.disk_bytes)
     return Preflight(
-        weights=weights, config=config, vocabulary=vocabulary, origin=origin, planned=planned
+        weights=weights,
+        config=config,
+        cache=cache,
+        vocabulary=vocabulary,
+        origin=origin,
+        planned=planned,
     )
 
 
@@ -234,7 +245,12 @@ def _told_where(out: Path) -> Iterator[None]:
 
 
 def _traced(
-    config: MistralConfig, weights: Checkpoint, options: ExportOptions, *, dump: Path | None
+    config: MistralConfig,
+    cache: CacheChoice,
+    weights: Checkpoint,
+    options: ExportOptions,
+    *,
+    dump: Path | None,
 ) -> ir.Model:
     """The finished graph; its weights are recipes."""
     calibration = None
@@ -248,9 +264,9 @@ def _traced(
         calibration=calibration,
     )
     for _ in track([config], "tracing"):
-        model = trace_apart(config)
+        model = trace_apart(config, cache)
         bind(model.graph, weights.read)
-        pipeline.run(model, geometry_of(config), recipe, dump=dump)
+        pipeline.run(model, geometry_of(config, cache), recipe, dump=dump)
     return model
 
 
@@ -294,26 +310,24 @@ def _refuse_overlap(checkpoint: Path, out: Path) -> None:
         raise ContractError(f"{out}: --out is the checkpoint, or holds it; name another folder")
 
 
-def adapted(
-    config: MistralConfig, *, window: int | None, cache: str = CACHES[0], kv: str = "float32"
-) -> MistralConfig:
-    """The architecture with another window, or cache; a Llama that gets a window is a Mistral.
+def adapted(config: MistralConfig, *, window: int | None) -> MistralConfig:
+    """The architecture with another window; a Llama that gets a window is a Mistral.
 
     Raises:
-        ConfigError: no window, more than the checkpoint's or than the positions that the model
-            has, or an unknown cache or type of its numbers.
+        ConfigError: no window, or more than the checkpoint's or than the positions that the model
+            has.
     """
-    if cache not in CACHES:
-        raise ConfigError(f"--cache {cache}: unknown; expected one of {', '.join(CACHES)}")
-    if kv not in CACHE_DTYPES:
-        raise ConfigError(f"--kv {kv}: unknown; expected one of {', '.join(CACHE_DTYPES)}")
-    config = dataclasses.replace(config, cache_grows=cache == "growing", cache_dtype=kv)
     if window is None:
         return config
     if not 1 <= window <= config.max_position_embeddings:
         raise ConfigError(
             f"--window {window}: expected 1 to {config.max_position_embeddings}, "
             "the positions that the model has"
+        )
+    if config.layer_windows:
+        raise ConfigError(
+            f"--window {window}: the checkpoint's layers have windows of their own, "
+            f"{by_layer(config.windows, none='none')}; leave --window out"
         )
     trained = config.sliding_window
     if trained is not None and window > trained:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import reprlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runtime.cache import default_rows
-from ..runtime.contract import Geometry
 from ..runtime.errors import ConfigError
 from .formats.held_files import HeldFile
 
@@ -53,9 +52,9 @@ class MistralConfig:
     tie_word_embeddings: bool
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
-    # No checkpoint's: an export may keep every token's row though a window hides it.
-    cache_grows: bool = False
-    cache_dtype: str = "float32"  # as in ``contract.CACHE_DTYPES``
+    # Window of each layer where they differ: ``sliding_window`` is then the largest. Empty where
+    # all layers have ``sliding_window``; no checkpoint format that is read gives anything else.
+    layer_windows: tuple[int | None, ...] = ()
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -78,6 +77,35 @@ class MistralConfig:
                 f"sliding_window is {self.sliding_window}; expected at least 1, "
                 "or null for attention without a window"
             )
+        if self.layer_windows:
+            self._refuse_odd_windows()
+
+    def _refuse_odd_windows(self) -> None:
+        windows = self.layer_windows
+        if len(windows) != self.num_hidden_layers:
+            raise ConfigError(
+                f"layer_windows has {len(windows)} entries; expected one for each of the "
+                f"{self.num_hidden_layers} layers"
+            )
+        numbers = [window for window in windows if window is not None]
+        if len(set(windows)) == 1 or min(numbers) < 1 or max(numbers) != self.sliding_window:
+            raise ConfigError(
+                f"layer_windows is {shown(list(windows))}; expected windows of at least 1 that "
+                f"differ, the largest of them sliding_window ({self.sliding_window})"
+            )
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """Window of each layer; None: a query sees all keys before it."""
+        return self.layer_windows or (self.sliding_window,) * self.num_hidden_layers
+
+    def with_windows(self, windows: Sequence[int | None]) -> MistralConfig:
+        """The same architecture with these windows, one for each layer."""
+        return dataclasses.replace(
+            self,
+            sliding_window=max((one for one in windows if one is not None), default=None),
+            layer_windows=tuple(windows) if len(set(windows)) > 1 else (),
+        )
 
     @property
     def num_parameters(self) -> int:
@@ -88,6 +116,12 @@ class MistralConfig:
         layer = attention + 3 * M * self.intermediate_size + 2 * M
         matrices = 1 if self.tie_word_embeddings else 2
         return matrices * self.vocab_size * M + self.num_hidden_layers * layer + M
+
+
+def config_from_json(content: Mapping[str, Any]) -> MistralConfig:
+    """The config that ``dataclasses.asdict`` described, from JSON."""
+    lists = {name: tuple(content[name]) for name in ("eos_token_ids", "layer_windows")}
+    return MistralConfig(**{**content, **lists})
 
 
 def read_json_object(path: Path | HeldFile) -> dict[str, Any]:
@@ -175,17 +209,3 @@ def token_ids(published: Mapping[str, Any], name: str) -> tuple[int, ...]:
 def shown(value: object) -> str:
     """A published value as messages show it: one line, however large it is."""
     return _SHORT.repr(value)
-
-
-def geometry_of(config: MistralConfig) -> Geometry:
-    """What of the architecture the graph's inputs and outputs show."""
-    return Geometry(
-        num_layers=config.num_hidden_layers,
-        num_key_value_heads=config.num_key_value_heads,
-        head_dim=config.head_dim,
-        vocab_size=config.vocab_size,
-        window=config.sliding_window,
-        rows=None if config.cache_grows else default_rows(config.sliding_window),
-        max_positions=config.max_position_embeddings,
-        cache_dtype=config.cache_dtype,
-    )

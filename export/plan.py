@@ -25,9 +25,11 @@ from ..graphs.quantization.recipe import (
     refuse_without_kernels,
 )
 from ..graphs.writing.external_data import ALIGNMENT_BYTES, INLINE_BYTES, SPARE_BYTES
+from ..runtime.contract import Geometry
 from ..runtime.errors import GraphError
 from ..runtime.memory import DEFAULT_CHUNK, RUNTIME_BYTES, MemoryPlan
-from .config import MistralConfig, geometry_of
+from .cache_choice import WINDOWED, CacheChoice, geometry_of
+from .config import MistralConfig
 from .formats.tensor_names import EMBEDDING, HEAD, parameters
 
 # Measured. The tracer, a process of its own, by itself and by layer; then what the process that
@@ -73,31 +75,41 @@ def _largest_at_once(config: MistralConfig) -> int:
     return max(layer, sizes[EMBEDDING])
 
 
-def plan(config: MistralConfig, *, quant: str, target: str, block: int = DEFAULT_BLOCK) -> Plan:
+def plan(
+    config: MistralConfig,
+    *,
+    quant: str,
+    target: str,
+    block: int = DEFAULT_BLOCK,
+    cache: CacheChoice = WINDOWED,
+) -> Plan:
     """Plan one artifact of a checkpoint.
 
     Raises:
         GraphError: an unknown quant, or a block size, a head size, a cache or rows that kernels
             do not take.
     """
-    _refuse_without_kernels(config, quant, target, block)
+    _refuse_without_kernels(config, quant, target, block, cache)
     quants = {quant, *quants_for(target)}
     totals = {other: _resident(config, other, target, block) for other in quants}
-    weights = sum(_aligned(size) for size in _file_sizes(config, quant, target, block))
-    geometry = geometry_of(config)
-    rows = geometry.max_positions if geometry.rows is None else geometry.rows
-    cache = rows * geometry.row_bytes
-    activations = _activation_bytes(config, quant, target)
+    weights = sum(_aligned(size) for size in _file_sizes(config, quant, target, block, cache))
+    geometry = geometry_of(config, cache)
+    rows = sum(geometry.max_positions if each is None else each for each in geometry.rows)
+    cache_bytes = rows * geometry.layer_row_bytes
+    activations = _activation_bytes(config, quant, target, geometry)
     memory = MemoryPlan(
         weights_bytes=weights,
         resident_weights_bytes=totals[quant],
         activation_bytes=activations,
         runtime_bytes=RUNTIME_BYTES,
         cache_bytes_per_token=geometry.row_bytes,
-        cache_bytes_at_most=cache,
-        resident_bytes=totals[quant] + activations + RUNTIME_BYTES + cache,
+        cache_bytes_at_most=cache_bytes,
+        resident_bytes=totals[quant] + activations + RUNTIME_BYTES + cache_bytes,
         other_quants={
-            other: total + _activation_bytes(config, other, target) + RUNTIME_BYTES + cache
+            other: total
+            + _activation_bytes(config, other, target, geometry)
+            + RUNTIME_BYTES
+            + cache_bytes
             for other, total in totals.items()
             if other != quant
         },
@@ -106,15 +118,19 @@ def plan(config: MistralConfig, *, quant: str, target: str, block: int = DEFAULT
         memory=memory,
         disk_bytes=weights + SPARE_BYTES,
         export_peak_bytes=max(
-            _export_peak_bytes(config, quant, block),
-            _calibrating_bytes(config) if is_calibrated(quant, config.cache_dtype) else 0,
+            _export_peak_bytes(config, quant, block, cache),
+            _calibrating_bytes(config) if is_calibrated(quant, cache.dtype) else 0,
         ),
         reference_bytes=reference_bytes(config),
     )
 
 
 def plan_each(
-    config: MistralConfig, *, target: str, block: int = DEFAULT_BLOCK
+    config: MistralConfig,
+    *,
+    target: str,
+    block: int = DEFAULT_BLOCK,
+    cache: CacheChoice = WINDOWED,
 ) -> tuple[dict[str, Plan], list[str]]:
     """Plan an artifact in every quant that a target has.
 
@@ -127,7 +143,7 @@ def plan_each(
     plans, refusals = {}, []
     for quant in quants_for(target):
         try:
-            plans[quant] = plan(config, quant=quant, target=target, block=block)
+            plans[quant] = plan(config, quant=quant, target=target, block=block, cache=cache)
         except GraphError as error:
             refusals.append(error)
     if not plans:
@@ -135,11 +151,13 @@ def plan_each(
     return plans, [str(error) for error in refusals]
 
 
-def _refuse_without_kernels(config: MistralConfig, quant: str, target: str, block: int) -> None:
+def _refuse_without_kernels(
+    config: MistralConfig, quant: str, target: str, block: int, cache: CacheChoice
+) -> None:
     """Refuse before anything is traced what no kernel would take when the graph runs."""
     refuse_without_kernels(target, quant)
-    refuse_head_size(head_dim=config.head_dim, target=target, quant=quant, kv=config.cache_dtype)
-    if config.cache_dtype == "int8":
+    refuse_head_size(head_dim=config.head_dim, target=target, quant=quant, kv=cache.dtype)
+    if cache.dtype == "int8":
         refuse_int8_cache(target=target, head_dim=config.head_dim)
     for matrix in _matrices(config, recipe_for(quant, block)):
         if matrix.scheme is not None:
@@ -172,14 +190,16 @@ def _parts_of_row(name: str, columns: int) -> int:
     return parts_of(columns) if name.endswith("mlp.down.weight") else 1
 
 
-def _file_sizes(config: MistralConfig, quant: str, target: str, block: int) -> Iterator[int]:
+def _file_sizes(
+    config: MistralConfig, quant: str, target: str, block: int, cache: CacheChoice
+) -> Iterator[int]:
     """Bytes of each weight that lies in a file of weights."""
     for matrix in _matrices(config, recipe_for(quant, block), in_bytes=is_smoothed(quant)):
         codes, scales, zero_points = _parts(matrix, target)
         yield from (*codes, *scales, *zero_points)
     yield from (4 * size for size in _vectors(config) if 4 * size >= INLINE_BYTES)
     yield from (_rope_table_bytes(config),) * 2
-    if config.cache_dtype == "int8":
+    if cache.dtype == "int8":
         of_one = 4 * config.num_key_value_heads * config.head_dim
         yield from (of_one,) * (2 * config.num_hidden_layers if of_one >= INLINE_BYTES else 0)
 
@@ -232,14 +252,14 @@ def _resident(config: MistralConfig, quant: str, target: str, block: int) -> int
     return total
 
 
-def _activation_bytes(config: MistralConfig, quant: str, target: str) -> int:
+def _activation_bytes(config: MistralConfig, quant: str, target: str, geometry: Geometry) -> int:
     """Bytes of what a chunk of prefill computes on the way."""
     heads = config.num_attention_heads * config.head_dim
     widths = 3 * config.intermediate_size + 3 * config.hidden_size + 3 * heads
     total = int(_ARENA_SLACK * 4 * DEFAULT_CHUNK * widths)
     if target != "portable":
         return total
-    keys = DEFAULT_CHUNK + (geometry_of(config).rows or config.max_position_embeddings)
+    keys = DEFAULT_CHUNK + max(rows or geometry.max_positions for rows in geometry.rows)
     scores = 4 * config.num_attention_heads * DEFAULT_CHUNK * keys
     unpacked = 0
     if quant != "fp32":
@@ -247,7 +267,7 @@ def _activation_bytes(config: MistralConfig, quant: str, target: str) -> int:
     return total + scores + unpacked
 
 
-def _export_peak_bytes(config: MistralConfig, quant: str, block: int) -> int:
+def _export_peak_bytes(config: MistralConfig, quant: str, block: int, cache: CacheChoice) -> int:
     """The larger of tracing, and of writing the largest matrix: as float32 and in codes."""
     recipe = recipe_for(quant, block)
     largest = max(
@@ -257,7 +277,7 @@ def _export_peak_bytes(config: MistralConfig, quant: str, block: int) -> int:
     )
     layers = config.num_hidden_layers
     return max(
-        reference_bytes(config) if config.cache_dtype == "int8" else 0,  # calibrates the scales
+        reference_bytes(config) if cache.dtype == "int8" else 0,  # calibrates the scales
         _TRACER_BYTES + layers * _TRACED_LAYER_BYTES,
         _WRITER_BYTES + layers * _WRITTEN_LAYER_BYTES + largest,
     )

@@ -9,15 +9,17 @@ from rich.console import Console
 from rich.table import Table
 
 from ..console.rows import print_rows
+from ..runtime.cache import by_layer
 from ..runtime.sizes import format_bytes
-from .config import MistralConfig, geometry_of
+from .cache_choice import CacheChoice, geometry_of
+from .config import MistralConfig
 from .plan import Plan
 
 
-def print_plan(config: MistralConfig, plans: dict[str, Plan]) -> None:
+def print_plan(config: MistralConfig, cache: CacheChoice, plans: dict[str, Plan]) -> None:
     """Print the model's sizes, and a table with a row for each weight format."""
     memory = next(iter(plans.values())).memory
-    is_bounded = geometry_of(config).rows is not None
+    is_bounded = geometry_of(config, cache).is_bounded
     grows = "bounded by the window" if is_bounded else "grows with the tokens"
     rows = {
         "architecture": config.architecture,
@@ -29,7 +31,7 @@ def print_plan(config: MistralConfig, plans: dict[str, Plan]) -> None:
         "positions": config.max_position_embeddings,
         "rope theta": f"{config.rope_theta:g}",
         "parameters": f"{config.num_parameters:_}".replace("_", " "),
-        "window": config.sliding_window or "none",
+        "window": by_layer(config.windows, none="none"),
         "cache": f"{format_bytes(memory.cache_bytes_at_most)} at most, {grows}",
         "parity check": f"{format_bytes(next(iter(plans.values())).reference_bytes)} of memory "
         "for PyTorch",
@@ -47,10 +49,15 @@ def print_plan(config: MistralConfig, plans: dict[str, Plan]) -> None:
     Console().print(table)
 
 
-def plan_json(config: MistralConfig, plans: dict[str, Plan]) -> dict[str, Any]:
+def plan_json(config: MistralConfig, cache: CacheChoice, plans: dict[str, Plan]) -> dict[str, Any]:
     """The same for programs."""
+    described = dataclasses.asdict(config)
+    if not config.layer_windows:
+        del described["layer_windows"]
     return {
-        **dataclasses.asdict(config),
+        **described,
+        "cache_grows": cache.grows,
+        "cache_dtype": cache.dtype,
         "num_parameters": config.num_parameters,
         "plans": {quant: dataclasses.asdict(found) for quant, found in plans.items()},
     }

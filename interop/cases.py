@@ -102,7 +102,7 @@ def export(case: Case, folder: Path) -> Exported:
         manifest.vocabulary,
         vocab_size=manifest.geometry.vocab_size,
     )
-    window = manifest.geometry.window or _STAND_IN_WINDOW
+    window = max((one for one in manifest.geometry.windows if one), default=_STAND_IN_WINDOW)
     tokens = tokenizer.encode(case.text.read_text(encoding="utf-8"))
     most = min(NUM_SCORED, manifest.geometry.max_positions)
     job = {

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from ..export.config import MistralConfig, geometry_of
+from ..export.config import MistralConfig
 from ..export.formats.huggingface import to_hugging_face
+from ..runtime.cache import by_layer
+from ..runtime.contract import Geometry
 
 
 def describe(config: MistralConfig) -> str:
@@ -23,16 +25,16 @@ def describe(config: MistralConfig) -> str:
     )
 
 
-def obstacles(config: MistralConfig) -> Iterator[str]:
+def obstacles(config: MistralConfig, geometry: Geometry) -> Iterator[str]:
     """Why ``ORTModelForCausalLM`` cannot run the artifact; empty if it can.
 
     Source: optimum-onnx 0.1.0, optimum/onnxruntime/modeling_decoder.py.
     """
-    geometry, read = geometry_of(config), _normalized(config)
-    if geometry.rows is not None:
+    read = _normalized(config)
+    if any(geometry.rows):
         yield (
-            f"its past starts without rows, the artifact's has {geometry.rows}; --cache growing "
-            "writes one that starts so"
+            "its past starts without rows, the artifact's has "
+            f"{by_layer(geometry.rows, none='none')}; --cache growing writes one that starts so"
         )
     if geometry.cache_dtype != "float32":
         yield (

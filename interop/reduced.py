@@ -195,9 +195,9 @@ def decode(
     overridable = {one.name for one in session.get_overridable_initializers()}
     keep = {contract.NUM_LOGITS_TO_KEEP: np.array(1, np.int64)}
     feeds: dict[str, Any] = keep if contract.NUM_LOGITS_TO_KEEP in overridable else {}
-    shape = (1, geometry.num_key_value_heads, geometry.rows or 0, geometry.head_dim)
     pairs = contract.cache_pairs(geometry)
-    feeds |= {past: np.zeros(shape, np.float32) for past, _ in pairs}
+    for name, shape in contract.empty_cache_shapes(geometry):
+        feeds[name] = np.zeros(shape, np.float32)
     ids = np.arange(3, 3 + _PROMPT_TOKENS, dtype=np.int64)[None] % geometry.vocab_size
     chosen: list[int] = []
     logits = []

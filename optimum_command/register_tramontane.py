@@ -62,14 +62,14 @@ def _export(args: Namespace) -> int:
     from tramontane.cli.commands import export
     from tramontane.console.progress import say
     from tramontane.export.build import adapted
+    from tramontane.export.cache_choice import choose_cache, geometry_of
     from tramontane.export.formats.layouts import read_config
     from tramontane.interop.optimum_config import describe, obstacles
 
-    config = adapted(
-        read_config(args.checkpoint), window=args.window, cache=args.cache, kv=args.kv
-    )
+    config = adapted(read_config(args.checkpoint), window=args.window)
+    geometry = geometry_of(config, choose_cache(args.cache, kv=args.kv))
     say(f"{args.checkpoint}: {describe(config)}")
-    for obstacle in obstacles(config):
+    for obstacle in obstacles(config, geometry):
         say(f"note: optimum's ORTModelForCausalLM will not run {args.out}: {obstacle}")
     return export.main(args)
 

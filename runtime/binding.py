@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import contract
+from .cache import CacheLayout, growing_rows
 from .ort_session import ort
 
 CacheRows = npt.NDArray[np.float32] | npt.NDArray[np.int8]
@@ -28,7 +29,7 @@ class Binding:
         """Bind nothing yet."""
         self.handle = graph.io_binding()
         self.cache: list[CacheRows] = []  # (1, G, rows, D) each: key and value, layer by layer
-        self.rows = 0  # that every layer has, and that are bound
+        self.capacity = 0  # tokens for which every layer has rows, which are bound
         self._geometry = geometry
         self._ones = np.ones((1, geometry.max_positions), np.int64)
         self._bound: dict[str, npt.NDArray[Any]] = {}
@@ -54,23 +55,39 @@ class Binding:
         self._bind(contract.NUM_LOGITS_TO_KEEP, _SCALARS[keep])
         self._bind(contract.LOGITS, logits)
 
-    def allocate(self, rows: int, *, held: int) -> None:
-        """Give every layer of the cache this many rows; the first ``held`` keep their values."""
-        if not rows:
-            return
-        self.rows = 0  # after an interrupt some layers have more rows than others: begin again
-        shape = (1, self._geometry.num_key_value_heads, rows, self._geometry.head_dim)
-        for index, names in enumerate(contract.cache_pairs(self._geometry)):
-            new: CacheRows = np.zeros(shape, self._geometry.cache_dtype)
+    def reserve(self, tokens: int, *, held: int) -> None:
+        """Give every layer of the cache the rows for ``tokens`` tokens.
+
+        Rows of the first ``held`` tokens keep their values.
+        """
+        geometry, most = self._geometry, self._geometry.max_positions
+        self.capacity = 0  # after an interrupt some layers have more rows than others: begin again
+        for index, names in enumerate(contract.cache_pairs(geometry)):
+            layout = self._layout(index)
+            rows, kept = layout.allocated(tokens, most=most), layout.held(held)
+            shape = (1, geometry.num_key_value_heads, rows, geometry.head_dim)
+            new: CacheRows = np.zeros(shape, geometry.cache_dtype)
             if index < len(self.cache):
-                new[:, :, :held] = self.cache[index][:, :, :held]
+                new[:, :, :kept] = self.cache[index][:, :, :kept]
                 self.cache[index] = new
             else:
                 self.cache.append(new)
             value = ort.OrtValue.ortvalue_from_numpy(new)
             self.handle.bind_ortvalue_input(names[0], value)
             self.handle.bind_ortvalue_output(names[1], value)
-        self.rows = rows
+        self.capacity = most if geometry.is_bounded else growing_rows(tokens, most=most)
+
+    def held(self, tokens: int) -> list[tuple[CacheRows, CacheRows]]:
+        """Copies of each layer's rows after ``tokens`` tokens: key and value, (G, L, D) each."""
+        copies = [
+            rows[0, :, : self._layout(index).held(tokens)].copy()
+            for index, rows in enumerate(self.cache)
+        ]
+        return list(zip(copies[::2], copies[1::2], strict=True))
+
+    def _layout(self, index: int) -> CacheLayout:
+        """The layout of the layer that one array of ``cache`` belongs to."""
+        return self._geometry.layers[index // len(contract.KINDS)]
 
     def _bind(self, name: str, array: npt.NDArray[Any]) -> None:
         if self._bound.get(name) is array:  # a step rebinds its mask alone

@@ -20,6 +20,7 @@ Without C nothing is evicted: the rows grow with the tokens, and a window only m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .errors import ContractError
@@ -55,6 +56,10 @@ class CacheLayout:
         """Rows in use after ``tokens`` tokens, all from row 0."""
         return tokens - self.first(tokens)
 
+    def allocated(self, tokens: int, *, most: int) -> int:
+        """Rows to allocate for ``tokens`` tokens of a sequence of ``most`` at most."""
+        return growing_rows(tokens, most=most) if self.rows is None else self.rows
+
 
 def default_rows(window: int | None) -> int | None:
     """Rows for a window: an eighth more than it, at least 16 more.
@@ -64,8 +69,20 @@ def default_rows(window: int | None) -> int | None:
     return None if window is None else window + max(16, window // 8)
 
 
+def by_layer(values: Sequence[int | None], *, none: str) -> int | str:
+    """Windows or rows of the layers for people: one number where all are equal, else a list.
+
+    >>> by_layer([64, 64], none="none"), by_layer([64, None], none="none")
+    (64, '64, none (layer by layer)')
+    """
+    shown = [none if value is None else value for value in values]
+    if len(set(shown)) == 1:
+        return shown[0]
+    return f"{', '.join(map(str, shown))} (layer by layer)"
+
+
 def growing_rows(tokens: int, *, most: int) -> int:
-    """Rows of a cache without a window that holds so many tokens; it doubles when it is full."""
+    """Rows of a cache that grows and holds so many tokens; it doubles when it is full."""
     rows = _FIRST_ROWS
     while rows < tokens:
         rows *= 2

@@ -6,6 +6,7 @@ lies in ``onnx``, where transformers.js looks for it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from .cache import CacheLayout
@@ -21,7 +22,10 @@ ATTENTION_MASK = "attention_mask"
 NUM_LOGITS_TO_KEEP = "num_logits_to_keep"
 LOGITS = "logits"
 
+KINDS = ("key", "value")  # what a layer holds of each token, in this order
+
 Dimension = int | str
+Shape = tuple[int, int, int, int]
 
 # What keys and values may be held in, and the bytes of one number. Of int8, each channel has a
 # scale of its own, which the graph keeps.
@@ -41,25 +45,47 @@ class TensorPromise:
 class Geometry:
     """The sizes that the shapes of inputs and outputs follow from."""
 
-    num_layers: int
     num_key_value_heads: int  # G
     head_dim: int  # D
     vocab_size: int  # V
-    window: int | None  # keys a query sees, itself included; None: all before it
-    rows: int | None  # C; None: the cache grows
+    layers: tuple[CacheLayout, ...]  # which rows each layer's cache holds
     max_positions: int  # rows of the rope tables: tokens that one sequence may have
     cache_dtype: str = "float32"  # numpy's name; as in ``CACHE_DTYPES``
 
     @property
-    def layout(self) -> CacheLayout:
-        """The rule by which the cache's rows are held."""
-        return CacheLayout(window=self.window, rows=self.rows)
+    def num_layers(self) -> int:
+        """Layers, each with a cache of its own."""
+        return len(self.layers)
+
+    @property
+    def shared_layout(self) -> CacheLayout | None:
+        """The layout that all layers have; None where they differ."""
+        return self.layers[0] if len(set(self.layers)) == 1 else None
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the cache of every layer has a fixed number of rows."""
+        return all(layout.rows is not None for layout in self.layers)
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """Window of each layer; None where a query sees all keys before it."""
+        return tuple(layout.window for layout in self.layers)
+
+    @property
+    def rows(self) -> tuple[int | None, ...]:
+        """Rows of each layer's cache; None where it grows."""
+        return tuple(layout.rows for layout in self.layers)
+
+    @property
+    def layer_row_bytes(self) -> int:
+        """Bytes of one token's keys and values in one layer."""
+        return 2 * self.num_key_value_heads * self.head_dim * CACHE_DTYPES[self.cache_dtype]
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one token's keys and values in all layers."""
-        numbers = 2 * self.num_layers * self.num_key_value_heads * self.head_dim
-        return numbers * CACHE_DTYPES[self.cache_dtype]
+        return self.num_layers * self.layer_row_bytes
 
 
 def past(layer: int, kind: str) -> str:
@@ -77,30 +103,44 @@ def cache_pairs(geometry: Geometry) -> list[tuple[str, str]]:
     return [
         (past(layer, kind), present(layer, kind))
         for layer in range(geometry.num_layers)
-        for kind in ("key", "value")
+        for kind in KINDS
+    ]
+
+
+def empty_cache_shapes(geometry: Geometry, *, batch_size: int = 1) -> list[tuple[str, Shape]]:
+    """Every cache input and its shape before the first token: no rows where the cache grows."""
+    G, D = geometry.num_key_value_heads, geometry.head_dim
+    return [
+        (past(layer, kind), (batch_size, G, rows or 0, D))
+        for layer, rows in enumerate(geometry.rows)
+        for kind in KINDS
     ]
 
 
 def inputs(geometry: Geometry) -> list[TensorPromise]:
     """The graph's inputs in order; the last is optional (0, its default, keeps all logits)."""
-    cache = _cache_shape(geometry, "past_sequence_length")
     return [
         TensorPromise(INPUT_IDS, "int64", ("batch_size", "sequence_length")),
         TensorPromise(ATTENTION_MASK, "int64", ("batch_size", "total_sequence_length")),
-        *(TensorPromise(name, geometry.cache_dtype, cache) for name, _ in cache_pairs(geometry)),
+        *_cache(geometry, past, growing="past_sequence_length"),
         TensorPromise(NUM_LOGITS_TO_KEEP, "int64", ()),
     ]
 
 
 def outputs(geometry: Geometry) -> list[TensorPromise]:
     """The graph's outputs in order."""
-    cache = _cache_shape(geometry, "present_sequence_length")
     return [
         TensorPromise(LOGITS, "float32", ("batch_size", "num_logits", geometry.vocab_size)),
-        *(TensorPromise(name, geometry.cache_dtype, cache) for _, name in cache_pairs(geometry)),
+        *_cache(geometry, present, growing="present_sequence_length"),
     ]
 
 
-def _cache_shape(geometry: Geometry, growing: str) -> tuple[Dimension, ...]:
-    rows = growing if geometry.rows is None else geometry.rows
-    return ("batch_size", geometry.num_key_value_heads, rows, geometry.head_dim)
+def _cache(
+    geometry: Geometry, name: Callable[[int, str], str], *, growing: str
+) -> Iterator[TensorPromise]:
+    """The cache's inputs or outputs, in the order of ``cache_pairs``."""
+    G, D = geometry.num_key_value_heads, geometry.head_dim
+    for layer, rows in enumerate(geometry.rows):
+        shape = ("batch_size", G, growing if rows is None else rows, D)
+        for kind in KINDS:
+            yield TensorPromise(name(layer, kind), geometry.cache_dtype, shape)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .cache import CacheLayout
 from .contract import MANIFEST_FILE, Geometry
 from .errors import ContractError
 from .memory import MemoryPlan
@@ -79,7 +80,7 @@ def read_manifest(folder: Path) -> Manifest:
     content.pop(_DIGEST, None)
     try:
         manifest = _parse(content)
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, ContractError) as error:
         raise ContractError(f"{path}: not a manifest ({error}); export again") from error
     if _text(manifest) != text:
         raise ContractError(f"{path}: changed since it was written; export again")
@@ -119,7 +120,11 @@ def to_json(content: Any) -> str:
 
 
 def _text(manifest: Manifest) -> str:
-    content = {**dataclasses.asdict(manifest), "schema_version": SCHEMA_VERSION}
+    content = {
+        **dataclasses.asdict(manifest),
+        "geometry": _describe_geometry(manifest.geometry),
+        "schema_version": SCHEMA_VERSION,
+    }
     digest = hashlib.sha256(to_json(content).encode()).hexdigest()
     return to_json({**content, _DIGEST: digest})
 
@@ -128,6 +133,22 @@ def _parse(content: dict[str, Any]) -> Manifest:
     vocabulary = content["vocabulary"]
     vocabulary["eos_token_ids"] = tuple(vocabulary["eos_token_ids"])
     content["vocabulary"] = Vocabulary(**vocabulary)
-    content["geometry"] = Geometry(**content["geometry"])
+    content["geometry"] = _parse_geometry(content["geometry"])
     content["memory"] = MemoryPlan(**content["memory"])
     return Manifest(**content)
+
+
+def _describe_geometry(geometry: Geometry) -> dict[str, Any]:
+    """The geometry as JSON: one window and one count of rows where all layers have the same."""
+    content = dataclasses.asdict(geometry)
+    layers, shared = content.pop("layers"), geometry.shared_layout
+    differing = {"layers": layers} if shared is None else dataclasses.asdict(shared)
+    return {**content, "num_layers": geometry.num_layers, **differing}
+
+
+def _parse_geometry(content: dict[str, Any]) -> Geometry:
+    sizes = dict(content)
+    count, layers = sizes.pop("num_layers"), sizes.pop("layers", None)
+    if layers is None:
+        layers = [{"window": sizes.pop("window"), "rows": sizes.pop("rows")}] * count
+    return Geometry(layers=tuple(CacheLayout(**layer) for layer in layers), **sizes)

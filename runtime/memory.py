@@ -25,19 +25,20 @@ class MemoryPlan:
     resident_weights_bytes: int  # the same as the kernels hold them
     activation_bytes: int  # of one chunk of prefill
     runtime_bytes: int  # Python, numpy and onnxruntime
-    cache_bytes_per_token: int
+    cache_bytes_per_token: int  # a row in every layer
     cache_bytes_at_most: int  # all rows of a windowed cache, or all positions of a growing one
     resident_bytes: int  # the sum, the cache at its most
     other_quants: dict[str, int]  # resident_bytes of the same model in other recipes
 
-    def needed(self, rows: int) -> int:
-        """Resident memory with a cache of so many rows."""
-        return self.resident_bytes - self.cache_bytes_at_most + rows * self.cache_bytes_per_token
+    def needed(self, cache_bytes: int) -> int:
+        """Resident memory with a cache of so many bytes."""
+        return self.resident_bytes - self.cache_bytes_at_most + cache_bytes
 
 
-def rows_for(geometry: Geometry, tokens: int) -> int:
-    """Rows of the cache of a session that holds so many tokens."""
-    return geometry.rows or growing_rows(tokens, most=geometry.max_positions)
+def cache_bytes(plan: MemoryPlan, geometry: Geometry, tokens: int) -> int:
+    """Bytes of the cache of a session that holds so many tokens."""
+    rows = sum(layer.allocated(tokens, most=geometry.max_positions) for layer in geometry.layers)
+    return rows * plan.cache_bytes_per_token // max(geometry.num_layers, 1)
 
 
 def refuse_beyond(
@@ -54,8 +55,8 @@ def refuse_beyond(
     Raises:
         ContractError: it would take more; the message says what would fit.
     """
-    rows = rows_for(geometry, tokens)
-    needed = plan.needed(rows)
+    cache = cache_bytes(plan, geometry, tokens)
+    needed = plan.needed(cache)
     if limit is None or needed <= limit:
         return
     fitting = _fitting_tokens(plan, geometry, limit)
@@ -68,7 +69,7 @@ def refuse_beyond(
     raise ContractError(
         f"{what}: needs {format_bytes(needed)} of memory (weights "
         f"{format_bytes(plan.resident_weights_bytes)}, cache "
-        f"{format_bytes(rows * plan.cache_bytes_per_token)}, the rest "
+        f"{format_bytes(cache)}, the rest "
         f"{format_bytes(plan.activation_bytes + plan.runtime_bytes)}), allowed are "
         f"{format_bytes(limit)}; {fits}"
     )
@@ -76,14 +77,12 @@ def refuse_beyond(
 
 def _fitting_tokens(plan: MemoryPlan, geometry: Geometry, limit: int) -> int:
     """The most tokens that a growing cache may hold within the limit; 0 where none."""
-    if geometry.rows is not None:
+    if geometry.is_bounded:
         return 0
-    rows = growing_rows(1, most=geometry.max_positions)
-    if plan.needed(rows) > limit:
-        return 0
-    while rows < geometry.max_positions:
-        more = growing_rows(rows + 1, most=geometry.max_positions)
-        if plan.needed(more) > limit:
+    fitting, tokens = 0, growing_rows(1, most=geometry.max_positions)
+    while plan.needed(cache_bytes(plan, geometry, tokens)) <= limit:
+        fitting = tokens
+        if tokens == geometry.max_positions:
             break
-        rows = more
-    return rows
+        tokens = growing_rows(tokens + 1, most=geometry.max_positions)
+    return fitting

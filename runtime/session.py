@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from . import contract
 from .binding import Binding, CacheRows
-from .cache import growing_rows
 from .check_interface import refuse_broken_promises
 from .errors import ContractError
 from .generate import DEFAULT_NEW_TOKENS, Generation, TextStream
@@ -51,7 +50,6 @@ class Session:
         self.manifest = manifest
         self._graph = graph
         self._geometry = manifest.geometry
-        self._layout = manifest.geometry.layout
         self._tokens = 0
         self._guard = Guard(
             f"{folder}: this session",
@@ -64,7 +62,8 @@ class Session:
         self._step_logits = np.zeros((1, 1, self._geometry.vocab_size), np.float32)
         self._next_logits: Floats = self._step_logits[0, 0]
         self._next_logits.flags.writeable = False
-        self._binding.allocate(self._geometry.rows or 0, held=0)
+        if self._geometry.is_bounded:
+            self._binding.reserve(self._geometry.max_positions, held=0)
 
     @classmethod
     def load(
@@ -175,9 +174,7 @@ class Session:
         They are what is held: float32, or int8 to be multiplied by scales that the graph has.
         """
         with self._guard:
-            length = self._layout.held(self._tokens)
-            held = [rows[0, :, :length].copy() for rows in self._binding.cache]
-            return list(zip(held[::2], held[1::2], strict=True))
+            return self._binding.held(self._tokens)
 
     def generate(
         self,
@@ -302,10 +299,9 @@ class Session:
 
     def _reserve(self, tokens: int) -> None:
         """Make room for so many tokens in a growing cache."""
-        if self._geometry.rows is None and tokens > self._binding.rows:
+        if tokens > self._binding.capacity:
             self._refuse_memory(tokens)
-            rows = growing_rows(tokens, most=self._geometry.max_positions)
-            self._binding.allocate(rows, held=self._layout.held(self._tokens))
+            self._binding.reserve(tokens, held=self._tokens)
 
     def _refuse_memory(self, tokens: int) -> None:
         refuse_beyond(

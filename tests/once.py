@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from tramontane.export import build
+from tramontane.export.cache_choice import CacheChoice
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.graphs.quantization.activation_ranges import Calibration
 from tramontane.runtime import ort_session
@@ -86,15 +87,18 @@ def exports_in_one_process(once: Once) -> Iterator[None]:
     it by its name; commands that run as a process of their own, and killed exports, have it too.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "trace_apart", lambda config: _traced(once, config))
+        patch.setattr(build, "trace_apart", lambda *asked: _traced(once, *asked))
         patch.setattr(build, "calibrate_apart", lambda *asked: _calibrated(once, *asked))
         yield
 
 
-def _traced(once: Once, config: Any) -> ir.Model:
+def _traced(once: Once, config: Any, cache: CacheChoice) -> ir.Model:
     from tramontane.export.trace.trace import trace
 
-    graph = once.bytes("graph", config, lambda: ir.to_proto(trace(config)).SerializeToString())
+    cache = CacheChoice(grows=cache.grows)  # numbers of another type come by a pass
+    graph = once.bytes(
+        "graph", (config, cache), lambda: ir.to_proto(trace(config, cache)).SerializeToString()
+    )
     return ir.from_proto(onnx.load_model_from_string(graph))
 
 

@@ -67,7 +67,7 @@ def test_it_matters_not_how_tokens_are_fed(
     assert np.abs(expected).max() > 50 * LOGITS_TOLERANCE
     for rows, others in zip(codes, held, strict=True):
         assert rows.dtype == np.int8
-        assert rows.shape == (2, session.manifest.geometry.layout.held(LENGTH), 16)
+        assert rows.shape == (2, session.manifest.geometry.layers[0].held(LENGTH), 16)
         assert np.abs(rows.astype(int) - others).max() <= 1
         assert rows.std() > 16  # the 8 bits are made use of
 

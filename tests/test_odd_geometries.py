@@ -15,8 +15,9 @@ import onnx_ir as ir
 import pytest
 import torch
 from tramontane.export.build import ExportOptions, export_checkpoint
+from tramontane.export.cache_choice import CacheChoice, geometry_of
 from tramontane.export.calibrate.calibrate import calibrate
-from tramontane.export.config import MistralConfig, geometry_of
+from tramontane.export.config import MistralConfig
 from tramontane.export.model.model import Mistral
 from tramontane.export.plan import plan
 from tramontane.export.trace.bind_weights import bind
@@ -49,8 +50,8 @@ SMALL = MistralConfig(
 ODD: dict[str, dict[str, Any]] = {
     "heads of 2": {"head_dim": 2},
     "heads of 20": {"head_dim": 20},
-    "heads of 24": {"head_dim": 24, "cache_grows": True},
-    "heads of 100": {"head_dim": 100, "cache_grows": True},
+    "heads of 24": {"head_dim": 24, "grows": True},
+    "heads of 100": {"head_dim": 100, "grows": True},
     "one head of 8": {
         "num_attention_heads": 1,
         "num_key_value_heads": 1,
@@ -84,9 +85,11 @@ MOST = {"fp32": 1e-5, "int8": 0.1, "int4": 0.1, "int8-dynamic": 0.1}
 class Small:
     """One geometry: its reference, and its graph traced once."""
 
-    def __init__(self, config: MistralConfig) -> None:
+    def __init__(self, config: MistralConfig, *, grows: bool) -> None:
         torch.manual_seed(0)
-        self.config, model = config, Mistral(config).eval()
+        self.config, self.grows = config, grows
+        cache = CacheChoice(grows=grows)
+        model = Mistral(config, cache).eval()
         for name, parameter in model.named_parameters():
             start = torch.nn.init.uniform_ if "norm" in name else torch.nn.init.normal_
             with torch.no_grad():
@@ -98,19 +101,19 @@ class Small:
         with torch.no_grad():
             logits, _ = model(torch.tensor(self.tokens)[None], mask, model.empty_cache())
         self.logits = logits[0].numpy()
-        self._traced = ir.to_proto(trace(config)).SerializeToString()
+        self._traced = ir.to_proto(trace(config, cache)).SerializeToString()
 
     def run(self, *, target: str, quant: str, kv: str) -> list[np.ndarray]:
         """Logits in one shot and token by token, by a recipe's graph in onnxruntime."""
-        config = dataclasses.replace(self.config, cache_dtype=kv)
-        plan(config, quant=quant, target=target)
+        config, cache = self.config, CacheChoice(grows=self.grows, dtype=kv)
+        plan(config, quant=quant, target=target, cache=cache)
         calibration = None
         if is_calibrated(quant, kv):
             checkpoint: Any = types.SimpleNamespace(read=self.weights.__getitem__)
             calibration = calibrate(config, checkpoint, [self.tokens])
         model = ir.from_proto(onnx.load_model_from_string(self._traced))
         bind(model.graph, self.weights.__getitem__)
-        geometry = geometry_of(config)
+        geometry = geometry_of(config, cache)
         passes = pipeline.passes(target=target, quant=quant, kv=kv, calibration=calibration)
         pipeline.run(model, geometry, passes)
         options = ort.SessionOptions()
@@ -131,7 +134,9 @@ class Small:
 
 @functools.cache
 def small(name: str) -> Small:
-    return Small(dataclasses.replace(SMALL, **ODD[name]))
+    changes = dict(ODD[name])
+    grows = changes.pop("grows", False)
+    return Small(dataclasses.replace(SMALL, **changes), grows=grows)
 
 
 def refused_by(config: MistralConfig, *, target: str, quant: str, kv: str) -> str:
@@ -151,10 +156,10 @@ def test_odd_geometry_gives_the_model_s_logits_or_is_refused_by_the_plan(name: s
     spread = float(found.logits.std())
     of_four_bits = None
     for target, quant, kv in RECIPES:
-        config = dataclasses.replace(found.config, cache_dtype=kv)
+        config, cache = found.config, CacheChoice(grows=found.grows, dtype=kv)
         if refused := refused_by(config, target=target, quant=quant, kv=kv):
             with pytest.raises(GraphError, match=refused):
-                plan(config, quant=quant, target=target)
+                plan(config, quant=quant, target=target, cache=cache)
             continue
         runs = found.run(target=target, quant=quant, kv=kv)
         expected = found.logits

@@ -14,7 +14,7 @@ from optimum.commands import optimum_cli
 from tramontane.cli import main as cli
 from tramontane.cli.commands import export
 from tramontane.console import status
-from tramontane.export.config import geometry_of
+from tramontane.export.cache_choice import WINDOWED, geometry_of
 from tramontane.export.formats.huggingface import read_config_json
 from tramontane.interop.optimum_config import describe, obstacles
 from tramontane.runtime.errors import ParityError
@@ -136,7 +136,7 @@ def test_what_keeps_optimums_runtime_from_an_artifact_is_told(
     hindrances: list[str],
 ) -> None:
     config = read_config_json(tiny_checkpoint(architecture, **changes))
-    found = list(obstacles(config))
+    found = list(obstacles(config, geometry_of(config, WINDOWED)))
     assert len(found) == len(hindrances)
     assert all(hindrance in told for hindrance, told in zip(hindrances, found, strict=True))
 
@@ -146,6 +146,6 @@ def test_every_architecture_of_ours_is_one_that_optimum_reads(
 ) -> None:
     for architecture in ("MistralForCausalLM", "LlamaForCausalLM"):
         config = read_config_json(tiny_checkpoint(architecture))
-        geometry = geometry_of(config)
+        geometry = geometry_of(config, WINDOWED)
         assert f"{geometry.num_layers} layers" in describe(config)
         assert f"over {geometry.num_key_value_heads}," in describe(config)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..export.config import MistralConfig, geometry_of
+from ..export.cache_choice import WINDOWED, geometry_of
+from ..export.config import MistralConfig
 from ..graphs.probing.subgraph import OpenedGraph
 from ..graphs.probing.tensor_roles import find_graphs
 from ..graphs.quantization.recipe import is_smoothed
@@ -45,21 +46,38 @@ class Subject:
         return OpenedGraph(self.path)
 
     @functools.cached_property
-    def layout(self) -> CacheLayout:
-        """Which rows its cache holds."""
+    def layouts(self) -> tuple[CacheLayout, ...]:
+        """Which rows the cache of each layer holds."""
         if self.manifest is not None:
-            return self.manifest.geometry.layout
-        rows = _static_rows(self.path)
-        window = self.config.sliding_window
+            return self.manifest.geometry.layers
+        return tuple(
+            self._layout_of_others(rows, window)
+            for rows, window in zip(self._static_rows, self.config.windows, strict=True)
+        )
+
+    @functools.cached_property
+    def _static_rows(self) -> list[int | None]:
+        return _static_rows(self.path, self.config.num_hidden_layers)
+
+    def _layout_of_others(self, rows: int | None, window: int | None) -> CacheLayout:
         if rows is None and self.graph.has_windowed_cache and window is not None:
             rows = window + _OTHERS_SLACK
         return CacheLayout(window=None if rows is None else window, rows=rows)
 
     @property
-    def edges(self) -> CacheLayout:
-        """Where to look: the window that the model should have, and where rows would leave."""
-        window = self.config.sliding_window
-        return CacheLayout(window=window, rows=self.layout.rows or default_rows(window))
+    def edges(self) -> tuple[CacheLayout, ...]:
+        """Where to look: the windows that the model should have, and where rows would leave.
+
+        Each pair once, the smallest window first; one without a window where no layer has any.
+        """
+        pairs = zip(self.config.windows, self.layouts, strict=True)
+        found = {
+            CacheLayout(window=window, rows=layout.rows or default_rows(window))
+            for window, layout in pairs
+            if window is not None
+        }
+        every = sorted(found, key=lambda one: (one.window or 0, one.rows or 0))
+        return tuple(every) or (CacheLayout(window=None, rows=None),)
 
     @functools.cached_property
     def quant(self) -> str:
@@ -94,7 +112,7 @@ class Subject:
         """Whether sequences of one batch may differ in length, padded on either side."""
         if self.manifest is None:
             return False
-        return self.manifest.target == "portable" or self.manifest.geometry.rows is None
+        return self.manifest.target == "portable" or not any(self.manifest.geometry.rows)
 
     def feeder(self) -> Feeder:
         """The way apps go: our driver, or a runtime without it."""
@@ -107,9 +125,7 @@ class Subject:
         changed = self.graph.with_outputs(outputs) if outputs else None
         return GraphFeeder(
             open_graph(self.path, changed=changed),
-            dataclasses.replace(
-                geometry_of(self.config), window=self.layout.window, rows=self.layout.rows
-            ),
+            dataclasses.replace(geometry_of(self.config, WINDOWED), layers=self.layouts),
             self.path,
             batch_size=batch_size,
             scales=self.graph.cache_scales,
@@ -131,8 +147,8 @@ def open_subject(path: Path, config: MistralConfig) -> Subject:
     folder = _artifact_around(path)
     if folder is not None:
         manifest = read_manifest(folder)
-        config = dataclasses.replace(config, sliding_window=manifest.geometry.window)
         _refuse_other_geometry(folder, manifest.geometry, config)
+        config = config.with_windows(manifest.geometry.windows)
         return Subject(folder / contract.MODEL_FILE, config, manifest)
     graphs = [path] if path.is_file() else find_graphs(path)
     if not graphs:
@@ -144,12 +160,14 @@ def open_subject(path: Path, config: MistralConfig) -> Subject:
         names = ", ".join(graph.name for graph in graphs)
         raise ContractError(f"{path}: holds {names}; name the graph that is meant")
     _refuse_other_graph(graphs[0], config)
-    rows = _static_rows(graphs[0])
-    if rows is not None and config.sliding_window is None:
-        raise ContractError(
-            f"{graphs[0]}: its cache has {rows} rows, so it was exported with a window, and the "
-            "checkpoint has none; name that window with --window"
-        )
+    for rows, window in zip(
+        _static_rows(graphs[0], config.num_hidden_layers), config.windows, strict=True
+    ):
+        if rows is not None and window is None:
+            raise ContractError(
+                f"{graphs[0]}: its cache has {rows} rows, so it was exported with a window, and "
+                "the checkpoint has none; name that window with --window"
+            )
     return Subject(graphs[0], config, None)
 
 
@@ -200,8 +218,8 @@ def _refuse_other_geometry(path: Path, geometry: contract.Geometry, config: Mist
         )
 
 
-def _static_rows(path: Path) -> int | None:
-    """Rows of a cache that has a fixed number of them."""
-    names = {value.name: value.shape for value in open_graph(path).get_inputs()}
-    shape = names.get(contract.past(0, "key"), [])
-    return shape[2] if len(shape) == 4 and isinstance(shape[2], int) else None
+def _static_rows(path: Path, num_layers: int) -> list[int | None]:
+    """Rows of each layer's cache; None where their number is not fixed."""
+    shapes = {value.name: value.shape for value in open_graph(path).get_inputs()}
+    pasts = [shapes.get(contract.past(layer, "key"), []) for layer in range(num_layers)]
+    return [past[2] if len(past) == 4 and isinstance(past[2], int) else None for past in pasts]

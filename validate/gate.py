@@ -12,6 +12,7 @@ import numpy as np
 from ..console.progress import track
 from ..console.text_file import read_text
 from ..export.formats.checkpoint import Checkpoint
+from ..runtime.cache import by_layer
 from ..runtime.errors import ContractError
 from .artifact_under_test import Subject
 from .figures import Positions, by_position, summarize
@@ -146,23 +147,24 @@ class Gate:
     def how_to_get_closer(self) -> str:
         """What to try where the artifact is too far from the float32 model."""
         subject = self.subject
-        published = self.reference.checkpoint.config.sliding_window
+        published = self.reference.checkpoint.config.windows
         return closer(
             subject.quant,
             text="our own" if self.options.text == SAMPLE else self.options.text.name,
             block=subject.block,
             has_int8_cache=subject.has_int8_cache,
-            has_other_window=subject.config.sliding_window != published,
+            has_other_window=subject.config.windows != published,
         )
 
     def _of_the_window(self) -> list[str]:
         """A note where the artifact was given another window than the checkpoint has."""
-        own = self.subject.config.sliding_window
-        published = self.reference.checkpoint.config.sliding_window
+        own = self.subject.config.windows
+        published = self.reference.checkpoint.config.windows
         if own == published:
             return []
+        shown, theirs = (by_layer(windows, none="none") for windows in (own, published))
         return [
-            f"the artifact's window is {own or 'none'}, the checkpoint's {published or 'none'}: "
+            f"the artifact's window is {shown}, the checkpoint's {theirs}: "
             "it was exported with --window, and is measured with it"
         ]
 
@@ -200,7 +202,7 @@ class Gate:
 
         def check(way: Feed) -> list[Check]:
             found, logits = check_feed(
-                feeder, expected[way.source], way, self.subject.layout, self.tolerance
+                feeder, expected[way.source], way, self.subject.layouts, self.tolerance
             )
             if way.mode == "chunked":
                 run = runs[way.source]

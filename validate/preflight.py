@@ -7,27 +7,26 @@ from pathlib import Path
 import psutil
 
 from ..console.text_file import read_text
-from ..export.config import MistralConfig, geometry_of
 from ..export.plan import Plan
+from ..runtime.contract import Geometry
 from ..runtime.errors import ContractError
-from ..runtime.memory import rows_for
+from ..runtime.memory import cache_bytes
 from ..runtime.sizes import format_bytes
 from .sequences.tokens import SAMPLE, spans
 
 _COMPARED = 3  # times the logits of the longest run: both sides, and what onnxruntime holds
 
 
-def refuse_little_memory(config: MistralConfig, planned: Plan) -> None:
+def refuse_little_memory(geometry: Geometry, planned: Plan) -> None:
     """Refuse, before any work, an artifact that this machine cannot hold beside its reference.
 
     Raises:
         ContractError: both, and the logits to compare, need more memory than is free.
     """
-    layout, positions = geometry_of(config).layout, config.max_position_embeddings
-    longest = spans(layout, positions=positions).longest
+    longest = spans(geometry.layers, positions=geometry.max_positions).longest
     reference = planned.reference_bytes
-    session = planned.memory.needed(rows_for(geometry_of(config), longest))
-    compared = _COMPARED * 4 * config.vocab_size * longest
+    session = planned.memory.needed(cache_bytes(planned.memory, geometry, longest))
+    compared = _COMPARED * 4 * geometry.vocab_size * longest
     free = psutil.virtual_memory().available
     if reference + session + compared > free:
         raise ContractError(

@@ -145,7 +145,11 @@ class GraphFeeder:
         """Begin empty sequences."""
         self._lengths = np.zeros(self._batch_size, np.int64)
         self._pads_left = False
-        self._past = {name: self._empty(name) for name in self._past_names}
+        shapes = contract.empty_cache_shapes(self._geometry, batch_size=self._batch_size)
+        self._past = {
+            name: np.zeros(shape, _DTYPES.get(self._inputs[name].type, np.float32))
+            for name, shape in shapes
+        }
 
     def feed(self, tokens: np.ndarray) -> np.ndarray:
         """Append tokens (T,) to the one sequence; return their logits (T, V) float32."""
@@ -194,21 +198,15 @@ class GraphFeeder:
 
     def cache(self, sequence: int = 0) -> CacheRows:
         """Each layer's held rows of one sequence: key and value, (G, L, D) float32 each."""
-        held = self._geometry.layout.held(int(self._lengths[sequence]))
-        names = [
-            [contract.past(layer, kind) for kind in ("key", "value")]
-            for layer in range(self._geometry.num_layers)
-        ]
-        rows = [
-            [_as_float(self._past[name][sequence, :, :held], name, self._scales) for name in pair]
-            for pair in names
-        ]
-        return [(key, value) for key, value in rows]
-
-    def _empty(self, name: str) -> np.ndarray:
-        g = self._geometry
-        shape = (self._batch_size, g.num_key_value_heads, g.rows or 0, g.head_dim)
-        return np.zeros(shape, _DTYPES.get(self._inputs[name].type, np.float32))
+        rows = []
+        for layer, layout in enumerate(self._geometry.layers):
+            held = layout.held(int(self._lengths[sequence]))
+            key, value = (
+                _as_float(self._past[name][sequence, :, :held], name, self._scales)
+                for name in (contract.past(layer, kind) for kind in contract.KINDS)
+            )
+            rows.append((key, value))
+        return rows
 
 
 def _as_float(rows: np.ndarray, past: str, scales: Scales) -> np.ndarray:

@@ -183,9 +183,10 @@ def decode(session: Session, second: Session, *, tokens: int) -> LongDecode:
     Raises:
         ContractError: no window, or too few tokens to pass it twice.
     """
-    window = session.manifest.geometry.window
-    if window is None:
+    geometry = session.manifest.geometry
+    if None in geometry.windows:
         raise ContractError(f"{session.folder}: no window; its cache grows by design")
+    window = max(one for one in geometry.windows if one is not None)
     if tokens < 2 * window + 2 * AT_ONCE:
         raise ContractError(
             f"--tokens {tokens}: expected at least {2 * window + 2 * AT_ONCE}, two windows and "

@@ -70,8 +70,9 @@ def stand_at(session: Session, tokens: Sequence[int], position: int, *, piece: i
         return
     session._reserve(position)
     session.prefill(tokens[:piece])
-    held = session._layout.held(position)
-    for rows in session._binding.cache:
+    layouts = session.manifest.geometry.layers
+    for index, rows in enumerate(session._binding.cache):
+        held = layouts[index // 2].held(position)
         for start in range(piece, held, piece):
             part = min(piece, held - start)
             rows[:, :, start : start + part] = rows[:, :, :part]

@@ -132,7 +132,7 @@ def protocol(geometry: contract.Geometry) -> dict[str, Any]:
 
 def positions(geometry: contract.Geometry) -> list[int]:
     """Positions near the start, at 0.5, 1 and 5 windows; without a window, at quarters."""
-    W = geometry.window
+    W = max((one for one in geometry.windows if one), default=None)
     if W is None:
         quarter = geometry.max_positions // 4
         return sorted({FIRST, quarter, 2 * quarter, 3 * quarter})

@@ -26,7 +26,7 @@ from ...export.build import HASHING
 from ...export.known_models import find_geometry
 from ...runtime.errors import ContractError
 from ...runtime.manifest import read_manifest
-from ...runtime.memory import rows_for
+from ...runtime.memory import cache_bytes
 from ...runtime.sizes import format_bytes
 from ..process import ProcessUsage, run
 
@@ -164,7 +164,7 @@ def _measure(checkpoint: Path, args: argparse.Namespace, layers: int, quant: str
     plans = json.loads(_checked(inspected).output)["plans"]
     manifest = read_manifest(out)
     memory, tokens = manifest.memory, json.loads(session.output)["tokens"]
-    rows = rows_for(manifest.geometry, tokens)
+    cache = cache_bytes(memory, manifest.geometry, tokens)
     traced = next(when for when, line in export.lines if line.startswith(HASHING))
     return ExportCost(
         layers=layers,
@@ -175,8 +175,8 @@ def _measure(checkpoint: Path, args: argparse.Namespace, layers: int, quant: str
         planned_peak_bytes=plans[quant]["export_peak_bytes"],
         weights_bytes=memory.weights_bytes,
         resident_bytes=json.loads(session.output)["decoded_bytes"],
-        planned_resident_bytes=memory.needed(rows),
-        cache_bytes=rows * memory.cache_bytes_per_token,
+        planned_resident_bytes=memory.needed(cache),
+        cache_bytes=cache,
     )
 
 

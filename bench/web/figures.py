@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ...runtime.cache import by_layer
 from ...runtime.contract import Geometry
 
 BASE = "fp32 ort"
@@ -210,9 +211,10 @@ def _decisions(report: WebReport) -> Iterator[list[str]]:
 
 
 def _shape(model: str, geometry: Geometry) -> str:
+    windows, rows = (by_layer(each, none="none") for each in (geometry.windows, geometry.rows))
     window = (
-        f"window {geometry.window}, {geometry.rows} rows of cache"
-        if geometry.window
+        f"window {windows}, {rows} rows of cache"
+        if any(geometry.windows)
         else "no window, a cache that grows"
     )
     return (

@@ -97,6 +97,7 @@ def _inspect_checkpoint(args: Namespace) -> int:
     The plan is printed before any file of weights is opened.
     """
     from ...export.build import adapted
+    from ...export.cache_choice import choose_cache
     from ...export.formats.layouts import read_config
     from ...export.known_models import GEOMETRIES, find_geometry
     from ...export.plan import plan_each
@@ -109,10 +110,11 @@ def _inspect_checkpoint(args: Namespace) -> int:
             f"{hints.instead_of(args.path) or 'known are ' + ', '.join(GEOMETRIES)}"
         )
     published = find_geometry(str(args.path)) if is_known else read_config(args.path)
-    config = adapted(published, window=args.window, cache=args.cache, kv=args.kv)
-    plans, refusals = plan_each(config, target=args.target, block=args.block)
+    config = adapted(published, window=args.window)
+    cache = choose_cache(args.cache, kv=args.kv)
+    plans, refusals = plan_each(config, target=args.target, block=args.block, cache=cache)
     if not args.json:
-        print_plan(config, plans)
+        print_plan(config, cache, plans)
         print("".join(f"{refusal}\n" for refusal in refusals), end="")
         if not is_known:
             print(f"weights: {_checked(args)}, shapes and types as expected")
@@ -125,7 +127,7 @@ def _inspect_checkpoint(args: Namespace) -> int:
     except TramontaneError as error:
         refusal = {"error": type(error).__name__, "message": str(error)}
         complain(str(error))
-    print(json.dumps({**plan_json(config, plans), "refused": refusal}))
+    print(json.dumps({**plan_json(config, cache, plans), "refused": refusal}))
     return 0 if refusal is None else EXIT_BAD_INPUT
 
 

@@ -19,12 +19,28 @@ export class DriverError extends Error {}
 /**
  * Number of rows in use after `tokens` tokens, from row 0; an eviction drops E = C - window + 1.
  *
- * @param {{window: ?number, rows: ?number}} geometry the manifest's
+ * @param {{window: ?number, rows: ?number}} layout of one layer
  */
 export function heldRows({ window, rows }, tokens) {
   if (!rows || tokens <= rows) return tokens;
   const evicted = rows - window + 1;
   return tokens - evicted * Math.ceil((tokens - rows) / evicted);
+}
+
+/**
+ * Window and rows of one layer's cache; the manifest says them once where all layers are equal.
+ *
+ * @param {object} geometry the manifest's
+ */
+export function layoutOf(geometry, layer) {
+  return geometry.layers?.[layer] ?? geometry;
+}
+
+/** Window and rows of the layer whose cache has the most rows; one that grows counts as most. */
+export function widestLayout(geometry) {
+  const size = ({ rows }) => rows ?? Infinity;
+  const layers = geometry.layers ?? [geometry];
+  return layers.reduce((widest, layer) => (size(layer) > size(widest) ? layer : widest));
 }
 
 /** One sequence of tokens and its KV cache. */
@@ -71,11 +87,12 @@ export class Session {
 
   /** Begin an empty sequence; rows of the previous one are never read again. */
   reset() {
-    const { num_layers, num_key_value_heads: G, head_dim: D, rows, cache_dtype } = this.#geometry;
+    const { num_layers, num_key_value_heads: G, head_dim: D, cache_dtype } = this.#geometry;
     const Numbers = cache_dtype === "int8" ? Int8Array : Float32Array;
-    const shape = [1, G, rows ?? 0, D];
     this.#tokens = 0;
     for (let layer = 0; layer < num_layers; layer++) {
+      const { rows } = layoutOf(this.#geometry, layer);
+      const shape = [1, G, rows ?? 0, D];
       for (const kind of ["key", "value"]) {
         const zeros = new Numbers(G * (rows ?? 0) * D);
         this.#past[`${layer}.${kind}`] = new this.#ort.Tensor(cache_dtype, zeros, shape);

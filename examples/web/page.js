@@ -1,6 +1,7 @@
 // The page: sends the reader's requests to the worker and shows its answers.
 
 import { Chart } from "./chart.js";
+import { widestLayout } from "./driver.js";
 import { tabBytes } from "./memory.js";
 
 const $ = (id) => document.getElementById(id);
@@ -53,10 +54,12 @@ const HANDLERS = {
 
 function ready({ quant, geometry, memory, threads, bytes, isKept, heapBytes }) {
   isReady = true;
-  chart = new Chart($("chart"), geometry);
+  const { rows, window } = widestLayout(geometry);
+  chart = new Chart($("chart"), { ...geometry, rows, window });
   showCache(0);
-  const { rows, window, num_layers, max_positions } = geometry;
-  $("rows").textContent = rows ? `of ${rows} rows in use` : "rows in use, the cache grows";
+  const { layers, num_layers, max_positions } = geometry;
+  const where = layers ? ", in the layer with most" : ""; // layers that differ are listed
+  $("rows").textContent = (rows ? `of ${rows} rows in use` : "rows in use, the cache grows") + where;
   $("max-tokens").max = max_positions;
   showMemory(heapBytes);
   const weights = megabytes(memory.weights_bytes);
@@ -65,7 +68,7 @@ function ready({ quant, geometry, memory, threads, bytes, isKept, heapBytes }) {
   setFacts([
     quant,
     `${num_layers} layers`,
-    window ? `window ${window}` : "no window",
+    layers ? "windows differ by layer" : window ? `window ${window}` : "no window",
     threads > 1 ? `${threads} threads` : "1 thread",
     `${megabytes(bytes)} MB, verified`,
   ]);

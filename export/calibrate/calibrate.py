@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from ...console.progress import track
 from ...graphs.quantization.activation_ranges import Calibration, LayerMaxima
 from ...runtime.errors import TramontaneError
-from ..config import MistralConfig
+from ..config import MistralConfig, config_from_json
 from ..formats.checkpoint import Checkpoint
 from ..formats.tensor_names import EMBEDDING
 from ..model.load import load_layer
@@ -41,14 +40,13 @@ def calibrate(
     Raises:
         CheckpointError: a tensor is unreadable or holds a NaN or infinity.
     """
-    config = dataclasses.replace(config, cache_grows=True)  # a row for every position
     rope = rope_tables(config)
     embedding = checkpoint.read(EMBEDDING)
     hidden = [torch.from_numpy(embedding[tokens]) for tokens in sequences]
     del embedding
     layers = []
     for number in track(range(config.num_hidden_layers), "calibrating, layer by layer"):
-        layer = load_layer(config, checkpoint, number)
+        layer = load_layer(config, checkpoint, number, grows=True)  # a row for every position
         watch = _Watch(layer, config)
         for i, x in enumerate(hidden):
             hidden[i] = watch.run(x, rope)
@@ -106,8 +104,7 @@ def _maxima(rows: Tensor) -> np.ndarray:
 def main() -> int:
     """Read what to calibrate as JSON from standard input, write the npz to standard output."""
     asked = json.load(sys.stdin)
-    asked["config"]["eos_token_ids"] = tuple(asked["config"]["eos_token_ids"])
-    config = MistralConfig(**asked["config"])
+    config = config_from_json(asked["config"])
     # What torch may print is not part of the numbers.
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)

@@ -80,6 +80,7 @@ def to_hugging_face(config: MistralConfig) -> dict[str, Any]:
         "rms_norm_eps": config.rms_norm_eps,
         "rope_theta": config.rope_theta,
         **({"sliding_window": config.sliding_window} if is_mistral else {}),
+        **({"layer_windows": list(config.layer_windows)} if config.layer_windows else {}),
         "tie_word_embeddings": config.tie_word_embeddings,
         "hidden_act": "silu",
         "bos_token_id": config.bos_token_id,
@@ -141,6 +142,7 @@ def _refuse_unsupported(published: dict[str, Any], architecture: str) -> None:
             architecture == "LlamaForCausalLM" and published.get("sliding_window")
         ),
         "layer_types other than one kind for all layers": (_are_mixed(published, "layer_types")),
+        "layer_windows, a window for each layer": bool(published.get("layer_windows")),
         "partial rotary embedding": any(
             number(source, "partial_rotary_factor", float, 1) != 1 for source in (published, rope)
         ),

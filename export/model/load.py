@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from ..cache_choice import WINDOWED, CacheChoice
 from ..config import MistralConfig
 from ..formats.checkpoint import Checkpoint
 from .model import Layer, Mistral, RmsNorm
@@ -16,7 +17,9 @@ from .rope import rope_tables
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def load_reference(config: MistralConfig, checkpoint: Checkpoint) -> Mistral:
+def load_reference(
+    config: MistralConfig, checkpoint: Checkpoint, cache: CacheChoice = WINDOWED
+) -> Mistral:
     """Build the whole model in eval mode; every parameter is float32, from the checkpoint.
 
     The caller's random state does not change, and no parameter is in memory twice.
@@ -24,20 +27,26 @@ def load_reference(config: MistralConfig, checkpoint: Checkpoint) -> Mistral:
     Args:
         config: the checkpoint's, or the same with another window.
         checkpoint: source of the parameters.
+        cache: how the model holds keys and values.
 
     Raises:
         CheckpointError: a tensor is unreadable or holds a NaN or infinity.
     """
-    model = _filled(lambda: Mistral(config), checkpoint, prefix="")
+    model = _filled(lambda: Mistral(config, cache), checkpoint, prefix="")
     if config.tie_word_embeddings:
         model.head.weight = model.embedding.weight
     model.cos_cache, model.sin_cache = rope_tables(config)
     return model
 
 
-def load_layer(config: MistralConfig, checkpoint: Checkpoint, number: int) -> Layer:
-    """Build one layer, in the same way."""
-    return _filled(lambda: Layer(config), checkpoint, prefix=f"layers.{number}.")
+def load_layer(
+    config: MistralConfig, checkpoint: Checkpoint, number: int, *, grows: bool = False
+) -> Layer:
+    """Build one layer, in the same way; ``grows``: its cache keeps rows that a window hides."""
+    window = config.windows[number]
+    return _filled(
+        lambda: Layer(config, window=window, grows=grows), checkpoint, prefix=f"layers.{number}."
+    )
 
 
 def load_last_norm(config: MistralConfig, checkpoint: Checkpoint) -> RmsNorm:

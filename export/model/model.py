@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..config import MistralConfig, geometry_of
+from ..cache_choice import WINDOWED, CacheChoice, geometry_of
+from ..config import MistralConfig
 from .attention import sliding_window_attention
 from .rope import Tables, rope_tables
 
@@ -22,11 +23,13 @@ class Mistral(nn.Module):
     The reference that parity is measured against. Source: Mistral 7B, arXiv:2310.06825.
     """
 
-    def __init__(self, config: MistralConfig) -> None:
+    def __init__(self, config: MistralConfig, cache: CacheChoice = WINDOWED) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.cache = config, cache
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            Layer(config, window=window, grows=cache.grows) for window in config.windows
+        )
         self.norm = RmsNorm(config)
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
@@ -57,18 +60,20 @@ class Mistral(nn.Module):
 
     def empty_cache(self, batch_size: int = 1) -> list[KeyValue]:
         """A cache that holds no tokens: C rows where they are bounded, none where they grow."""
-        rows = geometry_of(self.config).rows or 0
-        shape = (batch_size, self.config.num_key_value_heads, rows, self.config.head_dim)
-        return [(torch.zeros(shape), torch.zeros(shape)) for _ in self.layers]
+        empty = []
+        for rows in geometry_of(self.config, self.cache).rows:
+            shape = (batch_size, self.config.num_key_value_heads, rows or 0, self.config.head_dim)
+            empty.append((torch.zeros(shape), torch.zeros(shape)))
+        return empty
 
 
 class Layer(nn.Module):
     """Attention and MLP, each with an RMS norm before it and a residual addition after it."""
 
-    def __init__(self, config: MistralConfig) -> None:
+    def __init__(self, config: MistralConfig, *, window: int | None, grows: bool = False) -> None:
         super().__init__()
         self.attention_norm = RmsNorm(config)
-        self.attention = Attention(config)
+        self.attention = Attention(config, window=window, grows=grows)
         self.mlp_norm = RmsNorm(config)
         self.mlp = Mlp(config)
 
@@ -84,9 +89,9 @@ class Layer(nn.Module):
 class Attention(nn.Module):
     """Grouped-query attention over a sliding window."""
 
-    def __init__(self, config: MistralConfig) -> None:
+    def __init__(self, config: MistralConfig, *, window: int | None, grows: bool) -> None:
         super().__init__()
-        self.window, self.grows = config.sliding_window, config.cache_grows
+        self.window, self.grows = window, grows
         M, D = config.hidden_size, config.head_dim
         H, G = config.num_attention_heads, config.num_key_value_heads
         self.query = nn.Linear(M, H * D, bias=False)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
 from huggingface_hub import ModelCardData
 
 from ... import runtime
+from ...runtime.cache import by_layer
 from ...runtime.manifest import Manifest
 from ..tokenizer.tokenizer import LEFT_OUT
 from .genai_config import default_length
@@ -27,7 +29,8 @@ _PARITY_LABELS = (
     ("same_greedy_tokens", "greedy tokens before the first that differs"),
     ("greedy_tokens", "greedy tokens in all"),
 )
-_TAGS = ("tramontane", "onnx", "onnxruntime", "onnxruntime-genai")
+_TAGS = ("tramontane", "onnx", "onnxruntime")
+_GENAI = "onnxruntime-genai"
 
 
 def render_card(manifest: Manifest) -> str:
@@ -50,6 +53,9 @@ def render_card(manifest: Manifest) -> str:
         genai_length=default_length(manifest.geometry),
         has_tokenizer_json=not manifest.tokenizer_json.startswith(LEFT_OUT),
         geometry=manifest.geometry,
+        layout=manifest.geometry.shared_layout,
+        window=by_layer(manifest.geometry.windows, none="none"),
+        rows=by_layer(manifest.geometry.rows, none="one for each token"),
         origin=manifest.origin,
         metadata=_metadata(manifest),
         bare=_BARE.read_text(encoding="utf-8"),
@@ -64,19 +70,20 @@ def _metadata(manifest: Manifest) -> str:
     origin, geometry = dict(manifest.origin), manifest.geometry
     for unknown in ("name", "license_files"):  # to hubs
         origin.pop(unknown, None)
-    runs_in_javascript = geometry.cache_dtype == "float32"
+    runs_in_javascript = geometry.cache_dtype == "float32" and geometry.shared_layout is not None
     tags = [
         *_TAGS,
+        *([] if geometry.shared_layout is None else [_GENAI]),
         *([_JAVASCRIPT] if runs_in_javascript else []),
-        *(["sliding-window"] if geometry.window else []),
+        *(["sliding-window"] if any(geometry.windows) else []),
         manifest.quant,
     ]
     ours = {
         "quantization": manifest.quant,
         "target": manifest.target,
-        "window": geometry.window,
-        "cache_rows": geometry.rows,
-        "cache_dtype": None if runs_in_javascript else geometry.cache_dtype,
+        "window": _one_or_all(geometry.windows),
+        "cache_rows": _one_or_all(geometry.rows),
+        "cache_dtype": None if geometry.cache_dtype == "float32" else geometry.cache_dtype,
         "parity": manifest.parity,
     }
     if "base_model" in origin and manifest.quant != "fp32":
@@ -89,3 +96,8 @@ def _metadata(manifest: Manifest) -> str:
         tramontane={name: value for name, value in ours.items() if value is not None},
     )
     return f"{data.to_yaml(line_break=chr(10))}\n"
+
+
+def _one_or_all(values: Sequence[int | None]) -> int | list[int | None] | None:
+    """The value that all layers have, or the list of all."""
+    return values[0] if len(set(values)) == 1 else list(values)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ...runtime import contract
+from ...runtime.errors import ConfigError
 from ...runtime.manifest import Vocabulary
-from ..config import MistralConfig, geometry_of
+from ..cache_choice import WINDOWED, CacheChoice, geometry_of
+from ..config import MistralConfig
 
 GENAI_CONFIG_FILE = "genai_config.json"
 # Tokens of a sequence unless an app asks for more: onnxruntime-genai allocates a cache that grows
@@ -20,6 +22,7 @@ def genai_config(
     vocabulary: Vocabulary,
     *,
     target: str,
+    cache: CacheChoice = WINDOWED,
     pad_token_id: int | None = None,
 ) -> dict[str, Any]:
     """Describe an artifact to onnxruntime-genai; it decodes greedily unless an app asks for more.
@@ -32,11 +35,21 @@ def genai_config(
         config: the architecture as exported.
         vocabulary: start and end tokens.
         target: as in ``recipe.TARGETS``.
+        cache: how keys and values are held.
         pad_token_id: the token that fills up a batch; None: the first end token.
+
+    Raises:
+        ConfigError: layers have windows of their own.
 
     Source: onnxruntime-genai 0.18, src/config.cpp; how it counts rows was found by trying.
     """
-    geometry = geometry_of(config)
+    geometry = geometry_of(config, cache)
+    layout = geometry.shared_layout
+    if layout is None:
+        raise ConfigError(
+            "genai_config.json: layers have windows of their own, expected one for all; "
+            "onnxruntime-genai reads one window"
+        )
     names = {kind: contract.past(0, kind).replace(".0.", ".%d.") for kind in ("key", "value")}
     presents = {kind: contract.present(0, kind).replace(".0.", ".%d.") for kind in names}
     decoder: dict[str, Any] = {
@@ -59,10 +72,10 @@ def genai_config(
             "present_value_names": presents["value"],
         },
     }
-    if geometry.window is not None and geometry.rows is not None:
+    if layout.window is not None and layout.rows is not None:
         decoder["sliding_window"] = {
-            "window_size": geometry.window,
-            "cache_slack": geometry.rows - geometry.window,
+            "window_size": layout.window,
+            "cache_slack": layout.rows - layout.window,
             "slide_key_value_cache": False,
             "slide_inputs": False,
             "layers": list(range(config.num_hidden_layers)),
@@ -84,7 +97,7 @@ def genai_config(
         "search": {
             "do_sample": False,
             "max_length": default_length(geometry),
-            "past_present_share_buffer": geometry.rows is not None or target != "portable",
+            "past_present_share_buffer": geometry.is_bounded or target != "portable",
         },
     }
 
@@ -94,6 +107,6 @@ def default_length(geometry: contract.Geometry) -> int:
 
     A bounded cache takes as much memory for all positions as for one.
     """
-    if geometry.rows is not None:
+    if geometry.is_bounded:
         return geometry.max_positions
     return min(geometry.max_positions, DEFAULT_LENGTH)

@@ -8,6 +8,7 @@ from typing import Any
 from ...console.progress import say
 from ...runtime.contract import DATA_FILE, MODEL_FILE
 from ...runtime.manifest import Vocabulary, to_json
+from ..cache_choice import WINDOWED, CacheChoice
 from ..config import MistralConfig, read_json_object, shown
 from ..formats.checkpoint import Checkpoint
 from ..formats.huggingface import CONFIG_FILE, to_hugging_face
@@ -16,7 +17,7 @@ from .genai_config import GENAI_CONFIG_FILE, genai_config
 
 ATTRIBUTES_FILE = ".gitattributes"
 # Without these a runtime takes another model for it, or stops; a checkpoint may leave them out.
-_NEEDED = ("architectures", "model_type", "num_key_value_heads", "sliding_window")
+_NEEDED = ("architectures", "model_type", "num_key_value_heads", "sliding_window", "layer_windows")
 _LARGE = ("*.onnx", f"{Path(DATA_FILE).name}*", "tokenizer.model")
 
 
@@ -27,6 +28,7 @@ def write_companions(
     vocabulary: Vocabulary,
     *,
     target: str,
+    cache: CacheChoice = WINDOWED,
 ) -> None:
     """Write all sidecar files beside the graph's folder, which has its data files already.
 
@@ -36,17 +38,25 @@ def write_companions(
         config: the architecture with the window that was exported.
         vocabulary: start and end tokens.
         target: as in ``recipe.TARGETS``.
+        cache: how keys and values are held.
     """
     num_data_files = len(list(folder.glob(f"{DATA_FILE}*")))
     tokens = _tokens(vocabulary)
     generation = _generation(weights)
     contents = {
-        CONFIG_FILE: _config(weights, config, num_data_files) | tokens,
+        CONFIG_FILE: _config(weights, config, cache, num_data_files) | tokens,
         GENERATION_FILE: generation | tokens,
-        GENAI_CONFIG_FILE: genai_config(
-            config, vocabulary, target=target, pad_token_id=_pad_token(weights, generation)
-        ),
     }
+    if config.layer_windows:
+        say(f"{GENAI_CONFIG_FILE}: not written; onnxruntime-genai reads one window for all layers")
+    else:
+        contents[GENAI_CONFIG_FILE] = genai_config(
+            config,
+            vocabulary,
+            target=target,
+            cache=cache,
+            pad_token_id=_pad_token(weights, generation),
+        )
     _tell_of_changes(weights.path / CONFIG_FILE, weights.config_json() or {}, tokens)
     _tell_of_changes(weights.path / GENERATION_FILE, generation, tokens)
     for name, content in contents.items():
@@ -76,7 +86,9 @@ def _tell_of_changes(path: Path, published: dict[str, Any], tokens: dict[str, An
             say(f"{path}: {name} is {shown(own)}; the artifact has {ours} ({decider})")
 
 
-def _config(weights: Checkpoint, config: MistralConfig, num_data_files: int) -> dict[str, Any]:
+def _config(
+    weights: Checkpoint, config: MistralConfig, cache: CacheChoice, num_data_files: int
+) -> dict[str, Any]:
     """config.json carried over, or made; a window that was asked for makes a Llama a Mistral.
 
     Source: transformers.js 4, ``TransformersJSConfig``. Its dtype is a suffix of the graph's name,
@@ -87,7 +99,7 @@ def _config(weights: Checkpoint, config: MistralConfig, num_data_files: int) -> 
         published = own
     else:
         published |= {name: own[name] for name in _NEEDED if name in own}
-    in_javascript: dict[str, Any] = {"dtype": "fp32", "kv_cache_dtype": config.cache_dtype}
+    in_javascript: dict[str, Any] = {"dtype": "fp32", "kv_cache_dtype": cache.dtype}
     if num_data_files:
         in_javascript["use_external_data_format"] = {Path(MODEL_FILE).name: num_data_files}
     return {**published, "transformers.js_config": in_javascript}

@@ -19,7 +19,8 @@ from torch.export import Dim, ExportedProgram
 from ...graphs.operator import schema
 from ...runtime import contract
 from ...runtime.errors import TraceError
-from ..config import MistralConfig, geometry_of
+from ..cache_choice import WINDOWED, CacheChoice, geometry_of
+from ..config import MistralConfig, config_from_json
 from ..model.model import Mistral
 from ..model.rope import rope_tables
 from .bind_weights import leave_unbound
@@ -28,7 +29,7 @@ from .bind_weights import leave_unbound
 _BATCH, _NEW, _PAST = 2, 3, 5
 
 
-def trace(config: MistralConfig) -> ir.Model:
+def trace(config: MistralConfig, cache: CacheChoice = WINDOWED) -> ir.Model:
     """Trace the model on tensors without numbers, and name inputs and outputs by the contract.
 
     Returns:
@@ -38,7 +39,7 @@ def trace(config: MistralConfig) -> ir.Model:
     Raises:
         TraceError: torch could not trace the model (this is a bug of ours, or of torch).
     """
-    program = _export(config)
+    program = _export(config, cache)
     with _quiet(), FakeTensorMode():
         converted = torch.onnx.export(
             program,
@@ -58,22 +59,25 @@ def trace(config: MistralConfig) -> ir.Model:
     _forget_numbers(model.graph)
     onnxscript.optimizer.fold_constants(model)
     _leave_parameters_unbound(model.graph, config)
-    _name_by_contract(model.graph, geometry_of(config))
+    _name_by_contract(model.graph, geometry_of(config, cache))
     _forget_origins(model.graph)
     model.producer_name, model.producer_version = "tramontane", None
     model.graph.name = "tramontane"
     return model
 
 
-def _export(config: MistralConfig) -> ExportedProgram:
+def _export(config: MistralConfig, cache: CacheChoice) -> ExportedProgram:
     batch, new, seen = Dim("batch"), Dim("new"), Dim("seen")
     with FakeTensorMode():
-        model = Mistral(config).eval()
+        model = Mistral(config, cache).eval()
         past = model.empty_cache(_BATCH)
-        rows: dict[int, Any] = {0: batch}
-        if geometry_of(config).rows is None:
-            past = [(_with_rows(k, _PAST), _with_rows(v, _PAST)) for k, v in past]
-            rows[2] = Dim("past")
+        seen_rows = Dim("past")
+        sizes: list[dict[int, Any]] = [{0: batch} for _ in past]
+        for layer, rows in enumerate(geometry_of(config, cache).rows):
+            if rows is None:
+                key, value = past[layer]
+                past[layer] = _with_rows(key, _PAST), _with_rows(value, _PAST)
+                sizes[layer][2] = seen_rows
         ids = torch.zeros(_BATCH, _NEW, dtype=torch.int64)
         mask = torch.ones(_BATCH, _PAST + _NEW, dtype=torch.int64)
         with torch.no_grad():
@@ -83,7 +87,7 @@ def _export(config: MistralConfig) -> ExportedProgram:
                 dynamic_shapes=(
                     {0: batch, 1: new},
                     {0: batch, 1: seen},
-                    [(rows, rows)] * len(past),
+                    [(size, size) for size in sizes],
                 ),
             )
 
@@ -147,13 +151,13 @@ def _name_by_contract(graph: ir.Graph, geometry: contract.Geometry) -> None:
 
 
 def main() -> int:
-    """Read a config as JSON from standard input, write the graph to standard output."""
-    config = json.load(sys.stdin)
-    config["eos_token_ids"] = tuple(config["eos_token_ids"])
+    """Read config and cache as JSON from standard input, write the graph to standard output."""
+    config, cache = json.load(sys.stdin)
     # What torch may print is not part of the graph.
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
-        out.write(ir.to_proto(trace(MistralConfig(**config))).SerializeToString())
+        model = trace(config_from_json(config), CacheChoice(**cache))
+        out.write(ir.to_proto(model).SerializeToString())
     return 0
 
 

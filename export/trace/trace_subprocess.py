@@ -15,12 +15,13 @@ import onnx
 import onnx_ir as ir
 
 from ...runtime.errors import TraceError
+from ..cache_choice import WINDOWED, CacheChoice
 from ..config import MistralConfig
 
 _MODULE = "tramontane.export.trace.trace"
 
 
-def trace_apart(config: MistralConfig) -> ir.Model:
+def trace_apart(config: MistralConfig, cache: CacheChoice = WINDOWED) -> ir.Model:
     """Trace a model as ``trace`` does, which describes the graph.
 
     Raises:
@@ -29,7 +30,7 @@ def trace_apart(config: MistralConfig) -> ir.Model:
     done = subprocess.run(
         # -P: a json.py beside the weights, say, is nothing that we run.
         [sys.executable, "-P", "-m", _MODULE],
-        input=json.dumps(dataclasses.asdict(config)).encode(),
+        input=json.dumps([dataclasses.asdict(one) for one in (config, cache)]).encode(),
         capture_output=True,
         check=False,
     )

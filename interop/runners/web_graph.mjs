@@ -37,10 +37,13 @@ export class Graph {
   }
 
   emptyCache() {
-    const { num_key_value_heads: G, head_dim: D, rows } = this.geometry;
-    const dims = [1, G, rows ?? 0, D];
-    const zeros = () => new Float32Array(dims.reduce((product, each) => product * each, 1));
-    return this.pasts.map((name) => [name, new this.ort.Tensor("float32", zeros(), dims)]);
+    const { num_key_value_heads: G, head_dim: D, layers } = this.geometry;
+    return this.pasts.map((name) => {
+      const { rows } = layers?.[name.split(".")[1]] ?? this.geometry; // one entry where all are equal
+      const dims = [1, G, rows ?? 0, D];
+      const zeros = new Float32Array(dims.reduce((product, each) => product * each, 1));
+      return [name, new this.ort.Tensor("float32", zeros, dims)];
+    });
   }
 
   /**

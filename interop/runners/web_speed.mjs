@@ -26,8 +26,10 @@ const tokens = (start, stop, V) => Array.from({ length: stop - start }, (_, at) 
 
 /** One sequence: a chunk on an empty cache, more of them until the window is full, then steps. */
 async function measure(graph) {
-  const { vocab_size: V, window, max_positions } = graph.geometry;
-  const full = Math.min(window ?? job.prefill, max_positions - job.steps);
+  const { vocab_size: V, layers, max_positions } = graph.geometry;
+  const windows = (layers ?? [graph.geometry]).map(({ window }) => window ?? job.prefill);
+  const window = Math.max(...windows);
+  const full = Math.min(window, max_positions - job.steps);
   let cache = graph.emptyCache();
   let seen = 0;
   const append = async (count) => {

@@ -41,9 +41,13 @@ async function run({ prompts, count, score, data }) {
     externalData,
   });
   const pasts = session.inputNames.filter((name) => name.startsWith("past_key_values."));
-  const dims = [1, geometry.num_key_value_heads, geometry.rows ?? 0, geometry.head_dim];
-  const size = dims.reduce((product, each) => product * each, 1);
-  const empty = () => pasts.map((name) => [name, new ort.Tensor("float32", new Float32Array(size), dims)]);
+  const none = (name) => {
+    const { rows } = geometry.layers?.[name.split(".")[1]] ?? geometry; // one entry where all are equal
+    const dims = [1, geometry.num_key_value_heads, rows ?? 0, geometry.head_dim];
+    const size = dims.reduce((product, each) => product * each, 1);
+    return new ort.Tensor("float32", new Float32Array(size), dims);
+  };
+  const empty = () => pasts.map((name) => [name, none(name)]);
   const integers = (values, shape) => new ort.Tensor("int64", BigInt64Array.from(values, BigInt), shape);
   const step = async (ids, seen, cache) => {
     const found = await session.run({

@@ -14,16 +14,15 @@ from tramontane.bench.web import __main__ as web_speed
 from tramontane.bench.web import figures
 from tramontane.environments import commands, node
 from tramontane.environments.errors import Absent
+from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.contract import Geometry
 from tramontane.runtime.errors import ConfigError, ContractError
 
 GEOMETRY = Geometry(
-    num_layers=2,
     num_key_value_heads=2,
     head_dim=16,
     vocab_size=256,
-    window=8,
-    rows=24,
+    layers=(CacheLayout(window=8, rows=24),) * 2,
     max_positions=512,
 )
 # What each recipe does in three rounds; the second one fell into another process's work.

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from tramontane.export.build import ExportOptions, adapted, export_checkpoint
-from tramontane.export.config import MistralConfig, geometry_of
+from tramontane.export.cache_choice import GROWING, WINDOWED, choose_cache, geometry_of
+from tramontane.export.config import MistralConfig
 from tramontane.export.formats.layouts import read_config
 from tramontane.export.known_models import GEOMETRIES
 from tramontane.runtime.errors import ConfigError
@@ -22,7 +23,7 @@ def config(stdlib_5m: Path) -> MistralConfig:
 
 def test_nothing_asked_for_changes_nothing(config: MistralConfig) -> None:
     assert adapted(config, window=None) == config
-    assert adapted(config, window=None, cache="windowed") == config
+    assert choose_cache("windowed", kv="float32") == WINDOWED
 
 
 def test_window_makes_a_llama_a_mistral_and_changes_nothing_else() -> None:
@@ -37,11 +38,13 @@ def test_window_makes_a_llama_a_mistral_and_changes_nothing_else() -> None:
 def test_growing_cache_keeps_the_window_and_bounds_no_rows(
     config: MistralConfig, window: int | None
 ) -> None:
-    windowed = geometry_of(adapted(config, window=window))
-    growing = geometry_of(adapted(config, window=window, cache="growing"))
-    assert windowed.rows is not None
-    assert growing == dataclasses.replace(windowed, rows=None)
-    assert growing.window == (window or config.sliding_window)
+    windowed = geometry_of(adapted(config, window=window), WINDOWED)
+    growing = geometry_of(adapted(config, window=window), choose_cache("growing", kv="float32"))
+    assert growing == geometry_of(adapted(config, window=window), GROWING)
+    assert windowed.is_bounded
+    without_rows = [dataclasses.replace(layer, rows=None) for layer in windowed.layers]
+    assert growing == dataclasses.replace(windowed, layers=tuple(without_rows))
+    assert set(growing.windows) == {window or config.sliding_window}
 
 
 def test_largest_and_smallest_window_are_taken(config: MistralConfig) -> None:
@@ -68,10 +71,10 @@ def test_window_out_of_range_is_refused(config: MistralConfig, window: int) -> N
 
 
 @pytest.mark.parametrize("cache", ["", "bounded", "Growing"])
-def test_unknown_cache_is_refused(config: MistralConfig, cache: str) -> None:
+def test_unknown_cache_is_refused(cache: str) -> None:
     message = f"^--cache {cache}: unknown; expected one of windowed, growing$"
     with pytest.raises(ConfigError, match=message):
-        adapted(config, window=None, cache=cache)
+        choose_cache(cache, kv="float32")
 
 
 def test_unknown_cache_is_refused_before_anything_is_written(

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from tramontane.export.config import MistralConfig, geometry_of
+from tramontane.export.cache_choice import WINDOWED, CacheChoice, geometry_of
+from tramontane.export.config import MistralConfig
 from tramontane.export.formats.layouts import read_config
 from tramontane.export.formats.tensor_names import parameters
 from tramontane.export.known_models import GEOMETRIES, find_geometry, shorten
@@ -68,7 +69,7 @@ def weighed(config: MistralConfig, *, quant: str, target: str, block: int) -> tu
         block=block,
         calibration=evenly_loud(config) if is_smoothed(quant) else None,
     )
-    pipeline.run(model, geometry_of(config), recipe)
+    pipeline.run(model, geometry_of(config, WINDOWED), recipe)
     laid_out = external_data.places(model.graph)
     count = len(external_data.initializers_as_read(model.graph))
     return sum(external_data.sizes(laid_out).values()), count
@@ -173,14 +174,13 @@ def test_unknown_block_is_refused_by_name() -> None:
 def test_head_size_that_no_kernel_takes_is_refused_with_a_recipe_that_takes_it(
     head_dim: int, target: str, quant: str, kv: str, other: str
 ) -> None:
-    config = dataclasses.replace(GEOMETRIES["stdlib-5m"], head_dim=head_dim, cache_dtype=kv)
+    config = dataclasses.replace(GEOMETRIES["stdlib-5m"], head_dim=head_dim)
     with pytest.raises(GraphError) as refused:
-        plan(config, quant=quant, target=target)
+        plan(config, quant=quant, target=target, cache=CacheChoice(dtype=kv))
     assert str(refused.value) == (
         f"--target {target}: head_dim is {head_dim}, expected a multiple of 8, as onnxruntime's "
         f"attention kernel does; take --target portable{other}, which runs any head size"
     )
-    config = dataclasses.replace(config, cache_dtype="float32")
     quant = "int8" if "--quant int8" in other else quant
     assert plan(config, quant=quant, target="portable").disk_bytes > 0
 
@@ -227,7 +227,7 @@ def test_what_is_calibrated_needs_a_layer_in_float_while_it_is_exported(
 ) -> None:
     config = find_geometry("mistral-7b-v0.1")
     plain = plan(config, quant="int8", target="ort").export_peak_bytes
-    calibrated = plan(dataclasses.replace(config, cache_dtype=kv), quant=quant, target="ort")
+    calibrated = plan(config, quant=quant, target="ort", cache=CacheChoice(dtype=kv))
     layer = 4 * sum(
         math.prod(shape)
         for name, shape in parameters(config).items()

@@ -209,12 +209,10 @@ def promised(build: Callable[..., ir.Model], normal: Callable[..., np.ndarray]) 
 def geometry() -> Geometry:
     """What ``promised`` promises."""
     return Geometry(
-        num_layers=1,
         num_key_value_heads=2,
         head_dim=16,
         vocab_size=6,
-        window=8,
-        rows=24,
+        layers=(CacheLayout(window=8, rows=24),),
         max_positions=256,
     )
 

@@ -30,7 +30,7 @@ def test_every_case_has_a_name_of_its_own_and_the_stories_come_with_the_shared_f
 
 
 def test_a_job_crosses_the_window_in_its_prompt_and_in_what_follows(exported: Exported) -> None:
-    window = exported.manifest.geometry.window
+    window = exported.manifest.geometry.windows[0]
     assert window is not None
     short, long = exported.job["prompts"]
     assert len(short) < window

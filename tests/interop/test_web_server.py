@@ -17,6 +17,7 @@ from tramontane.environments import node
 from tramontane.environments.errors import Absent
 from tramontane.interop import web_server
 from tramontane.runtime import manifest as manifests
+from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.contract import Geometry
 from tramontane.runtime.errors import ContractError
 from tramontane.runtime.memory import MemoryPlan
@@ -232,12 +233,10 @@ def _artifact(folder: Path, *, files: list[str]) -> Path:
         quant="fp32",
         target="ort",
         geometry=Geometry(
-            num_layers=1,
             num_key_value_heads=2,
             head_dim=16,
             vocab_size=64,
-            window=8,
-            rows=24,
+            layers=(CacheLayout(window=8, rows=24),),
             max_positions=512,
         ),
         vocabulary=manifests.Vocabulary(bos_token_id=1, eos_token_ids=(2,), add_bos_token=True),

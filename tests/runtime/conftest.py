@@ -6,12 +6,14 @@ import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper, parser
 from tramontane.runtime import Session
+from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.contract import MODEL_FILE, Geometry
 from tramontane.runtime.manifest import Manifest, Vocabulary, describe_file, write_manifest
 from tramontane.runtime.memory import MemoryPlan
@@ -33,7 +35,7 @@ negative = Neg(num_logits_to_keep) from = Reshape(negative, one) y = Slice(x, fr
 logits = MatMul(y, head) }"""
 
 
-def write_artifact(folder: Path, *, built: int | None = WINDOW, **changed: object) -> Path:
+def write_artifact(folder: Path, *, built: int | None = WINDOW, **changed: Any) -> Path:
     """Write an artifact with a window ``built`` in; ``changed`` replaces fields of the geometry that the manifest tells."""
     draw = np.random.default_rng(0)
     angles = np.arange(POSITIONS)[:, None] * 10000.0 ** (-np.arange(8) / 8)
@@ -63,19 +65,19 @@ def write_artifact(folder: Path, *, built: int | None = WINDOW, **changed: objec
     (folder / MODEL_FILE).parent.mkdir(parents=True)
     onnx.save(model, folder / MODEL_FILE)
     shutil.copy(TOKENIZER, folder / "tokenizer.model")
+    layer = {"window": built, "rows": built and ROWS}
+    layer |= {name: changed.pop(name) for name in layer if name in changed}
     geometry = Geometry(
-        num_layers=1,
         num_key_value_heads=2,
         head_dim=16,
         vocab_size=V,
-        window=built,
-        rows=built and ROWS,
+        layers=(CacheLayout(**layer),) * changed.pop("num_layers", 1),
         max_positions=POSITIONS,
     )
     manifest = Manifest(
         quant="fp32",
         target="ort",
-        geometry=dataclasses.replace(geometry, **changed),  # type: ignore[arg-type]
+        geometry=dataclasses.replace(geometry, **changed),
         vocabulary=Vocabulary(bos_token_id=1, eos_token_ids=(2,), add_bos_token=True),
         memory=MemoryPlan(
             weights_bytes=900,

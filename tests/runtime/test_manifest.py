@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.contract import MODEL_FILE, Geometry
 from tramontane.runtime.errors import ContractError
 from tramontane.runtime.manifest import (
@@ -28,12 +29,10 @@ def artifact(folder: Path) -> Manifest:
         quant="fp32",
         target="ort",
         geometry=Geometry(
-            num_layers=1,
             num_key_value_heads=2,
             head_dim=16,
             vocab_size=64,
-            window=8,
-            rows=24,
+            layers=(CacheLayout(window=8, rows=24),),
             max_positions=512,
         ),
         vocabulary=Vocabulary(bos_token_id=1, eos_token_ids=(2, 3), add_bos_token=True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.contract import Geometry
 from tramontane.runtime.errors import ContractError
 from tramontane.runtime.memory import MemoryPlan, refuse_beyond
@@ -24,12 +25,10 @@ PLAN = MemoryPlan(
 
 def geometry(*, window: int | None, rows: int | None) -> Geometry:
     return Geometry(
-        num_layers=1,
         num_key_value_heads=1,
         head_dim=2,
         vocab_size=8,
-        window=window,
-        rows=rows,
+        layers=(CacheLayout(window=window, rows=rows),),
         max_positions=4096,
     )
 

@@ -45,7 +45,7 @@ def test_chunks_and_steps_equal_one_prefill(session: Session, length: int) -> No
     close([session.step(token).copy() for token in sequence], expected)
     assert session.tokens == length
     for (key, value), (expected_key, expected_value) in zip(session.cache(), cache, strict=True):
-        assert key.shape == (2, session.manifest.geometry.layout.held(length), 16)
+        assert key.shape == (2, session.manifest.geometry.layers[0].held(length), 16)
         close(key, expected_key)
         close(value, expected_value)
 

@@ -38,7 +38,7 @@ def test_an_artifact_of_ours_brings_its_window_and_recipe(
     unwindowed = dataclasses.replace(checkpoint.config, sliding_window=None)
     subject = open_subject(embedded_artifact("int8-ort"), unwindowed)
     assert (subject.config.sliding_window, subject.quant) == (64, "int8")
-    assert (subject.layout.rows, subject.weight_slack) == (80, 1.0)
+    assert (subject.layouts[0].rows, subject.weight_slack) == (80, 1.0)
     assert not subject.takes_ragged_batches
 
 
@@ -64,7 +64,7 @@ def test_a_graph_with_a_fixed_cache_beside_a_checkpoint_without_window_asks_for_
     with pytest.raises(ContractError, match="its cache has 80 rows, .* with --window"):
         open_subject(graph, unwindowed)
     subject = open_subject(graph, adapted(unwindowed, window=64))
-    assert (subject.layout.window, subject.layout.rows) == (64, 80)
+    assert (subject.layouts[0].window, subject.layouts[0].rows) == (64, 80)
 
 
 @pytest.mark.parametrize("recipe", ["int8-ort", "int4-ort", "fp32-portable", "int4-portable"])
@@ -75,7 +75,7 @@ def test_a_bare_graph_is_read_for_its_recipe_and_rows(
     for path in (folder, folder / "model.onnx"):
         subject = open_subject(path, checkpoint.config)
         assert (subject.manifest, subject.quant) == (None, recipe.split("-", maxsplit=1)[0])
-        assert subject.layout.rows == 80
+        assert subject.layouts[0].rows == 80
 
 
 def test_a_graph_without_the_driver_gives_the_logits_of_the_driver(
@@ -101,7 +101,7 @@ def test_a_growing_cache_is_told_from_a_windowed_one(
     export_checkpoint(folder, tmp_path / "a", ExportOptions(quant="fp32", target="ort"))
     config = dataclasses.replace(Checkpoint.open(folder).config, sliding_window=8)
     subject = open_subject(as_another(tmp_path / "a", tmp_path / "graph"), config)
-    assert (subject.layout.rows, subject.layout.window) == (None, None)
+    assert (subject.layouts[0].rows, subject.layouts[0].window) == (None, None)
     assert (subject.edges.rows, subject.edges.window) == (24, 8)  # where to look nevertheless
 
 

@@ -6,8 +6,10 @@ import dataclasses
 from types import SimpleNamespace
 
 import pytest
+from tramontane.export.cache_choice import WINDOWED, geometry_of
+from tramontane.export.config import MistralConfig
 from tramontane.export.known_models import GEOMETRIES
-from tramontane.export.plan import plan
+from tramontane.export.plan import Plan, plan
 from tramontane.runtime.errors import ContractError
 from tramontane.validate import preflight
 
@@ -20,6 +22,10 @@ def has_free(monkeypatch: pytest.MonkeyPatch, free_bytes: int) -> None:
     monkeypatch.setattr(preflight.psutil, "virtual_memory", lambda: memory)
 
 
+def refuse_little_memory(config: MistralConfig, planned: Plan) -> None:
+    preflight.refuse_little_memory(geometry_of(config, WINDOWED), planned)
+
+
 @pytest.mark.parametrize("name", [*GEOMETRIES_OF_7B, "codellama-7b"])
 @pytest.mark.parametrize("quant", ["int8", "int4"])
 def test_seven_billion_parameters_are_measured_on_a_laptop_whatever_their_positions(
@@ -27,16 +33,16 @@ def test_seven_billion_parameters_are_measured_on_a_laptop_whatever_their_positi
 ) -> None:
     config = GEOMETRIES[name]
     has_free(monkeypatch, LAPTOP_BYTES - (3 << 30))
-    preflight.refuse_little_memory(config, plan(config, quant=quant, target="ort"))
+    refuse_little_memory(config, plan(config, quant=quant, target="ort"))
 
 
 def test_a_cache_is_counted_for_the_tokens_that_are_fed(monkeypatch: pytest.MonkeyPatch) -> None:
     config = GEOMETRIES["mistral-7b-v0.2"]  # no window, 32768 positions
     planned = plan(config, quant="int4", target="ort")
     has_free(monkeypatch, planned.memory.resident_bytes)
-    preflight.refuse_little_memory(config, planned)
+    refuse_little_memory(config, planned)
     longer = dataclasses.replace(config, max_position_embeddings=131072)
-    preflight.refuse_little_memory(longer, plan(longer, quant="int4", target="ort"))
+    refuse_little_memory(longer, plan(longer, quant="int4", target="ort"))
 
 
 def test_what_does_not_fit_is_refused_with_all_of_its_parts(
@@ -45,4 +51,4 @@ def test_what_does_not_fit_is_refused_with_all_of_its_parts(
     config = GEOMETRIES["llama-2-13b"]
     has_free(monkeypatch, 4 << 30)
     with pytest.raises(ContractError, match=r"parity: the reference takes .* with --no-validate"):
-        preflight.refuse_little_memory(config, plan(config, quant="int8", target="ort"))
+        refuse_little_memory(config, plan(config, quant="int8", target="ort"))

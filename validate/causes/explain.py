@@ -69,7 +69,7 @@ def _explained(gate: Gate, dissection: Dissection, exhibit: Exhibit) -> Explanat
             cause=f"the bounds were tightened: --tolerance {scale:g}",
             evidence=f"by default {finding.bound / scale:.2g} is allowed",
         )
-    layout = gate.subject.layout
+    layout = gate.subject.layouts[finding.layer or 0]  # read for findings of a layer alone
     found: Found | None
     if finding.name.endswith(SCALES):
         found = cause_of_scales(exhibit)

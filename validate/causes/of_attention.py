@@ -36,7 +36,7 @@ def causes_of_attention(
     query, key, value = (exhibit.inputs[name] for name in ("query", "key", "value"))
     at = _chosen_queries(exhibit)
     T, D, G = len(query), config.head_dim, config.num_key_value_heads
-    H, W = config.num_attention_heads, config.sliding_window
+    H, W = config.num_attention_heads, _window(exhibit, config)
     rope = rope_of(config)
     plain = [x.reshape(T, -1, D).swapaxes(0, 1).astype(np.float64) for x in (query, key, value)]
     q, k = (rotate(x, rope.tables(T)) for x in plain[:2])
@@ -91,6 +91,12 @@ def causes_of_attention(
         yield Cause(f"of queries: {wrong.text}", result(q=rotated))
     starts = np.repeat(np.cumsum([0, *cuts[:-1]]), cuts)[:T]
     yield Cause("the cache is not read", result(seen=own & (j >= starts[at, None])))
+
+
+def _window(exhibit: Exhibit, config: MistralConfig) -> int | None:
+    """The window of the layer that the exhibit is of."""
+    assert exhibit.finding.layer is not None, "attention is in a layer"
+    return config.windows[exhibit.finding.layer]
 
 
 def _chosen_queries(exhibit: Exhibit) -> np.ndarray:

@@ -200,14 +200,14 @@ class _Walk:
             self._show(scales_of(number, held, self.tolerance))
         inputs = {"query": query, "key": held[0].before_rope, "value": held[1].before_rope}
         attended = operators.attend(
-            **inputs, config=c, rope=self.reference.rope, window=c.sliding_window
+            **inputs, config=c, rope=self.reference.rope, window=c.windows[number]
         )
         self._show(
             rows_of(
                 number,
                 held,
                 self.seen.caches,
-                layout=self.subject.layout,
+                layout=self.subject.layouts[number],
                 tolerance=self.tolerance,
                 inputs={"query": query, "key": key, "value": value},
             )

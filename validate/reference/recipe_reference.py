@@ -160,7 +160,7 @@ class _Walk:
             values.before_rope,
             config=c,
             rope=rope,
-            window=c.sliding_window,
+            window=c.windows[number],
         )
         x = x + _multiply(own.products["output"], attended, rng)
         out = np.empty_like(x)

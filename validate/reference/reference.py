@@ -134,9 +134,9 @@ class Reference:
         Returns:
             (T, M) float32; keys, rope applied, and values of all positions: (G, T, D) float32.
         """
-        c, T = self.config, len(x)
-        rows = max(T, c.sliding_window or 0)
-        shape = (1, c.num_key_value_heads, 0 if c.sliding_window is None else rows, c.head_dim)
+        c, T, window = self.config, len(x), layer.attention.window
+        rows = max(T, window or 0)
+        shape = (1, c.num_key_value_heads, 0 if window is None else rows, c.head_dim)
         past = torch.zeros(shape), torch.zeros(shape)
         at_once = max(1, _SCORE_BYTES // (4 * c.num_attention_heads * rows))
         out = torch.empty_like(x)

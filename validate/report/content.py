@@ -65,7 +65,9 @@ def as_json(
 
 
 def _artifact(m: Measurement, name: str | None) -> dict[str, Any]:
-    layout, config, manifest = m.subject.layout, m.subject.config, m.subject.manifest
+    layouts, config, manifest = m.subject.layouts, m.subject.config, m.subject.manifest
+    rows = [layout.rows for layout in layouts]
+    differing = {"layer_windows": list(config.windows), "layer_rows": rows}
     return {
         "name": name or m.subject.name,
         "graph": m.subject.path.name,
@@ -73,7 +75,8 @@ def _artifact(m: Measurement, name: str | None) -> dict[str, Any]:
         "quant": m.subject.quant,
         "target": manifest.target if manifest else None,
         "window": config.sliding_window,
-        "rows": layout.rows,
+        "rows": None if None in rows else max(row for row in rows if row is not None),
+        **(differing if len(set(zip(config.windows, rows, strict=True))) > 1 else {}),
         "layers": config.num_hidden_layers,
         "memory": dataclasses.asdict(manifest.memory) if manifest else None,
     }
@@ -100,8 +103,12 @@ def _measured_on(m: Measurement) -> dict[str, Any]:
 
 def _evictions(m: Measurement) -> list[int]:
     """Positions before which rows left the cache."""
-    layout, T = m.subject.layout, len(m.curve.kl)
-    return [t for t in range(1, T + 1) if layout.first(t) != layout.first(t - 1)]
+    layouts, T = set(m.subject.layouts), len(m.curve.kl)
+    return [
+        t
+        for t in range(1, T + 1)
+        if any(layout.first(t) != layout.first(t - 1) for layout in layouts)
+    ]
 
 
 def _worst_tokens(m: Measurement) -> list[dict[str, Any]]:

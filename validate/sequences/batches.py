@@ -41,10 +41,11 @@ def feed_batch(
     subject: Subject, runs: Sequence[ReferenceRun], *, pads_left: bool = False
 ) -> list[BatchRow]:
     """Two sequences in one batch, then token by token past the edge; of two lengths if allowed."""
-    edges, longest = subject.edges, min(len(run.tokens) for run in runs)
-    window = edges.window or STAND_IN_WINDOW
+    longest = min(len(run.tokens) for run in runs)
+    widest = subject.edges[-1]  # past whose edge all others lie as well
+    window = widest.window or STAND_IN_WINDOW
     steps = min(24, longest // 2)
-    first = min((edges.rows or window) - 4, longest - steps)
+    first = min((widest.rows or window) - 4, longest - steps)
     second = max(1, window // 2) if subject.takes_ragged_batches else first
     lengths = np.minimum([first, second], longest - steps)
     feeder = subject.graph_feeder(batch_size=2)
@@ -87,5 +88,5 @@ def batch_checks(
         total = len(row.logits)
         figures = compare(run.logits[:total], row.logits, run.tokens[:total])
         yield logits_check(str(row), figures, tolerance.logits_bounds(floor, total), kind="batch")
-        worst = row_error(row.cache, run, subject.layout, total)
+        worst = row_error(row.cache, run, subject.layouts, total)
         yield cache_check(f"cache, {row}", worst, tolerance.cache_bounds(floor))

@@ -55,7 +55,7 @@ class Feed:
         return f"{self.source}, {self.mode}, {self.length} tokens"
 
 
-def feeds(source: str, edges: CacheLayout, spans: Spans) -> list[Feed]:
+def feeds(source: str, edges: Sequence[CacheLayout], spans: Spans) -> list[Feed]:
     """All ways of feeding one sequence, the fastest first."""
     longest, (start, end) = spans.longest, spans.stepped[source]
     stepped = ([start] if start else []) + [1] * (end - start)
@@ -69,7 +69,7 @@ def feeds(source: str, edges: CacheLayout, spans: Spans) -> list[Feed]:
 
 
 def feed_and_watch(
-    feeder: Feeder, run: ReferenceRun, cuts: Sequence[int], layout: CacheLayout
+    feeder: Feeder, run: ReferenceRun, cuts: Sequence[int], layouts: Sequence[CacheLayout]
 ) -> tuple[np.ndarray, RowError]:
     """Feed a new sequence in pieces, and look at the cache after them.
 
@@ -78,16 +78,18 @@ def feed_and_watch(
     """
     feeder.reset()
     logits = np.empty((sum(cuts), run.logits.shape[1]), np.float32)
-    total, first, worst = 0, -1, None
+    total, worst = 0, None
+    first: list[int] = []
     for number, size in enumerate(cuts, start=1):
         piece = slice(total, total + size)
         logits[piece] = feeder.feed(run.tokens[piece])
         total += size
         is_telling = len(cuts) <= _FEW_PIECES or number == len(cuts)
-        if is_telling or layout.first(total) != first:
-            found = row_error(feeder.cache(), run, layout, total)
+        now = [layout.first(total) for layout in layouts]
+        if is_telling or now != first:
+            found = row_error(feeder.cache(), run, layouts, total)
             worst = found if worst is None else _worse(worst, found)
-        first = layout.first(total)
+        first = now
     assert worst is not None, "the last piece is always looked at"
     return logits, worst
 
@@ -97,11 +99,13 @@ def _worse(one: RowError, other: RowError) -> RowError:
     return dataclasses.replace(worst, mean=max(one.mean, other.mean))
 
 
-def row_error(cache: CacheRows, run: ReferenceRun, layout: CacheLayout, tokens: int) -> RowError:
+def row_error(
+    cache: CacheRows, run: ReferenceRun, layouts: Sequence[CacheLayout], tokens: int
+) -> RowError:
     """Hold each row against the reference's for the position that it should hold."""
-    first = layout.first(tokens)
     worst, means = [], []
-    for layer, pair in enumerate(cache):
+    for layer, (pair, layout) in enumerate(zip(cache, layouts, strict=True)):
+        first = layout.first(tokens)
         for kind, rows, all_rows in zip(
             ("key", "value"), pair, (run.keys, run.values), strict=True
         ):
@@ -121,11 +125,15 @@ def row_error(cache: CacheRows, run: ReferenceRun, layout: CacheLayout, tokens: 
 
 
 def check_feed(
-    feeder: Feeder, expected: Expected, feed: Feed, layout: CacheLayout, tolerance: Tolerance
+    feeder: Feeder,
+    expected: Expected,
+    feed: Feed,
+    layouts: Sequence[CacheLayout],
+    tolerance: Tolerance,
 ) -> tuple[list[Check], np.ndarray]:
     """Feed one way: the check of the logits, that of the cache, and the logits (T, V) float32."""
     run, floor = expected.run, expected.floor
-    logits, worst = feed_and_watch(feeder, run, feed.cuts, layout)
+    logits, worst = feed_and_watch(feeder, run, feed.cuts, layouts)
     figures = compare(run.logits[: feed.length], logits, run.tokens[: feed.length])
     checks = [
         logits_check(str(feed), figures, tolerance.logits_bounds(floor, feed.length)),

@@ -8,6 +8,7 @@ rows leave it.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,18 +44,34 @@ class Spans:
         return self.lengths[-1]
 
 
-def spans(layout: CacheLayout, *, positions: int, thorough: bool = False) -> Spans:
-    """Lengths that straddle the window and an eviction, and go as far as they must.
+def spans(layouts: Iterable[CacheLayout], *, positions: int, thorough: bool = False) -> Spans:
+    """Lengths that straddle every window and an eviction, and go as far as they must.
 
     Single steps go three windows far on text, and across an eviction on random tokens. A large
     window is crossed, with an eviction, and no more. ``thorough`` steps all the way, goes three
     windows far and continues greedily for four, however long that takes.
 
-    >>> spans(CacheLayout(window=64, rows=80), positions=4096).lengths
+    >>> spans([CacheLayout(window=64, rows=80)], positions=4096).lengths
     (1, 63, 64, 65, 192, 1024)
-    >>> spans(CacheLayout(window=4096, rows=4608), positions=32768).lengths
+    >>> spans([CacheLayout(window=4096, rows=4608)], positions=32768).lengths
     (1, 4095, 4096, 4097, 5129)
     """
+    each = [_spans(one, positions=positions, thorough=thorough) for one in distinct(layouts)]
+    stepped = {}
+    for source in ("text", "random"):
+        starts, ends = zip(*(one.stepped[source] for one in each), strict=True)
+        stepped[source] = min(starts), max(ends)
+    farthest = max(each, key=lambda one: one.greedy_steps)
+    return Spans(
+        lengths=tuple(sorted({length for one in each for length in one.lengths})),
+        greedy_prompt=farthest.greedy_prompt,
+        greedy_steps=farthest.greedy_steps,
+        stepped=stepped,
+        dissected=max(one.dissected for one in each),
+    )
+
+
+def _spans(layout: CacheLayout, *, positions: int, thorough: bool) -> Spans:
     W = layout.window or STAND_IN_WINDOW
     evicted = _rows(layout) + _evicted_at_once(layout) + 8
     is_short = W > _LARGE_WINDOW and not thorough
@@ -75,30 +92,36 @@ def spans(layout: CacheLayout, *, positions: int, thorough: bool = False) -> Spa
     )
 
 
-def chunks(layout: CacheLayout, length: int) -> list[int]:
-    """Sizes of chunks whose borders lie on, before and after the window's edge and an eviction.
+def chunks(layouts: Iterable[CacheLayout], length: int) -> list[int]:
+    """Sizes of chunks whose borders lie on, before and after each window's edge and an eviction.
 
-    >>> list(itertools.accumulate(chunks(CacheLayout(window=64, rows=80), 200)))
+    >>> list(itertools.accumulate(chunks([CacheLayout(window=64, rows=80)], 200)))
     [63, 65, 79, 80, 82, 98, 131, 200]
     """
-    W, C = layout.window or STAND_IN_WINDOW, _rows(layout)
-    cuts = {W - 1, W + 1, C - 1, C, C + 2, C + _evicted_at_once(layout) + 1, 2 * W + 3}
+    cuts: set[int] = set()
+    for layout in layouts:
+        W, C = layout.window or STAND_IN_WINDOW, _rows(layout)
+        cuts |= {W - 1, W + 1, C - 1, C, C + 2, C + _evicted_at_once(layout) + 1, 2 * W + 3}
     borders = [0, *sorted(cut for cut in cuts if 0 < cut < length), length]
     return [b - a for a, b in itertools.pairwise(borders)]
 
 
-def turns(layout: CacheLayout, length: int) -> list[int]:
+def turns(layouts: Iterable[CacheLayout], length: int) -> list[int]:
     """Sizes of pieces as several turns have them: a prompt, then single tokens, again and again.
 
-    Prompts of half a window, of one that crosses the edge, and of more than the cache has rows.
+    For each layout, prompts of half a window, of one that crosses the edge, and of more than the
+    cache has rows.
 
-    >>> sizes = turns(CacheLayout(window=64, rows=80), 400)
+    >>> sizes = turns([CacheLayout(window=64, rows=80)], 400)
     >>> [size for size in sizes if size > 1], sum(sizes)
     ([32, 48, 85, 32, 48, 85, 22], 400)
     """
-    W, answer = layout.window or STAND_IN_WINDOW, [1] * 8
+    answer, prompts = [1] * 8, []
+    for layout in distinct(layouts):
+        W = layout.window or STAND_IN_WINDOW
+        prompts += [W // 2, 3 * W // 4, _rows(layout) + 5]
     sizes: list[int] = []
-    for prompt in itertools.cycle((W // 2, 3 * W // 4, _rows(layout) + 5)):
+    for prompt in itertools.cycle(prompts):
         sizes += [max(2, prompt), *answer]
         if sum(sizes) >= length:
             break
@@ -149,6 +172,12 @@ class TokenText:
 def random_tokens(vocab_size: int, length: int, *, seed: int) -> np.ndarray:
     """Seeded tokens from the whole vocabulary: (length,) int64."""
     return np.random.default_rng(seed).integers(0, vocab_size, length)
+
+
+def distinct(layouts: Iterable[CacheLayout]) -> list[CacheLayout]:
+    """Each layout once; those without a window only where no other has one."""
+    each = list(dict.fromkeys(layouts))
+    return [layout for layout in each if layout.window is not None] or each
 
 
 def _rows(layout: CacheLayout) -> int:

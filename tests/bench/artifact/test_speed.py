@@ -21,7 +21,7 @@ def spread(*values: float) -> Spread:
     return Spread(values=values)
 
 
-WORK = Work(read_bytes=1000, row_bytes=10, window=64, multiplications=500)
+WORK = Work(read_bytes=1000, row_bytes=10, windows=(64,), multiplications=500)
 
 
 def test_a_step_reads_no_more_rows_than_the_window_has() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from torch import Tensor
+from tramontane.export.cache_choice import GROWING, WINDOWED, CacheChoice
 from tramontane.export.config import MistralConfig
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.formats.layouts import read_config
@@ -32,9 +33,11 @@ KINDS = [
 ]
 
 
-def load(folder: Path, config: MistralConfig | None = None) -> Mistral:
+def load(
+    folder: Path, config: MistralConfig | None = None, *, cache: CacheChoice = WINDOWED
+) -> Mistral:
     checkpoint = Checkpoint.open(folder)
-    return load_reference(config or checkpoint.config, checkpoint)
+    return load_reference(config or checkpoint.config, checkpoint, cache)
 
 
 def published_logits(folder: Path, ids: Tensor, **changes: Any) -> Tensor:
@@ -91,7 +94,7 @@ def test_cache_that_grows_gives_the_same_logits_and_keeps_every_row(
     tiny_checkpoint: Write,
 ) -> None:
     folder, ids = tiny_checkpoint(), tokens(5 * W)
-    model = load(folder, dataclasses.replace(read_config(folder), cache_grows=True))
+    model = load(folder, cache=GROWING)
     expected = published_logits(folder, ids)
     for pieces in ([5 * W], [W + 1] + [1] * (4 * W - 1)):
         assert difference(our_logits(model, ids, pieces), expected) <= BOUND

@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from tramontane.cli.commands.export import add_export_options
 from tramontane.export.sidecars.card import render_card
 from tramontane.runtime import Session, minimal_decode
+from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.contract import Geometry
 from tramontane.runtime.manifest import Manifest, Vocabulary
 from tramontane.runtime.memory import MemoryPlan
@@ -28,12 +29,10 @@ from tramontane.runtime.memory import MemoryPlan
 MOST_LINES = 33  # of the script with nothing but onnxruntime and numpy
 NOT_MEASURED = "Not measured: this artifact was exported with `--no-validate`."
 GEOMETRY = Geometry(
-    num_layers=2,
     num_key_value_heads=3,
     head_dim=16,
     vocab_size=640,
-    window=8,
-    rows=24,
+    layers=(CacheLayout(window=8, rows=24),) * 2,
     max_positions=512,
 )
 MEMORY = MemoryPlan(
@@ -59,11 +58,18 @@ PARITY = {
 }
 
 
+def changed_geometry(**changes: Any) -> Geometry:
+    """``GEOMETRY`` with other sizes; ``window`` and ``rows`` are those of all layers."""
+    sizes: dict[str, int | None] = {"window": 8, "rows": 24}
+    sizes |= {name: changes.pop(name) for name in sizes if name in changes}
+    return dataclasses.replace(GEOMETRY, **{"layers": (CacheLayout(**sizes),) * 2, **changes})
+
+
 def manifest(*, geometry: dict[str, Any] | None = None, **changes: Any) -> Manifest:
     known: dict[str, Any] = {
         "quant": "int8",
         "target": "ort",
-        "geometry": dataclasses.replace(GEOMETRY, **(geometry or {})),
+        "geometry": changed_geometry(**(geometry or {})),
         "vocabulary": Vocabulary(bos_token_id=1, eos_token_ids=(2,), add_bos_token=True),
         "memory": MEMORY,
         "source": {},
@@ -180,6 +186,23 @@ def test_optimum_is_shown_for_a_cache_that_grows_and_for_no_other() -> None:
         assert "from optimum.onnxruntime import ORTModelForCausalLM" in growing
         assert "| KV cache rows | one for each token |" in growing
         assert "zeros, shape" not in growing
+
+
+def test_layers_that_differ_are_listed_and_other_runtimes_are_not_promised() -> None:
+    layers = CacheLayout(window=8, rows=24), CacheLayout(window=None, rows=None)
+    card = render_card(manifest(geometry={"layers": layers}))
+    assert "| sliding window | 8, none (layer by layer) |" in card
+    assert "| KV cache rows | 24, one for each token (layer by layer) |" in card
+    assert "transformers.js and\noptimum were not tried with such a model." in card
+    assert len(code_blocks(card, "python")) == 2
+    assert not code_blocks(card, "js")
+    found = metadata(card)
+    assert found["library_name"] == "onnx"
+    assert {"onnxruntime-genai", "transformers.js"}.isdisjoint(found["tags"])
+    assert "sliding-window" in found["tags"]
+    assert found["tramontane"]["window"] == [8, None]
+    assert found["tramontane"]["cache_rows"] == [24, None]
+    assert "cache_dtype" not in found["tramontane"]
 
 
 @pytest.mark.parametrize("rows", [24, None])

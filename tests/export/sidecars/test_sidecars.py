@@ -16,6 +16,7 @@ import pytest
 import tramontane.export
 import transformers
 from tramontane.export.build import ExportOptions, export_checkpoint
+from tramontane.export.cache_choice import CacheChoice
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.sidecars.genai_config import genai_config
 from tramontane.export.sidecars.sidecars import write_companions
@@ -95,9 +96,11 @@ def test_every_artifact_keeps_the_schema_and_says_one_thing_in_all_files(
     assert found.keys() == set(FILES)
     validate(found)
     geometry, vocabulary = manifest.geometry, manifest.vocabulary
+    layout = geometry.shared_layout
+    assert layout is not None
     config, genai = found["config.json"], found["genai_config.json"]
     decoder, search = genai["model"]["decoder"], genai["search"]
-    assert config.get("sliding_window") == geometry.window
+    assert config.get("sliding_window") == layout.window
     assert config["num_key_value_heads"] == decoder["num_key_value_heads"]
     assert decoder["num_key_value_heads"] == geometry.num_key_value_heads
     assert decoder["head_size"] == geometry.head_dim
@@ -109,18 +112,18 @@ def test_every_artifact_keeps_the_schema_and_says_one_thing_in_all_files(
     for described in (genai["model"], config, found["generation_config.json"]):
         assert described["bos_token_id"] == vocabulary.bos_token_id
         assert described["eos_token_id"] == (ends if len(ends) > 1 else ends[0])
-    assert ("sliding_window" in decoder) == (geometry.rows is not None)
-    if geometry.rows is not None:
+    assert ("sliding_window" in decoder) == (layout.rows is not None)
+    if layout.rows is not None:
         window = decoder["sliding_window"]
-        assert window["window_size"] == geometry.window
-        assert window["window_size"] + window["cache_slack"] == geometry.rows
+        assert window["window_size"] == layout.window
+        assert window["window_size"] + window["cache_slack"] == layout.rows
         assert window["layers"] == list(range(geometry.num_layers))
-    has_buffer = geometry.rows is not None or manifest.target != "portable"
+    has_buffer = layout.rows is not None or manifest.target != "portable"
     assert search["past_present_share_buffer"] == has_buffer
     assert config["transformers.js_config"]["use_external_data_format"] == {"model.onnx": 1}
     theirs = transformers.AutoConfig.from_pretrained(artifact)
     assert theirs.architectures == config["architectures"]
-    assert getattr(theirs, "sliding_window", None) == geometry.window
+    assert getattr(theirs, "sliding_window", None) == layout.window
     generation = transformers.GenerationConfig.from_pretrained(artifact)
     assert generation.eos_token_id == (ends if len(ends) > 1 else ends[0])
 
@@ -251,16 +254,17 @@ def test_genai_allocates_for_a_bounded_sequence_where_the_cache_grows(
     config = dataclasses.replace(
         Checkpoint.open(tiny_checkpoint()).config,
         sliding_window=window,
-        cache_grows=grows,
         max_position_embeddings=128000,
     )
     vocabulary = Vocabulary(bos_token_id=1, eos_token_ids=(2,), add_bos_token=True)
-    found = genai_config(config, vocabulary, target="ort")
+    cache = CacheChoice(grows=grows)
+    found = genai_config(config, vocabulary, target="ort", cache=cache)
     assert found["search"]["max_length"] == expected
     assert found["search"]["past_present_share_buffer"]
     assert found["model"]["context_length"] == 128000
     short = dataclasses.replace(config, max_position_embeddings=100)
-    assert genai_config(short, vocabulary, target="ort")["search"]["max_length"] == 100
+    found = genai_config(short, vocabulary, target="ort", cache=cache)
+    assert found["search"]["max_length"] == 100
 
 
 @pytest.mark.parametrize(

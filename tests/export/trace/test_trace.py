@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from tramontane.export.config import MistralConfig, geometry_of
+from tramontane.export.cache_choice import GROWING, WINDOWED, CacheChoice, geometry_of
+from tramontane.export.config import MistralConfig
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.model.model import Mistral
 from tramontane.export.trace.bind_weights import bind
@@ -36,27 +37,26 @@ def refuse_to_read(name: str) -> np.ndarray:
 
 
 KINDS = [
-    {"sliding_window": 8, "tie_word_embeddings": False},
-    {"sliding_window": 8, "tie_word_embeddings": True},
-    {"sliding_window": None, "tie_word_embeddings": False},
-    {"sliding_window": 8, "tie_word_embeddings": False, "cache_grows": True},
+    ({"sliding_window": 8, "tie_word_embeddings": False}, WINDOWED),
+    ({"sliding_window": 8, "tie_word_embeddings": True}, WINDOWED),
+    ({"sliding_window": None, "tie_word_embeddings": False}, WINDOWED),
+    ({"sliding_window": 8, "tie_word_embeddings": False}, GROWING),
 ]
+Traced = tuple[MistralConfig, CacheChoice, ir.Model]
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=str)
-def traced(request: pytest.FixtureRequest) -> tuple[MistralConfig, ir.Model]:
-    config = MistralConfig(**SIZES, **request.param)
-    model = trace(config)
+def traced(request: pytest.FixtureRequest) -> Traced:
+    sizes, cache = request.param
+    config = MistralConfig(**SIZES, **sizes)
+    model = trace(config, cache)
     bind(model.graph, refuse_to_read)
-    return config, model
-
-
-Traced = tuple[MistralConfig, ir.Model]
+    return config, cache, model
 
 
 def test_inputs_and_outputs_are_the_contracts_in_order(traced: Traced) -> None:
-    config, model = traced
-    geometry = geometry_of(config)
+    config, cache, model = traced
+    geometry = geometry_of(config, cache)
     promised = contract.inputs(geometry)[:-1], contract.outputs(geometry)
     for values, tensors in zip((model.graph.inputs, model.graph.outputs), promised, strict=True):
         assert [value.name for value in values] == [tensor.name for tensor in tensors]
@@ -67,7 +67,7 @@ def test_inputs_and_outputs_are_the_contracts_in_order(traced: Traced) -> None:
 
 
 def test_attention_is_one_node_a_layer_with_its_window(traced: Traced) -> None:
-    config, model = traced
+    config, cache, model = traced
     nodes = [node for node in model.graph if node.op_type == schema.SLIDING_WINDOW_ATTENTION]
     assert [node.domain for node in nodes] == [schema.DOMAIN] * config.num_hidden_layers
     for node in nodes:
@@ -75,11 +75,11 @@ def test_attention_is_one_node_a_layer_with_its_window(traced: Traced) -> None:
         window = node.attributes.get("window")
         assert (None if window is None else window.as_int()) == config.sliding_window
         grows = node.attributes.get_int("grows", 0)
-        assert grows == (config.cache_grows and config.sliding_window is not None)
+        assert grows == (cache.grows and config.sliding_window is not None)
 
 
 def test_attention_reads_and_writes_the_cache_of_its_layer(traced: Traced) -> None:
-    _, model = traced
+    _, _, model = traced
     nodes = [node for node in model.graph if node.op_type == schema.SLIDING_WINDOW_ATTENTION]
     for layer, node in enumerate(nodes):
         for at, kind in enumerate(("key", "value")):
@@ -90,7 +90,7 @@ def test_attention_reads_and_writes_the_cache_of_its_layer(traced: Traced) -> No
 
 
 def test_every_parameter_is_in_the_graph_once_under_its_name(traced: Traced) -> None:
-    config, model = traced
+    config, _, model = traced
     reference = Mistral(config)
     held = {name for name, value in model.graph.initializers.items() if is_float(value)}
     held -= {"cos_cache", "sin_cache"}
@@ -104,7 +104,7 @@ def is_float(value: ir.Value) -> bool:
 
 
 def test_graph_carries_nothing_of_the_machine_it_was_traced_on(traced: Traced) -> None:
-    _, model = traced
+    _, _, model = traced
     assert not model.metadata_props
     assert not model.graph.metadata_props
     for node in model.graph:

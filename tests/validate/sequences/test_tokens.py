@@ -14,8 +14,8 @@ from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.errors import ConfigError
 from tramontane.validate.sequences.tokens import TokenText, chunks, random_tokens, spans, turns
 
-SMALL, LARGE = CacheLayout(window=64, rows=80), CacheLayout(window=4096, rows=4608)
-GROWING = CacheLayout(window=None, rows=None)
+SMALL, LARGE = [CacheLayout(window=64, rows=80)], [CacheLayout(window=4096, rows=4608)]
+GROWING = [CacheLayout(window=None, rows=None)]
 
 
 def test_lengths_straddle_the_window_and_go_three_windows_far() -> None:
@@ -41,10 +41,10 @@ def test_small_windows_are_stepped_through_on_text_and_across_an_eviction_on_ran
 
 
 @pytest.mark.parametrize("layout", [SMALL, LARGE])
-def test_a_greedy_continuation_crosses_the_window(layout: CacheLayout) -> None:
-    found = spans(layout, positions=32768)
-    assert layout.window is not None
-    assert found.greedy_prompt < layout.window < found.greedy_prompt + found.greedy_steps
+def test_a_greedy_continuation_crosses_the_window(layout: list[CacheLayout]) -> None:
+    found, window = spans(layout, positions=32768), layout[0].window
+    assert window is not None
+    assert found.greedy_prompt < window < found.greedy_prompt + found.greedy_steps
     assert spans(SMALL, positions=4096).greedy_steps == 4 * 64
 
 
@@ -54,11 +54,28 @@ def test_chunks_straddle_the_edge_and_an_eviction() -> None:
     assert {63, 65, 79, 80, 82, 98} <= set(accumulate(sizes))
 
 
+def test_layers_that_differ_are_measured_at_the_edges_of_each() -> None:
+    tiny, full = CacheLayout(window=8, rows=24), CacheLayout(window=None, rows=None)
+    found = spans([tiny, *SMALL, full, tiny], positions=4096)
+    each = [spans([layout], positions=4096) for layout in (tiny, *SMALL)]
+    assert set(found.lengths) == {length for one in each for length in one.lengths}
+    assert {7, 8, 9, 63, 64, 65} < set(found.lengths)
+    for source in ("text", "random"):
+        start, end = found.stepped[source]
+        assert all(start <= one.stepped[source][0] for one in each)
+        assert all(end >= one.stepped[source][1] for one in each)
+    assert found.greedy_steps == 4 * 64
+    cuts = set(accumulate(chunks([tiny, *SMALL], 200)))
+    assert {7, 9, 23, 24, 26, 63, 65, 79, 80, 82} <= cuts
+    prompts = [size for size in turns([tiny, *SMALL], 400) if size > 1]
+    assert prompts[:6] == [4, 6, 29, 32, 48, 85]
+
+
 @pytest.mark.parametrize(
     ("layout", "length"), [(SMALL, 40), (SMALL, 400), (GROWING, 400), (LARGE, 5129)]
 )
 def test_turns_are_prompts_and_single_tokens_of_that_length(
-    layout: CacheLayout, length: int
+    layout: list[CacheLayout], length: int
 ) -> None:
     sizes = turns(layout, length)
     assert sum(sizes) == length

@@ -1,0 +1,53 @@
+"""The KV cache that an export asks for, and the sizes of inputs and outputs that follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..runtime.cache import CacheLayout, default_rows
+from ..runtime.contract import CACHE_DTYPES, Geometry
+from ..runtime.errors import ConfigError
+from .config import MistralConfig
+
+# Rows that the cache keeps: the window's, or all of them, for runtimes whose past grows.
+CACHES = ("windowed", "growing")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CacheChoice:
+    """How a graph holds keys and values, whatever the checkpoint."""
+
+    grows: bool = False  # keep every token's row, those that a window hides included
+    dtype: str = "float32"  # as in ``contract.CACHE_DTYPES``
+
+
+WINDOWED = CacheChoice()
+GROWING = CacheChoice(grows=True)
+
+
+def choose_cache(cache: str, *, kv: str) -> CacheChoice:
+    """The cache by the values of ``--cache`` and ``--kv``.
+
+    Raises:
+        ConfigError: one of them is unknown.
+    """
+    if cache not in CACHES:
+        raise ConfigError(f"--cache {cache}: unknown; expected one of {', '.join(CACHES)}")
+    if kv not in CACHE_DTYPES:
+        raise ConfigError(f"--kv {kv}: unknown; expected one of {', '.join(CACHE_DTYPES)}")
+    return CacheChoice(grows=cache == "growing", dtype=kv)
+
+
+def geometry_of(config: MistralConfig, cache: CacheChoice) -> Geometry:
+    """The sizes of a graph's inputs and outputs."""
+    return Geometry(
+        num_key_value_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        vocab_size=config.vocab_size,
+        layers=tuple(
+            CacheLayout(window=window, rows=None if cache.grows else default_rows(window))
+            for window in config.windows
+        ),
+        max_positions=config.max_position_embeddings,
+        cache_dtype=cache.dtype,
+    )
