@@ -71,7 +71,7 @@ def hashes(python: str | Path, model: Path, recipe: Sequence[str]) -> dict[str, 
         done = subprocess.run(
             [*command, "--no-validate", *recipe],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=False,
             timeout=_LIMIT_SECONDS,
         )
