@@ -29,6 +29,7 @@ from . import fingerprint
 from .cache_choice import CacheChoice, choose_cache, geometry_of
 from .calibrate.calibrate_subprocess import calibrate_apart
 from .calibrate.tokens import TEXT
+from .code_digest import code_digest
 from .config import MistralConfig
 from .formats.checkpoint import Checkpoint
 from .formats.layouts import Layout
@@ -47,6 +48,18 @@ Gate = Callable[[Path, Checkpoint], dict[str, Any]]
 # leaves room for what a page does with it.
 WEB_SHARD_BYTES = 10**9
 HASHING = "hashing the checkpoint"  # what progress calls it
+# Imported here for other files than the graph and its weights; their code decides no weight.
+BESIDE_WEIGHTS = (
+    "export.code_digest",
+    "export.fingerprint",
+    "export.plan",
+    "export.sidecars",
+    "export.tokenizer",
+    "graphs.writing.description",
+    "graphs.writing.own_folders",
+    "graphs.writing.staging",
+    "runtime.manifest",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,7 +144,9 @@ def _export(
     for pending in track([hashing], HASHING):
         source = pending.result()
     tools = fingerprint.tool_versions()
-    identity = fingerprint.identity(_asked(options), source=source, tools=tools)
+    identity = fingerprint.identity(
+        _asked(options), source=source, tools=tools, code=weights_code_digest()
+    )
     with (
         _told_where(out),
         staged(out, identity=identity, resume=resume, replace=replace) as staging,
@@ -228,6 +243,11 @@ def preflight(
         origin=origin,
         planned=planned,
     )
+
+
+def weights_code_digest() -> str:
+    """One hash of the code that decides an artifact's graph and weights."""
+    return code_digest(__file__, beside=BESIDE_WEIGHTS)
 
 
 @contextlib.contextmanager

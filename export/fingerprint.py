@@ -1,8 +1,7 @@
-"""What decided an artifact's bytes? The checkpoint, the options, the tools and our code."""
+"""What decides an artifact's weights, by name; versions of tools; the processor's name."""
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import threading
 from collections.abc import Callable, Mapping
@@ -15,7 +14,6 @@ from .. import __version__
 from ..graphs.writing.journal import Identity
 
 _TOOLS = ("gguf", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "torch")
-_LAYERS = ("runtime", "graphs", "export")
 
 
 def tool_versions() -> dict[str, str]:
@@ -23,24 +21,26 @@ def tool_versions() -> dict[str, str]:
     return {"tramontane": __version__, **{name: version(name) for name in _TOOLS}}
 
 
-def code_digest() -> str:
-    """One hash of all our modules that decide the bytes of an artifact."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parents[1]
-    for path in sorted(path for layer in _LAYERS for path in (root / layer).rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
 def identity(
-    options: Mapping[str, Any], *, source: Mapping[str, str], tools: Mapping[str, str]
+    options: Mapping[str, Any],
+    *,
+    source: Mapping[str, str],
+    tools: Mapping[str, str],
+    code: str,
 ) -> Identity:
-    """All of it by name: what must be equal for two runs to write equal weights."""
+    """All that must be equal for two runs to write equal weights, by name.
+
+    Args:
+        options: the recipe.
+        source: sha256 of the checkpoint's files, by name.
+        tools: what ``tool_versions`` returned.
+        code: digest of the code that computes the weights.
+    """
     return {
         **options,
         **{f"file {name}": digest for name, digest in source.items()},
         **{f"version of {name}": found for name, found in tools.items()},
-        "code": code_digest(),
+        "code": code,
     }
 
 

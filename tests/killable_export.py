@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tramontane.cli import main as cli
-from tramontane.export import build, fingerprint
+from tramontane.export import build
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.graphs import weights
 from tramontane.graphs.writing import artifact, external_data
@@ -33,7 +33,7 @@ def main() -> None:
     checkpoint = Checkpoint.open(Path(sys.argv[1]))
     model = build.trace_apart(checkpoint.config)
     # Of the code as it was imported, whatever becomes of the files.
-    digest = fingerprint.code_digest()
+    digest = build.weights_code_digest()
     print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
@@ -43,7 +43,7 @@ def main() -> None:
         elif pid := os.fork():
             print(pid, flush=True)
         else:
-            fingerprint.code_digest = lambda: digest
+            build.weights_code_digest = lambda: digest
             if not request["is_traced"]:
                 build.trace_apart = lambda *_: model
             os._exit(_export(request))

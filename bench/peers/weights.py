@@ -15,9 +15,11 @@ import numpy as np
 
 from ...console.progress import say, track
 from ...environments import commands, folders, python
-from ...export.build import ExportOptions, export_checkpoint
-from ...export.fingerprint import code_digest, tool_versions
+from ...export.build import ExportOptions, export_checkpoint, weights_code_digest
+from ...export.code_digest import code_digest
+from ...export.fingerprint import tool_versions
 from ...export.formats.checkpoint import Checkpoint
+from ...export.formats.gguf import writer as gguf_writer
 from ...export.formats.gguf.writer import write_gguf
 from ...runtime.errors import ParityError
 from ...validate.figures import compare
@@ -112,7 +114,7 @@ class PeerWeights:
             options = RECIPES[recipe]
             export_checkpoint(self.checkpoint.path, folder / "artifact", options, resume=False)
 
-        made = self._made(f"ours-{recipe}", (code_digest(), tool_versions()), make)
+        made = self._made(f"ours-{recipe}", (weights_code_digest(), tool_versions()), make)
         artifact = made / "artifact"
         runner = (sys.executable, "-m", "tramontane.bench.artifact.session_speed")
         return _peer(f"{OURS} {recipe}", runner, artifact, (artifact / "onnx").iterdir())
@@ -136,7 +138,8 @@ class PeerWeights:
             _ask(runner, job, folder)
             whole.unlink()
 
-        path = self._made("gguf", (code_digest(), _LLAMA_CPP), make) / f"{kind}.gguf"
+        how = (code_digest(str(gguf_writer.__file__)), _LLAMA_CPP)
+        path = self._made("gguf", how, make) / f"{kind}.gguf"
         return _peer(f"{LLAMA_CPP} {kind}", runner, path, [path])
 
     def _refuse_other_model(self, runner: Command, whole: Path) -> None:

@@ -324,7 +324,7 @@ def test_weights_are_made_anew_by_other_code(
     weights, exports = made
     before = weights.peer(INT4).model
     (before / "old").touch()
-    monkeypatch.setattr(peer_weights, "code_digest", lambda: "another")
+    monkeypatch.setattr(peer_weights, "weights_code_digest", lambda: "another")
     assert not (weights.peer(INT4).model / "old").exists()
     assert exports == ["int4"] * 2
 

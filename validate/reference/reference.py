@@ -6,15 +6,14 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...export.code_digest import code_digest
 from ...export.config import MistralConfig
-from ...export.fingerprint import code_digest
 from ...export.formats.checkpoint import Checkpoint
 from ...export.formats.tensor_names import EMBEDDING, HEAD
 from ...export.model.load import load_last_norm, load_layer
@@ -27,6 +26,8 @@ Track = Callable[[Sequence[Any], str], Iterable[Any]]
 _SCORE_BYTES = 128 << 20  # of attention scores at once; bounds the positions run together
 _LOGITS_AT_ONCE = 256
 _ARRAYS = ("logits", "keys", "values")
+# Imported here to keep the numbers, not to compute them.
+BESIDE_NUMBERS = ("export.code_digest", "validate.reference.reference_cache")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,8 +154,7 @@ class Reference:
             self._identity = {
                 "checkpoint": self.checkpoint.hashes(),
                 "config": dataclasses.asdict(self.config),
-                "code": code_digest(),
-                "run by": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
+                "code": code_digest(__file__, beside=BESIDE_NUMBERS),
                 "torch": torch.__version__,
             }
         hashed = hashlib.sha256(np.ascontiguousarray(tokens, np.int64).tobytes()).hexdigest()
