@@ -10,10 +10,11 @@ from typing import Any, Self
 import numpy as np
 
 from ...runtime.errors import CheckpointError
-from ..config import MistralConfig, read_json_object
+from ..config import MistralConfig
 from .held_files import HeldFile, Identity
 from .huggingface import CONFIG_FILE
 from .layouts import Layout, Published, open_published
+from .metadata_fields import read_json_object
 from .rope_layout import pairs_to_halves
 from .stored_tensor import Floats, StoredTensor
 from .tensor_names import EMBEDDING, HEAD, is_rotated, parameters

@@ -6,16 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.errors import ConfigError
-from ..config import (
-    MistralConfig,
-    flag,
-    number,
-    read_json_object,
-    shown,
-    token_id,
-    token_ids,
-)
+from ..config import MistralConfig
 from .held_files import HeldFiles
+from .metadata_fields import flag, number, read_json_object, shown, token_id, token_ids
 
 CONFIG_FILE = "config.json"
 

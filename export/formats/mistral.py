@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.errors import ConfigError
-from ..config import MistralConfig, flag, number, read_json_object, shown
+from ..config import MistralConfig
 from .held_files import HeldFiles
+from .metadata_fields import flag, number, read_json_object, shown
 
 PARAMS_FILE = "params.json"
 

@@ -12,8 +12,8 @@ from sentencepiece import sentencepiece_model_pb2
 
 from ...runtime.contract import TOKENIZER_FILE
 from ...runtime.errors import CheckpointError, ConfigError
-from ..config import flag, read_json_object, shown
 from .held_files import HeldFile, HeldFiles
+from .metadata_fields import flag, read_json_object, shown
 
 JSON_FILE = "tokenizer.json"
 SETTINGS_FILE = "tokenizer_config.json"

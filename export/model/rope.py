@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ...runtime.errors import ConfigError
-from ..config import MistralConfig, flag, number, shown
+from ..config import MistralConfig
+from ..formats.metadata_fields import flag, number, shown
 from ..formats.rope_layout import RopeLayout
 
 Tables = tuple[Tensor, Tensor]  # cosines and sines, (T, D / 2) each

@@ -9,9 +9,10 @@ from ...console.progress import say
 from ...runtime.contract import DATA_FILE, MODEL_FILE
 from ...runtime.manifest import Vocabulary, to_json
 from ..cache_choice import WINDOWED, CacheChoice
-from ..config import MistralConfig, read_json_object, shown
+from ..config import MistralConfig
 from ..formats.checkpoint import Checkpoint
 from ..formats.huggingface import CONFIG_FILE, to_hugging_face
+from ..formats.metadata_fields import read_json_object, shown
 from ..tokenizer.special_tokens import GENERATION_FILE
 from .genai_config import GENAI_CONFIG_FILE, genai_config
 

@@ -14,9 +14,9 @@ import sentencepiece
 from tokenizers import Tokenizer
 
 from ...runtime.errors import CheckpointError, ConfigError
-from ..config import read_json_object, shown, token_ids
 from ..formats.checkpoint import Checkpoint
 from ..formats.held_files import HeldFile
+from ..formats.metadata_fields import read_json_object, shown, token_ids
 from ..formats.tokenizer_files import JSON_FILE, SETTINGS_FILE, PublishedTokenizer, text_of
 
 GENERATION_FILE = "generation_config.json"

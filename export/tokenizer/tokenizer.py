@@ -13,9 +13,9 @@ from ...console.progress import say
 from ...runtime.contract import TOKENIZER_FILE
 from ...runtime.errors import CheckpointError
 from ...runtime.manifest import Vocabulary, to_json
-from ..config import read_json_object
 from ..formats.checkpoint import Checkpoint
 from ..formats.held_files import HeldFile
+from ..formats.metadata_fields import read_json_object
 from ..formats.tokenizer_files import JSON_FILE, SETTINGS_FILE, PublishedTokenizer
 from .special_tokens import end_tokens, read_around, start_token
 from .tokenizer_json import TokenizerJson, Unsayable, first_difference

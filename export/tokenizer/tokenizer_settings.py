@@ -10,7 +10,7 @@ import sentencepiece
 
 from ...console.progress import say
 from ...runtime.manifest import Vocabulary, to_json
-from ..config import read_json_object, shown
+from ..formats.metadata_fields import read_json_object, shown
 from ..formats.tokenizer_files import MAP_FILE, SETTINGS_FILE, text_of
 
 _TEMPLATE = "chat_template"

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from ....runtime.errors import ConfigError
-from ...config import MistralConfig, number, shown, token_id
+from ...config import MistralConfig
+from ..metadata_fields import number, shown, token_id
 from ..tensor_names import GGUF, HEAD
 from .file import GgufFile
 

@@ -7,7 +7,7 @@ from typing import Any
 from sentencepiece import sentencepiece_model_pb2
 
 from ....runtime.errors import CheckpointError
-from ...config import shown
+from ..metadata_fields import shown
 from ..tokenizer_files import PublishedTokenizer
 from .file import GgufFile
 

@@ -1,0 +1,106 @@
+"""Typed fields of a checkpoint's metadata (JSON files, GGUF keys): read, or refused by name."""
+
+from __future__ import annotations
+
+import json
+import reprlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...runtime.errors import ConfigError
+from .held_files import HeldFile
+
+_LARGEST = {int: 2**63 - 1, float: sys.float_info.max}  # graphs have sizes of 64 bits
+_DEMANDED = {int: "whole, below 2**63", float: "finite"}
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def read_json_object(path: Path | HeldFile) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        ConfigError: it is not JSON, or JSON of another kind.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds a {type(content).__name__}, expected an object")
+    return content
+
+
+def number(
+    published: Mapping[str, Any],
+    name: str,
+    kind: type[int] | type[float],
+    default: float | None = None,
+) -> Any:
+    """Read one number of a published description; a missing or null one means ``default``.
+
+    Raises:
+        ConfigError: there is neither a value nor a default, or the value is not of that kind.
+    """
+    value = published.get(name)
+    if value is None:
+        value = default
+    if value is None:
+        raise ConfigError(f"{name} is missing, and its format documents no default for it")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is(value, kind):
+        raise ConfigError(f"{name} is {shown(value)}; expected a number ({_DEMANDED[kind]})")
+    return kind(value)
+
+
+def _is(value: float, kind: type[int] | type[float]) -> bool:
+    return abs(value) <= _LARGEST[kind] and kind(value) == value  # false of NaN as well
+
+
+def flag(published: Mapping[str, Any], name: str) -> bool:
+    """Read one boolean of a published description; a missing or null one is false.
+
+    Raises:
+        ConfigError: it is neither true nor false.
+    """
+    value = published.get(name)
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} is {shown(value)}; expected true or false")
+    return value
+
+
+def token_id(published: Mapping[str, Any], name: str) -> int | None:
+    """Read one token id of a published description; None where it is missing or null.
+
+    Raises:
+        ConfigError: it is not a whole number of at least 0.
+    """
+    if published.get(name) is None:
+        return None
+    found = int(number(published, name, int))
+    if found < 0:
+        raise ConfigError(f"{name} is {found}; expected at least 0, or null for no such token")
+    return found
+
+
+def token_ids(published: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    """Read one token id, or a list of them, of a published description; () where there is none.
+
+    Raises:
+        ConfigError: an id is not a whole number of at least 0, or a list has a null.
+    """
+    value = published.get(name)
+    listed = value if isinstance(value, list) else [value]
+    found = tuple(token_id({name: each}, name) for each in listed)
+    if isinstance(value, list) and None in found:
+        raise ConfigError(f"{name} is {shown(value)}; expected no null among several ids")
+    return tuple(each for each in found if each is not None)
+
+
+def shown(value: object) -> str:
+    """A published value as messages print it: on one line, cut where it is long."""
+    return _SHORT.repr(value)
