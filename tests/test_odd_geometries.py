@@ -23,7 +23,7 @@ from tramontane.export.plan import plan
 from tramontane.export.trace.bind_weights import bind
 from tramontane.export.trace.trace import trace
 from tramontane.graphs import pipeline
-from tramontane.graphs.probing.tensor_roles import find_cache_scales
+from tramontane.graphs.probing.attention_caches import find_cache_scales
 from tramontane.graphs.quantization.recipe import is_calibrated
 from tramontane.runtime.errors import GraphError
 from tramontane.runtime.ort_session import ort

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ..export.cache_choice import WINDOWED, geometry_of
 from ..export.config import MistralConfig
+from ..graphs.probing.read_graph import find_graphs
 from ..graphs.probing.subgraph import OpenedGraph
-from ..graphs.probing.tensor_roles import find_graphs
 from ..graphs.quantization.recipe import is_smoothed
 from ..runtime import contract
 from ..runtime.cache import CacheLayout, default_rows

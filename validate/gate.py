@@ -250,7 +250,7 @@ class Gate:
         """The artifact's weights and rounding; None, and a note, where they are not known."""
         checkpoint = self.reference.checkpoint
         try:
-            taps = self.subject.graph.taps(self.subject.config.num_hidden_layers)
+            roles = self.subject.graph.tensor_roles(self.subject.config.num_hidden_layers)
         except ContractError:
             if self.subject.graph.bits == 32:
                 return CheckpointWeights(checkpoint=checkpoint)
@@ -259,7 +259,7 @@ class Gate:
                 "quantized, and their names are not known"
             )
             return None
-        linears = [taps.head, *(linear for layer in taps.layers for linear in layer.values())]
+        linears = [roles.head, *(linear for layer in roles.layers for linear in layer.values())]
         if not all(linear.is_rounding_known for linear in linears):
             notes.append(
                 "sequences are compared with the float32 model only: the graph quantizes "
@@ -268,7 +268,7 @@ class Gate:
             return None
         rounding = KernelRounding(self.subject)
         return ArtifactWeights(
-            subject=self.subject, taps=taps, checkpoint=checkpoint, rounding=rounding
+            subject=self.subject, roles=roles, checkpoint=checkpoint, rounding=rounding
         )
 
     def _dissect(self, notes: list[str]) -> Dissection | None:

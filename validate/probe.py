@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..graphs.probing.tensor_roles import INPUT_IDS, Multiplication, Taps
+from ..graphs.probing.matmuls import Matmul
+from ..graphs.probing.tensor_roles import INPUT_IDS, TensorRoles
 from ..runtime.contract import LOGITS
 from ..runtime.ort_session import open_graph, ort
 from .artifact_under_test import Subject
@@ -23,11 +24,11 @@ class Observed:
     tensors: dict[str, np.ndarray]  # (T, N) float32 by name
     caches: list[tuple[int, CacheRows]]  # tokens so far, and the held rows
 
-    def source(self, linear: Multiplication) -> np.ndarray:
+    def source(self, linear: Matmul) -> np.ndarray:
         """What a multiplication read: (T, K) float32."""
         return self.tensors[linear.source]
 
-    def result(self, linear: Multiplication) -> np.ndarray:
+    def result(self, linear: Matmul) -> np.ndarray:
         """What it made: (T, N) float32."""
         return self.tensors[linear.result]
 
@@ -51,13 +52,13 @@ def observe(
     return Observed(tensors=tensors, caches=caches)
 
 
-def open_product(subject: Subject, linear: Multiplication) -> ort.InferenceSession:
+def open_product(subject: Subject, linear: Matmul) -> ort.InferenceSession:
     """One multiplication of the graph by itself, with the rounding around it."""
     part = subject.graph.between(linear.source, linear.result)
     return open_graph(subject.path, changed=part)
 
 
-def matrix_of(subject: Subject, linear: Multiplication, columns: int) -> np.ndarray:
+def matrix_of(subject: Subject, linear: Matmul, columns: int) -> np.ndarray:
     """The matrix (N, K) float32 by which the kernel multiplies, however it is stored.
 
     Each row of the identity, multiplied, is one column of it. A kernel that rounds what it
@@ -73,15 +74,15 @@ def matrix_of(subject: Subject, linear: Multiplication, columns: int) -> np.ndar
     return np.ascontiguousarray(np.concatenate(found).T)
 
 
-def embedding_of(subject: Subject, taps: Taps, rows: int) -> np.ndarray:
+def embedding_of(subject: Subject, roles: TensorRoles, rows: int) -> np.ndarray:
     """The rows (V, M) float32 that the tokens gather, however they are stored."""
-    part = subject.graph.between(INPUT_IDS, taps.embedding)
+    part = subject.graph.between(INPUT_IDS, roles.embedding)
     session = open_graph(subject.path, changed=part)
     everything = np.arange(rows, dtype=np.int64)[None]
     with running(subject.path, "the embedding"):
         return np.asarray(session.run(None, {INPUT_IDS: everything})[0][0])
 
 
-def ends(taps: Taps) -> list[str]:
+def ends(roles: TensorRoles) -> list[str]:
     """Tensors before the first layer and after the last."""
-    return [taps.embedding, taps.head.source, LOGITS]
+    return [roles.embedding, roles.head.source, LOGITS]

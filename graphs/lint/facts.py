@@ -11,7 +11,7 @@ from typing import Any, Literal
 import onnx_ir as ir
 
 from ...runtime.contract import INPUT_IDS
-from ..probing.tensor_roles import read_graph
+from ..probing.read_graph import read_graph
 
 Severity = Literal["error", "warning", "note"]
 HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)

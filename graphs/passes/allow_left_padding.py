@@ -22,7 +22,7 @@ import onnx_ir as ir
 from ...runtime import contract
 from ...runtime.errors import GraphError
 from ..linear import Linear, as_linear, gathers
-from ..probing.tensor_roles import has_windowed_cache
+from ..probing.attention_caches import has_windowed_cache
 
 _TO_THE_END = 2**63 - 1
 

@@ -8,15 +8,11 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from .attention_caches import find_cache_scales, has_windowed_cache
 from .linked_data import name_files_behind_links
-from .tensor_roles import (
-    Taps,
-    fewest_bits,
-    find_cache_scales,
-    find_taps,
-    has_windowed_cache,
-    read_graph,
-)
+from .matmuls import fewest_bits
+from .read_graph import read_graph
+from .tensor_roles import TensorRoles, find_tensor_roles
 
 # A serialized graph whose weights stay in the files beside the original.
 Serialized = bytes
@@ -52,13 +48,13 @@ class OpenedGraph:
         }
         return [path, *(path.parent / name for name in sorted(names))]
 
-    def taps(self, num_layers: int) -> Taps:
-        """Where it can be looked into.
+    def tensor_roles(self, num_layers: int) -> TensorRoles:
+        """Which of its tensors are which.
 
         Raises:
-            ContractError: a multiplication is not found by its name.
+            ContractError: a matmul is not found by its name.
         """
-        return find_taps(self._graph, num_layers=num_layers)
+        return find_tensor_roles(self._graph, num_layers=num_layers)
 
     def with_outputs(self, names: Sequence[str]) -> Serialized:
         """The whole graph, with inner tensors as further outputs; those it has already stay."""

@@ -21,7 +21,8 @@ from torch import Tensor
 from ...export.formats.tensor_names import EMBEDDING, HEAD
 from ...export.model.load import load_last_norm
 from ...export.model.model import Layer
-from ...graphs.probing.tensor_roles import Multiplication, Taps
+from ...graphs.probing.matmuls import Matmul
+from ...graphs.probing.tensor_roles import TensorRoles
 from ...runtime.contract import LOGITS
 from ..artifact_under_test import Subject
 from ..cache_checks import hold, rows_of, scales_of
@@ -88,7 +89,7 @@ class _Walk:
         self.config = subject.config
         self.subject, self.reference, self.tolerance = subject, reference, tolerance
         self.rounding = KernelRounding(subject)
-        self.taps: Taps = subject.graph.taps(self.config.num_hidden_layers)
+        self.roles: TensorRoles = subject.graph.tensor_roles(self.config.num_hidden_layers)
         self.cuts = cuts
         self.dissection = Dissection(tokens=tokens, cuts=list(cuts), layers=list(layers))
         self.seen = Observed(tensors={}, caches=[])
@@ -116,32 +117,32 @@ class _Walk:
         names = []
         for number in group:
             if number in self.is_looked_at:
-                names += self.taps.names(number)
+                names += self.roles.names(number)
             else:
-                names += [self.taps.layers[number][role].result for role in ("output", "down")]
+                names += [self.roles.layers[number][role].result for role in ("output", "down")]
         is_last = group[-1] == self.config.num_hidden_layers - 1
-        names += ends(self.taps)[:1] if not is_last else ends(self.taps)
+        names += ends(self.roles)[:1] if not is_last else ends(self.roles)
         self.seen = observe(self.subject, names, self.dissection.tokens, self.cuts)
         if not self.residual.size:
-            self.residual = self.seen.tensors[self.taps.embedding]
+            self.residual = self.seen.tensors[self.roles.embedding]
 
     def begin(self) -> None:
         """Hold the embedding's rows against the checkpoint's."""
         expected = self.reference.checkpoint.read(EMBEDDING)
-        found = embedding_of(self.subject, self.taps, len(expected))
+        found = embedding_of(self.subject, self.roles, len(expected))
         self._weights(
             None,
             "embedding",
             expected,
             found,
-            bits=self.taps.embedding_bits,
-            block=self.taps.embedding_block,
+            bits=self.roles.embedding_bits,
+            block=self.roles.embedding_block,
         )
         self.expected = torch.from_numpy(expected[self.dissection.tokens])
 
     def through(self, number: int, layer: Layer) -> None:
         """Hold one layer against the reference's, and go on behind it."""
-        linears = self.taps.layers[number]
+        linears = self.roles.layers[number]
         if number in self.is_looked_at:
             self._attention(number, layer, linears)
         self._grow(linears["output"])
@@ -156,14 +157,14 @@ class _Walk:
 
     def end(self) -> None:
         """Hold the last norm, the head and the logits against the reference's."""
-        head = self.taps.head
+        head = self.roles.head
         norm = load_last_norm(self.config, self.reference.checkpoint)
         self._norm(None, "norm", norm.weight, self.seen.source(head))
         matrix = self._matrix(None, head, {"head": self.reference.checkpoint.read(HEAD)})
         x, found = self.seen.source(head), self.seen.tensors[LOGITS]
         self._multiplied(None, "logits", head, {"x": x, "matrix": matrix}, found)
 
-    def _attention(self, number: int, layer: Layer, linears: dict[str, Multiplication]) -> None:
+    def _attention(self, number: int, layer: Layer, linears: dict[str, Matmul]) -> None:
         c, block = self.config, layer.attention
         weights = {role: getattr(block, role).weight.numpy() for role in ("query", "key", "value")}
         packed = linears.get("query_key_value")
@@ -224,7 +225,7 @@ class _Walk:
             self.seen.result(linears["output"]),
         )
 
-    def _mlp(self, number: int, layer: Layer, linears: dict[str, Multiplication]) -> None:
+    def _mlp(self, number: int, layer: Layer, linears: dict[str, Matmul]) -> None:
         normed = self.seen.source(linears["gate"])
         divisors = self._smoothed_norm(number, "mlp_norm", layer.mlp_norm.weight, normed)
         for role in ("gate", "up", "down"):
@@ -242,7 +243,7 @@ class _Walk:
             }
             self._multiplied(number, f"mlp.{role}", linear, inputs, self.seen.result(linear))
 
-    def _matrices(self, number: int, layer: Layer, linears: dict[str, Multiplication]) -> None:
+    def _matrices(self, number: int, layer: Layer, linears: dict[str, Matmul]) -> None:
         """Compare the matrices of a layer whose operators are not looked at."""
         for role, linear in linears.items():
             block = layer.mlp if role in _OF_MLP else layer.attention
@@ -251,7 +252,7 @@ class _Walk:
             is_smoothed = self.subject.is_smoothed and role not in ("output", "down")
             self._matrix(number, linear, weights, is_smoothed=is_smoothed)
 
-    def _grow(self, linear: Multiplication) -> None:
+    def _grow(self, linear: Matmul) -> None:
         self.added_before, self.added = self.added, self.seen.result(linear)
         self.residual = self.residual + self.added
 
@@ -284,7 +285,7 @@ class _Walk:
     def _matrix(
         self,
         number: int | None,
-        linear: Multiplication,
+        linear: Matmul,
         weights: dict[str, np.ndarray],
         *,
         is_smoothed: bool = False,
@@ -341,7 +342,7 @@ class _Walk:
         self,
         number: int | None,
         name: str,
-        linear: Multiplication,
+        linear: Matmul,
         inputs: dict[str, np.ndarray],
         found: np.ndarray,
     ) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from ...graphs.probing.tensor_roles import Multiplication
+from ...graphs.probing.matmuls import Matmul
 from ...graphs.quantization.activation_rounding import STEPS, InBlocks, Rounding
 from ...graphs.quantization.dynamic_quantize import LARGEST
 from ..artifact_under_test import Subject
@@ -29,7 +29,7 @@ class KernelRounding:
         self._subject = subject
         self._known: dict[tuple[int, int], Rounding] = {}
 
-    def of(self, linear: Multiplication, matrix: np.ndarray) -> Rounding | None:
+    def of(self, linear: Matmul, matrix: np.ndarray) -> Rounding | None:
         """How its kernel rounds rows; None where it does not.
 
         Args:
@@ -44,7 +44,7 @@ class KernelRounding:
             self._known[kind] = self._nearest(linear, rounding, matrix)
         return self._known[kind]
 
-    def _nearest(self, linear: Multiplication, rounding: InBlocks, matrix: np.ndarray) -> Rounding:
+    def _nearest(self, linear: Matmul, rounding: InBlocks, matrix: np.ndarray) -> Rounding:
         """The rule whose products are nearest to the kernel's."""
         rows = halfway(_ROWS, matrix.shape[1], block=rounding.block)
         session = open_product(self._subject, linear)

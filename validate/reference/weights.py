@@ -17,7 +17,8 @@ import torch
 from ...export.config import MistralConfig
 from ...export.formats.checkpoint import Checkpoint
 from ...export.formats.tensor_names import EMBEDDING, HEAD
-from ...graphs.probing.tensor_roles import Multiplication, Taps
+from ...graphs.probing.matmuls import Matmul
+from ...graphs.probing.tensor_roles import TensorRoles
 from ...graphs.quantization.activation_rounding import Rounding
 from ..artifact_under_test import Subject
 from ..probe import embedding_of, matrix_of
@@ -97,18 +98,18 @@ class ArtifactWeights:
     """As the artifact's kernels multiply by them; norms as the recipe says."""
 
     subject: Subject
-    taps: Taps
+    roles: TensorRoles
     checkpoint: Checkpoint
     rounding: KernelRounding
 
     def embedding(self) -> np.ndarray:
         """(V, M) float32."""
-        return embedding_of(self.subject, self.taps, self.subject.config.vocab_size)
+        return embedding_of(self.subject, self.roles, self.subject.config.vocab_size)
 
     def layer(self, number: int) -> LayerWeights:
         """One layer."""
         products = {
-            role: self._product(linear) for role, linear in self.taps.layers[number].items()
+            role: self._product(linear) for role, linear in self.roles.layers[number].items()
         }
         norms = {}
         for name in _NORMS:
@@ -118,9 +119,9 @@ class ArtifactWeights:
 
     def head(self) -> Product:
         """(T, M) to logits (T, V)."""
-        return self._product(self.taps.head)
+        return self._product(self.roles.head)
 
-    def _product(self, linear: Multiplication) -> Product:
+    def _product(self, linear: Matmul) -> Product:
         columns = columns_of(linear.role, self.subject.config)
         matrix = matrix_of(self.subject, linear, columns)
         return Product(matrix=matrix, rounding=self.rounding.of(linear, matrix))

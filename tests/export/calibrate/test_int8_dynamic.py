@@ -90,7 +90,7 @@ def test_loud_channel_is_smoothed_into_the_matrices_that_read_it(
     save_file(tensors, loud / "model.safetensors")
     export_checkpoint(loud, tmp_path / "out", ExportOptions(quant="int8-dynamic", target="ort"))
     subject = open_subject(tmp_path / "out", Checkpoint.open(loud).config)
-    linear = subject.graph.taps(LAYERS).layers[1]["query_key_value"]
+    linear = subject.graph.tensor_roles(LAYERS).layers[1]["query_key_value"]
     found = matrix_of(subject, linear, 64)
     as_published = np.concatenate(
         [tensors[f"model.layers.1.self_attn.{kind}_proj.weight"].numpy() for kind in "qkv"]

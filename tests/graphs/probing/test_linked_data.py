@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from tramontane.graphs.probing.read_graph import read_graph
 from tramontane.graphs.probing.subgraph import OpenedGraph
-from tramontane.graphs.probing.tensor_roles import read_graph
 from tramontane.runtime.ort_session import open_graph
 
 TEXT = """(float[b,20] x) => (float[b,20] y) <float[20,21] u, float[21,20] v> {

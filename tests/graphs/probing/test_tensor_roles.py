@@ -1,4 +1,4 @@
-"""Are a decoder's multiplications found by name, whoever exported it, and is nothing else?"""
+"""A decoder's matmuls are found by name, whoever exported it, and nothing else is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 import pytest
-from tramontane.graphs.probing.tensor_roles import fewest_bits, find_taps, has_windowed_cache
+from tramontane.graphs.probing.attention_caches import has_windowed_cache
+from tramontane.graphs.probing.matmuls import fewest_bits
+from tramontane.graphs.probing.tensor_roles import find_tensor_roles
 from tramontane.runtime.errors import ContractError
 
 Build = Callable[..., ir.Model]
@@ -40,38 +42,40 @@ def named(
     ],
 )
 def test_nodes_named_after_modules_are_found_layer_by_layer(build: Build, pattern: str) -> None:
-    taps = find_taps(named(build, pattern).graph, num_layers=2)
-    assert taps.embedding == "x"
-    assert [linear.source for linear in taps.layers[1].values()] == [f"y{i}" for i in range(7, 14)]
-    assert (taps.head.source, taps.head.result, taps.head.layer) == ("y14", "logits", None)
-    assert taps.names(0) == [f"y{i}" for i in range(8)]
+    roles = find_tensor_roles(named(build, pattern).graph, num_layers=2)
+    assert roles.embedding == "x"
+    assert [linear.source for linear in roles.layers[1].values()] == [
+        f"y{i}" for i in range(7, 14)
+    ]
+    assert (roles.head.source, roles.head.result, roles.head.layer) == ("y14", "logits", None)
+    assert roles.names(0) == [f"y{i}" for i in range(8)]
 
 
 def test_a_layer_that_lacks_one_is_refused_by_its_name(build: Build) -> None:
     model = named(build)
     for node in model.graph:
         node.name = (node.name or "").replace("layers.1/self_attn/up_proj", "layers.1/other")
-    with pytest.raises(ContractError, match=r"layer 1: no multiplication named like mlp.up"):
-        find_taps(model.graph, num_layers=2)
+    with pytest.raises(ContractError, match=r"layer 1: no matmul named like mlp.up"):
+        find_tensor_roles(model.graph, num_layers=2)
     with pytest.raises(ContractError, match="layer 2: "):
-        find_taps(named(build).graph, num_layers=3)
+        find_tensor_roles(named(build).graph, num_layers=3)
 
 
 def test_a_graph_without_a_head_or_an_embedding_is_refused(build: Build) -> None:
     headless = named(build)
     headless.graph[-1].name = "/other/MatMul"
     with pytest.raises(ContractError, match="lm_head: no such node"):
-        find_taps(headless.graph, num_layers=2)
+        find_tensor_roles(headless.graph, num_layers=2)
     model = named(build)
     model.graph[0].op_type = "Flatten"
     with pytest.raises(ContractError, match="the embedding: no such node"):
-        find_taps(model.graph, num_layers=2)
+        find_tensor_roles(model.graph, num_layers=2)
 
 
 def test_a_word_within_another_is_no_name(build: Build) -> None:
     model = named(build, "/model/layers.{layer}/some{role}x/MatMul")
-    with pytest.raises(ContractError, match="no multiplication"):
-        find_taps(model.graph, num_layers=2)
+    with pytest.raises(ContractError, match="no matmul"):
+        find_tensor_roles(model.graph, num_layers=2)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +121,7 @@ def test_a_sum_of_integers_is_followed_to_where_it_is_a_number(build: Build) -> 
     text = text.replace("float[4,4] w", "int8[4,4] q")
     model = build(text, table=table, q=np.eye(4, dtype=np.int8))
     next(node for node in model.graph if node.op_type == "MatMulInteger").name = "/lm_head/MatMul"
-    head = find_taps(model.graph, num_layers=0).head
+    head = find_tensor_roles(model.graph, num_layers=0).head
     assert (head.source, head.result, head.bits) == ("x", "logits", 8)
 
 

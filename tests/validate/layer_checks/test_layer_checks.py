@@ -77,14 +77,14 @@ def test_a_probed_matrix_is_the_one_that_was_packed(
     embedded_artifact: Artifact, checkpoint: Checkpoint, recipe: str, bits: int
 ) -> None:
     subject = open_subject(embedded_artifact(recipe), checkpoint.config)
-    taps = subject.graph.taps(6)
+    roles = subject.graph.tensor_roles(6)
     scheme = Scheme(bits=bits, block=128)
     published = checkpoint.read("layers.2.mlp.down.weight")
     expected = dequantize(quantize(published, scheme), scheme, columns=768)
     np.testing.assert_allclose(
-        matrix_of(subject, taps.layers[2]["down"], 768), expected, atol=1e-6
+        matrix_of(subject, roles.layers[2]["down"], 768), expected, atol=1e-6
     )
-    rows = embedding_of(subject, taps, 2048)
+    rows = embedding_of(subject, roles, 2048)
     assert np.abs(rows - checkpoint.read("embedding.weight")).max() < 0.1
 
 
@@ -213,5 +213,5 @@ def test_a_graph_whose_names_tell_nothing_is_refused_by_what_is_missing(
             weight.name = f"w{number}"
     onnx.save(model, tmp_path / "model.onnx")
     subject = Subject(tmp_path / "model.onnx", checkpoint.config, None)
-    with pytest.raises(ContractError, match=r"layer 0: no multiplication named like mlp.up"):
-        subject.graph.taps(6)
+    with pytest.raises(ContractError, match=r"layer 0: no matmul named like mlp.up"):
+        subject.graph.tensor_roles(6)

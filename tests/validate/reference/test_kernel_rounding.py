@@ -26,7 +26,7 @@ def subject(embedded_artifact: Artifact, stdlib_5m: Path) -> Subject:
 def test_a_kernel_that_rounds_by_a_rule_is_found_to(
     subject: Subject, monkeypatch: pytest.MonkeyPatch, nth: int
 ) -> None:
-    linear = subject.graph.taps(6).layers[0]["gate"]
+    linear = subject.graph.tensor_roles(6).layers[0]["gate"]
     matrix = matrix_of(subject, linear, 256)
 
     class Kernel:
@@ -48,7 +48,7 @@ def test_what_is_known_from_the_graph_is_not_tried(
     config = Checkpoint.open(stdlib_5m).config
     for recipe, expected in (("fp32-ort", None), ("int8-web", ByPosition(256))):
         other = open_subject(embedded_artifact(recipe), config)
-        linear = other.graph.taps(6).layers[0]["gate"]
+        linear = other.graph.tensor_roles(6).layers[0]["gate"]
         assert KernelRounding(other).of(linear, np.zeros((0, 256))) == expected
 
 

@@ -33,10 +33,10 @@ RECIPES = [
 
 def expected(gate: Gate, tokens: np.ndarray) -> Expected:
     """What the recipe makes of a sequence, by the artifact's own weights."""
-    taps = gate.subject.graph.taps(gate.subject.config.num_hidden_layers)
+    roles = gate.subject.graph.tensor_roles(gate.subject.config.num_hidden_layers)
     own = ArtifactWeights(
         subject=gate.subject,
-        taps=taps,
+        roles=roles,
         checkpoint=gate.reference.checkpoint,
         rounding=KernelRounding(gate.subject),
     )
