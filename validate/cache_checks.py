@@ -15,7 +15,7 @@ from ..export.model.rope import Tables
 from ..runtime.cache import CacheLayout
 from ..runtime.contract import past
 from .figures import relative_errors
-from .layer_checks.findings import SCALES, Exhibit, LayerFinding
+from .layer_checks.findings import SCALES, ComparedTensor, LayerFinding
 from .reference import operators
 from .runners import CacheRows
 from .tolerance import Tolerance
@@ -81,7 +81,9 @@ def hold(
     return held[0], held[1]
 
 
-def scales_of(number: int, held: tuple[Held, Held], tolerance: Tolerance) -> Iterator[Exhibit]:
+def scales_of(
+    number: int, held: tuple[Held, Held], tolerance: Tolerance
+) -> Iterator[ComparedTensor]:
     """Hold the scales of a cache in 8 bits against those that fit the rows best."""
     for kind, one in zip(("key", "value"), held, strict=True):
         rows, scales = one.exact, one.scales
@@ -104,7 +106,9 @@ def scales_of(number: int, held: tuple[Held, Held], tolerance: Tolerance) -> Ite
                 detail=detail,
             )
             found = np.broadcast_to(scales, best.shape)
-            yield Exhibit(finding=finding, inputs={"rows": rows}, found=found, expected=best)
+            yield ComparedTensor(
+                finding=finding, inputs={"rows": rows}, found=found, expected=best
+            )
 
 
 def rows_of(
@@ -115,7 +119,7 @@ def rows_of(
     layout: CacheLayout,
     tolerance: Tolerance,
     inputs: dict[str, np.ndarray],
-) -> Iterator[Exhibit]:
+) -> Iterator[ComparedTensor]:
     """Rope by the rows before anything is evicted; the cache by all, after each piece.
 
     Args:
@@ -157,4 +161,6 @@ def rows_of(
         told = {"tokens": np.array(worst[2])}
         if one.scales is not None:
             told[SCALES] = one.scales
-        yield Exhibit(finding=finding, inputs={**inputs, **told}, found=rows, expected=one.read)
+        yield ComparedTensor(
+            finding=finding, inputs={**inputs, **told}, found=rows, expected=one.read
+        )

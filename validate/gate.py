@@ -16,8 +16,8 @@ from ..runtime.cache import by_layer
 from ..runtime.errors import ContractError
 from .artifact_under_test import Subject
 from .figures import Positions, by_position, summarize
-from .layer_checks.findings import Dissection
-from .layer_checks.layer_checks import dissect
+from .layer_checks.findings import LayerChecks
+from .layer_checks.layer_checks import check_layers
 from .preflight import refuse_bad_options
 from .reference.kernel_rounding import KernelRounding
 from .reference.recipe_reference import Expected, RecipeReference
@@ -67,7 +67,7 @@ class Measurement:
     checks: list[Check]
     runs: dict[str, ReferenceRun]  # of the reference, on text and on random tokens
     curve: Positions  # over the text, fed in chunks
-    dissection: Dissection | None  # None: the graph cannot be looked into
+    layer_checks: LayerChecks | None  # None: the graph cannot be looked into
     notes: list[str]  # what was not measured, and why
 
     @property
@@ -115,9 +115,9 @@ class Gate:
         """
         notes = [*self._of_the_window(), *self._of_the_text()]
         runs, checks, curve = self._sequence_checks(notes)
-        dissection = self._dissect(notes)
-        if dissection is not None:
-            checks += dissection_checks(dissection)
+        layer_checks = self._layer_checks(notes)
+        if layer_checks is not None:
+            checks += checks_of_layers(layer_checks)
         return Measurement(
             runs=runs,
             subject=self.subject,
@@ -128,13 +128,13 @@ class Gate:
             spans=self.spans,
             checks=checks,
             curve=curve,
-            dissection=dissection,
+            layer_checks=layer_checks,
             notes=notes,
         )
 
-    def dissect(self, tokens: np.ndarray, cuts: Sequence[int]) -> Dissection:
+    def check_layers(self, tokens: np.ndarray, cuts: Sequence[int]) -> LayerChecks:
         """Look into the graph on a sequence of one's choice, at all layers."""
-        return dissect(
+        return check_layers(
             self.subject,
             self.reference,
             tokens,
@@ -271,8 +271,8 @@ class Gate:
             subject=self.subject, roles=roles, checkpoint=checkpoint, rounding=rounding
         )
 
-    def _dissect(self, notes: list[str]) -> Dissection | None:
-        config, length = self.subject.config, self.spans.dissected
+    def _layer_checks(self, notes: list[str]) -> LayerChecks | None:
+        config, length = self.subject.config, self.spans.layers_checked
         last = config.num_hidden_layers - 1
         layers = list(range(last + 1))
         if config.num_parameters > _MANY_PARAMETERS and not self.options.thorough:
@@ -283,7 +283,7 @@ class Gate:
             )
         tokens = self.words.tokens(self.text, length, skipped=97 * self.options.seed)
         try:
-            return dissect(
+            return check_layers(
                 self.subject,
                 self.reference,
                 tokens,
@@ -299,11 +299,11 @@ class Gate:
             return None
 
 
-def dissection_checks(dissection: Dissection) -> list[Check]:
+def checks_of_layers(layer_checks: LayerChecks) -> list[Check]:
     """One check for each kind of finding: of the finding that is furthest beyond its bound."""
     checks = []
     for kind, figure in FIGURES.items():
-        found = [one for one in dissection.findings if one.kind == kind]
+        found = [one for one in layer_checks.findings if one.kind == kind]
         if not found:
             continue
         worst = max(found, key=lambda one: np.nan_to_num(one.error / one.bound, nan=np.inf))

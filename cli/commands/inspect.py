@@ -61,7 +61,7 @@ def main(args: Namespace) -> int:
         summary = {**summarize(manifest), "files": f"{len(manifest.files)}, all as promised"}
         print(json.dumps(summary)) if args.json else print_rows(summary)
         return 0
-    from ...graphs.probing.read_graph import (find_graphs)
+    from ...graphs.probing.read_graph import find_graphs
 
     graphs = [args.path] if args.path.suffix == ".onnx" else find_graphs(args.path)
     return _lint(graphs, args) if graphs else _inspect_checkpoint(args)

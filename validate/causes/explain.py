@@ -9,7 +9,7 @@ import numpy as np
 
 from ..figures import compare
 from ..gate import Gate, Measurement
-from ..layer_checks.findings import SCALES, Dissection, Exhibit
+from ..layer_checks.findings import SCALES, ComparedTensor, LayerChecks
 from ..sequences.batches import feed_batches
 from ..sequences.sequences import Feed, feeds
 from ..verdict import Check
@@ -47,19 +47,19 @@ def explain(gate: Gate, measurement: Measurement) -> Explanation | None:
     """
     if measurement.passed:
         return None
-    dissection = measurement.dissection
+    layer_checks = measurement.layer_checks
     failed = [check for check in measurement.checks if check.failures]
     if all(check.kind == "distance" for check in failed):
         return _of_distance(gate, failed[0])
-    if dissection is not None and dissection.culprit is None:
-        dissection = _replayed(gate, measurement, failed) or dissection
-    if dissection is not None and dissection.culprit is not None:
-        return _explained(gate, dissection, dissection.culprit)
+    if layer_checks is not None and layer_checks.first_broken is None:
+        layer_checks = _replayed(gate, measurement, failed) or layer_checks
+    if layer_checks is not None and layer_checks.first_broken is not None:
+        return _explained(gate, layer_checks, layer_checks.first_broken)
     return _from_outside(gate, measurement, failed)
 
 
-def _explained(gate: Gate, dissection: Dissection, exhibit: Exhibit) -> Explanation:
-    finding, config = exhibit.finding, gate.subject.config
+def _explained(gate: Gate, layer_checks: LayerChecks, compared: ComparedTensor) -> Explanation:
+    finding, config = compared.finding, gate.subject.config
     scale = gate.tolerance.scale
     if scale < 1 and finding.error <= finding.bound / scale:
         return Explanation(
@@ -72,24 +72,24 @@ def _explained(gate: Gate, dissection: Dissection, exhibit: Exhibit) -> Explanat
     layout = gate.subject.layouts[finding.layer or 0]  # read for findings of a layer alone
     found: Found | None
     if finding.name.endswith(SCALES):
-        found = cause_of_scales(exhibit)
+        found = cause_of_scales(compared)
     elif finding.kind == "weights":
         prefix = "" if finding.layer is None else f"layers.{finding.layer}."
         parameter, checkpoint = f"{prefix}{finding.name}.weight", gate.reference.checkpoint
-        found = cause_of_weights(exhibit, parameter, config, checkpoint)
+        found = cause_of_weights(compared, parameter, config, checkpoint)
     else:
         found, checkpoint = None, gate.reference.checkpoint
         if finding.kind == "operators" or finding.name in ROTATED:
-            found = cause_of_operator(exhibit, config, checkpoint, layout, dissection.cuts)
+            found = cause_of_operator(compared, config, checkpoint, layout, layer_checks.cuts)
         if found is None and (finding.kind == "rows" or finding.name in ROTATED):
-            run = gate.reference.runs([dissection.tokens])[0]
+            run = gate.reference.runs([layer_checks.tokens])[0]
             found = cause_of_rows(
-                exhibit,
+                compared,
                 layout,
                 run,
                 is_attention_sound=not any(
                     one.is_broken and one.layer == finding.layer and one.name == "attention"
-                    for one in dissection.findings
+                    for one in layer_checks.findings
                 ),
             )
     cause, evidence = found or ("", "")
@@ -115,7 +115,7 @@ def _of_distance(gate: Gate, check: Check) -> Explanation:
     )
 
 
-def _replayed(gate: Gate, measurement: Measurement, failed: list[Check]) -> Dissection | None:
+def _replayed(gate: Gate, measurement: Measurement, failed: list[Check]) -> LayerChecks | None:
     """Look into the shortest sequence that failed, fed as it was."""
     names = {check.name.removeprefix("cache, ") for check in failed}
     ways = [
@@ -127,7 +127,7 @@ def _replayed(gate: Gate, measurement: Measurement, failed: list[Check]) -> Diss
     if not ways:
         return None
     way: Feed = min(ways, key=lambda one: (one.length, len(one.cuts)))
-    return gate.dissect(measurement.runs[way.source].tokens[: way.length], way.cuts)
+    return gate.check_layers(measurement.runs[way.source].tokens[: way.length], way.cuts)
 
 
 def _from_outside(gate: Gate, measurement: Measurement, failed: list[Check]) -> Explanation:

@@ -10,7 +10,7 @@ from ...export.config import MistralConfig
 from ...export.model.rope import rope_of
 from ...runtime.cache import CacheLayout
 from ..figures import relative_errors
-from ..layer_checks.findings import Exhibit
+from ..layer_checks.findings import ComparedTensor
 from ..reference.operators import rotate
 from .of_rope import wrong_ropes
 from .rank_causes import Cause
@@ -19,7 +19,7 @@ _MOST_QUERIES = 192  # computed of a long sequence: the worst, and some of all
 
 
 def causes_of_attention(
-    exhibit: Exhibit, config: MistralConfig, layout: CacheLayout, cuts: Sequence[int]
+    compared: ComparedTensor, config: MistralConfig, layout: CacheLayout, cuts: Sequence[int]
 ) -> Iterator[Cause]:
     """Yield attention of the artifact's own queries, keys and values with one change each.
 
@@ -27,16 +27,16 @@ def causes_of_attention(
     others are taken as found.
 
     Args:
-        exhibit: query (T, H * D), key and value (T, G * D) float32, before rope, and what was
+        compared: query (T, H * D), key and value (T, G * D) float32, before rope, and what was
             found and expected, (T, H * D).
         config: of the reference.
         layout: which rows the artifact's cache holds.
         cuts: sizes of the pieces in which the tokens were fed.
     """
-    query, key, value = (exhibit.inputs[name] for name in ("query", "key", "value"))
-    at = _chosen_queries(exhibit)
+    query, key, value = (compared.inputs[name] for name in ("query", "key", "value"))
+    at = _chosen_queries(compared)
     T, D, G = len(query), config.head_dim, config.num_key_value_heads
-    H, W = config.num_attention_heads, _window(exhibit, config)
+    H, W = config.num_attention_heads, _window(compared, config)
     rope = rope_of(config)
     plain = [x.reshape(T, -1, D).swapaxes(0, 1).astype(np.float64) for x in (query, key, value)]
     q, k = (rotate(x, rope.tables(T)) for x in plain[:2])
@@ -56,7 +56,7 @@ def causes_of_attention(
         scores = np.where(seen, cap * np.tanh(scores / cap) if cap else scores, -np.inf)
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
-        made = exhibit.found.astype(np.float64)
+        made = compared.found.astype(np.float64)
         made[at] = (weights @ plain[2][of]).swapaxes(0, 1).reshape(len(at), -1)
         return made
 
@@ -93,18 +93,18 @@ def causes_of_attention(
     yield Cause("the cache is not read", result(seen=own & (j >= starts[at, None])))
 
 
-def _window(exhibit: Exhibit, config: MistralConfig) -> int | None:
-    """The window of the layer that the exhibit is of."""
-    assert exhibit.finding.layer is not None, "attention is in a layer"
-    return config.windows[exhibit.finding.layer]
+def _window(compared: ComparedTensor, config: MistralConfig) -> int | None:
+    """The window of the layer that the tensor is of."""
+    assert compared.finding.layer is not None, "attention is in a layer"
+    return config.windows[compared.finding.layer]
 
 
-def _chosen_queries(exhibit: Exhibit) -> np.ndarray:
+def _chosen_queries(compared: ComparedTensor) -> np.ndarray:
     """Positions of the queries to compute, ascending; all of a short sequence."""
-    T = len(exhibit.found)
+    T = len(compared.found)
     if T <= _MOST_QUERIES:
         return np.arange(T)
-    errors = np.nan_to_num(relative_errors(exhibit.expected, exhibit.found), nan=np.inf)
+    errors = np.nan_to_num(relative_errors(compared.expected, compared.found), nan=np.inf)
     worst = np.argsort(-errors, kind="stable")[: _MOST_QUERIES // 2]
     return np.union1d(worst, np.linspace(0, T - 1, _MOST_QUERIES // 2).astype(np.int64))
 

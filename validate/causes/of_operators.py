@@ -14,7 +14,7 @@ from ...export.formats.tensor_names import parameters
 from ...graphs.quantization.pack_dynamic_int8 import parts_of
 from ...runtime.cache import CacheLayout
 from ..figures import relative_errors
-from ..layer_checks.findings import Exhibit
+from ..layer_checks.findings import ComparedTensor
 from ..reference import operators
 from .of_attention import causes_of_attention
 from .of_rope import causes_of_rope, own_rows
@@ -25,7 +25,7 @@ _EPSILONS = (0.0, 1e-12, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3)
 
 
 def cause_of_operator(
-    exhibit: Exhibit,
+    compared: ComparedTensor,
     config: MistralConfig,
     checkpoint: Checkpoint,
     layout: CacheLayout,
@@ -34,28 +34,28 @@ def cause_of_operator(
     """The most likely cause and its evidence, or None.
 
     Args:
-        exhibit: what the operator read and made, and what was expected.
+        compared: what the operator read and made, and what was expected.
         config, checkpoint: of the reference.
         layout: which rows the artifact's cache holds.
         cuts: sizes of the pieces in which the tokens were fed.
     """
-    name, inputs, error = exhibit.finding.name, exhibit.inputs, exhibit.finding.error
+    name, inputs, error = compared.finding.name, compared.inputs, compared.finding.error
     if name.endswith("norm"):
-        causes = _of_norm(exhibit, config, checkpoint)
+        causes = _of_norm(compared, config, checkpoint)
     elif name in ROTATED:
-        causes = causes_of_rope(exhibit, config, cuts)
-        error = _worst(own_rows(exhibit), exhibit.found)
+        causes = causes_of_rope(compared, config, cuts)
+        error = _worst(own_rows(compared), compared.found)
     elif name == "attention":
-        causes = causes_of_attention(exhibit, config, layout, cuts)
+        causes = causes_of_attention(compared, config, layout, cuts)
     elif name == "activation":
         causes = _of_activation(inputs["gate"], inputs["up"])
     else:
-        causes = _of_multiplication(exhibit, cuts)
+        causes = _of_multiplication(compared, cuts)
     return likeliest(
         causes,
-        lambda result: _worst(result, exhibit.found),
+        lambda result: _worst(result, compared.found),
         error=error,
-        bound=exhibit.finding.bound,
+        bound=compared.finding.bound,
     )
 
 
@@ -63,10 +63,12 @@ def _worst(result: np.ndarray, found: np.ndarray) -> float:
     return float(np.nan_to_num(relative_errors(result, found), nan=np.inf).max())
 
 
-def _of_norm(exhibit: Exhibit, config: MistralConfig, checkpoint: Checkpoint) -> Iterator[Cause]:
-    x, added, weight = (exhibit.inputs[name] for name in ("x", "added", "weight"))
+def _of_norm(
+    compared: ComparedTensor, config: MistralConfig, checkpoint: Checkpoint
+) -> Iterator[Cause]:
+    x, added, weight = (compared.inputs[name] for name in ("x", "added", "weight"))
     epsilon = config.rms_norm_eps
-    for other in (*_EPSILONS, _fitted_epsilon(x, weight, exhibit.found)):
+    for other in (*_EPSILONS, _fitted_epsilon(x, weight, compared.found)):
         if other != epsilon:
             text = f"epsilon is {other:.3g}, expected {epsilon:g}"
             yield Cause(text, operators.norm(x, weight, other))
@@ -80,7 +82,7 @@ def _of_norm(exhibit: Exhibit, config: MistralConfig, checkpoint: Checkpoint) ->
     for name, shape in parameters(config).items():
         if len(shape) == 1:
             other_weight = checkpoint.read(name)
-            is_alike = name.rsplit(".", 2)[-2] == exhibit.finding.name
+            is_alike = name.rsplit(".", 2)[-2] == compared.finding.name
             text = f"{'layers are swapped: ' if is_alike else ''}its weight is that of {name}"
             yield Cause(text, operators.norm(x, other_weight, epsilon))
     if added.shape == x.shape:
@@ -89,7 +91,7 @@ def _of_norm(exhibit: Exhibit, config: MistralConfig, checkpoint: Checkpoint) ->
         yield Cause(
             "the norm reads only the last term of the sum", operators.norm(added, weight, epsilon)
         )
-        earlier = operators.norm(x - exhibit.inputs["added_before"], weight, epsilon)
+        earlier = operators.norm(x - compared.inputs["added_before"], weight, epsilon)
         yield Cause("the second-last addition before the norm is missing", earlier)
         yield Cause(
             "the addition before the norm is done twice",
@@ -122,9 +124,9 @@ def _of_activation(gate: np.ndarray, up: np.ndarray) -> Iterator[Cause]:
     yield Cause("gate is not multiplied by up", operators.activate(gate, np.ones_like(up)))
 
 
-def _of_multiplication(exhibit: Exhibit, cuts: Sequence[int]) -> Iterator[Cause]:
-    x, matrix = exhibit.inputs["x"], exhibit.inputs["matrix"]
-    pieces = np.split(exhibit.expected, np.cumsum(cuts)[:-1])
+def _of_multiplication(compared: ComparedTensor, cuts: Sequence[int]) -> Iterator[Cause]:
+    x, matrix = compared.inputs["x"], compared.inputs["matrix"]
+    pieces = np.split(compared.expected, np.cumsum(cuts)[:-1])
     late = [np.concatenate([piece[:1], piece[:-1]]) for piece in pieces]
     early = [np.concatenate([piece[1:], piece[-1:]]) for piece in pieces]
     text = "positions are off by one: each has the output of the one"
@@ -137,7 +139,7 @@ def _of_multiplication(exhibit: Exhibit, cuts: Sequence[int]) -> Iterator[Cause]
             "activations are quantized to 8 bits with one scale for all positions",
             operators.multiply(rounded, matrix),
         )
-    yield Cause("the output is added twice", 2 * exhibit.expected)
+    yield Cause("the output is added twice", 2 * compared.expected)
 
 
 def _in_bytes(x: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...export.config import MistralConfig
 from ...export.formats.rope_layout import RopeLayout
 from ...export.model.rope import Rope, Tables, rope_of
-from ..layer_checks.findings import SCALES, Exhibit
+from ..layer_checks.findings import SCALES, ComparedTensor
 from ..reference.operators import in_bytes, rotate
 from .rank_causes import Cause
 
@@ -31,20 +31,20 @@ class WrongRope:
 
 
 def causes_of_rope(
-    exhibit: Exhibit, config: MistralConfig, cuts: Sequence[int]
+    compared: ComparedTensor, config: MistralConfig, cuts: Sequence[int]
 ) -> Iterator[Cause]:
     """Yield the rows that the cache would hold with each wrong rope.
 
     Args:
-        exhibit: the rows (G, L, D) that were held after so many tokens.
+        compared: the rows (G, L, D) that were held after so many tokens.
         config: of the reference.
         cuts: sizes of the pieces in which the tokens were fed.
     """
-    L, D = exhibit.found.shape[1], config.head_dim
-    total = int(exhibit.inputs["tokens"])
+    L, D = compared.found.shape[1], config.head_dim
+    total = int(compared.inputs["tokens"])
     held = slice(total - L, total)
-    keys = exhibit.inputs["key"][held].reshape(L, -1, D).swapaxes(0, 1)
-    scales = exhibit.inputs.get(SCALES)
+    keys = compared.inputs["key"][held].reshape(L, -1, D).swapaxes(0, 1)
+    scales = compared.inputs.get(SCALES)
 
     def cause(text: str, rows: np.ndarray) -> Cause:
         return Cause(text, rows if scales is None else in_bytes(rows, scales))
@@ -59,10 +59,10 @@ def causes_of_rope(
     yield cause("rope's tables are rounded to 16 bits", rotate(keys, halved))
 
 
-def own_rows(exhibit: Exhibit) -> np.ndarray:
+def own_rows(compared: ComparedTensor) -> np.ndarray:
     """The rows (G, L, D) that should have been held after so many tokens."""
-    total = int(exhibit.inputs["tokens"])
-    return exhibit.expected[:, total - exhibit.found.shape[1] : total]
+    total = int(compared.inputs["tokens"])
+    return compared.expected[:, total - compared.found.shape[1] : total]
 
 
 def wrong_ropes(config: MistralConfig, length: int, cuts: Sequence[int]) -> Iterator[WrongRope]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...runtime.cache import CacheLayout
 from ..figures import relative_errors
-from ..layer_checks.findings import Exhibit
+from ..layer_checks.findings import ComparedTensor
 from ..reference.reference import ReferenceRun
 from .rank_causes import Cause, Found, likeliest
 
@@ -19,27 +19,27 @@ _MOST = 0.9  # of the misplaced rows that must follow a pattern
 
 
 def cause_of_rows(
-    exhibit: Exhibit, layout: CacheLayout, run: ReferenceRun, *, is_attention_sound: bool
+    compared: ComparedTensor, layout: CacheLayout, run: ReferenceRun, *, is_attention_sound: bool
 ) -> Found | None:
     """The likeliest cause and its evidence, or None.
 
     Args:
-        exhibit: rows found (G, L, D), and those of all positions (G, T, D).
+        compared: rows found (G, L, D), and those of all positions (G, T, D).
         layout: which rows the cache should hold.
         run: of the reference on the same tokens, for the rows of other layers.
         is_attention_sound: whether the layer's attention reads what it should nevertheless.
     """
-    first = layout.first(int(exhibit.inputs["tokens"]))
+    first = layout.first(int(compared.inputs["tokens"]))
     return (
-        _misplaced(exhibit, first, None if is_attention_sound else layout)
-        or _of_another_kind(exhibit, first)
-        or _of_another_layer(exhibit, run, first)
+        _misplaced(compared, first, None if is_attention_sound else layout)
+        or _of_another_kind(compared, first)
+        or _of_another_layer(compared, run, first)
     )
 
 
-def _misplaced(exhibit: Exhibit, first: int, layout: CacheLayout | None) -> Found | None:
+def _misplaced(compared: ComparedTensor, first: int, layout: CacheLayout | None) -> Found | None:
     """Rows that are those of other positions: shifted, turned round, or out of order."""
-    rows, positions = (_by_position(x) for x in (exhibit.found, exhibit.expected))
+    rows, positions = (_by_position(x) for x in (compared.found, compared.expected))
     own = first + np.arange(len(rows))
     wrong = np.flatnonzero(~(relative_errors(positions[own], rows) <= _SAME))
     held = {int(r): _nearest(rows[r], positions) for r in wrong[:_MOST_ROWS]}
@@ -57,7 +57,7 @@ def _misplaced(exhibit: Exhibit, first: int, layout: CacheLayout | None) -> Foun
         late = "late" if commonest < 0 else "early"
         why = ""
         if layout is not None:
-            total = int(exhibit.inputs["tokens"])
+            total = int(compared.inputs["tokens"])
             window = _window_that_holds(first + commonest, total, layout)
             why = f"the window is {window}, expected {layout.window}: " if window else ""
         return f"{why}rows are evicted {late}: {example_text}", evidence
@@ -89,30 +89,30 @@ def _error(row: np.ndarray, expected: np.ndarray) -> float:
     return float(relative_errors(expected, row))
 
 
-def _of_another_kind(exhibit: Exhibit, first: int) -> Found | None:
+def _of_another_kind(compared: ComparedTensor, first: int) -> Found | None:
     """Keys for values, or heads in another order."""
-    count = exhibit.found.shape[1]
-    own = exhibit.expected[:, first : first + count]
+    count = compared.found.shape[1]
+    own = compared.expected[:, first : first + count]
 
     def causes() -> Iterator[Cause]:
         yield Cause("key/value heads are in another order", own[::-1])
-        other = exhibit.inputs["key" if "values" in exhibit.finding.name else "value"]
+        other = compared.inputs["key" if "values" in compared.finding.name else "value"]
         heads = other.reshape(len(other), len(own), -1).swapaxes(0, 1)
         yield Cause("keys and values are swapped", heads[:, first : first + count])
 
     def score(result: np.ndarray) -> float:
-        return float(np.nan_to_num(np.median(relative_errors(result, exhibit.found)), nan=np.inf))
+        return float(np.nan_to_num(np.median(relative_errors(result, compared.found)), nan=np.inf))
 
-    return likeliest(causes(), score, error=score(own), bound=exhibit.finding.bound)
+    return likeliest(causes(), score, error=score(own), bound=compared.finding.bound)
 
 
-def _of_another_layer(exhibit: Exhibit, run: ReferenceRun, first: int) -> Found | None:
+def _of_another_layer(compared: ComparedTensor, run: ReferenceRun, first: int) -> Found | None:
     """The layer whose rows, by the reference, most of these are nearest to."""
-    of_all = run.values if "values" in exhibit.finding.name else run.keys
-    own, count = exhibit.finding.layer, exhibit.found.shape[1]
+    of_all = run.values if "values" in compared.finding.name else run.keys
+    own, count = compared.finding.layer, compared.found.shape[1]
     errors = np.array(
         [
-            relative_errors(rows[:, first : first + count], exhibit.found).mean(axis=0)
+            relative_errors(rows[:, first : first + count], compared.found).mean(axis=0)
             for rows in of_all
         ]
     )

@@ -10,7 +10,7 @@ from ...export.config import MistralConfig
 from ...export.formats.checkpoint import Checkpoint
 from ...export.formats.rope_layout import halves_to_pairs, pairs_to_halves
 from ...export.formats.tensor_names import is_rotated, parameters
-from ..layer_checks.findings import Exhibit, block_errors
+from ..layer_checks.findings import ComparedTensor, block_errors
 from .rank_causes import Cause, Found, likeliest, rolled
 
 _ROUNDED_ALIKE = 1.5  # bounds within which weights are the same, rounded in other blocks
@@ -18,28 +18,28 @@ _PARTLY = 0.5  # share of blocks beyond the bound, up to which the rest is taken
 
 
 def cause_of_weights(
-    exhibit: Exhibit, parameter: str, config: MistralConfig, checkpoint: Checkpoint
+    compared: ComparedTensor, parameter: str, config: MistralConfig, checkpoint: Checkpoint
 ) -> Found | None:
     """The likeliest cause and its evidence, or None.
 
     Args:
-        exhibit: the matrix found and the one expected, (N, K) each.
+        compared: the matrix found and the one expected, (N, K) each.
         parameter: its name.
         config, checkpoint: whose other parameters it may be.
     """
-    finding, block = exhibit.finding, int(exhibit.inputs["block"]) or None
-    errors = block_errors(exhibit.expected, exhibit.found, block)
+    finding, block = compared.finding, int(compared.inputs["block"]) or None
+    errors = block_errors(compared.expected, compared.found, block)
     broken = ~(errors <= finding.bound)
-    if broken.size > 1 and broken.mean() < _PARTLY and (part := _of_blocks(exhibit, broken)):
+    if broken.size > 1 and broken.mean() < _PARTLY and (part := _of_blocks(compared, broken)):
         return part
     whole = likeliest(
-        _causes(exhibit.expected, exhibit.found, parameter, config, checkpoint),
-        lambda result: float(block_errors(result, exhibit.found, block).max()),
+        _causes(compared.expected, compared.found, parameter, config, checkpoint),
+        lambda result: float(block_errors(result, compared.found, block).max()),
         error=finding.error,
         bound=_ROUNDED_ALIKE * finding.bound,
         near=0.0,
     )
-    return whole or _of_blocks(exhibit, broken)
+    return whole or _of_blocks(compared, broken)
 
 
 def _causes(
@@ -108,16 +108,16 @@ def _others(
             yield Cause(text, checkpoint.read(name))
 
 
-def _of_blocks(exhibit: Exhibit, broken: np.ndarray) -> Found | None:
+def _of_blocks(compared: ComparedTensor, broken: np.ndarray) -> Found | None:
     """What is wrong with some blocks, or with all in the same way."""
-    finding, width = exhibit.finding, int(exhibit.inputs["block"]) or exhibit.found.shape[1]
+    finding, width = compared.finding, int(compared.inputs["block"]) or compared.found.shape[1]
     places = np.argwhere(broken)
     if not len(places) or broken.size == 1:
         return None
     scales, offsets, zeros = [], [], 0
     for row, block in places:
         part = slice(block * width, (block + 1) * width)
-        wanted, found = exhibit.expected[row, part], exhibit.found[row, part]
+        wanted, found = compared.expected[row, part], compared.found[row, part]
         largest = float(np.abs(wanted).max()) or 1.0
         zeros += bool(np.abs(found).max() < 1e-6 * largest)
         factor = float(wanted @ found) / (float(wanted @ wanted) or 1.0)

@@ -38,8 +38,8 @@ class LayerFinding:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Exhibit:
-    """Values of the first broken finding, to find the cause."""
+class ComparedTensor:
+    """A finding with the values behind it, from which its cause can be found."""
 
     finding: LayerFinding
     inputs: dict[str, np.ndarray]
@@ -48,15 +48,22 @@ class Exhibit:
 
 
 @dataclass(kw_only=True)
-class Dissection:
+class LayerChecks:
     """All findings in order, and how the hidden state drifts from layer to layer."""
 
-    tokens: np.ndarray  # (T,) int64, that it was done on
+    tokens: np.ndarray  # (T,) int64, that were fed
     cuts: list[int]  # sizes of the pieces in which they were fed
-    layers: list[int]  # looked at
+    layers: list[int]  # whose operators were compared
     findings: list[LayerFinding] = field(default_factory=list)
     drift: list[float] = field(default_factory=list)  # mean relative error after each layer
-    culprit: Exhibit | None = None  # the first finding beyond its bound
+    first_broken: ComparedTensor | None = None  # the first finding beyond its bound
+
+    def add(self, *compared: ComparedTensor) -> None:
+        """Note findings; of the values, those of the first that is broken are kept."""
+        for one in compared:
+            self.findings.append(one.finding)
+            if one.finding.is_broken and self.first_broken is None:
+                self.first_broken = one
 
 
 def block_errors(expected: np.ndarray, found: np.ndarray, block: int | None) -> np.ndarray:

@@ -45,9 +45,9 @@ def as_json(
         "checks": [dataclasses.asdict(check) for check in m.checks],
         "findings": [
             {**dataclasses.asdict(one), "is_broken": one.is_broken}
-            for one in (m.dissection.findings if m.dissection else [])
+            for one in (m.layer_checks.findings if m.layer_checks else [])
         ],
-        "drift": m.dissection.drift if m.dissection else [],
+        "drift": m.layer_checks.drift if m.layer_checks else [],
         "curve": {"kl": m.curve.kl.tolist(), "evictions": _evictions(m)},
         "worst_tokens": _worst_tokens(m),
         "explanation": None if explanation is None else dataclasses.asdict(explanation),

@@ -36,7 +36,7 @@ class Spans:
     greedy_prompt: int
     greedy_steps: int
     stepped: dict[str, tuple[int, int]]  # by source: tokens of one prefill, and where steps end
-    dissected: int  # over which operators are compared with the reference's one by one
+    layers_checked: int  # over which operators are compared with the reference's one by one
 
     @property
     def longest(self) -> int:
@@ -88,7 +88,7 @@ def _spans(layout: CacheLayout, *, positions: int, thorough: bool) -> Spans:
             "text": few if is_short else (0, lengths[-1] if thorough else min(3 * W, lengths[-1])),
             "random": (0, lengths[-1]) if thorough else few,
         },
-        dissected=min(evicted, positions),
+        layers_checked=min(evicted, positions),
     )
 
 

@@ -18,9 +18,10 @@ from tramontane.validate.artifact_under_test import Subject, open_subject
 from tramontane.validate.causes.of_scales import cause_of_scales
 from tramontane.validate.gate import Gate, GateOptions
 from tramontane.validate.layer_checks import layer_checks as module
-from tramontane.validate.layer_checks.findings import Dissection, block_errors
-from tramontane.validate.layer_checks.layer_checks import dissect
+from tramontane.validate.layer_checks.findings import LayerChecks, block_errors
+from tramontane.validate.layer_checks.layer_checks import check_layers
 from tramontane.validate.probe import embedding_of, matrix_of
+from tramontane.validate.reference import operators
 from tramontane.validate.sequences.tokens import chunks
 from tramontane.validate.tolerance import tolerance_for
 
@@ -36,13 +37,13 @@ def checkpoint(stdlib_5m: Path) -> Checkpoint:
     return Checkpoint.open(stdlib_5m)
 
 
-def dissected(
+def checked(
     artifact: Path, checkpoint: Checkpoint, layers: Sequence[int] = range(6)
-) -> Dissection:
+) -> LayerChecks:
     subject = open_subject(artifact, checkpoint.config)
     gate = Gate(subject, checkpoint, GateOptions())
-    length = gate.spans.dissected
-    return dissect(
+    length = gate.spans.layers_checked
+    return check_layers(
         subject,
         gate.reference,
         gate.words.tokens(gate.text, length),
@@ -60,8 +61,8 @@ def dissected(
 def test_every_matrix_and_operator_of_each_layer_is_looked_at_and_sound(
     embedded_artifact: Artifact, checkpoint: Checkpoint, recipe: str
 ) -> None:
-    found = dissected(embedded_artifact(recipe), checkpoint)
-    assert found.culprit is None
+    found = checked(embedded_artifact(recipe), checkpoint)
+    assert found.first_broken is None
     weights = [one.place for one in found.findings if one.kind == "weights"]
     assert len(weights) == len(set(weights)) == 6 * 7 + 2
     for layer in range(6):
@@ -92,8 +93,8 @@ def test_of_layers_that_are_left_out_the_matrices_are_compared(
     embedded_artifact: Artifact, checkpoint: Checkpoint
 ) -> None:
     for recipe in ("int8-ort", "int8-dynamic-ort"):
-        found = dissected(embedded_artifact(recipe), checkpoint, layers=[0, 4])
-        assert found.culprit is None
+        found = checked(embedded_artifact(recipe), checkpoint, layers=[0, 4])
+        assert found.first_broken is None
         operators = {one.layer for one in found.findings if one.kind == "operators"}
         assert operators == {None, 0, 4}
         weights = [one for one in found.findings if one.kind == "weights"]
@@ -110,19 +111,19 @@ def test_a_wrong_matrix_is_found_in_a_layer_that_is_left_out(
 
     fault = Fault(name="scales", recipe="int8-ort", plant=doubled, place="", cause="")
     spoilt = planted(fault, embedded_artifact(fault.recipe), tmp_path / "spoilt")
-    found = dissected(spoilt, checkpoint, layers=[0, 5])
-    assert found.culprit is not None
-    assert found.culprit.finding.place == "layer 3, mlp.up weights"
+    found = checked(spoilt, checkpoint, layers=[0, 5])
+    assert found.first_broken is not None
+    assert found.first_broken.finding.place == "layer 3, mlp.up weights"
 
 
 def test_layers_by_groups_give_what_all_at_once_give(
     embedded_artifact: Artifact, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = dissected(embedded_artifact("fp32-ort"), checkpoint)
+    whole = checked(embedded_artifact("fp32-ort"), checkpoint)
     monkeypatch.setattr(module, "_OBSERVED_BYTES", 1)
-    parts = dissected(embedded_artifact("fp32-ort"), checkpoint)
+    parts = checked(embedded_artifact("fp32-ort"), checkpoint)
     assert [one.place for one in parts.findings] == [one.place for one in whole.findings]
-    assert parts.culprit is None
+    assert parts.first_broken is None
 
 
 def test_the_first_at_fault_is_named_and_later_ones_are_sound(
@@ -130,9 +131,9 @@ def test_the_first_at_fault_is_named_and_later_ones_are_sound(
 ) -> None:
     fault = next(one for one in in_weights.FAULTS if one.name == "one scale doubled, in int8")
     spoilt = planted(fault, embedded_artifact("int8-ort"), tmp_path / "spoilt")
-    found = dissected(spoilt, checkpoint)
-    assert found.culprit is not None
-    assert str(found.culprit.finding) == "layer 0, mlp.gate weights, row 5, block 1"
+    found = checked(spoilt, checkpoint)
+    assert found.first_broken is not None
+    assert str(found.first_broken.finding) == "layer 0, mlp.gate weights, row 5, block 1"
     assert sum(one.is_broken for one in found.findings) == 1
 
 
@@ -157,10 +158,10 @@ def test_scales_of_an_int8_cache_that_do_not_fit_are_found_where_they_are(
         cause=cause,
     )
     spoilt = planted(fault, embedded_artifact(fault.recipe), tmp_path / "spoilt")
-    found = dissected(spoilt, checkpoint)
-    assert found.culprit is not None
-    assert found.culprit.finding.place == fault.place
-    assert cause in cause_of_scales(found.culprit)[0]
+    found = checked(spoilt, checkpoint)
+    assert found.first_broken is not None
+    assert found.first_broken.finding.place == fault.place
+    assert cause in cause_of_scales(found.first_broken)[0]
     assert [one.place for one in found.findings if one.is_broken] == [fault.place]
 
 
@@ -173,10 +174,10 @@ def test_code_that_is_off_by_one_is_found_in_an_int8_cache(
 
     fault = Fault(name="code", recipe="fp32-ort-int8", plant=one_more, place="", cause="")
     spoilt = planted(fault, embedded_artifact(fault.recipe), tmp_path / "spoilt")
-    found = dissected(spoilt, checkpoint)
-    assert found.culprit is not None
-    assert found.culprit.finding.place == "layer 2, cached values"
-    assert found.culprit.finding.error > 0.4  # of a step, beyond the half that is allowed
+    found = checked(spoilt, checkpoint)
+    assert found.first_broken is not None
+    assert found.first_broken.finding.place == "layer 2, cached values"
+    assert found.first_broken.finding.error > 0.4  # of a step, beyond the half that is allowed
 
 
 def test_a_block_is_compared_with_its_own_largest_weight() -> None:
@@ -190,12 +191,10 @@ def test_a_block_is_compared_with_its_own_largest_weight() -> None:
 def test_a_number_that_is_none_is_beyond_every_bound(
     embedded_artifact: Artifact, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        module.operators, "activate", lambda *parts: np.full_like(parts[0], np.nan)
-    )
-    found = dissected(embedded_artifact("fp32-ort"), checkpoint)
-    assert found.culprit is not None
-    assert found.culprit.finding.name == "activation"
+    monkeypatch.setattr(operators, "activate", lambda *parts: np.full_like(parts[0], np.nan))
+    found = checked(embedded_artifact("fp32-ort"), checkpoint)
+    assert found.first_broken is not None
+    assert found.first_broken.finding.name == "activation"
 
 
 def test_a_graph_whose_names_tell_nothing_is_refused_by_what_is_missing(

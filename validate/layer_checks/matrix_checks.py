@@ -1,0 +1,91 @@
+"""Compares the matrices by which a graph's kernels multiply with the checkpoint's."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...export.model.model import Layer
+from ...graphs.probing.matmuls import Matmul
+from ..artifact_under_test import Subject
+from ..probe import matrix_of
+from ..reference import operators
+from ..tolerance import Tolerance
+from .findings import ComparedTensor, LayerChecks, LayerFinding, block_errors
+
+_OF_MLP = {"gate", "up", "down"}
+
+
+class MatrixChecks:
+    """Compares weights and adds what it finds to ``checks``."""
+
+    def __init__(self, subject: Subject, tolerance: Tolerance, checks: LayerChecks) -> None:
+        self._subject, self._tolerance, self._checks = subject, tolerance, checks
+
+    def compare_matmul(
+        self,
+        number: int | None,
+        linear: Matmul,
+        weights: dict[str, np.ndarray],
+        *,
+        is_smoothed: bool = False,
+    ) -> np.ndarray:
+        """Compare the matrix of one matmul with one or more of the checkpoint's, by role.
+
+        With ``is_smoothed``, each column may be multiplied by a power of two.
+
+        Returns:
+            (N, K) float32, by which the kernel multiplies.
+        """
+        columns = next(iter(weights.values())).shape[1]
+        whole = matrix_of(self._subject, linear, columns)
+        if is_smoothed:
+            published = np.concatenate(list(weights.values()))
+            powers = 1 / operators.divisors_between(published, whole)
+            weights = {role: weight * powers for role, weight in weights.items()}
+        prefix = "" if number is None else "mlp." if linear.role in _OF_MLP else "attention."
+        start = 0
+        for role, expected in weights.items():
+            found = whole[start : start + len(expected)]
+            start += len(expected)
+            self.compare_weights(
+                number, prefix + role, expected, found, bits=linear.bits, block=linear.block
+            )
+        return whole
+
+    def compare_layer(self, number: int, layer: Layer, linears: dict[str, Matmul]) -> None:
+        """Compare the matrices of a layer whose operators are not compared."""
+        for role, linear in linears.items():
+            block = layer.mlp if role in _OF_MLP else layer.attention
+            roles = ("query", "key", "value") if role == "query_key_value" else (role,)
+            weights = {one: getattr(block, one).weight.numpy() for one in roles}
+            is_smoothed = self._subject.is_smoothed and role not in ("output", "down")
+            self.compare_matmul(number, linear, weights, is_smoothed=is_smoothed)
+
+    def compare_weights(
+        self,
+        number: int | None,
+        name: str,
+        expected: np.ndarray,
+        found: np.ndarray,
+        *,
+        bits: int,
+        block: int | None,
+    ) -> None:
+        """Compare one matrix (N, K) with another, block by block."""
+        block = expected.shape[1] if bits == 32 else block
+        errors = block_errors(expected, found, block)
+        row, column = np.unravel_index(np.nan_to_num(errors, nan=np.inf).argmax(), errors.shape)
+        slack = self._subject.weight_slack if bits < 32 else 1.0
+        finding = LayerFinding(
+            layer=number,
+            name=name,
+            kind="weights",
+            error=float(errors[row, column]),
+            bound=self._tolerance.weight_error_for(bits) * slack,
+            position=None,
+            detail=f"row {row}" + (f", block {column}" if errors.shape[1] > 1 else ""),
+        )
+        inputs = {"block": np.array(block or 0)}
+        self._checks.add(
+            ComparedTensor(finding=finding, inputs=inputs, found=found, expected=expected)
+        )
