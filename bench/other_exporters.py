@@ -19,7 +19,7 @@ from ..console.status import status_of
 from ..export.formats.checkpoint import Checkpoint
 from ..graphs.lint.rules import LintFinding, lint
 from ..runtime.errors import ContractError
-from ..validate.gate import GateOptions
+from ..validate.measurement import GateOptions
 from ..validate.run_gate import Verdict, validate
 
 # Exporter and recipe, and the command with placeholders.

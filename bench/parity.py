@@ -18,7 +18,7 @@ from ..export.formats.checkpoint import Checkpoint
 from ..graphs.quantization.recipe import QUANTS, TARGETS, quants_for
 from ..runtime.manifest import read_manifest
 from ..runtime.sizes import format_bytes
-from ..validate.gate import GateOptions
+from ..validate.measurement import GateOptions
 from ..validate.run_gate import JSON_FILE, PAGE_FILE, validate, write_reports
 
 _TEMPLATE = Path(__file__).with_name("parity.html.jinja")

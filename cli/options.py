@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..runtime.sizes import parse_size
 
 if TYPE_CHECKING:
-    from ..validate.gate import GateOptions
+    from ..validate.measurement import GateOptions
 
 CHECKPOINT_HELP = "checkpoint: a folder as of Hugging Face or of Mistral, or a GGUF file"
 ARTIFACT_HELP = "artifact folder, as export writes it"
@@ -127,7 +127,7 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
 
 def gate_options_of(args: argparse.Namespace) -> GateOptions:
     """The values of ``add_measuring``'s options."""
-    from ..validate.gate import GateOptions
+    from ..validate.measurement import GateOptions
 
     given = {"text": args.text, "store": args.store}
     return GateOptions(

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..export import build
 from ..export.formats.checkpoint import Checkpoint
 from ..runtime.errors import ContractError
-from ..validate.gate import GateOptions
+from ..validate.measurement import GateOptions
 from ..validate.run_gate import validate
 from .planting import MODEL, Fault, planted
 

@@ -20,7 +20,7 @@ from tramontane.runtime.contract import MODEL_FILE
 from tramontane.runtime.errors import ConfigError
 from tramontane.runtime.manifest import read_manifest
 from tramontane.runtime.session import Session
-from tramontane.validate.gate import GateOptions
+from tramontane.validate.measurement import GateOptions
 from tramontane.validate.run_gate import Verdict, validate
 
 Windows = tuple[int | None, ...]

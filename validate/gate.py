@@ -1,11 +1,8 @@
-"""The parity gate: runs all checks on an artifact."""
+"""The parity gate: prepares texts and settings, runs all checks on an artifact, gathers notes."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,65 +12,19 @@ from ..export.formats.checkpoint import Checkpoint
 from ..runtime.cache import by_layer
 from ..runtime.errors import ContractError
 from .artifact_under_test import Subject
-from .figures import Positions, by_position, summarize
 from .layer_checks.findings import LayerChecks
 from .layer_checks.layer_checks import check_layers
+from .measurement import GateOptions, Measurement
 from .preflight import refuse_bad_options
-from .reference.kernel_rounding import KernelRounding
-from .reference.recipe_reference import Expected, RecipeReference
-from .reference.reference import Reference, ReferenceRun
-from .reference.reference_cache import Store, default_folder
-from .reference.weights import ArtifactWeights, CheckpointWeights, Weights
-from .sequences.batches import batch_checks
-from .sequences.sequences import (
-    Feed,
-    check_feed,
-    distance_check,
-    feeds,
-    greedy_check,
-    greedy_tokens,
-)
-from .sequences.tokens import SAMPLE, Spans, TokenText, chunks, random_tokens, spans
-from .tolerance import MAX_KL, MIN_AGREEMENT, Tolerance, tolerance_for
+from .reference.reference import Reference
+from .reference.reference_cache import Store
+from .sequences.check_sequences import check_sequences
+from .sequences.tokens import SAMPLE, TokenText, chunks, random_tokens, spans
+from .tolerance import tolerance_for
 from .verdict import POOR, Check, closer, judged, word_for
 
 FIGURES = {"weights": "weight_error", "operators": "operator_error", "rows": "row_error"}
 _MANY_PARAMETERS = 10**9  # beyond it, default runs look into three layers alone
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GateOptions:
-    """How to measure."""
-
-    text: Path = SAMPLE  # UTF-8, of the kind that the model knows
-    seed: int = 0  # of the random tokens, and of where in the text to begin
-    tolerance: float = 1.0  # scales the bounds on what the recipe says
-    max_kl: float = MAX_KL  # nats from the float32 model, mean over the text, at most
-    min_agreement: float = MIN_AGREEMENT  # top-1 agreement with it over the text, at least
-    thorough: bool = False  # all lengths and layers, however long it takes
-    store: Path = field(default_factory=default_folder)  # keeps what the reference made
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measurement:
-    """All that was found."""
-
-    subject: Subject
-    checkpoint: Checkpoint
-    options: GateOptions
-    words: TokenText
-    tolerance: Tolerance
-    spans: Spans
-    checks: list[Check]
-    runs: dict[str, ReferenceRun]  # of the reference, on text and on random tokens
-    curve: Positions  # over the text, fed in chunks
-    layer_checks: LayerChecks | None  # None: the graph cannot be looked into
-    notes: list[str]  # what was not measured, and why
-
-    @property
-    def passed(self) -> bool:
-        """Whether every check kept its bounds."""
-        return not any(check.failures for check in self.checks)
 
 
 class Gate:
@@ -114,12 +65,21 @@ class Gate:
             CheckpointError: a weight of the checkpoint is unreadable.
         """
         notes = [*self._of_the_window(), *self._of_the_text()]
-        runs, checks, curve = self._sequence_checks(notes)
+        sequences = check_sequences(
+            self.subject,
+            self.reference,
+            self._sequences(),
+            spans=self.spans,
+            tolerance=self.tolerance,
+            track=track,
+        )
+        notes += [*sequences.notes, *self._of_the_distance(sequences.checks[0])]
+        checks = list(sequences.checks)
         layer_checks = self._layer_checks(notes)
         if layer_checks is not None:
             checks += checks_of_layers(layer_checks)
         return Measurement(
-            runs=runs,
+            runs=sequences.runs,
             subject=self.subject,
             checkpoint=self.reference.checkpoint,
             options=self.options,
@@ -127,7 +87,7 @@ class Gate:
             tolerance=self.tolerance,
             spans=self.spans,
             checks=checks,
-            curve=curve,
+            curve=sequences.curve,
             layer_checks=layer_checks,
             notes=notes,
         )
@@ -175,101 +135,21 @@ class Gate:
             return []
         return [f"the text has {count} tokens, repeated to {longest}; a longer text measures more"]
 
-    def _sequences(self) -> list[np.ndarray]:
-        length, seed = self.spans.longest, self.options.seed
+    def _of_the_distance(self, check: Check) -> list[str]:
+        """A note where the artifact is far from the float32 model over the text."""
+        far = check.figures
+        if word_for(mean_kl=far["mean_kl"], same_top=far["same_top"]) != POOR:
+            return []
         return [
-            self.words.tokens(self.text, length, skipped=97 * seed),
-            random_tokens(self.subject.config.vocab_size, length, seed=seed),
+            f"the artifact's outputs are far from the float32 model's: {self.how_to_get_closer()}"
         ]
 
-    def _sequence_checks(
-        self, notes: list[str]
-    ) -> tuple[dict[str, ReferenceRun], list[Check], Positions]:
-        """All checks of whole sequences; the session that they need is closed afterwards.
-
-        Returns:
-            The float32 reference's runs on text and on random tokens; the checks; how the
-            artifact differs from it over the text, fed in chunks.
-        """
-        feeder = self.subject.feeder()
-        text, random = self._sequences()
-        prompt = self.spans.greedy_prompt
-        greedy = greedy_tokens(feeder, text[:prompt], self.spans.greedy_steps)
-        names, sequences = ("text", "random", "greedy"), [text, random, greedy]
-        runs = dict(zip(names, self.reference.runs(sequences), strict=True))
-        expected = dict(zip(names, self._expected(runs, notes), strict=True))
-        curves: dict[str, Positions] = {}
-
-        def check(way: Feed) -> list[Check]:
-            found, logits = check_feed(
-                feeder, expected[way.source], way, self.subject.layouts, self.tolerance
-            )
-            if way.mode == "chunked":
-                run = runs[way.source]
-                curves[way.source] = by_position(run.logits, logits, run.tokens)
-            return found
-
-        sources = ("text", "random")
-        jobs: list[Callable[[], Iterable[Check]]] = [
-            functools.partial(check, way)
-            for source in sources
-            for way in feeds(source, self.subject.edges, self.spans)
-        ]
-        jobs.append(
-            lambda: [
-                greedy_check(
-                    runs["greedy"], expected["greedy"], prompt=prompt, tolerance=self.tolerance
-                )
-            ]
-        )
-        both = [expected[source] for source in sources]
-        jobs.append(lambda: batch_checks(self.subject, both, self.tolerance))
-        checks: list[Check] = []
-        for job in track(jobs, "checking parity"):
-            checks += job()
-        distances = [
-            distance_check(source, summarize(curves[source]), self.tolerance) for source in sources
-        ]
-        far = distances[0].figures
-        if word_for(mean_kl=far["mean_kl"], same_top=far["same_top"]) == POOR:
-            notes.append(
-                f"the artifact's outputs are far from the float32 model's: "
-                f"{self.how_to_get_closer()}"
-            )
-        return {source: runs[source] for source in sources}, distances + checks, curves["text"]
-
-    def _expected(self, runs: dict[str, ReferenceRun], notes: list[str]) -> list[Expected]:
-        """What each sequence must come out as: what the recipe makes of it, and the noise."""
-        own = self._own_weights(notes)
-        if own is None:
-            return [Expected(run=run, floor=None) for run in runs.values()]
-        recipe = RecipeReference(self.subject, self.reference, own)
-        return recipe.runs([run.tokens for run in runs.values()])
-
-    def _own_weights(self, notes: list[str]) -> Weights | None:
-        """The artifact's weights and rounding; None, and a note, where they are not known."""
-        checkpoint = self.reference.checkpoint
-        try:
-            roles = self.subject.graph.tensor_roles(self.subject.config.num_hidden_layers)
-        except ContractError:
-            if self.subject.graph.bits == 32:
-                return CheckpointWeights(checkpoint=checkpoint)
-            notes.append(
-                "sequences are compared with the float32 model only: the graph's weights are "
-                "quantized, and their names are not known"
-            )
-            return None
-        linears = [roles.head, *(linear for layer in roles.layers for linear in layer.values())]
-        if not all(linear.is_rounding_known for linear in linears):
-            notes.append(
-                "sequences are compared with the float32 model only: the graph quantizes "
-                "activations by an unknown rule"
-            )
-            return None
-        rounding = KernelRounding(self.subject)
-        return ArtifactWeights(
-            subject=self.subject, roles=roles, checkpoint=checkpoint, rounding=rounding
-        )
+    def _sequences(self) -> dict[str, np.ndarray]:
+        length, seed = self.spans.longest, self.options.seed
+        return {
+            "text": self.words.tokens(self.text, length, skipped=97 * seed),
+            "random": random_tokens(self.subject.config.vocab_size, length, seed=seed),
+        }
 
     def _layer_checks(self, notes: list[str]) -> LayerChecks | None:
         config, length = self.subject.config, self.spans.layers_checked

@@ -11,7 +11,8 @@ from ..export.formats.checkpoint import Checkpoint
 from ..runtime.manifest import to_json
 from .artifact_under_test import open_subject
 from .causes.explain import Explanation, explain
-from .gate import Gate, GateOptions, Measurement
+from .gate import Gate
+from .measurement import GateOptions, Measurement
 from .report.content import as_json
 from .report.page import render_page
 from .verdict import headline, raise_if_broken

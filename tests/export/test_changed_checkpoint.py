@@ -17,7 +17,7 @@ from tramontane.export.calibrate import calibrate_subprocess
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.runtime.errors import CheckpointError
 from tramontane.runtime.manifest import read_manifest
-from tramontane.validate.gate import GateOptions
+from tramontane.validate.measurement import GateOptions
 from tramontane.validate.run_gate import prove, validate
 
 Write = Callable[..., Path]

@@ -15,7 +15,7 @@ from tramontane.faults import in_attention, in_cache, in_operators
 from tramontane.faults.planting import Fault, planted
 from tramontane.runtime.contract import MODEL_FILE
 from tramontane.runtime.errors import ContractError, ParityError
-from tramontane.validate.gate import GateOptions
+from tramontane.validate.measurement import GateOptions
 from tramontane.validate.run_gate import Verdict, prove, validate
 from tramontane.validate.verdict import Check
 

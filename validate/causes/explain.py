@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..figures import compare
-from ..gate import Gate, Measurement
+from ..gate import Gate
 from ..layer_checks.findings import SCALES, ComparedTensor, LayerChecks
+from ..measurement import Measurement
 from ..sequences.batches import feed_batches
 from ..sequences.sequences import Feed, feeds
 from ..verdict import Check

@@ -13,7 +13,7 @@ from ...export.fingerprint import processor, tool_versions
 from ...runtime.manifest import describe_file
 from ...runtime.ort_session import physical_cores
 from ..causes.explain import Explanation
-from ..gate import Measurement
+from ..measurement import Measurement
 from ..sequences.tokens import SAMPLE
 from ..tolerance import MAX_KL, MIN_AGREEMENT
 from ..verdict import headline

@@ -67,7 +67,7 @@ def spans(layouts: Iterable[CacheLayout], *, positions: int, thorough: bool = Fa
         greedy_prompt=farthest.greedy_prompt,
         greedy_steps=farthest.greedy_steps,
         stepped=stepped,
-        dissected=max(one.dissected for one in each),
+        layers_checked=max(one.layers_checked for one in each),
     )
 
 

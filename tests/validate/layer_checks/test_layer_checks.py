@@ -16,10 +16,11 @@ from tramontane.runtime.contract import MODEL_FILE
 from tramontane.runtime.errors import ContractError
 from tramontane.validate.artifact_under_test import Subject, open_subject
 from tramontane.validate.causes.of_scales import cause_of_scales
-from tramontane.validate.gate import Gate, GateOptions
+from tramontane.validate.gate import Gate
 from tramontane.validate.layer_checks import layer_checks as module
 from tramontane.validate.layer_checks.findings import LayerChecks, block_errors
 from tramontane.validate.layer_checks.layer_checks import check_layers
+from tramontane.validate.measurement import GateOptions
 from tramontane.validate.probe import embedding_of, matrix_of
 from tramontane.validate.reference import operators
 from tramontane.validate.sequences.tokens import chunks

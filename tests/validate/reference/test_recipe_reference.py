@@ -12,7 +12,8 @@ from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.runtime.session import Session
 from tramontane.validate.artifact_under_test import open_subject
 from tramontane.validate.figures import by_position
-from tramontane.validate.gate import Gate, GateOptions
+from tramontane.validate.gate import Gate
+from tramontane.validate.measurement import GateOptions
 from tramontane.validate.reference.kernel_rounding import KernelRounding
 from tramontane.validate.reference.recipe_reference import Expected, RecipeReference
 from tramontane.validate.reference.weights import ArtifactWeights, CheckpointWeights
