@@ -20,7 +20,8 @@ from ..graphs.writing import artifact
 from ..graphs.writing.description import describe_tensors
 from ..graphs.writing.external_data import refuse_full_disk
 from ..graphs.writing.own_folders import target_of
-from ..graphs.writing.staging import note_of_replaced, partial_of, refuse_occupied, staged
+from ..graphs.writing.partial_folder import partial_of
+from ..graphs.writing.staging import note_of_replaced, refuse_occupied, staged
 from ..runtime.cache import by_layer
 from ..runtime.contract import CARD_FILE, MANIFEST_FILE
 from ..runtime.errors import ConfigError, ContractError
@@ -57,6 +58,7 @@ BESIDE_WEIGHTS = (
     "export.tokenizer",
     "graphs.writing.description",
     "graphs.writing.own_folders",
+    "graphs.writing.partial_folder",
     "graphs.writing.staging",
     "runtime.manifest",
 )

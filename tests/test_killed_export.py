@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tramontane.graphs.writing.staging import partial_of
+from tramontane.graphs.writing.partial_folder import partial_of
 from tramontane.runtime.contract import DATA_FILE
 from tramontane.runtime.manifest import read_manifest, verify_files
 
@@ -300,6 +300,7 @@ def test_export_killed_at_random_moments_is_gone_on_with_to_the_same_bytes(
 
 
 BUILD, STAGING = "tramontane.export.build", "tramontane.graphs.writing.staging"
+PARTIAL_FOLDER = "tramontane.graphs.writing.partial_folder:PartialFolder"
 JOURNAL, SAVE, RENAME = (
     "tramontane.graphs.writing.journal:Journal",
     "onnx_ir:save",
@@ -383,9 +384,9 @@ def test_older_artifact_is_brought_back_after_a_kill_between_the_two_renamings(
     [
         (False, (RENAME, "after", 1)),
         (True, (RENAME, "after", 2)),
-        (True, (f"{STAGING}:_remove", "before", 1)),
+        (True, (f"{PARTIAL_FOLDER}.remove", "before", 1)),
         (True, ("pathlib:Path.unlink", "after", 1)),
-        (True, (f"{STAGING}:_remove", "after", 1)),
+        (True, (f"{PARTIAL_FOLDER}.remove", "after", 1)),
     ],
     ids=["alone", "over an older one", "older one removed", "journal removed", "all removed"],
 )

@@ -7,11 +7,19 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...graphs.writing.own_folders import refuse_mounted, target_of
+from ...graphs.writing.own_folders import free_bytes, refuse_mounted, target_of
+from ...graphs.writing.partial_folder import PartialKind, open_partial
 from ...runtime.errors import CheckpointError, ContractError
 from ...runtime.sizes import format_bytes
 from ..formats.huggingface import CONFIG_FILE
 from ..formats.mistral import PARAMS_FILE
+
+_KIND = PartialKind(
+    content="a checkpoint that is not whole yet",
+    made_by="synthesize",
+    another="another synthesize",
+    advice="name another folder",
+)
 
 
 @contextlib.contextmanager
@@ -26,33 +34,27 @@ def fresh_folder(out: Path, needed_bytes: int) -> Iterator[Path]:
     """
     _refuse_occupied(out)
     try:
-        out = target_of(out)
-        refuse_mounted(out)
+        target = target_of(out)
+        refuse_mounted(target)
+        _refuse_full_disk(target, needed_bytes)
+        partial = open_partial(out, _KIND)
     except ContractError as error:
         raise CheckpointError(str(error)) from error
-    _refuse_full_disk(out, needed_bytes)
-    staging = out.with_name(f".{out.name}.partial")
-    out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        staging.mkdir()
-    except FileExistsError as error:
-        raise CheckpointError(
-            f"{staging}: exists, left by a run that was killed or that goes on, expected none; "
-            "wait for it, or remove the folder"
-        ) from error
-    try:
-        yield staging
-        _take_name(staging, out)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)  # made above, by this call
-        raise
+        folder = partial.path / "checkpoint"
+        shutil.rmtree(folder, ignore_errors=True)  # a killed run left it
+        folder.mkdir()
+        yield folder
+        _take_name(folder, target)
+    finally:
+        partial.remove()
 
 
-def _take_name(staging: Path, out: Path) -> None:
+def _take_name(folder: Path, out: Path) -> None:
     try:
         if out.exists():
             out.rmdir()  # it was empty, and is not removed where it is not
-        staging.rename(out)
+        folder.rename(out)
     except OSError as error:
         raise CheckpointError(
             f"{out}: cannot take its name ({error}), expected it to stay new or empty; name "
@@ -73,10 +75,9 @@ def _refuse_occupied(out: Path) -> None:
 
 
 def _refuse_full_disk(out: Path, needed_bytes: int) -> None:
-    existing = next(folder for folder in out.absolute().parents if folder.exists())
-    free_bytes = shutil.disk_usage(existing).free
-    if free_bytes < needed_bytes:
+    free = free_bytes(out)
+    if free < needed_bytes:
         raise CheckpointError(
-            f"{out}: {format_bytes(free_bytes)} free on its disk, expected at least "
+            f"{out}: {format_bytes(free)} free on its disk, expected at least "
             f"{format_bytes(needed_bytes)}; make room, take fewer layers or name another folder"
         )

@@ -8,7 +8,6 @@ Mistral-7B's are, so lie at pages without a byte between them.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from ...runtime.contract import DATA_FILE
 from ...runtime.errors import ContractError
 from ...runtime.sizes import format_bytes
 from .. import weights
+from .own_folders import free_bytes
 
 ALIGNMENT_BYTES = 64  # a cache line, and the widest vector that a kernel loads
 INLINE_BYTES = 1024  # smaller tensors stay in the graph's own file
@@ -126,8 +126,7 @@ def refuse_full_disk(folder: Path, needed_bytes: int) -> None:
     Raises:
         ContractError: naming what is free and what is needed.
     """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(folder)
     if free < needed_bytes:
         raise ContractError(
             f"the disk of --out: {format_bytes(free)} free, the artifact needs "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 from ...runtime.contract import MANIFEST_FILE
@@ -82,6 +83,12 @@ def refuse_mounted(out: Path) -> None:
             f"{out}: a disk is mounted there, expected a folder that can be renamed; name a "
             f"folder in it, such as {out / 'artifact'}"
         )
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes free on the disk of a folder, which need not exist yet."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
 
 
 def files_of_artifact(folder: Path) -> set[str] | None:

@@ -11,30 +11,24 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
-
 from ...runtime.contract import DATA_FILE, MANIFEST_FILE
 from ...runtime.errors import ContractError, TramontaneError
 from .journal import Identity, Journal
-from .own_folders import (
-    MARK_FILE,
-    files_of_artifact,
-    foreign_files,
-    is_free,
-    is_marked,
-    mark,
-    refuse_mounted,
-    target_of,
-)
+from .own_folders import files_of_artifact, foreign_files, is_free, refuse_mounted, target_of
+from .partial_folder import PartialKind, open_partial
 
-_FOLDER, _JOURNAL, _LOCK, _REPLACED = "artifact", "journal.jsonl", "lock", "replaced"
-_KIND = "an artifact that is not whole yet"
+_FOLDER, _JOURNAL, _REPLACED = "artifact", "journal.jsonl", "replaced"
+_KIND = PartialKind(
+    content="an artifact that is not whole yet",
+    made_by="an export",
+    another="another export",
+    advice="name another --out",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,11 +63,10 @@ def staged(
             ``.out.partial`` is not ours.
     """
     refuse_occupied(out, replace=replace)
-    target, partial = target_of(out), partial_of(out)
-    lock = _locked(out, partial)
-    replaced = partial / _REPLACED
+    target, partial = target_of(out), open_partial(out, _KIND)
+    replaced = partial.path / _REPLACED
     _bring_back(target, replaced)
-    staging = _begin(partial, identity, resume=resume)
+    staging = _begin(partial.path, identity, resume=resume)
     try:
         yield staging
         refuse_occupied(out, replace=replace)  # it may have been made, or changed, meanwhile
@@ -83,16 +76,16 @@ def staged(
     except BaseException as error:
         _bring_back(target, replaced)
         if isinstance(error, TramontaneError) and not _is_worth_keeping(error, staging):
-            _remove(lock, partial)
+            partial.remove()
         else:
-            lock.release()
+            partial.release()
         if isinstance(error, OSError):
             raise ContractError(
                 f"{out}: cannot be written ({error}); where a file is too large for the disk, "
                 "cut it with --max-shard; what was written is kept for the next run"
             ) from error
         raise
-    _remove(lock, partial)
+    partial.remove()
 
 
 def refuse_occupied(out: Path, *, replace: bool = True) -> None:
@@ -156,53 +149,9 @@ def _named(out: Path) -> str:
         return ""
 
 
-def _locked(out: Path, partial: Path) -> filelock.BaseFileLock:
-    """Make the folder for what is not whole yet, marked as ours, and lock it.
-
-    Raises:
-        ContractError: it cannot be made, is not ours, or another run has the lock.
-    """
-    lock = filelock.FileLock(partial / _LOCK)
-    try:
-        if not _is_ours(partial):
-            raise ContractError(
-                f"{partial}: exists and was not made by an export (no {MARK_FILE} of ours in "
-                "it); move it elsewhere or name another --out"
-            )
-        partial.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-        mark(partial, _KIND)
-    except filelock.Timeout as error:
-        raise ContractError(
-            f"{out}: another export is writing it; wait for it, or name another --out"
-        ) from error
-    except OSError as error:
-        raise ContractError(f"{out}: cannot be made ({error}); name another --out") from error
-    return lock
-
-
-def _is_ours(partial: Path) -> bool:
-    """Whether a folder is absent, empty, marked, or of a run killed before it could mark it."""
-    if is_free(partial) or is_marked(partial, _KIND):
-        return True
-    if partial.is_symlink() or not partial.is_dir():
-        return False
-    return all(path.name == _LOCK and not path.stat().st_size for path in partial.iterdir())
-
-
 def _is_worth_keeping(error: TramontaneError, staging: Staging) -> bool:
     """Weights that were written are good where disk or machine alone were in the way."""
     return isinstance(error, ContractError) and staging.journal.num_noted > 0
-
-
-def partial_of(out: Path) -> Path:
-    """Where an artifact lies until it is whole: beside its folder, on the same disk.
-
-    Raises:
-        ContractError: as ``target_of``.
-    """
-    target = target_of(out)
-    return target.with_name(f".{target.name}.partial")
 
 
 def _begin(partial: Path, identity: Identity, *, resume: bool) -> Staging:
@@ -251,14 +200,3 @@ def _bring_back(out: Path, replaced: Path) -> None:
             out.rmdir()
         replaced.rename(out)
     shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _remove(lock: filelock.BaseFileLock, partial: Path) -> None:
-    """Remove the folder, its lock last: a run that finds no lock there begins to write."""
-    for name in (_REPLACED, _FOLDER):
-        shutil.rmtree(partial / name, ignore_errors=True)
-    (partial / _JOURNAL).unlink(missing_ok=True)
-    shutil.rmtree(partial, ignore_errors=True)
-    lock.release()
-    if os.name == "nt":  # where an open file can't be removed
-        shutil.rmtree(partial, ignore_errors=True)

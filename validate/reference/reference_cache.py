@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -22,7 +21,14 @@ from typing import Any
 import numpy as np
 import platformdirs
 
-from ...graphs.writing.own_folders import MARK_FILE, is_free, is_marked, mark, target_of
+from ...graphs.writing.own_folders import (
+    MARK_FILE,
+    free_bytes,
+    is_free,
+    is_marked,
+    mark,
+    target_of,
+)
 from ...runtime.errors import ContractError
 
 SUB_FOLDER = "tramontane-reference"  # of a folder that holds other things too
@@ -125,7 +131,7 @@ class Store:
         while kept and total + needed > MOST_BYTES:
             total -= _size(kept[0])
             _discard(kept.pop(0))
-        free = shutil.disk_usage(self.folder).free
+        free = free_bytes(self.folder)
         if free < needed:
             raise ContractError(
                 f"--store {self.folder}: {free} bytes are free, the reference's logits and cache "

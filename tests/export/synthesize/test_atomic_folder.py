@@ -1,4 +1,4 @@
-"""Does a new checkpoint take its name only when it is whole, and displace nothing?"""
+"""A new checkpoint takes its name only when it is whole, and displaces nothing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from tramontane.export.synthesize.atomic_folder import fresh_folder
+from tramontane.graphs.writing.own_folders import mark
 from tramontane.runtime.errors import CheckpointError
 
 
@@ -58,12 +59,26 @@ def test_a_checkpoint_that_is_there_must_be_removed_by_its_owner(
     )
 
 
-def test_a_folder_that_a_killed_run_left_is_named(tmp_path: Path) -> None:
-    (tmp_path / ".out.partial").mkdir()
-    assert refusal(tmp_path / "out") == (
-        f"{tmp_path / '.out.partial'}: exists, left by a run that was killed or that goes on, "
-        "expected none; wait for it, or remove the folder"
-    )
+def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+    out, left = tmp_path / "out", tmp_path / ".out.partial"
+    (left / "checkpoint").mkdir(parents=True)
+    (left / "checkpoint" / "half.safetensors").touch()
+    (left / "lock").touch()
+    mark(left, "a checkpoint that is not whole yet")
+    with fresh_folder(out, 0) as folder:
+        (folder / "x").touch()
+    assert [path.name for path in out.iterdir()] == ["x"]
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_name_that_another_run_is_writing_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with fresh_folder(out, 0) as folder:
+        (folder / "x").touch()
+        assert refusal(out) == (
+            f"{out}: another synthesize is writing it; wait for it, or name another folder"
+        )
+    assert [path.name for path in out.iterdir()] == ["x"]
 
 
 def test_too_little_room_is_told_before_anything_is_made(
@@ -86,7 +101,7 @@ def test_a_link_stays_and_the_folder_appears_where_it_leads(
     (disk / "real" if is_there else disk).mkdir(parents=True)
     out.symlink_to("disk/real" if is_relative else disk / "real")
     with fresh_folder(out, 0) as folder:
-        assert folder.parent == disk
+        assert folder.is_relative_to(disk)
         (folder / "x").touch()
     assert out.is_symlink()
     assert [path.name for path in out.iterdir()] == ["x"]
@@ -111,9 +126,16 @@ def test_a_file_that_somebody_puts_there_meanwhile_stays(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_hidden_folder_that_is_not_ours_stays(tmp_path: Path) -> None:
-    theirs = tmp_path / ".out.partial" / "notes.txt"
+@pytest.mark.parametrize("content", ["mine", "made by tramontane: an artifact\n"])
+@pytest.mark.parametrize("name", ["notes.txt", ".tramontane", "lock"])
+def test_a_hidden_folder_that_is_not_ours_is_refused_and_stays(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    theirs = tmp_path / ".out.partial" / name
     theirs.parent.mkdir()
-    theirs.write_text("mine")
-    assert "remove the folder" in refusal(tmp_path / "out")
-    assert theirs.read_text() == "mine"
+    theirs.write_text(content)
+    assert refusal(tmp_path / "out") == (
+        f"{theirs.parent}: exists and was not made by synthesize (no .tramontane of ours in it); "
+        "move it elsewhere or name another folder"
+    )
+    assert theirs.read_text() == content

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from tramontane.graphs.writing.journal import Identity
-from tramontane.graphs.writing.staging import note_of_replaced, partial_of, refuse_occupied, staged
+from tramontane.graphs.writing.partial_folder import partial_of
+from tramontane.graphs.writing.staging import note_of_replaced, refuse_occupied, staged
 from tramontane.runtime.contract import DATA_FILE, MANIFEST_FILE, MODEL_FILE
 from tramontane.runtime.errors import (
     CheckpointError,

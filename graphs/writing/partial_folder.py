@@ -1,0 +1,106 @@
+"""A folder written under a hidden name beside its final one: marked as ours, and locked.
+
+``.NAME.partial`` lies beside ``NAME``, on the same disk, so that what is in it takes the name by
+one rename when it is whole. It holds our mark, a lock, and what its user writes. One process at a
+time has it. A killed run leaves it; the next run knows it by the mark, and resumes or removes what
+is in it. A folder without the mark is refused and stays.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+
+from ...runtime.errors import ContractError
+from .own_folders import MARK_FILE, is_free, is_marked, mark, target_of
+
+_LOCK = "lock"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartialKind:
+    """What is written in such a folder, for its mark and for messages."""
+
+    content: str  # what the mark names, such as "an artifact that is not whole yet"
+    made_by: str  # such as "an export"
+    another: str  # such as "another export"
+    advice: str  # such as "name another --out"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartialFolder:
+    """A marked folder whose lock this process has."""
+
+    path: Path
+    lock: filelock.BaseFileLock
+
+    def release(self) -> None:
+        """Keep the folder for the next run, and unlock it."""
+        self.lock.release()
+
+    def remove(self) -> None:
+        """Remove the folder, its lock last: a run that finds no lock there begins to write."""
+        content = list(self.path.iterdir()) if self.path.is_dir() else []
+        for path in sorted(content, key=lambda path: (path.is_file(), path.name)):
+            if path.name not in (_LOCK, MARK_FILE):
+                _remove(path)
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.lock.release()
+        if os.name == "nt":  # where an open file can't be removed
+            shutil.rmtree(self.path, ignore_errors=True)
+
+
+def partial_of(out: Path) -> Path:
+    """Where a folder lies until it is whole: beside ``out``, or beside what a link leads to.
+
+    Raises:
+        ContractError: as ``target_of``.
+    """
+    target = target_of(out)
+    return target.with_name(f".{target.name}.partial")
+
+
+def open_partial(out: Path, kind: PartialKind) -> PartialFolder:
+    """Make the folder beside ``out``, or take the one that an earlier run left; lock and mark it.
+
+    Raises:
+        ContractError: it cannot be made, is not ours, or another run has the lock.
+    """
+    partial = partial_of(out)
+    lock = filelock.FileLock(partial / _LOCK)
+    try:
+        if not _is_ours(partial, kind):
+            raise ContractError(
+                f"{partial}: exists and was not made by {kind.made_by} (no {MARK_FILE} of ours in "
+                f"it); move it elsewhere or {kind.advice}"
+            )
+        partial.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+        mark(partial, kind.content)
+    except filelock.Timeout as error:
+        raise ContractError(
+            f"{out}: {kind.another} is writing it; wait for it, or {kind.advice}"
+        ) from error
+    except OSError as error:
+        raise ContractError(f"{out}: cannot be made ({error}); {kind.advice}") from error
+    return PartialFolder(path=partial, lock=lock)
+
+
+def _is_ours(partial: Path, kind: PartialKind) -> bool:
+    """Whether a folder is absent, empty, marked, or of a run killed before it could mark it."""
+    if is_free(partial) or is_marked(partial, kind.content):
+        return True
+    if partial.is_symlink() or not partial.is_dir():
+        return False
+    return all(path.name == _LOCK and not path.stat().st_size for path in partial.iterdir())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
