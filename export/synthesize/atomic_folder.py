@@ -1,4 +1,4 @@
-"""A new checkpoint gets its name only when it is whole."""
+"""A folder for a new checkpoint, which takes its name when the checkpoint is whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Writes a safetensors file without holding its tensors, byte for byte as its own writer does."""
+"""Writes a safetensors file without holding its tensors, byte for byte as its own writer does.
+
+Ours instead of ``safetensors``' ``save_file``, which takes all tensors of a file in memory.
+"""
 
 from __future__ import annotations
 

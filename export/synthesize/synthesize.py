@@ -11,7 +11,7 @@ import functools
 import json
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from huggingface_hub import split_state_dict_into_shards_factory
 
 from ...runtime.contract import TOKENIZER_FILE
 from ...runtime.errors import ConfigError
@@ -134,26 +135,16 @@ def _plan(
                 "leave it out"
             )
         return naming, {"consolidated.safetensors": entries}
-    shards = _cut(entries, DEFAULT_SHARD_BYTES if max_shard_bytes is None else max_shard_bytes)
-    if len(shards) == 1:
-        return naming, {"model.safetensors": entries}
+    by_name = {entry.name: entry for entry in entries}
+    split = split_state_dict_into_shards_factory(
+        by_name,
+        get_storage_size=lambda entry: entry.num_bytes,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=DEFAULT_SHARD_BYTES if max_shard_bytes is None else max_shard_bytes,
+    )
     return naming, {
-        f"model-{number:05}-of-{len(shards):05}.safetensors": shard
-        for number, shard in enumerate(shards, 1)
+        name: [by_name[one] for one in held] for name, held in split.filename_to_tensors.items()
     }
-
-
-def _cut(entries: Sequence[TensorEntry], max_shard_bytes: int) -> list[list[TensorEntry]]:
-    """Fill one shard after the other, in order; a tensor larger than a shard has its own."""
-    shards: list[list[TensorEntry]] = []
-    held_bytes = 0
-    for entry in entries:
-        if not shards or held_bytes + entry.num_bytes > max_shard_bytes:
-            shards.append([])
-            held_bytes = 0
-        shards[-1].append(entry)
-        held_bytes += entry.num_bytes
-    return shards
 
 
 def _descriptions(

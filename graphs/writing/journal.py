@@ -3,6 +3,8 @@
 A journal lies beside the weights' files: one line of JSON on what decides every byte of them, then
 one line for each weight written, with the sha256 of its file's first bytes up to the weight's end.
 Resuming re-hashes every file and keeps only what the hashes confirm.
+
+Ours, since no library that writes ONNX or safetensors files can resume one.
 """
 
 from __future__ import annotations

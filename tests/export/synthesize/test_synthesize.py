@@ -124,7 +124,10 @@ def test_shards_hold_the_same_numbers_and_keep_to_their_size(tmp_path: Path) -> 
 
 def test_a_tensor_larger_than_a_shard_has_its_own(tmp_path: Path) -> None:
     synthesize(SMALL, tmp_path / "out", layers=1, max_shard_bytes=1000)
-    assert len(list((tmp_path / "out").glob("*.safetensors"))) == 12
+    shards = list((tmp_path / "out").glob("*.safetensors"))
+    assert len(shards) == 12
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert sorted(index["weight_map"].values()) == sorted(path.name for path in shards)
     assert len(read_all(tmp_path / "out")) == 12
 
 
