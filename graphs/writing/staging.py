@@ -1,10 +1,9 @@
-"""A folder gets its name only when it is whole; what an interrupted run wrote is kept.
+"""A folder for a new artifact, which takes its name when the artifact is whole.
 
-Beside ``out`` lies a folder ``.out.partial`` while an artifact is being made: our mark, the
-artifact to be, the journal of its weights, a lock, and for a moment the artifact that is replaced.
-It is removed when the artifact takes its name, or when it is refused; a run that is interrupted or
-killed leaves it for the next run to resume. Where ``out`` is a link, all this happens where it
-leads, and the link stays.
+While an artifact is made, the partial folder beside ``out`` holds it, the journal of its weights,
+and for a moment the artifact that is replaced. It is removed when the artifact takes its name, or
+when the artifact is refused; a run that is interrupted or killed leaves it for the next run to
+resume. Where ``out`` is a link, all this happens where it leads, and the link stays.
 """
 
 from __future__ import annotations
@@ -54,8 +53,8 @@ def staged(
     Args:
         out: the artifact's folder.
         identity: all that decides the bytes of the weights, by name; a run of another identity
-            is not gone on with.
-        resume: go on with an interrupted run.
+            is not resumed.
+        resume: resume an interrupted run.
         replace: whether an artifact that is there is replaced, or refused.
 
     Raises:

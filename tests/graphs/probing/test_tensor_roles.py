@@ -7,8 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 import pytest
-from tramontane.graphs.probing.attention_caches import has_windowed_cache
-from tramontane.graphs.probing.matmuls import fewest_bits
 from tramontane.graphs.probing.tensor_roles import find_tensor_roles
 from tramontane.runtime.errors import ContractError
 
@@ -78,36 +76,6 @@ def test_a_word_within_another_is_no_name(build: Build) -> None:
         find_tensor_roles(model.graph, num_layers=2)
 
 
-@pytest.mark.parametrize(
-    ("kernel", "bits", "block"),
-    [
-        ("com.microsoft.MatMulNBits<bits = 4, block_size = 32, K = 4, N = 4>(x, w, s)", 4, 32),
-        ("com.microsoft.MatMulNBits<bits = 8, block_size = 128, K = 4, N = 4>(x, w, s)", 8, 128),
-        ("com.microsoft.DynamicQuantizeMatMul(x, w, s)", 8, None),
-        ("MatMul(x, w)", 32, None),
-        ("Gemm(x, w)", 32, None),
-    ],
-)
-def test_bits_and_blocks_are_read_from_the_kernel(
-    build: Build, kernel: str, bits: int, block: int | None
-) -> None:
-    text = f"(float[b,4] x, float[4] s) => (float[b,4] y) <float[4,4] w> {{ y = {kernel} }}"
-    model = build(text, w=np.eye(4, dtype=np.float32))
-    model.graph[0].name = "/lm_head/MatMul"
-    assert fewest_bits(model.graph) == bits
-
-
-def test_codes_that_are_unpacked_and_turned_before_are_seen_through(build: Build) -> None:
-    text = """(float[b,4] x) => (float[b,4] y) <int8[4,4] "head.weight.elements", float[4,1] s> {
-        numbers = DequantizeLinear<axis = 1, block_size = 4>("head.weight.elements", s)
-        turned = Transpose<perm = [1, 0]>(numbers)
-        y = MatMul(x, turned)
-    }"""
-    weights = {"head.weight.elements": np.eye(4, dtype=np.int8), "s": np.ones((4, 1), np.float32)}
-    model = build(text, **weights)
-    assert fewest_bits(model.graph) == 8
-
-
 def test_a_sum_of_integers_is_followed_to_where_it_is_a_number(build: Build) -> None:
     text = (
         HEADER
@@ -123,11 +91,3 @@ def test_a_sum_of_integers_is_followed_to_where_it_is_a_number(build: Build) -> 
     next(node for node in model.graph if node.op_type == "MatMulInteger").name = "/lm_head/MatMul"
     head = find_tensor_roles(model.graph, num_layers=0).head
     assert (head.source, head.result, head.bits) == ("x", "logits", 8)
-
-
-def test_a_cache_slides_where_the_kernel_says_so(promised: ir.Model, build: Build) -> None:
-    text = """(float[b,t,4] q) => (float[b,t,4] y) {
-        y, k, v = com.microsoft.GroupQueryAttention<sliding_window_cache = 1, num_heads = 1>(q) }"""
-    assert has_windowed_cache(build(text).graph)
-    assert not has_windowed_cache(build(text.replace("cache = 1", "cache = 0")).graph)
-    assert not has_windowed_cache(promised.graph)

@@ -1,0 +1,88 @@
+"""A partial folder is one process's at a time, and what is not ours is refused and stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tramontane.graphs.writing.own_folders import MARK_FILE, is_marked
+from tramontane.graphs.writing.partial_folder import PartialKind, open_partial, partial_of
+from tramontane.runtime.errors import ContractError
+
+KIND = PartialKind(content="a loaf", made_by="a baker", another="another baker", advice="wait")
+OTHER = PartialKind(content="a pot", made_by="a potter", another="another potter", advice="wait")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "below" / "out"
+
+
+def test_it_lies_beside_the_name_marked_and_is_removed_whole(out: Path) -> None:
+    partial = open_partial(out, KIND)
+    assert partial.path == partial_of(out) == out.with_name(".out.partial")
+    assert is_marked(partial.path, KIND.content)
+    (partial.path / "folder" / "inner").mkdir(parents=True)
+    (partial.path / "file").touch()
+    partial.remove()
+    assert list(out.parent.iterdir()) == []
+
+
+def test_one_that_was_released_is_taken_again_with_its_content(out: Path) -> None:
+    first = open_partial(out, KIND)
+    (first.path / "half").write_text("kept")
+    first.release()
+    second = open_partial(out, KIND)
+    assert (second.path / "half").read_text() == "kept"
+    second.remove()
+
+
+def test_a_second_process_is_refused_until_the_first_is_done(out: Path) -> None:
+    partial = open_partial(out, KIND)
+    with pytest.raises(ContractError) as refusal:
+        open_partial(out, KIND)
+    assert str(refusal.value) == f"{out}: another baker is writing it; wait for it, or wait"
+    partial.remove()
+    open_partial(out, KIND).remove()
+
+
+def test_one_of_another_kind_is_refused_and_stays(out: Path) -> None:
+    theirs = open_partial(out, OTHER)
+    theirs.release()
+    with pytest.raises(ContractError) as refusal:
+        open_partial(out, KIND)
+    assert str(refusal.value) == (
+        f"{partial_of(out)}: exists and was not made by a baker (no {MARK_FILE} of ours in it); "
+        "move it elsewhere or wait"
+    )
+    assert is_marked(partial_of(out), OTHER.content)
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_file_or_a_link_of_that_name_is_refused_and_stays(out: Path, is_file: bool) -> None:
+    out.parent.mkdir()
+    partial = partial_of(out)
+    if is_file:
+        partial.write_text("mine")
+    else:
+        partial.symlink_to("elsewhere")
+    with pytest.raises(ContractError, match="was not made by a baker"):
+        open_partial(out, KIND)
+    assert partial.is_symlink() or partial.read_text() == "mine"
+
+
+def test_a_link_in_it_is_removed_and_what_it_leads_to_stays(out: Path, tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "thesis.txt").write_text("years of work")
+    partial = open_partial(out, KIND)
+    (partial.path / "link").symlink_to(tmp_path / "theirs")
+    partial.remove()
+    assert list(out.parent.iterdir()) == []
+    assert (tmp_path / "theirs" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_folder_that_vanished_meanwhile_is_no_error(out: Path) -> None:
+    partial = open_partial(out, KIND)
+    partial.path.rename(out)
+    partial.remove()
+    assert list(out.parent.iterdir()) == [out]
