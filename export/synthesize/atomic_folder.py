@@ -23,7 +23,7 @@ _KIND = PartialKind(
 
 
 @contextlib.contextmanager
-def fresh_folder(out: Path, needed_bytes: int) -> Iterator[Path]:
+def new_checkpoint_folder(out: Path, needed_bytes: int) -> Iterator[Path]:
     """Yield a new folder that takes the name ``out`` when the block succeeds, and else is removed.
 
     Where ``out`` is a link, it stays, and the folder takes the name that it leads to.

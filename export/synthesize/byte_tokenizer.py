@@ -15,7 +15,7 @@ _SPECIAL = ("<unk>", "<s>", "</s>")
 _FEWEST = len(_SPECIAL) + 256 + len(_CHARACTERS)
 
 
-def stand_in_tokenizer(vocab_size: int) -> bytes:
+def byte_tokenizer(vocab_size: int) -> bytes:
     """Build a SentencePiece BPE model that reads and writes any text, one character a token.
 
     Start and end tokens are 1 and 2, as Mistral's and Llama's are. What is not printable ASCII

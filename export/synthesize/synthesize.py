@@ -29,8 +29,8 @@ from ..formats.mistral import PARAMS_FILE, to_params_json
 from ..formats.rope_layout import halves_to_pairs
 from ..formats.tensor_names import HEAD, HUGGING_FACE, MISTRAL, Naming, is_rotated, parameters
 from ..known_models import find_geometry, shorten
-from .atomic_folder import fresh_folder
-from .byte_tokenizer import stand_in_tokenizer
+from .atomic_folder import new_checkpoint_folder
+from .byte_tokenizer import byte_tokenizer
 from .random_weights import RandomTensor, random_tensor
 from .safetensors_stream import TensorEntry, write_safetensors
 
@@ -45,7 +45,7 @@ _DTYPES: dict[str, tuple[str, Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StandIn:
+class SynthesizedCheckpoint:
     """What was written, and where."""
 
     folder: Path
@@ -63,7 +63,7 @@ def synthesize(
     dtype: str = "bfloat16",
     seed: int = 0,
     max_shard_bytes: int | None = None,
-) -> StandIn:
+) -> SynthesizedCheckpoint:
     """Write a checkpoint folder with seeded, random weights and a tokenizer.
 
     Equal options give equal bytes. A parameter's numbers follow from the geometry, the seed and
@@ -86,11 +86,11 @@ def synthesize(
     whole = find_geometry(geometry)
     config = whole if layers is None else shorten(whole, layers)
     naming, shards = _plan(config, layout=layout, dtype=dtype, max_shard_bytes=max_shard_bytes)
-    tokenizer = stand_in_tokenizer(config.vocab_size)
+    tokenizer = byte_tokenizer(config.vocab_size)
     needed_bytes = sum(entry.num_bytes for shard in shards.values() for entry in shard)
     parameter_of = {naming.published(name): name for name in parameters(config)}
     with (
-        fresh_folder(out, needed_bytes + _SPARE_BYTES) as folder,
+        new_checkpoint_folder(out, needed_bytes + _SPARE_BYTES) as folder,
         ThreadPoolExecutor(_num_threads()) as pool,
     ):
 
@@ -106,7 +106,7 @@ def synthesize(
             (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         (folder / TOKENIZER_FILE).write_bytes(tokenizer)
     sizes = [path.stat().st_size for path in out.iterdir()]
-    return StandIn(
+    return SynthesizedCheckpoint(
         folder=out,
         num_parameters=config.num_parameters,
         num_bytes=sum(sizes),

@@ -7,13 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tramontane.export.synthesize.atomic_folder import fresh_folder
+from tramontane.export.synthesize.atomic_folder import new_checkpoint_folder
 from tramontane.graphs.writing.own_folders import mark
 from tramontane.runtime.errors import CheckpointError
 
 
 def refusal(out: Path, needed_bytes: int = 0) -> str:
-    with pytest.raises(CheckpointError) as error, fresh_folder(out, needed_bytes):
+    with pytest.raises(CheckpointError) as error, new_checkpoint_folder(out, needed_bytes):
         pytest.fail("begun")
     return str(error.value)
 
@@ -25,7 +25,7 @@ def test_a_new_or_empty_folder_appears_when_the_block_is_done(
     out = tmp_path / "a" / "b"
     if is_there:
         out.mkdir(parents=True)
-    with fresh_folder(out, 0) as folder:
+    with new_checkpoint_folder(out, 0) as folder:
         (folder / "x").touch()
         assert not (out / "x").exists()
     assert [path.name for path in out.iterdir()] == ["x"]
@@ -33,7 +33,7 @@ def test_a_new_or_empty_folder_appears_when_the_block_is_done(
 
 
 def test_an_interrupted_block_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), fresh_folder(tmp_path / "out", 0) as folder:
+    with pytest.raises(KeyboardInterrupt), new_checkpoint_folder(tmp_path / "out", 0) as folder:
         (folder / "x").touch()
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
@@ -65,7 +65,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
     (left / "checkpoint" / "half.safetensors").touch()
     (left / "lock").touch()
     mark(left, "a checkpoint that is not whole yet")
-    with fresh_folder(out, 0) as folder:
+    with new_checkpoint_folder(out, 0) as folder:
         (folder / "x").touch()
     assert [path.name for path in out.iterdir()] == ["x"]
     assert list(tmp_path.iterdir()) == [out]
@@ -73,7 +73,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
 
 def test_a_name_that_another_run_is_writing_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with fresh_folder(out, 0) as folder:
+    with new_checkpoint_folder(out, 0) as folder:
         (folder / "x").touch()
         assert refusal(out) == (
             f"{out}: another synthesize is writing it; wait for it, or name another folder"
@@ -100,7 +100,7 @@ def test_a_link_stays_and_the_folder_appears_where_it_leads(
     disk, out = tmp_path / "disk", tmp_path / "out"
     (disk / "real" if is_there else disk).mkdir(parents=True)
     out.symlink_to("disk/real" if is_relative else disk / "real")
-    with fresh_folder(out, 0) as folder:
+    with new_checkpoint_folder(out, 0) as folder:
         assert folder.is_relative_to(disk)
         (folder / "x").touch()
     assert out.is_symlink()
@@ -118,7 +118,7 @@ def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path, leads_to: str) -> 
 def test_a_file_that_somebody_puts_there_meanwhile_stays(tmp_path: Path) -> None:
     out = tmp_path / "out"
     message = "out: cannot take its name .*name another one"
-    with pytest.raises(CheckpointError, match=message), fresh_folder(out, 0) as folder:
+    with pytest.raises(CheckpointError, match=message), new_checkpoint_folder(out, 0) as folder:
         (folder / "x").touch()
         out.mkdir()
         (out / "notes.txt").write_text("mine")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import sentencepiece
-from tramontane.export.synthesize.byte_tokenizer import stand_in_tokenizer
+from tramontane.export.synthesize.byte_tokenizer import byte_tokenizer
 from tramontane.runtime.errors import ConfigError
 
 VOCABULARY = 2048
@@ -12,12 +12,12 @@ VOCABULARY = 2048
 
 @pytest.fixture(scope="module")
 def tokenizer() -> sentencepiece.SentencePieceProcessor:
-    return sentencepiece.SentencePieceProcessor(model_proto=stand_in_tokenizer(VOCABULARY))
+    return sentencepiece.SentencePieceProcessor(model_proto=byte_tokenizer(VOCABULARY))
 
 
 @pytest.mark.parametrize("vocab_size", [354, 2048, 32016])
 def test_it_has_as_many_pieces_as_wanted_all_different(vocab_size: int) -> None:
-    processor = sentencepiece.SentencePieceProcessor(model_proto=stand_in_tokenizer(vocab_size))
+    processor = sentencepiece.SentencePieceProcessor(model_proto=byte_tokenizer(vocab_size))
     assert processor.vocab_size() == vocab_size
     assert len({processor.id_to_piece(i) for i in range(vocab_size)}) == vocab_size
 
@@ -49,4 +49,4 @@ def test_every_id_decodes_to_a_text(tokenizer: sentencepiece.SentencePieceProces
 
 def test_too_small_a_vocabulary_is_refused() -> None:
     with pytest.raises(ConfigError, match="^vocab_size is 353; expected at least 354, room for"):
-        stand_in_tokenizer(353)
+        byte_tokenizer(353)

@@ -1,4 +1,4 @@
-"""Are the numbers of a stand-in fixed by their names, and scaled like trained ones?"""
+"""Random weights follow from their names and the seed, and are scaled like trained ones."""
 
 from __future__ import annotations
 
