@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +32,9 @@ class Once:
         path = self.folder / name
         with filelock.FileLock(self.folder / f"{name}.lock"):
             if not path.exists():
-                unfinished = self.folder / f"{name}.unfinished"
-                make(unfinished)
-                unfinished.rename(path)
+                with tempfile.TemporaryDirectory(dir=self.folder) as unfinished:
+                    make(Path(unfinished) / name)
+                    (Path(unfinished) / name).rename(path)
         return path
 
     def bytes(self, kind: str, key: object, make: Callable[[], bytes]) -> bytes:

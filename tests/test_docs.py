@@ -109,6 +109,7 @@ def furnished(
     return run
 
 
+@pytest.mark.slow
 def test_the_fast_commands_of_the_readme_and_of_help_do_what_they_say(
     furnished: Callable[[str], subprocess.CompletedProcess[str]],
 ) -> None:

@@ -140,6 +140,7 @@ def test_same_checkpoint_gives_the_same_bytes(
         assert (again / name).read_bytes() == (artifact() / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_export_is_proved_and_inspected(
     stdlib_5m: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,7 +21,10 @@ from tramontane.graphs.writing.partial_folder import partial_of
 from tramontane.runtime.contract import DATA_FILE
 from tramontane.runtime.manifest import read_manifest, verify_files
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks"),
+]
 
 SERVER = Path(__file__).with_name("killable_export.py")
 GOING_ON = "an earlier run was interrupted: resuming it\n"

@@ -128,6 +128,7 @@ def commands(checkpoint: Path) -> list[Sequence[object]]:
     ]
 
 
+@pytest.mark.slow
 def test_no_command_asks_the_network_or_leaves_an_id(
     tiny_checkpoint: Callable[..., Path], room: Callable[[], Room]
 ) -> None:

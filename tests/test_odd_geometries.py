@@ -150,6 +150,7 @@ def refused_by(config: MistralConfig, *, target: str, quant: str, kv: str) -> st
     return ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD)
 def test_odd_geometry_gives_the_model_s_logits_or_is_refused_by_the_plan(name: str) -> None:
     found = small(name)

@@ -13,6 +13,8 @@ from tramontane.runtime import Sampler, Session
 from tramontane.validate.run_gate import prove
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+pytestmark = pytest.mark.slow
+
 
 def greedy(artifact: Path, steps: int) -> list[int]:
     session = Session.load(artifact)

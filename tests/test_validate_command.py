@@ -49,6 +49,7 @@ def test_a_sound_artifact_passes_and_every_report_is_written(
     assert not (artifact / "parity").exists()  # an artifact that is looked at stays as it was
 
 
+@pytest.mark.slow
 def test_a_fault_exits_with_1_and_the_cause_is_told_where_it_is_asked_for(
     spoilt: Path, stdlib_5m: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,6 +53,7 @@ def artifact(embedded_artifact: Callable[[str], Path], tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_hint_after_make_export_is_a_line_of_make(real: Clone, stdlib_5m: Path) -> None:
     given = [f"MODEL={stdlib_5m}", "OUT=it's an artifact", "NO_VALIDATE=1"]
     for cwd, words in ((real.folder, []), (real.folder.parent, ["-C", str(real.folder)])):

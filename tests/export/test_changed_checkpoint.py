@@ -190,6 +190,7 @@ def test_config_and_tokenizer_are_copied_as_they_were_read(
     assert json.loads(kept["config.json"]).items() <= config.items()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["overwritten", "replaced"])
 def test_calibration_reads_the_same_files_or_none(
     checkpoints: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
@@ -208,6 +209,7 @@ def test_calibration_reads_the_same_files_or_none(
     assert "model.safetensors: was replaced or written to between two readings" in said
 
 
+@pytest.mark.slow
 def test_reference_keeps_nothing_of_a_checkpoint_that_changes_under_it(
     checkpoints: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +231,7 @@ def test_reference_keeps_nothing_of_a_checkpoint_that_changes_under_it(
     assert [path.name for path in store.iterdir()] == [".tramontane"]
 
 
+@pytest.mark.slow
 def test_validation_names_a_checkpoint_that_changes_before_what_that_broke(
     checkpoints: Write, tmp_path: Path
 ) -> None:

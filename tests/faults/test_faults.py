@@ -57,6 +57,7 @@ def test_a_cause_counts_only_at_its_place() -> None:
     assert not outcome(fault, broken=kinds, place=fault.place, cause="").is_explained
 
 
+@pytest.mark.slow
 def test_a_missed_fault_fails_the_command_and_stands_out_in_the_table(
     embedded_artifact: Artifact,
     tmp_path: Path,

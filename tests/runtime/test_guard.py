@@ -133,6 +133,7 @@ def refuses_or_continues(session: Session, expected: np.ndarray) -> bool:
 
 
 # Of the windowed cache, the 25th token evicts rows; of the growing one, the 257th asks for more.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "call"),
     [
@@ -206,6 +207,7 @@ def collected(iterator: Iterator[Any], into: list[Any]) -> None:
         into.append(piece)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "begin",
     [

@@ -67,6 +67,7 @@ def test_an_artifact_of_links_runs_as_its_files_do(
     np.testing.assert_array_equal(linked.prefill(SEQUENCE), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_cores")
 def test_an_artifact_in_a_hub_s_cache_passes_the_gate(
     embedded_artifact: Callable[[str], Path], stdlib_5m: Path, tmp_path: Path

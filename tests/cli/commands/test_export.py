@@ -74,6 +74,7 @@ def test_parity_that_failed_prints_the_commands_that_look_into_it(
     assert (asked.reference, asked.explain) == (again.checkpoint, True)
 
 
+@pytest.mark.slow
 def test_two_exports_of_one_input_are_the_same_bytes(
     artifact: Path, stdlib_5m: Path, tmp_path: Path
 ) -> None:

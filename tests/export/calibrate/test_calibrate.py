@@ -82,6 +82,7 @@ def test_maxima_grow_with_the_sequences_and_their_order_does_not_matter(
     assert (both.layers[1].mlp_input > one.layers[1].mlp_input).any()
 
 
+@pytest.mark.slow
 def test_what_is_found_apart_is_what_is_found_here(tiny_checkpoint: Write) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint())
     config, text = checkpoint.config, "for name in names:\n    print(name)\n" * 20
@@ -111,6 +112,7 @@ def test_text_is_cut_where_positions_end_and_every_piece_begins_as_a_prompt(
     assert random.max() < checkpoint.config.vocab_size
 
 
+@pytest.mark.slow
 def test_text_of_a_few_words_is_refused(tiny_checkpoint: Write, tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint())
     with pytest.raises(ConfigError, match="--calibration-text: 2 tokens, expected at least 32"):
@@ -119,6 +121,7 @@ def test_text_of_a_few_words_is_refused(tiny_checkpoint: Write, tmp_path: Path) 
         read_text(tmp_path / "nowhere.txt", flag="--calibration-text")
 
 
+@pytest.mark.slow
 def test_weight_that_is_no_number_is_named_from_the_other_process(
     tiny_checkpoint: Write, tmp_path: Path
 ) -> None:

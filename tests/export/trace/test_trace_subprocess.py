@@ -33,6 +33,7 @@ def test_words_of_a_tracer_that_fails_are_handed_on(monkeypatch: pytest.MonkeyPa
         trace_apart(CONFIG)
 
 
+@pytest.mark.slow
 def test_weights_are_written_without_torch(stdlib_5m: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from tramontane.cli import main as cli\n"
@@ -43,6 +44,7 @@ def test_weights_are_written_without_torch(stdlib_5m: Path, tmp_path: Path) -> N
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_code_beside_the_weights_is_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

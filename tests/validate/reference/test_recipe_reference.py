@@ -113,6 +113,7 @@ def test_bounds_follow_the_floor_and_means_need_positions() -> None:
     assert tolerance_for(scale=2).logits_bounds(floor, 400)["mean_kl"] == pytest.approx(6e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "recipe"),
     [("stories15M", "int8-ort"), ("stories260K", "int4-ort"), ("stories260K", "int8-dynamic-ort")],
@@ -125,6 +126,7 @@ def test_trained_models_of_others_pass_on_text_of_their_own_kind(
     assert verdict.as_json()["headline"]["distance"] in ("close", "usable")
 
 
+@pytest.mark.slow
 def test_a_model_on_text_that_it_never_saw_passes_and_is_called_poor(
     shared: Path, tmp_path: Path
 ) -> None:
@@ -132,7 +134,9 @@ def test_a_model_on_text_that_it_never_saw_passes_and_is_called_poor(
     verdict = proved(shared, "stories15M", recipe, tmp_path, GateOptions())
     assert verdict.measurement.passed
     assert verdict.as_json()["headline"]["distance"] == "poor"
-    assert any("measure on a text like the training data" in note for note in verdict.measurement.notes)
+    assert any(
+        "measure on a text like the training data" in note for note in verdict.measurement.notes
+    )
 
 
 def proved(
