@@ -1,4 +1,4 @@
-"""Which checkpoints do the tests run on?"""
+"""Fixtures for all tests: checkpoints in every layout, artifacts and a clone of the repository."""
 
 from __future__ import annotations
 
