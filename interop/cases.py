@@ -12,10 +12,9 @@ import numpy as np
 
 from ..export.build import ExportOptions, export_checkpoint
 from ..export.tokenizer.tokenizer_probes import HARD
-from ..runtime.contract import TOKENIZER_FILE
 from ..runtime.errors import ContractError
 from ..runtime.manifest import Manifest, read_manifest
-from ..runtime.tokenizers.sentencepiece import Tokenizer
+from ..runtime.tokenizers.kinds import open_tokenizer
 from ..validate.sequences.tokens import SAMPLE
 
 NEW_TOKENS = 160  # several windows
@@ -97,11 +96,7 @@ def export(case: Case, folder: Path) -> Exported:
     """
     export_checkpoint(case.checkpoint, folder, case.options, resume=False)
     manifest = read_manifest(folder)
-    tokenizer = Tokenizer(
-        folder / TOKENIZER_FILE,
-        manifest.vocabulary,
-        vocab_size=manifest.geometry.vocab_size,
-    )
+    tokenizer = open_tokenizer(folder, manifest)
     window = max((one for one in manifest.geometry.windows if one), default=_STAND_IN_WINDOW)
     tokens = tokenizer.encode(case.text.read_text(encoding="utf-8"))
     most = min(NUM_SCORED, manifest.geometry.max_positions)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ..environments import browser, commands, node
 from ..environments.errors import Absent
-from ..runtime.contract import TOKENIZER_FILE
-from ..runtime.tokenizers.sentencepiece import Detokenizer, Tokenizer
+from ..runtime.tokenizers.detokenizer import Detokenizer
+from ..runtime.tokenizers.kinds import open_tokenizer
 from . import web_server
 from .cases import Exported, write_job
 from .judge import Answer, Failed
@@ -58,10 +58,5 @@ def visit(
 
 def text_of(exported: Exported, prompt: list[int], tokens: list[int]) -> str:
     """Text that tokens add to a prompt."""
-    tokenizer = Tokenizer(
-        exported.folder / TOKENIZER_FILE,
-        exported.manifest.vocabulary,
-        vocab_size=exported.manifest.geometry.vocab_size,
-    )
-    detokenizer = Detokenizer(tokenizer, prompt)
+    detokenizer = Detokenizer(open_tokenizer(exported.folder, exported.manifest), prompt)
     return "".join([*map(detokenizer.push, tokens), detokenizer.flush()])

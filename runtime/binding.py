@@ -77,6 +77,18 @@ class Binding:
             self.handle.bind_ortvalue_output(names[1], value)
         self.capacity = most if geometry.is_bounded else growing_rows(tokens, most=most)
 
+    def repeat(self, tokens: int, *, until: int) -> None:
+        """Fill the rows that a sequence of ``until`` tokens holds beyond those of ``tokens``.
+
+        They become copies of the rows held; where none are, they stay as they are.
+        """
+        for index, rows in enumerate(self.cache):
+            layout = self._layout(index)
+            held, wanted = layout.held(tokens), layout.held(until)
+            for start in range(held, wanted, held) if held else ():
+                count = min(held, wanted - start)
+                rows[:, :, start : start + count] = rows[:, :, :count]
+
     def held(self, tokens: int) -> list[tuple[CacheRows, CacheRows]]:
         """Copies of each layer's rows after ``tokens`` tokens: key and value, (G, L, D) each."""
         copies = [

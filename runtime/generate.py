@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from .errors import ContractError
 from .guard import Guard
-from .tokenizers.sentencepiece import Detokenizer
+from .tokenizers.detokenizer import Detokenizer
 
 DEFAULT_NEW_TOKENS = 128
 
@@ -23,9 +23,11 @@ Floats = npt.NDArray[np.float32]
 
 
 class Sequencer(Protocol):
-    """What a generation needs of a session; both are called inside its guard."""
+    """What a generation needs of a session; both methods are called inside its guard."""
 
-    folder: Path
+    @property
+    def folder(self) -> Path:
+        """The artifact's folder."""
 
     def _prefill(self, tokens: Sequence[int]) -> Floats:
         """Append tokens; logits (V,) of the next."""

@@ -1,4 +1,4 @@
-"""Refuses a second thread at once, and every use after a call that did not end.
+"""A guard that refuses a second thread at once, and every use after a call that did not end.
 
 No call waits for another: it enters, or raises ContractError. Entering and leaving take less than
 a microsecond.
@@ -82,7 +82,7 @@ class Guard:
         return ContractError(
             f"{self._what} is in use by thread {names.get(by, 'unknown')!r} while thread "
             f"{threading.current_thread().name!r} calls it, expected one thread at a time; let "
-            "one thread use it, or load one Session for each thread"
+            "one thread use it, or make a Session of the same Model for each thread"
         )
 
     def _unfinished(self) -> ContractError:

@@ -1,7 +1,7 @@
-"""What does an artifact say of itself, and is it still what it says?
+"""The manifest of an artifact: its fields, and how ``manifest.json`` is written, read and checked.
 
 ``manifest.json`` is canonical JSON (sorted keys, two spaces, one newline at the end) that carries
-the hash of its own text, so a changed byte shows wherever it is.
+the hash of its own text, so that every changed byte is found.
 """
 
 from __future__ import annotations
@@ -19,17 +19,25 @@ from .errors import ContractError
 from .memory import MemoryPlan
 
 SCHEMA_VERSION = 4
+SENTENCEPIECE = "sentencepiece"  # the kind of tokenizer of manifests that name none
 _DIGEST = "manifest_sha256"
 _CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vocabulary:
-    """What the driver must know of the tokenizer besides its file."""
+    """The kind of the tokenizer, and its start and end tokens."""
 
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     add_bos_token: bool  # whether a prompt starts with the start token
+    kind: str = SENTENCEPIECE  # as in ``tokenizers.kinds``
+
+    @property
+    def prompt_start(self) -> list[int]:
+        """Tokens in front of the first prompt of a sequence: the start token, or none."""
+        bos = self.bos_token_id
+        return [bos] if self.add_bos_token and bos is not None else []
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +60,12 @@ class Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``manifest.json``; the same manifest gives the same bytes."""
-    (folder / MANIFEST_FILE).write_text(_text(manifest), encoding="utf-8")
+    content = {
+        **dataclasses.asdict(manifest),
+        "geometry": _describe_geometry(manifest.geometry),
+        "schema_version": SCHEMA_VERSION,
+    }
+    (folder / MANIFEST_FILE).write_text(_text(content), encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -78,13 +91,13 @@ def read_manifest(folder: Path) -> Manifest:
             "use the tramontane that wrote it, or export again"
         )
     content.pop(_DIGEST, None)
+    # The text is compared before it is parsed: an older manifest lacks newer fields.
+    if _text({**content, "schema_version": version}) != text:
+        raise ContractError(f"{path}: changed since it was written; export again")
     try:
-        manifest = _parse(content)
+        return _parse(content)
     except (TypeError, KeyError, ContractError) as error:
         raise ContractError(f"{path}: not a manifest ({error}); export again") from error
-    if _text(manifest) != text:
-        raise ContractError(f"{path}: changed since it was written; export again")
-    return manifest
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
@@ -119,12 +132,8 @@ def to_json(content: Any) -> str:
     return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def _text(manifest: Manifest) -> str:
-    content = {
-        **dataclasses.asdict(manifest),
-        "geometry": _describe_geometry(manifest.geometry),
-        "schema_version": SCHEMA_VERSION,
-    }
+def _text(content: dict[str, Any]) -> str:
+    """The text of a manifest, with the hash of the text without it."""
     digest = hashlib.sha256(to_json(content).encode()).hexdigest()
     return to_json({**content, _DIGEST: digest})
 

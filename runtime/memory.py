@@ -1,4 +1,4 @@
-"""How much memory does a session take, and does it fit?"""
+"""The memory that a process needs to decode from an artifact, and the check against a limit."""
 
 from __future__ import annotations
 
@@ -42,24 +42,31 @@ def cache_bytes(plan: MemoryPlan, geometry: Geometry, tokens: int) -> int:
 
 
 def refuse_beyond(
-    plan: MemoryPlan, geometry: Geometry, *, tokens: int, limit: int | None, what: Path
+    plan: MemoryPlan,
+    geometry: Geometry,
+    *,
+    tokens: int,
+    limit: int | None,
+    what: Path,
+    other_bytes: int = 0,
 ) -> None:
-    """Refuse a session that would take more memory than it may.
+    """Refuse a session if the process would take more memory than allowed.
 
     Args:
         plan, geometry: the artifact's.
         tokens: that the session must hold.
-        limit: bytes that it may take; None: as many as it needs.
+        limit: bytes that the process may take; None: as many as it needs.
         what: the artifact, for the message.
+        other_bytes: caches of other sessions that share the weights.
 
     Raises:
         ContractError: it would take more; the message says what would fit.
     """
-    cache = cache_bytes(plan, geometry, tokens)
+    cache = cache_bytes(plan, geometry, tokens) + other_bytes
     needed = plan.needed(cache)
     if limit is None or needed <= limit:
         return
-    fitting = _fitting_tokens(plan, geometry, limit)
+    fitting = _fitting_tokens(plan, geometry, limit - other_bytes)
     offers = [f"at most {fitting} tokens"] if fitting else []
     for quant, at_most in sorted(plan.other_quants.items(), key=lambda pair: -pair[1]):
         other = needed - plan.resident_bytes + at_most

@@ -1,4 +1,4 @@
-"""One prefill, then one step at a time."""
+"""A session: one sequence of tokens, with its KV cache, over a model that others may share."""
 
 from __future__ import annotations
 
@@ -9,61 +9,57 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from . import contract
 from .binding import Binding, CacheRows
-from .check_interface import refuse_broken_promises
 from .errors import ContractError
 from .generate import DEFAULT_NEW_TOKENS, Generation, TextStream
 from .guard import Guard
-from .manifest import Manifest, read_manifest, verify_files
-from .memory import DEFAULT_CHUNK, refuse_beyond
-from .ort_session import open_graph, ort
+from .manifest import Manifest
+from .memory import DEFAULT_CHUNK
+from .model import Model
 from .sampling import Sampler
-from .tokenizers.sentencepiece import Detokenizer, Tokenizer
+from .tokenizers.detokenizer import Detokenizer
+from .tokenizers.tokenizer import Tokenizer
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
 
 class Session:
-    """One sequence of tokens in the making, over an artifact's graph.
+    """One sequence of tokens and its KV cache; sessions of one model share its weights.
 
-    Past and present of the cache are the same memory: a step moves no rows but those it must.
+    A step copies no rows of the cache but those that an eviction moves.
 
-    One thread at a time may use it: a call while another thread is inside one raises ContractError
-    at once. After an error or an interrupt while tokens were being appended, every call raises it
-    until ``reset``. So does a second ``generate`` or ``stream`` before the first has ended: read
-    to its end, closed, no longer referenced, or the sequence was changed by other calls.
+    One thread at a time may use a session: a call while another thread is inside one raises
+    ContractError at once. Threads that use sessions of their own may share the model. After an
+    error or an interrupt while tokens were being appended, every call raises it until ``reset``.
+    So does a second ``generate`` or ``stream`` before the first has ended: read to its end,
+    closed, no longer referenced, or the sequence was changed by other calls.
     """
 
-    def __init__(
-        self,
-        *,
-        folder: Path,
-        manifest: Manifest,
-        graph: ort.InferenceSession,
-        max_memory_bytes: int | None = None,
-    ) -> None:
-        """Begin an empty sequence; most callers want ``load``."""
-        self.folder = folder
-        self._max_memory_bytes = max_memory_bytes
-        self.manifest = manifest
-        self._graph = graph
-        self._geometry = manifest.geometry
+    def __init__(self, model: Model) -> None:
+        """Begin an empty sequence.
+
+        Raises:
+            ContractError: with the caches of the model's other sessions, it would take more memory
+                than the model was allowed.
+        """
+        model.refuse_memory(self, tokens=1)
+        self.model = model
+        self._graph = model.graph
+        self._geometry = model.manifest.geometry
         self._tokens = 0
         self._guard = Guard(
-            f"{folder}: this session",
+            f"{model.folder}: this session",
             remedy="call reset() and give the whole sequence again",
         )
         self._generation: weakref.ref[Generation] | None = None
-        self._tokenizer: Tokenizer | None = None
-        self._binding = Binding(graph, self._geometry)
+        self._binding = Binding(model.graph, self._geometry)
         self._step_ids = np.zeros((1, 1), np.int64)
         self._step_logits = np.zeros((1, 1, self._geometry.vocab_size), np.float32)
         self._next_logits: Floats = self._step_logits[0, 0]
         self._next_logits.flags.writeable = False
         if self._geometry.is_bounded:
-            self._binding.reserve(self._geometry.max_positions, held=0)
+            self._allocate(self._geometry.max_positions)
 
     @classmethod
     def load(
@@ -74,51 +70,41 @@ class Session:
         verify: bool = False,
         max_memory_bytes: int | None = None,
     ) -> Session:
-        """Open an artifact.
+        """Open an artifact for one sequence; ``Session(Model.load(folder))`` is the same.
 
         Args:
             folder: written by export.
             threads: for one operator; None for as many as there are physical cores.
-            verify: compare every file's hash with the manifest's first.
+            verify: first compare every file's hash with the manifest's.
             max_memory_bytes: resident memory that the process may take, as the manifest plans
                 it; None for as much as it needs.
 
         Raises:
-            ContractError: a file is missing or damaged, the graph is not what the manifest
-                promises, or it would take more memory than it may.
+            ContractError: as ``Model.load``.
         """
-        folder = Path(folder)
-        if threads is not None and threads < 1:
-            raise ContractError(f"threads is {threads}; expected 1 or more")
-        manifest = read_manifest(folder)
-        refuse_beyond(
-            manifest.memory, manifest.geometry, tokens=1, limit=max_memory_bytes, what=folder
-        )
-        if verify:
-            verify_files(folder, manifest)
-        path = folder / contract.MODEL_FILE
-        if not path.is_file():
-            raise ContractError(f"{path}: missing; copy the artifact again")
-        graph = open_graph(path, threads=threads, made_with=manifest.tools.get("onnxruntime"))
-        refuse_broken_promises(path, manifest.geometry, graph)
         return cls(
-            folder=folder, manifest=manifest, graph=graph, max_memory_bytes=max_memory_bytes
+            Model.load(folder, threads=threads, verify=verify, max_memory_bytes=max_memory_bytes)
         )
+
+    @property
+    def folder(self) -> Path:
+        """The artifact's folder."""
+        return self.model.folder
+
+    @property
+    def manifest(self) -> Manifest:
+        """The artifact's manifest."""
+        return self.model.manifest
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The artifact's tokenizer, opened on first use."""
+        return self.model.tokenizer
 
     @property
     def tokens(self) -> int:
         """Tokens of the sequence so far."""
         return self._tokens
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The artifact's tokenizer, read when first asked for."""
-        if self._tokenizer is None:
-            path = self.folder / contract.TOKENIZER_FILE
-            self._tokenizer = Tokenizer(
-                path, self.manifest.vocabulary, vocab_size=self._geometry.vocab_size
-            )
-        return self._tokenizer
 
     def reset(self) -> None:
         """Begin an empty sequence; rows of the old one are never read again.
@@ -168,10 +154,38 @@ class Session:
         with self._guard:
             return self._step(token)
 
+    def seek(self, position: int) -> None:
+        """Skip to a position of the sequence without computing the tokens before it.
+
+        For measurements alone: a step takes as long as at that position of a computed sequence,
+        and its logits mean nothing. Cache rows of the skipped tokens repeat the rows held before;
+        if none were held, they stay as they are (zeros in a new session).
+
+        Args:
+            position: tokens of the sequence afterwards, at least as many as there are.
+
+        Raises:
+            ContractError: a position before the end of the sequence, or beyond what it may hold;
+                also as ``prefill``.
+        """
+        with self._guard:
+            skipped = position - self._tokens
+            if skipped < 0:
+                raise ContractError(
+                    f"position is {position}, expected {self._tokens} or more, the tokens of the "
+                    "sequence; call reset() first"
+                )
+            self.model.refuse_tokens(0, 0, count=skipped, after=self._tokens)
+            self._reserve(position)
+            changes = self._guard.begin()
+            self._binding.repeat(self._tokens, until=position)
+            self._append(skipped, changes=changes)
+            self._guard.is_whole = True
+
     def cache(self) -> list[tuple[CacheRows, CacheRows]]:
         """Copies of each layer's held rows: key and value, (G, L, D) each.
 
-        They are what is held: float32, or int8 to be multiplied by scales that the graph has.
+        They are float32, or int8 quantized values whose scales the graph holds.
         """
         with self._guard:
             return self._binding.held(self._tokens)
@@ -232,7 +246,8 @@ class Session:
                     f"{self.folder}: an earlier generate() or stream() of this session has not "
                     "ended, expected one at a time; read it to its end or close() it first"
                 )
-            count = self._new_tokens(self._checked(prompt).shape[1], max_new_tokens)
+            ids = self.model.checked_ids(prompt, after=self._tokens)
+            count = self._new_tokens(ids.shape[1], max_new_tokens)
             generation = Generation(
                 self,
                 self._guard,
@@ -256,7 +271,7 @@ class Session:
                 f"max_new_tokens is {count} after {total} tokens; the artifact has "
                 f"{limit} positions, so ask for at most {limit - total}"
             )
-        self._refuse_memory(total + count)
+        self.model.refuse_memory(self, tokens=total + count)
         return count
 
     def _prefill(
@@ -266,7 +281,7 @@ class Session:
         chunk = DEFAULT_CHUNK if chunk is None else chunk
         if chunk < 1:
             raise ContractError(f"chunk is {chunk}; expected 1 or more")
-        ids = self._checked(tokens)
+        ids = self.model.checked_ids(tokens, after=self._tokens)
         T, V = ids.shape[1], self._geometry.vocab_size
         self._reserve(self._tokens + T)
         logits = np.empty((1, T if all_logits else 1, V), np.float32)
@@ -280,7 +295,7 @@ class Session:
 
     def _step(self, token: int) -> Floats:
         """``step``, inside the guard."""
-        self._refuse_tokens(first=token, last=token, count=1)
+        self.model.refuse_tokens(token, token, count=1, after=self._tokens)
         self._reserve(self._tokens + 1)
         self._step_ids[0, 0] = token
         changes = self._guard.begin()
@@ -293,41 +308,22 @@ class Session:
         total = self._tokens + ids.shape[1]
         self._binding.tokens(ids, logits, keep=keep, total=total)
         self._graph.run_with_iobinding(self._binding.handle)
+        self._append(ids.shape[1], changes=changes)
+
+    def _append(self, count: int, *, changes: int) -> None:
+        """Count tokens whose rows the cache holds now."""
         if self._guard.changes != changes:  # by a handler of signals
             raise ContractError(f"{self.folder}: the session was reset inside this call")
-        self._tokens = total
+        self._tokens += count
 
     def _reserve(self, tokens: int) -> None:
         """Make room for so many tokens in a growing cache."""
         if tokens > self._binding.capacity:
-            self._refuse_memory(tokens)
-            self._binding.reserve(tokens, held=self._tokens)
+            self.model.refuse_memory(self, tokens=tokens)
+            self._allocate(tokens)
 
-    def _refuse_memory(self, tokens: int) -> None:
-        refuse_beyond(
-            self.manifest.memory,
-            self._geometry,
-            tokens=tokens,
-            limit=self._max_memory_bytes,
-            what=self.folder,
-        )
-
-    def _checked(self, tokens: Sequence[int]) -> Integers:
-        """Tokens as (1, T) int64, when the sequence can take them."""
-        if not len(tokens):
-            raise ContractError("no tokens; expected at least one to decode from")
-        ids = np.array(tokens, dtype=np.int64).reshape(1, -1)
-        self._refuse_tokens(first=int(ids.min()), last=int(ids.max()), count=ids.shape[1])
-        return ids
-
-    def _refuse_tokens(self, *, first: int, last: int, count: int) -> None:
-        V, limit = self._geometry.vocab_size, self._geometry.max_positions
-        if first < 0 or last >= V:
-            raise ContractError(
-                f"token {first if first < 0 else last}; expected 0 to {V - 1}, the vocabulary"
-            )
-        if self._tokens + count > limit:
-            raise ContractError(
-                f"{count} tokens after {self._tokens}: the artifact has {limit} positions; "
-                "shorten the prompt or reset"
-            )
+    def _allocate(self, tokens: int) -> None:
+        """Allocate cache rows for so many tokens; held rows keep their values."""
+        self._binding.reserve(tokens, held=self._tokens)
+        held_bytes = sum(each.nbytes for each in self._binding.cache)
+        self.model.note_cache(self, cache_bytes=held_bytes)

@@ -1,4 +1,4 @@
-"""Measures our driver on an artifact: ``session_speed.py job.json``, one line of JSON."""
+"""Measure our driver on an artifact: ``session_speed.py job.json`` prints one line of JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, cast
 import psutil
 
 from ... import __version__
-from ...runtime import Session
+from ...runtime import Model, Session
 from ...runtime.ort_session import ort
 from ..process import MAXRSS_BYTES
 
@@ -52,31 +52,11 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
     return figures
 
 
-def stand_at(session: Session, tokens: Sequence[int], position: int, *, piece: int) -> None:
-    """Fill the cache for a long sequence, computing only one piece of it.
-
-    The other rows are copies of the piece's: how many rows are held follows from the number of
-    tokens, and how long a step takes from that.
-
-    Args:
-        session: any; what it held is forgotten.
-        tokens: of the piece, and of what is computed where the position is before its end.
-        position: tokens that the session holds afterwards.
-        piece: tokens that are computed.
-    """
+def seek(session: Session, tokens: Sequence[int], position: int, *, computed: int) -> None:
+    """Go to a position of a new sequence; at most ``computed`` of its tokens are computed."""
     session.reset()
-    if position <= piece:
-        session.prefill(tokens[:position])
-        return
-    session._reserve(position)
-    session.prefill(tokens[:piece])
-    layouts = session.manifest.geometry.layers
-    for index, rows in enumerate(session._binding.cache):
-        held = layouts[index // 2].held(position)
-        for start in range(piece, held, piece):
-            part = min(piece, held - start)
-            rows[:, :, start : start + part] = rows[:, :, :part]
-    session._tokens = position
+    session.prefill(tokens[: min(position, computed)])
+    session.seek(position)
 
 
 def _first_token(session: Session, job: dict[str, Any]) -> float:
@@ -87,7 +67,7 @@ def _first_token(session: Session, job: dict[str, Any]) -> float:
 
 
 def _prefill(session: Session, job: dict[str, Any], tokens: int) -> float:
-    """Tokens per second from an empty cache; the median of some runs."""
+    """Tokens per second of a prefill into an empty cache; the median of some runs."""
     ids, seconds = _repeated(job["tokens"], tokens), []
     session.reset()
     session.prefill(ids[:32])
@@ -107,7 +87,7 @@ def _step(session: Session, job: dict[str, Any], position: int) -> float:
         session.reset()
         session.prefill(_repeated(job["tokens"], before))
     else:
-        stand_at(session, job["tokens"], before, piece=job["piece"])
+        seek(session, job["tokens"], before, computed=job["piece"])
     for token in job["tokens"][: warm_up + job["steps"]]:
         start = time.perf_counter()
         session.step(token)
@@ -116,25 +96,21 @@ def _step(session: Session, job: dict[str, Any], position: int) -> float:
 
 
 def _driver(session: Session, job: dict[str, Any]) -> dict[str, float]:
-    """Seconds of a step that are not spent in the graph, and their share of it.
+    """Seconds of a step outside the graph, and their share of the step.
 
-    The run of each step's binding is subtracted, since runs vary by more than the driver takes.
+    The graph's time is subtracted step by step, since it varies by more than the driver takes.
     """
-    session.reset()
-    session.prefill(job["tokens"][: job["prompt"]])
-    graph = session._graph
-    timed = _TimedGraph(graph)
-    session._graph = cast(Any, timed)
-    beside, whole = [], []
-    try:
-        for token in job["tokens"][: 4 * job["steps"]]:
-            start = time.perf_counter()
-            session.step(token)
-            whole.append(time.perf_counter() - start)
-            beside.append(whole[-1] - timed.seconds)
-    finally:
-        session._graph = graph
-    return {DRIVER: median(beside), f"{DRIVER}'s share": median(beside) / median(whole)}
+    model = session.model
+    graph = _TimedGraph(model.graph)
+    timed = Session(Model(folder=model.folder, manifest=model.manifest, graph=cast(Any, graph)))
+    timed.prefill(job["tokens"][: job["prompt"]])
+    outside, whole = [], []
+    for token in job["tokens"][: 4 * job["steps"]]:
+        start = time.perf_counter()
+        timed.step(token)
+        whole.append(time.perf_counter() - start)
+        outside.append(whole[-1] - graph.seconds)
+    return {DRIVER: median(outside), f"{DRIVER}'s share": median(outside) / median(whole)}
 
 
 class _TimedGraph:
@@ -143,6 +119,7 @@ class _TimedGraph:
     def __init__(self, graph: ort.InferenceSession) -> None:
         self._graph = graph
         self.seconds = 0.0
+        self.io_binding = graph.io_binding
 
     def run_with_iobinding(self, binding: Any) -> None:
         """Run the graph and record its time."""
@@ -152,7 +129,7 @@ class _TimedGraph:
 
 
 def _repeated(tokens: Sequence[int], count: int) -> list[int]:
-    """So many tokens, from the first again where they end."""
+    """So many tokens; the list starts again where it ends."""
     return [tokens[number % len(tokens)] for number in range(count)]
 
 

@@ -17,7 +17,7 @@ import sentencepiece
 from tramontane import __version__
 from tramontane.runtime import Session
 from tramontane.runtime.ort_session import ort
-from tramontane.runtime.tokenizers.sentencepiece import Detokenizer
+from tramontane.runtime.tokenizers.detokenizer import Detokenizer
 
 
 def main(argv: Sequence[str]) -> int:

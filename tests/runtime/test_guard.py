@@ -28,6 +28,7 @@ USES: dict[str, Callable[[Session], object]] = {
     "step": lambda s: s.step(5),
     "prefill": lambda s: s.prefill([5, 6]),
     "cache": lambda s: s.cache(),
+    "seek": lambda s: s.seek(s.tokens),
     "generate": lambda s: s.generate([5]),
     "stream": lambda s: s.stream("x"),
 }
@@ -47,7 +48,7 @@ class InterruptAt:
         sys.settrace(self.was)
 
     def enter(self, frame: FrameType, event: str, arg: object) -> Any:
-        if Path(frame.f_code.co_filename).parent != RUNTIME:
+        if RUNTIME not in Path(frame.f_code.co_filename).parents:
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return self.count
@@ -74,7 +75,7 @@ class InterruptAtCall:
         sys.setprofile(None)
 
     def count(self, frame: FrameType, event: str, arg: object) -> None:
-        if event in ("call", "c_return") and Path(frame.f_code.co_filename).parent == RUNTIME:
+        if event in ("call", "c_return") and RUNTIME in Path(frame.f_code.co_filename).parents:
             self.left -= 1
             if self.left < 0:
                 sys.setprofile(None)
@@ -161,6 +162,32 @@ def test_interrupted_anywhere_a_session_refuses_until_reset_or_continues_exactly
             break
     assert len(outcomes) > 30
     assert {True, False} == set(outcomes)
+
+
+def test_interrupted_anywhere_a_seek_is_refused_until_reset_or_was_done_or_not_at_all(
+    session: Session, expected: np.ndarray
+) -> None:
+    outcomes = []
+    while True:
+        session.reset()
+        session.prefill(SEQUENCE[:20])
+        try:
+            with InterruptAt(len(outcomes)):
+                session.seek(258)
+        except KeyboardInterrupt:
+            try:
+                session.step(5)
+            except ContractError as error:
+                assert "call reset() and give the whole sequence again" in str(error)  # noqa: PT017
+                outcomes.append("refused")
+            else:
+                assert session.tokens in (21, 259)
+                outcomes.append("done" if session.tokens == 259 else "not at all")
+            session.reset()
+            close(session.prefill(SEQUENCE), expected[-1])
+        else:
+            break
+    assert {"refused", "done", "not at all"} >= set(outcomes) >= {"refused", "not at all"}
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError, MemoryError])

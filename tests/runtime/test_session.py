@@ -15,7 +15,7 @@ import onnx
 import psutil
 import pytest
 import sentencepiece
-from tramontane.runtime import Sampler, Session
+from tramontane.runtime import Model, Sampler, Session
 from tramontane.runtime.contract import MODEL_FILE
 from tramontane.runtime.errors import ContractError
 
@@ -127,8 +127,13 @@ def test_generation_stops_before_an_end_token(session: Session) -> None:
     prompt = tokens(12)
     first = list(session.generate(prompt, max_new_tokens=10, sampler=GREEDY))
     words = dataclasses.replace(session.manifest.vocabulary, eos_token_ids=(2, first[4]))
-    stopped = Session.load(session.folder)
-    stopped.manifest = dataclasses.replace(session.manifest, vocabulary=words)
+    stopped = Session(
+        Model(
+            folder=session.folder,
+            manifest=dataclasses.replace(session.manifest, vocabulary=words),
+            graph=session.model.graph,
+        )
+    )
     expected = first[: first.index(first[4])]
     assert list(stopped.generate(prompt, max_new_tokens=10, sampler=GREEDY)) == expected
     assert stopped.tokens == 12 + len(expected)
@@ -172,6 +177,50 @@ def test_text_is_handed_on_before_the_next_step(session: Session) -> None:
     new = session.generate([5], max_new_tokens=9, sampler=GREEDY)
     assert len(list(islice(new, 1))) == 1
     assert session.tokens == 1
+
+
+@pytest.mark.parametrize("computed", [0, 1, 10, 30])
+@pytest.mark.parametrize("position", [30, 40, 300, POSITIONS])
+def test_seek_holds_the_rows_that_the_skipped_tokens_would_fill(
+    session: Session, computed: int, position: int
+) -> None:
+    if computed:
+        session.prefill(tokens(computed))
+    before = [rows for pair in session.cache() for rows in pair]
+    session.seek(position)
+    assert session.tokens == position
+    for key, value in session.cache():
+        held = session.manifest.geometry.layers[0].held(position)
+        assert key.shape == value.shape == (2, held, 16)
+        assert all(rows.any(axis=(0, 2)).all() == bool(computed) for rows in (key, value))
+    for rows, now in zip(before, session.cache()[0], strict=False):
+        kept = min(rows.shape[1], now.shape[1])
+        np.testing.assert_array_equal(rows[:, :kept], now[:, :kept])
+    if position < POSITIONS:
+        assert np.isfinite(session.step(5)).all()
+        assert session.tokens == position + 1
+
+
+def test_seek_changes_what_follows_and_reset_forgets_it(session: Session) -> None:
+    sequence = tokens(20)
+    expected = session.prefill(sequence)
+    session.seek(20)  # where it is
+    after = session.step(5).copy()
+    session.reset()
+    session.prefill(sequence)
+    np.testing.assert_array_equal(session.step(5), after)
+    session.seek(100)
+    session.reset()
+    np.testing.assert_array_equal(session.prefill(sequence), expected)
+
+
+def test_seek_goes_forward_alone_and_no_further_than_the_last_position(session: Session) -> None:
+    session.prefill(tokens(9))
+    with pytest.raises(ContractError, match=r"position is 8, expected 9 or more.*reset\(\) first"):
+        session.seek(8)
+    with pytest.raises(ContractError, match=f"the artifact has {POSITIONS} positions"):
+        session.seek(POSITIONS + 1)
+    assert session.tokens == 9
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_standing_at_a_position_holds_the_rows_that_computing_up_to_it_would(
     session = Session.load(embedded_artifact("int8-ort"), threads=1)
     tokens = speed.token_ids(session.manifest.geometry.vocab_size, 64)
     for position in (10, 32, 33, 80, 81, 300):
-        session_speed.stand_at(session, tokens, position, piece=32)
+        session_speed.seek(session, tokens, position, computed=32)
         assert session.tokens == position
         held = [rows.shape for pair in session.cache() for rows in pair]
         assert all(rows.any(axis=(0, 2)).all() for pair in session.cache() for rows in pair)
@@ -148,11 +148,11 @@ def test_what_the_driver_costs_leaves_out_the_graph_s_run(
 ) -> None:
     session = Session.load(embedded_artifact("int8-ort"), threads=1)
     job = {"tokens": speed.token_ids(2048, 64), "prompt": 4, "steps": 4}
-    graph, run = session._graph, session._graph.run_with_iobinding
+    graph, run = session.model.graph, session.model.graph.run_with_iobinding
     monkeypatch.setattr(
         graph, "run_with_iobinding", lambda binding: (run(binding), time.sleep(0.02))
     )
     found = session_speed._driver(session, job)
-    assert session._graph is graph
+    assert session.model.graph is graph
     assert 0 < found["driver"] < 0.01
     assert found["driver's share"] < 0.5

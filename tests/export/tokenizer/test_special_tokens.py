@@ -30,7 +30,8 @@ from tramontane.export.tokenizer.tokenizer_probes import HARD
 from tramontane.runtime import Session
 from tramontane.runtime.errors import CheckpointError, ConfigError, TramontaneError
 from tramontane.runtime.manifest import Vocabulary, read_manifest
-from tramontane.runtime.tokenizers.sentencepiece import Tokenizer
+from tramontane.runtime.tokenizers.sentencepiece import SentencePiece
+from tramontane.runtime.tokenizers.tokenizer import Tokenizer
 from tramontane.validate.sequences.tokens import TokenText
 
 Write = Callable[..., Path]
@@ -50,6 +51,11 @@ def copied(tiny_checkpoint: Write, tmp_path: Path) -> Write:
         return Path(shutil.copytree(MADE[architecture], tmp_path / architecture))
 
     return copy
+
+
+def open_driver(folder: Path, vocabulary: Vocabulary) -> Tokenizer:
+    path = folder / "tokenizer.model"
+    return Tokenizer(SentencePiece(path.read_bytes()), vocabulary, path=path)
 
 
 def edited(folder: Path, name: str, **changes: Any) -> Path:
@@ -233,7 +239,7 @@ def test_gate_calibration_driver_and_all_files_share_the_start_token(
         edited(folder, "tokenizer_config.json", tokenizer_class="LlamaTokenizer", **settings)
     checkpoint = Checkpoint.open(folder)
     vocabulary, found = read_vocabulary(checkpoint), sidecars(folder, tmp_path / "out")
-    driver = Tokenizer(tmp_path / "out" / "tokenizer.model", vocabulary)
+    driver = open_driver(tmp_path / "out", vocabulary)
     prompt = driver.encode(TEXT)
     first, *_ = calibration_tokens(checkpoint.config, checkpoint, TEXT)
     measured = TokenText(checkpoint).tokens(TEXT, len(prompt))
@@ -383,7 +389,7 @@ def test_text_without_a_space_in_front_is_read_as_by_transformers(
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     checkpoint, out = Checkpoint.open(folder), tmp_path / "out"
     sidecars(folder, out)
-    driver = Tokenizer(out / "tokenizer.model", read_vocabulary(checkpoint))
+    driver = open_driver(out, read_vocabulary(checkpoint))
     written = transformers.AutoTokenizer.from_pretrained(out)
     for text in (text for text in HARD if not any(token in text for token in CONTROL)):
         expected = theirs(text)["input_ids"]

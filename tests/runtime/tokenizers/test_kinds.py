@@ -1,0 +1,131 @@
+"""The manifest names the kind of tokenizer, and one list says how each kind is opened."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from tramontane.runtime import Model, Session
+from tramontane.runtime.errors import ContractError
+from tramontane.runtime.manifest import read_manifest, to_json, write_manifest
+from tramontane.runtime.tokenizers.kinds import KINDS, Kind, open_tokenizer
+
+
+class Words:
+    """A kind for tests: a token is a word of a file of words."""
+
+    def __init__(self, content: bytes) -> None:
+        self.words = content.decode().split()
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def encode(self, text: str) -> list[int]:
+        return [self.words.index(word) for word in text.split()]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return "".join(f"{self.words[token]} " for token in tokens)
+
+    def token_bytes(self, token: int) -> bytes:
+        return f"{self.words[token]} ".encode()
+
+    def label(self, token: int) -> str:
+        return self.words[token]
+
+
+def rewrite(folder: Path, **vocabulary: object) -> None:
+    manifest = read_manifest(folder)
+    changed = dataclasses.replace(manifest.vocabulary, **vocabulary)  # type: ignore[arg-type]
+    write_manifest(folder, dataclasses.replace(manifest, vocabulary=changed))
+
+
+def write_text(folder: Path, content: dict[str, object]) -> None:
+    """Write a manifest of any fields with the hash that every version has written."""
+    digest = hashlib.sha256(to_json(content).encode()).hexdigest()
+    text = to_json({**content, "manifest_sha256": digest})
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
+
+
+def test_a_new_kind_needs_its_codec_and_an_entry_alone(
+    make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make(tmp_path / "tiny")
+    rewrite(folder, kind="words", add_bos_token=False)
+    (folder / "words.txt").write_text(" ".join(f"w{i}" for i in range(2048)))
+    monkeypatch.setitem(KINDS, "words", Kind(file="words.txt", parse=Words))
+    session = Session.load(folder, threads=1)
+    text = "".join(session.stream("w5 w6", max_new_tokens=9))
+    session.reset()
+    expected = session.generate([5, 6], max_new_tokens=9)
+    assert text == "".join(f"w{token} " for token in expected)
+
+
+def test_a_manifest_that_names_no_kind_has_sentencepiece(
+    make: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make(tmp_path / "tiny")
+    expected = open_tokenizer(folder, read_manifest(folder)).encode("def f(x):")
+    content = json.loads((folder / "manifest.json").read_text("utf-8"))
+    assert content["vocabulary"].pop("kind") == "sentencepiece"
+    del content["manifest_sha256"]
+    write_text(folder, content)
+    assert Model.load(folder, threads=1).tokenizer.encode("def f(x):") == expected
+
+
+def test_an_unknown_kind_is_refused_before_the_graph_is_loaded(
+    make: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make(tmp_path / "tiny")
+    rewrite(folder, kind="tekken")
+    (folder / "onnx/model.onnx").unlink()
+    expected = (
+        f"{folder}/manifest.json: vocabulary.kind is 'tekken', expected 'sentencepiece', the kinds"
+        " of tokenizer that this version reads; update tramontane: pip install --upgrade tramontane"
+    )
+    for load in (Session.load, Model.load):
+        with pytest.raises(ContractError, match=re.escape(expected)):
+            load(folder)
+    with pytest.raises(ContractError, match=re.escape(expected)):
+        open_tokenizer(folder, read_manifest(folder))
+
+
+def test_missing_or_foreign_model_is_refused_by_name(
+    make: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make(tmp_path / "tiny")
+    path = folder / "tokenizer.model"
+    path.write_bytes(b"not a model at all")
+    with pytest.raises(ContractError, match=r"tokenizer\.model: not a sentencepiece model \("):
+        open_tokenizer(folder, read_manifest(folder))
+    path.unlink()
+    with pytest.raises(ContractError, match=r"tokenizer\.model: missing; copy the artifact again"):
+        open_tokenizer(folder, read_manifest(folder))
+
+
+def test_a_start_token_that_is_wanted_and_not_named_is_refused(
+    make: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make(tmp_path / "tiny")
+    rewrite(folder, bos_token_id=None)
+    with pytest.raises(ContractError, match="begin with a start token, but none is named"):
+        open_tokenizer(folder, read_manifest(folder))
+
+
+def test_sentencepiece_is_imported_when_a_tokenizer_is_opened(folder: Path) -> None:
+    code = f"""
+import sys; sys.path[:] = {sys.path!r}
+from tramontane.runtime import Session
+session = Session.load({str(folder)!r}, threads=1)
+assert list(session.generate([5], max_new_tokens=3))
+assert 'sentencepiece' not in sys.modules
+assert session.tokenizer.encode('x')
+assert 'sentencepiece' in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
