@@ -34,9 +34,9 @@ def calibration_tokens(
         CheckpointError: the checkpoint's tokenizer is unreadable.
     """
     tokenizer = CheckpointTokenizer.read(checkpoint)
-    pieces, start = tokenizer.pieces, tokenizer.start
+    start = tokenizer.vocabulary.prompt_start
     length = min(_LENGTH, config.max_position_embeddings)
-    ids = pieces.EncodeAsIds(text)[: _MOST_SEQUENCES * (length - len(start))]
+    ids = tokenizer.codec.encode(text)[: _MOST_SEQUENCES * (length - len(start))]
     if len(ids) < _FEWEST_TOKENS:
         raise ConfigError(
             f"--calibration-text: {len(ids)} tokens, expected at least {_FEWEST_TOKENS}; name a "

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...runtime.errors import ConfigError
 from ..config import MistralConfig
+from ..tokenizer.spelling import write_ids
 from .held_files import HeldFiles
 from .metadata_fields import flag, number, read_json_object, shown, token_id, token_ids
 
@@ -62,7 +63,6 @@ def to_hugging_face(config: MistralConfig) -> dict[str, Any]:
     ``rope_theta`` stands at the top, where every version of transformers finds it.
     """
     is_mistral = config.architecture == "MistralForCausalLM"
-    end = config.eos_token_ids
     return {
         "architectures": [config.architecture],
         "model_type": "mistral" if is_mistral else "llama",
@@ -76,8 +76,7 @@ def to_hugging_face(config: MistralConfig) -> dict[str, Any]:
         **({"layer_windows": list(config.layer_windows)} if config.layer_windows else {}),
         "tie_word_embeddings": config.tie_word_embeddings,
         "hidden_act": "silu",
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": list(end) if len(end) > 1 else (end[0] if end else None),
+        **write_ids(bos=config.bos_token_id, eos=config.eos_token_ids),
     }
 
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.message import DecodeError
-from sentencepiece import sentencepiece_model_pb2
-
 from ...runtime.contract import TOKENIZER_FILE
 from ...runtime.errors import CheckpointError, ConfigError
+from ..tokenizer.sentencepiece_model import with_leading_space
+from ..tokenizer.spelling import text_of
 from .held_files import HeldFile, HeldFiles
 from .metadata_fields import flag, read_json_object, shown
 
@@ -21,7 +20,6 @@ MAP_FILE = "special_tokens_map.json"
 _COMPANIONS = (JSON_FILE, SETTINGS_FILE, MAP_FILE)
 _NAMED = ("bos_token", "eos_token")
 _LLAMA = "LlamaTokenizer"  # transformers' class that lays out spaces by its settings
-_PROTO: Any = sentencepiece_model_pb2  # protobuf makes its classes on import
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +79,7 @@ def read_tokenizer(folder: Path, held: HeldFiles) -> PublishedTokenizer:
         raise CheckpointError(f"{folder / SETTINGS_FILE}: {error}") from error
     return PublishedTokenizer(
         path=path,
-        model=_with_space(held.hold(path).read_bytes(), adds_space),
+        model=with_leading_space(held.hold(path).read_bytes(), adds_space),
         adds_bos=adds_bos,
         companions=companions,
         settings=settings,
@@ -122,12 +120,6 @@ def _settings(companions: Mapping[str, HeldFile]) -> dict[str, Any]:
     return {**{name: named[name] for name in _NAMED if name in named}, **found}
 
 
-def text_of(token: Any) -> str | None:
-    """The text of a special token as settings have it: a string, or an object with ``content``."""
-    found = token.get("content") if isinstance(token, Mapping) else token
-    return found if isinstance(found, str) else None
-
-
 def _adds_space(
     config: HeldFile | None, companions: Mapping[str, HeldFile], settings: Mapping[str, Any]
 ) -> bool | None:
@@ -146,17 +138,3 @@ def _adds_space(
     kind = None if config is None else read_json_object(config).get("model_type")
     is_llama = str(settings.get("tokenizer_class")).removesuffix("Fast") == _LLAMA
     return wanted if is_llama and kind != "mistral" else None
-
-
-def _with_space(model: bytes, adds_space: bool | None) -> bytes:
-    """The same SentencePiece model, with or without a space in front of each text."""
-    if adds_space is None:
-        return model
-    try:
-        proto = _PROTO.ModelProto.FromString(model)
-    except DecodeError:
-        return model  # refused, by name, where it is read
-    if proto.normalizer_spec.add_dummy_prefix == adds_space:
-        return model
-    proto.normalizer_spec.add_dummy_prefix = adds_space
-    return bytes(proto.SerializeToString(deterministic=True))

@@ -9,6 +9,7 @@ from ...runtime.errors import ConfigError
 from ...runtime.manifest import Vocabulary
 from ..cache_choice import WINDOWED, CacheChoice, geometry_of
 from ..config import MistralConfig
+from ..tokenizer.spelling import write_ids
 
 GENAI_CONFIG_FILE = "genai_config.json"
 # Tokens of a sequence unless an app asks for more: onnxruntime-genai allocates a cache that grows
@@ -80,10 +81,9 @@ def genai_config(
             "slide_inputs": False,
             "layers": list(range(config.num_hidden_layers)),
         }
-    ends = list(vocabulary.eos_token_ids)
+    ends = vocabulary.eos_token_ids
     tokens = {
-        "bos_token_id": vocabulary.bos_token_id,
-        "eos_token_id": ends if len(ends) > 1 else next(iter(ends), None),
+        **write_ids(bos=vocabulary.bos_token_id, eos=ends),
         "pad_token_id": next(iter(ends), 0) if pad_token_id is None else pad_token_id,
     }
     return {

@@ -14,6 +14,7 @@ from ..formats.checkpoint import Checkpoint
 from ..formats.huggingface import CONFIG_FILE, to_hugging_face
 from ..formats.metadata_fields import read_json_object, shown
 from ..tokenizer.special_tokens import GENERATION_FILE
+from ..tokenizer.spelling import write_ids
 from .genai_config import GENAI_CONFIG_FILE, genai_config
 
 ATTRIBUTES_FILE = ".gitattributes"
@@ -42,7 +43,7 @@ def write_companions(
         cache: how keys and values are held.
     """
     num_data_files = len(list(folder.glob(f"{DATA_FILE}*")))
-    tokens = _tokens(vocabulary)
+    tokens = write_ids(bos=vocabulary.bos_token_id, eos=vocabulary.eos_token_ids)
     generation = _generation(weights)
     contents = {
         CONFIG_FILE: _config(weights, config, cache, num_data_files) | tokens,
@@ -64,15 +65,6 @@ def write_companions(
         (folder / name).write_text(to_json(content), encoding="utf-8")
     attributes = "".join(f"{name} filter=lfs diff=lfs merge=lfs -text\n" for name in _LARGE)
     (folder / ATTRIBUTES_FILE).write_text(attributes, encoding="utf-8")
-
-
-def _tokens(vocabulary: Vocabulary) -> dict[str, Any]:
-    """Start and end tokens as both of Hugging Face's files name them; null: there is none."""
-    ends = list(vocabulary.eos_token_ids)
-    return {
-        "bos_token_id": vocabulary.bos_token_id,
-        "eos_token_id": ends if len(ends) > 1 else next(iter(ends), None),
-    }
 
 
 def _tell_of_changes(path: Path, published: dict[str, Any], tokens: dict[str, Any]) -> None:

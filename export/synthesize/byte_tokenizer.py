@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from sentencepiece import sentencepiece_model_pb2
-
 from ...runtime.errors import ConfigError
+from ...runtime.tokenizers.sentencepiece import SPACE
+from ..tokenizer.sentencepiece_model import KIND, make_bpe, serialize
 
-_PROTO: Any = sentencepiece_model_pb2  # protobuf makes its classes on import
-_SPACE = "\u2581"  # how SentencePiece writes a space
-_CHARACTERS = (_SPACE, *map(chr, range(0x21, 0x7F)))  # printable ASCII
+_CHARACTERS = (SPACE, *map(chr, range(0x21, 0x7F)))  # printable ASCII
 _SPECIAL = ("<unk>", "<s>", "</s>")
 _FEWEST = len(_SPECIAL) + 256 + len(_CHARACTERS)
 
@@ -32,19 +28,15 @@ def byte_tokenizer(vocab_size: int) -> bytes:
             f"vocab_size is {vocab_size}; expected at least {_FEWEST}, room for every byte and "
             "printable character; take a geometry with a larger vocabulary"
         )
-    model = _PROTO.ModelProto()
-    model.trainer_spec.model_type = _PROTO.TrainerSpec.BPE
-    model.trainer_spec.vocab_size = vocab_size
-    model.trainer_spec.byte_fallback = True
-    model.normalizer_spec.name = "identity"
-    model.normalizer_spec.remove_extra_whitespaces = False
-    kind = _PROTO.ModelProto.SentencePiece
-    for piece in _SPECIAL:
-        unknown = piece == "<unk>"
-        model.pieces.add(piece=piece, score=0.0, type=kind.UNKNOWN if unknown else kind.CONTROL)
-    for byte in range(256):
-        model.pieces.add(piece=f"<0x{byte:02X}>", score=0.0, type=kind.BYTE)
-    fillers = (f"{_SPACE}filler{i}" for i in range(_FEWEST, vocab_size))
-    for rank, piece in enumerate((*_CHARACTERS, *fillers)):
-        model.pieces.add(piece=piece, score=-float(rank), type=kind.NORMAL)
-    return bytes(model.SerializeToString(deterministic=True))
+    unknown, *control = _SPECIAL
+    fillers = (f"{SPACE}filler{i}" for i in range(_FEWEST, vocab_size))
+    words = enumerate((*_CHARACTERS, *fillers))
+    model = make_bpe(
+        [
+            (unknown, 0.0, KIND.UNKNOWN),
+            *((piece, 0.0, KIND.CONTROL) for piece in control),
+            *((f"<0x{byte:02X}>", 0.0, KIND.BYTE) for byte in range(256)),
+            *((piece, -float(rank), KIND.NORMAL) for rank, piece in words),
+        ]
+    )
+    return serialize(model)

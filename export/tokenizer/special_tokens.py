@@ -1,4 +1,4 @@
-"""Start and end tokens of a checkpoint, by one rule for the driver, the gate and calibration.
+"""Start and end tokens of a checkpoint: one rule for the driver, the parity gate and calibration.
 
 Start: what transformers puts in front of a prompt. That is the tokenizer's, never
 ``config.json``'s ``bos_token_id``.
@@ -7,24 +7,22 @@ End: ``generation_config.json``'s ``eos_token_id``, else ``config.json``'s, else
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-import sentencepiece
 from tokenizers import Tokenizer
 
 from ...runtime.errors import CheckpointError, ConfigError
+from ...runtime.tokenizers.sentencepiece import SentencePiece
 from ..formats.checkpoint import Checkpoint
 from ..formats.held_files import HeldFile
 from ..formats.metadata_fields import read_json_object, shown, token_ids
-from ..formats.tokenizer_files import JSON_FILE, SETTINGS_FILE, PublishedTokenizer, text_of
+from ..formats.tokenizer_files import JSON_FILE, SETTINGS_FILE, PublishedTokenizer
+from .spelling import TokenTexts, text_of
 
 GENERATION_FILE = "generation_config.json"
 
 
-def start_token(
-    tokenizer: PublishedTokenizer, pieces: sentencepiece.SentencePieceProcessor
-) -> tuple[int | None, bool]:
+def start_token(tokenizer: PublishedTokenizer, pieces: SentencePiece) -> tuple[int | None, bool]:
     """The start token, and whether prompts begin with it.
 
     A published ``tokenizer.json`` decides, as in transformers; without one the ``bos_token`` and
@@ -63,7 +61,7 @@ def start_token(
 def end_tokens(
     checkpoint: Checkpoint,
     tokenizer: PublishedTokenizer,
-    pieces: sentencepiece.SentencePieceProcessor,
+    pieces: SentencePiece,
 ) -> tuple[int, ...]:
     """The end tokens, the first of them the one to pad with; empty where nothing names any.
 
@@ -123,31 +121,20 @@ def _of_model(
 _UNKNOWN = -1  # a named token that the tokenizer does not have
 
 
-def _named(
-    name: str, tokenizer: PublishedTokenizer, pieces: sentencepiece.SentencePieceProcessor
-) -> int | None:
+def _named(name: str, tokenizer: PublishedTokenizer, pieces: SentencePiece) -> int | None:
     """A special token of the settings beside a tokenizer, else the SentencePiece model's own."""
     if name not in tokenizer.settings:
-        own = pieces.bos_id() if name == "bos_token" else pieces.eos_id()
-        return int(own) if own >= 0 else None
+        return pieces.start_token if name == "bos_token" else pieces.end_token
     text = text_of(tokenizer.settings[name])
     if text is None:
         return None
-    number = int(pieces.PieceToId(text))
-    if pieces.IdToPiece(number) == text:
-        return number
-    added = tokenizer.settings.get("added_tokens_decoder")
-    for key, value in (added if isinstance(added, Mapping) else {}).items():
-        if text_of(value) == text and str(key).isdecimal():
-            return int(key)
-    return _UNKNOWN
+    token = TokenTexts(pieces, tokenizer.settings).find(text)
+    return _UNKNOWN if token is None else token
 
 
-def _unknown(
-    name: str, tokenizer: PublishedTokenizer, pieces: sentencepiece.SentencePieceProcessor
-) -> CheckpointError:
+def _unknown(name: str, tokenizer: PublishedTokenizer, pieces: SentencePiece) -> CheckpointError:
     return CheckpointError(
         f"{tokenizer.path.with_name(SETTINGS_FILE)}: {name} is "
-        f"{shown(tokenizer.settings[name])}, expected one of the {pieces.vocab_size()} pieces of "
+        f"{shown(tokenizer.settings[name])}, expected one of the {len(pieces)} pieces of "
         f"{tokenizer.path.name}; correct it, or copy both files from the same checkpoint"
     )

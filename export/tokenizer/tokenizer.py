@@ -6,13 +6,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import sentencepiece
 from tokenizers import Tokenizer
 
 from ...console.progress import say
 from ...runtime.contract import TOKENIZER_FILE
 from ...runtime.errors import CheckpointError
 from ...runtime.manifest import Vocabulary, to_json
+from ...runtime.tokenizers.sentencepiece import SentencePiece
 from ..formats.checkpoint import Checkpoint
 from ..formats.held_files import HeldFile
 from ..formats.metadata_fields import read_json_object
@@ -44,7 +44,7 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
         CheckpointError: no tokenizer, or not one that the driver reads.
     """
     tokenizer = checkpoint.read_tokenizer()
-    pieces = _processor(tokenizer)
+    pieces = _open(tokenizer)
     (artifact / TOKENIZER_FILE).write_bytes(tokenizer.model)
     for name, file in tokenizer.companions.items():
         (artifact / name).write_bytes(file.read_bytes())
@@ -81,7 +81,7 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
 class CheckpointTokenizer:
     """Text to tokens exactly as the driver does it with the exported artifact."""
 
-    pieces: sentencepiece.SentencePieceProcessor
+    codec: SentencePiece
     vocabulary: Vocabulary
 
     @classmethod
@@ -94,10 +94,10 @@ class CheckpointTokenizer:
             ConfigError: end tokens that are no token ids, or that the model does not score.
         """
         config, tokenizer = checkpoint.config, checkpoint.read_tokenizer()
-        pieces = _processor(tokenizer)
-        if pieces.vocab_size() > config.vocab_size:
+        pieces = _open(tokenizer)
+        if len(pieces) > config.vocab_size:
             raise CheckpointError(
-                f"{tokenizer.path}: {pieces.vocab_size()} pieces, the model scores "
+                f"{tokenizer.path}: {len(pieces)} pieces, the model scores "
                 f"{config.vocab_size}; this is another model's tokenizer"
             )
         start, adds_start = start_token(tokenizer, pieces)
@@ -114,13 +114,7 @@ class CheckpointTokenizer:
             eos_token_ids=end_tokens(checkpoint, tokenizer, pieces),
             add_bos_token=adds_start,
         )
-        return cls(pieces=pieces, vocabulary=vocabulary)
-
-    @property
-    def start(self) -> list[int]:
-        """What a prompt begins with: the start token, or nothing."""
-        bos = self.vocabulary.bos_token_id
-        return [bos] if self.vocabulary.add_bos_token and bos is not None else []
+        return cls(codec=pieces, vocabulary=vocabulary)
 
 
 def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
@@ -138,32 +132,28 @@ def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
 _TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
 
 
-def _processor(tokenizer: PublishedTokenizer) -> sentencepiece.SentencePieceProcessor:
+def _open(tokenizer: PublishedTokenizer) -> SentencePiece:
     if _TIKTOKEN.match(tokenizer.model):
         raise CheckpointError(
             f"{tokenizer.path}: is a tiktoken BPE file (as Llama 3 has), expected a SentencePiece "
             "model; such tokenizers are not supported by this version, so export a model with a "
             "SentencePiece tokenizer, such as Mistral 7B or Llama 2"
         )
-    pieces = sentencepiece.SentencePieceProcessor()
     try:
-        pieces.LoadFromSerializedProto(tokenizer.model)
-    except (OSError, RuntimeError) as error:
+        return SentencePiece(tokenizer.model)
+    except ValueError as error:
         raise CheckpointError(
             f"{tokenizer.path}: not a SentencePiece model ({error}); {tokenizer.remedy}"
         ) from error
-    return pieces
 
 
-def _difference(
-    published: HeldFile, pieces: sentencepiece.SentencePieceProcessor, vocabulary: Vocabulary
-) -> str | None:
+def _difference(published: HeldFile, pieces: SentencePiece, vocabulary: Vocabulary) -> str | None:
     """How a published ``tokenizer.json`` differs from SentencePiece; None where it does not."""
     try:
         found = Tokenizer.from_str(published.read_bytes().decode())
     except Exception as error:  # what tokenizers raises has no type of its own
         return f"cannot be read ({error})"
-    start = [vocabulary.bos_token_id] if vocabulary.add_bos_token else []
+    start = vocabulary.prompt_start
     before, after = read_around(published) or ([], [])
     if before != start:
         return f"begins a text with {before}, the settings beside it say {start}"

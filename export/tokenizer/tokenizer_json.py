@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import sentencepiece
-from sentencepiece import sentencepiece_model_pb2
 from tokenizers import (
     AddedToken,
     Regex,
@@ -27,11 +25,10 @@ from tokenizers import (
 )
 
 from ...runtime.manifest import Vocabulary
+from ...runtime.tokenizers.sentencepiece import SPACE, SentencePiece
+from .sentencepiece_model import BPE, KIND, parse
 from .tokenizer_probes import HARD
 
-_PROTO: Any = sentencepiece_model_pb2  # protobuf makes its classes on import
-_KIND: Any = _PROTO.ModelProto.SentencePiece
-_SPACE = "\u2581"  # how SentencePiece writes a space
 _START, _END = r"(?<![\s\S])", r"(?![\s\S])"  # of the text, in words that every engine knows
 _EVERYTHING = r"[\s\S]+"
 _MANY = 1 << 16  # spaces to strip, where all are
@@ -56,7 +53,7 @@ class TokenizerJson:
             Unsayable: it is none of SentencePiece's BPE, changes characters, or merges in an
                 order that no list of merges has; runs of one character may have one score.
         """
-        self._proto = _PROTO.ModelProto.FromString(model)
+        self._proto = parse(model)
         self._vocabulary = vocabulary
         self.reads_control = reads_control
         self._ids = {each.piece: number for number, each in enumerate(self._proto.pieces)}
@@ -73,12 +70,12 @@ class TokenizerJson:
         Source: sentencepiece, src/bpe_model.cc and src/normalizer.cc; Hugging Face's tokenizers.
         """
         spec, bos = self._proto.normalizer_spec, self._vocabulary.bos_token_id
-        has_bytes = any(each.type == _KIND.BYTE for each in self._proto.pieces)
+        has_bytes = any(each.type == KIND.BYTE for each in self._proto.pieces)
         found = Tokenizer(
             models.BPE(
                 vocab=self._ids,
                 merges=list(self._merges()),
-                unk_token=next(self._pieces(_KIND.UNKNOWN), None),
+                unk_token=next(self._pieces(KIND.UNKNOWN), None),
                 fuse_unk=True,
                 byte_fallback=has_bytes,
             )
@@ -88,7 +85,7 @@ class TokenizerJson:
         strips = _MANY if spec.remove_extra_whitespaces else int(spec.add_dummy_prefix)
         found.decoder = decoders.Sequence(
             [
-                decoders.Replace(_SPACE, " "),
+                decoders.Replace(SPACE, " "),
                 *([decoders.ByteFallback()] if has_bytes else []),
                 decoders.Fuse(),
                 *([decoders.Strip(" ", strips, 0)] if strips else []),
@@ -110,7 +107,7 @@ class TokenizerJson:
         named = {
             "bos_token": self._piece(self._vocabulary.bos_token_id),
             "eos_token": self._piece(next(iter(self._vocabulary.eos_token_ids), None)),
-            "unk_token": next(self._pieces(_KIND.UNKNOWN), None),
+            "unk_token": next(self._pieces(KIND.UNKNOWN), None),
         }
         as_text = {"additional_special_tokens": control, "split_special_tokens": True}
         return {
@@ -145,17 +142,17 @@ class TokenizerJson:
             yield normalizers.Replace(Regex(f"{_START} +"), "")
             yield normalizers.Replace(Regex(" {2,}"), " ")
         if spec.add_dummy_prefix:
-            yield normalizers.Prepend(_SPACE)
-        yield normalizers.Replace(" ", _SPACE)
+            yield normalizers.Prepend(SPACE)
+        yield normalizers.Replace(" ", SPACE)
         if spec.remove_extra_whitespaces:
-            yield normalizers.Replace(Regex(f"{_SPACE}+{_END}"), "")
+            yield normalizers.Replace(Regex(f"{SPACE}+{_END}"), "")
 
     def _pieces(self, *kinds: int) -> Iterator[str]:
         return (each.piece for each in self._proto.pieces if each.type in kinds)
 
     def _control(self) -> Iterator[str]:
         """What text never becomes, and decoding leaves out."""
-        return self._pieces(_KIND.UNKNOWN, _KIND.CONTROL)
+        return self._pieces(KIND.UNKNOWN, KIND.CONTROL)
 
     def _piece(self, number: int | None) -> str | None:
         is_known = number is not None and number < len(self._proto.pieces)
@@ -164,7 +161,7 @@ class TokenizerJson:
 
 def first_difference(
     found: Tokenizer,
-    expected: sentencepiece.SentencePieceProcessor,
+    expected: SentencePiece,
     texts: Iterable[str] | None = None,
 ) -> str | None:
     """Name the first text that two tokenizers, start tokens aside, do not read alike.
@@ -172,8 +169,7 @@ def first_difference(
     Where no texts are given they are hard strings, and every piece: each merge is asked for.
     """
     if texts is None:
-        pieces = map(expected.id_to_piece, range(expected.vocab_size()))
-        texts = (*HARD, *(piece.replace(_SPACE, " ") for piece in pieces))
+        texts = (*HARD, *map(expected.label, range(len(expected))))
     known = {token.content for token in found.get_added_tokens_decoder().values()}
     for text in texts:
         if any(token in text for token in known):
@@ -188,7 +184,7 @@ def first_difference(
 
 def _refuse_unsayable(proto: Any) -> None:
     """Name what the format cannot say."""
-    if proto.trainer_spec.model_type != _PROTO.TrainerSpec.BPE:
+    if proto.trainer_spec.model_type != BPE:
         raise Unsayable("its kind is not SentencePiece's BPE")
     for spec in (proto.normalizer_spec, proto.denormalizer_spec):
         if spec.precompiled_charsmap:
@@ -198,12 +194,12 @@ def _refuse_unsayable(proto: Any) -> None:
         or proto.trainer_spec.treat_whitespace_as_suffix
     ):
         raise Unsayable("it writes spaces in another way")
-    own = next((each for each in proto.pieces if each.type == _KIND.USER_DEFINED), None)
+    own = next((each for each in proto.pieces if each.type == KIND.USER_DEFINED), None)
     if own is not None:
         raise Unsayable(f"it has pieces of its user's, such as {own.piece!r}, that nothing cuts")
     by_score: dict[float, Any] = {}
     for union in _unions(proto):
-        if union.type == _KIND.UNUSED:
+        if union.type == KIND.UNUSED:
             raise Unsayable(f"it merges {union.piece!r} and, since that is unused, cuts it again")
         equal = by_score.setdefault(union.score, union)
         if len({*equal.piece, *union.piece}) > 1 and equal is not union:
@@ -214,7 +210,7 @@ def _refuse_unsayable(proto: Any) -> None:
 
 def _unions(proto: Any) -> Iterator[Any]:
     """Pieces that two others merge into."""
-    merged = (_KIND.NORMAL, _KIND.UNUSED)
+    merged = (KIND.NORMAL, KIND.UNUSED)
     known = {each.piece for each in proto.pieces if each.type in merged}
     for each in proto.pieces:
         halves = ((each.piece[:cut], each.piece[cut:]) for cut in range(1, len(each.piece)))
@@ -223,7 +219,7 @@ def _unions(proto: Any) -> Iterator[Any]:
 
 
 def _can_merge(piece: Any) -> bool:
-    return bool(piece.type == _KIND.NORMAL)
+    return bool(piece.type == KIND.NORMAL)
 
 
 def _special(piece: str) -> AddedToken:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
-
 from ...console.progress import say
 from ...runtime.manifest import Vocabulary, to_json
+from ...runtime.tokenizers.sentencepiece import SentencePiece
 from ..formats.metadata_fields import read_json_object, shown
-from ..formats.tokenizer_files import MAP_FILE, SETTINGS_FILE, text_of
+from ..formats.tokenizer_files import MAP_FILE, SETTINGS_FILE
+from .spelling import TokenTexts, text_of
 
 _TEMPLATE = "chat_template"
 
@@ -19,7 +19,7 @@ _TEMPLATE = "chat_template"
 def correct_settings(
     folder: Path,
     vocabulary: Vocabulary,
-    pieces: sentencepiece.SentencePieceProcessor,
+    pieces: SentencePiece,
     *,
     source: Path,
 ) -> None:
@@ -58,13 +58,11 @@ class _Names:
     def __init__(
         self,
         vocabulary: Vocabulary,
-        pieces: sentencepiece.SentencePieceProcessor,
+        pieces: SentencePiece,
         settings: Mapping[str, Any],
     ) -> None:
         self._vocabulary = vocabulary
-        self._pieces = pieces
-        added = settings.get("added_tokens_decoder")
-        self._added = added if isinstance(added, Mapping) else {}
+        self._texts = TokenTexts(pieces, settings)
         self._writes_end = "eos_token" in str(settings.get(_TEMPLATE) or "")
 
     def of_settings(self, own: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,18 +76,11 @@ class _Names:
     def of_tokens(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """Of start and end tokens alone."""
         found: dict[str, Any] = {}
-        start = self._text(self._vocabulary.bos_token_id)
+        start = self._texts.text(self._vocabulary.bos_token_id)
         if text_of(own.get("bos_token")) not in (None, start) and start is not None:
             found["bos_token"] = start
         end = text_of(own.get("eos_token"))
-        texts = [self._text(number) for number in self._vocabulary.eos_token_ids]
+        texts = [self._texts.text(number) for number in self._vocabulary.eos_token_ids]
         if end is not None and end not in texts and not self._writes_end:
             found["eos_token"] = next(filter(None, texts), own["eos_token"])
         return found
-
-    def _text(self, number: int | None) -> str | None:
-        if number is None:
-            return None
-        if number < self._pieces.vocab_size():
-            return str(self._pieces.IdToPiece(number))
-        return text_of(self._added.get(str(number)))

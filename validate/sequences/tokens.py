@@ -141,11 +141,11 @@ class TokenText:
             CheckpointError, ConfigError: there is none, or not one that an export takes.
         """
         tokenizer = CheckpointTokenizer.read(checkpoint)
-        self._pieces, self._start = tokenizer.pieces, tokenizer.start
+        self._codec, self._start = tokenizer.codec, tokenizer.vocabulary.prompt_start
 
     def tokens(self, text: str, length: int, *, skipped: int = 0) -> np.ndarray:
         """The text's tokens from one on, repeated where it is too short: (length,) int64."""
-        ids = np.array([*self._start, *self._pieces.EncodeAsIds(text)], dtype=np.int64)
+        ids = np.array([*self._start, *self._codec.encode(text)], dtype=np.int64)
         return np.resize(np.roll(ids, -skipped), length)
 
     def count(self, text: str) -> int:
@@ -154,7 +154,7 @@ class TokenText:
         Raises:
             ContractError: they are too few to measure on.
         """
-        count = len(self._pieces.EncodeAsIds(text))
+        count = len(self._codec.encode(text))
         if count < _FEWEST_TOKENS:
             raise ContractError(
                 f"--text: {count} tokens, expected at least {_FEWEST_TOKENS}; name a longer text "
@@ -164,9 +164,7 @@ class TokenText:
 
     def piece(self, token: int) -> str:
         """What a token stands for, a space as a space; empty for one that no text has."""
-        if not 0 <= token < self._pieces.GetPieceSize():
-            return ""
-        return str(self._pieces.IdToPiece(int(token))).replace("\u2581", " ")
+        return self._codec.label(token) if 0 <= token < len(self._codec) else ""
 
 
 def random_tokens(vocab_size: int, length: int, *, seed: int) -> np.ndarray:

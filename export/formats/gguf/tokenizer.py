@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sentencepiece import sentencepiece_model_pb2
-
 from ....runtime.errors import CheckpointError
+from ...tokenizer.sentencepiece_model import make_bpe, serialize
 from ..metadata_fields import shown
 from ..tokenizer_files import PublishedTokenizer
 from .file import GgufFile
@@ -18,7 +17,6 @@ _LISTS = ("tokens", "scores", "token_type")
 _DEFAULT_IDS = {"unknown": 0, "bos": 1, "eos": 2, "padding": None}
 _FIELDS = {"unknown": "unk", "bos": "bos", "eos": "eos", "padding": "pad"}
 _REMEDY = "export the folder that it was converted from, with its tokenizer.model"
-_PROTO: Any = sentencepiece_model_pb2  # protobuf makes its classes on import
 
 
 def rebuild_tokenizer(file: GgufFile) -> PublishedTokenizer:
@@ -36,29 +34,22 @@ def rebuild_tokenizer(file: GgufFile) -> PublishedTokenizer:
     }
     _refuse_unsupported(file, settings)
     _refuse_twins(file, settings["tokens"])
-    model = _PROTO.ModelProto()
-    for piece, score, kind in zip(*(settings[name] for name in _LISTS), strict=True):
-        try:
-            model.pieces.add(piece=piece, score=score, type=kind)
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{file.path}: token {piece!r} is none of SentencePiece's ({error}), expected "
-                "its text, a number and a kind; convert it again"
-            ) from error
-    trainer, normalizer = model.trainer_spec, model.normalizer_spec
-    trainer.model_type = _PROTO.TrainerSpec.BPE
-    trainer.vocab_size = len(model.pieces)
-    trainer.byte_fallback = _PROTO.ModelProto.SentencePiece.BYTE in settings["token_type"]
-    for name, default in _DEFAULT_IDS.items():
-        _set_special(
-            file, trainer, settings["tokens"], name, settings.get(f"{name}_token_id", default)
+    try:
+        model = make_bpe(
+            zip(*(settings[name] for name in _LISTS), strict=True),
+            remove_extra_whitespaces=settings.get("remove_extra_whitespaces", False),
         )
-    normalizer.name = "identity"
-    normalizer.add_dummy_prefix = settings.get("add_space_prefix", True)
-    normalizer.remove_extra_whitespaces = settings.get("remove_extra_whitespaces", False)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{file.path}: {error}, expected its text, a number and a kind; convert it again"
+        ) from error
+    for name, default in _DEFAULT_IDS.items():
+        number = settings.get(f"{name}_token_id", default)
+        _set_special(file, model.trainer_spec, settings["tokens"], name, number)
+    model.normalizer_spec.add_dummy_prefix = settings.get("add_space_prefix", True)
     return PublishedTokenizer(
         path=file.path,
-        model=model.SerializeToString(deterministic=True),
+        model=serialize(model),
         adds_bos=bool(settings.get("add_bos_token", True)),
         remedy=_REMEDY,
     )

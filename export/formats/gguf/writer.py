@@ -10,9 +10,9 @@ from typing import Any
 import gguf
 import ml_dtypes
 import numpy as np
-from sentencepiece import sentencepiece_model_pb2
 
 from ....console.progress import track
+from ...tokenizer.sentencepiece_model import KIND, parse
 from ...tokenizer.tokenizer import read_vocabulary
 from ..checkpoint import Checkpoint
 from ..rope_layout import halves_to_pairs
@@ -21,8 +21,6 @@ from ..tensor_names import GGUF, HEAD, is_rotated, parameters
 _ARCHITECTURE = "llama"  # what llama.cpp's converter calls Llama and Mistral alike
 # The types that GGUF shares with safetensors.
 _DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-_UNUSED = 5  # the kind of a piece that no text has, in SentencePiece's numbers and GGUF's
-_PROTO: Any = sentencepiece_model_pb2  # protobuf makes its classes on import
 
 
 def write_gguf(checkpoint: Checkpoint, path: Path) -> None:
@@ -99,14 +97,15 @@ def _add_architecture(writer: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
 
 def _add_tokenizer(writer: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
     """SentencePiece's pieces, and as many that no text has as the model scores beyond them."""
-    model = _PROTO.ModelProto.FromString(checkpoint.read_tokenizer().model)
+    model = parse(checkpoint.read_tokenizer().model)
     vocabulary = read_vocabulary(checkpoint)
     spare = range(len(model.pieces), checkpoint.config.vocab_size)
     writer.add_tokenizer_model("llama")  # SentencePiece's BPE
     writer.add_tokenizer_pre("default")
     writer.add_token_list([p.piece for p in model.pieces] + [f"[PAD{i}]" for i in spare])
     writer.add_token_scores([p.score for p in model.pieces] + [0.0 for _ in spare])
-    writer.add_token_types([p.type for p in model.pieces] + [_UNUSED for _ in spare])
+    # GGUF numbers kinds of pieces as SentencePiece does.
+    writer.add_token_types([p.type for p in model.pieces] + [KIND.UNUSED for _ in spare])
     if vocabulary.bos_token_id is not None:
         writer.add_bos_token_id(vocabulary.bos_token_id)
     if vocabulary.eos_token_ids:

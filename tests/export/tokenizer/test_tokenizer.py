@@ -20,6 +20,7 @@ from tramontane.export.tokenizer.tokenizer import (
 )
 from tramontane.export.tokenizer.tokenizer_json import TokenizerJson, first_difference
 from tramontane.runtime.errors import CheckpointError
+from tramontane.runtime.tokenizers.sentencepiece import SentencePiece
 
 Write = Callable[..., Path]
 TEXTS = [
@@ -185,7 +186,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def agrees(folder: Path) -> bool:
-    model = processor((folder / "tokenizer.model").read_bytes())
+    model = SentencePiece((folder / "tokenizer.model").read_bytes())
     return first_difference(Tokenizer.from_file(str(folder / "tokenizer.json")), model) is None
 
 
