@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..export.build import ExportOptions, export_checkpoint
-from ..export.tokenizer.tokenizer_probes import HARD
+from ..export.tokenizer.tokenizer_probes import PROBE_TEXTS
 from ..runtime.errors import ContractError
 from ..runtime.manifest import Manifest, read_manifest
 from ..runtime.tokenizers.kinds import open_tokenizer
@@ -105,7 +105,7 @@ def export(case: Case, folder: Path) -> Exported:
         "prompts": [tokenizer.encode(case.prompt), tokens[: _WINDOWS * window]],
         "new_tokens": NEW_TOKENS,
         "texts": [case.prompt],
-        "strings": list(HARD),
+        "strings": list(PROBE_TEXTS),
         "score": tokens[:most],
         "logits": str(folder.resolve().with_suffix(".logits")),
     }

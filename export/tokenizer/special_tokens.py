@@ -1,6 +1,6 @@
 """Start and end tokens of a checkpoint: one rule for the driver, the parity gate and calibration.
 
-Start: what transformers puts in front of a prompt. That is the tokenizer's, never
+Start: the token that transformers puts in front of a prompt: the tokenizer's, never
 ``config.json``'s ``bos_token_id``.
 End: ``generation_config.json``'s ``eos_token_id``, else ``config.json``'s, else the tokenizer's.
 """

@@ -18,12 +18,12 @@ from ..formats.held_files import HeldFile
 from ..formats.metadata_fields import read_json_object
 from ..formats.tokenizer_files import JSON_FILE, SETTINGS_FILE, PublishedTokenizer
 from .special_tokens import end_tokens, read_around, start_token
-from .tokenizer_json import TokenizerJson, Unsayable, first_difference
+from .tokenizer_json import NotExpressible, TokenizerJson, first_difference
 from .tokenizer_settings import correct_settings
 
 AS_PUBLISHED, MADE, LEFT_OUT = "as published", f"made from {TOKENIZER_FILE}", "left out: "
-# The format cannot put a space in front of the first stretch alone in a way that onnxruntime-genai
-# reads: tried with 0.18.0, two ways that transformers and transformers.js read.
+# The format has two ways to put a space in front of the first stretch alone. transformers and
+# transformers.js read both; onnxruntime-genai 0.18.0 reads neither.
 SPACED = (
     f"{MADE}; text after a control token gets a space in front, as with legacy: true, though the "
     "checkpoint's settings have legacy: false"
@@ -33,8 +33,9 @@ SPACED = (
 def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabulary) -> str:
     """Write the tokenizer into an artifact's folder: for our driver, and for other runtimes.
 
-    ``tokenizer.json`` is the published one where it reads hard strings, and every piece, as the
-    SentencePiece model does; else it is made from that model, and proved equal to it on the same.
+    ``tokenizer.json`` is the published one if it encodes and decodes the probe texts, and every
+    piece, as the SentencePiece model does. Otherwise it is made from that model and compared with
+    it on the same texts.
 
     Returns:
         Where ``tokenizer.json`` comes from, or why it was left out: ``AS_PUBLISHED``, ``MADE``,
@@ -62,8 +63,8 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
         )
         difference = first_difference(made.tokenizer(), pieces)
         if difference is not None:
-            raise Unsayable(difference)
-    except Unsayable as why:
+            raise NotExpressible(difference)
+    except NotExpressible as why:
         say(f"{tokenizer.path}: {JSON_FILE} is left out, since {why}")
         (artifact / JSON_FILE).unlink(missing_ok=True)
         return f"{LEFT_OUT}{why}"

@@ -1,11 +1,11 @@
 """Write a SentencePiece model as Hugging Face's ``tokenizer.json``.
 
-Merges take the place of scores: two pieces merge earlier the higher their union's score. Spaces
-are written as the model wants them by rules of replacement. The whole text is one stretch to merge
-in: a rule that says so keeps onnxruntime-genai from cutting at spaces, as it does where none is.
+Merges replace scores: the higher the score of two pieces' union, the earlier they merge. Replace
+rules write spaces as the model does. A pre-tokenizer that splits nothing makes the whole text one
+stretch; without one, onnxruntime-genai would split at spaces.
 
-Control tokens are named in ``tokenizer_config.json`` and not in ``tokenizer.json``: then text that
-spells one is read as text, as SentencePiece reads it, and decoding leaves them out all the same.
+Control tokens are listed in ``tokenizer_config.json`` and not in ``tokenizer.json``, so that text
+which spells a control token is encoded as text, as SentencePiece does. Decoding leaves them out.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from tokenizers import (
 from ...runtime.manifest import Vocabulary
 from ...runtime.tokenizers.sentencepiece import SPACE, SentencePiece
 from .sentencepiece_model import BPE, KIND, parse
-from .tokenizer_probes import HARD
+from .tokenizer_probes import PROBE_TEXTS
 
 _START, _END = r"(?<![\s\S])", r"(?![\s\S])"  # of the text, in words that every engine knows
 _EVERYTHING = r"[\s\S]+"
 _MANY = 1 << 16  # spaces to strip, where all are
 
 
-class Unsayable(Exception):  # noqa: N818 - a state, not an error
-    """The model does what ``tokenizer.json`` has no words for; the message names it."""
+class NotExpressible(Exception):  # noqa: N818 - a state, not an error
+    """``tokenizer.json`` cannot express what the model does; the message says what."""
 
 
 class TokenizerJson:
-    """One SentencePiece model, as Hugging Face's two files have it."""
+    """One SentencePiece model, for Hugging Face's two files."""
 
     def __init__(self, model: bytes, vocabulary: Vocabulary, *, reads_control: bool) -> None:
         """Read a model.
@@ -50,17 +50,17 @@ class TokenizerJson:
             reads_control: text that spells a control token becomes it, as chat templates need.
 
         Raises:
-            Unsayable: it is none of SentencePiece's BPE, changes characters, or merges in an
-                order that no list of merges has; runs of one character may have one score.
+            NotExpressible: it is not a SentencePiece BPE model, changes characters, or merges in
+                an order that no list of merges has. Only runs of one character may share a score.
         """
         self._proto = parse(model)
         self._vocabulary = vocabulary
         self.reads_control = reads_control
         self._ids = {each.piece: number for number, each in enumerate(self._proto.pieces)}
-        _refuse_unsayable(self._proto)
+        _refuse_inexpressible(self._proto)
         bos = vocabulary.bos_token_id
         if vocabulary.add_bos_token and bos is not None and bos >= len(self._proto.pieces):
-            raise Unsayable(
+            raise NotExpressible(
                 f"its start token {bos} is beyond its {len(self._proto.pieces)} pieces"
             )
 
@@ -164,16 +164,17 @@ def first_difference(
     expected: SentencePiece,
     texts: Iterable[str] | None = None,
 ) -> str | None:
-    """Name the first text that two tokenizers, start tokens aside, do not read alike.
+    """Describe the first text that two tokenizers encode or decode differently; None: no text.
 
-    Where no texts are given they are hard strings, and every piece: each merge is asked for.
+    Start tokens are not compared. The default texts are the probes and every piece, which needs
+    each merge.
     """
     if texts is None:
-        texts = (*HARD, *map(expected.label, range(len(expected))))
+        texts = (*PROBE_TEXTS, *map(expected.label, range(len(expected))))
     known = {token.content for token in found.get_added_tokens_decoder().values()}
     for text in texts:
         if any(token in text for token in known):
-            continue  # it is read as the token, by the publisher's own wish
+            continue  # the published tokenizer encodes it as the token on purpose
         tokens, wanted = found.encode(text, add_special_tokens=False).ids, expected.encode(text)
         if tokens != wanted:
             return f"{text!r} is {_shown(tokens)}, and {_shown(wanted)} in SentencePiece"
@@ -182,28 +183,32 @@ def first_difference(
     return None
 
 
-def _refuse_unsayable(proto: Any) -> None:
-    """Name what the format cannot say."""
+def _refuse_inexpressible(proto: Any) -> None:
+    """Refuse a model that the format cannot express."""
     if proto.trainer_spec.model_type != BPE:
-        raise Unsayable("its kind is not SentencePiece's BPE")
+        raise NotExpressible("its kind is not SentencePiece's BPE")
     for spec in (proto.normalizer_spec, proto.denormalizer_spec):
         if spec.precompiled_charsmap:
-            raise Unsayable("it changes characters, by a map of its own")
+            raise NotExpressible("it changes characters, by a map of its own")
     if (
         not proto.normalizer_spec.escape_whitespaces
         or proto.trainer_spec.treat_whitespace_as_suffix
     ):
-        raise Unsayable("it writes spaces in another way")
+        raise NotExpressible("it writes spaces in another way")
     own = next((each for each in proto.pieces if each.type == KIND.USER_DEFINED), None)
     if own is not None:
-        raise Unsayable(f"it has pieces of its user's, such as {own.piece!r}, that nothing cuts")
+        raise NotExpressible(
+            f"it has pieces of its user's, such as {own.piece!r}, that nothing cuts"
+        )
     by_score: dict[float, Any] = {}
     for union in _unions(proto):
         if union.type == KIND.UNUSED:
-            raise Unsayable(f"it merges {union.piece!r} and, since that is unused, cuts it again")
+            raise NotExpressible(
+                f"it merges {union.piece!r} and, since that is unused, cuts it again"
+            )
         equal = by_score.setdefault(union.score, union)
         if len({*equal.piece, *union.piece}) > 1 and equal is not union:
-            raise Unsayable(
+            raise NotExpressible(
                 f"{equal.piece!r} and {union.piece!r} have one score: the leftmost merges first"
             )
 

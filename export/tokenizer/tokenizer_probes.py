@@ -23,4 +23,4 @@ _CODE = (
     "Once upon a time, there was a little girl named Lily.",
 )  # fmt: skip
 
-HARD = (*_WHITESPACE, *_SCRIPTS, *_EMOJI, *_BYTES, *_CONTROL, *_SPACE_SIGN, *_CODE)
+PROBE_TEXTS = (*_WHITESPACE, *_SCRIPTS, *_EMOJI, *_BYTES, *_CONTROL, *_SPACE_SIGN, *_CODE)

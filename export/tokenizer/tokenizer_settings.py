@@ -23,16 +23,16 @@ def correct_settings(
     *,
     source: Path,
 ) -> None:
-    """Correct what both files in an artifact's folder say of start and end tokens, with a note.
+    """Correct start and end tokens in both files of an artifact's folder, and print each change.
 
-    What agrees keeps its bytes. An ``eos_token`` that a chat template writes stays, since the
-    template would write another text.
+    A file without a change keeps its bytes. An ``eos_token`` that a chat template writes stays,
+    since the template would write another text.
 
     Args:
         folder: the artifact's.
         vocabulary: start and end tokens.
         pieces: the SentencePiece model beside the files.
-        source: file that the tokenizer was read from, which notes name.
+        source: file that the tokenizer was read from, which the printed lines name.
     """
     read = (
         read_json_object(folder / name) if (folder / name).is_file() else {}
@@ -53,7 +53,7 @@ def correct_settings(
 
 
 class _Names:
-    """What settings are to say, of the keys that they have."""
+    """The right values of the keys that the settings have."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class _Names:
         self._writes_end = "eos_token" in str(settings.get(_TEMPLATE) or "")
 
     def of_settings(self, own: Mapping[str, Any]) -> dict[str, Any]:
-        """Of ``tokenizer_config.json``: tokens, and which of them go around a prompt."""
+        """For ``tokenizer_config.json``: tokens, and whether they are added to a prompt."""
         around = {"add_bos_token": self._vocabulary.add_bos_token, "add_eos_token": False}
         return {
             **self.of_tokens(own),
@@ -74,7 +74,7 @@ class _Names:
         }
 
     def of_tokens(self, own: Mapping[str, Any]) -> dict[str, Any]:
-        """Of start and end tokens alone."""
+        """For start and end tokens alone."""
         found: dict[str, Any] = {}
         start = self._texts.text(self._vocabulary.bos_token_id)
         if text_of(own.get("bos_token")) not in (None, start) and start is not None:

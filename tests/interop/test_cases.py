@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tramontane.export.tokenizer.tokenizer_probes import HARD
+from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS
 from tramontane.interop import cases
 from tramontane.interop.cases import Exported
 from tramontane.runtime.errors import ContractError
@@ -36,7 +36,7 @@ def test_a_job_crosses_the_window_in_its_prompt_and_in_what_follows(exported: Ex
     assert len(short) < window
     assert len(long) == 3 * window
     assert exported.job["new_tokens"] > 2 * window
-    assert exported.job["strings"] == list(HARD)
+    assert exported.job["strings"] == list(PROBE_TEXTS)
 
 
 def test_a_job_of_one_runtime_differs_by_what_is_changed(

@@ -26,7 +26,7 @@ from tramontane.export.tokenizer.tokenizer import (
     write_tokenizer,
 )
 from tramontane.export.tokenizer.tokenizer_json import TokenizerJson
-from tramontane.export.tokenizer.tokenizer_probes import HARD
+from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS
 from tramontane.runtime import Session
 from tramontane.runtime.errors import CheckpointError, ConfigError, TramontaneError
 from tramontane.runtime.manifest import Vocabulary, read_manifest
@@ -391,7 +391,7 @@ def test_text_without_a_space_in_front_is_read_as_by_transformers(
     sidecars(folder, out)
     driver = open_driver(out, read_vocabulary(checkpoint))
     written = transformers.AutoTokenizer.from_pretrained(out)
-    for text in (text for text in HARD if not any(token in text for token in CONTROL)):
+    for text in (text for text in PROBE_TEXTS if not any(token in text for token in CONTROL)):
         expected = theirs(text)["input_ids"]
         assert driver.encode(text) == expected, text
         assert written(text)["input_ids"] == expected, text

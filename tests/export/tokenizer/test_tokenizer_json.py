@@ -13,8 +13,12 @@ import sentencepiece
 import transformers
 from sentencepiece import sentencepiece_model_pb2 as proto
 from tokenizers import Tokenizer, decoders
-from tramontane.export.tokenizer.tokenizer_json import TokenizerJson, Unsayable, first_difference
-from tramontane.export.tokenizer.tokenizer_probes import HARD
+from tramontane.export.tokenizer.tokenizer_json import (
+    NotExpressible,
+    TokenizerJson,
+    first_difference,
+)
+from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS
 from tramontane.runtime.manifest import Vocabulary
 from tramontane.runtime.tokenizers.sentencepiece import SentencePiece
 
@@ -75,8 +79,8 @@ def random_texts(count: int) -> list[str]:
 
 
 def test_hard_strings_are_many_and_all_different() -> None:
-    assert len(HARD) > 50
-    assert len(set(HARD)) == len(HARD)
+    assert len(PROBE_TEXTS) > 50
+    assert len(set(PROBE_TEXTS)) == len(PROBE_TEXTS)
 
 
 @pytest.mark.parametrize("reads_control", [False, True])
@@ -96,7 +100,7 @@ def test_random_strings_of_many_scripts_are_read_and_written_as_sentencepiece_do
 
 def test_transformers_reads_and_writes_as_sentencepiece_does(model: bytes, tmp_path: Path) -> None:
     theirs, expected = in_transformers(made(model), tmp_path), processor(model)
-    for text in (*HARD, *random_texts(NUM_RANDOM // 4)):
+    for text in (*PROBE_TEXTS, *random_texts(NUM_RANDOM // 4)):
         ids = expected.encode(text)
         assert theirs(text)["input_ids"] == [1, *ids], text
         assert theirs.decode([1, *ids, 2], skip_special_tokens=True) == expected.decode(ids), text
@@ -192,7 +196,9 @@ def test_planted_fault_is_found_and_named_by_the_text_that_shows_it(
     assert difference is not None
     assert difference.endswith(" in SentencePiece")
     pieces = [expected.id_to_piece(i).replace("\u2581", " ") for i in range(len(expected))]
-    text = next(text for text in (*HARD, *pieces) if difference.startswith(f"{text!r} is ["))
+    text = next(
+        text for text in (*PROBE_TEXTS, *pieces) if difference.startswith(f"{text!r} is [")
+    )
     assert found.encode(text, add_special_tokens=False).ids != expected.encode(text)
 
 
@@ -256,7 +262,7 @@ def test_what_the_format_has_no_words_for_is_named(own: bytes, what: str) -> Non
     change, message = UNSAYABLE[what]
     content: Any = proto.ModelProto.FromString(own)
     change(content)
-    with pytest.raises(Unsayable) as refusal:
+    with pytest.raises(NotExpressible) as refusal:
         made(content.SerializeToString())
     assert str(refusal.value) == message
 
