@@ -22,8 +22,8 @@
 #? BASE_MODEL               the checkpoint's name on the Hub, ORG/NAME, for the model card
 #? MAX_SHARD                cut the weights into files of at most this size, e.g. 2GB
 #? MAX_SHARD/synthetic      cut the checkpoint into files of at most this size (default: 5GB)
-#? CALIBRATION_TEXT         text that sets scales; must differ from TEXT (default: our own)
-#? TEXT                     text to measure parity on (default: our own, half code, half story)
+#? CALIBRATION_TEXT         text that sets scales; must differ from TEXT (default: a bundled one)
+#? TEXT                     text to measure parity on (default: a bundled one, half code, half story)
 #? SEED                     seed of the random tokens and of the text's start (default: 0)
 #? SEED/synthetic           seed of the weights (default: 0)
 #? TOLERANCE                factor on the recipe's bounds (default: 1)
@@ -33,10 +33,10 @@
 #? STORE                    folder that keeps the reference's results (default: the user's cache)
 #? NO_VALIDATE              1: skip the parity check
 #? NO_VALIDATE/inspect      1: plan an export without its parity check
-#? NO_RESUME                1: start anew, although an interrupted export could be resumed
+#? NO_RESUME                1: start anew instead of resuming an interrupted export
 #? NO_REPLACE               1: fail if the artifact folder exists, instead of replacing it
 #? PROMPT                   text to continue
-#? MAX_MEMORY               refuse to run in more memory than this, e.g. 6GiB
+#? MAX_MEMORY               fail instead of using more memory than this, e.g. 6GiB
 #? REPORT                   folder for report.html and report.json
 #? JUNIT                    file for a report in JUnit XML
 #? MARKDOWN                 file for a summary in Markdown
@@ -58,7 +58,7 @@
 #? LAYERS/synthetic         number of layers to write, from the first (default: all)
 #? LAYERS/bench-export      numbers of layers, an export each (default: all layers)
 #? QUANTS                   weight formats to measure (default: int8 int4)
-#? LAYOUT                   files as of huggingface (default) or mistral
+#? LAYOUT                   layout of the files: huggingface (default) or mistral
 #? DTYPE                    bfloat16 (default), float16 or float32
 #? MEASURED                 folder that keeps what the benchmarks measured
 #? PYTHON                   Python 3.11 or newer that makes the environment
@@ -134,7 +134,7 @@ web: TARGET = $(or $(given-TARGET),web)
 web: $(READY)  ## start here: serve a page that runs an artifact in your browser
 	@$(fresh-artifact) && $(module).interop.web_server "$$OUT" $(call flag,PORT,port)
 
-inspect: $(READY)  ## use: sizes and memory of an export before it is begun, and what would stop it
+inspect: $(READY)  ## use: sizes and memory of an export before it starts, and whether it can run
 	@$(tramontane) inspect "$${OUT:-$$MODEL}" $(recipe) $(call switch,NO_VALIDATE,no-validate)
 
 card: $(READY)  ## use: print an artifact's model card
@@ -165,22 +165,22 @@ interop: $(READY)  ## prove: run artifacts in other runtimes, and write docs/int
 	  --screenshots=artifacts/screenshots $(call many,ONLY,only) $(call flag,ARTIFACTS,artifacts) \
 	  $(call many,REQUIRE,require)
 
-bench: $(READY)  ## measure: speed and memory of an artifact, beside the machine's limits
+bench: $(READY)  ## measure: speed and memory of an artifact, and the hardware limits
 	@$(fresh-artifact) && mkdir -p "$$MEASURED" && name="speed-$$(basename -- "$$OUT")" && \
 	  $(tramontane) bench "$$OUT" --out="$$MEASURED/$$name.json" --plot="$$MEASURED/$$name.svg" \
 	  $(call flag,ROUNDS,rounds) $(call flag,THREADS,threads)
 
-bench-flat: $(READY)  ## measure: does a long sequence cost what a short one does? fails if not
+bench-flat: $(READY)  ## measure: check that a long sequence costs as much per step as a short one
 	@mkdir -p "$$MEASURED"
 	@$(module).bench.artifact.long_context "$$MODEL" --quant="$$QUANT" --out="$$MEASURED/flat.json" \
 	  --plot="$$MEASURED/flat.svg" $(call flag,TOKENS,tokens)
 
-bench-kernels: $(READY)  ## measure: kernels that a step could use, beside the machine's limits
+bench-kernels: $(READY)  ## measure: single kernels, and the hardware limits
 	@mkdir -p "$$MEASURED"
 	@$(module).bench.kernels --out="$$MEASURED/kernels.json" $(call flag,ROUNDS,rounds) \
 	  $(call flag,THREADS,threads)
 
-bench-peers: $(READY)  ## measure: llama.cpp and onnxruntime-genai on the same weights, beside ours
+bench-peers: $(READY)  ## measure: llama.cpp and onnxruntime-genai on the same weights, against ours
 	@mkdir -p "$$MEASURED"
 	@$(module).bench.peers "$$MODEL" --work="$${OUT:-artifacts/peers/$(stem)}" \
 	  --out="$$MEASURED/peers-$(stem).json" $(call many,ONLY,only) $(call flag,ROUNDS,rounds) \

@@ -11,7 +11,7 @@ from ..runtime.sizes import parse_size
 if TYPE_CHECKING:
     from ..validate.measurement import GateOptions
 
-CHECKPOINT_HELP = "checkpoint: a folder as of Hugging Face or of Mistral, or a GGUF file"
+CHECKPOINT_HELP = "checkpoint: a folder in Hugging Face's or Mistral's layout, or a GGUF file"
 ARTIFACT_HELP = "artifact folder, as export writes it"
 # The stages define these defaults too, and take seconds to import; tests compare the two.
 RECIPE_DEFAULTS: dict[str, Any] = {  # as in ``export.build.ExportOptions``
@@ -81,7 +81,7 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="text to measure parity on, of the kind that the model was trained on "
-        "(default: our own, half code, half story)",
+        "(default: a bundled one, half code, half story)",
     )
     parser.add_argument(
         "--seed",

@@ -92,7 +92,7 @@ def _judge(error: Exception, name: str) -> tuple[int, str]:
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         return EXIT_BAD_INPUT, f"{where}{error.strerror}; {_OF_THE_MACHINE[error.errno]}"
     if isinstance(error, MemoryError):
-        return EXIT_BAD_INPUT, "the memory is full; close other programs, or use a larger machine"
+        return EXIT_BAD_INPUT, "out of memory; close other programs, or use a larger machine"
     return EXIT_BUG, (
         "this is a bug: please report it with the lines above, the command, and the versions "
         f"(tramontane {__version__}, Python {platform.python_version()}, {platform.platform()})"

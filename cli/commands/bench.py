@@ -19,7 +19,7 @@ def add(subparsers: Any) -> None:
     parser = add_subcommand(
         subparsers,
         "bench",
-        "measure an artifact's speed and memory, and the machine's limits",
+        "measure an artifact's speed and memory, and the hardware limits",
         examples=EXAMPLES,
         main=main,
     )

@@ -71,7 +71,7 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-resume",
         action="store_true",
-        help="start anew, although an interrupted export could be resumed",
+        help="start anew instead of resuming an interrupted export",
     )
     parser.add_argument(
         "--no-replace",
@@ -83,7 +83,7 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="text that sets the scales of int8-dynamic and --kv int8; must differ from --text "
-        "(default: our own)",
+        "(default: a bundled one)",
     )
     add_measuring(parser)
     parser.add_argument("--no-validate", action="store_true", help="skip the parity check")
@@ -183,7 +183,7 @@ def _commands_to_look_into(args: Namespace, out: Path) -> str:
     validate = hints.suggest(
         "validate", OUT=out, MODEL=args.checkpoint, EXPLAIN=True, REPORT=report, **text
     )
-    return f"to write it nevertheless, and a report on it:\n  {export}\n  {validate}"
+    return f"to write it anyway, and a report on it:\n  {export}\n  {validate}"
 
 
 def _prompt(checkpoint: Path) -> str:

@@ -34,7 +34,7 @@ def add(subparsers: Any) -> None:
     parser = add_subcommand(
         subparsers,
         "inspect",
-        "describe an artifact or a graph, or plan an export and check what would stop it",
+        "describe an artifact or a graph, or plan an export and check whether it can run",
         examples=EXAMPLES,
         main=main,
     )
@@ -58,7 +58,10 @@ def main(args: Namespace) -> int:
     if (args.path / MANIFEST_FILE).is_file():
         manifest = read_manifest(args.path)
         verify_files(args.path, manifest)
-        summary = {**summarize(manifest), "files": f"{len(manifest.files)}, all as promised"}
+        summary = {
+            **summarize(manifest),
+            "files": f"{len(manifest.files)}, all equal to the manifest's hashes",
+        }
         print(json.dumps(summary)) if args.json else print_rows(summary)
         return 0
     from ...graphs.probing.read_graph import find_graphs
@@ -118,7 +121,7 @@ def _inspect_checkpoint(args: Namespace) -> int:
         print("".join(f"{refusal}\n" for refusal in refusals), end="")
         if not is_known:
             print(f"weights: {_checked(args)}, shapes and types as expected")
-            print(f"export: nothing stops {args.quant} for {args.target}")
+            print(f"export: {args.quant} for {args.target} can be exported")
         return 0
     refusal = None
     try:

@@ -50,7 +50,7 @@ def add(subparsers: Any) -> None:
         type=float,
         default=1.0,
         metavar="P",
-        help="sample from the likeliest tokens that reach this probability (default: %(default)s)",
+        help="sample from the fewest tokens that reach this probability (default: %(default)s)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of sampling (default: %(default)s)"
@@ -59,7 +59,7 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--max-memory",
         metavar="SIZE",
-        help="refuse to run in more memory than this, e.g. 6GiB (default: no limit)",
+        help="fail instead of using more memory than this, e.g. 6GiB (default: no limit)",
     )
     parser.add_argument(
         "--verify",

@@ -66,7 +66,7 @@ def raising(error: BaseException) -> Callable[[], int]:
         (errors.ContractError("a: b"), 2, "tramontane: a: b\n"),
         (OSError(errno.ENOSPC, "full", "a/b"), 2, "tramontane: a/b: full; make room"),
         (PermissionError(errno.EACCES, "closed", "a/b"), 2, "tramontane: a/b: closed; check who"),
-        (MemoryError(), 2, "tramontane: the memory is full"),
+        (MemoryError(), 2, "tramontane: out of memory"),
         (KeyboardInterrupt(), 130, "\ntramontane: interrupted\n"),
         (ValueError("a bug"), 70, "tramontane: this is a bug: please report it"),
         (AssertionError(), 70, "tramontane: this is a bug: please report it"),

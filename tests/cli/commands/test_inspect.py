@@ -110,4 +110,4 @@ def test_no_weight_is_read_to_inspect_a_checkpoint(
     monkeypatch.setattr(checkpoint_module.Checkpoint, "read", read)
     found = output(capsys, "inspect", stdlib_5m)
     assert "weights: Hugging Face, 57 tensors" in found
-    assert "export: nothing stops int8 for ort" in found
+    assert "export: int8 for ort can be exported" in found
