@@ -18,8 +18,7 @@ def decode(folder: Path, tokens: list[int], count: int) -> list[int]:
         shape = [size if isinstance(size, int) else 0 for size in past.shape[1:]]
         dtype = np.int8 if past.type == "tensor(int8)" else np.float32
         cache[past.name] = np.zeros([1, *shape], dtype)
-    new = tokens
-    made: list[int] = []
+    new, made = tokens, list[int]()
     while len(made) < count:
         seen = len(tokens) + len(made)  # tokens so far, new ones included
         inputs = {"input_ids": np.array([new]), "attention_mask": np.ones((1, seen), np.int64)}
