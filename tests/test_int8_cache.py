@@ -118,12 +118,12 @@ def test_script_of_the_card_decodes_as_the_driver_does(artifact: Callable[..., P
 
 def test_card_says_which_runtimes_take_it(artifact: Callable[..., Path]) -> None:
     rounded, exact = ((artifact(kv) / "README.md").read_text() for kv in ("int8", "float32"))
-    assert "| KV cache numbers | int8, one scale for each channel |" in rounded
+    assert "| KV cache type | int8, one scale for each channel |" in rounded
     assert "transformers.js allocates a KV cache of float32 only" in rounded
     assert 'from "@huggingface/transformers"' not in rounded
     assert "onnxruntime_genai" in rounded
     assert "cache_dtype: int8" in rounded
-    assert "| KV cache numbers | float32 |" in exact
+    assert "| KV cache type | float32 |" in exact
     assert 'from "@huggingface/transformers"' in exact
     config = json.loads((artifact() / "config.json").read_bytes())
     assert config["transformers.js_config"]["kv_cache_dtype"] == "int8"

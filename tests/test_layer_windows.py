@@ -225,7 +225,7 @@ def test_files_of_other_runtimes_promise_one_window_no_longer(model: Model) -> N
     assert not (out / "genai_config.json").exists()
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "(layer by layer)" in card
-    assert "were not tried with such a model" in card
+    assert "were not tested with such a model" in card
     manifest = read_manifest(out)
     assert manifest.geometry.windows == model.windows
     assert manifest.geometry.shared_layout is None

@@ -177,7 +177,7 @@ def test_parity_that_was_not_measured_is_said_not_to_be() -> None:
 
 def test_optimum_is_shown_for_a_cache_that_grows_and_for_no_other() -> None:
     windowed = render_card(manifest())
-    assert "optimum's `ORTModelForCausalLM` starts from an empty KV cache that grows" in windowed
+    assert "optimum's `ORTModelForCausalLM` needs a KV cache that grows from length 0" in windowed
     assert "export with `--cache growing` for it" in windowed
     assert "zeros, shape\n(1, 3, 24, 16), float32." in windowed
     assert "from optimum" not in windowed
@@ -193,7 +193,7 @@ def test_layers_that_differ_are_listed_and_other_runtimes_are_not_promised() -> 
     card = render_card(manifest(geometry={"layers": layers}))
     assert "| sliding window | 8, none (layer by layer) |" in card
     assert "| KV cache rows | 24, one for each token (layer by layer) |" in card
-    assert "transformers.js and\noptimum were not tried with such a model." in card
+    assert "transformers.js\nand optimum were not tested with such a model." in card
     assert len(code_blocks(card, "python")) == 2
     assert not code_blocks(card, "js")
     found = metadata(card)
@@ -233,7 +233,7 @@ def test_longest_sequence_of_genai_is_said_with_its_memory_where_the_cache_grows
     portable = render_card(manifest(geometry=growing, memory=memory, target="portable"))
     assert "The KV cache grows by 3072 bytes a token." in portable
     windowed = render_card(manifest(memory=memory))
-    assert "The KV cache takes the same memory for any of them." in windowed
+    assert "The KV cache takes the same memory for any length." in windowed
     assert "max_length=256" in windowed
     assert "max_length=100" in render_card(manifest(geometry={"max_positions": 100}))
 
