@@ -17,7 +17,7 @@ from ..tolerance import Tolerance
 from ..verdict import Check, judged
 from .tokens import Spans, chunks, turns
 
-_FEW_PIECES = 64  # up to so many the cache is looked at after each, else after each eviction
+_FEW_PIECES = 64  # up to so many pieces the cache is checked after each, else after each eviction
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +71,7 @@ def feeds(source: str, edges: Sequence[CacheLayout], spans: Spans) -> list[Feed]
 def feed_and_watch(
     feeder: Feeder, run: ReferenceRun, cuts: Sequence[int], layouts: Sequence[CacheLayout]
 ) -> tuple[np.ndarray, RowError]:
-    """Feed a new sequence in pieces, and look at the cache after them.
+    """Feed a new sequence in pieces, and check the cache after them.
 
     Returns:
         logits (T, V) float32, and the worst row.
@@ -102,7 +102,7 @@ def _worse(one: RowError, other: RowError) -> RowError:
 def row_error(
     cache: CacheRows, run: ReferenceRun, layouts: Sequence[CacheLayout], tokens: int
 ) -> RowError:
-    """Hold each row against the reference's for the position that it should hold."""
+    """Compare each row with the reference's for the position that it should hold."""
     worst, means = [], []
     for layer, (pair, layout) in enumerate(zip(cache, layouts, strict=True)):
         first = layout.first(tokens)
@@ -131,7 +131,7 @@ def check_feed(
     layouts: Sequence[CacheLayout],
     tolerance: Tolerance,
 ) -> tuple[list[Check], np.ndarray]:
-    """Feed one way: the check of the logits, that of the cache, and the logits (T, V) float32."""
+    """Feed a sequence one way; return the checks of logits and cache, and the logits (T, V)."""
     run, floor = expected.run, expected.floor
     logits, worst = feed_and_watch(feeder, run, feed.cuts, layouts)
     figures = compare(run.logits[: feed.length], logits, run.tokens[: feed.length])
@@ -182,9 +182,9 @@ def greedy_check(
 ) -> Check:
     """Check each token that the artifact chose after a prompt.
 
-    Both references score the artifact's continuation in one pass. By the recipe's, no chosen
-    token may be further below the largest logit than noise explains. By the float32 one, tokens
-    are counted up to the first that it would not have chosen.
+    Both references score the artifact's continuation in one pass. In the recipe's reference, no
+    chosen token's logit may be further below the largest than noise explains. With the float32
+    reference, tokens are counted up to the first that it would not have chosen.
 
     Args:
         plain: the float32 reference on prompt and continuation.
