@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from ..graphs.operator.group_query_attention import GROUP_QUERY_ATTENTION, ROPE_TABLES
 from ..runtime import contract
 from ..runtime.contract import Geometry
 from ..runtime.ort_session import ort
@@ -24,7 +25,11 @@ from ..runtime.ort_session import ort
 _BUFFER_BYTES = 1 << 29  # far more than the CPU's caches
 _TIMES = 5
 _ROWS, _SIZE = 256, 4096  # of the multiplication: a prefill's
-_LOOKED_UP = {"Gather": (0,), "GatherBlockQuantized": (0, 2, 3), "GroupQueryAttention": (7, 8)}
+_LOOKED_UP: dict[str, tuple[int, ...]] = {  # inputs of which a step reads a few rows
+    "Gather": (0,),
+    "GatherBlockQuantized": (0, 2, 3),
+    GROUP_QUERY_ATTENTION: ROPE_TABLES,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

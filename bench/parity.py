@@ -15,7 +15,8 @@ from ..console.progress import say
 from ..console.status import status_of
 from ..export.build import ExportOptions, export_checkpoint
 from ..export.formats.checkpoint import Checkpoint
-from ..graphs.quantization.recipe import QUANTS, TARGETS, quants_for
+from ..graphs.quantization.recipe import format_names
+from ..graphs.targets.known import TARGETS, find_target
 from ..runtime.manifest import read_manifest
 from ..runtime.sizes import format_bytes
 from ..validate.measurement import GateOptions
@@ -42,8 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--thorough", action="store_true", help="all lengths and layers")
     args = parser.parse_args(argv)
     checkpoint, rows = Checkpoint.open(args.model), []
-    for quant in QUANTS:
-        for target in (target for target in TARGETS if quant in quants_for(target)):
+    for quant in format_names():
+        for target in (target for target in TARGETS if quant in find_target(target).quants()):
             say(f"{quant} for {target}")
             artifact = args.out / f"{quant}-{target}"
             export_checkpoint(args.model, artifact, ExportOptions(quant=quant, target=target))

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from ..console.progress import track
 from ..console.status import status_of
-from ..graphs.quantization.recipe import QUANTS, TARGETS
+from ..graphs.quantization.recipe import format_names
+from ..graphs.targets.known import TARGETS
 
 _LIMIT_SECONDS = 1200  # of one export
 Recipe = tuple[str, ...]  # words of ``tramontane export``
@@ -58,7 +59,7 @@ def recipes(*, window: int | None) -> list[Recipe]:
     return [
         (f"--quant={quant}", f"--target={target}", f"--cache={cache}", f"--kv={kv}", *words)
         for quant, target, cache, kv in itertools.product(
-            QUANTS, TARGETS, ("windowed", "growing"), ("float32", "int8")
+            format_names(), TARGETS, ("windowed", "growing"), ("float32", "int8")
         )
     ]
 

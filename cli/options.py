@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..graphs.quantization.recipe import DEFAULT_BLOCK, format_names
+from ..graphs.targets.known import TARGETS
 from ..runtime.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ ARTIFACT_HELP = "artifact folder, as export writes it"
 RECIPE_DEFAULTS: dict[str, Any] = {  # as in ``export.build.ExportOptions``
     "quant": "int8",
     "target": "ort",
-    "block": 128,
+    "block": DEFAULT_BLOCK,
     "cache": "windowed",
     "kv": "float32",
     "window": None,
@@ -29,13 +31,13 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     """Add the options that decide an artifact's graph and weights."""
     parser.add_argument(
         "--quant",
-        choices=("fp32", "int8", "int4", "int8-dynamic"),
+        choices=format_names(),
         default=RECIPE_DEFAULTS["quant"],
         help="weight format (default: %(default)s)",
     )
     parser.add_argument(
         "--target",
-        choices=("ort", "portable", "web"),
+        choices=TARGETS,
         default=RECIPE_DEFAULTS["target"],
         help="kernels: onnxruntime's, any ONNX runtime's, or those of browsers' WASM "
         "(default: %(default)s)",

@@ -15,7 +15,14 @@ import onnx_ir as ir
 from ..console.progress import say, track
 from ..console.text_file import read_text
 from ..graphs import pipeline
-from ..graphs.quantization.recipe import DEFAULT_BLOCK, TARGETS, is_calibrated
+from ..graphs.quantization.recipe import (
+    DEFAULT_BLOCK,
+    WeightFormat,
+    find_format,
+    format_names,
+)
+from ..graphs.targets import known as known_targets
+from ..graphs.targets.known import find_target
 from ..graphs.writing import artifact
 from ..graphs.writing.description import describe_tensors
 from ..graphs.writing.external_data import refuse_full_disk
@@ -45,9 +52,6 @@ from .trace.trace_subprocess import trace_apart
 # Proves an artifact that has not got its name yet; returns the headline figures, or raises.
 Gate = Callable[[Path, Checkpoint], dict[str, Any]]
 
-# Browsers' buffers end below 2 GiB, where Chromium 156 fetches no file any more; half of that
-# leaves room for what a page does with it.
-WEB_SHARD_BYTES = 10**9
 HASHING = "hashing the checkpoint"  # what progress calls it
 # Imported here for other files than the graph and its weights; their code decides no weight.
 BESIDE_WEIGHTS = (
@@ -68,14 +72,28 @@ BESIDE_WEIGHTS = (
 class ExportOptions:
     """What to make of a checkpoint."""
 
-    quant: str  # as in ``recipe.QUANTS``
-    target: str  # as in ``recipe.TARGETS``
+    quant: str  # a weight format of ``recipe.FORMATS``
+    target: str  # as in ``graphs/targets/known.py``
     block: int = DEFAULT_BLOCK  # weights that share a scale
     window: int | None = None  # keys a query sees, in place of the checkpoint's own
     cache: str = "windowed"  # as in ``cache_choice.CACHES``
     kv: str = "float32"  # what keys and values are held in, as in ``CACHE_DTYPES``
     max_shard_bytes: int | None = None  # no file of weights grows beyond it
     calibration_text: Path = TEXT  # UTF-8, to see on how large activations get
+
+    @property
+    def weight_format(self) -> WeightFormat:
+        """What ``quant`` names.
+
+        Raises:
+            GraphError: an unknown one.
+        """
+        return find_format(self.quant)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the recipe is fitted to activations, or to keys and values."""
+        return self.weight_format.is_calibrated(self.kv)
 
 
 def recipe_named(name: str) -> ExportOptions:
@@ -85,7 +103,7 @@ def recipe_named(name: str) -> ExportOptions:
     >>> options.quant, options.target, options.kv
     ('int8-dynamic', 'ort', 'float32')
     """
-    target = next(target for target in TARGETS if f"-{target}" in name)
+    target = next(target for target in known_targets.TARGETS if f"-{target}" in name)
     quant, _, kv = name.partition(f"-{target}")
     return ExportOptions(quant=quant, target=target, kv=kv.lstrip("-") or "float32")
 
@@ -161,12 +179,16 @@ def _export(
             folder,
             journal=staging.journal,
             track=track,
-            max_shard_bytes=options.max_shard_bytes
-            or (WEB_SHARD_BYTES if options.target == "web" else None),
+            max_shard_bytes=options.max_shard_bytes or find_target(options.target).max_shard_bytes,
         )
         tokenizer_json = write_tokenizer(weights, folder, vocabulary)
         write_companions(
-            weights, folder, config, vocabulary, target=options.target, cache=ready.cache
+            weights,
+            folder,
+            config,
+            vocabulary,
+            target=find_target(options.target),
+            cache=ready.cache,
         )
         copy_licenses(weights, folder, ready.origin.get("license_files", []))
         manifest = Manifest(
@@ -276,7 +298,7 @@ def _traced(
 ) -> ir.Model:
     """The finished graph; its weights are recipes."""
     calibration = None
-    if is_calibrated(options.quant, options.kv):
+    if options.is_calibrated:
         calibration = calibrate_apart(config, weights, _calibration_text(options))
     recipe = pipeline.passes(
         target=options.target,
@@ -298,13 +320,14 @@ def _calibration_text(options: ExportOptions) -> str:
     Raises:
         ConfigError: it cannot be read, or was given where nothing would read it.
     """
-    if is_calibrated(options.quant, options.kv):
+    if options.is_calibrated:
         return read_text(options.calibration_text, flag="--calibration-text")
     if options.calibration_text != TEXT:
+        formats = [n for n in format_names() if find_format(n).method.observes_activations]
+        calibrated = " or ".join(f"--quant {name}" for name in formats)
         raise ConfigError(
             f"--calibration-text {options.calibration_text}: --quant {options.quant} --kv "
-            f"{options.kv} is not calibrated, expected --quant int8-dynamic or --kv int8; leave "
-            "it out"
+            f"{options.kv} is not calibrated, expected {calibrated} or --kv int8; leave it out"
         )
     return ""
 

@@ -11,23 +11,24 @@ import onnx
 from ..export.config import MistralConfig
 from ..export.formats.rope_layout import halves_to_pairs
 from ..export.model.rope import rope_of
+from ..graphs.operator.group_query_attention import GROUP_QUERY_ATTENTION, WINDOW
 from .planting import Fault, Graph
 
 
 def _all_windows(graph: Graph, window: int) -> None:
-    for node in graph.nodes("GroupQueryAttention"):
-        graph.set(node, "local_window_size", window)
+    for node in graph.nodes(GROUP_QUERY_ATTENTION):
+        graph.set(node, WINDOW, window)
     for node in graph.nodes("SlidingWindowAttention"):
         graph.set(node, "window", window)
 
 
 def _attention_attribute(graph: Graph, name: str, value: float) -> None:
-    for node in graph.nodes("GroupQueryAttention"):
+    for node in graph.nodes(GROUP_QUERY_ATTENTION):
         graph.set(node, name, value)
 
 
 def _window_of_one_layer(graph: Graph) -> None:
-    graph.set(graph.nodes("GroupQueryAttention")[4], "local_window_size", 32)
+    graph.set(graph.nodes(GROUP_QUERY_ATTENTION)[4], WINDOW, 32)
 
 
 def _no_window_in_mask(graph: Graph) -> None:

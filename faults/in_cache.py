@@ -7,6 +7,7 @@ import functools
 import numpy as np
 import onnx
 
+from ..graphs.operator.group_query_attention import GROUP_QUERY_ATTENTION, WINDOW
 from .planting import Fault, Graph
 
 
@@ -46,7 +47,7 @@ def _two_rows_swapped(graph: Graph) -> None:
 
 def _presents_swapped(graph: Graph, one: str, other: str) -> None:
     names = {one: other, other: one}
-    for node in graph.nodes("GroupQueryAttention"):
+    for node in graph.nodes(GROUP_QUERY_ATTENTION):
         for index, name in enumerate(node.output):
             node.output[index] = names.get(name, name)
 
@@ -57,7 +58,7 @@ def _past_of_another_layer(graph: Graph) -> None:
         for a, b in ((1, 2), (2, 1))
         for kind in ("key", "value")
     }
-    for node in graph.nodes("GroupQueryAttention"):
+    for node in graph.nodes(GROUP_QUERY_ATTENTION):
         for index, name in enumerate(node.input):
             node.input[index] = names.get(name, name)
 
@@ -105,8 +106,8 @@ def _scales_of_another_layer(graph: Graph) -> None:
 
 
 def _cached_window(graph: Graph) -> None:
-    for node in graph.nodes("GroupQueryAttention"):
-        graph.set(node, "local_window_size", 63)
+    for node in graph.nodes(GROUP_QUERY_ATTENTION):
+        graph.set(node, WINDOW, 63)
 
 
 def _logits_late(graph: Graph) -> None:

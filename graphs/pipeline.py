@@ -1,9 +1,8 @@
-"""Which passes run, in which order, with a check before and after?"""
+"""The passes of an export in their order, with a check of the graph before and after each."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
@@ -13,36 +12,13 @@ from ..runtime.contract import Geometry
 from ..runtime.errors import GraphError
 from .check import check
 from .passes.allow_left_padding import AllowLeftPadding
-from .passes.attach_function import AttachBody
 from .passes.fold_transposes import FoldTransposes
 from .passes.fuse_rms_norm import FuseRmsNorm
-from .passes.fuse_skip_norm import FuseSkipNorm
 from .passes.keep_last_logits import KeepLastLogits
-from .passes.lower_attention import LowerAttention
-from .passes.pack_qkv import PackQkv
 from .quantization.activation_ranges import Calibration
-from .quantization.pack_dynamic_int8 import PackInBytes
-from .quantization.pack_for_ort import PackForOrt
-from .quantization.pack_for_portable import PackForPortable
-from .quantization.pack_for_web import PackForWeb
-from .quantization.pack_matrices import PackMatrices
 from .quantization.quantize_cache import QuantizeCache
-from .quantization.recipe import (
-    DEFAULT_BLOCK,
-    TARGETS,
-    Recipe,
-    is_calibrated,
-    is_smoothed,
-    recipe_for,
-    refuse_without_kernels,
-)
-from .quantization.smooth_activations import SmoothActivations
-
-_PACKERS: dict[str, Callable[[Recipe], PackMatrices]] = {
-    "ort": PackForOrt,
-    "portable": PackForPortable,
-    "web": PackForWeb,
-}
+from .quantization.recipe import DEFAULT_BLOCK, find_format
+from .targets.known import find_target
 
 
 def passes(
@@ -56,37 +32,35 @@ def passes(
     """The passes of one recipe, in order.
 
     Args:
-        target: as in ``recipe.TARGETS``.
-        quant: as in ``recipe.QUANTS``.
+        target: as in ``targets/known.py``.
+        quant: a weight format, as in ``quantization/recipe.py``.
         block: weights that share a scale.
         kv: what keys and values are held in, ``float32`` or ``int8``.
         calibration: how large activations, keys and values get, where either is fitted to them:
-            where ``recipe.is_calibrated``.
+            where ``WeightFormat.is_calibrated``.
 
     Raises:
         GraphError: an unknown target or quant, a block size that kernels do not take, or a
             calibration that is missing.
     """
-    if target not in TARGETS:
-        raise GraphError(f"--target {target}: unknown; expected one of {', '.join(TARGETS)}")
-    recipe = recipe_for(quant, block)
-    has_kernels = target != "portable"
-    refuse_without_kernels(target, quant)
-    if is_calibrated(quant, kv) != (calibration is not None):
+    runtime, weight_format = find_target(target), find_format(quant)
+    runtime.refuse_block(block)
+    runtime.refuse_format(weight_format)
+    if weight_format.is_calibrated(kv) != (calibration is not None):
         raise GraphError(
             f"--quant {quant} --kv {kv}: {'no' if calibration is None else 'a'} calibration was "
             "given, expected one where activations are smoothed or the cache has scales, and "
             "only there"
         )
-    packer = PackInBytes if is_smoothed(quant) else _PACKERS[target]
+    recipe = weight_format.recipe(block, calibration)
     return [
         FuseRmsNorm(),
-        *([SmoothActivations(calibration)] if calibration and is_smoothed(quant) else []),
-        *([FuseSkipNorm(), LowerAttention(), PackQkv()] if has_kernels else [AttachBody()]),
+        *weight_format.method.passes(calibration),
+        *runtime.attention_passes(),
         *([QuantizeCache(calibration)] if calibration and kv == "int8" else []),
         AllowLeftPadding(),
         KeepLastLogits(),
-        *([packer(recipe)] if recipe is not None else []),
+        *([runtime.packer(weight_format, recipe)] if recipe is not None else []),
         FoldTransposes(),
         RemoveUnusedNodesPass(),
         RemoveUnusedOpsetsPass(),

@@ -124,7 +124,7 @@ def _fill(
         cell = Cell(said=f"no reference to compare with: {error}", is_failure=True)
         matrix.add(name, DRIVER.name, cell)
         return
-    right = reference if exported.manifest.quant == "fp32" else driver
+    right = driver if exported.is_quantized else reference
     refuse_end_tokens(exported, right["tokens"])
     expected = ExpectedAnswer(
         tokens=right["tokens"],
@@ -186,7 +186,7 @@ def _judged(
 ) -> Cell:
     """Compare an answer with the expected one, or with that of the same kernels."""
     like = runtime.rounds_like
-    if exported.manifest.quant != "fp32" and like is not None:
+    if exported.is_quantized and like is not None:
         if like not in answers:
             return Cell(said=f"{like}, which has the same kernels, was not run", is_absent=True)
         expected = dataclasses.replace(expected, tokens=answers[like]["tokens"])
@@ -205,7 +205,7 @@ def _judge_page(
     """Test the page: fully with the first artifact, briefly with the others."""
     if same_kernels := answers.get(PAGE.rounds_like or ""):
         tokens = same_kernels["tokens"][0]
-    elif exported.manifest.quant == "fp32":
+    elif not exported.is_quantized:
         tokens = expected.tokens[0]
     else:
         raise Absent(f"{PAGE.rounds_like}, which has the same kernels, was not run")

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..export.build import ExportOptions, export_checkpoint
 from ..export.tokenizer.tokenizer_probes import PROBE_TEXTS
+from ..graphs.quantization.recipe import find_format
 from ..runtime.errors import ContractError
 from ..runtime.manifest import Manifest, read_manifest
 from ..runtime.tokenizers.kinds import open_tokenizer
@@ -44,6 +45,11 @@ class Exported:
     folder: Path
     manifest: Manifest
     job: dict[str, Any]
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether its weights are rounded, so that tokens depend on the kernels."""
+        return find_format(self.manifest.quant).is_quantized
 
 
 def cases(model: Path, shared: Path | None) -> Iterator[Case]:

@@ -79,7 +79,7 @@ class Failed(Exception):  # noqa: N818 - a state, not an error
 
 def measures(runtime: Runtime, exported: Exported) -> bool:
     """Whether logits are compared within bounds, since the runtime's kernels round differently."""
-    return runtime.rounds_like is None and exported.manifest.quant != "fp32"
+    return runtime.rounds_like is None and exported.is_quantized
 
 
 def judge(runtime: Runtime, exported: Exported, answer: Answer, expected: ExpectedAnswer) -> Cell:

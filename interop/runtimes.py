@@ -32,13 +32,19 @@ def _is_plain(case: Case) -> bool:
     return case.options.target == "ort" and case.options.cache == "windowed"
 
 
+def _is_plain_and_quantized(case: Case) -> bool:
+    return _is_plain(case) and case.options.weight_format.is_quantized
+
+
 def _is_usual(case: Case) -> bool:
     """Whether an app on a desktop or a phone would ship an artifact."""
     return _is_plain(case) and case.options.quant in ("fp32", "int8", "int4")
 
 
 def _is_usual_on_the_web(case: Case) -> bool:
-    return case.options.target == "web" or (_is_plain(case) and case.options.quant == "fp32")
+    return case.options.target == "web" or (
+        _is_plain(case) and not case.options.weight_format.is_quantized
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,7 +161,9 @@ OTHERS = (
         start=_transformers_page,
         rounds_like=None,
         # Its build of onnxruntime has no kernel for an embedding that is quantized in blocks.
-        takes=lambda case: case.options.quant == "fp32" or case.options.target == "web",
+        takes=lambda case: (
+            not case.options.weight_format.is_quantized or case.options.target == "web"
+        ),
         usual=_is_usual_on_the_web,
         seconds=15,
         writes_otherwise=_begins_with_mark,
@@ -201,14 +209,14 @@ OTHERS = (
         start=lambda job: [*arm64.python(arm64.I8MM), str(_RUNNERS / "driver.py"), job],
         rounds_like=None,
         new_tokens=16,
-        takes=lambda case: _is_plain(case) and case.options.quant != "fp32",  # where it matters
+        takes=_is_plain_and_quantized,  # where it matters
     ),
     Runtime(
         name="tramontane, x86 without VNNI",
         start=lambda job: [*qemu.python_without_vnni(), str(_RUNNERS / "driver.py"), job],
         rounds_like=None,
         new_tokens=16,
-        takes=lambda case: _is_plain(case) and case.options.quant != "fp32",
+        takes=_is_plain_and_quantized,
     ),
 )
 

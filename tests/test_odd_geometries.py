@@ -24,7 +24,7 @@ from tramontane.export.trace.bind_weights import bind
 from tramontane.export.trace.trace import trace
 from tramontane.graphs import pipeline
 from tramontane.graphs.probing.attention_caches import find_cache_scales
-from tramontane.graphs.quantization.recipe import is_calibrated
+from tramontane.graphs.quantization.recipe import find_format
 from tramontane.runtime.errors import GraphError
 from tramontane.runtime.ort_session import ort
 from tramontane.validate.run_gate import prove
@@ -108,7 +108,7 @@ class Small:
         config, cache = self.config, CacheChoice(grows=self.grows, dtype=kv)
         plan(config, quant=quant, target=target, cache=cache)
         calibration = None
-        if is_calibrated(quant, kv):
+        if find_format(quant).is_calibrated(kv):
             checkpoint: Any = types.SimpleNamespace(read=self.weights.__getitem__)
             calibration = calibrate(config, checkpoint, [self.tokens])
         model = ir.from_proto(onnx.load_model_from_string(self._traced))

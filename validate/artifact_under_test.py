@@ -12,7 +12,8 @@ from ..export.cache_choice import WINDOWED, geometry_of
 from ..export.config import MistralConfig
 from ..graphs.probing.read_graph import find_graphs
 from ..graphs.probing.subgraph import OpenedGraph
-from ..graphs.quantization.recipe import is_smoothed
+from ..graphs.quantization.recipe import WeightFormat, find_format, format_of_bits
+from ..graphs.targets.known import find_target
 from ..runtime import contract
 from ..runtime.cache import CacheLayout, default_rows
 from ..runtime.errors import ContractError
@@ -80,11 +81,16 @@ class Subject:
         return tuple(every) or (CacheLayout(window=None, rows=None),)
 
     @functools.cached_property
-    def quant(self) -> str:
-        """The recipe whose bounds hold."""
+    def weight_format(self) -> WeightFormat:
+        """The weight format whose bounds hold."""
         if self.manifest is not None:
-            return self.manifest.quant
-        return {32: "fp32", 8: "int8"}.get(self.graph.bits, "int4")
+            return find_format(self.manifest.quant)
+        return format_of_bits(self.graph.bits)
+
+    @property
+    def quant(self) -> str:
+        """Its name."""
+        return self.weight_format.name
 
     @property
     def block(self) -> int | None:
@@ -95,7 +101,7 @@ class Subject:
     @property
     def is_smoothed(self) -> bool:
         """Whether norms' channels were divided by powers of two, and their readers multiplied."""
-        return self.manifest is not None and is_smoothed(self.quant)
+        return self.manifest is not None and self.weight_format.method.smooths_activations
 
     @property
     def has_int8_cache(self) -> bool:
@@ -112,7 +118,8 @@ class Subject:
         """Whether sequences of one batch may differ in length, padded on either side."""
         if self.manifest is None:
             return False
-        return self.manifest.target == "portable" or not any(self.manifest.geometry.rows)
+        target = find_target(self.manifest.target)
+        return target.pads_windowed_batches or not any(self.manifest.geometry.rows)
 
     def feeder(self) -> Feeder:
         """The way apps go: our driver, or a runtime without it."""

@@ -41,6 +41,7 @@ class Gate:
         refuse_bad_options(text=options.text, seed=options.seed)
         self.subject, self.options = subject, options
         self.tolerance = tolerance_for(
+            subject.weight_format.method,
             int8_cache=subject.has_int8_cache,
             scale=options.tolerance,
             max_kl=options.max_kl,

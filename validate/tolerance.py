@@ -15,17 +15,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..graphs.quantization.methods.method import Method
+from ..graphs.quantization.methods.round_to_nearest import METHOD as ROUND_TO_NEAREST
 from ..runtime.errors import ContractError
 
 # Beyond these an artifact is of no use. Trained models in 4 bits stay within them even on a kind
 # of text that they never saw; random answers are at 0 % and many nats.
 MAX_KL, MIN_AGREEMENT = 2.0, 0.2
 
-# Bounds on one weight, relative to the largest of its block: half of a step, and 1 % of it for the
-# last bit of the scale. 8 bits have 127 steps on either side of zero; 4 bits have 15 in all, so
-# half of one is a fifteenth of a block's largest weight where the block reaches as far on both
-# sides. A weight in float is written as it was read.
-_WEIGHT_ERRORS = {32: 1e-6, 8: 0.5 / 127 * 1.01, 4: 1 / 15 * 1.01}
+# The bound on one weight in float, which is written as it was read, relative to the largest of its
+# row. Those on quantized weights come from the method that rounded them.
+_FLOAT_WEIGHT_ERROR = 1e-6
 # Means over fewer positions say little: one token decides them.
 FEWEST_POSITIONS = 256
 
@@ -62,7 +62,7 @@ class Tolerance:
 
     def weight_error_for(self, bits: int) -> float:
         """The bound on one weight by the bits of its matrix: a recipe mixes them."""
-        return self.weight_error.get(bits, self.weight_error[4])
+        return self.weight_error.get(bits, max(self.weight_error.values()))
 
     def logits_bounds(self, floor: Floor | None, positions: int) -> dict[str, float]:
         """Bounds on the figures of so many positions of a sequence; means need enough of them."""
@@ -93,6 +93,7 @@ class Tolerance:
 
 
 def tolerance_for(
+    method: Method = ROUND_TO_NEAREST,
     *,
     int8_cache: bool = False,
     scale: float = 1.0,
@@ -102,6 +103,7 @@ def tolerance_for(
     """All bounds; ``scale`` above 1 loosens those on what the recipe says, below 1 tightens them.
 
     Args:
+        method: that rounded the weights.
         int8_cache: whether keys and values are held in 8 bits. Where a number lies halfway
             between two steps, the last bit of rope decides, so attention may read the other one:
             a row of D numbers is then off by up to a step in one of them.
@@ -119,11 +121,11 @@ def tolerance_for(
     ):
         if not is_right:
             raise ContractError(f"{flag} {value}: expected {expected}")
-    plain = Tolerance(weight_error=_WEIGHT_ERRORS)
+    plain = Tolerance(weight_error={32: _FLOAT_WEIGHT_ERROR, **method.weight_errors})
     return dataclasses.replace(
         plain,
         noise=plain.noise * scale,
-        weight_error={bits: bound * scale for bits, bound in _WEIGHT_ERRORS.items()},
+        weight_error={bits: bound * scale for bits, bound in plain.weight_error.items()},
         float_error=plain.float_error * scale,
         rounded_error=plain.rounded_error * scale,
         attention_error=(2e-3 if int8_cache else plain.attention_error) * scale,

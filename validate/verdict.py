@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..graphs.quantization.recipe import find_format
 from ..runtime.errors import ParityError
 
 _LABELS = {
@@ -131,8 +132,9 @@ def closer(
     >>> closer("fp32", text="a.txt")
     'measure on a text like the training data (--text; this was a.txt)'
     """
-    tries = ["--block 32"] * (quant in ("int4", "int8") and (block is None or block > 32))
-    tries += ["--quant int8"] * (quant in ("int4", "int8-dynamic"))
+    weight_format = find_format(quant)
+    tries = ["--block 32"] * (weight_format.has_blocks and (block is None or block > 32))
+    tries += [f"--quant {weight_format.finer}"] * (weight_format.finer is not None)
     tries += ["--kv float32"] * has_int8_cache
     tries += ["the checkpoint's own window (omit --window)"] * has_other_window
     text = f"measure on a text like the training data (--text; this was {text})"

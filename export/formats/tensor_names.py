@@ -73,6 +73,18 @@ def parameters(config: MistralConfig) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": tuple(sizes[letter] for letter in s) for name, s in rows}
 
 
+def is_projection(parameter: str) -> bool:
+    """Whether this matrix makes queries, keys or values."""
+    return parameter.endswith(
+        ("attention.query.weight", "attention.key.weight", "attention.value.weight")
+    )
+
+
+def is_after_product(parameter: str) -> bool:
+    """Whether this matrix multiplies the gated product of the perceptron."""
+    return parameter.endswith("mlp.down.weight")
+
+
 def is_rotated(parameter: str) -> bool:
     """Whether rope rotates the output of this matrix, so that its rows have a rope layout."""
     return parameter.endswith(("attention.query.weight", "attention.key.weight"))

@@ -9,6 +9,7 @@ import jinja2
 from huggingface_hub import ModelCardData
 
 from ... import runtime
+from ...graphs.quantization.recipe import find_format
 from ...runtime.cache import by_layer
 from ...runtime.manifest import Manifest
 from ..tokenizer.tokenizer import LEFT_OUT
@@ -86,7 +87,7 @@ def _metadata(manifest: Manifest) -> str:
         "cache_dtype": None if geometry.cache_dtype == "float32" else geometry.cache_dtype,
         "parity": manifest.parity,
     }
-    if "base_model" in origin and manifest.quant != "fp32":
+    if "base_model" in origin and find_format(manifest.quant).is_quantized:
         origin["base_model_relation"] = "quantized"
     data = ModelCardData(
         **origin,

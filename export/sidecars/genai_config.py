@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...graphs.targets.target import Target
 from ...runtime import contract
 from ...runtime.errors import ConfigError
 from ...runtime.manifest import Vocabulary
@@ -22,7 +23,7 @@ def genai_config(
     config: MistralConfig,
     vocabulary: Vocabulary,
     *,
-    target: str,
+    target: Target,
     cache: CacheChoice = WINDOWED,
     pad_token_id: int | None = None,
 ) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def genai_config(
     Args:
         config: the architecture as exported.
         vocabulary: start and end tokens.
-        target: as in ``recipe.TARGETS``.
+        target: whose graph it is.
         cache: how keys and values are held.
         pad_token_id: the token that fills up a batch; None: the first end token.
 
@@ -97,7 +98,7 @@ def genai_config(
         "search": {
             "do_sample": False,
             "max_length": default_length(geometry),
-            "past_present_share_buffer": geometry.is_bounded or target != "portable",
+            "past_present_share_buffer": geometry.is_bounded or target.shares_growing_cache,
         },
     }
 

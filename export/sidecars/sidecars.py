@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...console.progress import say
+from ...graphs.targets.target import Target
 from ...runtime.contract import DATA_FILE, MODEL_FILE
 from ...runtime.manifest import Vocabulary, to_json
 from ..cache_choice import WINDOWED, CacheChoice
@@ -29,7 +30,7 @@ def write_companions(
     config: MistralConfig,
     vocabulary: Vocabulary,
     *,
-    target: str,
+    target: Target,
     cache: CacheChoice = WINDOWED,
 ) -> None:
     """Write all sidecar files beside the graph's folder, which has its data files already.
@@ -39,7 +40,7 @@ def write_companions(
         folder: the artifact's.
         config: the architecture with the window that was exported.
         vocabulary: start and end tokens.
-        target: as in ``recipe.TARGETS``.
+        target: whose graph it is.
         cache: how keys and values are held.
     """
     num_data_files = len(list(folder.glob(f"{DATA_FILE}*")))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ..operator import schema
+from ..operator import group_query_attention, schema
+from ..operator.group_query_attention import Slot
 from .facts import (
     Facts,
     dimension,
@@ -137,12 +138,14 @@ def _attention(
     window, mask, past = 0, False, None
     has_attribute, slides = True, False
     match node.domain, node.op_type:
-        case schema.MICROSOFT, "GroupQueryAttention":
-            window, past = integer(node, "local_window_size", -1), input_of(node, 3)
-            mask = input_of(node, 10) is not None
-            slides = integer(node, "sliding_window_cache", 0) == 1
+        case schema.MICROSOFT, group_query_attention.GROUP_QUERY_ATTENTION:
+            window = integer(node, group_query_attention.WINDOW, -1)
+            past = input_of(node, Slot.PAST_KEY)
+            mask = input_of(node, Slot.ATTENTION_BIAS) is not None
+            slides = integer(node, group_query_attention.EVICTS, 0) == 1
         case schema.DOMAIN, schema.SLIDING_WINDOW_ATTENTION:
-            window, past = integer(node, "window", 0), input_of(node, 3)
+            window = integer(node, "window", 0)
+            past = input_of(node, schema.INPUTS.index("past_key"))
             slides = isinstance(dimension(past, 2), int)
         case "", "Attention":
             window, past = integer(node, "left_window_size", -1) + 1, input_of(node, 4)

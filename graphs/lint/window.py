@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from ..operator import schema
+from ..operator import group_query_attention, schema
+from ..operator.group_query_attention import Slot
 from .attention import (
     Declared,
     LintedAttention,
@@ -18,9 +19,9 @@ from .attention import (
 from .facts import Facts, LintFinding, dimension, input_of
 
 _ROPE_TABLES = {  # where the table of cosines is among a node's inputs
-    (schema.MICROSOFT, "GroupQueryAttention"): 7,
+    (schema.MICROSOFT, group_query_attention.GROUP_QUERY_ATTENTION): Slot.COS_CACHE,
     (schema.MICROSOFT, "RotaryEmbedding"): 2,
-    (schema.DOMAIN, schema.SLIDING_WINDOW_ATTENTION): 6,
+    (schema.DOMAIN, schema.SLIDING_WINDOW_ATTENTION): schema.INPUTS.index("cos_cache"),
     ("", "RotaryEmbedding"): 1,
 }
 

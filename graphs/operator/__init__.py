@@ -1,1 +1,1 @@
-"""The sliding-window-attention operator: its schema, and its body in standard ops."""
+"""The attention operator: its schema, its body in standard ops, the kernel that replaces it."""

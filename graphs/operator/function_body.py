@@ -1,4 +1,4 @@
-"""What is sliding-window attention in ONNX's own ops?"""
+"""Sliding-window attention in ONNX's own ops."""
 
 import onnx_ir as ir
 from onnxscript import FLOAT, INT64, script

@@ -1,10 +1,15 @@
-"""What is our operator called, and what is its schema?"""
+"""The schema of our operator, SlidingWindowAttention."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import onnx
 from onnx.defs import OpSchema
 from onnxscript.values import Opset
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 DOMAIN = "tramontane"
 VERSION = 1
@@ -24,6 +29,15 @@ INPUTS = (
     "sin_cache",
 )
 OUTPUTS = ("attention", "present_key", "present_value")
+
+
+def named_inputs(node: ir.Node) -> dict[str, ir.Value]:
+    """The inputs of a node of the operator, by name; all are mandatory."""
+    found = {}
+    for name, value in zip(INPUTS, node.inputs, strict=True):
+        assert value is not None, "the schema makes every input of the operator mandatory"
+        found[name] = value
+    return found
 
 
 def register_schema() -> Opset:

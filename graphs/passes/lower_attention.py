@@ -22,27 +22,18 @@ import onnx_ir as ir
 from ...runtime.errors import GraphError
 from ..linear import replace_node
 from ..operator import schema
-from ..quantization.recipe import quants_for
-
-_HEAD_MULTIPLE = 8  # head sizes that the kernel takes
-_ROTARY_MULTIPLE = 16  # head sizes for which it rotates as well
-
-
-def refuse_head_size(*, head_dim: int, target: str, quant: str, kv: str) -> None:
-    """Refuse a head size that no kernel of a target takes.
-
-    Raises:
-        GraphError: naming the target, and a recipe of it, that takes any.
-    """
-    if target == "portable" or head_dim % _HEAD_MULTIPLE == 0:
-        return
-    other = "--target portable"
-    other += "" if quant in quants_for("portable") else " --quant int8"
-    other += " --kv float32" if kv == "int8" else ""
-    raise GraphError(
-        f"--target {target}: head_dim is {head_dim}, expected a multiple of {_HEAD_MULTIPLE}, as "
-        f"onnxruntime's attention kernel does; take {other}, which runs any head size"
-    )
+from ..operator.group_query_attention import (
+    EVICTS,
+    GROUP_QUERY_ATTENTION,
+    NUM_HEADS,
+    NUM_KV_HEADS,
+    ROPE_TABLES,
+    ROTARY_HEAD_MULTIPLE,
+    ROTATES,
+    WINDOW,
+    Slot,
+    in_order,
+)
 
 
 class LowerAttention(ir.passes.InPlacePass):
@@ -55,21 +46,23 @@ class LowerAttention(ir.passes.InPlacePass):
         for node in list(model.graph):
             if node.op_identifier()[:2] != (schema.DOMAIN, schema.SLIDING_WINDOW_ATTENTION):
                 continue
-            *tensors, mask, cos, sin = node.inputs
-            assert mask is not None, "the schema makes every input of the operator mandatory"
+            given = schema.named_inputs(node)
+            mask = given["attention_mask"]
             if mask not in lengths:
                 nodes, lengths[mask] = _count_tokens(mask)
                 model.graph.insert_before(node, nodes)
-            attributes = _attributes(node)
+            attributes = _attributes(given, node)
             rope: list[ir.Node] = []
-            inputs = [*tensors, *lengths[mask], cos, sin]
-            if not attributes["do_rotary"]:
-                rope, rotated = _rotate(node, attributes)
-                inputs = [*rotated, *tensors[len(rotated) :], *lengths[mask]]
+            inputs = _inputs(given, lengths[mask])
+            if not attributes[ROTATES]:
+                rope, rotated = _rotate(given, attributes)
+                inputs |= dict(zip((Slot.QUERY, Slot.KEY), rotated, strict=True))
+                for table in ROPE_TABLES:
+                    del inputs[table]
             kernel = ir.Node(
                 schema.MICROSOFT,
-                "GroupQueryAttention",
-                inputs,
+                GROUP_QUERY_ATTENTION,
+                in_order(inputs),
                 {name: ir.AttrInt64(name, value) for name, value in attributes.items()},
                 num_outputs=len(schema.OUTPUTS),
             )
@@ -81,24 +74,42 @@ class LowerAttention(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=lowered > 0)
 
 
-def _attributes(node: ir.Node) -> dict[str, int]:
-    query, past_key = node.inputs[0], node.inputs[3]
+def _inputs(given: dict[str, ir.Value], lengths: list[ir.Value]) -> dict[Slot, ir.Value]:
+    last, total = lengths
+    return {
+        Slot.QUERY: given["query"],
+        Slot.KEY: given["key"],
+        Slot.VALUE: given["value"],
+        Slot.PAST_KEY: given["past_key"],
+        Slot.PAST_VALUE: given["past_value"],
+        Slot.SEQLENS_K: last,
+        Slot.TOTAL_SEQUENCE_LENGTH: total,
+        Slot.COS_CACHE: given["cos_cache"],
+        Slot.SIN_CACHE: given["sin_cache"],
+    }
+
+
+def _attributes(given: dict[str, ir.Value], node: ir.Node) -> dict[str, int]:
+    query, past_key = given["query"], given["past_key"]
     values = {
-        "num_heads": _fixed(query, 2) // _fixed(past_key, 3),
-        "kv_num_heads": _fixed(past_key, 1),
-        "do_rotary": int(_fixed(past_key, 3) % _ROTARY_MULTIPLE == 0),
+        NUM_HEADS: _fixed(query, 2) // _fixed(past_key, 3),
+        NUM_KV_HEADS: _fixed(past_key, 1),
+        ROTATES: int(_fixed(past_key, 3) % ROTARY_HEAD_MULTIPLE == 0),
     }
     window = node.attributes.get_int("window", None)
     if window is not None:
-        values["local_window_size"] = window
+        values[WINDOW] = window
         if not node.attributes.get_int("grows", 0):
-            values["sliding_window_cache"] = 1
+            values[EVICTS] = 1
     return values
 
 
-def _rotate(node: ir.Node, heads: dict[str, int]) -> tuple[list[ir.Node], list[ir.Value]]:
+def _rotate(
+    given: dict[str, ir.Value], heads: dict[str, int]
+) -> tuple[list[ir.Node], list[ir.Value]]:
     """Rope for queries and keys, by the positions of the new tokens: (B, T) int64."""
-    query, key, *_, mask, cos, sin = node.inputs
+    query, key, mask = given["query"], given["key"], given["attention_mask"]
+    cos, sin = given["cos_cache"], given["sin_cache"]
     tape = ir.tape.Tape()
     zero, one = (tape.op("Constant", [], {"value_int": n}) for n in (0, 1))
     axis = tape.op("Constant", [], {"value_ints": [1]})
@@ -109,16 +120,16 @@ def _rotate(node: ir.Node, heads: dict[str, int]) -> tuple[list[ir.Node], list[i
     positions = tape.op("Add", [past, since])
     rotated = [
         tape.op("RotaryEmbedding", [x, cos, sin, positions], {"num_heads": heads[count]})
-        for x, count in ((query, "num_heads"), (key, "kv_num_heads"))
+        for x, count in ((query, NUM_HEADS), (key, NUM_KV_HEADS))
     ]
     return list(tape.nodes), rotated
 
 
-def _fixed(value: ir.Value | None, axis: int) -> int:
+def _fixed(value: ir.Value, axis: int) -> int:
     """One of the sizes that the tracer knows: head counts and head size."""
-    size = None if value is None or value.shape is None else value.shape[axis]
+    size = None if value.shape is None else value.shape[axis]
     if not isinstance(size, int):
-        raise GraphError(f"{value and value.name}: axis {axis} is {size}, expected a number")
+        raise GraphError(f"{value.name}: axis {axis} is {size}, expected a number")
     return size
 
 

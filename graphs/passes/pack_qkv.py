@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from .. import weights
 from ..linear import Linear, as_linear, linear
-from ..operator import schema
+from ..operator.group_query_attention import PROJECTIONS, is_group_query_attention
 
 
 class PackQkv(ir.passes.InPlacePass):
@@ -34,8 +34,8 @@ class PackQkv(ir.passes.InPlacePass):
             model.graph.register_initializer(stack)
             nodes, output = linear(projections[0].input, stack)
             model.graph.insert_before(attention, nodes)
-            for i, value in enumerate((output, None, None)):
-                attention.replace_input_with(i, value)
+            for place, value in zip(PROJECTIONS, (output, None, None), strict=True):
+                attention.replace_input_with(place, value)
             for projection in projections:
                 projection.remove_from(model.graph)
             packed += 1
@@ -43,10 +43,10 @@ class PackQkv(ir.passes.InPlacePass):
 
 
 def _projections(attention: ir.Node) -> list[Linear] | None:
-    if attention.op_identifier()[:2] != (schema.MICROSOFT, "GroupQueryAttention"):
+    if not is_group_query_attention(attention):
         return None
     found = []
-    for value in attention.inputs[:3]:
+    for value in (attention.inputs[place] for place in PROJECTIONS):
         projection = as_linear(value.producer()) if value is not None else None
         if projection is None or len(projection.output.uses()) != 1:
             return None

@@ -5,16 +5,21 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-# Places among GroupQueryAttention's inputs, key before value.
-_PASTS, _CACHE_SCALES = slice(3, 5), slice(12, 14)
+from ..operator.group_query_attention import (
+    CACHE_SCALES,
+    EVICTS,
+    PASTS,
+    is_group_query_attention,
+    slot,
+)
+
 _WITH_BATCH = 4  # dimensions of scales that are given for each channel
 
 
 def has_windowed_cache(graph: ir.Graph) -> bool:
     """Whether an attention drops rows by itself, so that its cache has a fixed number of them."""
     return any(
-        node.op_type == "GroupQueryAttention"
-        and node.attributes.get_int("sliding_window_cache", 0) == 1
+        is_group_query_attention(node) and node.attributes.get_int(EVICTS, 0) == 1
         for node in graph
     )
 
@@ -23,9 +28,10 @@ def find_cache_scales(graph: ir.Graph) -> dict[str, np.ndarray]:
     """The scales of caches in 8 bits, by the names of the pasts; each broadcasts to (G, C, D)."""
     found = {}
     for node in graph:
-        if node.op_type != "GroupQueryAttention":
+        if not is_group_query_attention(node):
             continue
-        for past, scales in zip(node.inputs[_PASTS], node.inputs[_CACHE_SCALES], strict=False):
+        for past_at, scales_at in zip(PASTS, CACHE_SCALES, strict=True):
+            past, scales = slot(node, past_at), slot(node, scales_at)
             if past is not None and scales is not None and scales.const_value is not None:
                 array = np.asarray(scales.const_value.numpy(), np.float32)
                 found[str(past.name)] = array[0] if array.ndim == _WITH_BATCH else array

@@ -1,1 +1,1 @@
-"""Which matrix is packed into how many bits, and how each target stores it."""
+"""Quantization: the weight formats, and the passes that store weights and cache in few bits."""

@@ -1,4 +1,4 @@
-"""How large do activations get? What was found, channel by channel. (numpy only)"""
+"""Calibration: the largest magnitude of each channel of activations. (numpy only)"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How is an activation rounded to bytes, each position with a scale of its own?
+"""Nodes that quantize an activation to bytes, with a scale for each position.
 
 A number is ``(byte - 128) * scale``, with bytes 1 to 255: a position's largest magnitude is met
 exactly. What one position holds changes nothing for another, so chunks of any length agree.

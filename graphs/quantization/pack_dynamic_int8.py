@@ -19,18 +19,21 @@ Source: onnxruntime, docs/ContribOperators.md, com.microsoft.MatMulIntegerToFloa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
-from ..linear import Linear, is_product
+from .. import weights
+from ..linear import Linear
 from ..operator import schema
 from .dynamic_quantize import product, rounded
-from .methods.round_to_nearest import Scheme
 from .pack_for_ort import PackForOrt
-from .pack_matrices import register
+from .pack_matrices import register, role_of
 from .packed_weight import Packed
-from .recipe import Recipe
+from .recipe import Recipe, Role
 
 _MOST_PARTS = 4
+_PACKED_IN_BLOCKS = (Role.HEAD, Role.EMBEDDING)
 
 
 class PackInBytes(PackForOrt):
@@ -45,22 +48,35 @@ class PackInBytes(PackForOrt):
         self._rounded.clear()
         return super().call(model)
 
+    def weights_for(self, role: Role, matrix: Packed) -> list[ir.Value]:
+        """Codes and scales of each part of the rows; of the head and the embedding, as there."""
+        if role in _PACKED_IN_BLOCKS:
+            return super().weights_for(role, matrix)
+        parts = parts_of(matrix.columns) if role is Role.AFTER_PRODUCT else 1
+        cut = matrix.in_blocks_of(matrix.columns // parts)
+        return [weight for number in range(parts) for weight in cut.part(number)]
+
+    def copies_in_memory(self, role: Role, weight: ir.Value) -> int:
+        """One, but for the head's scales."""
+        return super().copies_in_memory(role, weight) if role in _PACKED_IN_BLOCKS else 1
+
     def pack_linear(self, graph: ir.Graph, layer: Linear, matrix: Packed) -> None:
         """Multiply bytes by bytes, and scale what comes of it."""
-        if layer.output.is_graph_output():
+        role = role_of(layer)
+        if role in _PACKED_IN_BLOCKS:
             super().pack_linear(graph, layer, matrix)
             return
         tape = ir.tape.Tape()
-        if is_product(layer.input) and (parts := parts_of(matrix.columns)) > 1:
-            width = matrix.columns // parts
-            last = _in_parts(tape, graph, layer, Packed(layer.weight, _rows_of(width)))
+        stored = self.weights_for(role, matrix)
+        register(graph, *stored)
+        codes, scales = stored[::2], stored[1::2]
+        if len(codes) > 1:
+            last = _in_parts(tape, layer, codes, scales)
         else:
-            codes, scales = Packed(layer.weight, _rows_of(matrix.columns)).part(0)
-            register(graph, codes, scales)
             if layer.input not in self._rounded:
                 self._rounded[layer.input] = rounded(tape, layer.input)
             x, scale = self._rounded[layer.input]
-            last = ir.Node("", "Mul", [product(tape, x, codes, scales), scale])
+            last = ir.Node("", "Mul", [product(tape, x, codes[0], scales[0]), scale])
         graph.opset_imports.setdefault(schema.MICROSOFT, 1)
         graph.insert_before(layer.matmul, list(tape.nodes))
         layer.replace_with(graph, last)
@@ -75,14 +91,11 @@ def parts_of(columns: int) -> int:
     return next(parts for parts in (_MOST_PARTS, 2, 1) if columns % parts == 0)
 
 
-def _rows_of(width: int) -> Scheme:
-    """One scale for so many weights of a row."""
-    return Scheme(bits=8, block=width)
-
-
-def _in_parts(tape: ir.tape.Tape, graph: ir.Graph, layer: Linear, matrix: Packed) -> ir.Node:
+def _in_parts(
+    tape: ir.tape.Tape, layer: Linear, codes: Sequence[ir.Value], scales: Sequence[ir.Value]
+) -> ir.Node:
     """Round each part of each position by itself; the node that sums their products."""
-    parts, width = matrix.blocks, matrix.scheme.block
+    parts, width = len(codes), weights.size_of(codes[0])[0]
     cut = tape.op("Reshape", [layer.input, _shape(tape, [0, 0, parts, width])])
     x, scale = rounded(tape, cut)
     several = {"axis": -1, "num_outputs": parts}
@@ -93,9 +106,7 @@ def _in_parts(tape: ir.tape.Tape, graph: ir.Graph, layer: Linear, matrix: Packed
     )
     products = []
     for number in range(parts):
-        codes, scales = matrix.part(number)
-        register(graph, codes, scales)
-        found = product(tape, rows[number], codes, scales)
+        found = product(tape, rows[number], codes[number], scales[number])
         products.append(tape.op("Mul", [found, steps[number]]))
     return ir.Node("", "Sum", products)
 

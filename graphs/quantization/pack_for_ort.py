@@ -14,20 +14,37 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from .. import weights
 from ..linear import Linear, replace_node
 from ..operator import schema
-from .pack_matrices import PackMatrices, register
+from .pack_matrices import PackMatrices, register, role_of
 from .packed_weight import Packed
+from .recipe import Role
 
 INT8_ACCURACY = 4  # multiply in int8: without it, each call unpacks the whole weight
+# Of MatMulNBits' scales a session holds as many copies: packed, as each block's sum, and as mapped
+# from the file. Found by measuring onnxruntime 1.32 on x86-64; ``make bench-export`` measures it
+# again.
+_COPIES_OF_SCALES = 3
 
 
 class PackForOrt(PackMatrices):
     """Every matrix, for MatMulNBits and GatherBlockQuantized."""
 
+    def weights_for(self, role: Role, matrix: Packed) -> list[ir.Value]:
+        """Codes, scales and zero points; the last only where zero has no code of its own."""
+        codes = matrix.codes_in_rows if role is Role.EMBEDDING else matrix.codes_in_blocks
+        zero_points = matrix.packed_zero_points
+        return [codes, matrix.scales, *([zero_points] if zero_points is not None else [])]
+
+    def copies_in_memory(self, role: Role, weight: ir.Value) -> int:
+        """Several of MatMulNBits' scales."""
+        is_multiplied = role is not Role.EMBEDDING
+        return _COPIES_OF_SCALES if is_multiplied and weights.is_scales(weight) else 1
+
     def pack_linear(self, graph: ir.Graph, layer: Linear, matrix: Packed) -> None:
         """Put MatMulNBits in place of the multiplication."""
-        parts = [matrix.codes_in_blocks, matrix.scales, matrix.packed_zero_points]
+        parts = self.weights_for(role_of(layer), matrix)
         sizes = {
             "K": matrix.columns,
             "N": matrix.rows,
@@ -40,7 +57,7 @@ class PackForOrt(PackMatrices):
 
     def pack_gather(self, graph: ir.Graph, gather: ir.Node, matrix: Packed) -> None:
         """Put GatherBlockQuantized in place of the gather."""
-        codes, *others = parts = [matrix.codes_in_rows, matrix.scales, matrix.packed_zero_points]
+        codes, *others = parts = self.weights_for(Role.EMBEDDING, matrix)
         sizes = {
             "bits": matrix.scheme.bits,
             "block_size": matrix.scheme.block,
@@ -56,7 +73,6 @@ class PackForOrt(PackMatrices):
 def _kernel(
     graph: ir.Graph, op_type: str, inputs: Sequence[ir.Value | None], sizes: dict[str, int]
 ) -> ir.Node:
-    given = inputs if inputs[-1] is not None else inputs[:-1]  # zero points are optional, last
     graph.opset_imports.setdefault(schema.MICROSOFT, 1)
     attributes = {name: ir.AttrInt64(name, size) for name, size in sizes.items()}
-    return ir.Node(schema.MICROSOFT, op_type, given, attributes)
+    return ir.Node(schema.MICROSOFT, op_type, inputs, attributes)

@@ -14,19 +14,26 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from ..linear import Linear, replace_node
-from .pack_matrices import PackMatrices, register
+from .pack_matrices import PackMatrices, register, role_of
 from .packed_weight import Packed
+from .recipe import Role
 
 
 class PackForPortable(PackMatrices):
     """Every matrix, unpacked by DequantizeLinear where it is read."""
 
+    def weights_for(self, role: Role, matrix: Packed) -> list[ir.Value]:
+        """Codes, scales, and zero points where zero has no code of its own."""
+        if matrix.scheme.is_symmetric:
+            return [matrix.elements, matrix.scales]
+        if role is Role.EMBEDDING:
+            return [matrix.codes_in_rows, matrix.scales, matrix.zero_points]
+        return [matrix.elements, matrix.scales, matrix.zero_point_elements]
+
     def pack_linear(self, graph: ir.Graph, layer: Linear, matrix: Packed) -> None:
         """Unpack the weight in front of its transpose."""
         tape = ir.tape.Tape()
-        parts = [matrix.elements, matrix.scales]
-        if not matrix.scheme.is_symmetric:
-            parts.append(matrix.zero_point_elements)
+        parts = self.weights_for(role_of(layer), matrix)
         register(graph, *parts)
         sizes = {"axis": 1, "block_size": matrix.scheme.block}
         unpacked = tape.op("DequantizeLinear", parts, sizes)
@@ -35,9 +42,7 @@ class PackForPortable(PackMatrices):
 
     def pack_gather(self, graph: ir.Graph, gather: ir.Node, matrix: Packed) -> None:
         """Gather codes, scales and zero points, then unpack the rows."""
-        parts = [matrix.elements, matrix.scales]
-        if not matrix.scheme.is_symmetric:
-            parts = [matrix.codes_in_rows, matrix.scales, matrix.zero_points]
+        parts = self.weights_for(Role.EMBEDDING, matrix)
         register(graph, *parts)
         tape = ir.tape.Tape()
         codes, *others = (

@@ -28,11 +28,10 @@ from .dynamic_quantize import (
     rounded,
     scale_of,
 )
-from .methods.round_to_nearest import Scheme
 from .pack_for_portable import PackForPortable
-from .pack_matrices import PackMatrices, register
+from .pack_matrices import PackMatrices, register, role_of
 from .packed_weight import Packed
-from .recipe import Recipe
+from .recipe import Recipe, Role
 
 _LEFT_OVER = 2 * LARGEST  # half a step at most is left over: so many steps fit in a whole one
 
@@ -50,10 +49,16 @@ class PackForWeb(PackMatrices):
         self._rounded.clear()
         return super().call(model)
 
+    def weights_for(self, role: Role, matrix: Packed) -> list[ir.Value]:
+        """Codes in columns and a scale a row; for the gather, rows in blocks."""
+        if role is Role.EMBEDDING:
+            return self._gathers.weights_for(role, matrix)
+        whole_rows = matrix.in_blocks_of(matrix.columns)
+        return [whole_rows.codes_in_columns, whole_rows.column_scales]
+
     def pack_linear(self, graph: ir.Graph, layer: Linear, matrix: Packed) -> None:
         """Multiply bytes by bytes, and scale what comes of it."""
-        whole_rows = Packed(layer.weight, Scheme(bits=matrix.scheme.bits, block=matrix.columns))
-        codes, scales = whole_rows.codes_in_columns, whole_rows.column_scales
+        codes, scales = self.weights_for(role_of(layer), matrix)
         register(graph, codes, scales)
         tape = ir.tape.Tape()
         if is_product(layer.input):

@@ -1,21 +1,26 @@
-"""Which matrices are packed, whatever the target reads them with?"""
+"""Pack every matrix of weights: what is the same whatever kernels read it."""
 
 from __future__ import annotations
 
 import abc
+from collections.abc import Collection
 
 import onnx_ir as ir
 
 from ...runtime.errors import GraphError
 from .. import weights
-from ..linear import Linear, gathers, linears
-from .methods.round_to_nearest import Scheme
+from ..linear import Linear, gathers, is_product, linears
 from .packed_weight import Packed
-from .recipe import Recipe
+from .recipe import Recipe, Role
+from .scheme import Scheme
 
 
 class PackMatrices(ir.passes.InPlacePass, abc.ABC):
-    """Every linear layer, and every gather of rows from a matrix of weights."""
+    """Every linear layer, and every gather of rows from a matrix of weights.
+
+    A packer says what it stores of a matrix (``weights_for``), which its passes register and
+    ``export/plan.py`` adds up, and puts the nodes in place that read it.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -28,23 +33,33 @@ class PackMatrices(ir.passes.InPlacePass, abc.ABC):
             GraphError: rows of an odd number of weights cannot lie two to a byte.
         """
         graph = model.graph
-        packed = {
-            matrix: _packed(matrix, scheme) for matrix, scheme in self._schemes(graph).items()
-        }
+        packed = {matrix: self.pack(matrix, roles) for matrix, roles in _roles(graph).items()}
         for layer in linears(graph):
             self.pack_linear(graph, layer, packed[layer.weight])
         for gather in gathers(graph):
             self.pack_gather(graph, gather, packed[_source(gather)])
         return ir.passes.PassResult(model, modified=bool(packed))
 
-    def _schemes(self, graph: ir.Graph) -> dict[ir.Value, Scheme]:
-        """A scheme for each matrix; of several readers, the most exacting decides."""
-        wanted: list[tuple[ir.Value, Scheme]] = []
-        for layer in linears(graph):
-            is_head = layer.output.is_graph_output()
-            wanted.append((layer.weight, self.recipe.head if is_head else self.recipe.linear))
-        wanted += [(_source(gather), self.recipe.embedding) for gather in gathers(graph)]
-        return dict(sorted(wanted, key=lambda pair: pair[1].bits))
+    def pack(self, matrix: ir.Value, roles: Collection[Role]) -> Packed:
+        """A matrix (N, K) in the scheme that its readers ask for; nothing is read of it yet.
+
+        Raises:
+            GraphError: rows of an odd number of weights cannot lie two to a byte.
+        """
+        scheme = self.recipe.scheme_for(roles)
+        refuse_odd_rows(str(matrix.name), columns=weights.size_of(matrix)[1], scheme=scheme)
+        return Packed(matrix, scheme, self.recipe.rounder)
+
+    @abc.abstractmethod
+    def weights_for(self, role: Role, matrix: Packed) -> list[ir.Value]:
+        """What the graph stores for one reader of a matrix, in the order of the reader's inputs.
+
+        Two readers of one matrix may share some of it: then it is stored once.
+        """
+
+    def copies_in_memory(self, role: Role, weight: ir.Value) -> int:  # noqa: ARG002 - of most
+        """How often the kernels of a session hold a weight that ``weights_for`` named."""
+        return 1
 
     @abc.abstractmethod
     def pack_linear(self, graph: ir.Graph, layer: Linear, matrix: Packed) -> None:
@@ -62,9 +77,21 @@ def register(graph: ir.Graph, *values: ir.Value | None) -> None:
             graph.register_initializer(value)
 
 
-def _packed(matrix: ir.Value, scheme: Scheme) -> Packed:
-    refuse_odd_rows(str(matrix.name), columns=weights.size_of(matrix)[1], scheme=scheme)
-    return Packed(matrix, scheme)
+def role_of(layer: Linear) -> Role:
+    """What a linear layer of a graph is."""
+    if layer.output.is_graph_output():
+        return Role.HEAD
+    return Role.AFTER_PRODUCT if is_product(layer.input) else Role.LAYER
+
+
+def _roles(graph: ir.Graph) -> dict[ir.Value, list[Role]]:
+    """The readers of each matrix of weights."""
+    found: dict[ir.Value, list[Role]] = {}
+    for layer in linears(graph):
+        found.setdefault(layer.weight, []).append(role_of(layer))
+    for gather in gathers(graph):
+        found.setdefault(_source(gather), []).append(Role.EMBEDDING)
+    return found
 
 
 def refuse_odd_rows(where: str, *, columns: int, scheme: Scheme) -> None:
@@ -73,7 +100,7 @@ def refuse_odd_rows(where: str, *, columns: int, scheme: Scheme) -> None:
     Raises:
         GraphError: beginning with ``where``.
     """
-    if scheme.bits < 8 and columns % 2:
+    if not scheme.fills_bytes(columns):
         raise GraphError(
             f"{where}: rows of {columns} weights do not fill bytes in {scheme.bits} bits, "
             "expected an even number; take --quant int8"

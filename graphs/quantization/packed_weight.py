@@ -1,4 +1,4 @@
-"""How does a packed matrix lie in a graph's initializers?
+"""The initializers of a quantized matrix, in each layout that a kernel reads.
 
 Kernels agree on what codes mean, and differ in how they want them laid out. Each layout is an
 initializer of its own; where two hold the same bytes, the file holds them once.
@@ -13,20 +13,30 @@ import onnx_ir as ir
 
 from .. import weights
 from ..weights import Packing
-from .methods import round_to_nearest
-from .methods.round_to_nearest import Blocks, Scheme, pack_nibbles
+from .codes import Blocks, pack_nibbles
+from .methods.method import Rounder
+from .scheme import Scheme
 
 
 class Packed:
-    """One matrix (N, K), rounded once however many readers it has."""
+    """One matrix (N, K), rounded once however many readers it has.
 
-    def __init__(self, matrix: ir.Value, scheme: Scheme) -> None:
+    Its sizes are known at once; ``rounder`` is called when a weight of it is read.
+    """
+
+    def __init__(self, matrix: ir.Value, scheme: Scheme, rounder: Rounder) -> None:
+        self._matrix, self._rounder = matrix, rounder
         self.name = str(matrix.name)
         self.rows, self.columns = weights.size_of(matrix)
         self.scheme = scheme
         self.blocks = scheme.blocks_of(self.columns)
         # Codes, scales and zero points are written one after the other: round once for all.
-        self._read = functools.partial(_latest.round_once, matrix, scheme)
+        self._read = functools.partial(_latest.round_once, matrix, scheme, rounder)
+
+    def in_blocks_of(self, columns: int) -> Packed:
+        """The same matrix in as many bits, rounded with a scale for so many columns."""
+        scheme = Scheme(bits=self.scheme.bits, block=columns)
+        return Packed(self._matrix, scheme, self._rounder)
 
     @functools.cached_property
     def codes_in_blocks(self) -> ir.Value:
@@ -162,15 +172,15 @@ class _Latest:
     """The blocks of one matrix; each is freed before the next is computed."""
 
     def __init__(self) -> None:
-        self.key: tuple[ir.Value, Scheme] | None = None
+        self.key: tuple[ir.Value, Scheme, Rounder] | None = None
         self.blocks: Blocks | None = None
 
-    def round_once(self, matrix: ir.Value, scheme: Scheme) -> Blocks:
+    def round_once(self, matrix: ir.Value, scheme: Scheme, rounder: Rounder) -> Blocks:
         """Round a matrix, unless it is the one that was rounded last."""
-        if self.key != (matrix, scheme) or self.blocks is None:
+        if self.key != (matrix, scheme, rounder) or self.blocks is None:
             self.key = self.blocks = None
-            self.blocks = round_to_nearest.quantize(weights.read(matrix), scheme)
-            self.key = matrix, scheme
+            self.blocks = rounder(weights.read(matrix), scheme, str(matrix.name))
+            self.key = matrix, scheme, rounder
         return self.blocks
 
 

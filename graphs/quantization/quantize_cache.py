@@ -19,39 +19,25 @@ import onnx_ir as ir
 from ...runtime import contract
 from ...runtime.errors import GraphError
 from .. import weights
-from ..operator import schema
+from ..operator.group_query_attention import (
+    CACHE_BITS,
+    CACHE_SCALES,
+    PASTS,
+    PRESENTS,
+    QUANTIZED_CACHE_KINDS,
+    Slot,
+    is_group_query_attention,
+)
 from .activation_ranges import Calibration, LayerMaxima
 
-CACHE_SCALES = "cache_scales"  # how the names of the scales begin
+SCALES_NAME = "cache_scales"  # how the names of the scales begin
 
 _LARGEST = 127
 # Room above what calibration saw. Measured as mean KL on other text of the model's kind: clipping
 # costs more than coarser steps up to here (stories15M: 1.3e-3 without, 5.0e-4 with it).
 _HEADROOM = 1.2
 _SMALLEST = 1e-6  # of a channel that is always 0: a scale of 0 would divide by it
-_HEAD_MULTIPLE = 16  # head sizes for which the kernel reads 8 bits
 _KINDS = ("key", "value")
-# Their places among the kernel's inputs; the kernel wants both of one kind of scale.
-_PASTS, _SCALES = (3, 4), (12, 13)
-_ATTRIBUTES = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
-
-
-def refuse_int8_cache(*, target: str, head_dim: int) -> None:
-    """Refuse an int8 cache where no kernel reads one.
-
-    Raises:
-        GraphError: another target than ``ort``, or a head size that the kernel does not take.
-    """
-    if target != "ort":
-        raise GraphError(
-            f"--target {target} --kv int8: no kernel of it reads a cache of 8 bits; take "
-            "--target ort, or --kv float32"
-        )
-    if head_dim % _HEAD_MULTIPLE:
-        raise GraphError(
-            f"--kv int8: heads of {head_dim} numbers, expected a multiple of {_HEAD_MULTIPLE}, as "
-            "onnxruntime's kernel does of a cache in 8 bits; take --kv float32"
-        )
 
 
 def scales_of(maxima: np.ndarray) -> np.ndarray:
@@ -75,7 +61,7 @@ class QuantizeCache(ir.passes.InPlacePass):
         """Apply the pass; ``modified`` says whether any cache was quantized."""
         found = [node for node in model.graph if _reads_float_cache(node)]
         for node in found:
-            past = node.inputs[_PASTS[0]]
+            past = node.inputs[Slot.PAST_KEY]
             name = "" if past is None else str(past.name)
             if name not in self._maxima:
                 raise GraphError(
@@ -87,9 +73,9 @@ class QuantizeCache(ir.passes.InPlacePass):
 
 
 def _reads_float_cache(node: ir.Node) -> bool:
-    if node.op_identifier()[:2] != (schema.MICROSOFT, "GroupQueryAttention"):
+    if not is_group_query_attention(node):
         return False
-    pasts = [node.inputs[place] for place in _PASTS]
+    pasts = [node.inputs[place] for place in PASTS]
     return all(
         past is not None and past.is_graph_input() and past.dtype == ir.DataType.FLOAT
         for past in pasts
@@ -98,19 +84,19 @@ def _reads_float_cache(node: ir.Node) -> bool:
 
 def _quantize(graph: ir.Graph, node: ir.Node, number: int, maxima: LayerMaxima) -> None:
     values: Sequence[np.ndarray] = (maxima.keys, maxima.values)
-    node.resize_inputs(max(len(node.inputs), _SCALES[-1] + 1))
+    node.resize_inputs(max(len(node.inputs), CACHE_SCALES[-1] + 1))
     for kind, largest, past, place, present in zip(
-        _KINDS, values, _PASTS, _SCALES, node.outputs[1:3], strict=True
+        _KINDS, values, PASTS, CACHE_SCALES, node.outputs[PRESENTS], strict=True
     ):
         for cache in (node.inputs[past], present):
             assert cache is not None, "the pasts are float inputs"
             cache.dtype = ir.DataType.INT8
-        scales = _initializer(f"{CACHE_SCALES}.{number}.{kind}", scales_of(largest))
+        scales = _initializer(f"{SCALES_NAME}.{number}.{kind}", scales_of(largest))
         graph.register_initializer(scales)
         node.replace_input_with(place, scales)
-    for name, kind in _ATTRIBUTES.items():
+    for name, kind in QUANTIZED_CACHE_KINDS.items():
         node.attributes[name] = ir.AttrString(name, kind)
-    node.attributes["kv_cache_bit_width"] = ir.AttrInt64("kv_cache_bit_width", 8)
+    node.attributes[CACHE_BITS] = ir.AttrInt64(CACHE_BITS, 8)
 
 
 def _initializer(name: str, scales: np.ndarray) -> ir.Value:

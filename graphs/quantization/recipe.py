@@ -1,78 +1,137 @@
-"""Which matrix is packed into how many bits?"""
+"""The weight formats: for each, the bits of every kind of matrix and how they are rounded.
+
+One list, ``FORMATS``. It needs no package, so that the command line can offer its names; a
+method's module is imported when the method is asked for.
+"""
 
 from __future__ import annotations
 
+import enum
+import importlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ...runtime.errors import GraphError
-from .methods.round_to_nearest import Scheme
+from .methods.method import Method
+from .scheme import Scheme
 
-TARGETS = ("ort", "portable", "web")
-BLOCKS = (16, 32, 64, 128, 256)  # sizes that onnxruntime's kernels take
+if TYPE_CHECKING:
+    from .activation_ranges import Calibration
+    from .methods.method import Rounder
+
 DEFAULT_BLOCK = 128
+
+
+class Role(enum.Enum):
+    """What reads a matrix of weights."""
+
+    LAYER = "a linear layer inside the model"
+    AFTER_PRODUCT = "the linear layer that reads the gated product, which has outliers"
+    HEAD = "the linear layer that makes the logits"
+    EMBEDDING = "the gather of the tokens' rows"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """The scheme of each kind of matrix. One with two readers gets the scheme of more bits."""
+    """The scheme of each kind of matrix, and what rounds them."""
 
     linear: Scheme
     embedding: Scheme
     head: Scheme  # its rounding reaches the logits undiluted
+    rounder: Rounder
+
+    def scheme_for(self, roles: Iterable[Role]) -> Scheme:
+        """The scheme of a matrix with these readers: of several, the one of most bits."""
+        schemes = {Role.EMBEDDING: self.embedding, Role.HEAD: self.head}
+        return max((schemes.get(role, self.linear) for role in roles), key=lambda one: one.bits)
 
 
-DYNAMIC = "int8-dynamic"  # bytes times bytes: activations are rounded as they come
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightFormat:
+    """What ``--quant`` names."""
 
-# Bits of the layers' matrices, of the embedding and of the head.
-_BITS = {"fp32": None, "int8": (8, 8, 8), "int4": (4, 4, 8), DYNAMIC: (8, 8, 8)}
-QUANTS = tuple(_BITS)
-_WITHOUT_KERNELS = {
-    ("web", "int4"): (
-        "browsers' WASM has no fast kernel for 4 bits; "
-        "take --quant int8, or for WebGPU --target ort --cache growing"
+    name: str
+    bits: tuple[int, int, int] | None  # of the layers, the embedding, the head; None: float32
+    method_name: str = "round_to_nearest"  # the module in ``methods/`` that rounds
+    # Bytes multiply bytes: activations are rounded as they come, with a scale for a position.
+    is_dynamic: bool = False
+    finer: str | None = None  # the format to take where this one is too coarse
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether any matrix is rounded."""
+        return self.bits is not None
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether ``--block`` decides how far weights are rounded."""
+        return self.is_quantized and not self.is_dynamic
+
+    @property
+    def fewest_bits(self) -> int:
+        """Bits of a weight where it has the fewest; 32 in float."""
+        return 32 if self.bits is None else min(self.bits)
+
+    @property
+    def method(self) -> Method:
+        """How its weights are rounded, where they are."""
+        package = __name__.rpartition(".")[0]
+        found = importlib.import_module(f"{package}.methods.{self.method_name}").METHOD
+        assert isinstance(found, Method), f"{self.method_name}: METHOD is no Method"
+        return found
+
+    def is_calibrated(self, kv: str) -> bool:
+        """Whether it, with keys and values held as ``kv``, needs a calibration."""
+        return self.method.observes_activations or kv == "int8"
+
+    def recipe(self, block: int, calibration: Calibration | None = None) -> Recipe | None:
+        """The scheme of each kind of matrix; None where all stays in float.
+
+        Args:
+            block: weights that share a scale.
+            calibration: what was observed of activations, for methods that ask.
+        """
+        if self.bits is None:
+            return None
+        linear, embedding, head = (Scheme(bits=bits, block=block) for bits in self.bits)
+        rounder = self.method.rounder(calibration)
+        return Recipe(linear=linear, embedding=embedding, head=head, rounder=rounder)
+
+
+# A format is an entry here; a new method is a module in ``methods/`` that an entry names.
+FORMATS: tuple[WeightFormat, ...] = (
+    WeightFormat(name="fp32", bits=None),
+    WeightFormat(name="int8", bits=(8, 8, 8)),
+    WeightFormat(name="int4", bits=(4, 4, 8), finer="int8"),
+    WeightFormat(
+        name="int8-dynamic",
+        bits=(8, 8, 8),
+        method_name="smooth_then_round",
+        is_dynamic=True,
+        finer="int8",
     ),
-    ("web", DYNAMIC): "--quant int8 multiplies bytes by bytes there already; take that",
-    ("portable", DYNAMIC): "no standard operator scales such products; take --target ort",
-}
+)
 
 
-def quants_for(target: str) -> tuple[str, ...]:
-    """Quants that a target has kernels for."""
-    return tuple(quant for quant in QUANTS if (target, quant) not in _WITHOUT_KERNELS)
+def format_names() -> tuple[str, ...]:
+    """What ``--quant`` may be."""
+    return tuple(one.name for one in FORMATS)
 
 
-def refuse_without_kernels(target: str, quant: str) -> None:
-    """Refuse a quant that a target has no kernels for.
+def find_format(quant: str) -> WeightFormat:
+    """The weight format of a name.
 
     Raises:
-        GraphError: naming what to take instead.
+        GraphError: there is none.
     """
-    if why := _WITHOUT_KERNELS.get((target, quant)):
-        raise GraphError(f"--target {target} --quant {quant}: {why}")
+    found = next((one for one in FORMATS if one.name == quant), None)
+    if found is None:
+        raise GraphError(f"--quant {quant}: unknown; expected one of {', '.join(format_names())}")
+    return found
 
 
-def is_smoothed(quant: str) -> bool:
-    """Whether the recipe makes loud channels of activations smaller, and their weights larger."""
-    return quant == DYNAMIC
-
-
-def is_calibrated(quant: str, kv: str) -> bool:
-    """Whether a recipe, and what its cache is held in, must know how large activations get."""
-    return is_smoothed(quant) or kv == "int8"
-
-
-def recipe_for(quant: str, block: int = DEFAULT_BLOCK) -> Recipe | None:
-    """The schemes behind ``QUANT=`` and ``BLOCK=``; None where all stays in float.
-
-    Raises:
-        GraphError: an unknown quant, or a block size that kernels do not take.
-    """
-    if quant not in _BITS:
-        raise GraphError(f"--quant {quant}: unknown; expected one of {', '.join(QUANTS)}")
-    if block not in BLOCKS:
-        raise GraphError(f"--block {block}: expected one of {', '.join(map(str, BLOCKS))}")
-    bits = _BITS[quant]
-    if bits is None:
-        return None
-    linear, embedding, head = (Scheme(bits=b, block=block) for b in bits)
-    return Recipe(linear=linear, embedding=embedding, head=head)
+def format_of_bits(bits: int) -> WeightFormat:
+    """The format whose bounds fit another exporter's graph, by the fewest bits of its weights."""
+    coarsest = min(FORMATS, key=lambda one: one.fewest_bits)
+    return next((one for one in FORMATS if one.fewest_bits == bits), coarsest)

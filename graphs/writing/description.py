@@ -7,7 +7,8 @@ from typing import Any
 import onnx_ir as ir
 
 from .. import weights
-from ..quantization.quantize_cache import CACHE_SCALES
+from ..quantization.quantize_cache import SCALES_NAME
+from ..quantization.recipe import find_format
 from .external_data import initializers_as_read
 
 
@@ -35,10 +36,10 @@ def _describe(value: ir.Value, quant: str) -> dict[str, Any]:
 
 
 def _why_float(name: str, shape: tuple[int, ...], quant: str) -> str:
-    if name.startswith(CACHE_SCALES):
+    if name.startswith(SCALES_NAME):
         return "scales of the cache's channels"
-    if quant == "fp32":
-        return "QUANT=fp32"
+    if not find_format(quant).is_quantized:
+        return f"QUANT={quant}"
     if name in ("cos_cache", "sin_cache"):
         return "rope table: computed, not learned"
     if len(shape) < 2:

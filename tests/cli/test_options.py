@@ -10,7 +10,8 @@ from tramontane.cli import main as cli
 from tramontane.cli import options
 from tramontane.console import status
 from tramontane.export.build import ExportOptions
-from tramontane.graphs.quantization.recipe import QUANTS, TARGETS
+from tramontane.graphs.quantization.recipe import format_names
+from tramontane.graphs.targets.known import TARGETS
 from tramontane.validate import tolerance
 
 from .calls import refusal
@@ -20,7 +21,7 @@ def test_defaults_are_those_of_the_stages() -> None:
     defaults = options.RECIPE_DEFAULTS
     required = {"quant": defaults["quant"], "target": defaults["target"]}
     assert ExportOptions(**required) == ExportOptions(**defaults)
-    assert defaults["quant"] in QUANTS
+    assert defaults["quant"] in format_names()
     assert defaults["target"] in TARGETS
     assert (options.MAX_KL, options.MIN_AGREEMENT) == (
         tolerance.MAX_KL,

@@ -18,29 +18,24 @@ from tramontane.export.config import MistralConfig
 from tramontane.export.formats.layouts import read_config
 from tramontane.export.formats.tensor_names import parameters
 from tramontane.export.known_models import GEOMETRIES, find_geometry, shorten
-from tramontane.export.plan import _file_sizes, plan, plan_each
+from tramontane.export.plan import plan, plan_each
+from tramontane.export.planned_weights import PlannedWeights
 from tramontane.export.trace.bind_weights import bind
 from tramontane.export.trace.trace import trace
 from tramontane.graphs import pipeline
 from tramontane.graphs.quantization.activation_ranges import Calibration, LayerMaxima
-from tramontane.graphs.quantization.recipe import (
-    DEFAULT_BLOCK,
-    QUANTS,
-    TARGETS,
-    is_smoothed,
-    quants_for,
-)
+from tramontane.graphs.quantization.recipe import DEFAULT_BLOCK, find_format, format_names
+from tramontane.graphs.targets.known import TARGETS, find_target
 from tramontane.graphs.writing import external_data
 from tramontane.runtime.errors import GraphError
 
-# Of the bundled demo model some weights are small enough to stay in the graph's own file.
 SHORTENED = [
-    *((name, 1) for name in GEOMETRIES if name != "stdlib-5m"),
+    *((name, 1) for name in GEOMETRIES),
     ("mistral-7b-v0.1", 2),
 ]
 
 
-RECIPES = [(target, quant) for target in TARGETS for quant in quants_for(target)]
+RECIPES = [(target, quant) for target in TARGETS for quant in find_target(target).quants()]
 
 
 @functools.cache
@@ -60,19 +55,18 @@ def evenly_loud(config: MistralConfig) -> Calibration:
     return Calibration(layers=(layer,) * config.num_hidden_layers)
 
 
-def weighed(config: MistralConfig, *, quant: str, target: str, block: int) -> tuple[int, int]:
-    """Bytes of the files that an export would write, and how many weights; none is computed."""
+def weighed(config: MistralConfig, *, quant: str, target: str, block: int) -> int:
+    """Bytes of the files that an export would write; no weight is computed."""
     model = traced(config).clone()
     recipe = pipeline.passes(
         target=target,
         quant=quant,
         block=block,
-        calibration=evenly_loud(config) if is_smoothed(quant) else None,
+        calibration=evenly_loud(config) if find_format(quant).is_calibrated("float32") else None,
     )
     pipeline.run(model, geometry_of(config, WINDOWED), recipe)
     laid_out = external_data.places(model.graph)
-    count = len(external_data.initializers_as_read(model.graph))
-    return sum(external_data.sizes(laid_out).values()), count
+    return sum(external_data.sizes(laid_out).values())
 
 
 @pytest.mark.parametrize(("target", "quant"), RECIPES)
@@ -85,8 +79,8 @@ def test_files_weigh_what_was_planned(
     )
     for block in (32, 128):
         planned = plan(config, quant=quant, target=target, block=block).memory.weights_bytes
-        found, count = weighed(config, quant=quant, target=target, block=block)
-        assert 0 <= planned - found <= count * external_data.INLINE_BYTES
+        found = weighed(config, quant=quant, target=target, block=block)
+        assert 0 <= planned - found < external_data.ALIGNMENT_BYTES  # the last one ends the file
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -99,8 +93,8 @@ def test_rows_that_blocks_do_not_divide_weigh_what_was_planned(
     for is_tied in (False, True):
         tied = dataclasses.replace(config, tie_word_embeddings=is_tied)
         planned = plan(tied, quant="int8", target=target).memory.weights_bytes
-        found, count = weighed(tied, quant="int8", target=target, block=128)
-        assert 0 <= planned - found <= count * external_data.INLINE_BYTES
+        found = weighed(tied, quant="int8", target=target, block=128)
+        assert 0 <= planned - found < external_data.ALIGNMENT_BYTES  # the last one ends the file
 
 
 @pytest.mark.parametrize(("target", "quant"), RECIPES)
@@ -110,12 +104,12 @@ def test_artifact_of_billions_weighs_what_was_planned_to_the_byte(
 ) -> None:
     config = shorten(find_geometry(name), num_layers)
     planned = plan(config, quant=quant, target=target).memory.weights_bytes
-    assert planned == weighed(config, quant=quant, target=target, block=128)[0]
+    assert planned == weighed(config, quant=quant, target=target, block=128)
 
 
 def test_memory_adds_up_and_other_recipes_are_those_of_their_own_plans() -> None:
     config = find_geometry("llama-2-7b")
-    plans = {quant: plan(config, quant=quant, target="ort").memory for quant in QUANTS}
+    plans = {quant: plan(config, quant=quant, target="ort").memory for quant in format_names()}
     for quant, memory in plans.items():
         assert memory.resident_bytes == (
             memory.resident_weights_bytes
@@ -127,10 +121,16 @@ def test_memory_adds_up_and_other_recipes_are_those_of_their_own_plans() -> None
         assert memory.other_quants == others
 
 
-@pytest.mark.parametrize("quant", QUANTS)
+@pytest.mark.parametrize("quant", format_names())
 def test_every_weight_of_mistral_7b_is_of_whole_pages(quant: str) -> None:
-    sizes = list(_file_sizes(GEOMETRIES["mistral-7b-v0.1"], quant, "ort", DEFAULT_BLOCK))
-    assert len(sizes) > 9 * 32
+    sizes = PlannedWeights(
+        config=GEOMETRIES["mistral-7b-v0.1"],
+        target=find_target("ort"),
+        weight_format=find_format(quant),
+        block=DEFAULT_BLOCK,
+        cache=WINDOWED,
+    ).file_sizes()
+    assert len(sizes) > 7 * 32  # queries, keys and values are one matrix
     assert {size % 4096 for size in sizes} == {0}
 
 
@@ -199,8 +199,10 @@ def test_odd_rows_are_refused_in_four_bits_and_planned_in_eight(name: str) -> No
     for target in ("ort", "portable"):
         with pytest.raises(GraphError, match=message):
             plan(config, quant="int4", target=target)
+        eight_bits = plan(config, quant="int8", target=target)
+        assert "int4" not in eight_bits.memory.other_quants
         plans, refusals = plan_each(config, target=target)
-        assert set(plans) == set(quants_for(target)) - {"int4"}
+        assert set(plans) == set(find_target(target).quants()) - {"int4"}
         assert [re.search(message, refusal) is None for refusal in refusals] == [False]
 
 

@@ -11,7 +11,8 @@ from tramontane.graphs import weights
 from tramontane.graphs.pipeline import passes, run
 from tramontane.graphs.quantization.activation_ranges import Calibration
 from tramontane.graphs.quantization.pack_matrices import PackMatrices
-from tramontane.graphs.quantization.recipe import TARGETS, is_smoothed, quants_for
+from tramontane.graphs.quantization.recipe import find_format
+from tramontane.graphs.targets.known import TARGETS, find_target
 from tramontane.graphs.writing.external_data import initializers_as_read
 from tramontane.runtime.contract import Geometry
 from tramontane.runtime.errors import GraphError
@@ -64,11 +65,11 @@ BITS = {
     "int8-dynamic": {(8, 16)},  # of ends alone: ``promised`` has no layers
 }
 NONE = Calibration(layers=())
-RECIPES = [(target, quant) for target in TARGETS for quant in quants_for(target)]
+RECIPES = [(target, quant) for target in TARGETS for quant in find_target(target).quants()]
 
 
 def calibration_for(quant: str) -> Calibration | None:
-    return NONE if is_smoothed(quant) else None
+    return NONE if find_format(quant).is_calibrated("float32") else None
 
 
 def test_calibration_that_nothing_reads_is_refused() -> None:

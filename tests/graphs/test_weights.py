@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from tramontane.graphs import weights
-from tramontane.graphs.quantization.methods.round_to_nearest import pack_nibbles, unpack_nibbles
+from tramontane.graphs.quantization.codes import pack_nibbles, unpack_nibbles
 from tramontane.runtime.errors import GraphError
 
 

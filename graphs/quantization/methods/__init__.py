@@ -1,1 +1,1 @@
-"""How weights are rounded: one method a file."""
+"""The methods that round weights, one a file."""

@@ -21,6 +21,7 @@ from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.sidecars.genai_config import genai_config
 from tramontane.export.sidecars.sidecars import write_companions
 from tramontane.export.tokenizer.tokenizer import read_vocabulary
+from tramontane.graphs.targets.known import find_target
 from tramontane.runtime.contract import DATA_FILE
 from tramontane.runtime.manifest import Vocabulary, read_manifest
 
@@ -208,7 +209,9 @@ def written(checkpoint: Path, out: Path) -> dict[str, Any]:
     """What is written for a checkpoint, without its graph."""
     weights = Checkpoint.open(checkpoint)
     out.mkdir()
-    write_companions(weights, out, weights.config, read_vocabulary(weights), target="ort")
+    write_companions(
+        weights, out, weights.config, read_vocabulary(weights), target=find_target("ort")
+    )
     return contents(out)
 
 
@@ -258,12 +261,12 @@ def test_genai_allocates_for_a_bounded_sequence_where_the_cache_grows(
     )
     vocabulary = Vocabulary(bos_token_id=1, eos_token_ids=(2,), add_bos_token=True)
     cache = CacheChoice(grows=grows)
-    found = genai_config(config, vocabulary, target="ort", cache=cache)
+    found = genai_config(config, vocabulary, target=find_target("ort"), cache=cache)
     assert found["search"]["max_length"] == expected
     assert found["search"]["past_present_share_buffer"]
     assert found["model"]["context_length"] == 128000
     short = dataclasses.replace(config, max_position_embeddings=100)
-    found = genai_config(short, vocabulary, target="ort", cache=cache)
+    found = genai_config(short, vocabulary, target=find_target("ort"), cache=cache)
     assert found["search"]["max_length"] == 100
 
 

@@ -27,6 +27,7 @@ from tramontane.export.tokenizer.tokenizer import (
 )
 from tramontane.export.tokenizer.tokenizer_json import TokenizerJson
 from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS
+from tramontane.graphs.targets.known import find_target
 from tramontane.runtime import Session
 from tramontane.runtime.errors import CheckpointError, ConfigError, TramontaneError
 from tramontane.runtime.manifest import Vocabulary, read_manifest
@@ -73,7 +74,7 @@ def sidecars(folder: Path, out: Path) -> dict[str, Any]:
     out.mkdir(exist_ok=True)
     vocabulary = read_vocabulary(weights)
     write_tokenizer(weights, out, vocabulary)
-    write_companions(weights, out, weights.config, vocabulary, target="ort")
+    write_companions(weights, out, weights.config, vocabulary, target=find_target("ort"))
     return {path.name: json.loads(path.read_bytes()) for path in out.glob("*.json")}
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from tramontane.graphs.operator import schema
 from tramontane.graphs.passes.attach_function import AttachBody
-from tramontane.graphs.passes.lower_attention import LowerAttention, refuse_head_size
+from tramontane.graphs.passes.lower_attention import LowerAttention
+from tramontane.graphs.targets.known import find_target
 from tramontane.runtime.errors import GraphError
 
 CHUNKS = [[1] * 30, [7, 1, 1], [8, 1, 1], [9, 1], [24, 1, 1], [60, 1, 3], [7, 8, 9, 10]]
@@ -181,7 +182,7 @@ def test_head_sizes_that_are_refused_are_those_that_the_kernel_refuses(
         with pytest.raises(Exception, match="head_size must be a multiple of 8"):
             evaluate(model, **feeds)
         with pytest.raises(GraphError, match=f"head_dim is {D}, expected a multiple of 8"):
-            refuse_head_size(head_dim=D, target="ort", quant="fp32", kv="float32")
+            find_target("ort").refuse_head_size(D, quant="fp32", kv="float32")
     else:
         assert np.isfinite(evaluate(model, **feeds)["attention"]).all()
-        refuse_head_size(head_dim=D, target="ort", quant="fp32", kv="float32")
+        find_target("ort").refuse_head_size(D, quant="fp32", kv="float32")

@@ -9,9 +9,11 @@ import onnx_ir as ir
 import pytest
 from tramontane.graphs import weights
 from tramontane.graphs.operator import schema
-from tramontane.graphs.quantization.methods.round_to_nearest import Scheme, dequantize, quantize
+from tramontane.graphs.quantization.codes import dequantize
+from tramontane.graphs.quantization.methods.round_to_nearest import quantize
 from tramontane.graphs.quantization.pack_dynamic_int8 import PackInBytes
-from tramontane.graphs.quantization.recipe import recipe_for
+from tramontane.graphs.quantization.recipe import find_format
+from tramontane.graphs.quantization.scheme import Scheme
 
 N = 6
 # Doubled, since a layer whose output is the graph's is the head.
@@ -45,7 +47,7 @@ ONE = np.ones(1, np.float32)
 
 
 def packing() -> PackInBytes:
-    recipe = recipe_for("int8-dynamic", 32)
+    recipe = find_format("int8-dynamic").recipe(32)
     assert recipe is not None
     return PackInBytes(recipe)
 

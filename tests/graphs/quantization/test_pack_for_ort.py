@@ -7,9 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from tramontane.graphs.operator import schema
-from tramontane.graphs.quantization.methods.round_to_nearest import Scheme, dequantize, quantize
+from tramontane.graphs.quantization.codes import dequantize
+from tramontane.graphs.quantization.methods.round_to_nearest import METHOD, quantize
 from tramontane.graphs.quantization.pack_for_ort import PackForOrt
 from tramontane.graphs.quantization.recipe import Recipe
+from tramontane.graphs.quantization.scheme import Scheme
+
+ROUNDER = METHOD.rounder(None)
 
 LINEAR = """(float[b,t,{K}] x) => (float[b,t,6] z) <float[6,{K}] w> {{
     columns = Transpose<perm = [1, 0]>(w)
@@ -30,7 +34,7 @@ every_width = pytest.mark.parametrize("columns", [256, 172, 12])
 def packing(bits: int, block: int) -> PackForOrt:
     """The pass, with one scheme for every matrix."""
     scheme = Scheme(bits=bits, block=block)
-    return PackForOrt(Recipe(linear=scheme, embedding=scheme, head=scheme))
+    return PackForOrt(Recipe(linear=scheme, embedding=scheme, head=scheme, rounder=ROUNDER))
 
 
 def rounded(matrix: np.ndarray, bits: int, block: int) -> np.ndarray:

@@ -9,9 +9,11 @@ import onnx_ir as ir
 import pytest
 from tramontane.graphs import weights
 from tramontane.graphs.operator import schema
-from tramontane.graphs.quantization.methods.round_to_nearest import Scheme, dequantize, quantize
+from tramontane.graphs.quantization.codes import dequantize
+from tramontane.graphs.quantization.methods.round_to_nearest import quantize
 from tramontane.graphs.quantization.pack_for_web import PackForWeb
-from tramontane.graphs.quantization.recipe import recipe_for
+from tramontane.graphs.quantization.recipe import find_format
+from tramontane.graphs.quantization.scheme import Scheme
 
 N, BLOCK = 6, 32
 LINEAR = """(float[b,t,{K}] x) => (float[b,t,6] y) <float[6,{K}] w> {{
@@ -46,7 +48,7 @@ every_width = pytest.mark.parametrize("columns", [256, 172, 12])
 
 
 def packing() -> PackForWeb:
-    recipe = recipe_for("int8", BLOCK)
+    recipe = find_format("int8").recipe(BLOCK)
     assert recipe is not None
     return PackForWeb(recipe)
 

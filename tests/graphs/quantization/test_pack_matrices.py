@@ -8,11 +8,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from tramontane.graphs import weights
-from tramontane.graphs.quantization.methods.round_to_nearest import Scheme, dequantize, quantize
+from tramontane.graphs.quantization.codes import dequantize
+from tramontane.graphs.quantization.methods.round_to_nearest import quantize
 from tramontane.graphs.quantization.pack_for_ort import PackForOrt
 from tramontane.graphs.quantization.pack_for_portable import PackForPortable
 from tramontane.graphs.quantization.pack_matrices import PackMatrices
-from tramontane.graphs.quantization.recipe import Recipe, recipe_for
+from tramontane.graphs.quantization.recipe import Recipe, find_format
+from tramontane.graphs.quantization.scheme import Scheme
 from tramontane.graphs.writing.external_data import initializers_as_read
 from tramontane.runtime.errors import GraphError
 
@@ -48,7 +50,7 @@ every_quant = pytest.mark.parametrize("quant", QUANTS)
 
 
 def recipe(quant: str, block: int = 32) -> Recipe:
-    found = recipe_for(quant, block)
+    found = find_format(quant).recipe(block)
     assert found is not None
     return found
 

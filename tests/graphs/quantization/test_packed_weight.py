@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 from tramontane.graphs import weights
-from tramontane.graphs.quantization.methods import round_to_nearest as quantizing
-from tramontane.graphs.quantization.methods.round_to_nearest import Scheme, dequantize, quantize
+from tramontane.graphs.quantization.codes import Blocks, dequantize
+from tramontane.graphs.quantization.methods.round_to_nearest import METHOD, quantize
 from tramontane.graphs.quantization.packed_weight import Packed
+from tramontane.graphs.quantization.scheme import Scheme
+
+ROUNDER = METHOD.rounder(None)
 
 SCHEMES = [Scheme(bits=bits, block=block) for bits in (8, 4) for block in (32, 128)]
 MULTIPLY = """(float[b,t,{K}] x) => (float[b,t,6] y)
@@ -38,7 +42,9 @@ every_width = pytest.mark.parametrize("columns", [256, 172])
 def pack(matrix: np.ndarray, scheme: Scheme) -> tuple[Packed, np.ndarray]:
     """A matrix packed, and what its codes stand for."""
     rounded = dequantize(quantize(matrix, scheme), scheme, columns=matrix.shape[1])
-    return Packed(weights.weight("w", lambda: matrix, shape=matrix.shape), scheme), rounded
+    return Packed(
+        weights.weight("w", lambda: matrix, shape=matrix.shape), scheme, ROUNDER
+    ), rounded
 
 
 def fill(text: str, scheme: Scheme, columns: int, zero_points: str) -> str:
@@ -161,16 +167,19 @@ def test_rows_with_a_short_block_share_nothing_with_filled_ones(
 
 
 @every_scheme
-def test_all_parts_read_in_turn_round_the_matrix_once(
-    normal: Callable, monkeypatch: pytest.MonkeyPatch, scheme: Scheme
-) -> None:
+def test_all_parts_read_in_turn_round_the_matrix_once(normal: Callable, scheme: Scheme) -> None:
     calls = []
-    packed, _ = pack(normal(6, 172), scheme)
-    monkeypatch.setattr(quantizing, "quantize", lambda *a: calls.append(a) or quantize(*a))
+    matrix = normal(6, 172)
+
+    def rounder(*given: Any) -> Blocks:
+        calls.append(given)
+        return ROUNDER(*given)
+
+    packed = Packed(weights.weight("w", lambda: matrix, shape=matrix.shape), scheme, rounder)
     for part in (packed.codes_in_blocks, packed.scales, packed.packed_zero_points):
         if part is not None:
             weights.read(part)
-    assert len(calls) == 1
+    assert [(given[0] is matrix, *given[1:]) for given in calls] == [(True, scheme, "w")]
 
 
 @every_scheme
@@ -179,7 +188,7 @@ def test_sizes_are_known_before_a_number_is_computed(scheme: Scheme, columns: in
     def refuse() -> np.ndarray:
         raise AssertionError("asked for its numbers")
 
-    packed = Packed(weights.weight("w", refuse, shape=(6, columns)), scheme)
+    packed = Packed(weights.weight("w", refuse, shape=(6, columns)), scheme, ROUNDER)
     blocks = -(-columns // scheme.block)
     assert weights.size_of(packed.scales) == (6, blocks)
     assert weights.size_of(packed.elements) == (6, columns)

@@ -11,7 +11,6 @@ from tramontane.graphs import weights
 from tramontane.graphs.quantization.activation_ranges import Calibration, LayerMaxima
 from tramontane.graphs.quantization.quantize_cache import (
     QuantizeCache,
-    refuse_int8_cache,
     scales_of,
 )
 from tramontane.runtime.errors import GraphError
@@ -163,17 +162,3 @@ def test_layer_that_was_not_calibrated_is_refused(
     message = r"past_key_values\.1\.key: no layer of that name was calibrated, expected one of 1"
     with pytest.raises(GraphError, match=message):
         QuantizeCache(calibration).call(model)
-
-
-@pytest.mark.parametrize(
-    ("target", "head_dim", "message"),
-    [
-        ("portable", 64, "--target portable --kv int8: no kernel .*; take --target ort"),
-        ("web", 64, "--target web --kv int8: no kernel .*; take --target ort"),
-        ("ort", 8, "--kv int8: heads of 8 numbers, expected a multiple of 16"),
-    ],
-)
-def test_cache_that_no_kernel_reads_is_refused(target: str, head_dim: int, message: str) -> None:
-    with pytest.raises(GraphError, match=message):
-        refuse_int8_cache(target=target, head_dim=head_dim)
-    refuse_int8_cache(target="ort", head_dim=64)

@@ -1,14 +1,32 @@
-"""Does every recipe name a scheme for each kind of matrix?"""
+"""Which bits does each weight format give each kind of matrix, and what rounds them?"""
 
 from __future__ import annotations
 
 import pytest
-from tramontane.graphs.quantization.recipe import BLOCKS, DEFAULT_BLOCK, QUANTS, recipe_for
+from tramontane.graphs.quantization.methods import round_to_nearest, smooth_then_round
+from tramontane.graphs.quantization.recipe import (
+    Recipe,
+    Role,
+    find_format,
+    format_names,
+    format_of_bits,
+)
+from tramontane.graphs.targets.known import TARGETS, find_target
+from tramontane.graphs.targets.target import Target
 from tramontane.runtime.errors import GraphError
+
+BLOCKS = Target.blocks
+
+
+def recipe_of(quant: str, block: int = 128) -> Recipe:
+    found = find_format(quant).recipe(block)
+    assert found is not None
+    return found
 
 
 def test_float_has_no_recipe() -> None:
-    assert recipe_for("fp32") is None
+    assert find_format("fp32").recipe(128) is None
+    assert [name for name in format_names() if not find_format(name).is_quantized] == ["fp32"]
 
 
 @pytest.mark.parametrize(
@@ -18,35 +36,50 @@ def test_float_has_no_recipe() -> None:
 def test_head_keeps_8_bits_and_all_have_the_block_that_was_asked_for(
     quant: str, bits: tuple[int, ...], block: int
 ) -> None:
-    recipe = recipe_for(quant, block)
-    assert recipe is not None
+    recipe = recipe_of(quant, block)
     schemes = (recipe.linear, recipe.embedding, recipe.head)
     assert tuple(scheme.bits for scheme in schemes) == bits
     assert {scheme.block for scheme in schemes} == {block}
 
 
-def test_block_has_a_default() -> None:
-    for quant in QUANTS:
-        assert recipe_for(quant) == recipe_for(quant, DEFAULT_BLOCK)
-
-
 def test_only_a_scheme_with_one_code_for_zero_needs_no_zero_points() -> None:
-    recipe = recipe_for("int4")
-    assert recipe is not None
+    recipe = recipe_of("int4")
     assert recipe.head.is_symmetric
     assert not recipe.linear.is_symmetric
 
 
-@pytest.mark.parametrize(
-    ("quant", "block", "message"),
-    [
-        ("int3", 32, r"--quant int3: unknown; expected one of fp32, int8, int4, int8-dynamic$"),
-        ("INT8", 32, r"--quant INT8: unknown; expected one of fp32, int8, int4, int8-dynamic$"),
-        ("int4", 24, r"--block 24: expected one of 16, 32, 64, 128, 256$"),
-        ("int8", 0, r"--block 0: expected one of 16, 32, 64, 128, 256$"),
-        ("int8", 512, r"--block 512: expected one of 16, 32, 64, 128, 256$"),
-    ],
-)
-def test_unknown_quant_or_block_is_refused_by_name(quant: str, block: int, message: str) -> None:
+def test_of_several_readers_the_one_of_most_bits_decides() -> None:
+    recipe = recipe_of("int4")
+    assert recipe.scheme_for([Role.EMBEDDING]).bits == 4
+    for roles in ([Role.EMBEDDING, Role.HEAD], [Role.HEAD, Role.EMBEDDING]):
+        assert recipe.scheme_for(roles).bits == 8
+    assert recipe.scheme_for([Role.LAYER]) == recipe.scheme_for([Role.AFTER_PRODUCT])
+
+
+def test_only_a_format_that_smooths_or_an_int8_cache_is_calibrated() -> None:
+    found = {name for name in format_names() if find_format(name).is_calibrated("float32")}
+    assert found == {"int8-dynamic"}
+    assert all(find_format(name).is_calibrated("int8") for name in format_names())
+    assert find_format("int8-dynamic").method is smooth_then_round.METHOD
+    assert find_format("int4").method is round_to_nearest.METHOD
+
+
+def test_another_exporter_s_graph_is_held_to_the_format_of_its_bits() -> None:
+    found = {bits: format_of_bits(bits).name for bits in (32, 16, 8, 4, 2)}
+    assert found == {32: "fp32", 16: "int4", 8: "int8", 4: "int4", 2: "int4"}
+
+
+@pytest.mark.parametrize("quant", ["int3", "INT8"])
+def test_unknown_quant_is_refused_by_name(quant: str) -> None:
+    message = f"--quant {quant}: unknown; expected one of fp32, int8, int4, int8-dynamic$"
     with pytest.raises(GraphError, match=message):
-        recipe_for(quant, block)
+        find_format(quant)
+
+
+@pytest.mark.parametrize("block", [24, 0, 512])
+@pytest.mark.parametrize("target", TARGETS)
+def test_block_that_kernels_do_not_take_is_refused_by_name(target: str, block: int) -> None:
+    with pytest.raises(
+        GraphError, match=rf"--block {block}: expected one of 16, 32, 64, 128, 256$"
+    ):
+        find_target(target).refuse_block(block)

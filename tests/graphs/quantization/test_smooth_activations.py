@@ -10,7 +10,7 @@ import pytest
 from tramontane.graphs import weights
 from tramontane.graphs.quantization.activation_ranges import Calibration, LayerMaxima
 from tramontane.graphs.quantization.pack_dynamic_int8 import PackInBytes
-from tramontane.graphs.quantization.recipe import recipe_for
+from tramontane.graphs.quantization.recipe import DEFAULT_BLOCK, find_format
 from tramontane.graphs.quantization.smooth_activations import SmoothActivations, factors
 from tramontane.runtime.errors import GraphError
 
@@ -130,7 +130,7 @@ def test_values_agree_with_the_graph_before(
 def test_bytes_lose_less_of_a_smoothed_graph(
     make: Callable, normal: Callable, evaluate: Callable
 ) -> None:
-    recipe = recipe_for("int8-dynamic")
+    recipe = find_format("int8-dynamic").recipe(DEFAULT_BLOCK)
     assert recipe is not None
     model, x = make(), normal(2, 50, K)
     expected = evaluate(model, x=x)["y"]

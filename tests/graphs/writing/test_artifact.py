@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from tramontane.graphs import weights
-from tramontane.graphs.quantization.methods.round_to_nearest import pack_nibbles
+from tramontane.graphs.quantization.codes import pack_nibbles
 from tramontane.graphs.writing import artifact
 from tramontane.graphs.writing.artifact import write_graph
 from tramontane.graphs.writing.external_data import preallocate

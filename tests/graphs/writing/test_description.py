@@ -12,7 +12,7 @@ from tramontane.graphs import weights
 from tramontane.graphs.quantization.pack_for_ort import PackForOrt
 from tramontane.graphs.quantization.pack_for_portable import PackForPortable
 from tramontane.graphs.quantization.pack_matrices import PackMatrices
-from tramontane.graphs.quantization.recipe import recipe_for
+from tramontane.graphs.quantization.recipe import find_format
 from tramontane.graphs.writing.description import describe_tensors
 
 MODEL = """(int64[b,t] ids) => (float[b,t,6] logits) <float[8,44] w, float[44,44] v, float[6,44] head> {
@@ -39,7 +39,7 @@ def described(model: ir.Model, *, quant: str) -> dict[str, dict[str, Any]]:
 
 def packed(model: ir.Model, packs: type[PackMatrices], quant: str) -> dict[str, dict[str, Any]]:
     """What is said of each weight when the model is packed in blocks of 32."""
-    recipe = recipe_for(quant, 32)
+    recipe = find_format(quant).recipe(32)
     assert recipe is not None
     packs(recipe)(model)
     return described(model, quant=quant)

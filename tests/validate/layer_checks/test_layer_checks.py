@@ -11,7 +11,9 @@ import pytest
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.faults import in_weights
 from tramontane.faults.planting import Fault, Graph, planted
-from tramontane.graphs.quantization.methods.round_to_nearest import Scheme, dequantize, quantize
+from tramontane.graphs.quantization.codes import dequantize
+from tramontane.graphs.quantization.methods.round_to_nearest import quantize
+from tramontane.graphs.quantization.scheme import Scheme
 from tramontane.runtime.contract import MODEL_FILE
 from tramontane.runtime.errors import ContractError
 from tramontane.validate.artifact_under_test import Subject, open_subject

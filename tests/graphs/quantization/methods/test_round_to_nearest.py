@@ -7,15 +7,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from tramontane.graphs.quantization.codes import Blocks, dequantize, unpack_nibbles
 from tramontane.graphs.quantization.methods import round_to_nearest as quantizing
-from tramontane.graphs.quantization.methods.round_to_nearest import (
-    Blocks,
-    Scheme,
-    dequantize,
-    pack_nibbles,
-    quantize,
-    unpack_nibbles,
-)
+from tramontane.graphs.quantization.methods.round_to_nearest import METHOD, quantize
+from tramontane.graphs.quantization.scheme import Scheme
+from tramontane.validate.layer_checks.findings import block_errors
 
 SCHEMES = [Scheme(bits=bits, block=block) for bits in (8, 4) for block in (16, 32, 128)]
 COLUMNS = [16, 172, 256]  # less than a block, a short last block, whole blocks alone
@@ -43,6 +39,19 @@ def test_error_is_at_most_half_a_step_of_its_block(
 ) -> None:
     magnitudes = np.logspace(-4, 4, 16, dtype=np.float32)[:, None]
     assert_close(normal(16, columns) * magnitudes, scheme)
+
+
+@every_scheme
+@every_width
+def test_bound_that_the_method_promises_holds_and_is_not_half_too_wide(
+    normal: Callable, scheme: Scheme, columns: int
+) -> None:
+    matrix = normal(64, columns)
+    found = dequantize(METHOD.rounder(None)(matrix, scheme, "w"), scheme, columns=columns)
+    errors = block_errors(matrix, found, scheme.block)
+    bound = METHOD.weight_errors[scheme.bits]
+    assert (errors <= bound).all()
+    assert errors.max() > bound / 2
 
 
 @every_scheme
@@ -185,17 +194,3 @@ def test_matrix_that_is_a_view_is_rounded_as_its_copy(normal: Callable) -> None:
             quantize(matrix, scheme), quantize(matrix.copy(), scheme), strict=True
         ):
             np.testing.assert_array_equal(found, part)
-
-
-def test_first_code_of_a_byte_is_in_its_low_bits() -> None:
-    assert pack_nibbles(np.array([1, 2, 15, 0], np.uint8)).tolist() == [0x21, 0x0F]
-    assert pack_nibbles(np.array([3, 4, 5], np.uint8)).tolist() == [0x43, 0x05]
-    assert unpack_nibbles(np.array([0x21, 0x0F], np.uint8)).tolist() == [1, 2, 15, 0]
-
-
-@pytest.mark.parametrize("shape", [(6,), (3, 4), (2, 3, 16), (5,), (2, 7)], ids=str)
-def test_codes_survive_being_packed(rng: np.random.Generator, shape: tuple[int, ...]) -> None:
-    codes = rng.integers(16, size=shape, dtype=np.uint8)
-    packed = pack_nibbles(codes)
-    assert packed.shape == (*shape[:-1], -(-shape[-1] // 2))
-    np.testing.assert_array_equal(unpack_nibbles(packed)[..., : shape[-1]], codes)

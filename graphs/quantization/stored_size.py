@@ -1,0 +1,54 @@
+"""What one matrix takes in a file and in memory, from its shape and its readers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from .. import weights
+from .pack_matrices import PackMatrices
+from .recipe import Role
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredSize:
+    """Bytes of a matrix."""
+
+    in_file: tuple[int, ...]  # of each weight that is stored of it
+    in_memory: int  # as a session's kernels hold it
+
+
+def stored_size(
+    shape: Sequence[int], roles: Collection[Role], packer: PackMatrices | None
+) -> StoredSize:
+    """What a packer stores of a matrix, from its own description of it; no number is read.
+
+    Args:
+        shape: (N, K).
+        roles: its readers.
+        packer: the pass that quantizes it; None: it stays in float32.
+    """
+    matrix = weights.weight("matrix", _unread, shape=shape)
+    held: dict[ir.Value, int] = {}  # how often it is in memory, by weight; shared ones once
+    if packer is None:
+        for role in roles:  # FoldTransposes stores the columns for a multiplication
+            held[matrix if role is Role.EMBEDDING else weights.transposed(matrix)] = 1
+    else:
+        packed = packer.pack(matrix, roles)
+        for role in roles:
+            for weight in packer.weights_for(role, packed):
+                owner = weights.owner(weight)
+                copies = packer.copies_in_memory(role, weight)
+                held[owner] = max(held.get(owner, 0), copies)
+    sizes = {weight: weights.num_bytes(weight) for weight in held}
+    return StoredSize(
+        in_file=tuple(sizes.values()),
+        in_memory=sum(copies * sizes[weight] for weight, copies in held.items()),
+    )
+
+
+def _unread() -> np.ndarray:
+    raise AssertionError("sizes are known without numbers")

@@ -1,0 +1,72 @@
+"""Target ``ort``: onnxruntime's own kernels for attention and quantized weights."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from ...runtime.errors import GraphError
+from ..operator.group_query_attention import (
+    HEAD_MULTIPLE,
+    INT8_CACHE_HEAD_MULTIPLE,
+    ROTARY_HEAD_MULTIPLE,
+)
+from ..passes.fuse_skip_norm import FuseSkipNorm
+from ..passes.lower_attention import LowerAttention
+from ..passes.pack_qkv import PackQkv
+from ..quantization.pack_dynamic_int8 import PackInBytes
+from ..quantization.pack_for_ort import PackForOrt
+from ..quantization.pack_matrices import PackMatrices
+from ..quantization.recipe import Recipe, WeightFormat, find_format
+from .portable import TARGET as PORTABLE
+from .target import Target
+
+
+class Ort(Target):
+    """GroupQueryAttention, MatMulNBits and GatherBlockQuantized."""
+
+    name = "ort"
+
+    def attention_passes(self) -> list[ir.passes.PassBase]:
+        """Fuse what the kernels do in one, and lower the attention to GroupQueryAttention."""
+        return [FuseSkipNorm(), LowerAttention(), PackQkv()]
+
+    def stacks_projections(self, head_dim: int) -> bool:
+        """Where rope is inside the kernel: in front of it, rope reads queries and keys alone."""
+        return head_dim % ROTARY_HEAD_MULTIPLE == 0
+
+    def packer(self, weight_format: WeightFormat, recipe: Recipe) -> PackMatrices:
+        """Blocks of codes; bytes in columns where activations are rounded as they come."""
+        return PackInBytes(recipe) if weight_format.is_dynamic else PackForOrt(recipe)
+
+    def refuse_head_size(self, head_dim: int, *, quant: str, kv: str) -> None:
+        """Refuse what GroupQueryAttention does not take.
+
+        Raises:
+            GraphError: naming the target, and a recipe of it, that takes any.
+        """
+        if head_dim % HEAD_MULTIPLE == 0:
+            return
+        other = f"--target {PORTABLE.name}"
+        other += "" if PORTABLE.takes(find_format(quant)) else " --quant int8"
+        other += " --kv float32" if kv == "int8" else ""
+        raise GraphError(
+            f"--target {self.name}: head_dim is {head_dim}, expected a multiple of "
+            f"{HEAD_MULTIPLE}, as onnxruntime's attention kernel does; take {other}, which runs "
+            "any head size"
+        )
+
+    def refuse_int8_cache(self, head_dim: int) -> None:
+        """Refuse heads that GroupQueryAttention does not read in 8 bits.
+
+        Raises:
+            GraphError: naming what to take instead.
+        """
+        if head_dim % INT8_CACHE_HEAD_MULTIPLE:
+            raise GraphError(
+                f"--kv int8: heads of {head_dim} numbers, expected a multiple of "
+                f"{INT8_CACHE_HEAD_MULTIPLE}, as onnxruntime's kernel does of a cache in 8 bits; "
+                "take --kv float32"
+            )
+
+
+TARGET = Ort()

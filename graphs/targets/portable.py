@@ -1,0 +1,42 @@
+"""Target ``portable``: standard operators alone, for any ONNX runtime."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from ..passes.attach_function import AttachBody
+from ..quantization.pack_for_portable import PackForPortable
+from ..quantization.recipe import Recipe, WeightFormat
+from .target import Target
+
+
+class Portable(Target):
+    """Attention is a function of standard operators; matrices are dequantized at each use."""
+
+    name = "portable"
+    shares_growing_cache = False
+    pads_windowed_batches = True
+
+    def attention_passes(self) -> list[ir.passes.PassBase]:
+        """Attach the function."""
+        return [AttachBody()]
+
+    def packer(self, weight_format: WeightFormat, recipe: Recipe) -> PackForPortable:  # noqa: ARG002
+        """DequantizeLinear in front of each reader."""
+        return PackForPortable(recipe)
+
+    def lacks_kernels(self, weight_format: WeightFormat) -> str | None:
+        """Products of bytes with a scale for a position are no standard operator."""
+        if weight_format.is_dynamic:
+            return "no standard operator scales such products; take --target ort"
+        return None
+
+    def refuse_head_size(self, head_dim: int, *, quant: str, kv: str) -> None:
+        """Any head size runs."""
+
+    def extra_activation_bytes(self, *, scores_bytes: int, dequantized_bytes: int) -> int:
+        """All scores, and the dequantized matrix next to its transpose."""
+        return scores_bytes + 2 * dequantized_bytes
+
+
+TARGET = Portable()

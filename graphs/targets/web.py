@@ -1,0 +1,39 @@
+"""Target ``web``: onnxruntime compiled to WASM, which multiplies bytes fast."""
+
+from __future__ import annotations
+
+from ..quantization.pack_for_web import PackForWeb
+from ..quantization.recipe import Recipe, WeightFormat
+from .ort import Ort
+from .target import Target
+
+
+class Web(Ort):
+    """Attention as in ``ort``; weights of 8 bits for MatMulIntegerToFloat."""
+
+    name = "web"
+    # Browsers' buffers end below 2 GiB, where Chromium 156 fetches no file any more; half of that
+    # leaves room for what a page does with it.
+    max_shard_bytes = 10**9
+
+    def packer(self, weight_format: WeightFormat, recipe: Recipe) -> PackForWeb:  # noqa: ARG002
+        """Bytes in columns, a scale a row."""
+        return PackForWeb(recipe)
+
+    def lacks_kernels(self, weight_format: WeightFormat) -> str | None:
+        """Fewer than 8 bits have no fast kernel, and whole rows in 8 bits are ``int8`` there."""
+        if weight_format.is_dynamic:
+            return "--quant int8 multiplies bytes by bytes there already; take that"
+        if weight_format.fewest_bits < 8:
+            return (
+                f"browsers' WASM has no fast kernel for {weight_format.fewest_bits} bits; "
+                "take --quant int8, or for WebGPU --target ort --cache growing"
+            )
+        return None
+
+    def refuse_int8_cache(self, head_dim: int) -> None:
+        """No build for browsers reads a cache of 8 bits."""
+        Target.refuse_int8_cache(self, head_dim)
+
+
+TARGET = Web()
