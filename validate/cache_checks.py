@@ -1,4 +1,4 @@
-"""Does the cache of a layer hold the keys and values that were computed?
+"""Compares the cached rows of a layer with the keys and values that were computed.
 
 Float rows are compared with those computed, int8 rows within half a step of their channel's
 scale; the scales against those that would fit.
@@ -27,7 +27,7 @@ _FEWEST_ROWS = 64  # with fewer, the largest value is no estimate of a channel's
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Held:
-    """Keys or values of one layer, for all positions."""
+    """Expected keys or values of one layer, for all positions."""
 
     exact: np.ndarray  # (G, T, D) float32, rope applied
     read: np.ndarray  # the same as the cache gives them back: rounded where it has 8 bits
@@ -84,7 +84,7 @@ def hold(
 def scales_of(
     number: int, held: tuple[Held, Held], tolerance: Tolerance
 ) -> Iterator[ComparedTensor]:
-    """Hold the scales of a cache in 8 bits against those that fit the rows best."""
+    """Compare the scales of an int8 cache with those that fit the rows best."""
     for kind, one in zip(("key", "value"), held, strict=True):
         rows, scales = one.exact, one.scales
         if scales is None or rows.shape[1] < _FEWEST_ROWS:
@@ -120,7 +120,7 @@ def rows_of(
     tolerance: Tolerance,
     inputs: dict[str, np.ndarray],
 ) -> Iterator[ComparedTensor]:
-    """Rope by the rows before anything is evicted; the cache by all, after each piece.
+    """Compare cached rows: those before any eviction as rope's, all others as the cache's.
 
     Args:
         number: the layer's.

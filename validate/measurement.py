@@ -20,13 +20,13 @@ from .verdict import Check
 class GateOptions:
     """How to measure."""
 
-    text: Path = SAMPLE  # UTF-8, of the kind that the model knows
+    text: Path = SAMPLE  # UTF-8, like the model's training data
     seed: int = 0  # of the random tokens, and of where in the text to begin
-    tolerance: float = 1.0  # scales the bounds on what the recipe says
+    tolerance: float = 1.0  # factor on the recipe's bounds
     max_kl: float = MAX_KL  # nats from the float32 model, mean over the text, at most
     min_agreement: float = MIN_AGREEMENT  # top-1 agreement with it over the text, at least
     thorough: bool = False  # all lengths and layers, however long it takes
-    store: Path = field(default_factory=default_folder)  # keeps what the reference made
+    store: Path = field(default_factory=default_folder)  # stores the reference's results
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,10 +42,10 @@ class Measurement:
     checks: list[Check]
     runs: dict[str, ReferenceRun]  # of the reference, on text and on random tokens
     curve: Positions  # over the text, fed in chunks
-    layer_checks: LayerChecks | None  # None: the graph cannot be looked into
+    layer_checks: LayerChecks | None  # None: the graph's inside cannot be checked
     notes: list[str]  # what was not measured, and why
 
     @property
     def passed(self) -> bool:
-        """Whether every check kept its bounds."""
+        """Whether every check passed."""
         return not any(check.failures for check in self.checks)

@@ -25,11 +25,11 @@ class Observed:
     caches: list[tuple[int, CacheRows]]  # tokens so far, and the held rows
 
     def source(self, linear: Matmul) -> np.ndarray:
-        """What a multiplication read: (T, K) float32."""
+        """Input of a matmul: (T, K) float32."""
         return self.tensors[linear.source]
 
     def result(self, linear: Matmul) -> np.ndarray:
-        """What it made: (T, N) float32."""
+        """Output of a matmul: (T, N) float32."""
         return self.tensors[linear.result]
 
 
@@ -53,7 +53,7 @@ def observe(
 
 
 def open_product(subject: Subject, linear: Matmul) -> ort.InferenceSession:
-    """One multiplication of the graph by itself, with the rounding around it."""
+    """One matmul of the graph alone, with the rounding around it."""
     part = subject.graph.between(linear.source, linear.result)
     return open_graph(subject.path, changed=part)
 

@@ -68,7 +68,7 @@ def _refuse_occupied(out: Path) -> None:
     if any((out / name).is_file() for name in (CONFIG_FILE, PARAMS_FILE)):
         raise CheckpointError(
             f"{out}: holds a checkpoint already, expected a new folder; name another one, or "
-            "remove this one if nobody needs it"
+            "remove this one if it is not needed"
         )
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise CheckpointError(f"{out}: exists, expected a new or empty folder; name another one")

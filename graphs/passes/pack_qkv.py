@@ -4,7 +4,7 @@ Before:  GroupQueryAttention(x Wqᵀ, x Wkᵀ, x Wvᵀ, ...)
 After:   GroupQueryAttention(x [Wq; Wk; Wv]ᵀ, -, -, ...)
 Legal because the rows of the stacked weight are the three weights' rows, so each output column
 is the same sum of products, and the kernel reads queries, keys and values from one input in
-this order. Only where the three read the same x and nobody else reads what they yield.
+this order. Only where the three read the same x and their outputs have no other readers.
 Source: onnxruntime, docs/ContribOperators.md, com.microsoft.GroupQueryAttention, input query.
 """
 

@@ -23,7 +23,7 @@ from .rank_causes import Found
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Explanation:
-    """The first tensor beyond its bound, and what would make it what it is."""
+    """The first tensor out of bounds, and its likely cause."""
 
     place: str  # in the model, e.g. "layer 0, attention at position 64"
     error: float
@@ -41,10 +41,10 @@ class Explanation:
 
 
 def explain(gate: Gate, measurement: Measurement) -> Explanation | None:
-    """Find the first tensor at fault and its likely cause; None where every check passed.
+    """Find the first bad tensor and its likely cause; None if every check passed.
 
-    Where the graph's own operators are sound on the short sequence that is looked into by
-    default, the sequence that failed is looked into instead, piece by piece as it was fed.
+    If the graph's operators are correct on the short sequence that is checked by default, the
+    sequence that failed is checked instead, fed in the same pieces.
     """
     if measurement.passed:
         return None
@@ -104,7 +104,7 @@ def _explained(gate: Gate, layer_checks: LayerChecks, compared: ComparedTensor) 
 
 
 def _of_distance(gate: Gate, check: Check) -> Explanation:
-    """Every part does what the recipe says, so recipe, model and text make the distance."""
+    """Every part does what the recipe says: the distance comes from recipe, model and text."""
     figure = check.broken_figures[0]
     return Explanation(
         place=check.name,
@@ -117,7 +117,7 @@ def _of_distance(gate: Gate, check: Check) -> Explanation:
 
 
 def _replayed(gate: Gate, measurement: Measurement, failed: list[Check]) -> LayerChecks | None:
-    """Look into the shortest sequence that failed, fed as it was."""
+    """Check weights and operators on the shortest sequence that failed, fed in the same pieces."""
     names = {check.name.removeprefix("cache, ") for check in failed}
     ways = [
         way
@@ -149,7 +149,7 @@ def _from_outside(gate: Gate, measurement: Measurement, failed: list[Check]) -> 
 
 
 def _padding(gate: Gate, measurement: Measurement) -> tuple[str, str] | None:
-    """Does the artifact answer as if the padding of a batch were tokens?"""
+    """The explanation if the artifact reads a batch's padding as tokens."""
     runs = list(measurement.runs.values())
     for row, run in zip(feed_batches(gate.subject, runs), itertools.cycle(runs)):
         if not row.padding:

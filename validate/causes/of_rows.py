@@ -12,22 +12,22 @@ from ..layer_checks.findings import ComparedTensor
 from ..reference.reference import ReferenceRun
 from .rank_causes import Cause, Found, likeliest
 
-_SAME = 1e-3  # rows that differ by less are one: they were copied, or computed alike
-_MOST_ROWS = 256  # that are looked for at other positions
-_NEAR_WINDOWS = 64  # how far from the right one a window is looked for
+_SAME = 1e-3  # rows that differ by less are the same row
+_MOST_ROWS = 256  # rows that are searched at other positions
+_NEAR_WINDOWS = 64  # how far from the right window others are tried
 _MOST = 0.9  # of the misplaced rows that must follow a pattern
 
 
 def cause_of_rows(
     compared: ComparedTensor, layout: CacheLayout, run: ReferenceRun, *, is_attention_sound: bool
 ) -> Found | None:
-    """The likeliest cause and its evidence, or None.
+    """The most likely cause and its evidence, or None.
 
     Args:
         compared: rows found (G, L, D), and those of all positions (G, T, D).
         layout: which rows the cache should hold.
         run: of the reference on the same tokens, for the rows of other layers.
-        is_attention_sound: whether the layer's attention reads what it should nevertheless.
+        is_attention_sound: whether the layer's attention is correct nevertheless.
     """
     first = layout.first(int(compared.inputs["tokens"]))
     return (
@@ -38,7 +38,7 @@ def cause_of_rows(
 
 
 def _misplaced(compared: ComparedTensor, first: int, layout: CacheLayout | None) -> Found | None:
-    """Rows that are those of other positions: shifted, turned round, or out of order."""
+    """Rows of other positions: shifted, reversed, or out of order."""
     rows, positions = (_by_position(x) for x in (compared.found, compared.expected))
     own = first + np.arange(len(rows))
     wrong = np.flatnonzero(~(relative_errors(positions[own], rows) <= _SAME))
@@ -68,7 +68,7 @@ def _misplaced(compared: ComparedTensor, first: int, layout: CacheLayout | None)
 
 
 def _window_that_holds(first: int, tokens: int, layout: CacheLayout) -> int | None:
-    """The window, of those near, with which a cache of as many rows would begin there."""
+    """The nearby window whose cache, with as many rows, would begin at ``first``."""
     W, C = layout.window, layout.rows
     if W is None or C is None:
         return None

@@ -13,14 +13,14 @@ from ...export.formats.tensor_names import is_rotated, parameters
 from ..layer_checks.findings import ComparedTensor, block_errors
 from .rank_causes import Cause, Found, likeliest, rolled
 
-_ROUNDED_ALIKE = 1.5  # bounds within which weights are the same, rounded in other blocks
-_PARTLY = 0.5  # share of blocks beyond the bound, up to which the rest is taken for sound
+_ROUNDED_ALIKE = 1.5  # times the bound: the same weights, quantized in other blocks
+_PARTLY = 0.5  # share of bad blocks up to which the others count as correct
 
 
 def cause_of_weights(
     compared: ComparedTensor, parameter: str, config: MistralConfig, checkpoint: Checkpoint
 ) -> Found | None:
-    """The likeliest cause and its evidence, or None.
+    """The most likely cause and its evidence, or None.
 
     Args:
         compared: the matrix found and the one expected, (N, K) each.
@@ -74,7 +74,7 @@ def _causes(
     yield Cause("the sign is flipped", -expected)
     factor = float((expected * found).sum() / (expected * expected).sum())
     powers = _powers_of_two(expected, found)
-    # Smoothing divides each channel by a power of its own: one for all is another fault.
+    # Smoothing divides each channel by its own power of two: one for all is another fault.
     if (others := int((powers != 1).sum())) > 0 and (powers != powers.flat[0]).any():
         text = f"smoothing is applied on one side only: {others} of {columns} columns are too "
         yield Cause(text + "large or too small by powers of two", expected * powers)
@@ -83,7 +83,7 @@ def _causes(
 
 
 def _powers_of_two(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """By which each column would have to be multiplied, to be nearest: (K,)."""
+    """The power of two that brings each column nearest to what was found: (K,)."""
     size, common = (expected * expected).sum(axis=0), (expected * found).sum(axis=0)
     fits = (size > 0) & (common > 0)
     exponents = np.zeros(len(size))
@@ -109,7 +109,7 @@ def _others(
 
 
 def _of_blocks(compared: ComparedTensor, broken: np.ndarray) -> Found | None:
-    """What is wrong with some blocks, or with all in the same way."""
+    """The cause if some blocks are wrong, or all in the same way."""
     finding, width = compared.finding, int(compared.inputs["block"]) or compared.found.shape[1]
     places = np.argwhere(broken)
     if not len(places) or broken.size == 1:

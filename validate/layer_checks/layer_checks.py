@@ -53,7 +53,7 @@ def check_layers(
         tokens: (T,) int64, fed in pieces of the sizes ``cuts``.
         layers: ascending numbers; of the others, only the matrices are compared.
         tolerance: the recipe's.
-        track: hands on layers while showing how far the work is.
+        track: yields layers and shows progress.
 
     Raises:
         ContractError: the graph's matmuls are not found by their names.

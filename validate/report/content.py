@@ -29,7 +29,7 @@ def as_json(
     *,
     name: str | None = None,
 ) -> dict[str, Any]:
-    """All that was found, as JSON holds it; a figure that is not a number becomes null.
+    """All results as JSON; a figure that is not a number becomes null.
 
     The same measurement on the same machine gives the same content: no times, no paths.
     """
@@ -102,7 +102,7 @@ def _measured_on(m: Measurement) -> dict[str, Any]:
 
 
 def _evictions(m: Measurement) -> list[int]:
-    """Positions before which rows left the cache."""
+    """Positions before which rows were evicted."""
     layouts, T = set(m.subject.layouts), len(m.curve.kl)
     return [
         t

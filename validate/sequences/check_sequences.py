@@ -55,7 +55,7 @@ def check_sequences(
         track: hands on checks while showing how far the work is.
 
     Raises:
-        ContractError: the graph cannot be run as its names promise.
+        ContractError: the graph cannot be run by its names.
         CheckpointError: a weight of the checkpoint is unreadable.
     """
     feeder, prompt = subject.feeder(), spans.greedy_prompt
@@ -106,7 +106,7 @@ def _expected(
     runs: Mapping[str, ReferenceRun],
     weights: Weights | None,
 ) -> list[Expected]:
-    """What each sequence must come out as: what the recipe makes of it, and the noise."""
+    """The expected result of each sequence: the recipe's reference, and the noise floor."""
     if weights is None:
         return [Expected(run=run, floor=None) for run in runs.values()]
     recipe = RecipeReference(subject, reference, weights)

@@ -1,8 +1,7 @@
 """Tokens that an artifact is measured on, and the pieces in which they are fed.
 
 The lengths and the borders between pieces come from the window and the rows of the artifact at
-hand: what is wrong with a window shows where it is full, and what is wrong with a cache where
-rows leave it.
+hand: errors of the window show where it is full, and errors of the cache where rows are evicted.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ SAMPLE = Path(__file__).with_name("sample.txt")
 STAND_IN_WINDOW = 64  # lengths for a model that has no window
 _TELLING_LENGTH = 1024  # positions over which a mean distinguishes recipes
 _FEWEST_TOKENS = 32  # of a text; fewer give no useful mean
-_LARGE_WINDOW = 1024  # beyond it, default runs go no further than they must
+_LARGE_WINDOW = 1024  # beyond it, default runs are as short as possible
 _FEW_STEPS = 128  # across an eviction
 _PROMPT = 8  # tokens before a greedy continuation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spans:
-    """How far each kind of check goes."""
+    """Lengths of each kind of check."""
 
     lengths: tuple[int, ...]  # of one-shot runs, ascending
     greedy_prompt: int
@@ -47,9 +46,9 @@ class Spans:
 def spans(layouts: Iterable[CacheLayout], *, positions: int, thorough: bool = False) -> Spans:
     """Lengths that straddle every window and an eviction, and go as far as they must.
 
-    Single steps go three windows far on text, and across an eviction on random tokens. A large
-    window is crossed, with an eviction, and no more. ``thorough`` steps all the way, goes three
-    windows far and continues greedily for four, however long that takes.
+    Single steps cover three windows of text, and an eviction on random tokens. A large window is
+    crossed once, with one eviction. ``thorough`` steps all the way, over three windows, and
+    continues greedily for four.
 
     >>> spans([CacheLayout(window=64, rows=80)], positions=4096).lengths
     (1, 63, 64, 65, 192, 1024)
@@ -107,7 +106,7 @@ def chunks(layouts: Iterable[CacheLayout], length: int) -> list[int]:
 
 
 def turns(layouts: Iterable[CacheLayout], length: int) -> list[int]:
-    """Sizes of pieces as several turns have them: a prompt, then single tokens, again and again.
+    """Sizes of pieces as in several turns: a prompt, then single tokens, repeated.
 
     For each layout, prompts of half a window, of one that crosses the edge, and of more than the
     cache has rows.
@@ -132,7 +131,7 @@ def turns(layouts: Iterable[CacheLayout], length: int) -> list[int]:
 
 
 class TokenText:
-    """The checkpoint's own tokenizer: text to tokens to measure on, and back for people."""
+    """The checkpoint's own tokenizer: text to tokens, and tokens to text for reports."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Read the checkpoint's tokenizer, with the start token that the driver will use.
@@ -163,7 +162,7 @@ class TokenText:
         return count
 
     def piece(self, token: int) -> str:
-        """What a token stands for, a space as a space; empty for one that no text has."""
+        """Text of a token, a space as a space; empty for one without text."""
         return self._codec.label(token) if 0 <= token < len(self._codec) else ""
 
 

@@ -55,7 +55,7 @@ def test_a_checkpoint_that_is_there_must_be_removed_by_its_owner(
     (tmp_path / name).touch()
     assert refusal(tmp_path) == (
         f"{tmp_path}: holds a checkpoint already, expected a new folder; name another one, or "
-        "remove this one if nobody needs it"
+        "remove this one if it is not needed"
     )
 
 
