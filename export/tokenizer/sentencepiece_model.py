@@ -47,7 +47,7 @@ def make_bpe(
         try:
             proto.pieces.add(piece=piece, score=score, type=kind)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"token {piece!r} is none of SentencePiece's ({error})") from error
+            raise ValueError(f"token {piece!r} is not SentencePiece's ({error})") from error
     proto.trainer_spec.model_type = BPE
     proto.trainer_spec.vocab_size = len(proto.pieces)
     proto.trainer_spec.byte_fallback = any(piece.type == KIND.BYTE for piece in proto.pieces)

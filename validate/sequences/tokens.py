@@ -157,7 +157,7 @@ class TokenText:
         if count < _FEWEST_TOKENS:
             raise ContractError(
                 f"--text: {count} tokens, expected at least {_FEWEST_TOKENS}; name a longer text "
-                "of the kind that the model knows"
+                "like the model's training data"
             )
         return count
 

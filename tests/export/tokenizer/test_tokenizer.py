@@ -107,7 +107,7 @@ def test_gguf_without_ids_has_those_that_llama_cpp_takes_for_granted(
         ({"model": None}, r"tokenizer\.ggml\.model is None"),
         ({"scores": None}, r"has 2048 tokens, 0 scores, 2048 token_type, expected as many"),
         ({"bos_token_id": 9999}, "bos_token_id is 9999, expected one of 2048 tokens"),
-        ({"token_type": [9] * 2048}, "token '<unk>' is none of SentencePiece's"),
+        ({"token_type": [9] * 2048}, "token '<unk>' is not SentencePiece's"),
         ({"precompiled_charsmap": [1]}, "precompiled_charsmap is there"),
         (
             {"tokens": ["<unk>"] * 2048},
