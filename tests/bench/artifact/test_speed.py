@@ -102,7 +102,7 @@ def test_the_command_prints_a_table_and_writes_json_and_a_plot(
     words = ["bench", str(embedded_artifact("int8-ort")), "--rounds", "1", "--threads", "1"]
     assert main([*words, "--plot", str(plot), "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert "decode at 320" in said
+    assert "decode at position 320" in said
     assert "{" not in said
     line = json.loads(out.read_text())
     assert line["figures"]["decode at 16"]["runs"] == 1
