@@ -13,6 +13,7 @@ import pytest
 from tramontane.export.build import adapted
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.runtime import Session
+from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.errors import ContractError
 from tramontane.validate.artifact_under_test import Subject, open_subject
 
@@ -102,7 +103,7 @@ def test_a_growing_cache_is_told_from_a_windowed_one(
     config = dataclasses.replace(Checkpoint.open(folder).config, sliding_window=8)
     subject = open_subject(as_another(tmp_path / "a", tmp_path / "graph"), config)
     assert (subject.layouts[0].rows, subject.layouts[0].window) == (None, None)
-    assert (subject.edges.rows, subject.edges.window) == (24, 8)  # where to look nevertheless
+    assert subject.edges == (CacheLayout(window=8, rows=24),)  # where to look nevertheless
 
 
 def test_a_reference_of_another_geometry_is_refused(
