@@ -13,8 +13,13 @@ from rich.table import Table
 
 from ..console.progress import say
 from ..console.status import status_of
-from ..export.build import ExportOptions, export_checkpoint
+from ..export.build import (
+    export_checkpoint,
+)
 from ..export.formats.checkpoint import Checkpoint
+from ..export.options import (
+    ExportOptions,
+)
 from ..graphs.quantization.recipe import format_names
 from ..graphs.targets.known import TARGETS, find_target
 from ..runtime.manifest import read_manifest

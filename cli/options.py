@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CHECKPOINT_HELP = "checkpoint: a folder in Hugging Face's or Mistral's layout, or a GGUF file"
 ARTIFACT_HELP = "artifact folder, as export writes it"
 # The stages define these defaults too, and take seconds to import; tests compare the two.
-RECIPE_DEFAULTS: dict[str, Any] = {  # as in ``export.build.ExportOptions``
+RECIPE_DEFAULTS: dict[str, Any] = {  # as in ``export.options.ExportOptions``
     "quant": "int8",
     "target": "ort",
     "block": DEFAULT_BLOCK,

@@ -14,9 +14,11 @@ def refuse_parity_check_beyond_memory(checkpoint: Path, args: Namespace) -> None
     Raises:
         ContractError: as ``validate.preflight.refuse_little_memory``.
     """
-    from ..export.build import adapted
     from ..export.cache_choice import choose_cache, geometry_of
     from ..export.formats.layouts import read_config
+    from ..export.options import (
+        adapted,
+    )
     from ..export.plan import plan
     from ..validate.preflight import refuse_little_memory
 

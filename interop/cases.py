@@ -10,7 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ..export.build import ExportOptions, export_checkpoint
+from ..export.build import (
+    export_checkpoint,
+)
+from ..export.options import (
+    ExportOptions,
+)
 from ..export.tokenizer.tokenizer_probes import PROBE_TEXTS
 from ..graphs.quantization.recipe import find_format
 from ..runtime.errors import ContractError

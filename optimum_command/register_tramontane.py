@@ -61,9 +61,11 @@ class TramontaneExportCommand(BaseOptimumCLICommand):  # type: ignore[misc] # op
 def _export(args: Namespace) -> int:
     from tramontane.cli.commands import export
     from tramontane.console.progress import say
-    from tramontane.export.build import adapted
     from tramontane.export.cache_choice import choose_cache, geometry_of
     from tramontane.export.formats.layouts import read_config
+    from tramontane.export.options import (
+        adapted,
+    )
     from tramontane.interop.optimum_config import describe, obstacles
 
     config = adapted(read_config(args.checkpoint), window=args.window)

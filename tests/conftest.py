@@ -34,7 +34,12 @@ ROOT = Path(tramontane.__file__).parent  # imported before onnxruntime is: no te
 @pytest.fixture(scope="session")
 def embedded_artifact(once: Once) -> Callable[[str], Path]:
     """Artifacts of the bundled demo model by recipe, e.g. ``int8-ort`` or ``int8-ort-int8``, not proved; each made once."""
-    from tramontane.export.build import export_checkpoint, recipe_named
+    from tramontane.export.build import (
+        export_checkpoint,
+    )
+    from tramontane.export.options import (
+        recipe_named,
+    )
 
     def artifact(recipe: str) -> Path:
         model = ROOT / "models" / "stdlib-5m"

@@ -31,7 +31,7 @@ _WAIT_SECONDS = 120  # for whoever kills; far longer than a test takes
 def main() -> None:
     """Serve until standard input ends."""
     checkpoint = Checkpoint.open(Path(sys.argv[1]))
-    model = build.trace_apart(checkpoint.config)
+    model = build.trace_in_subprocess(checkpoint.config)
     # Of the code as it was imported, whatever becomes of the files.
     digest = build.weights_code_digest()
     print("ready", flush=True)
@@ -45,7 +45,7 @@ def main() -> None:
         else:
             build.weights_code_digest = lambda: digest
             if not request["is_traced"]:
-                build.trace_apart = lambda *_: model
+                build.trace_in_subprocess = lambda *_: model
             os._exit(_export(request))
 
 

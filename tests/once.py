@@ -88,8 +88,8 @@ def exports_in_one_process(once: Once) -> Iterator[None]:
     it by its name; commands that run as a process of their own, and killed exports, have it too.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "trace_apart", lambda *asked: _traced(once, *asked))
-        patch.setattr(build, "calibrate_apart", lambda *asked: _calibrated(once, *asked))
+        patch.setattr(build, "trace_in_subprocess", lambda *asked: _traced(once, *asked))
+        patch.setattr(build, "calibrate_in_subprocess", lambda *asked: _calibrated(once, *asked))
         yield
 
 

@@ -13,7 +13,12 @@ import numpy as np
 import pytest
 from tramontane.cli import main as cli
 from tramontane.console import status
-from tramontane.export.build import ExportOptions, export_checkpoint
+from tramontane.export.build import (
+    export_checkpoint,
+)
+from tramontane.export.options import (
+    ExportOptions,
+)
 from tramontane.runtime import Sampler, Session, minimal_decode
 from tramontane.runtime.contract import DATA_FILE, MODEL_FILE
 from tramontane.runtime.manifest import read_manifest

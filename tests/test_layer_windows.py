@@ -12,8 +12,14 @@ import onnx
 import pytest
 import torch
 import transformers
-from tramontane.export.build import ExportOptions, adapted, export_checkpoint
+from tramontane.export.build import (
+    export_checkpoint,
+)
 from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.options import (
+    ExportOptions,
+    adapted,
+)
 from tramontane.runtime import minimal_decode
 from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.contract import MODEL_FILE

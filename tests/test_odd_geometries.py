@@ -14,11 +14,16 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from tramontane.export.build import ExportOptions, export_checkpoint
+from tramontane.export.build import (
+    export_checkpoint,
+)
 from tramontane.export.cache_choice import CacheChoice, geometry_of
 from tramontane.export.calibrate.calibrate import calibrate
 from tramontane.export.config import MistralConfig
 from tramontane.export.model.model import Mistral
+from tramontane.export.options import (
+    ExportOptions,
+)
 from tramontane.export.plan import plan
 from tramontane.export.trace.bind_weights import bind
 from tramontane.export.trace.trace import trace

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tramontane.export.build import ExportOptions, export_checkpoint
+from tramontane.export.build import (
+    export_checkpoint,
+)
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.formats.layouts import read_config
+from tramontane.export.options import (
+    ExportOptions,
+)
 from tramontane.runtime import Sampler, Session
 from tramontane.validate.run_gate import prove
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM

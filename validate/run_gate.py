@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..export.build import adapted
 from ..export.formats.checkpoint import Checkpoint
+from ..export.options import (
+    adapted,
+)
 from ..runtime.manifest import to_json
 from .artifact_under_test import open_subject
 from .causes.explain import Explanation, explain

@@ -22,7 +22,9 @@ from rich.table import Table
 
 from ...console.progress import say
 from ...console.status import status_of
-from ...export.build import HASHING
+from ...export.build import (
+    HASHING,
+)
 from ...export.known_models import find_geometry
 from ...runtime.errors import ContractError
 from ...runtime.manifest import read_manifest

@@ -15,12 +15,18 @@ import numpy as np
 
 from ...console.progress import say, track
 from ...environments import commands, folders, python
-from ...export.build import ExportOptions, export_checkpoint, weights_code_digest
+from ...export.build import (
+    export_checkpoint,
+    weights_code_digest,
+)
 from ...export.code_digest import code_digest
 from ...export.fingerprint import tool_versions
 from ...export.formats.checkpoint import Checkpoint
 from ...export.formats.gguf import writer as gguf_writer
 from ...export.formats.gguf.writer import write_gguf
+from ...export.options import (
+    ExportOptions,
+)
 from ...runtime.errors import ParityError
 from ...validate.figures import compare
 from ...validate.reference.reference import Reference

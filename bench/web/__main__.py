@@ -20,8 +20,13 @@ from ...console.progress import say
 from ...console.status import status_of
 from ...environments import commands, node
 from ...environments.errors import Absent
-from ...export.build import ExportOptions, export_checkpoint
+from ...export.build import (
+    export_checkpoint,
+)
 from ...export.formats.checkpoint import Checkpoint
+from ...export.options import (
+    ExportOptions,
+)
 from ...interop import web_server
 from ...runtime.errors import ConfigError, ContractError
 from .figures import (

@@ -26,8 +26,13 @@ from ..preflight import refuse_parity_check_beyond_memory, refuse_same_text, ref
 from ..subcommand import add_subcommand
 
 if TYPE_CHECKING:
-    from ...export.build import ExportOptions, Gate
+    from ...export.build import (
+        Gate,
+    )
     from ...export.formats.checkpoint import Checkpoint
+    from ...export.options import (
+        ExportOptions,
+    )
 
 
 EXAMPLES = ("tramontane export models/stdlib-5m --quant int8",)
@@ -99,7 +104,9 @@ def main(args: Namespace) -> int:
     if args.print_out:
         print(out)
         return 0
-    from ...export.build import export_checkpoint
+    from ...export.build import (
+        export_checkpoint,
+    )
 
     _refuse_bad_arguments(args)
     manifest = export_checkpoint(
@@ -143,7 +150,9 @@ def _refuse_bad_arguments(args: Namespace) -> None:
 
 def _export_options(args: Namespace) -> ExportOptions:
     """The values of the options that decide the artifact's files."""
-    from ...export.build import ExportOptions
+    from ...export.options import (
+        ExportOptions,
+    )
 
     text = args.calibration_text
     return ExportOptions(

@@ -99,10 +99,12 @@ def _inspect_checkpoint(args: Namespace) -> int:
 
     The plan is printed before any file of weights is opened.
     """
-    from ...export.build import adapted
     from ...export.cache_choice import choose_cache
     from ...export.formats.layouts import read_config
     from ...export.known_models import GEOMETRIES, find_geometry
+    from ...export.options import (
+        adapted,
+    )
     from ...export.plan import plan_each
     from ...export.plan_table import plan_json, print_plan
 
@@ -136,7 +138,12 @@ def _inspect_checkpoint(args: Namespace) -> int:
 
 def _checked(args: Namespace) -> str:
     """Run the checks that an export runs before it traces; return what was found."""
-    from ...export.build import ExportOptions, preflight
+    from ...export.options import (
+        ExportOptions,
+    )
+    from ...export.preflight import (
+        preflight,
+    )
 
     if not args.no_validate:
         refuse_parity_check_beyond_memory(args.path, args)

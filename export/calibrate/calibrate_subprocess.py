@@ -17,7 +17,9 @@ _MODULE = "tramontane.export.calibrate.calibrate"
 REFUSED = 3  # its exit status when one of our errors is on standard output, as JSON
 
 
-def calibrate_apart(config: MistralConfig, checkpoint: Checkpoint, text: str) -> Calibration:
+def calibrate_in_subprocess(
+    config: MistralConfig, checkpoint: Checkpoint, text: str
+) -> Calibration:
     """Calibrate on a text as ``calibrate`` does; its progress goes to standard error.
 
     Raises:

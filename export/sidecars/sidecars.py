@@ -24,7 +24,7 @@ _NEEDED = ("architectures", "model_type", "num_key_value_heads", "sliding_window
 _LARGE = ("*.onnx", f"{Path(DATA_FILE).name}*", "tokenizer.model")
 
 
-def write_companions(
+def write_sidecars(
     weights: Checkpoint,
     folder: Path,
     config: MistralConfig,

@@ -26,7 +26,9 @@ _MOST_BYTES = 1 << 20  # of one; a licence is a text
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def read_origin(checkpoint: Checkpoint, *, base_model: str | None = None) -> dict[str, Any]:
+def read_upstream_metadata(
+    checkpoint: Checkpoint, *, base_model: str | None = None
+) -> dict[str, Any]:
     """What an artifact's model card carries over from the checkpoint.
 
     Args:

@@ -21,7 +21,7 @@ from ..config import MistralConfig
 _MODULE = "tramontane.export.trace.trace"
 
 
-def trace_apart(config: MistralConfig, cache: CacheChoice = WINDOWED) -> ir.Model:
+def trace_in_subprocess(config: MistralConfig, cache: CacheChoice = WINDOWED) -> ir.Model:
     """Trace a model as ``trace`` does, which describes the graph.
 
     Raises:

@@ -9,7 +9,9 @@ import pytest
 from tramontane.cli import main as cli
 from tramontane.cli import options
 from tramontane.console import status
-from tramontane.export.build import ExportOptions
+from tramontane.export.options import (
+    ExportOptions,
+)
 from tramontane.graphs.quantization.recipe import format_names
 from tramontane.graphs.targets.known import TARGETS
 from tramontane.validate import tolerance

@@ -65,7 +65,7 @@ def test_inspect_refuses_what_export_refuses_and_in_the_same_words(
     def trace(*_: object) -> None:
         raise AssertionError("it was traced")
 
-    monkeypatch.setattr(build, "trace_apart", trace)
+    monkeypatch.setattr(build, "trace_in_subprocess", trace)
     monkeypatch.chdir(tmp_path)
     checkpoint = tmp_path / "model"
     shutil.copytree(stdlib_5m, checkpoint)

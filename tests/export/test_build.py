@@ -6,11 +6,17 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from tramontane.export.build import ExportOptions, adapted, export_checkpoint
+from tramontane.export.build import (
+    export_checkpoint,
+)
 from tramontane.export.cache_choice import GROWING, WINDOWED, choose_cache, geometry_of
 from tramontane.export.config import MistralConfig
 from tramontane.export.formats.layouts import read_config
 from tramontane.export.known_models import GEOMETRIES
+from tramontane.export.options import (
+    ExportOptions,
+    adapted,
+)
 from tramontane.runtime.errors import ConfigError
 
 LLAMA = GEOMETRIES["llama-2-7b"]

@@ -12,9 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from tramontane.export import build
-from tramontane.export.build import ExportOptions, export_checkpoint
+from tramontane.export.build import (
+    export_checkpoint,
+)
 from tramontane.export.calibrate import calibrate_subprocess
 from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.options import (
+    ExportOptions,
+)
 from tramontane.runtime.errors import CheckpointError
 from tramontane.runtime.manifest import read_manifest
 from tramontane.validate.measurement import GateOptions
@@ -201,7 +206,9 @@ def test_calibration_reads_the_same_files_or_none(
         CHANGES[change][0](checkpoint / "model.safetensors")
         return run(*arguments, **options)
 
-    monkeypatch.setattr(build, "calibrate_apart", calibrate_subprocess.calibrate_apart)
+    monkeypatch.setattr(
+        build, "calibrate_in_subprocess", calibrate_subprocess.calibrate_in_subprocess
+    )
     monkeypatch.setattr(calibrate_subprocess.subprocess, "run", changing)
     out = tmp_path / "out" / "artifact"
     out.parent.mkdir()

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tramontane.export.build import ExportOptions
+from tramontane.export.options import (
+    ExportOptions,
+)
 from tramontane.interop import cases
 from tramontane.interop.cases import Case, Exported
 

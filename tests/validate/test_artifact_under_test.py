@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from tramontane.export.build import adapted
 from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.options import (
+    adapted,
+)
 from tramontane.runtime import Session
 from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.errors import ContractError
@@ -96,7 +98,12 @@ def test_a_graph_without_the_driver_gives_the_logits_of_the_driver(
 def test_a_growing_cache_is_told_from_a_windowed_one(
     tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
-    from tramontane.export.build import ExportOptions, export_checkpoint
+    from tramontane.export.build import (
+        export_checkpoint,
+    )
+    from tramontane.export.options import (
+        ExportOptions,
+    )
 
     folder = tiny_checkpoint("LlamaForCausalLM")
     export_checkpoint(folder, tmp_path / "a", ExportOptions(quant="fp32", target="ort"))

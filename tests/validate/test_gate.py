@@ -9,8 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tramontane.export.build import ExportOptions, export_checkpoint
+from tramontane.export.build import (
+    export_checkpoint,
+)
 from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.options import (
+    ExportOptions,
+)
 from tramontane.faults import in_attention, in_cache, in_operators
 from tramontane.faults.planting import Fault, planted
 from tramontane.runtime.contract import MODEL_FILE

@@ -131,7 +131,7 @@ def test_an_export_that_is_interrupted_before_it_writes_keeps_nothing_and_says_n
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build, "trace_apart", interrupt)
+    monkeypatch.setattr(build, "trace_in_subprocess", interrupt)
     arguments = ["export", str(stdlib_5m), "--out", str(tmp_path / "out")]
     assert cli.main(arguments) == status.EXIT_INTERRUPTED
     assert list(tmp_path.iterdir()) == []

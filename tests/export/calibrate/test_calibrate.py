@@ -14,9 +14,9 @@ import pytest
 import torch
 import transformers
 from tramontane.console.text_file import read_text
-from tramontane.export.calibrate import calibrate_subprocess as calibrate_apart_module
+from tramontane.export.calibrate import calibrate_subprocess
 from tramontane.export.calibrate.calibrate import calibrate
-from tramontane.export.calibrate.calibrate_subprocess import calibrate_apart
+from tramontane.export.calibrate.calibrate_subprocess import calibrate_in_subprocess
 from tramontane.export.calibrate.tokens import TEXT, calibration_tokens
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.graphs.quantization.activation_ranges import Calibration, LayerMaxima
@@ -87,7 +87,7 @@ def test_what_is_found_apart_is_what_is_found_here(tiny_checkpoint: Write) -> No
     checkpoint = Checkpoint.open(tiny_checkpoint())
     config, text = checkpoint.config, "for name in names:\n    print(name)\n" * 20
     here = calibrate(config, checkpoint, calibration_tokens(config, checkpoint, text))
-    assert calibrate_apart(config, checkpoint, text).to_bytes() == here.to_bytes()
+    assert calibrate_in_subprocess(config, checkpoint, text).to_bytes() == here.to_bytes()
 
 
 def test_text_of_calibration_shares_no_line_with_the_text_that_parity_is_measured_on() -> None:
@@ -116,7 +116,7 @@ def test_text_is_cut_where_positions_end_and_every_piece_begins_as_a_prompt(
 def test_text_of_a_few_words_is_refused(tiny_checkpoint: Write, tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint())
     with pytest.raises(ConfigError, match="--calibration-text: 2 tokens, expected at least 32"):
-        calibrate_apart(checkpoint.config, checkpoint, "return x")
+        calibrate_in_subprocess(checkpoint.config, checkpoint, "return x")
     with pytest.raises(ConfigError, match="--calibration-text .*nowhere.txt.*name a UTF-8"):
         read_text(tmp_path / "nowhere.txt", flag="--calibration-text")
 
@@ -133,7 +133,7 @@ def test_weight_that_is_no_number_is_named_from_the_other_process(
     save_file(tensors, folder / "model.safetensors")
     checkpoint = Checkpoint.open(folder)
     with pytest.raises(CheckpointError, match="layers.1.mlp.up_proj.weight holds 1 values"):
-        calibrate_apart(checkpoint.config, checkpoint, TEXT.read_text(encoding="utf-8"))
+        calibrate_in_subprocess(checkpoint.config, checkpoint, TEXT.read_text(encoding="utf-8"))
 
 
 def test_process_that_fails_or_is_killed_is_told(
@@ -147,12 +147,12 @@ def test_process_that_fails_or_is_killed_is_told(
     ):
         command = [sys.executable, "-c", code]
         monkeypatch.setattr(
-            calibrate_apart_module.subprocess,
+            calibrate_subprocess.subprocess,
             "run",
             lambda _, command=command, **options: run(command, **options),
         )
         with pytest.raises(TraceError, match=told):
-            calibrate_apart(checkpoint.config, checkpoint, "text")
+            calibrate_in_subprocess(checkpoint.config, checkpoint, "text")
 
 
 def test_maxima_come_back_from_bytes_and_other_bytes_are_refused() -> None:

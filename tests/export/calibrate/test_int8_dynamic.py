@@ -11,8 +11,13 @@ import onnx
 import pytest
 from tramontane.cli import main as cli
 from tramontane.console import status
-from tramontane.export.build import ExportOptions, export_checkpoint
+from tramontane.export.build import (
+    export_checkpoint,
+)
 from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.options import (
+    ExportOptions,
+)
 from tramontane.graphs.lint.rules import lint
 from tramontane.runtime.contract import DATA_FILE, MODEL_FILE
 from tramontane.runtime.errors import ConfigError

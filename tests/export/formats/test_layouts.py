@@ -11,11 +11,16 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tramontane.export.build import ExportOptions, export_checkpoint
+from tramontane.export.build import (
+    export_checkpoint,
+)
 from tramontane.export.formats import checkpoint as checkpoint_module
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.formats.layouts import read_config
 from tramontane.export.model.load import load_reference
+from tramontane.export.options import (
+    ExportOptions,
+)
 from tramontane.runtime.contract import DATA_FILE, MODEL_FILE
 from tramontane.runtime.errors import CheckpointError, ConfigError
 

@@ -15,11 +15,16 @@ import jsonschema
 import pytest
 import tramontane.export
 import transformers
-from tramontane.export.build import ExportOptions, export_checkpoint
+from tramontane.export.build import (
+    export_checkpoint,
+)
 from tramontane.export.cache_choice import CacheChoice
 from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.options import (
+    ExportOptions,
+)
 from tramontane.export.sidecars.genai_config import genai_config
-from tramontane.export.sidecars.sidecars import write_companions
+from tramontane.export.sidecars.sidecars import write_sidecars
 from tramontane.export.tokenizer.tokenizer import read_vocabulary
 from tramontane.graphs.targets.known import find_target
 from tramontane.runtime.contract import DATA_FILE
@@ -209,7 +214,7 @@ def written(checkpoint: Path, out: Path) -> dict[str, Any]:
     """What is written for a checkpoint, without its graph."""
     weights = Checkpoint.open(checkpoint)
     out.mkdir()
-    write_companions(
+    write_sidecars(
         weights, out, weights.config, read_vocabulary(weights), target=find_target("ort")
     )
     return contents(out)

@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 from tramontane.export.formats.checkpoint import Checkpoint
-from tramontane.export.sidecars.upstream_metadata import _LICENSES, copy_licenses, read_origin
+from tramontane.export.sidecars.upstream_metadata import (
+    _LICENSES,
+    copy_licenses,
+    read_upstream_metadata,
+)
 from tramontane.runtime.errors import CheckpointError, ConfigError
 
 Write = Callable[..., Path]
@@ -28,7 +32,7 @@ license: mit
 
 
 def origin(path: Path, **options: Any) -> dict[str, Any]:
-    return read_origin(Checkpoint.open(path), **options)
+    return read_upstream_metadata(Checkpoint.open(path), **options)
 
 
 @pytest.fixture

@@ -14,10 +14,15 @@ import torch
 import transformers
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import processors
-from tramontane.export.build import ExportOptions, export_checkpoint
+from tramontane.export.build import (
+    export_checkpoint,
+)
 from tramontane.export.calibrate.tokens import calibration_tokens
 from tramontane.export.formats.checkpoint import Checkpoint
-from tramontane.export.sidecars.sidecars import write_companions
+from tramontane.export.options import (
+    ExportOptions,
+)
+from tramontane.export.sidecars.sidecars import write_sidecars
 from tramontane.export.tokenizer.tokenizer import MADE as MADE_OF_MODEL
 from tramontane.export.tokenizer.tokenizer import (
     SPACED,
@@ -74,7 +79,7 @@ def sidecars(folder: Path, out: Path) -> dict[str, Any]:
     out.mkdir(exist_ok=True)
     vocabulary = read_vocabulary(weights)
     write_tokenizer(weights, out, vocabulary)
-    write_companions(weights, out, weights.config, vocabulary, target=find_target("ort"))
+    write_sidecars(weights, out, weights.config, vocabulary, target=find_target("ort"))
     return {path.name: json.loads(path.read_bytes()) for path in out.glob("*.json")}
 
 

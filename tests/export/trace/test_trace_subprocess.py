@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from tramontane.export.known_models import find_geometry, shorten
-from tramontane.export.trace import trace_subprocess as trace_apart_module
+from tramontane.export.trace import trace_subprocess
 from tramontane.export.trace.trace import trace
-from tramontane.export.trace.trace_subprocess import trace_apart
+from tramontane.export.trace.trace_subprocess import trace_in_subprocess
 from tramontane.graphs import weights
 from tramontane.runtime.errors import TraceError
 
@@ -20,7 +20,7 @@ CONFIG = shorten(find_geometry("stdlib-5m"), 2)
 
 
 def test_graph_is_the_one_that_is_traced_here() -> None:
-    here, apart = trace(CONFIG), trace_apart(CONFIG)
+    here, apart = trace(CONFIG), trace_in_subprocess(CONFIG)
     assert ir.to_proto(apart) == ir.to_proto(here)
     for name in ("cos_cache", "sin_cache"):
         tables = [weights.read(model.graph.initializers[name]) for model in (here, apart)]
@@ -28,9 +28,9 @@ def test_graph_is_the_one_that_is_traced_here() -> None:
 
 
 def test_words_of_a_tracer_that_fails_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trace_apart_module, "_MODULE", "tramontane.export.no_such_tracer")
+    monkeypatch.setattr(trace_subprocess, "_MODULE", "tramontane.export.no_such_tracer")
     with pytest.raises(TraceError, match="(?s)status 1, expected 0.*No module named .*no_such"):
-        trace_apart(CONFIG)
+        trace_in_subprocess(CONFIG)
 
 
 @pytest.mark.slow
@@ -50,7 +50,7 @@ def test_code_beside_the_weights_is_not_run(
 ) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit('run')")
     monkeypatch.chdir(tmp_path)
-    assert trace_apart(shorten(CONFIG, 1)).graph.name == "tramontane"
+    assert trace_in_subprocess(shorten(CONFIG, 1)).graph.name == "tramontane"
 
 
 def test_tracer_that_was_killed_is_told_from_one_that_failed(
@@ -60,4 +60,4 @@ def test_tracer_that_was_killed_is_told_from_one_that_failed(
     run = subprocess.run
     monkeypatch.setattr(subprocess, "run", lambda _, **options: run(killed, **options))
     with pytest.raises(TraceError, match="ended by signal 9, .* memory ran out"):
-        trace_apart(CONFIG)
+        trace_in_subprocess(CONFIG)

@@ -11,8 +11,10 @@ from types import ModuleType
 import numpy as np
 import onnx_ir as ir
 import pytest
-from tramontane.export.build import recipe_named
 from tramontane.export.known_models import GEOMETRIES
+from tramontane.export.options import (
+    recipe_named,
+)
 from tramontane.export.plan import plan, plan_each
 from tramontane.graphs import targets, weights
 from tramontane.graphs.pipeline import passes, run

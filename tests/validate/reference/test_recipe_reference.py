@@ -7,8 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tramontane.export.build import ExportOptions, export_checkpoint, recipe_named
+from tramontane.export.build import (
+    export_checkpoint,
+)
 from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.options import (
+    ExportOptions,
+    recipe_named,
+)
 from tramontane.runtime.session import Session
 from tramontane.validate.artifact_under_test import open_subject
 from tramontane.validate.figures import by_position

@@ -1,0 +1,117 @@
+"""What an export is asked for: the recipe, the window, the size of files."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..console.text_file import read_text
+from ..graphs.quantization.recipe import (
+    DEFAULT_BLOCK,
+    WeightFormat,
+    find_format,
+    format_names,
+)
+from ..graphs.targets import known as known_targets
+from ..runtime.cache import by_layer
+from ..runtime.errors import ConfigError
+from .calibrate.tokens import TEXT
+from .config import MistralConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportOptions:
+    """What to make of a checkpoint."""
+
+    quant: str  # a weight format of ``recipe.FORMATS``
+    target: str  # as in ``graphs/targets/known.py``
+    block: int = DEFAULT_BLOCK  # weights that share a scale
+    window: int | None = None  # keys a query sees, in place of the checkpoint's own
+    cache: str = "windowed"  # as in ``cache_choice.CACHES``
+    kv: str = "float32"  # what keys and values are held in, as in ``CACHE_DTYPES``
+    max_shard_bytes: int | None = None  # no file of weights grows beyond it
+    calibration_text: Path = TEXT  # UTF-8, to see on how large activations get
+
+    @property
+    def weight_format(self) -> WeightFormat:
+        """What ``quant`` names.
+
+        Raises:
+            GraphError: an unknown one.
+        """
+        return find_format(self.quant)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the recipe is fitted to activations, or to keys and values."""
+        return self.weight_format.is_calibrated(self.kv)
+
+
+def recipe_named(name: str) -> ExportOptions:
+    """Options by the name of their recipe: ``QUANT-TARGET``, or ``QUANT-TARGET-KV``.
+
+    >>> options = recipe_named("int8-dynamic-ort")
+    >>> options.quant, options.target, options.kv
+    ('int8-dynamic', 'ort', 'float32')
+    """
+    target = next(target for target in known_targets.TARGETS if f"-{target}" in name)
+    quant, _, kv = name.partition(f"-{target}")
+    return ExportOptions(quant=quant, target=target, kv=kv.lstrip("-") or "float32")
+
+
+def read_calibration_text(options: ExportOptions) -> str:
+    """The text that a recipe is calibrated on; empty where it is not calibrated.
+
+    Raises:
+        ConfigError: it cannot be read, or was given where nothing would read it.
+    """
+    if options.is_calibrated:
+        return read_text(options.calibration_text, flag="--calibration-text")
+    if options.calibration_text != TEXT:
+        formats = [n for n in format_names() if find_format(n).method.observes_activations]
+        calibrated = " or ".join(f"--quant {name}" for name in formats)
+        raise ConfigError(
+            f"--calibration-text {options.calibration_text}: --quant {options.quant} --kv "
+            f"{options.kv} is not calibrated, expected {calibrated} or --kv int8; leave it out"
+        )
+    return ""
+
+
+def decisive(options: ExportOptions) -> dict[str, Any]:
+    """Options as far as they decide the weights: of a text what it says, not where it lies."""
+    text = read_calibration_text(options).encode()
+    return {
+        **dataclasses.asdict(options),
+        "calibration_text": hashlib.sha256(text).hexdigest() if text else "",
+    }
+
+
+def adapted(config: MistralConfig, *, window: int | None) -> MistralConfig:
+    """The architecture with another window; a Llama that gets a window is a Mistral.
+
+    Raises:
+        ConfigError: no window, or more than the checkpoint's or than the positions that the model
+            has.
+    """
+    if window is None:
+        return config
+    if not 1 <= window <= config.max_position_embeddings:
+        raise ConfigError(
+            f"--window {window}: expected 1 to {config.max_position_embeddings}, "
+            "the positions that the model has"
+        )
+    if config.layer_windows:
+        raise ConfigError(
+            f"--window {window}: the checkpoint's layers have windows of their own, "
+            f"{by_layer(config.windows, none='none')}; leave --window out"
+        )
+    trained = config.sliding_window
+    if trained is not None and window > trained:
+        raise ConfigError(
+            f"--window {window}: the checkpoint's window is {trained}, expected at most that: a "
+            "larger one reads keys further back than the model was trained on; leave --window out"
+        )
+    return dataclasses.replace(config, sliding_window=window, architecture="MistralForCausalLM")

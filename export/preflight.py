@@ -1,0 +1,93 @@
+"""All that can stop an export before its model is traced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..console.progress import say
+from ..graphs.writing.external_data import refuse_full_disk
+from ..graphs.writing.own_folders import target_of
+from ..graphs.writing.partial_folder import partial_of
+from ..graphs.writing.staging import refuse_occupied
+from ..runtime.errors import ContractError
+from ..runtime.manifest import Vocabulary
+from .cache_choice import CacheChoice, choose_cache
+from .config import MistralConfig
+from .formats.checkpoint import Checkpoint
+from .formats.layouts import Layout
+from .options import ExportOptions, adapted, read_calibration_text
+from .plan import Plan, plan
+from .sidecars.upstream_metadata import read_upstream_metadata
+from .tokenizer.tokenizer import read_vocabulary
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preflight:
+    """What is known of an export before its model is traced."""
+
+    weights: Checkpoint
+    config: MistralConfig  # with the window that was asked for
+    cache: CacheChoice
+    vocabulary: Vocabulary
+    origin: dict[str, Any]
+    planned: Plan
+
+
+def preflight(
+    checkpoint: Path,
+    out: Path,
+    options: ExportOptions,
+    *,
+    base_model: str | None = None,
+    replace: bool = True,
+) -> Preflight:
+    """Check all that can stop an export before its model is traced; nothing is written.
+
+    Args:
+        checkpoint, out, options, base_model, replace: as ``export_checkpoint`` takes them.
+
+    Raises:
+        ConfigError, CheckpointError: the checkpoint is not one that is supported.
+        GraphError: the recipe is not one that is supported.
+        ContractError: the artifact cannot be written there.
+    """
+    _refuse_overlap(checkpoint, out)
+    refuse_occupied(out, replace=replace)
+    read_calibration_text(options)
+    weights = Checkpoint.open(checkpoint)
+    config = adapted(weights.config, window=options.window)
+    cache = choose_cache(options.cache, kv=options.kv)
+    _warn_of_no_window(weights, config)
+    vocabulary, origin = (
+        read_vocabulary(weights),
+        read_upstream_metadata(weights, base_model=base_model),
+    )
+    planned = plan(
+        config, quant=options.quant, target=options.target, block=options.block, cache=cache
+    )
+    if not partial_of(out).exists():
+        refuse_full_disk(target_of(out), planned.disk_bytes)
+    return Preflight(
+        weights=weights,
+        config=config,
+        cache=cache,
+        vocabulary=vocabulary,
+        origin=origin,
+        planned=planned,
+    )
+
+
+def _warn_of_no_window(weights: Checkpoint, config: MistralConfig) -> None:
+    """GGUF has no word for Mistral's window: what is silent there may have had one."""
+    if weights.layout is Layout.GGUF and config.sliding_window is None:
+        say(
+            f"{weights.path}: has no window, expected one for Mistral-7B v0.1, whose window "
+            "GGUF files omit; for that model pass --window 4096"
+        )
+
+
+def _refuse_overlap(checkpoint: Path, out: Path) -> None:
+    if checkpoint.resolve().is_relative_to(out.resolve()):
+        raise ContractError(f"{out}: --out is the checkpoint, or holds it; name another folder")
