@@ -1,4 +1,4 @@
-"""What is under test? An artifact of ours, or another exporter's graph beside a checkpoint."""
+"""The graph under test: an artifact of ours, or another exporter's graph, and its properties."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from ..runtime.ort_session import open_graph
 from ..runtime.session import Session
 from .runners import DriverFeeder, Feeder, GraphFeeder
 
-_OTHERS_ROUNDING = 2.5  # codes of -8 to 7 miss a block's end by a step, k-quants by more
+_OTHERS_ROUNDING = 2.5  # codes of -8 to 7 miss a block's maximum by a step, k-quants by more
 _GRAPH_FOLDER = Path(contract.MODEL_FILE).parent.name
 _OTHERS_SLACK = 16  # rows beyond the window in a cache whose rows the runtime chooses
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A graph under test, and what it is held to."""
+    """A graph under test, and what is expected of it."""
 
     path: Path  # of the graph
     config: MistralConfig  # what the reference runs: the checkpoint's, the artifact's window
@@ -37,7 +37,7 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """Of the folder that people copy: ``onnx``, where a graph may lie in it, names nothing."""
+        """Name of the artifact's folder; a sub-folder ``onnx`` is skipped."""
         folder = self.path.absolute().parent
         return folder.parent.name if folder.name == _GRAPH_FOLDER else folder.name
 
@@ -110,7 +110,7 @@ class Subject:
 
     @property
     def weight_slack(self) -> float:
-        """How much coarser than ours weights may be rounded: others have ways of their own."""
+        """Factor on the bound on weights: other exporters quantize differently."""
         return 1.0 if self.manifest is not None else _OTHERS_ROUNDING
 
     @property
@@ -179,14 +179,14 @@ def open_subject(path: Path, config: MistralConfig) -> Subject:
 
 
 def _artifact_around(path: Path) -> Path | None:
-    """The artifact that a folder is, or that a graph is the graph of."""
+    """The artifact in a folder, or to which a graph belongs."""
     folder = path.parent.parent if path.name == Path(contract.MODEL_FILE).name else path
     is_meant = path in (folder, folder / contract.MODEL_FILE)
     return folder if is_meant and (folder / contract.MANIFEST_FILE).is_file() else None
 
 
 def _refuse_other_graph(path: Path, config: MistralConfig) -> None:
-    """Compare what a bare graph says of itself with the checkpoint: layers, heads, vocabulary."""
+    """Compare layers, heads and vocabulary of a graph without manifest with the checkpoint."""
     session = open_graph(path)
     shapes = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
     layers = sum(name.startswith("past_key_values.") for name in shapes) // 2

@@ -24,18 +24,18 @@ from .tolerance import tolerance_for
 from .verdict import POOR, Check, closer, judged, word_for
 
 FIGURES = {"weights": "weight_error", "operators": "operator_error", "rows": "row_error"}
-_MANY_PARAMETERS = 10**9  # beyond it, default runs look into three layers alone
+_MANY_PARAMETERS = 10**9  # beyond it, default runs check the operators of three layers only
 
 
 class Gate:
-    """An artifact beside its reference."""
+    """An artifact and its reference."""
 
     def __init__(self, subject: Subject, checkpoint: Checkpoint, options: GateOptions) -> None:
         """Read texts and settings; nothing is run yet.
 
         Raises:
-            ContractError: a text that is not there, a bound that is none, or a folder for the
-                reference's work that cannot be made.
+            ContractError: a missing text, an invalid bound, or a folder for the reference's
+                results that cannot be created.
             CheckpointError: the checkpoint's tokenizer is unreadable.
         """
         refuse_bad_options(text=options.text, seed=options.seed)
@@ -62,7 +62,7 @@ class Gate:
         """Run every check.
 
         Raises:
-            ContractError: the graph cannot be run as its names promise.
+            ContractError: the graph cannot be run by its names.
             CheckpointError: a weight of the checkpoint is unreadable.
         """
         notes = [*self._of_the_window(), *self._of_the_text()]
@@ -94,7 +94,7 @@ class Gate:
         )
 
     def check_layers(self, tokens: np.ndarray, cuts: Sequence[int]) -> LayerChecks:
-        """Look into the graph on a sequence of one's choice, at all layers."""
+        """Check weights and operators on a given sequence, in all layers."""
         return check_layers(
             self.subject,
             self.reference,
@@ -118,7 +118,7 @@ class Gate:
         )
 
     def _of_the_window(self) -> list[str]:
-        """A note where the artifact was given another window than the checkpoint has."""
+        """A note if the artifact's window is not the checkpoint's."""
         own = self.subject.config.windows
         published = self.reference.checkpoint.config.windows
         if own == published:
@@ -130,7 +130,7 @@ class Gate:
         ]
 
     def _of_the_text(self) -> list[str]:
-        """A note where a text of the user's had to be repeated."""
+        """A note if the user's text had to be repeated."""
         count, longest = self.words.count(self.text), self.spans.longest
         if self.options.text == SAMPLE or count >= longest:
             return []
@@ -181,7 +181,7 @@ class Gate:
 
 
 def checks_of_layers(layer_checks: LayerChecks) -> list[Check]:
-    """One check for each kind of finding: of the finding that is furthest beyond its bound."""
+    """One check per kind of finding, on the one that is furthest out of bounds."""
     checks = []
     for kind, figure in FIGURES.items():
         found = [one for one in layer_checks.findings if one.kind == kind]

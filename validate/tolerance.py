@@ -1,11 +1,11 @@
 """Bounds on all figures, and the reason for each.
 
-Two questions have bounds of different kinds. *Does the artifact do what its recipe says?* Weights
-may be half a step of their scale away, operators a few roundings of float32, whole sequences a
-small multiple of the noise floor that ``recipe_reference`` measures on the model at hand. No such
-bound comes from a measurement of one model. *How far does the recipe move the model?* That is a
-property of model and recipe; it fails only where the artifact is of no use (``max_kl``,
-``min_agreement``), and the user may ask for more.
+Two questions have different bounds. *Does the artifact compute what its recipe says?* A weight
+may differ by half a quantization step, an operator by a few roundings of float32, a whole
+sequence by a small multiple of the noise floor, which ``recipe_reference`` measures on the model
+at hand. No such bound comes from another model. *How far does the recipe move the model?* That
+depends on model and recipe; it fails only if the artifact is of no use (``max_kl``,
+``min_agreement``), unless the user sets stricter bounds.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from ..graphs.quantization.methods.method import Method
 from ..graphs.quantization.methods.round_to_nearest import METHOD as ROUND_TO_NEAREST
 from ..runtime.errors import ContractError
 
-# Beyond these an artifact is of no use. Trained models in 4 bits stay within them even on a kind
-# of text that they never saw; random answers are at 0 % and many nats.
+# Beyond these an artifact is of no use. Trained models in 4 bits stay within them even on text
+# unlike their training data; random outputs are at 0 % and many nats.
 MAX_KL, MIN_AGREEMENT = 2.0, 0.2
 
 # The bound on one weight in float, which is written as it was read, relative to the largest of its
 # row. Those on quantized weights come from the method that rounded them.
 _FLOAT_WEIGHT_ERROR = 1e-6
-# Means over fewer positions say little: one token decides them.
+# Means over fewer positions depend on single tokens.
 FEWEST_POSITIONS = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Floor:
-    """How far the recipe's reference is from itself when its inputs change in the last bits."""
+    """The noise floor: how far the reference moves when its inputs change in the last bits."""
 
     kl: np.ndarray  # (T,) nats
     difference: np.ndarray  # (T,) largest |Δlogit|
@@ -42,30 +42,30 @@ class Floor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tolerance:
-    """Bounds on all figures; ``scale`` is in all of those on what the recipe says."""
+    """Bounds on all figures; the recipe's bounds are already multiplied by ``scale``."""
 
     noise: float = 3.0  # times the noise floor: of sequences' logits and cached rows
     weight_error: dict[int, float]  # by bits; of one weight, relative to the largest of its block
     float_error: float = 2e-5  # of one position, by an operator, relative to its length
-    # The same by a multiplication that rounds activations. Some kernels add up codes around 128
-    # and take the offset off afterwards, in float32: 1.5e-5 on arm64, 1e-6 on x86-64.
+    # The same for a matmul that quantizes activations. Some kernels sum codes around 128 and
+    # subtract the offset afterwards, in float32: 1.5e-5 on arm64, 1e-6 on x86-64.
     rounded_error: float = 1e-4
-    attention_error: float = 2e-5  # the same by attention, of keys and values as they are held
-    # Of keys and values in 8 bits: steps beyond the half that rounding allows; how many times as
-    # large scales are as their own channels need, in the middle; the share that is clipped.
+    attention_error: float = 2e-5  # the same for attention, on the cached keys and values
+    # Of int8 keys and values: steps beyond the half that rounding allows; median of scales over
+    # those that fit their channels; share of clipped values.
     cache_step_error: float = 1e-3
     cache_coarseness: float = 2.2
     cache_clipped: float = 5e-3
     max_kl: float = MAX_KL  # nats, mean over text, of the float32 model from the artifact
     min_agreement: float = MIN_AGREEMENT  # share of positions with the same most likely token
-    scale: float = 1.0  # that the user asked for
+    scale: float = 1.0  # as the user set it
 
     def weight_error_for(self, bits: int) -> float:
-        """The bound on one weight by the bits of its matrix: a recipe mixes them."""
+        """The bound on one weight, by the bits of its matrix."""
         return self.weight_error.get(bits, max(self.weight_error.values()))
 
     def logits_bounds(self, floor: Floor | None, positions: int) -> dict[str, float]:
-        """Bounds on the figures of so many positions of a sequence; means need enough of them."""
+        """Bounds on a sequence's figures; means are bounded only over enough positions."""
         if floor is None:
             return {}
         bounds = {"max_logit_difference": self.noise * float(floor.difference.max())}
@@ -100,19 +100,19 @@ def tolerance_for(
     max_kl: float = MAX_KL,
     min_agreement: float = MIN_AGREEMENT,
 ) -> Tolerance:
-    """All bounds; ``scale`` above 1 loosens those on what the recipe says, below 1 tightens them.
+    """All bounds; ``scale`` above 1 loosens the recipe's bounds, below 1 tightens them.
 
     Args:
         method: that rounded the weights.
-        int8_cache: whether keys and values are held in 8 bits. Where a number lies halfway
-            between two steps, the last bit of rope decides, so attention may read the other one:
-            a row of D numbers is then off by up to a step in one of them.
-        scale: of the bounds on what the recipe says.
+        int8_cache: whether keys and values are int8. If a value lies halfway between two steps,
+            the last bit of rope decides, so attention may read the other one: a row of D values
+            is then off by up to one step in one of them.
+        scale: factor on the recipe's bounds.
         max_kl: nats that the artifact may be from the float32 model, mean over text.
         min_agreement: share of positions of text with the same most likely token, at least.
 
     Raises:
-        ContractError: a bound that is none.
+        ContractError: an invalid bound.
     """
     for flag, value, expected, is_right in (
         ("--tolerance", scale, "a number above 0; 1 is the default", 0 < scale < float("inf")),
