@@ -42,12 +42,10 @@ HASHING = "hashing the checkpoint"  # what progress calls it
 BESIDE_WEIGHTS = (
     "export.code_digest",
     "export.fingerprint",
-    "export.plan",
     "export.preflight",
     "export.sidecars",
     "export.tokenizer",
     "graphs.writing.description",
-    "graphs.writing.own_folders",
     "graphs.writing.partial_folder",
     "graphs.writing.staging",
     "runtime.manifest",
