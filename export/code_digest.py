@@ -58,9 +58,15 @@ def imported_files(
 def imported_names(module: Path, package: Path = _PACKAGE) -> tuple[str, ...]:
     """Names of all of ours that a module imports or starts, such as ``export.config.number``.
 
-    A module that is started as a process (``python -m``) is named by a string.
+    A module that is started as a process (``python -m``) is named by a string. A module that calls
+    ``import_module``, as lists of variations do, imports all modules of its folder.
     """
-    return _names_in(module.read_bytes(), module.relative_to(package).parts[:-1])
+    content = module.read_bytes()
+    names = _names_in(content, module.relative_to(package).parts[:-1])
+    if b"import_module(" not in content:
+        return names
+    beside = (path.relative_to(package).with_suffix("") for path in module.parent.rglob("*.py"))
+    return (*names, *sorted(".".join(path.parts) for path in beside if path.name != "__init__"))
 
 
 @functools.cache

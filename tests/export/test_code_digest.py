@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from tramontane.export import build
 from tramontane.export.code_digest import code_digest, imported_files, imported_names
+from tramontane.graphs.quantization.recipe import find_format, format_names
+from tramontane.graphs.targets.known import TARGETS
 from tramontane.validate.reference import recipe_reference, reference
 
 ROOT = Path(build.__file__).parents[1]
@@ -24,6 +26,11 @@ COMPUTING = {
         "export.formats.checkpoint",
         "export.trace.bind_weights",
         "export.trace.trace",
+        *(f"graphs.targets.{name}" for name in TARGETS),
+        *(
+            f"graphs.quantization.methods.{find_format(name).method_name}"
+            for name in format_names()
+        ),
     ),
     "reference": ("export.formats.checkpoint", "export.model.load", "export.model.model"),
     "recipe": ("validate.reference.weights", "validate.reference.operators"),
@@ -119,7 +126,11 @@ def test_an_edit_to_what_computes_no_number_leaves_weights_and_reference_alone(
         "export/calibrate/calibrate.py",
         "export/trace/trace.py",
         "graphs/passes/fuse_rms_norm.py",
+        "graphs/passes/lower_attention.py",
+        "graphs/quantization/methods/smooth_then_round.py",
+        "graphs/quantization/pack_for_web.py",
         "graphs/quantization/recipe.py",
+        "graphs/targets/portable.py",
         "graphs/writing/external_data.py",
     ],
     indirect=True,
@@ -188,6 +199,23 @@ def test_imports_are_followed_wherever_and_however_they_are_written(tmp_path: Pa
     assert {path.relative_to(tmp_path).as_posix() for path in found} == {*written} - {
         "a/unread.py"
     }
+
+
+def test_a_list_that_imports_by_name_imports_all_modules_of_its_folder(tmp_path: Path) -> None:
+    written = {
+        "root.py": "from .kinds import known\n",
+        "kinds/known.py": "import importlib\ndef find(name): importlib.import_module(name)\n",
+        "kinds/one.py": "from .. import two\n",
+        "kinds/inner/three.py": "",
+        "two.py": "",
+        "unread.py": "",
+    }
+    for name, text in written.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = imported_files(tmp_path / "root.py", package=tmp_path)
+    names = {path.relative_to(tmp_path).as_posix() for path in found}
+    assert names == {*written} - {"unread.py"}
 
 
 def test_a_module_that_is_being_edited_changes_the_digest_and_is_no_error(tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def test_prompts_begin_as_in_transformers_whatever_the_config_says(
         edited(folder, "tokenizer_config.json", tokenizer_class="LlamaTokenizer", **settings)
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer = CheckpointTokenizer.read(Checkpoint.open(folder))
-    assert tokenizer.start == expected
+    assert tokenizer.vocabulary.prompt_start == expected
     assert theirs("")["input_ids"] == expected
 
 
@@ -287,8 +287,8 @@ def without_start(folder: Path) -> Path:
 def test_model_without_a_start_token_feeds_none(copied: Write, tmp_path: Path) -> None:
     folder = without_start(edited(copied(), "config.json", bos_token_id=1))
     tokenizer = CheckpointTokenizer.read(Checkpoint.open(folder))
-    assert tokenizer.pieces.bos_id() == -1
-    assert tokenizer.start == []
+    assert tokenizer.codec.start_token is None
+    assert tokenizer.vocabulary.prompt_start == []
     assert tokenizer.vocabulary.bos_token_id is None
     assert (TokenText(Checkpoint.open(folder)).tokens(TEXT, 64) >= 0).all()
     found = sidecars(folder, tmp_path / "out")
@@ -368,7 +368,7 @@ def test_eos_token_of_the_settings_is_corrected_unless_a_chat_template_writes_it
     )
     edited(folder, "special_tokens_map.json", eos_token={"content": "</s>"}, bos_token="<s>")
     found = sidecars(folder, tmp_path / "out")
-    piece = CheckpointTokenizer.read(Checkpoint.open(folder)).pieces.IdToPiece(317)
+    piece = CheckpointTokenizer.read(Checkpoint.open(folder)).codec.piece(317)
     expected = "</s>" if template else piece
     assert found["tokenizer_config.json"]["eos_token"] == expected
     assert found["tokenizer_config.json"]["add_eos_token"] is False
@@ -378,7 +378,7 @@ def test_eos_token_of_the_settings_is_corrected_unless_a_chat_template_writes_it
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     assert theirs("a")["input_ids"] == [
         1,
-        *CheckpointTokenizer.read(Checkpoint.open(folder)).pieces.encode("a"),
+        *CheckpointTokenizer.read(Checkpoint.open(folder)).codec.encode("a"),
     ]  # no end token after a prompt
 
 
@@ -433,14 +433,14 @@ def _processor_of(folder: Path) -> Any:
 
 def test_space_in_front_that_only_the_settings_ask_for_is_written(copied: Write) -> None:
     folder = copied(LLAMA)
-    usual = CheckpointTokenizer.read(Checkpoint.open(folder)).pieces.encode("word")
+    usual = CheckpointTokenizer.read(Checkpoint.open(folder)).codec.encode("word")
     path = folder / "tokenizer.model"
     model: Any = sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())
     model.normalizer_spec.add_dummy_prefix = False
     path.write_bytes(model.SerializeToString())
-    assert CheckpointTokenizer.read(Checkpoint.open(folder)).pieces.encode("word") != usual
+    assert CheckpointTokenizer.read(Checkpoint.open(folder)).codec.encode("word") != usual
     edited(folder, "tokenizer_config.json", add_prefix_space=True)
-    assert CheckpointTokenizer.read(Checkpoint.open(folder)).pieces.encode("word") == usual
+    assert CheckpointTokenizer.read(Checkpoint.open(folder)).codec.encode("word") == usual
 
 
 def test_tokenizer_json_that_transformers_takes_as_it_is_comes_before_the_setting(
@@ -452,7 +452,7 @@ def test_tokenizer_json_that_transformers_takes_as_it_is_comes_before_the_settin
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer = CheckpointTokenizer.read(Checkpoint.open(folder))
     for text in ("word", "a  b", "\n"):
-        assert [1, *tokenizer.pieces.encode(text)] == theirs(text)["input_ids"]
+        assert [1, *tokenizer.codec.encode(text)] == theirs(text)["input_ids"]
 
 
 def test_tokenizer_of_llama_3_is_named(copied: Write) -> None:

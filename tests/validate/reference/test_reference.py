@@ -152,5 +152,5 @@ def test_the_oldest_go_when_the_store_is_full(
 
 def test_a_store_that_cannot_be_made_is_refused_by_its_flag(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ContractError, match="cannot be made .*--store"):
+    with pytest.raises(ContractError, match="cannot be created .*--store"):
         Store(tmp_path / "file" / "store")

@@ -95,7 +95,8 @@ def test_the_tokenizer_reads_the_same(
     ids = []
     for checkpoint in (source, found):
         tokenizer = CheckpointTokenizer.read(checkpoint)
-        ids.append((tokenizer.start, tokenizer.pieces.encode("def f(x):\n\treturn  'é\u2603'")))
+        text = "def f(x):\n\treturn  'é\u2603'"
+        ids.append((tokenizer.vocabulary.prompt_start, tokenizer.codec.encode(text)))
     assert ids[0] == ids[1]
 
 
