@@ -1,1 +1,1 @@
-"""Measures time and memory; most figures are of a whole process, measured from outside."""
+"""Measures speed, memory and parity of many artifacts."""

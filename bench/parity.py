@@ -20,7 +20,7 @@ from ..export.formats.checkpoint import Checkpoint
 from ..export.options import (
     ExportOptions,
 )
-from ..graphs.quantization.recipe import format_names
+from ..graphs.quantization.weight_formats import format_names
 from ..graphs.targets.known import TARGETS, find_target
 from ..runtime.manifest import read_manifest
 from ..runtime.sizes import format_bytes

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..console.progress import track
 from ..console.status import status_of
-from ..graphs.quantization.recipe import format_names
+from ..graphs.quantization.weight_formats import format_names
 from ..graphs.targets.known import TARGETS
 
 _LIMIT_SECONDS = 1200  # of one export

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..graphs.quantization.recipe import DEFAULT_BLOCK, format_names
+from ..graphs.quantization.weight_formats import DEFAULT_BLOCK, format_names
 from ..graphs.targets.known import TARGETS
 from ..runtime.sizes import parse_size
 

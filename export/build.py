@@ -1,4 +1,4 @@
-"""How does a checkpoint become an artifact folder?"""
+"""Builds an artifact folder from a checkpoint."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console.text_file import read_text
-from ..graphs.quantization.recipe import (
+from ..graphs.quantization.weight_formats import (
     DEFAULT_BLOCK,
     WeightFormat,
     find_format,
@@ -26,7 +26,7 @@ from .config import MistralConfig
 class ExportOptions:
     """What to make of a checkpoint."""
 
-    quant: str  # a weight format of ``recipe.FORMATS``
+    quant: str  # a weight format of ``weight_formats.FORMATS``
     target: str  # as in ``graphs/targets/known.py``
     block: int = DEFAULT_BLOCK  # weights that share a scale
     window: int | None = None  # keys a query sees, in place of the checkpoint's own

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from ..graphs.quantization.pack_matrices import refuse_odd_rows
-from ..graphs.quantization.recipe import DEFAULT_BLOCK, find_format
+from ..graphs.quantization.weight_formats import DEFAULT_BLOCK, find_format
 from ..graphs.targets.known import find_target
 from ..graphs.writing.external_data import ALIGNMENT_BYTES, SPARE_BYTES
 from ..runtime.errors import GraphError

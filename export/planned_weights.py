@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..graphs.quantization.recipe import Recipe, Role, WeightFormat
 from ..graphs.quantization.scheme import Scheme
 from ..graphs.quantization.stored_size import StoredSize, stored_size
+from ..graphs.quantization.weight_formats import Recipe, Role, WeightFormat
 from ..graphs.targets.target import Target
 from ..graphs.writing.external_data import INLINE_BYTES
 from .cache_choice import CacheChoice

@@ -16,7 +16,7 @@ from ..console.status import status_of
 from ..export.formats.layouts import read_config
 from ..runtime.errors import ContractError
 from .catalogue import FAULTS
-from .in_processes import run_trials
+from .parallel import run_trials
 from .planting import MODEL
 from .trial import Outcome, Trial
 

@@ -17,7 +17,7 @@ from .passes.fuse_rms_norm import FuseRmsNorm
 from .passes.keep_last_logits import KeepLastLogits
 from .quantization.activation_ranges import Calibration
 from .quantization.quantize_cache import QuantizeCache
-from .quantization.recipe import DEFAULT_BLOCK, find_format
+from .quantization.weight_formats import DEFAULT_BLOCK, find_format
 from .targets.known import find_target
 
 
@@ -33,7 +33,7 @@ def passes(
 
     Args:
         target: as in ``targets/known.py``.
-        quant: a weight format, as in ``quantization/recipe.py``.
+        quant: a weight format, as in ``quantization/weight_formats.py``.
         block: weights that share a scale.
         kv: what keys and values are held in, ``float32`` or ``int8``.
         calibration: how large activations, keys and values get, where either is fitted to them:

@@ -1,4 +1,4 @@
-"""Weights of a graph as recipes: computed only when they are written.
+"""Deferred weights of a graph: computed only when they are written.
 
 A weight in a graph is a recipe: its type and shape are known, its numbers are computed when they
 are needed, and are freed afterwards. Passes compose recipes; only the writer computes them.

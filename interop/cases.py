@@ -17,7 +17,7 @@ from ..export.options import (
     ExportOptions,
 )
 from ..export.tokenizer.tokenizer_probes import PROBE_TEXTS
-from ..graphs.quantization.recipe import find_format
+from ..graphs.quantization.weight_formats import find_format
 from ..runtime.errors import ContractError
 from ..runtime.manifest import Manifest, read_manifest
 from ..runtime.tokenizers.kinds import open_tokenizer

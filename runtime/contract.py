@@ -1,4 +1,4 @@
-"""What does an artifact promise? Its files, and its tensors' names, types and shapes.
+"""The contract of an artifact: its files, and its tensors' names, types and shapes.
 
 The names are those that transformers.js, onnxruntime-genai and optimum read already; the graph
 lies in ``onnx``, where transformers.js looks for it.

@@ -29,7 +29,7 @@ from tramontane.export.trace.bind_weights import bind
 from tramontane.export.trace.trace import trace
 from tramontane.graphs import pipeline
 from tramontane.graphs.probing.attention_caches import find_cache_scales
-from tramontane.graphs.quantization.recipe import find_format
+from tramontane.graphs.quantization.weight_formats import find_format
 from tramontane.runtime.errors import GraphError
 from tramontane.runtime.ort_session import ort
 from tramontane.validate.run_gate import prove

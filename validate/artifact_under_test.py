@@ -12,7 +12,7 @@ from ..export.cache_choice import WINDOWED, geometry_of
 from ..export.config import MistralConfig
 from ..graphs.probing.read_graph import find_graphs
 from ..graphs.probing.subgraph import OpenedGraph
-from ..graphs.quantization.recipe import WeightFormat, find_format, format_of_bits
+from ..graphs.quantization.weight_formats import WeightFormat, find_format, format_of_bits
 from ..graphs.targets.known import find_target
 from ..runtime import contract
 from ..runtime.cache import CacheLayout, default_rows

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..graphs.quantization.recipe import find_format
+from ..graphs.quantization.weight_formats import find_format
 from ..runtime.errors import ParityError
 
 _LABELS = {

@@ -9,7 +9,7 @@ import jinja2
 from huggingface_hub import ModelCardData
 
 from ... import runtime
-from ...graphs.quantization.recipe import find_format
+from ...graphs.quantization.weight_formats import find_format
 from ...runtime.cache import by_layer
 from ...runtime.manifest import Manifest
 from ..tokenizer.tokenizer import LEFT_OUT

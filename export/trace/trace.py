@@ -1,4 +1,4 @@
-"""How does the model become a graph with its cache as inputs and outputs?"""
+"""Traces the model into a graph with its cache as inputs and outputs."""
 
 from __future__ import annotations
 

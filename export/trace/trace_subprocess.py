@@ -1,4 +1,4 @@
-"""How is a model traced without the tracer's memory staying? In a process of its own.
+"""Traces a model in a process of its own, so that the tracer's memory does not stay.
 
 Torch keeps much of what it made while tracing, more the more layers there are. The process that
 writes the weights never imports it.

@@ -30,7 +30,7 @@ from .dynamic_quantize import product, rounded
 from .pack_for_ort import PackForOrt
 from .pack_matrices import register, role_of
 from .packed_weight import Packed
-from .recipe import Recipe, Role
+from .weight_formats import Recipe, Role
 
 _MOST_PARTS = 4
 _PACKED_IN_BLOCKS = (Role.HEAD, Role.EMBEDDING)

@@ -19,7 +19,7 @@ from ..linear import Linear, replace_node
 from ..operator import schema
 from .pack_matrices import PackMatrices, register, role_of
 from .packed_weight import Packed
-from .recipe import Role
+from .weight_formats import Role
 
 INT8_ACCURACY = 4  # multiply in int8: without it, each call unpacks the whole weight
 # Of MatMulNBits' scales a session holds as many copies: packed, as each block's sum, and as mapped

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from ..linear import Linear, replace_node
 from .pack_matrices import PackMatrices, register, role_of
 from .packed_weight import Packed
-from .recipe import Role
+from .weight_formats import Role
 
 
 class PackForPortable(PackMatrices):

@@ -31,7 +31,7 @@ from .dynamic_quantize import (
 from .pack_for_portable import PackForPortable
 from .pack_matrices import PackMatrices, register, role_of
 from .packed_weight import Packed
-from .recipe import Recipe, Role
+from .weight_formats import Recipe, Role
 
 _LEFT_OVER = 2 * LARGEST  # half a step at most is left over: so many steps fit in a whole one
 

@@ -11,8 +11,8 @@ from ...runtime.errors import GraphError
 from .. import weights
 from ..linear import Linear, gathers, is_product, linears
 from .packed_weight import Packed
-from .recipe import Recipe, Role
 from .scheme import Scheme
+from .weight_formats import Recipe, Role
 
 
 class PackMatrices(ir.passes.InPlacePass, abc.ABC):

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from .. import weights
 from .pack_matrices import PackMatrices
-from .recipe import Role
+from .weight_formats import Role
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

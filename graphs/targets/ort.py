@@ -16,7 +16,7 @@ from ..passes.pack_qkv import PackQkv
 from ..quantization.pack_dynamic_int8 import PackInBytes
 from ..quantization.pack_for_ort import PackForOrt
 from ..quantization.pack_matrices import PackMatrices
-from ..quantization.recipe import Recipe, WeightFormat, find_format
+from ..quantization.weight_formats import Recipe, WeightFormat, find_format
 from .portable import TARGET as PORTABLE
 from .target import Target
 

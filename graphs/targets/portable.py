@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from ..passes.attach_function import AttachBody
 from ..quantization.pack_for_portable import PackForPortable
-from ..quantization.recipe import Recipe, WeightFormat
+from ..quantization.weight_formats import Recipe, WeightFormat
 from .target import Target
 
 

@@ -9,7 +9,7 @@ import abc
 from typing import TYPE_CHECKING
 
 from ...runtime.errors import GraphError
-from ..quantization.recipe import Recipe, WeightFormat, find_format, format_names
+from ..quantization.weight_formats import Recipe, WeightFormat, find_format, format_names
 
 if TYPE_CHECKING:
     import onnx_ir as ir

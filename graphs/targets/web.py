@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..quantization.pack_for_web import PackForWeb
-from ..quantization.recipe import Recipe, WeightFormat
+from ..quantization.weight_formats import Recipe, WeightFormat
 from .ort import Ort
 from .target import Target
 

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from .. import weights
 from ..quantization.quantize_cache import SCALES_NAME
-from ..quantization.recipe import find_format
+from ..quantization.weight_formats import find_format
 from .external_data import initializers_as_read
 
 

@@ -12,7 +12,7 @@ from tramontane.console import status
 from tramontane.export.options import (
     ExportOptions,
 )
-from tramontane.graphs.quantization.recipe import format_names
+from tramontane.graphs.quantization.weight_formats import format_names
 from tramontane.graphs.targets.known import TARGETS
 from tramontane.validate import tolerance
 

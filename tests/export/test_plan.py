@@ -24,7 +24,7 @@ from tramontane.export.trace.bind_weights import bind
 from tramontane.export.trace.trace import trace
 from tramontane.graphs import pipeline
 from tramontane.graphs.quantization.activation_ranges import Calibration, LayerMaxima
-from tramontane.graphs.quantization.recipe import DEFAULT_BLOCK, find_format, format_names
+from tramontane.graphs.quantization.weight_formats import DEFAULT_BLOCK, find_format, format_names
 from tramontane.graphs.targets.known import TARGETS, find_target
 from tramontane.graphs.writing import external_data
 from tramontane.runtime.errors import GraphError

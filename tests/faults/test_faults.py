@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 from tramontane.faults import __main__ as command
-from tramontane.faults import in_processes
+from tramontane.faults import parallel
 from tramontane.faults.__main__ import as_markdown
 from tramontane.faults.catalogue import FAULTS
 from tramontane.faults.planting import Fault, Graph, planted
@@ -88,13 +88,13 @@ def test_faults_that_are_tried_in_two_processes_are_explained_as_in_one(
     faults = [fault for fault in FAULTS if fault.recipe == "fp32-ort"][:3:2]
     trial = Trial(folder=tmp_path)
     here = [trial.run(fault) for fault in faults]
-    monkeypatch.setattr(in_processes, "_cores", lambda: [*os.sched_getaffinity(0)][:1] * 2)
-    there = list(in_processes.run_trials(faults, trial))
+    monkeypatch.setattr(parallel, "_cores", lambda: [*os.sched_getaffinity(0)][:1] * 2)
+    there = list(parallel.run_trials(faults, trial))
     assert [one.fault for one in there] == [one.fault for one in here] == faults
     assert all(one.is_caught and one.is_explained for one in (*here, *there))
-    monkeypatch.setattr(in_processes, "_cores", list)
+    monkeypatch.setattr(parallel, "_cores", list)
     monkeypatch.setattr(Trial, "run", lambda _, fault: here[faults.index(fault)])
-    assert list(in_processes.run_trials(faults, trial)) == here
+    assert list(parallel.run_trials(faults, trial)) == here
 
 
 def test_the_table_counts_what_was_caught_and_explained() -> None:

@@ -11,7 +11,7 @@ from tramontane.graphs import weights
 from tramontane.graphs.pipeline import passes, run
 from tramontane.graphs.quantization.activation_ranges import Calibration
 from tramontane.graphs.quantization.pack_matrices import PackMatrices
-from tramontane.graphs.quantization.recipe import find_format
+from tramontane.graphs.quantization.weight_formats import find_format
 from tramontane.graphs.targets.known import TARGETS, find_target
 from tramontane.graphs.writing.external_data import initializers_as_read
 from tramontane.runtime.contract import Geometry

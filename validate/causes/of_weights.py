@@ -1,4 +1,4 @@
-"""What would make a matrix of weights what the kernel multiplies by?"""
+"""Causes of a wrong matrix: changes to the checkpoint's that give the kernel's."""
 
 from __future__ import annotations
 

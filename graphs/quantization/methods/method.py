@@ -1,6 +1,7 @@
 """What a quantization method is: what it observes, how it rounds, and which error it may make.
 
-A method is a module of this folder that holds it as ``METHOD``; a weight format of ``recipe.py``
+A method is a module of this folder that holds it as ``METHOD``; a weight format of
+``weight_formats.py``
 names the module.
 """
 

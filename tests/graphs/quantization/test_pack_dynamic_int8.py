@@ -12,8 +12,8 @@ from tramontane.graphs.operator import schema
 from tramontane.graphs.quantization.codes import dequantize
 from tramontane.graphs.quantization.methods.round_to_nearest import quantize
 from tramontane.graphs.quantization.pack_dynamic_int8 import PackInBytes
-from tramontane.graphs.quantization.recipe import find_format
 from tramontane.graphs.quantization.scheme import Scheme
+from tramontane.graphs.quantization.weight_formats import find_format
 
 N = 6
 # Doubled, since a layer whose output is the graph's is the head.

@@ -9,8 +9,8 @@ import pytest
 from tramontane.graphs.quantization.codes import dequantize
 from tramontane.graphs.quantization.methods.round_to_nearest import METHOD, quantize
 from tramontane.graphs.quantization.pack_for_portable import PackForPortable
-from tramontane.graphs.quantization.recipe import Recipe
 from tramontane.graphs.quantization.scheme import Scheme
+from tramontane.graphs.quantization.weight_formats import Recipe
 
 ROUNDER = METHOD.rounder(None)
 

@@ -12,8 +12,8 @@ from tramontane.graphs.operator import schema
 from tramontane.graphs.quantization.codes import dequantize
 from tramontane.graphs.quantization.methods.round_to_nearest import quantize
 from tramontane.graphs.quantization.pack_for_web import PackForWeb
-from tramontane.graphs.quantization.recipe import find_format
 from tramontane.graphs.quantization.scheme import Scheme
+from tramontane.graphs.quantization.weight_formats import find_format
 
 N, BLOCK = 6, 32
 LINEAR = """(float[b,t,{K}] x) => (float[b,t,6] y) <float[6,{K}] w> {{

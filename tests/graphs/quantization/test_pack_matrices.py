@@ -13,8 +13,8 @@ from tramontane.graphs.quantization.methods.round_to_nearest import quantize
 from tramontane.graphs.quantization.pack_for_ort import PackForOrt
 from tramontane.graphs.quantization.pack_for_portable import PackForPortable
 from tramontane.graphs.quantization.pack_matrices import PackMatrices
-from tramontane.graphs.quantization.recipe import Recipe, find_format
 from tramontane.graphs.quantization.scheme import Scheme
+from tramontane.graphs.quantization.weight_formats import Recipe, find_format
 from tramontane.graphs.writing.external_data import initializers_as_read
 from tramontane.runtime.errors import GraphError
 

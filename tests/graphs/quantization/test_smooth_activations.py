@@ -10,8 +10,8 @@ import pytest
 from tramontane.graphs import weights
 from tramontane.graphs.quantization.activation_ranges import Calibration, LayerMaxima
 from tramontane.graphs.quantization.pack_dynamic_int8 import PackInBytes
-from tramontane.graphs.quantization.recipe import DEFAULT_BLOCK, find_format
 from tramontane.graphs.quantization.smooth_activations import SmoothActivations, factors
+from tramontane.graphs.quantization.weight_formats import DEFAULT_BLOCK, find_format
 from tramontane.runtime.errors import GraphError
 
 K, N, LOUD = 64, 24, 5

@@ -57,7 +57,7 @@ def test_only_portable_takes_any_head_size() -> None:
 def test_names_of_targets_and_formats_need_no_package_of_the_export() -> None:
     code = (
         "import sys; from tramontane.graphs.targets import known; "
-        "from tramontane.graphs.quantization.recipe import format_names; "
+        "from tramontane.graphs.quantization.weight_formats import format_names; "
         "assert known.TARGETS and format_names(); "
         "assert not {'numpy', 'onnx', 'onnx_ir'} & set(sys.modules)"
     )

@@ -18,8 +18,8 @@ from tramontane.export.options import (
 from tramontane.export.plan import plan, plan_each
 from tramontane.graphs import targets, weights
 from tramontane.graphs.pipeline import passes, run
-from tramontane.graphs.quantization import methods, recipe
-from tramontane.graphs.quantization.recipe import WeightFormat, find_format
+from tramontane.graphs.quantization import methods, weight_formats
+from tramontane.graphs.quantization.weight_formats import WeightFormat, find_format
 from tramontane.graphs.targets import known
 from tramontane.graphs.targets.known import find_target
 from tramontane.graphs.writing.external_data import initializers_as_read
@@ -127,7 +127,7 @@ def test_quantization_method_is_a_file_and_an_entry(
     entry = WeightFormat(name="int8-down", bits=(8, 8, 8), method_name="round_down")
     with pytest.raises(GraphError, match="--quant int8-down: unknown"):
         find_format("int8-down")
-    monkeypatch.setattr(recipe, "FORMATS", (*recipe.FORMATS, entry))
+    monkeypatch.setattr(weight_formats, "FORMATS", (*weight_formats.FORMATS, entry))
 
     assert all("int8-down" in find_target(name).quants() for name in known.TARGETS)
     assert recipe_named("int8-down-web").quant == "int8-down"

@@ -12,7 +12,7 @@ from tramontane.graphs import weights
 from tramontane.graphs.quantization.pack_for_ort import PackForOrt
 from tramontane.graphs.quantization.pack_for_portable import PackForPortable
 from tramontane.graphs.quantization.pack_matrices import PackMatrices
-from tramontane.graphs.quantization.recipe import find_format
+from tramontane.graphs.quantization.weight_formats import find_format
 from tramontane.graphs.writing.description import describe_tensors
 
 MODEL = """(int64[b,t] ids) => (float[b,t,6] logits) <float[8,44] w, float[44,44] v, float[6,44] head> {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tramontane.graphs.quantization.methods import round_to_nearest, smooth_then_round
-from tramontane.graphs.quantization.recipe import (
+from tramontane.graphs.quantization.weight_formats import (
     Recipe,
     Role,
     find_format,
