@@ -73,7 +73,7 @@ def imported_names(module: Path, package: Path = _PACKAGE) -> tuple[str, ...]:
 def _names_in(content: bytes, folders: tuple[str, ...]) -> tuple[str, ...]:
     try:
         tree = ast.parse(content)
-    except SyntaxError:  # being edited, while a process goes on with the code that it has
+    except SyntaxError:  # half edited: the process computes with the code that it loaded before
         return ()
     found = []
     for node in ast.walk(tree):

@@ -1,4 +1,4 @@
-"""Work that all tests of a run share, in all its processes: made once, by whoever needs it first."""
+"""Artifacts, traces and calibrations that all tests of a run share: each is made once."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from tramontane.runtime.manifest import read_manifest, verify_files
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks"),
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="the tests fork processes and kill them"),
 ]
 
 SERVER = Path(__file__).with_name("killable_export.py")

@@ -1,4 +1,4 @@
-"""A decoder's matmuls are found by name, whoever exported it, and nothing else is."""
+"""Matmuls are found by name in the graphs of every exporter, and no other node is."""
 
 from __future__ import annotations
 
