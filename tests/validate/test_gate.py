@@ -140,7 +140,9 @@ def test_a_fault_that_only_long_sequences_meet_is_found_by_replaying_one(
     spoilt = planted(wrong, embedded_artifact(wrong.recipe), tmp_path / "spoilt")
     verdict = validate(spoilt, checkpoint, GateOptions(), explains=True)
     assert verdict.measurement.layer_checks is not None
-    assert verdict.measurement.layer_checks.first_broken is None  # 105 positions are too few to show it
+    assert (
+        verdict.measurement.layer_checks.first_broken is None
+    )  # 105 positions are too few to show it
     assert verdict.explanation is not None
     assert "rope stops at position 511" in verdict.explanation.cause
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from torch import Tensor
+from tramontane.export.formats.rope_layout import RopeLayout
 from tramontane.export.known_models import GEOMETRIES
 from tramontane.export.model.rope import KINDS, Rope, make_rope, rope_of, rope_tables, rotate
 from tramontane.runtime.errors import ConfigError
@@ -186,7 +187,7 @@ def test_parameters_out_of_range_are_refused(parameters: dict[str, Any], message
 
 
 @pytest.mark.parametrize("layout", ["halves", "pairs"])
-def test_rotation_is_a_complex_multiplication(layout: str) -> None:
+def test_rotation_is_a_complex_multiplication(layout: RopeLayout) -> None:
     D, T = 8, 5
     x = torch.randn(3, T, D, generator=torch.Generator().manual_seed(0))
     rope = ours({"rope_theta": 100.0}, D)
@@ -195,7 +196,7 @@ def test_rotation_is_a_complex_multiplication(layout: str) -> None:
     )
     angles = torch.arange(T)[:, None] * rope.inverse_frequencies
     expected = torch.complex(first, second) * torch.polar(torch.ones(T, D // 2), angles)
-    found = rotate(x, rope.tables(T), layout=layout)  # type: ignore[arg-type]
+    found = rotate(x, rope.tables(T), layout=layout)
     if layout == "halves":
         real, imaginary = found.chunk(2, dim=-1)
     else:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tramontane.runtime import Model, Session
@@ -40,9 +41,9 @@ class Words:
         return self.words[token]
 
 
-def rewrite(folder: Path, **vocabulary: object) -> None:
+def rewrite(folder: Path, **vocabulary: Any) -> None:
     manifest = read_manifest(folder)
-    changed = dataclasses.replace(manifest.vocabulary, **vocabulary)  # type: ignore[arg-type]
+    changed = dataclasses.replace(manifest.vocabulary, **vocabulary)
     write_manifest(folder, dataclasses.replace(manifest, vocabulary=changed))
 
 
