@@ -25,7 +25,7 @@ from tramontane.graphs import weights
 from tramontane.graphs.writing import artifact, external_data
 
 _PIECES = 8  # of a weight that is written slowly
-_WAIT_SECONDS = 120  # for whoever kills; far longer than a test takes
+_WAIT_SECONDS = 120  # for the test that kills; far longer than one takes
 
 
 def main() -> None:

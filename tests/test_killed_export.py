@@ -37,7 +37,7 @@ INT4 = ("--quant", "int4")
 INT4_IN_FILES = (*INT4, "--max-shard", "700kB")
 
 SLOW = 0.16  # seconds for one weight, where it shall be hit while it is being written
-LAST_WEIGHTS = 5  # are not waited for: whoever kills may be late by their time
+LAST_WEIGHTS = 5  # are not waited for: the test that kills may be late by their time
 HALFWAY = ("tramontane.graphs.writing.journal:Journal.add", "after", 20)
 DEADLINE_SECONDS = 60
 

@@ -36,7 +36,7 @@ logits = MatMul(y, head) }"""
 
 
 def write_artifact(folder: Path, *, built: int | None = WINDOW, **changed: Any) -> Path:
-    """Write an artifact with a window ``built`` in; ``changed`` replaces fields of the geometry that the manifest tells."""
+    """Write an artifact with a window ``built`` in; ``changed`` replaces fields of the geometry in the manifest."""
     draw = np.random.default_rng(0)
     angles = np.arange(POSITIONS)[:, None] * 10000.0 ** (-np.arange(8) / 8)
     weights = {

@@ -199,7 +199,7 @@ def test_query_head_reads_the_key_value_head_of_its_group() -> None:
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("window", [W, None])
 def test_ragged_batch_gives_what_each_sequence_gives_alone(window: int | None, side: str) -> None:
-    """Tokens lie first in either case; the mask alone tells the side."""
+    """Tokens lie first in either case; only the mask states the side."""
     lengths, steps = [1, W + 1, 3 * W], 4
     padded, rows = max(lengths), W + 3 if window else 0
     alone = [random_inputs(n + steps, seed=n) for n in lengths]

@@ -146,7 +146,7 @@ def test_file_that_is_short_or_gone_confirms_only_what_it_holds(
     assert journal.resume(folder, laid_out)[0] == ((length or 0) >= 1600)
 
 
-def test_plan_of_fewer_weights_believes_no_more_than_it_has(written: Written) -> None:
+def test_plan_of_fewer_weights_resumes_only_those_that_it_has(written: Written) -> None:
     journal, folder, laid_out = written
     assert journal.resume(folder, laid_out[:1])[0] == 1
     assert num_lines(journal) == 2
