@@ -166,10 +166,10 @@ def _activation_bytes(weights: PlannedWeights) -> int:
 
 def _export_peak_bytes(weights: PlannedWeights) -> int:
     """The larger of tracing, and of writing the largest matrix: as float32 and in codes."""
-    config, recipe = weights.config, weights.recipe
+    config, schemes = weights.config, weights.schemes
     largest = max(
         math.prod(shape) * 4
-        + (0 if recipe is None else math.prod(shape) * recipe.scheme_for(roles).bits // 8)
+        + (0 if schemes is None else math.prod(shape) * schemes.scheme_for(roles).bits // 8)
         for shape, roles in weights.matrices()
     )
     layers = config.num_hidden_layers

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..graphs.quantization.scheme import Scheme
 from ..graphs.quantization.stored_size import StoredSize, stored_size
-from ..graphs.quantization.weight_formats import Recipe, Role, WeightFormat
+from ..graphs.quantization.weight_formats import MatrixSchemes, Role, WeightFormat
 from ..graphs.targets.target import Target
 from ..graphs.writing.external_data import INLINE_BYTES
 from .cache_choice import CacheChoice
@@ -32,9 +32,9 @@ class PlannedWeights:
     cache: CacheChoice  # an int8 cache has scales
 
     @property
-    def recipe(self) -> Recipe | None:
+    def schemes(self) -> MatrixSchemes | None:
         """The scheme of each kind of matrix; None where all stays in float."""
-        return self.weight_format.recipe(self.block)
+        return self.weight_format.schemes(self.block)
 
     def matrices(self) -> Iterator[Matrix]:
         """Each matrix that is stored; the head's has two readers if the embedding is tied."""
@@ -56,10 +56,10 @@ class PlannedWeights:
 
     def odd_rows(self) -> list[tuple[int, Scheme]]:
         """Lengths of rows whose codes fill no whole bytes, and the scheme that they have."""
-        recipe = self.recipe
-        if recipe is None:
+        schemes = self.schemes
+        if schemes is None:
             return []
-        found = [(columns, recipe.scheme_for(roles)) for (_, columns), roles in self.matrices()]
+        found = [(columns, schemes.scheme_for(roles)) for (_, columns), roles in self.matrices()]
         return [(columns, scheme) for columns, scheme in found if not scheme.fills_bytes(columns)]
 
     def file_sizes(self) -> list[int]:
@@ -82,8 +82,8 @@ class PlannedWeights:
         return 4 * sum(self._vectors()) + 2 * self._rope_table_bytes() + matrices
 
     def _stored(self) -> Iterator[StoredSize]:
-        recipe = self.recipe
-        packer = None if recipe is None else self.target.packer(self.weight_format, recipe)
+        schemes = self.schemes
+        packer = None if schemes is None else self.target.packer(self.weight_format, schemes)
         for (shape, roles), count in Counter(self.matrices()).items():
             yield from (stored_size(shape, roles, packer),) * count
 

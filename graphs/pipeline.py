@@ -52,7 +52,7 @@ def passes(
             "given, expected one where activations are smoothed or the cache has scales, and "
             "only there"
         )
-    recipe = weight_format.recipe(block, calibration)
+    schemes = weight_format.schemes(block, calibration)
     return [
         FuseRmsNorm(),
         *weight_format.method.passes(calibration),
@@ -60,7 +60,7 @@ def passes(
         *([QuantizeCache(calibration)] if calibration and kv == "int8" else []),
         AllowLeftPadding(),
         KeepLastLogits(),
-        *([runtime.packer(weight_format, recipe)] if recipe is not None else []),
+        *([runtime.packer(weight_format, schemes)] if schemes is not None else []),
         FoldTransposes(),
         RemoveUnusedNodesPass(),
         RemoveUnusedOpsetsPass(),
@@ -71,7 +71,7 @@ def passes(
 def run(
     model: ir.Model,
     geometry: Geometry,
-    recipe: list[ir.passes.PassBase],
+    steps: list[ir.passes.PassBase],
     *,
     dump: Path | None = None,
 ) -> None:
@@ -80,7 +80,7 @@ def run(
     Args:
         model: the traced graph.
         geometry: what the contract promises of it.
-        recipe: what ``passes`` returned.
+        steps: what ``passes`` returned.
         dump: folder for the graph as text after each pass, ``00_trace.txt`` first.
 
     Raises:
@@ -89,7 +89,7 @@ def run(
     final, geometry = geometry, dataclasses.replace(geometry, cache_dtype="float32")
     _check_after("trace", model, geometry)
     _dump(dump, 0, "trace", model)
-    for number, step in enumerate(recipe, start=1):
+    for number, step in enumerate(steps, start=1):
         name = type(step).__name__
         try:
             step(model)

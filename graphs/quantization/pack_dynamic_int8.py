@@ -30,7 +30,7 @@ from .dynamic_quantize import product, rounded
 from .pack_for_ort import PackForOrt
 from .pack_matrices import register, role_of
 from .packed_weight import Packed
-from .weight_formats import Recipe, Role
+from .weight_formats import MatrixSchemes, Role
 
 _MOST_PARTS = 4
 _PACKED_IN_BLOCKS = (Role.HEAD, Role.EMBEDDING)
@@ -39,8 +39,8 @@ _PACKED_IN_BLOCKS = (Role.HEAD, Role.EMBEDDING)
 class PackInBytes(PackForOrt):
     """Every linear layer but the head; the rest as for MatMulNBits."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__(recipe)
+    def __init__(self, schemes: MatrixSchemes) -> None:
+        super().__init__(schemes)
         self._rounded: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

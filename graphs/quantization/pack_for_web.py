@@ -31,7 +31,7 @@ from .dynamic_quantize import (
 from .pack_for_portable import PackForPortable
 from .pack_matrices import PackMatrices, register, role_of
 from .packed_weight import Packed
-from .weight_formats import Recipe, Role
+from .weight_formats import MatrixSchemes, Role
 
 _LEFT_OVER = 2 * LARGEST  # half a step at most is left over: so many steps fit in a whole one
 
@@ -39,9 +39,9 @@ _LEFT_OVER = 2 * LARGEST  # half a step at most is left over: so many steps fit 
 class PackForWeb(PackMatrices):
     """Every matrix: bytes and a scale a row where it multiplies, blocks where it is gathered."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__(recipe)
-        self._gathers = PackForPortable(recipe)
+    def __init__(self, schemes: MatrixSchemes) -> None:
+        super().__init__(schemes)
+        self._gathers = PackForPortable(schemes)
         self._rounded: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

@@ -12,7 +12,7 @@ from .. import weights
 from ..linear import Linear, gathers, is_product, linears
 from .packed_weight import Packed
 from .scheme import Scheme
-from .weight_formats import Recipe, Role
+from .weight_formats import MatrixSchemes, Role
 
 
 class PackMatrices(ir.passes.InPlacePass, abc.ABC):
@@ -22,9 +22,9 @@ class PackMatrices(ir.passes.InPlacePass, abc.ABC):
     ``export/plan.py`` adds up, and puts the nodes in place that read it.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, schemes: MatrixSchemes) -> None:
         super().__init__()
-        self.recipe = recipe
+        self.schemes = schemes
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply the pass; ``modified`` says whether any matrix was packed.
@@ -46,9 +46,9 @@ class PackMatrices(ir.passes.InPlacePass, abc.ABC):
         Raises:
             GraphError: rows of an odd number of weights cannot lie two to a byte.
         """
-        scheme = self.recipe.scheme_for(roles)
+        scheme = self.schemes.scheme_for(roles)
         refuse_odd_rows(str(matrix.name), columns=weights.size_of(matrix)[1], scheme=scheme)
-        return Packed(matrix, scheme, self.recipe.rounder)
+        return Packed(matrix, scheme, self.schemes.rounder)
 
     @abc.abstractmethod
     def weights_for(self, role: Role, matrix: Packed) -> list[ir.Value]:

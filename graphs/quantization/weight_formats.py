@@ -33,7 +33,7 @@ class Role(enum.Enum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
+class MatrixSchemes:
     """The scheme of each kind of matrix, and what rounds them."""
 
     linear: Scheme
@@ -85,7 +85,7 @@ class WeightFormat:
         """Whether it, with keys and values held as ``kv``, needs a calibration."""
         return self.method.observes_activations or kv == "int8"
 
-    def recipe(self, block: int, calibration: Calibration | None = None) -> Recipe | None:
+    def schemes(self, block: int, calibration: Calibration | None = None) -> MatrixSchemes | None:
         """The scheme of each kind of matrix; None where all stays in float.
 
         Args:
@@ -96,7 +96,7 @@ class WeightFormat:
             return None
         linear, embedding, head = (Scheme(bits=bits, block=block) for bits in self.bits)
         rounder = self.method.rounder(calibration)
-        return Recipe(linear=linear, embedding=embedding, head=head, rounder=rounder)
+        return MatrixSchemes(linear=linear, embedding=embedding, head=head, rounder=rounder)
 
 
 # A format is an entry here; a new method is a module in ``methods/`` that an entry names.

@@ -16,7 +16,7 @@ from ..passes.pack_qkv import PackQkv
 from ..quantization.pack_dynamic_int8 import PackInBytes
 from ..quantization.pack_for_ort import PackForOrt
 from ..quantization.pack_matrices import PackMatrices
-from ..quantization.weight_formats import Recipe, WeightFormat, find_format
+from ..quantization.weight_formats import MatrixSchemes, WeightFormat, find_format
 from .portable import TARGET as PORTABLE
 from .target import Target
 
@@ -34,9 +34,9 @@ class Ort(Target):
         """Where rope is inside the kernel: in front of it, rope reads queries and keys alone."""
         return head_dim % ROTARY_HEAD_MULTIPLE == 0
 
-    def packer(self, weight_format: WeightFormat, recipe: Recipe) -> PackMatrices:
+    def packer(self, weight_format: WeightFormat, schemes: MatrixSchemes) -> PackMatrices:
         """Blocks of codes; bytes in columns where activations are rounded as they come."""
-        return PackInBytes(recipe) if weight_format.is_dynamic else PackForOrt(recipe)
+        return PackInBytes(schemes) if weight_format.is_dynamic else PackForOrt(schemes)
 
     def refuse_head_size(self, head_dim: int, *, quant: str, kv: str) -> None:
         """Refuse what GroupQueryAttention does not take.

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from ..passes.attach_function import AttachBody
 from ..quantization.pack_for_portable import PackForPortable
-from ..quantization.weight_formats import Recipe, WeightFormat
+from ..quantization.weight_formats import MatrixSchemes, WeightFormat
 from .target import Target
 
 
@@ -21,9 +21,9 @@ class Portable(Target):
         """Attach the function."""
         return [AttachBody()]
 
-    def packer(self, weight_format: WeightFormat, recipe: Recipe) -> PackForPortable:  # noqa: ARG002
+    def packer(self, weight_format: WeightFormat, schemes: MatrixSchemes) -> PackForPortable:  # noqa: ARG002
         """DequantizeLinear in front of each reader."""
-        return PackForPortable(recipe)
+        return PackForPortable(schemes)
 
     def lacks_kernels(self, weight_format: WeightFormat) -> str | None:
         """Products of bytes with a scale for a position are no standard operator."""

@@ -9,7 +9,7 @@ import abc
 from typing import TYPE_CHECKING
 
 from ...runtime.errors import GraphError
-from ..quantization.weight_formats import Recipe, WeightFormat, find_format, format_names
+from ..quantization.weight_formats import MatrixSchemes, WeightFormat, find_format, format_names
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -37,7 +37,7 @@ class Target(abc.ABC):
         return False
 
     @abc.abstractmethod
-    def packer(self, weight_format: WeightFormat, recipe: Recipe) -> PackMatrices:
+    def packer(self, weight_format: WeightFormat, schemes: MatrixSchemes) -> PackMatrices:
         """The pass that quantizes matrices; it says what it stores of each."""
 
     def lacks_kernels(self, weight_format: WeightFormat) -> str | None:  # noqa: ARG002

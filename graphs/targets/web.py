@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..quantization.pack_for_web import PackForWeb
-from ..quantization.weight_formats import Recipe, WeightFormat
+from ..quantization.weight_formats import MatrixSchemes, WeightFormat
 from .ort import Ort
 from .target import Target
 
@@ -16,9 +16,9 @@ class Web(Ort):
     # leaves room for what a page does with it.
     max_shard_bytes = 10**9
 
-    def packer(self, weight_format: WeightFormat, recipe: Recipe) -> PackForWeb:  # noqa: ARG002
+    def packer(self, weight_format: WeightFormat, schemes: MatrixSchemes) -> PackForWeb:  # noqa: ARG002
         """Bytes in columns, a scale a row."""
-        return PackForWeb(recipe)
+        return PackForWeb(schemes)
 
     def lacks_kernels(self, weight_format: WeightFormat) -> str | None:
         """Fewer than 8 bits have no fast kernel, and whole rows in 8 bits are ``int8`` there."""

@@ -84,9 +84,9 @@ def test_matrices_have_the_bits_and_the_block_that_were_asked_for(
     promised: ir.Model, geometry: Geometry, target: str, quant: str
 ) -> None:
     bits = BITS[quant]
-    recipe = passes(target=target, quant=quant, block=16, calibration=calibration_for(quant))
-    assert any(isinstance(step, PackMatrices) for step in recipe) == bool(bits)
-    run(promised, geometry, recipe)
+    steps = passes(target=target, quant=quant, block=16, calibration=calibration_for(quant))
+    assert any(isinstance(step, PackMatrices) for step in steps) == bool(bits)
+    run(promised, geometry, steps)
     packings = [weights.packing(value) for value in initializers_as_read(promised.graph)]
     assert {packing[:2] for packing in packings if packing} == bits
 
@@ -106,9 +106,9 @@ def test_trace_that_is_broken_already_is_named(promised: ir.Model, geometry: Geo
 def test_dump_has_one_file_per_pass(
     promised: ir.Model, geometry: Geometry, tmp_path: Path, target: str, quant: str
 ) -> None:
-    recipe = passes(target=target, quant=quant, calibration=calibration_for(quant))
-    run(promised, geometry, recipe, dump=tmp_path / "dump")
-    names = ["trace", *(type(step).__name__ for step in recipe)]
+    steps = passes(target=target, quant=quant, calibration=calibration_for(quant))
+    run(promised, geometry, steps, dump=tmp_path / "dump")
+    names = ["trace", *(type(step).__name__ for step in steps)]
     expected = [f"{number:02}_{name}.txt" for number, name in enumerate(names)]
     assert sorted(path.name for path in (tmp_path / "dump").iterdir()) == expected
     assert "MatMul" in (tmp_path / "dump" / expected[-1]).read_text()

@@ -47,9 +47,9 @@ ONE = np.ones(1, np.float32)
 
 
 def packing() -> PackInBytes:
-    recipe = find_format("int8-dynamic").recipe(32)
-    assert recipe is not None
-    return PackInBytes(recipe)
+    schemes = find_format("int8-dynamic").schemes(32)
+    assert schemes is not None
+    return PackInBytes(schemes)
 
 
 def rounded(rows: np.ndarray, width: int) -> np.ndarray:

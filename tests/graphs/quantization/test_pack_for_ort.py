@@ -11,7 +11,7 @@ from tramontane.graphs.quantization.codes import dequantize
 from tramontane.graphs.quantization.methods.round_to_nearest import METHOD, quantize
 from tramontane.graphs.quantization.pack_for_ort import PackForOrt
 from tramontane.graphs.quantization.scheme import Scheme
-from tramontane.graphs.quantization.weight_formats import Recipe
+from tramontane.graphs.quantization.weight_formats import MatrixSchemes
 
 ROUNDER = METHOD.rounder(None)
 
@@ -34,7 +34,7 @@ every_width = pytest.mark.parametrize("columns", [256, 172, 12])
 def packing(bits: int, block: int) -> PackForOrt:
     """The pass, with one scheme for every matrix."""
     scheme = Scheme(bits=bits, block=block)
-    return PackForOrt(Recipe(linear=scheme, embedding=scheme, head=scheme, rounder=ROUNDER))
+    return PackForOrt(MatrixSchemes(linear=scheme, embedding=scheme, head=scheme, rounder=ROUNDER))
 
 
 def rounded(matrix: np.ndarray, bits: int, block: int) -> np.ndarray:

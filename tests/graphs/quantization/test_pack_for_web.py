@@ -48,9 +48,9 @@ every_width = pytest.mark.parametrize("columns", [256, 172, 12])
 
 
 def packing() -> PackForWeb:
-    recipe = find_format("int8").recipe(BLOCK)
-    assert recipe is not None
-    return PackForWeb(recipe)
+    schemes = find_format("int8").schemes(BLOCK)
+    assert schemes is not None
+    return PackForWeb(schemes)
 
 
 def rounded(matrix: np.ndarray, block: int | None = None) -> np.ndarray:

@@ -14,7 +14,7 @@ from tramontane.graphs.quantization.pack_for_ort import PackForOrt
 from tramontane.graphs.quantization.pack_for_portable import PackForPortable
 from tramontane.graphs.quantization.pack_matrices import PackMatrices
 from tramontane.graphs.quantization.scheme import Scheme
-from tramontane.graphs.quantization.weight_formats import Recipe, find_format
+from tramontane.graphs.quantization.weight_formats import MatrixSchemes, find_format
 from tramontane.graphs.writing.external_data import initializers_as_read
 from tramontane.runtime.errors import GraphError
 
@@ -49,8 +49,8 @@ every_pass = pytest.mark.parametrize("packs", [PackForOrt, PackForPortable])
 every_quant = pytest.mark.parametrize("quant", QUANTS)
 
 
-def recipe(quant: str, block: int = 32) -> Recipe:
-    found = find_format(quant).recipe(block)
+def schemes(quant: str, block: int = 32) -> MatrixSchemes:
+    found = find_format(quant).schemes(block)
     assert found is not None
     return found
 
@@ -90,7 +90,7 @@ def test_matrix_has_the_bits_that_its_most_exacting_reader_asks_for(
     bits: int,
 ) -> None:
     model = build(text, w=normal(6, 256))
-    assert packs(recipe(quant))(model).modified
+    assert packs(schemes(quant))(model).modified
     assert bits_in(model) == {bits}
 
 
@@ -100,7 +100,7 @@ def test_tied_matrix_lies_in_the_file_once(
     build: Callable, normal: Callable, packs: type[PackMatrices], quant: str
 ) -> None:
     model = build(TIED, w=normal(6, 256))
-    packs(recipe(quant))(model)
+    packs(schemes(quant))(model)
     codes = [v for v in initializers_as_read(model.graph) if weights.packing(v)]
     assert len({weights.owner(value) for value in codes}) == 1
     assert len({weights.stored(value).tobytes() for value in codes}) == 1
@@ -119,7 +119,7 @@ def test_values_agree_where_a_matrix_is_both_gathered_and_multiplied(
 ) -> None:
     w = normal(6, columns)
     model = build(TIED.replace("256", str(columns)), w=w)
-    packs(recipe(quant))(model)
+    packs(schemes(quant))(model)
     expected = (w @ w.T)[IDS]
     error = np.abs(evaluate(model, ids=IDS)["y"] - expected)
     assert error.max() < np.abs(expected).max() / 50
@@ -134,7 +134,7 @@ def test_every_weight_that_is_read_is_one_of_the_graph(
     build: Callable, normal: Callable, packs: type[PackMatrices], quant: str, text: str
 ) -> None:
     model = build(text, w=normal(6, 256))
-    packs(recipe(quant))(model)
+    packs(schemes(quant))(model)
     read = [v for node in model.graph for v in node.inputs if v is not None and v.const_value]
     assert [v.name for v in read if model.graph.initializers.get(v.name) is not v] == []
 
@@ -146,7 +146,7 @@ def test_values_agree_where_two_layers_multiply_by_one_matrix(
 ) -> None:
     w, x, z = normal(6, 256), normal(1, 2, 256), normal(1, 2, 256)
     model = build(TWICE, w=w)
-    packs(recipe(f"int{bits}"))(model)
+    packs(schemes(f"int{bits}"))(model)
     expected = (x + z) @ rounded(w, bits).T
     error = np.abs(evaluate(model, x=x, z=z)["sum"] - expected)
     assert error.max() < np.abs(expected).max() / 50
@@ -186,7 +186,7 @@ def test_what_is_neither_a_linear_layer_nor_a_gather_of_rows_is_left_alone(
 ) -> None:
     model = build(text) if size is None else build(text, w=normal(*size))
     before = op_types(model)
-    assert not packs(recipe(quant))(model).modified
+    assert not packs(schemes(quant))(model).modified
     assert op_types(model) == before
 
 
@@ -202,9 +202,9 @@ def test_second_run_modifies_nothing(
     text: str,
 ) -> None:
     model = build(text, w=normal(6, 256))
-    packs(recipe(quant))(model)
+    packs(schemes(quant))(model)
     before = op_types(model)
-    assert not packs(recipe(quant))(model).modified
+    assert not packs(schemes(quant))(model).modified
     assert op_types(model) == before
 
 
@@ -220,7 +220,7 @@ def test_rows_that_do_not_fill_bytes_are_refused_before_the_graph_is_touched(
         "expected an even number; take --quant int8"
     )
     with pytest.raises(GraphError, match=message):
-        packs(recipe("int4"))(model)
+        packs(schemes("int4"))(model)
     assert op_types(model) == before
 
 
@@ -234,7 +234,7 @@ def test_odd_rows_are_packed_in_8_bits(
     build: Callable, normal: Callable, packs: type[PackMatrices], text: str, quant: str
 ) -> None:
     model = build(text.replace("256", "173"), w=normal(6, 173))
-    assert packs(recipe(quant))(model).modified
+    assert packs(schemes(quant))(model).modified
     assert bits_in(model) == {8}
 
 
@@ -246,4 +246,4 @@ def test_no_number_is_computed_while_packing(build: Callable, packs: type[PackMa
     model = build(TIED, w=np.zeros((6, 256), np.float32))
     lazy = weights.weight("w", refuse, shape=(6, 256))
     model.graph.initializers["w"].const_value = lazy.const_value
-    assert packs(recipe("int4"))(model).modified
+    assert packs(schemes("int4"))(model).modified

@@ -130,15 +130,15 @@ def test_values_agree_with_the_graph_before(
 def test_bytes_lose_less_of_a_smoothed_graph(
     make: Callable, normal: Callable, evaluate: Callable
 ) -> None:
-    recipe = find_format("int8-dynamic").recipe(DEFAULT_BLOCK)
-    assert recipe is not None
+    schemes = find_format("int8-dynamic").schemes(DEFAULT_BLOCK)
+    assert schemes is not None
     model, x = make(), normal(2, 50, K)
     expected = evaluate(model, x=x)["y"]
     errors = []
     for packed in (make(), make()):
         if errors:
             SmoothActivations(calibration())(packed)
-        PackInBytes(recipe)(packed)
+        PackInBytes(schemes)(packed)
         errors.append(np.abs(evaluate(packed, x=x)["y"] - expected).mean())
     assert errors[1] < errors[0] / 5
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tramontane.graphs.quantization.methods import round_to_nearest, smooth_then_round
 from tramontane.graphs.quantization.weight_formats import (
-    Recipe,
+    MatrixSchemes,
     Role,
     find_format,
     format_names,
@@ -18,14 +18,14 @@ from tramontane.runtime.errors import GraphError
 BLOCKS = Target.blocks
 
 
-def recipe_of(quant: str, block: int = 128) -> Recipe:
-    found = find_format(quant).recipe(block)
+def schemes_of(quant: str, block: int = 128) -> MatrixSchemes:
+    found = find_format(quant).schemes(block)
     assert found is not None
     return found
 
 
 def test_float_has_no_recipe() -> None:
-    assert find_format("fp32").recipe(128) is None
+    assert find_format("fp32").schemes(128) is None
     assert [name for name in format_names() if not find_format(name).is_quantized] == ["fp32"]
 
 
@@ -36,24 +36,24 @@ def test_float_has_no_recipe() -> None:
 def test_head_keeps_8_bits_and_all_have_the_block_that_was_asked_for(
     quant: str, bits: tuple[int, ...], block: int
 ) -> None:
-    recipe = recipe_of(quant, block)
-    schemes = (recipe.linear, recipe.embedding, recipe.head)
-    assert tuple(scheme.bits for scheme in schemes) == bits
-    assert {scheme.block for scheme in schemes} == {block}
+    schemes = schemes_of(quant, block)
+    each = (schemes.linear, schemes.embedding, schemes.head)
+    assert tuple(scheme.bits for scheme in each) == bits
+    assert {scheme.block for scheme in each} == {block}
 
 
 def test_only_a_scheme_with_one_code_for_zero_needs_no_zero_points() -> None:
-    recipe = recipe_of("int4")
-    assert recipe.head.is_symmetric
-    assert not recipe.linear.is_symmetric
+    schemes = schemes_of("int4")
+    assert schemes.head.is_symmetric
+    assert not schemes.linear.is_symmetric
 
 
 def test_of_several_readers_the_one_of_most_bits_decides() -> None:
-    recipe = recipe_of("int4")
-    assert recipe.scheme_for([Role.EMBEDDING]).bits == 4
+    schemes = schemes_of("int4")
+    assert schemes.scheme_for([Role.EMBEDDING]).bits == 4
     for roles in ([Role.EMBEDDING, Role.HEAD], [Role.HEAD, Role.EMBEDDING]):
-        assert recipe.scheme_for(roles).bits == 8
-    assert recipe.scheme_for([Role.LAYER]) == recipe.scheme_for([Role.AFTER_PRODUCT])
+        assert schemes.scheme_for(roles).bits == 8
+    assert schemes.scheme_for([Role.LAYER]) == schemes.scheme_for([Role.AFTER_PRODUCT])
 
 
 def test_only_a_format_that_smooths_or_an_int8_cache_is_calibrated() -> None:

@@ -39,9 +39,9 @@ def described(model: ir.Model, *, quant: str) -> dict[str, dict[str, Any]]:
 
 def packed(model: ir.Model, packs: type[PackMatrices], quant: str) -> dict[str, dict[str, Any]]:
     """What is said of each weight when the model is packed in blocks of 32."""
-    recipe = find_format(quant).recipe(32)
-    assert recipe is not None
-    packs(recipe)(model)
+    schemes = find_format(quant).schemes(32)
+    assert schemes is not None
+    packs(schemes)(model)
     return described(model, quant=quant)
 
 
