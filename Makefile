@@ -132,7 +132,7 @@ run: $(READY)  ## start here: continue a prompt with an artifact
 
 web: TARGET = $(or $(given-TARGET),web)
 web: $(READY)  ## start here: serve a page that runs an artifact in your browser
-	@$(fresh-artifact) && $(module).interop.web_server "$$OUT" $(call flag,PORT,port)
+	@$(fresh-artifact) && $(module).deploy.web_server "$$OUT" $(call flag,PORT,port)
 
 inspect: $(READY)  ## use: sizes and memory of an export before it starts, and whether it can run
 	@$(tramontane) inspect "$${OUT:-$$MODEL}" $(recipe) $(call switch,NO_VALIDATE,no-validate)
@@ -141,7 +141,7 @@ card: $(READY)  ## use: print an artifact's model card
 	@$(artifact) && $(tramontane) card "$$OUT"
 
 reduced: $(READY)  ## use: list an artifact's operators, and write it in onnxruntime's own format
-	@$(artifact) && $(module).interop.reduced "$$OUT" artifacts/reduced
+	@$(artifact) && $(module).deploy.reduced_build "$$OUT" artifacts/reduced
 
 synthetic: $(READY)  ## use: write a checkpoint of random weights, as large as a known model
 	@$(tramontane) synthesize "$$GEOMETRY" \

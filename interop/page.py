@@ -6,11 +6,11 @@ import json
 import threading
 from pathlib import Path
 
+from ..deploy import web_server
 from ..environments import browser, commands, node
 from ..environments.errors import Absent
 from ..runtime.tokenizers.detokenizer import Detokenizer
 from ..runtime.tokenizers.kinds import open_tokenizer
-from . import web_server
 from .cases import Exported, write_job
 from .judge import Answer, Failed
 

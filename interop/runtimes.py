@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from ..deploy import web_server
 from ..environments import arm64, browser, node, python, qemu
 from ..runtime import minimal_decode
 from ..validate.tolerance import FEWEST_POSITIONS
-from . import web_server
 from .cases import NEW_TOKENS, NUM_SCORED, Case
 
 _RUNNERS = Path(__file__).with_name("runners")

@@ -17,6 +17,7 @@ LAYERS = (
     "validate",
     "faults",
     "environments",
+    "deploy",
     "interop",
     "bench",
     "cli",

@@ -18,6 +18,7 @@ from typing import Any
 
 from ...console.progress import say
 from ...console.status import status_of
+from ...deploy import web_server
 from ...environments import commands, node
 from ...environments.errors import Absent
 from ...export.build import (
@@ -27,7 +28,7 @@ from ...export.formats.checkpoint import Checkpoint
 from ...export.options import (
     ExportOptions,
 )
-from ...interop import web_server
+from ...interop import runners
 from ...runtime.errors import ConfigError, ContractError
 from .figures import (
     Artifact,
@@ -46,7 +47,7 @@ STEPS = 32
 WARM_UP, ROUNDS = 2, 9  # of speed; all recipes of a model in one process, in turns
 LOADS = 5  # each in a process of its own, since a heap never shrinks
 
-_RUNNER = Path(web_server.__file__).with_name("runners") / "web_speed.mjs"
+_RUNNER = Path(runners.__file__).with_name("web_speed.mjs")
 _PROTOCOL = {
     "prefill": PREFILL,
     "steps": STEPS,

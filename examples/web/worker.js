@@ -94,7 +94,7 @@ async function vendor(path) {
     const url = new URL(path, import.meta.url);
     throw new Error(
       `${url}: cannot be loaded (${error.message}); the page does not contain this package: ` +
-        "serve it with python -m tramontane.interop.web_server, or copy the package (README.md)",
+        "serve it with python -m tramontane.deploy.web_server, or copy the package (README.md)",
       { cause: error },
     );
   }

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tramontane.deploy import web_server
 from tramontane.environments import browser, commands, node
 from tramontane.environments.errors import Absent
-from tramontane.interop import page, web_server
+from tramontane.interop import page
 from tramontane.interop.cases import Exported
 from tramontane.interop.judge import Failed
 from tramontane.runtime import Session

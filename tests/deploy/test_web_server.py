@@ -13,9 +13,9 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tramontane.deploy import web_server
 from tramontane.environments import node
 from tramontane.environments.errors import Absent
-from tramontane.interop import web_server
 from tramontane.runtime import manifest as manifests
 from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.contract import Geometry

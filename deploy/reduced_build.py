@@ -78,7 +78,7 @@ class ConvertedGraph:
 def main(argv: list[str] | None = None) -> int:
     """Convert, decode with both, print a table, or one line of JSON; return 1 if they differ."""
     parser = argparse.ArgumentParser(
-        prog="python -m tramontane.interop.reduced", description=__doc__
+        prog="python -m tramontane.deploy.reduced_build", description=__doc__
     )
     parser.add_argument("artifact", type=Path, help="folder written by export")
     parser.add_argument("out", type=Path, help="folder to write the graphs and lists to")

@@ -56,7 +56,7 @@ _HEADERS = {
 def main(argv: list[str] | None = None) -> int:
     """Serve until Ctrl+C, which ends the command with status 0."""
     parser = argparse.ArgumentParser(
-        prog="python -m tramontane.interop.web_server", description=__doc__
+        prog="python -m tramontane.deploy.web_server", description=__doc__
     )
     parser.add_argument("artifact", type=Path, help="folder written by tramontane export")
     parser.add_argument("--port", type=int, default=8080, help="0: any (%(default)s)")
