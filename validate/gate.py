@@ -12,10 +12,10 @@ from ..export.formats.checkpoint import Checkpoint
 from ..runtime.cache import by_layer
 from ..runtime.errors import ContractError
 from .artifact_under_test import Subject
+from .can_measure import refuse_bad_options
 from .layer_checks.findings import LayerChecks
 from .layer_checks.layer_checks import check_layers
 from .measurement import GateOptions, Measurement
-from .preflight import refuse_bad_options
 from .reference.reference import Reference
 from .reference.reference_cache import Store
 from .sequences.check_sequences import check_sequences

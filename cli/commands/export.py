@@ -13,6 +13,11 @@ from ...console.rows import print_rows
 from ...runtime.errors import ParityError
 from ..artifact_name import ARTIFACTS, artifact_name
 from ..artifact_summary import summarize
+from ..check_arguments import (
+    refuse_parity_check_beyond_memory,
+    refuse_same_text,
+    refuse_short_text,
+)
 from ..options import (
     CHECKPOINT_HELP,
     RECIPE_DEFAULTS,
@@ -22,7 +27,6 @@ from ..options import (
     recipe_of,
     size_of,
 )
-from ..preflight import refuse_parity_check_beyond_memory, refuse_same_text, refuse_short_text
 from ..subcommand import add_subcommand
 
 if TYPE_CHECKING:
@@ -137,7 +141,7 @@ def _refuse_bad_arguments(args: Namespace) -> None:
     Raises:
         ConfigError, ContractError: naming the option.
     """
-    from ...validate.preflight import refuse_bad_options
+    from ...validate.can_measure import refuse_bad_options
     from ...validate.tolerance import tolerance_for
 
     if not args.no_validate:

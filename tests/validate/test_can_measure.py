@@ -11,7 +11,7 @@ from tramontane.export.config import MistralConfig
 from tramontane.export.known_models import GEOMETRIES
 from tramontane.export.plan import Plan, plan
 from tramontane.runtime.errors import ContractError
-from tramontane.validate import preflight
+from tramontane.validate import can_measure
 
 LAPTOP_BYTES = 16 << 30  # less what the system takes
 GEOMETRIES_OF_7B = ["mistral-7b-v0.1", "mistral-7b-v0.2", "mistral-7b-v0.3", "llama-2-7b"]
@@ -19,11 +19,11 @@ GEOMETRIES_OF_7B = ["mistral-7b-v0.1", "mistral-7b-v0.2", "mistral-7b-v0.3", "ll
 
 def has_free(monkeypatch: pytest.MonkeyPatch, free_bytes: int) -> None:
     memory = SimpleNamespace(available=free_bytes)
-    monkeypatch.setattr(preflight.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(can_measure.psutil, "virtual_memory", lambda: memory)
 
 
 def refuse_little_memory(config: MistralConfig, planned: Plan) -> None:
-    preflight.refuse_little_memory(geometry_of(config, WINDOWED), planned)
+    can_measure.refuse_little_memory(geometry_of(config, WINDOWED), planned)
 
 
 @pytest.mark.parametrize("name", [*GEOMETRIES_OF_7B, "codellama-7b"])

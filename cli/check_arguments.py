@@ -12,7 +12,7 @@ def refuse_parity_check_beyond_memory(checkpoint: Path, args: Namespace) -> None
     """Refuse a parity check that this machine has too little memory for.
 
     Raises:
-        ContractError: as ``validate.preflight.refuse_little_memory``.
+        ContractError: as ``validate.can_measure.refuse_little_memory``.
     """
     from ..export.cache_choice import choose_cache, geometry_of
     from ..export.formats.layouts import read_config
@@ -20,7 +20,7 @@ def refuse_parity_check_beyond_memory(checkpoint: Path, args: Namespace) -> None
         adapted,
     )
     from ..export.plan import plan
-    from ..validate.preflight import refuse_little_memory
+    from ..validate.can_measure import refuse_little_memory
 
     config = adapted(read_config(checkpoint), window=args.window)
     cache = choose_cache(args.cache, kv=args.kv)
