@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .options import RECIPE_DEFAULTS
+from .flags import RECIPE_DEFAULTS
 
 ARTIFACTS = Path("artifacts")  # holds the artifacts that have no ``--out``
 

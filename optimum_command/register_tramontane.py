@@ -32,7 +32,7 @@ class TramontaneExportCommand(BaseOptimumCLICommand):  # type: ignore[misc] # op
     def parse_args(parser: ArgumentParser) -> None:
         """Add the options to optimum's parser of this command."""
         from tramontane.cli.commands.export import add_export_options
-        from tramontane.cli.options import CHECKPOINT_HELP
+        from tramontane.cli.flags import CHECKPOINT_HELP
 
         parser.description, parser.epilog = f"{_SUMMARY}.", _EXAMPLE
         parser.formatter_class = RawDescriptionHelpFormatter

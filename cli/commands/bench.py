@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..check_arguments import refuse_unwritable
-from ..options import ARTIFACT_HELP, add_threads
+from ..flags import ARTIFACT_HELP, add_threads
 from ..subcommand import add_subcommand
 
 EXAMPLES = ("tramontane bench artifacts/stdlib-5m-int8-ort",)

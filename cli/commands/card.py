@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from ..options import ARTIFACT_HELP
+from ..flags import ARTIFACT_HELP
 from ..subcommand import add_subcommand
 
 EXAMPLES = ("tramontane card artifacts/stdlib-5m-int8-ort",)

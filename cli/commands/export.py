@@ -18,7 +18,7 @@ from ..check_arguments import (
     refuse_same_text,
     refuse_short_text,
 )
-from ..options import (
+from ..flags import (
     CHECKPOINT_HELP,
     RECIPE_DEFAULTS,
     add_measuring,

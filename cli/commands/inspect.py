@@ -14,7 +14,7 @@ from ...runtime.errors import ConfigError, TramontaneError
 from ..artifact_name import ARTIFACTS, artifact_name
 from ..artifact_summary import summarize
 from ..check_arguments import refuse_parity_check_beyond_memory
-from ..options import add_recipe, recipe_of
+from ..flags import add_recipe, recipe_of
 from ..subcommand import add_subcommand
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...console.streams import decode_argument, read_standard_input
-from ..options import ARTIFACT_HELP, add_threads, size_of
+from ..flags import ARTIFACT_HELP, add_threads, size_of
 from ..subcommand import add_subcommand
 
 EXAMPLES = ('tramontane run artifacts/stdlib-5m-int8-ort "def fibonacci("',)

@@ -11,7 +11,7 @@ from typing import Any
 from ...console import hints
 from ...console.rows import print_rows
 from ...runtime.sizes import format_bytes
-from ..options import size_of
+from ..flags import size_of
 from ..subcommand import add_subcommand
 
 EXAMPLES = ("tramontane synthesize mistral-7b-v0.1 artifacts/mistral-8-layers --layers 8",)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..check_arguments import refuse_unwritable
-from ..options import CHECKPOINT_HELP, add_measuring, gate_options_of
+from ..flags import CHECKPOINT_HELP, add_measuring, gate_options_of
 from ..subcommand import add_subcommand
 
 EXAMPLES = (

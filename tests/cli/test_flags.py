@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 import pytest
+from tramontane.cli import flags
 from tramontane.cli import main as cli
-from tramontane.cli import options
 from tramontane.console import status
 from tramontane.export.options import (
     ExportOptions,
@@ -20,12 +20,12 @@ from .calls import refusal
 
 
 def test_defaults_are_those_of_the_stages() -> None:
-    defaults = options.RECIPE_DEFAULTS
+    defaults = flags.RECIPE_DEFAULTS
     required = {"quant": defaults["quant"], "target": defaults["target"]}
     assert ExportOptions(**required) == ExportOptions(**defaults)
     assert defaults["quant"] in format_names()
     assert defaults["target"] in TARGETS
-    assert (options.MAX_KL, options.MIN_AGREEMENT) == (
+    assert (flags.MAX_KL, flags.MIN_AGREEMENT) == (
         tolerance.MAX_KL,
         tolerance.MIN_AGREEMENT,
     )
@@ -33,9 +33,9 @@ def test_defaults_are_those_of_the_stages() -> None:
 
 def test_a_recipe_has_every_option_that_the_parser_adds() -> None:
     parser = argparse.ArgumentParser()
-    options.add_recipe(parser)
+    flags.add_recipe(parser)
     args = parser.parse_args([])
-    assert options.recipe_of(args) == vars(args) == options.RECIPE_DEFAULTS
+    assert flags.recipe_of(args) == vars(args) == flags.RECIPE_DEFAULTS
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones(
