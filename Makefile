@@ -200,7 +200,7 @@ bench-export: $(READY)  ## measure: memory and time of exports of random weights
 	  $(call many,QUANTS,quant) $(call flag,GENAI_PYTHON,genai-python)
 
 performance: $(READY)  ## measure: write docs/performance.md from what the benchmarks measured
-	@$(module).bench.page "$$MEASURED" --out docs/performance.md
+	@$(module).bench.performance_page "$$MEASURED" --out docs/performance.md
 
 dev: $(READY)  ## develop: create the environment in .venv; other targets do so where it is missing
 

@@ -30,9 +30,9 @@ from .cases import (
 )
 from .judge import Answer, Cell, ExpectedAnswer, Failed, ask, judge, measures
 from .matrix import Matrix
-from .page import text_of, visit
-from .plan import ALL, choose
+from .matrix_plan import ALL, choose
 from .runtimes import DRIVER, OTHERS, PAGE, REFERENCE, Column, Runtime
+from .web_page import text_of, visit
 
 Reference = tuple[Answer, np.ndarray]  # transformers' answer, and logits (T, V)
 

@@ -33,7 +33,7 @@ from tramontane.graphs.quantization.weight_formats import find_format
 from tramontane.runtime.errors import GraphError
 from tramontane.runtime.ort_session import ort
 from tramontane.validate.run_gate import prove
-from tramontane.validate.runners import GraphFeeder, feed_all
+from tramontane.validate.run_graph import GraphFeeder, feed_all
 
 SMALL = MistralConfig(
     architecture="MistralForCausalLM",

@@ -20,7 +20,7 @@ from ..runtime.errors import ContractError
 from ..runtime.manifest import Manifest, read_manifest
 from ..runtime.ort_session import open_graph
 from ..runtime.session import Session
-from .runners import DriverFeeder, Feeder, GraphFeeder
+from .run_graph import DriverFeeder, Feeder, GraphFeeder
 
 _OTHERS_ROUNDING = 2.5  # codes of -8 to 7 miss a block's maximum by a step, k-quants by more
 _GRAPH_FOLDER = Path(contract.MODEL_FILE).parent.name

@@ -17,7 +17,7 @@ from ..runtime.contract import past
 from .figures import relative_errors
 from .layer_checks.findings import SCALES, ComparedTensor, LayerFinding
 from .reference import operators
-from .runners import CacheRows
+from .run_graph import CacheRows
 from .tolerance import Tolerance
 
 _COARSENESS = "median scale over the scale that fits the channel's largest value"

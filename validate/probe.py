@@ -12,7 +12,7 @@ from ..graphs.probing.tensor_roles import INPUT_IDS, TensorRoles
 from ..runtime.contract import LOGITS
 from ..runtime.ort_session import open_graph, ort
 from .artifact_under_test import Subject
-from .runners import CacheRows, running
+from .run_graph import CacheRows, running
 
 _ROWS_AT_ONCE = 1024  # of the identity that a multiplication is probed with
 

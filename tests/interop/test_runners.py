@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from tramontane.environments import commands
 from tramontane.interop.cases import Exported, write_job
-from tramontane.interop.page import text_of
 from tramontane.interop.runners import bare as bare_runner
 from tramontane.interop.runners import driver
+from tramontane.interop.web_page import text_of
 from tramontane.runtime import Session, minimal_decode
 
 NEW_TOKENS = 72  # more than a window, from a prompt of three

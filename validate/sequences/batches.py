@@ -13,7 +13,7 @@ from ..artifact_under_test import Subject
 from ..figures import compare
 from ..reference.recipe_reference import Expected
 from ..reference.reference import ReferenceRun
-from ..runners import CacheRows
+from ..run_graph import CacheRows
 from ..tolerance import Tolerance
 from ..verdict import Check
 from .sequences import cache_check, logits_check, row_error

@@ -12,7 +12,7 @@ from ...runtime.cache import CacheLayout
 from ..figures import Figures, compare, relative_errors
 from ..reference.recipe_reference import Expected
 from ..reference.reference import ReferenceRun
-from ..runners import CacheRows, Feeder
+from ..run_graph import CacheRows, Feeder
 from ..tolerance import Tolerance
 from ..verdict import Check, judged
 from .tokens import Spans, chunks, turns

@@ -23,7 +23,9 @@ SPEED, PEERS, FLAT, KERNELS = "speed-*.json", "peers-*.json", "flat.json", "kern
 
 def main(argv: list[str] | None = None) -> int:
     """Read a folder of measurements, write the page and its plots."""
-    parser = argparse.ArgumentParser(prog="python -m tramontane.bench.page", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tramontane.bench.performance_page", description=__doc__
+    )
     parser.add_argument("folder", type=Path, help=f"holds {SPEED}, {PEERS}, {FLAT} and {KERNELS}")
     parser.add_argument("--out", type=Path, required=True, help="the page, Markdown")
     args = parser.parse_args(argv)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tramontane.bench import other_exporters, page
+from tramontane.bench import other_exporters, performance_page
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -128,7 +128,7 @@ def written(tmp_path: Path, **lines: Any) -> str:
     for name, line in lines.items():
         (measured / f"{name.replace('_', '-')}.json").write_text(json.dumps(line))
     out = tmp_path / "performance.md"
-    assert page.main([str(measured), "--out", str(out)]) == 0
+    assert performance_page.main([str(measured), "--out", str(out)]) == 0
     return out.read_text(encoding="utf-8")
 
 
@@ -177,16 +177,16 @@ def test_two_machines_are_told_as_two(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_measurements_and_a_broken_one_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(page.ContractError, match=r"no speed-\*\.json"):
-        page.main([str(tmp_path), "--out", str(tmp_path / "page.md")])
+    with pytest.raises(performance_page.ContractError, match=r"no speed-\*\.json"):
+        performance_page.main([str(tmp_path), "--out", str(tmp_path / "page.md")])
     (tmp_path / "flat.json").write_text("{")
-    with pytest.raises(page.ContractError, match=r"flat\.json: cannot be read"):
-        page.main([str(tmp_path), "--out", str(tmp_path / "page.md")])
+    with pytest.raises(performance_page.ContractError, match=r"flat\.json: cannot be read"):
+        performance_page.main([str(tmp_path), "--out", str(tmp_path / "page.md")])
 
 
 def test_the_page_in_docs_has_the_words_of_the_template() -> None:
     shown = (DOCS / "performance.md").read_text("utf-8").splitlines()
-    template = page._TEMPLATE.read_text("utf-8").splitlines()
+    template = performance_page._TEMPLATE.read_text("utf-8").splitlines()
     words = [line for line in template if line and "{" not in line and line != "Not measured."]
     assert len(words) > 40
     assert not set(words) - set(shown)

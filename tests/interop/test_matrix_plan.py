@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tramontane.interop.cases import Case, cases
-from tramontane.interop.plan import choose
+from tramontane.interop.matrix_plan import choose
 from tramontane.interop.runtimes import COLUMNS
 from tramontane.runtime.errors import ContractError
 

@@ -11,7 +11,7 @@ import pytest
 from tramontane.deploy import web_server
 from tramontane.environments import browser, commands, node
 from tramontane.environments.errors import Absent
-from tramontane.interop import page
+from tramontane.interop import web_page
 from tramontane.interop.cases import Exported
 from tramontane.interop.judge import Failed
 from tramontane.runtime import Session
@@ -23,20 +23,20 @@ def test_the_expected_text_is_what_tokens_add_to_their_prompt(exported: Exported
     tokens = tokenizer.encode("height):\n    return width", is_first=False)
     whole = tokenizer.decode([*prompt, *tokens])
     assert whole.endswith("height):\n    return width")
-    assert page.text_of(exported, prompt, tokens) == whole[len(tokenizer.decode(prompt)) :]
-    assert page.text_of(exported, prompt, []) == ""
+    assert web_page.text_of(exported, prompt, tokens) == whole[len(tokenizer.decode(prompt)) :]
+    assert web_page.text_of(exported, prompt, []) == ""
 
 
 def test_a_space_that_leads_the_tokens_is_kept_after_a_prompt(exported: Exported) -> None:
     tokenizer = Session.load(exported.folder).tokenizer
     (space,) = tokenizer.encode("x return", is_first=False)[1:]
-    assert page.text_of(exported, tokenizer.encode("x"), [space]) == " return"
+    assert web_page.text_of(exported, tokenizer.encode("x"), [space]) == " return"
 
 
 def test_half_of_a_character_is_shown_as_lost_not_left_out(exported: Exported) -> None:
     tokenizer = Session.load(exported.folder).tokenizer
     half = tokenizer.encode("x🤗")[:-2]
-    assert page.text_of(exported, half[:2], half[2:]).endswith("\ufffd")
+    assert web_page.text_of(exported, half[:2], half[2:]).endswith("\ufffd")
 
 
 def test_without_a_browser_the_page_is_absent(
@@ -46,7 +46,7 @@ def test_without_a_browser_the_page_is_absent(
     with pytest.raises(
         Absent, match=r"^chromium, chromium-browser, google-chrome: none is on PATH$"
     ):
-        page.visit(exported, "x", screenshots=None, is_brief=True)
+        web_page.visit(exported, "x", screenshots=None, is_brief=True)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_without_packages_the_page_is_absent_and_does_not_fail(
 
     monkeypatch.setattr(node, "node_with", install)
     with pytest.raises(Absent, match=r"^npm: not on PATH$"):
-        page.visit(served, "x", screenshots=None, is_brief=True)
+        web_page.visit(served, "x", screenshots=None, is_brief=True)
 
 
 def test_a_claim_that_does_not_hold_fails_and_is_not_absent(
@@ -87,7 +87,7 @@ def test_a_claim_that_does_not_hold_fails_and_is_not_absent(
 
     monkeypatch.setattr(commands, "run", run)
     with pytest.raises(Failed, match="FAILS  the text is our driver's"):
-        page.visit(served, "x", screenshots=None, is_brief=True)
+        web_page.visit(served, "x", screenshots=None, is_brief=True)
     assert not list(served.folder.parent.glob("*.json"))
 
 
@@ -101,7 +101,7 @@ def test_the_page_is_asked_for_the_cases_prompt_and_text(
         return 'noise\n{"claims": {"it answers": true}, "versions": {}}\n'
 
     monkeypatch.setattr(commands, "run", run)
-    answer = page.visit(served, "expected text", screenshots=tmp_path, is_brief=False)
+    answer = web_page.visit(served, "expected text", screenshots=tmp_path, is_brief=False)
     assert answer["claims"] == {"it answers": True}
     wanted = {
         "prompt": served.case.prompt,
