@@ -23,7 +23,7 @@ REASONS = {
     "interop/cases.py": "logits beside an artifact in a temporary folder",
     "environments/debian.py": "packages that it fetched into a temporary folder",
     "interop/web_page.py": "a job's file beside an artifact in a temporary folder",
-    "bench/peers/weights.py": "what it made in a marked folder, or in a temporary one",
+    "bench/peers/convert.py": "what it made in a marked folder, or in a temporary one",
     "environments/folders.py": "a marked folder",
     "environments/qemu.py": "programs that it unpacked into a marked folder",
     "validate/reference/reference_cache.py": "its own files in marked folders",

@@ -20,8 +20,8 @@ from ...export.config import MistralConfig
 from ...runtime.errors import ConfigError, ContractError
 from ...runtime.ort_session import physical_cores
 from ..artifact.speed import machine, token_ids
+from .convert import NAMES, Peer, PeerWeights
 from .figures import Measured, compare, print_tables, sum_up, to_json
-from .weights import NAMES, Peer, PeerWeights
 
 ROUNDS = 3
 CHUNK = 512  # tokens per chunk: the default of llama.cpp and of our driver

@@ -16,13 +16,13 @@ from tramontane.bench.peers import (
     __main__ as peers,
 )
 from tramontane.bench.peers import (
-    figures as peer_figures,
+    convert,
 )
 from tramontane.bench.peers import (
-    weights as peer_weights,
+    figures as peer_figures,
 )
+from tramontane.bench.peers.convert import NAMES, Peer, PeerWeights
 from tramontane.bench.peers.figures import compare, sum_up
-from tramontane.bench.peers.weights import NAMES, Peer, PeerWeights
 from tramontane.bench.samples import Spread
 from tramontane.environments import python
 from tramontane.environments.errors import Absent
@@ -306,7 +306,7 @@ def made(
         (out / "onnx").mkdir(parents=True)
         (out / "onnx" / "model.onnx").write_bytes(b"graph")
 
-    monkeypatch.setattr(peer_weights, "export_checkpoint", export)
+    monkeypatch.setattr(convert, "export_checkpoint", export)
     return PeerWeights(stdlib_5m, tmp_path / "work", threads=1), exports
 
 
@@ -324,7 +324,7 @@ def test_weights_are_made_anew_by_other_code(
     weights, exports = made
     before = weights.peer(INT4).model
     (before / "old").touch()
-    monkeypatch.setattr(peer_weights, "weights_code_digest", lambda: "another")
+    monkeypatch.setattr(convert, "weights_code_digest", lambda: "another")
     assert not (weights.peer(INT4).model / "old").exists()
     assert exports == ["int4"] * 2
 
@@ -375,7 +375,7 @@ def llama(
                 logits.astype("<f4").tofile(job["logits"])
             return {}
 
-        monkeypatch.setattr(peer_weights, "_ask", ask)
+        monkeypatch.setattr(convert, "_ask", ask)
         monkeypatch.setattr(python, "python_with", lambda *_: Path("python"))
 
     return act
