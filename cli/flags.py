@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..graphs.quantization.weight_formats import DEFAULT_BLOCK, format_names
-from ..graphs.targets.known import TARGETS
+from ..graphs.targets.known import DEFAULT_TARGET, TARGETS
+from ..runtime.contract import CACHE_DTYPES
 from ..runtime.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ ARTIFACT_HELP = "artifact folder, as export writes it"
 # The stages define these defaults too, and take seconds to import; tests compare the two.
 RECIPE_DEFAULTS: dict[str, Any] = {  # as in ``export.options.ExportOptions``
     "quant": "int8",
-    "target": "ort",
+    "target": DEFAULT_TARGET,
     "block": DEFAULT_BLOCK,
     "cache": "windowed",
     "kv": "float32",
@@ -64,7 +65,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--kv",
-        choices=("float32", "int8"),
+        choices=tuple(CACHE_DTYPES),
         default=RECIPE_DEFAULTS["kv"],
         help="type of keys and values in the cache; int8 takes a quarter of the memory "
         "(default: %(default)s)",

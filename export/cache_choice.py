@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..runtime.cache import CacheLayout, default_rows
-from ..runtime.contract import CACHE_DTYPES, Geometry
+from ..runtime.contract import CACHE_DTYPES, Geometry, is_quantized_cache
 from ..runtime.errors import ConfigError
 from .config import MistralConfig
 
-# Rows that the cache keeps: the window's, or all of them, for runtimes whose past grows.
-CACHES = ("windowed", "growing")
+# By the values of ``--cache``: whether the cache keeps the rows of all tokens.
+CACHES = {"windowed": False, "growing": True}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,6 +19,11 @@ class CacheChoice:
 
     grows: bool = False  # keep every token's row, those that a window hides included
     dtype: str = "float32"  # as in ``contract.CACHE_DTYPES``
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether keys and values are stored as codes, whose scales must be calibrated."""
+        return is_quantized_cache(self.dtype)
 
 
 WINDOWED = CacheChoice()
@@ -35,7 +40,7 @@ def choose_cache(cache: str, *, kv: str) -> CacheChoice:
         raise ConfigError(f"--cache {cache}: unknown; expected one of {', '.join(CACHES)}")
     if kv not in CACHE_DTYPES:
         raise ConfigError(f"--kv {kv}: unknown; expected one of {', '.join(CACHE_DTYPES)}")
-    return CacheChoice(grows=cache == "growing", dtype=kv)
+    return CacheChoice(grows=CACHES[cache], dtype=kv)
 
 
 def geometry_of(config: MistralConfig, cache: CacheChoice) -> Geometry:

@@ -18,6 +18,7 @@ from ..graphs.quantization.weight_formats import (
 from ..graphs.targets import known as known_targets
 from ..runtime.cache import by_layer
 from ..runtime.errors import ConfigError
+from .cache_choice import CacheChoice, choose_cache
 from .calibrate.tokens import TEXT
 from .config import MistralConfig
 
@@ -43,6 +44,15 @@ class ExportOptions:
             GraphError: an unknown one.
         """
         return find_format(self.quant)
+
+    @property
+    def cache_choice(self) -> CacheChoice:
+        """What ``cache`` and ``kv`` name.
+
+        Raises:
+            ConfigError: one of them is unknown.
+        """
+        return choose_cache(self.cache, kv=self.kv)
 
     @property
     def is_calibrated(self) -> bool:

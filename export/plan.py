@@ -142,7 +142,7 @@ def _refuse_without_kernels(weights: PlannedWeights) -> None:
     config, target, quant = weights.config, weights.target, weights.weight_format.name
     target.refuse_format(weights.weight_format)
     target.refuse_head_size(config.head_dim, quant=quant, kv=weights.cache.dtype)
-    if weights.cache.dtype == "int8":
+    if weights.cache.is_quantized:
         target.refuse_int8_cache(config.head_dim)
     target.refuse_block(weights.block)
     for columns, scheme in weights.odd_rows():
@@ -174,7 +174,7 @@ def _export_peak_bytes(weights: PlannedWeights) -> int:
     )
     layers = config.num_hidden_layers
     return max(
-        reference_bytes(config) if weights.cache.dtype == "int8" else 0,  # calibrates the scales
+        reference_bytes(config) if weights.cache.is_quantized else 0,  # calibrates the scales
         _TRACER_BYTES + layers * _TRACED_LAYER_BYTES,
         _WRITER_BYTES + layers * _WRITTEN_LAYER_BYTES + largest,
     )

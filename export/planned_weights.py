@@ -67,7 +67,7 @@ class PlannedWeights:
         sizes = [size for stored in self._stored() for size in stored.in_file]
         sizes += [4 * size for size in self._vectors()]
         sizes += [self._rope_table_bytes()] * 2
-        if self.cache.dtype == "int8":
+        if self.cache.is_quantized:
             of_one = 4 * self.config.num_key_value_heads * self.config.head_dim
             sizes += [of_one] * (2 * self.config.num_hidden_layers)
         return [size for size in sizes if size >= INLINE_BYTES]

@@ -13,7 +13,7 @@ from ..graphs.writing.partial_folder import partial_of
 from ..graphs.writing.staging import refuse_occupied
 from ..runtime.errors import ContractError
 from ..runtime.manifest import Vocabulary
-from .cache_choice import CacheChoice, choose_cache
+from .cache_choice import CacheChoice
 from .config import MistralConfig
 from .formats.checkpoint import Checkpoint
 from .formats.layouts import Layout
@@ -58,7 +58,7 @@ def preflight(
     read_calibration_text(options)
     weights = Checkpoint.open(checkpoint)
     config = adapted(weights.config, window=options.window)
-    cache = choose_cache(options.cache, kv=options.kv)
+    cache = options.cache_choice
     _warn_of_no_window(weights, config)
     vocabulary, origin = (
         read_vocabulary(weights),

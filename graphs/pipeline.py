@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 
-from ..runtime.contract import Geometry
+from ..runtime.contract import Geometry, is_quantized_cache
 from ..runtime.errors import GraphError
 from .check import check
 from .passes.allow_left_padding import AllowLeftPadding
@@ -57,7 +57,7 @@ def passes(
         FuseRmsNorm(),
         *weight_format.method.passes(calibration),
         *runtime.attention_passes(),
-        *([QuantizeCache(calibration)] if calibration and kv == "int8" else []),
+        *([QuantizeCache(calibration)] if calibration and is_quantized_cache(kv) else []),
         AllowLeftPadding(),
         KeepLastLogits(),
         *([runtime.packer(weight_format, schemes)] if schemes is not None else []),

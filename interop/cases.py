@@ -74,7 +74,7 @@ def cases(model: Path, shared: Path | None) -> Iterator[Case]:
         options = ExportOptions(quant=quant, target=target, cache=cache, max_shard_bytes=shard)
         yield Case(
             name=f"{model.name} {quant} {target}"
-            f"{' growing' * (cache == 'growing')}{' in files' * (shard is not None)}",
+            f"{' growing' * options.cache_choice.grows}{' in files' * (shard is not None)}",
             checkpoint=model,
             options=options,
             prompt=prompt,

@@ -36,7 +36,7 @@ def obstacles(config: MistralConfig, geometry: Geometry) -> Iterator[str]:
             "its past starts without rows, the artifact's has "
             f"{by_layer(geometry.rows, none='none')}; --cache growing writes one that starts so"
         )
-    if geometry.cache_dtype != "float32":
+    if geometry.has_quantized_cache:
         yield (
             f"it feeds a past of float32, the artifact's is {geometry.cache_dtype}; --kv float32 "
             "writes one of that"

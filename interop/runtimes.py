@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..deploy import web_server
 from ..environments import arm64, browser, node, python, qemu
+from ..graphs.targets.known import DEFAULT_TARGET, find_target
 from ..runtime import minimal_decode
 from ..validate.tolerance import FEWEST_POSITIONS
 from .cases import NEW_TOKENS, NUM_SCORED, Case
@@ -29,7 +30,8 @@ _WEB = "onnxruntime-web"
 
 def _is_plain(case: Case) -> bool:
     """Whether an artifact has the default target and cache."""
-    return case.options.target == "ort" and case.options.cache == "windowed"
+    options = case.options
+    return options.target == DEFAULT_TARGET and not options.cache_choice.grows
 
 
 def _is_plain_and_quantized(case: Case) -> bool:
@@ -38,13 +40,15 @@ def _is_plain_and_quantized(case: Case) -> bool:
 
 def _is_usual(case: Case) -> bool:
     """Whether an app on a desktop or a phone would ship an artifact."""
-    return _is_plain(case) and case.options.quant in ("fp32", "int8", "int4")
+    return _is_plain(case) and not case.options.weight_format.is_dynamic
 
 
 def _is_usual_on_the_web(case: Case) -> bool:
-    return case.options.target == "web" or (
-        _is_plain(case) and not case.options.weight_format.is_quantized
-    )
+    return _runs_in_browsers(case) and (case.options.weight_format.is_quantized or _is_plain(case))
+
+
+def _runs_in_browsers(case: Case) -> bool:
+    return find_target(case.options.target).runs_in_browsers(case.options.weight_format)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,7 +126,7 @@ def _optimum(job: Path) -> list[str | Path]:
 
 
 def _grows(case: Case) -> bool:
-    return case.options.cache == "growing" or not case.has_window
+    return case.options.cache_choice.grows or not case.has_window
 
 
 def _spells_control(text: str) -> bool:
@@ -160,10 +164,7 @@ OTHERS = (
         name="transformers.js in Chromium",
         start=_transformers_page,
         rounds_like=None,
-        # Its build of onnxruntime has no kernel for an embedding that is quantized in blocks.
-        takes=lambda case: (
-            not case.options.weight_format.is_quantized or case.options.target == "web"
-        ),
+        takes=_runs_in_browsers,
         usual=_is_usual_on_the_web,
         seconds=15,
         writes_otherwise=_begins_with_mark,
@@ -182,8 +183,8 @@ OTHERS = (
         new_tokens=6,  # on a software adapter each token takes seconds
         num_scored=FEWEST_POSITIONS,
         # Its attention has a window, but it cannot evict cache rows.
-        takes=lambda case: case.options.cache == "growing",
-        usual=lambda case: case.options.cache == "growing",
+        takes=lambda case: case.options.cache_choice.grows,
+        usual=lambda case: case.options.cache_choice.grows,
         seconds=60,
     ),
     Runtime(name="optimum", start=_optimum, takes=_grows, usual=_grows, seconds=10),

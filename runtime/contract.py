@@ -27,9 +27,13 @@ KINDS = ("key", "value")  # what a layer holds of each token, in this order
 Dimension = int | str
 Shape = tuple[int, int, int, int]
 
-# What keys and values may be held in, and the bytes of one number. Of int8, each channel has a
-# scale of its own, which the graph keeps.
+# Types of keys and values in the cache, and the bytes of one number.
 CACHE_DTYPES = {"float32": 4, "int8": 1}
+
+
+def is_quantized_cache(dtype: str) -> bool:
+    """Whether a type of ``CACHE_DTYPES`` holds codes; the graph then has a scale a channel."""
+    return dtype != "float32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,11 @@ class Geometry:
     layers: tuple[CacheLayout, ...]  # which rows each layer's cache holds
     max_positions: int  # rows of the rope tables: tokens that one sequence may have
     cache_dtype: str = "float32"  # numpy's name; as in ``CACHE_DTYPES``
+
+    @property
+    def has_quantized_cache(self) -> bool:
+        """Whether the cache holds codes, with scales in the graph."""
+        return is_quantized_cache(self.cache_dtype)
 
     @property
     def num_layers(self) -> int:

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCardData
 
 from ... import runtime
 from ...graphs.quantization.weight_formats import find_format
+from ...graphs.targets.known import find_target
 from ...runtime.cache import by_layer
 from ...runtime.manifest import Manifest
 from ..tokenizer.tokenizer import LEFT_OUT
@@ -53,6 +54,8 @@ def render_card(manifest: Manifest) -> str:
         first=start or 0,
         genai_length=default_length(manifest.geometry),
         has_tokenizer_json=not manifest.tokenizer_json.startswith(LEFT_OUT),
+        target=find_target(manifest.target),
+        weight_format=find_format(manifest.quant),
         geometry=manifest.geometry,
         layout=manifest.geometry.shared_layout,
         window=by_layer(manifest.geometry.windows, none="none"),
@@ -71,7 +74,7 @@ def _metadata(manifest: Manifest) -> str:
     origin, geometry = dict(manifest.origin), manifest.geometry
     for unknown in ("name", "license_files"):  # to hubs
         origin.pop(unknown, None)
-    runs_in_javascript = geometry.cache_dtype == "float32" and geometry.shared_layout is not None
+    runs_in_javascript = not geometry.has_quantized_cache and geometry.shared_layout is not None
     tags = [
         *_TAGS,
         *([] if geometry.shared_layout is None else [_GENAI]),
@@ -84,7 +87,7 @@ def _metadata(manifest: Manifest) -> str:
         "target": manifest.target,
         "window": _one_or_all(geometry.windows),
         "cache_rows": _one_or_all(geometry.rows),
-        "cache_dtype": None if geometry.cache_dtype == "float32" else geometry.cache_dtype,
+        "cache_dtype": geometry.cache_dtype if geometry.has_quantized_cache else None,
         "parity": manifest.parity,
     }
     if "base_model" in origin and find_format(manifest.quant).is_quantized:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...runtime.contract import is_quantized_cache
 from ...runtime.errors import GraphError
 from .methods.method import Method
 from .scheme import Scheme
@@ -83,7 +84,7 @@ class WeightFormat:
 
     def is_calibrated(self, kv: str) -> bool:
         """Whether it, with keys and values held as ``kv``, needs a calibration."""
-        return self.method.observes_activations or kv == "int8"
+        return self.method.observes_activations or is_quantized_cache(kv)
 
     def schemes(self, block: int, calibration: Calibration | None = None) -> MatrixSchemes | None:
         """The scheme of each kind of matrix; None where all stays in float.

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .target import Target
 
 TARGETS = ("ort", "portable", "web")  # each a module of this folder that holds TARGET
+DEFAULT_TARGET = TARGETS[0]
 
 
 def find_target(name: str) -> Target:

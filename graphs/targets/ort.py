@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from ...runtime.contract import is_quantized_cache
 from ...runtime.errors import GraphError
 from ..operator.group_query_attention import (
     HEAD_MULTIPLE,
@@ -48,7 +49,7 @@ class Ort(Target):
             return
         other = f"--target {PORTABLE.name}"
         other += "" if PORTABLE.takes(find_format(quant)) else " --quant int8"
-        other += " --kv float32" if kv == "int8" else ""
+        other += " --kv float32" if is_quantized_cache(kv) else ""
         raise GraphError(
             f"--target {self.name}: head_dim is {head_dim}, expected a multiple of "
             f"{HEAD_MULTIPLE}, as onnxruntime's attention kernel does; take {other}, which runs "

@@ -77,6 +77,10 @@ class Target(abc.ABC):
         """
         return 0
 
+    def runs_in_browsers(self, weight_format: WeightFormat) -> bool:
+        """Whether onnxruntime's builds for browsers have every kernel of a graph."""
+        return not weight_format.is_quantized  # codes in blocks are gathered by desktop builds
+
     def takes(self, weight_format: WeightFormat) -> bool:
         """Whether it has kernels for a weight format."""
         return self.lacks_kernels(weight_format) is None

@@ -31,6 +31,10 @@ class Web(Ort):
             )
         return None
 
+    def runs_in_browsers(self, weight_format: WeightFormat) -> bool:  # noqa: ARG002
+        """Always: it is made for them."""
+        return True
+
     def refuse_int8_cache(self, head_dim: int) -> None:
         """No build for browsers reads a cache of 8 bits."""
         Target.refuse_int8_cache(self, head_dim)

@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from tramontane.export.cache_choice import CACHES
+from tramontane.graphs.quantization.weight_formats import find_format, format_names
 from tramontane.graphs.targets import known
 from tramontane.graphs.targets.known import TARGETS, find_target
+from tramontane.runtime.contract import CACHE_DTYPES
 from tramontane.runtime.errors import GraphError
 
 
@@ -64,11 +67,21 @@ def test_names_of_targets_and_formats_need_no_package_of_the_export() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_no_module_compares_the_name_of_a_target_or_a_weight_format() -> None:
+def test_browsers_have_the_kernels_of_float_and_of_what_is_made_for_them() -> None:
+    runs = {
+        (name, quant)
+        for name in TARGETS
+        for quant in find_target(name).quants()
+        if find_target(name).runs_in_browsers(find_format(quant))
+    }
+    assert runs == {("ort", "fp32"), ("portable", "fp32"), ("web", "fp32"), ("web", "int8")}
+
+
+def test_no_module_compares_the_name_of_a_target_a_weight_format_or_a_cache() -> None:
     root = Path(known.__file__).parents[2]
-    names = {*TARGETS, "fp32", "int4", "int8-dynamic"}
+    names = {*TARGETS, *format_names(), *CACHE_DTYPES, *CACHES}
     found = []
-    for layer in ("graphs", "export", "validate"):
+    for layer in ("graphs", "export", "validate", "faults", "interop", "bench", "cli"):
         for path in sorted((root / layer).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Compare):
