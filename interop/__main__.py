@@ -7,34 +7,20 @@ tokens and text.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import tempfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from ..console.progress import say
 from ..console.status import status_of
-from ..environments.errors import Absent
-from ..export.formats.huggingface import CONFIG_FILE
 from ..runtime.errors import ContractError
 from .cases import (
-    Exported,
     cases,
-    export,
-    read_logits,
-    refuse_end_tokens,
     stories_in,
 )
-from .judge import Answer, Cell, ExpectedAnswer, Failed, ask, judge, measures
 from .matrix import Matrix
-from .matrix_plan import ALL, choose
-from .runtimes import DRIVER, OTHERS, PAGE, REFERENCE, Column, Runtime
-from .web_page import text_of, visit
-
-Reference = tuple[Answer, np.ndarray]  # transformers' answer, and logits (T, V)
+from .matrix_plan import ALL, MatrixPlan, choose
+from .rows import Row, run_rows
+from .runtimes import DRIVER, OTHERS, PAGE
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,12 +39,12 @@ def main(argv: list[str] | None = None) -> int:
     for line in plan.lines():
         say(line)
     matrix = Matrix(plan.columns)
-    references: dict[str, Reference] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for number, (case, row) in enumerate(plan.rows):
-            say(f"artifact {number + 1} of {len(plan.rows)}: {case.name}: exporting")
-            exported = export(case, Path(folder) / f"artifact-{number}")
-            _fill(matrix, exported, row, references, args.screenshots)
+        rows = _rows(plan, Path(folder), args.screenshots)
+        for number, (row, found) in enumerate(zip(rows, run_rows(rows), strict=True), start=1):
+            say(f"{row.case.name}: done, {number} of {len(rows)} artifacts")
+            for runtime, cell in found:
+                matrix.add(row.case.name, runtime, cell)
     is_whole = not args.only and args.artifacts in ("", ALL)
     if is_whole and not has_stories:
         where = f"not in {shared}" if shared else "--shared is not given"
@@ -100,121 +86,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _rows(plan: MatrixPlan, folder: Path, screenshots: Path | None) -> list[Row]:
+    """The plan's artifacts; the page is tested in every way with the first, then briefly."""
+    first = next((number for number, (_, row) in enumerate(plan.rows) if PAGE in row), None)
+    return [
+        Row(
+            case=case,
+            columns=columns,
+            folder=folder / f"artifact-{number}",
+            screenshots=screenshots if number == first else None,
+            is_brief=number != first,
+        )
+        for number, (case, columns) in enumerate(plan.rows)
+    ]
+
+
 def _write(out: Path, matrix: Matrix, *, is_whole: bool) -> None:
     if is_whole and not matrix.failures:
         out.write_text(matrix.as_markdown("make interop"), encoding="utf-8")
     else:
         why = "this run has failures" if is_whole else "only runs of everything are recorded"
         say(f"{out}: not updated: {why}")
-
-
-def _fill(
-    matrix: Matrix,
-    exported: Exported,
-    row: Sequence[Column],
-    references: dict[str, Reference],
-    screenshots: Path | None,
-) -> None:
-    """Run one artifact in all runtimes that are planned for it."""
-    name = exported.case.name
-    try:
-        reference, logits = _reference(exported, references)
-        driver = _answer(DRIVER, exported)
-    except (Absent, Failed) as error:
-        cell = Cell(said=f"no reference to compare with: {error}", is_failure=True)
-        matrix.add(name, DRIVER.name, cell)
-        return
-    right = driver if exported.is_quantized else reference
-    refuse_end_tokens(exported, right["tokens"])
-    expected = ExpectedAnswer(
-        tokens=right["tokens"],
-        texts=[],  # as long as each runtime makes them: see _judged
-        ids=driver["ids"],
-        decoded=driver["decoded"],
-        logits=logits,
-    )
-    answers = {DRIVER.name: driver}
-    for column in row:
-        say(f"  {column.name}")
-        if isinstance(column, Runtime):
-            cell = _told(_judge_runtime, column, exported, answers, expected)
-        else:
-            cell = _told(_judge_page, exported, answers, expected, matrix, screenshots)
-        matrix.add(name, column.name, cell)
-
-
-def _told(judged: Callable[..., Cell], *args: object) -> Cell:
-    """One cell of the matrix, also if the runtime is absent or failed."""
-    try:
-        return judged(*args)
-    except Absent as absent:
-        return Cell(said=str(absent), is_absent=True)
-    except Failed as failure:
-        return Cell(said=str(failure), is_failure=True)
-
-
-def _reference(exported: Exported, references: dict[str, Reference]) -> Reference:
-    """The answer of transformers, once for all artifacts of one checkpoint, config and job."""
-    config = json.loads((exported.folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    config.pop("transformers.js_config", None)
-    job = {name: exported.job[name] for name in ("prompts", "score", "texts", "strings")}
-    checkpoint = str(exported.case.checkpoint.resolve())
-    key = json.dumps([checkpoint, config, job], sort_keys=True)
-    if key not in references:
-        say(f"  {REFERENCE.name} in PyTorch, the reference")
-        answer = ask(REFERENCE, exported, checkpoint=checkpoint)
-        references[key] = answer, read_logits(exported)
-    return references[key]
-
-
-def _judge_runtime(
-    runtime: Runtime, exported: Exported, answers: dict[str, Answer], expected: ExpectedAnswer
-) -> Cell:
-    """Compare a runtime's answer with the expected one."""
-    if runtime is not DRIVER:
-        answers[runtime.name] = _answer(runtime, exported)
-    return _judged(runtime, exported, answers, expected)
-
-
-def _answer(runtime: Runtime, exported: Exported) -> Answer:
-    """A runtime's answer to the job, with logits only if they are measured."""
-    return ask(runtime, exported, **({} if measures(runtime, exported) else {"logits": None}))
-
-
-def _judged(
-    runtime: Runtime, exported: Exported, answers: dict[str, Answer], expected: ExpectedAnswer
-) -> Cell:
-    """Compare an answer with the expected one, or with that of the same kernels."""
-    like = runtime.rounds_like
-    if exported.is_quantized and like is not None:
-        if like not in answers:
-            return Cell(said=f"{like}, which has the same kernels, was not run", is_absent=True)
-        expected = dataclasses.replace(expected, tokens=answers[like]["tokens"])
-    prompt, tokens = exported.job["prompts"][0], expected.tokens[0][: runtime.new_tokens]
-    expected = dataclasses.replace(expected, texts=[text_of(exported, prompt, tokens)])
-    return judge(runtime, exported, answers[runtime.name], expected)
-
-
-def _judge_page(
-    exported: Exported,
-    answers: dict[str, Answer],
-    expected: ExpectedAnswer,
-    matrix: Matrix,
-    screenshots: Path | None,
-) -> Cell:
-    """Test the page: fully with the first artifact, briefly with the others."""
-    if same_kernels := answers.get(PAGE.rounds_like or ""):
-        tokens = same_kernels["tokens"][0]
-    elif not exported.is_quantized:
-        tokens = expected.tokens[0]
-    else:
-        raise Absent(f"{PAGE.rounds_like}, which has the same kernels, was not run")
-    text = text_of(exported, exported.job["prompts"][0], tokens)
-    is_brief = any(PAGE.name in cells for cells in matrix.rows.values())
-    pictures = None if is_brief else screenshots
-    answer = visit(exported, text, screenshots=pictures, is_brief=is_brief)
-    said = f"same text, {len(answer['claims'])} claims hold"
-    return Cell(said=said, versions=answer["versions"])
 
 
 if __name__ == "__main__":

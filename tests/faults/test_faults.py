@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from tramontane.console import process_per_core
 from tramontane.faults import __main__ as command
 from tramontane.faults import parallel
 from tramontane.faults.__main__ import as_markdown
@@ -88,11 +89,12 @@ def test_faults_that_are_tried_in_two_processes_are_explained_as_in_one(
     faults = [fault for fault in FAULTS if fault.recipe == "fp32-ort"][:3:2]
     trial = Trial(folder=tmp_path)
     here = [trial.run(fault) for fault in faults]
-    monkeypatch.setattr(parallel, "_cores", lambda: [*os.sched_getaffinity(0)][:1] * 2)
+    cores = [*os.sched_getaffinity(0)][:1] * 2
+    monkeypatch.setattr(process_per_core, "usable_cores", lambda: cores)
     there = list(parallel.run_trials(faults, trial))
     assert [one.fault for one in there] == [one.fault for one in here] == faults
     assert all(one.is_caught and one.is_explained for one in (*here, *there))
-    monkeypatch.setattr(parallel, "_cores", list)
+    monkeypatch.setattr(process_per_core, "usable_cores", list)
     monkeypatch.setattr(Trial, "run", lambda _, fault: here[faults.index(fault)])
     assert list(parallel.run_trials(faults, trial)) == here
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tramontane.console import process_per_core
 from tramontane.console.status import status_of
 from tramontane.environments.errors import Absent
 from tramontane.interop import __main__ as command
-from tramontane.interop import cases
+from tramontane.interop import cases, rows
 from tramontane.interop.cases import Case, Exported
 from tramontane.interop.judge import Answer, Failed
 from tramontane.interop.runners import driver
@@ -65,16 +66,19 @@ def use(
     ) -> None:
         manifest = replace(exported.manifest, quant=quant)
         made = replace(exported, manifest=manifest)
-        monkeypatch.setattr(command, "export", lambda case, _: replace(made, case=case))
-        monkeypatch.setattr(command, "REFERENCE", _replay("transformers", exported, right))
+        monkeypatch.setattr(rows, "export", lambda case, _: replace(made, case=case))
+        monkeypatch.setattr(rows, "REFERENCE", _replay("transformers", exported, right))
         ours = {**right, **(driver_gives or {})}
         scored = np.fromfile(exported.folder / "logits", "<f4")
         driver_scores(scored).tofile(exported.folder / "tramontane.logits")
         its_own = _replay("tramontane", exported, ours, logits="tramontane.logits")
-        monkeypatch.setattr(command, "DRIVER", replace(its_own, rounds_like=DRIVER.rounds_like))
+        its_own = replace(its_own, rounds_like=DRIVER.rounds_like)
+        for module in (command, rows):
+            monkeypatch.setattr(module, "DRIVER", its_own)
         monkeypatch.setattr(command, "OTHERS", others)
+        monkeypatch.setattr(process_per_core, "usable_cores", list)  # all in this process
 
-        monkeypatch.setattr(command, "visit", _no_browser)
+        monkeypatch.setattr(rows, "visit", _no_browser)
 
     return with_others
 
@@ -87,11 +91,13 @@ def test_driver_and_transformers_give_the_same_tokens_of_the_embedded_model(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(command, "export", lambda *_: exported)
+    monkeypatch.setattr(rows, "export", lambda *_: exported)
     monkeypatch.setattr(command, "OTHERS", ())
-    monkeypatch.setattr(command, "REFERENCE", replace(REFERENCE, new_tokens=NEW_TOKENS))
-    monkeypatch.setattr(command, "DRIVER", replace(DRIVER, new_tokens=NEW_TOKENS))
-    monkeypatch.setattr(command, "visit", _no_browser)
+    monkeypatch.setattr(rows, "REFERENCE", replace(REFERENCE, new_tokens=NEW_TOKENS))
+    short = replace(DRIVER, new_tokens=NEW_TOKENS)
+    for module in (command, rows):
+        monkeypatch.setattr(module, "DRIVER", short)
+    monkeypatch.setattr(rows, "visit", _no_browser)
     out = tmp_path / "matrix.md"
     assert command.main([str(stdlib_5m), "--json", "--out", str(out)]) == 0
     *_, last = capsys.readouterr().out.splitlines()
@@ -189,7 +195,7 @@ def test_a_runtime_that_nobody_knows_is_refused_before_anything_is_made(
     use: Use, stdlib_5m: Path, monkeypatch: pytest.MonkeyPatch, flag: str
 ) -> None:
     use()
-    monkeypatch.setattr(command, "export", lambda *_: pytest.fail("exported"))
+    monkeypatch.setattr(rows, "export", lambda *_: pytest.fail("exported"))
     arguments = [str(stdlib_5m), flag, "tramontane", "pytroch"]
     with pytest.raises(ContractError, match=r"^pytroch: no such runtime.*, expected one of tram"):
         command.main(arguments)
@@ -263,7 +269,7 @@ def test_a_slow_runtime_passes_with_the_beginning_of_tokens_and_text(
     use: Use, exported: Exported, right: Answer, stdlib_5m: Path, capsys: Any
 ) -> None:
     tokens = [each[:5] for each in right["tokens"]]
-    text = command.text_of(exported, exported.job["prompts"][0], tokens[0])
+    text = rows.text_of(exported, exported.job["prompts"][0], tokens[0])
     half = {**right, "tokens": tokens, "texts": [text]}
     slow = replace(_replay("slow", exported, half), new_tokens=5)
     use(slow)
@@ -291,11 +297,11 @@ def test_the_page_must_show_the_text_of_the_tokens_that_wasm_gave(
             raise Failed("FAILS  the text is our driver's")
         return {"claims": {"a": True, "b": True}, "versions": {"chromium": "140"}}
 
-    monkeypatch.setattr(command, "visit", visit)
+    monkeypatch.setattr(rows, "visit", visit)
     assert command.main([str(stdlib_5m)]) == 0
     assert "same text, 2 claims hold" in capsys.readouterr().out
     assert command.main([str(stdlib_5m)]) == 1
-    assert asked == [command.text_of(exported, exported.job["prompts"][0], tokens[0])] * 2
+    assert asked == [rows.text_of(exported, exported.job["prompts"][0], tokens[0])] * 2
     assert asked[0] != right["texts"][0]
 
 
@@ -309,7 +315,7 @@ def test_where_wasm_was_not_run_the_page_must_show_what_transformers_gives_in_fp
         asked.append(expected)
         return {"claims": {}, "versions": {}}
 
-    monkeypatch.setattr(command, "visit", visit)
+    monkeypatch.setattr(rows, "visit", visit)
     assert command.main([str(stdlib_5m)]) == 0
     assert command.main([str(stdlib_5m), "--only", "page"]) == 0
     assert asked == [right["texts"][0]] * 2
@@ -319,7 +325,7 @@ def test_where_wasm_was_not_run_and_weights_are_rounded_the_page_cannot_be_judge
     use: Use, stdlib_5m: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     use(quant="int8")
-    monkeypatch.setattr(command, "visit", lambda *_, **__: pytest.fail("visited"))
+    monkeypatch.setattr(rows, "visit", lambda *_, **__: pytest.fail("visited"))
     assert command.main([str(stdlib_5m), "--json"]) == 0
     absent = json.loads(capsys.readouterr().out)["absent"]
     why = "onnxruntime-web, which has the same kernels, was not run"
@@ -338,7 +344,7 @@ def test_the_first_page_that_is_visited_is_tried_in_every_way_and_the_others_in_
         visits.append(how)
         return {"claims": {}, "versions": {}}
 
-    monkeypatch.setattr(command, "visit", visit)
+    monkeypatch.setattr(rows, "visit", visit)
     assert command.main([str(stdlib_5m), "--screenshots", str(tmp_path)]) == 0
     assert visits == [
         {"screenshots": tmp_path, "is_brief": False},
@@ -375,14 +381,16 @@ def test_an_artifact_without_a_right_answer_fails_and_the_next_is_filled(
 ) -> None:
     use(_replay("other", exported, right))
     monkeypatch.setattr(command, "cases", _two_cases)
-    whole, starts = getattr(command, broken), iter([False, True])
+    whole, starts = getattr(rows, broken), iter([False, True])
 
     def start(job: Path) -> Sequence[str | Path]:
         if next(starts):
             return whole.start(job)
         return [sys.executable, "-c", "import sys; sys.exit('out of memory')"]
 
-    monkeypatch.setattr(command, broken, replace(whole, start=start))
+    changed = replace(whole, start=start)
+    for module in (command, rows):
+        monkeypatch.setattr(module, broken, changed, raising=False)
     assert command.main([str(stdlib_5m), "--json", *only]) == 1
     found = json.loads(capsys.readouterr().out)
     first, second = found["cells"].values()
@@ -404,14 +412,14 @@ def test_everything_can_be_required_at_once(
     model, text = cases.stories_in(tmp_path)
     arguments = [str(stdlib_5m), "--shared", str(tmp_path), "--require", "all"]
     use(_replay("other", exported, right))
-    monkeypatch.setattr(command, "visit", lambda *_, **__: {"claims": {}, "versions": {}})
+    monkeypatch.setattr(rows, "visit", lambda *_, **__: {"claims": {}, "versions": {}})
     model.mkdir(parents=True)
     assert command.main(arguments) == 1  # a model without its text
     text.parent.mkdir()
     text.touch()
     assert command.main(arguments) == 0
     use(Runtime(name="other", start=_absent))
-    monkeypatch.setattr(command, "visit", lambda *_, **__: {"claims": {}, "versions": {}})
+    monkeypatch.setattr(rows, "visit", lambda *_, **__: {"claims": {}, "versions": {}})
     assert command.main(arguments) == 1
     assert command.main([*arguments, "--only", "tramontane"]) == 0
 
@@ -426,7 +434,7 @@ def test_stories_that_are_not_there_are_told_and_fail_where_all_is_required(
     shared: bool,
 ) -> None:
     use()
-    monkeypatch.setattr(command, "visit", lambda *_, **__: {"claims": {}, "versions": {}})
+    monkeypatch.setattr(rows, "visit", lambda *_, **__: {"claims": {}, "versions": {}})
     arguments = [str(stdlib_5m), *(["--shared", str(tmp_path)] if shared else [])]
     assert command.main(arguments) == 0
     why = f"not in {tmp_path}" if shared else "--shared is not given"
@@ -458,7 +466,7 @@ def test_only_artifacts_that_the_asked_for_runtimes_need_are_made(
         made.append(case.name)
         return replace(exported, case=case)
 
-    monkeypatch.setattr(command, "export", export)
+    monkeypatch.setattr(rows, "export", export)
     usual = ["stdlib-5m fp32 ort", "stdlib-5m int8 ort", "stdlib-5m int4 ort"]
     assert command.main([str(stdlib_5m), "--only", "tramontane"]) == 0
     assert made == usual
@@ -473,13 +481,13 @@ def test_the_reference_runs_once_for_all_artifacts_of_a_checkpoint(
 ) -> None:
     use()
     monkeypatch.setattr(command, "cases", _two_cases)
-    whole, starts = command.REFERENCE, []
+    whole, starts = rows.REFERENCE, []
 
     def start(job: Path) -> Sequence[str | Path]:
         starts.append(job)
         return whole.start(job)
 
-    monkeypatch.setattr(command, "REFERENCE", replace(whole, start=start))
+    monkeypatch.setattr(rows, "REFERENCE", replace(whole, start=start))
     assert command.main([str(stdlib_5m), "--only", "tramontane"]) == 0
     assert len(starts) == 1
 
