@@ -14,7 +14,7 @@ import jinja2
 
 from ..console.status import status_of
 from ..runtime.errors import ContractError
-from ..runtime.sizes import format_bytes
+from ..runtime.sizes import counted, format_bytes
 from .artifact.long_context import MOST_GROWTH, MOST_SLOWER
 
 _TEMPLATE = Path(__file__).with_name("performance.md.jinja")
@@ -122,7 +122,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _machine(machines: Sequence[dict[str, Any]]) -> str:
     """The machine of the measurements, or all machines if they differ."""
     told = dict.fromkeys(
-        f"{one['processor']}, {one['cores']} cores, {one['threads']} threads, "
+        f"{one['processor']}, {counted(one['cores'], 'core')}, "
+        f"{counted(one['threads'], 'thread')}, "
         f"{one['memory_bytes'] / 2**30:.0f} GiB, {one['system']}, "
         + ", ".join(f"{name} {version}" for name, version in one["versions"].items())
         for one in machines

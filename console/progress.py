@@ -38,7 +38,7 @@ def track(items: Sequence[Item], label: str) -> Iterator[Item]:
 
 def _in_lines(items: Sequence[Item], label: str) -> Iterator[Item]:
     """Print one line at first, and another whenever some time has passed."""
-    say(f"{label} ({len(items)})")
+    say(f"{label} ({len(items)})" if len(items) > 1 else label)
     last = time.monotonic()
     for done, item in enumerate(items):
         if time.monotonic() - last > _SECONDS:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ..console.rows import print_rows
 from ..runtime.cache import by_layer
-from ..runtime.sizes import format_bytes
+from ..runtime.sizes import counted, format_bytes
 from .cache_choice import CacheChoice, geometry_of
 from .config import MistralConfig
 from .plan import Plan
@@ -25,8 +25,8 @@ def print_plan(config: MistralConfig, cache: CacheChoice, plans: dict[str, Plan]
         "architecture": config.architecture,
         "layers": config.num_hidden_layers,
         "hidden, intermediate": f"{config.hidden_size}, {config.intermediate_size}",
-        "heads": f"{config.num_attention_heads} over {config.num_key_value_heads}, "
-        f"{config.head_dim} numbers each",
+        "heads": f"{counted(config.num_attention_heads, 'query head')}, "
+        f"{counted(config.num_key_value_heads, 'key/value head')}, head size {config.head_dim}",
         "vocabulary": f"{config.vocab_size}{', tied' if config.tie_word_embeddings else ''}",
         "positions": config.max_position_embeddings,
         "rope theta": f"{config.rope_theta:g}",

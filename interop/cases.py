@@ -20,6 +20,7 @@ from ..export.tokenizer.tokenizer_probes import PROBE_TEXTS
 from ..graphs.quantization.weight_formats import find_format
 from ..runtime.errors import ContractError
 from ..runtime.manifest import Manifest, read_manifest
+from ..runtime.sizes import counted
 from ..runtime.tokenizers.kinds import open_tokenizer
 from ..validate.sequences.tokens import SAMPLE
 
@@ -148,8 +149,8 @@ def refuse_end_tokens(exported: Exported, tokens: list[list[int]]) -> None:
     ends = set(exported.manifest.vocabulary.eos_token_ids)
     for number, made in enumerate(tokens):
         if ends.intersection(made):
+            before = next(at for at, token in enumerate(made) if token in ends)
             raise ContractError(
                 f"{exported.case.name}: prompt {number} leads to an end token after "
-                f"{next(at for at, token in enumerate(made) if token in ends)} tokens, expected "
-                f"none in {len(made)}; choose another prompt"
+                f"{counted(before, 'token')}, expected none in {len(made)}; choose another prompt"
             )

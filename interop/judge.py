@@ -12,6 +12,7 @@ import numpy as np
 
 from ..environments import commands
 from ..environments.errors import Absent
+from ..runtime.sizes import counted
 from ..validate.figures import compare
 from .cases import Exported, read_logits, write_job
 from .runtimes import Runtime
@@ -69,7 +70,7 @@ def ask(runtime: Runtime, exported: Exported, **changes: Any) -> Answer:
         raise Absent(str(answer["absent"]))
     found, asked = len(answer.get("tokens", ())), len(exported.job["prompts"])
     if found != asked:
-        raise Failed(f"continued {found} prompts, expected {asked}")
+        raise Failed(f"continued {counted(found, 'prompt')}, expected {asked}")
     return answer
 
 
@@ -119,7 +120,7 @@ def _measured(
     """Figures of a runtime whose kernels round differently, and those out of bounds."""
     score, logits = np.array(exported.job["score"][: runtime.num_scored]), read_logits(exported)
     if len(logits) != len(score):
-        return "not scored", [f"scored {len(logits)} positions, expected {len(score)}"]
+        return "not scored", [f"scored {counted(len(logits), 'position')}, expected {len(score)}"]
     found = compare(expected.logits[: len(score)], logits, score)
     mean_kl, same_top = BOUNDS[exported.manifest.quant]
     said = f"KL {found.mean_kl:.1e}, {found.same_top:.1%}"
@@ -136,7 +137,9 @@ def _first_other(found: Sequence[list[int]], expected: Sequence[list[int]]) -> l
         if at is not None:
             wrong.append(f"prompt {number}, token {at}: {tokens[at]}, expected {right[at]}")
         elif len(tokens) != len(right):
-            wrong.append(f"prompt {number}: {len(tokens)} tokens, expected {len(right)}")
+            wrong.append(
+                f"prompt {number}: {counted(len(tokens), 'token')}, expected {len(right)}"
+            )
     return wrong
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..runtime.sizes import counted
 from .judge import Cell
 
 _NOT_TAKEN = "-"
@@ -107,7 +108,7 @@ class Matrix:
         for artifact, cells in self.rows.items():
             shown = [self._shown(cells, name).replace("|", r"\|") for name in self.runtimes]
             lines.append("| " + " | ".join([artifact, *shown]) + " |")
-        lines += ["", f"On {platform.machine()}, {os.cpu_count()} cores.", ""]
+        lines += ["", f"On {platform.machine()}, {counted(os.cpu_count() or 1, 'core')}.", ""]
         for runtime, versions in self.versions.items():
             told = ", ".join(f"{name} {number}" for name, number in versions.items())
             lines.append(f"- {runtime}: {told}")

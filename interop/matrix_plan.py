@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..runtime.errors import ContractError
+from ..runtime.sizes import counted
 from .cases import Case
 from .runtimes import DRIVER, Column
 
@@ -29,8 +30,8 @@ class MatrixPlan:
 
     def lines(self) -> Iterator[str]:
         """The plan as text: artifacts, runtimes, time."""
-        artifacts = _count(len(self.rows), "artifact")
-        runtimes = _count(len(self.columns), "runtime")
+        artifacts = counted(len(self.rows), "artifact")
+        runtimes = counted(len(self.columns), "runtime")
         yield f"{artifacts}, {runtimes}: {_about(self.seconds)} on 2 cores"
         for case, row in self.rows:
             yield f"  {case.name}: {', '.join(column.name for column in row)}"
@@ -124,8 +125,4 @@ def _can_be_judged(one: Column, case: Case, wanted: Sequence[Column]) -> bool:
 
 def _about(seconds: int) -> str:
     """A time in minutes, rounded up."""
-    return f"about {_count(-(-seconds // 60), 'minute')}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
+    return f"about {counted(-(-seconds // 60), 'minute')}"

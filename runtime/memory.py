@@ -8,7 +8,7 @@ from pathlib import Path
 from .cache import growing_rows
 from .contract import Geometry
 from .errors import ContractError
-from .sizes import format_bytes
+from .sizes import counted, format_bytes
 
 DEFAULT_CHUNK = 512  # tokens a prefill runs at once; bounds the memory of activations
 RUNTIME_BYTES = 70 << 20  # Python, numpy, onnxruntime and a tokenizer, measured
@@ -67,7 +67,7 @@ def refuse_beyond(
     if limit is None or needed <= limit:
         return
     fitting = _fitting_tokens(plan, geometry, limit - other_bytes)
-    offers = [f"at most {fitting} tokens"] if fitting else []
+    offers = [f"at most {counted(fitting, 'token')}"] if fitting else []
     for quant, at_most in sorted(plan.other_quants.items(), key=lambda pair: -pair[1]):
         other = needed - plan.resident_bytes + at_most
         if other <= limit:

@@ -17,6 +17,7 @@ from .errors import ContractError
 from .manifest import Manifest, read_manifest, verify_files
 from .memory import refuse_beyond
 from .ort_session import open_graph, ort
+from .sizes import counted
 from .tokenizers.kinds import find_kind, open_tokenizer
 
 if TYPE_CHECKING:
@@ -145,6 +146,6 @@ class Model:
             )
         if after + count > limit:
             raise ContractError(
-                f"{count} tokens after {after}: the artifact has {limit} positions; "
+                f"{counted(count, 'token')} after {after}: the artifact has {limit} positions; "
                 "shorten the prompt or reset"
             )

@@ -17,6 +17,7 @@ from .manifest import Manifest
 from .memory import DEFAULT_CHUNK
 from .model import Model
 from .sampling import Sampler
+from .sizes import counted
 from .tokenizers.detokenizer import Detokenizer
 from .tokenizers.tokenizer import Tokenizer
 
@@ -268,7 +269,7 @@ class Session:
         count = min(DEFAULT_NEW_TOKENS, limit - total) if asked is None else asked
         if total + count > limit:
             raise ContractError(
-                f"max_new_tokens is {count} after {total} tokens; the artifact has "
+                f"max_new_tokens is {count} after {counted(total, 'token')}; the artifact has "
                 f"{limit} positions, so ask for at most {limit - total}"
             )
         self.model.refuse_memory(self, tokens=total + count)

@@ -1,4 +1,4 @@
-"""Sizes in bytes: parsing and formatting. (stdlib only)"""
+"""Sizes in bytes, read and written; counts, written. (stdlib only)"""
 
 from __future__ import annotations
 
@@ -60,3 +60,12 @@ def format_bytes(size_bytes: int) -> str:
         if size_bytes >= _BYTES_BY_UNIT[unit]:
             return f"{size_bytes / _BYTES_BY_UNIT[unit]:.2f} {unit}"
     return f"{size_bytes} B"
+
+
+def counted(number: int, what: str, plural: str | None = None) -> str:
+    """A number and what it counts, in the singular where it is one.
+
+    >>> counted(1, "token"), counted(0, "token"), counted(2, "matrix", "matrices")
+    ('1 token', '0 tokens', '2 matrices')
+    """
+    return f"{number} {what if number == 1 else plural or what + 's'}"

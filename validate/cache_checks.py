@@ -14,6 +14,7 @@ import numpy as np
 from ..export.model.rope import Tables
 from ..runtime.cache import CacheLayout
 from ..runtime.contract import past
+from ..runtime.sizes import counted
 from .figures import relative_errors
 from .layer_checks.findings import SCALES, ComparedTensor, LayerFinding
 from .reference import operators
@@ -156,7 +157,7 @@ def rows_of(
             error=worst[0],
             bound=(tolerance.float_error if one.scales is None else tolerance.cache_step_error),
             position=worst[1],
-            detail=f"after {worst[2]} tokens",
+            detail=f"after {counted(worst[2], 'token')}",
         )
         told = {"tokens": np.array(worst[2])}
         if one.scales is not None:

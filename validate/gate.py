@@ -11,6 +11,7 @@ from ..console.text_file import read_text
 from ..export.formats.checkpoint import Checkpoint
 from ..runtime.cache import by_layer
 from ..runtime.errors import ContractError
+from ..runtime.sizes import counted
 from .artifact_under_test import Subject
 from .can_measure import refuse_bad_options
 from .layer_checks.findings import LayerChecks
@@ -134,7 +135,10 @@ class Gate:
         count, longest = self.words.count(self.text), self.spans.longest
         if self.options.text == SAMPLE or count >= longest:
             return []
-        return [f"the text has {count} tokens, repeated to {longest}; a longer text measures more"]
+        return [
+            f"the text has {counted(count, 'token')}, "
+            f"repeated to {longest}; a longer text measures more"
+        ]
 
     def _of_the_distance(self, check: Check) -> list[str]:
         """A note where the artifact is far from the float32 model over the text."""
@@ -190,7 +194,7 @@ def checks_of_layers(layer_checks: LayerChecks) -> list[Check]:
         worst = max(found, key=lambda one: np.nan_to_num(one.error / one.bound, nan=np.inf))
         broken = sum(one.is_broken for one in found)
         check = judged(
-            name=f"{kind} one by one, {len(found)}",
+            name=f"{len(found)} {kind}, one by one",
             kind=kind,
             figures={figure: worst.error, "broken": broken, "looked_at": len(found)},
             bounds={figure: worst.bound},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from ..graphs.quantization.weight_formats import find_format
 from ..runtime.errors import ParityError
 
-_LABELS = {
+FIGURE_LABELS = {
     "max_logit_difference": "max |Δlogit|",
     "mean_kl": "mean KL",
     "same_top": "top-1 agreement",
@@ -40,9 +41,7 @@ class Check:
         return [
             name
             for name, bound in self.bounds.items()
-            if not (
-                self.figures[name] >= bound if _is_share(name) else self.figures[name] <= bound
-            )
+            if not (self.figures[name] >= bound if is_share(name) else self.figures[name] <= bound)
         ]
 
 
@@ -59,10 +58,46 @@ def judged(
     check = Check(name=name, kind=kind, figures=figures, bounds=dict(bounds))
     failures = []
     for figure in check.broken_figures:
-        sign = "<" if _is_share(figure) else ">"
-        text = f"{_LABELS[figure]} {figures[figure]:.3g} {sign} {bounds[figure]:.3g}"
+        sign = "<" if is_share(figure) else ">"
+        text = f"{FIGURE_LABELS[figure]} {figures[figure]:.3g} {sign} {bounds[figure]:.3g}"
         failures.append(f"{text} ({where})" if where else text)
     return dataclasses.replace(check, failures=tuple(failures))
+
+
+def checks_of(report: Mapping[str, Any]) -> list[Check]:
+    """The checks of a report."""
+    return [
+        Check(
+            **{
+                **content,
+                "figures": {n: number_of(value) for n, value in content["figures"].items()},
+                "failures": tuple(content["failures"]),
+            }
+        )
+        for content in report["checks"]
+    ]
+
+
+def number_of(value: float | None) -> float:
+    """A figure of a report, where null stands for one that is not a number."""
+    return math.nan if value is None else value
+
+
+def judged_checks(checks: Sequence[Check]) -> list[Check]:
+    """The checks that can fail: those with a bound. The others are informational."""
+    return [check for check in checks if check.bounds or check.failures]
+
+
+def closest_to_bound(checks: Sequence[Check]) -> tuple[Check, str]:
+    """The check, and its figure, that would fail first if all bounds were tightened alike."""
+
+    def share(pair: tuple[Check, str]) -> float:
+        check, figure = pair
+        found, bound = check.figures[figure], check.bounds[figure]
+        over, under = (bound, found) if is_share(figure) else (found, bound)
+        return math.inf if math.isnan(found) or not under else over / under
+
+    return max(((check, figure) for check in checks for figure in check.bounds), key=share)
 
 
 def headline(checks: Sequence[Check]) -> dict[str, Any]:
@@ -91,12 +126,12 @@ def headline(checks: Sequence[Check]) -> dict[str, Any]:
 POOR = "poor"
 _WORDS = (("close", 0.01, 0.95), ("usable", 0.2, 0.8))
 WORDS = (
-    "close: at most 0.01 nats and at least 95 %; usable: at most 0.2 nats and at least 80 %; "
+    "close: at most 0.01 nats and at least 95%; usable: at most 0.2 nats and at least 80%; "
     "poor: otherwise"
 )
 COMPARED = (
     "for comparison, llama.cpp's published figures for 7B and 8B models: Q8_0 0.0004 to 0.0014 "
-    "nats and 98 to 99 %, Q4_K_M 0.013 to 0.031 nats and 92 to 95 %"
+    "nats and 98 to 99%, Q4_K_M 0.013 to 0.031 nats and 92 to 95%"
 )
 
 
@@ -151,11 +186,11 @@ def raise_if_broken(checks: Sequence[Check], *, artifact: Path, explanation: str
     if broken:
         lines = "\n  ".join([*broken, *([explanation] if explanation else [])])
         raise ParityError(
-            f"{artifact}: {len(broken)} of {len(checks)} parity checks failed:\n  {lines}\n"
-            "no artifact was written"
+            f"{artifact}: {len(broken)} of {len(judged_checks(checks))} parity checks failed:\n"
+            f"  {lines}\nno artifact was written"
         )
 
 
-def _is_share(figure: str) -> bool:
+def is_share(figure: str) -> bool:
     """Whether a larger figure is better."""
     return figure.startswith("same")

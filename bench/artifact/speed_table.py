@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ...runtime.sizes import format_bytes
+from ...runtime.sizes import counted, format_bytes
 from ..samples import Spread
 from .speed import SpeedReport
 
@@ -32,7 +32,8 @@ def print_report(report: SpeedReport) -> None:
     machine = report.about["machine"]
     print(
         f"{report.artifact}: {report.recipe}, {format_bytes(report.file_bytes)} of weights; "
-        f"{machine['processor']}, {machine['threads']} threads, {report.about['rounds']} rounds"
+        f"{machine['processor']}, {counted(machine['threads'], 'thread')}, "
+        f"{counted(report.about['rounds'], 'round')}"
     )
     table = Table("what", "median", "lowest to highest", "share of the hardware limit")
     for what, found in report.limits.items():

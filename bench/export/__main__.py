@@ -29,7 +29,7 @@ from ...export.known_models import find_geometry
 from ...runtime.errors import ContractError
 from ...runtime.manifest import read_manifest
 from ...runtime.memory import cache_bytes
-from ...runtime.sizes import format_bytes
+from ...runtime.sizes import counted, format_bytes
 from ..process import ProcessUsage, run
 
 MOST_BYTES = 2 << 30  # of resident memory, imports included
@@ -131,7 +131,7 @@ def _arguments() -> argparse.Namespace:
 
 def _measure(checkpoint: Path, args: argparse.Namespace, layers: int, quant: str) -> ExportCost:
     out = args.work / f"{checkpoint.name}-{quant}"
-    say(f"exporting {layers} layers in {quant}")
+    say(f"exporting {counted(layers, 'layer')} in {quant}")
     export = _checked(
         run(
             _ours(
@@ -226,7 +226,7 @@ def broken_bounds(rows: Sequence[ExportCost], whole: int | None) -> Iterator[str
             for another geometry.
     """
     for row in rows:
-        what = f"{row.layers} layers in {row.quant}"
+        what = f"{counted(row.layers, 'layer')} in {row.quant}"
         if row.peak_bytes > MOST_BYTES:
             yield f"{what}: peak {format_bytes(row.peak_bytes)} > {format_bytes(MOST_BYTES)}"
         for planned, measured, whose in (

@@ -28,6 +28,7 @@ from ...export.options import (
     ExportOptions,
 )
 from ...runtime.errors import ParityError
+from ...runtime.sizes import counted
 from ...validate.figures import compare
 from ...validate.reference.reference import Reference
 from ...validate.reference.reference_cache import Store
@@ -165,7 +166,7 @@ class PeerWeights:
             (run,) = reference.runs([np.array(tokens)])
             theirs = np.fromfile(logits, "<f4").reshape(run.logits.shape)
             found = compare(np.asarray(run.logits), theirs, np.array(tokens))
-        say(f"mean KL {found.mean_kl:.1e} on {len(tokens)} tokens")
+        say(f"mean KL {found.mean_kl:.1e} on {counted(len(tokens), 'token')}")
         if found.mean_kl > _PROOF_KL:
             raise ParityError(
                 f"{whole}: mean KL of llama.cpp's logits is {found.mean_kl:.1e}, expected at most "

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from ...runtime.cache import by_layer
 from ...runtime.contract import Geometry
+from ...runtime.sizes import counted
 
 BASE = "fp32 ort"
 MULTIPLIES = {
@@ -76,7 +77,7 @@ class Machine:
 
     def __str__(self) -> str:
         versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
-        return f"{self.processor}, {self.cores} cores, {self.system}; {versions}"
+        return f"{self.processor}, {counted(self.cores, 'core')}, {self.system}; {versions}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -206,7 +206,7 @@ def _prompt(checkpoint: Path) -> str:
 
 def _print_parity(artifact: Path) -> None:
     """Print the verdict of the parity check, from the report inside a new artifact."""
-    from ...validate.report.summaries import print_summary
+    from ...validate.report.summaries import print_verdict
     from ...validate.run_gate import FOLDER, JSON_FILE
 
-    print_summary(json.loads((artifact / FOLDER / JSON_FILE).read_text(encoding="utf-8")))
+    print_verdict(json.loads((artifact / FOLDER / JSON_FILE).read_text(encoding="utf-8")))

@@ -11,6 +11,7 @@ from ...console import hints
 from ...console.rows import print_rows
 from ...console.status import EXIT_BAD_INPUT, complain
 from ...runtime.errors import ConfigError, TramontaneError
+from ...runtime.sizes import counted
 from ..artifact_name import ARTIFACTS, artifact_name
 from ..artifact_summary import summarize
 from ..check_arguments import refuse_parity_check_beyond_memory
@@ -82,7 +83,7 @@ def _lint(graphs: list[Path], args: Namespace) -> int:
         print(json.dumps({"findings": content}))
         return _status(by_path)
     for path, findings in by_path.items():
-        print(f"{path}: {len(findings) or 'no'} finding{'' if len(findings) == 1 else 's'}")
+        print(f"{path}: {counted(len(findings), 'finding')}")
         for finding in findings:
             print(f"\n{finding.severity}: {finding.rule} ({finding.where})")
             print(f"  found: {finding.found}\n  consequence: {finding.consequence}")
@@ -150,4 +151,4 @@ def _checked(args: Namespace) -> str:
     recipe = recipe_of(args)
     out = ARTIFACTS / artifact_name(args.path, **recipe)
     with preflight(args.path, out, ExportOptions(**recipe)).weights as weights:
-        return f"{weights.layout}, {len(weights.parameters)} tensors"
+        return f"{weights.layout}, {counted(len(weights.parameters), 'tensor')}"

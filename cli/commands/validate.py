@@ -53,7 +53,7 @@ def add(subparsers: Any) -> None:
 def main(args: Namespace) -> int:
     """Check an artifact, ours or another exporter's, against its source; 1 if a check failed."""
     from ...export.formats.checkpoint import Checkpoint
-    from ...validate.report.summaries import as_junit, as_markdown, print_table
+    from ...validate.report.summaries import as_junit, as_markdown, print_verdict
     from ...validate.run_gate import validate, write_reports
 
     refuse_unwritable(args, "report", "junit", "markdown")
@@ -66,7 +66,7 @@ def main(args: Namespace) -> int:
             window=args.window,
         )
         report = verdict.as_json()
-    print(json.dumps(report)) if args.json else print_table(report)
+    print(json.dumps(report)) if args.json else print_verdict(report)
     if args.report is not None:
         write_reports(verdict, args.report)
     if args.junit is not None:

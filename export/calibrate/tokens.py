@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ...runtime.errors import ConfigError
+from ...runtime.sizes import counted
 from ..config import MistralConfig
 from ..formats.checkpoint import Checkpoint
 from ..tokenizer.tokenizer import CheckpointTokenizer
@@ -39,8 +40,8 @@ def calibration_tokens(
     ids = tokenizer.codec.encode(text)[: _MOST_SEQUENCES * (length - len(start))]
     if len(ids) < _FEWEST_TOKENS:
         raise ConfigError(
-            f"--calibration-text: {len(ids)} tokens, expected at least {_FEWEST_TOKENS}; name a "
-            "longer text like the model's training data"
+            f"--calibration-text: {counted(len(ids), 'token')}, expected at least "
+            f"{_FEWEST_TOKENS}; name a longer text like the model's training data"
         )
     step = length - len(start)
     cut = [[*start, *ids[i : i + step]] for i in range(0, len(ids), step)]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import onnx
 import onnx_ir as ir
 
+from ...runtime.sizes import counted
 from ..operator import schema
 from .facts import (
     HALVES,
@@ -114,7 +115,7 @@ def not_on_processor(facts: Facts) -> Iterator[LintFinding]:
             rule="not-on-processor",
             severity="error",
             where=listing(map(label, found)),
-            found=f"{len(found)} nodes of {kinds}",
+            found=f"{counted(len(found), 'node')} of {kinds}",
             consequence="onnxruntime has no CPU kernel for them and refuses to load it",
             advice="export for the CPU (--execution_provider cpu), or run on the other device",
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
-from ...runtime.sizes import format_bytes
+from ...runtime.sizes import counted, format_bytes
 from .facts import (
     FLOATS,
     MATRIX_INPUTS,
@@ -110,7 +110,8 @@ def all_float(facts: Facts) -> Iterator[LintFinding]:
             rule="all-float",
             severity="note",
             where=facts.path.name,
-            found=f"{len(plain)} matrices, {format_bytes(total)}, all in {_types(plain)}",
+            found=f"{counted(len(plain), 'matrix', 'matrices')}, {format_bytes(total)}, "
+            f"all in {_types(plain)}",
             consequence="decoding is memory-bound: each token reads all weights but the embedding",
             advice=(
                 f"pack them: {format_bytes(_packed_bytes(plain, 8))} at 8 bits, "

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from ...runtime.sizes import counted
 from ..operator import group_query_attention, schema
 from ..operator.group_query_attention import Slot
 from .attention import (
@@ -109,7 +110,8 @@ def window_invented(facts: Facts) -> Iterator[LintFinding]:
             rule="window-invented",
             severity="error",
             where=names(invented),
-            found=f"window {window} on {len(invented)} layers that have none in config.json",
+            found=f"window {window} on {counted(len(invented), 'layer')} without one in "
+            "config.json",
             consequence=f"from token {window + 1} on, queries miss keys that the model reads",
             advice="export without a window, or put sliding_window into config.json",
         )

@@ -179,11 +179,15 @@ ENCODINGS = [
 _TABLE = """
 import sys
 from tramontane.console.status import status_of
-from tramontane.validate.report.summaries import print_table
+from tramontane.export.parity_labels import PARITY_LABELS
+from tramontane.validate.report.summaries import print_verdict
 def main():
-    failed = {"name": "y", "kind": "interface", "figures": {}, "bounds": {}, "failures": ["z"]}
-    print_table({"checks": [failed], "notes": [], "artifact": {"name": "x", "kind": "onnx"},
-                 "tolerance": {"scale": 1}, "passed": False, "headline": {}, "explanation": None})
+    figures = {"max_logit_difference": 2.0}
+    failed = {"name": "y", "kind": "logits", "figures": figures, "bounds": figures, "failures": ["z"]}
+    head = dict.fromkeys(PARITY_LABELS)
+    print_verdict({"checks": [failed], "notes": [], "artifact": {"name": "x"}, "headline": head,
+                   "tolerance": {"max_kl": 1, "min_agreement": 0}, "passed": False,
+                   "explanation": None})
     print(chr(0x2192), chr(0x394))
     return 0
 sys.exit(status_of(main))

@@ -83,5 +83,5 @@ def test_a_prompt_that_leads_to_an_end_token_is_refused_by_its_number(
         cases.refuse_end_tokens(exported, [[5, 6, 7], [8, 9, end]])
     vocabulary = replace(exported.manifest.vocabulary, eos_token_ids=(end, 6))
     other = replace(exported, manifest=replace(exported.manifest, vocabulary=vocabulary))
-    with pytest.raises(ContractError, match="prompt 0 leads to an end token after 1 tokens"):
+    with pytest.raises(ContractError, match="prompt 0 leads to an end token after 1 token,"):
         cases.refuse_end_tokens(other, [[5, 6, 7], [8, 9, 10]])

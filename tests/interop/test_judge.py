@@ -290,9 +290,13 @@ def test_a_runner_that_ends_with_an_error_failed_and_is_not_absent(exported: Exp
     assert not list(exported.folder.parent.glob("*.json"))
 
 
-@pytest.mark.parametrize("answer", ["{}", '{"tokens": [[1]]}'])
-def test_a_runner_that_answers_too_few_prompts_failed(exported: Exported, answer: str) -> None:
-    with pytest.raises(Failed, match=r"^continued [01] prompts, expected 2$"):
+@pytest.mark.parametrize(
+    ("answer", "found"), [("{}", "0 prompts"), ('{"tokens": [[1]]}', "1 prompt")]
+)
+def test_a_runner_that_answers_too_few_prompts_failed(
+    exported: Exported, answer: str, found: str
+) -> None:
+    with pytest.raises(Failed, match=f"^continued {found}, expected 2$"):
         ask(_runner(f"print({answer!r})"), exported)
 
 

@@ -250,7 +250,7 @@ def test_what_cannot_be_appended_is_refused_and_changes_nothing(
 def test_the_last_position_can_be_used_and_no_further(session: Session) -> None:
     session.prefill(tokens(POSITIONS - 1))
     session.step(3)
-    with pytest.raises(ContractError, match=f"1 tokens after {POSITIONS}"):
+    with pytest.raises(ContractError, match=f"1 token after {POSITIONS}"):
         session.step(3)
 
 

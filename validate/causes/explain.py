@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...runtime.sizes import counted
 from ..figures import compare
 from ..gate import Gate
 from ..layer_checks.findings import SCALES, ComparedTensor, LayerChecks
@@ -167,7 +168,7 @@ def _padding(gate: Gate, measurement: Measurement) -> tuple[str, str] | None:
             side = " on the left" if row.pads_left else ""
             return (
                 f"the mask doesn't hide padding{side}: it is read as tokens",
-                f"with {row.padding} tokens of padding read, mean KL is {found:.1e} and no longer "
-                f"{plain:.1e}",
+                f"with {counted(row.padding, 'token')} of padding read, mean KL is {found:.1e} "
+                f"and no longer {plain:.1e}",
             )
     return None

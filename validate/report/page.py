@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from ...runtime.sizes import format_bytes
 from ..layer_checks.findings import LayerFinding
-from ..verdict import COMPARED, WORDS, Check
+from ..verdict import COMPARED, WORDS, Check, checks_of, judged_checks, number_of
 from . import plots
 from .scales import write_number
 
@@ -101,7 +101,7 @@ def render_page(report: dict[str, Any]) -> str:
         "size": format_bytes,
         "visible": _visible,
     }
-    checks = [_as_check(one) for one in report["checks"]]
+    checks = checks_of(report)
     findings = [_as_finding(one) for one in report["findings"]]
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
@@ -128,18 +128,9 @@ def _failed(checks: list[Check]) -> list[Check]:
     return sorted(failed, key=lambda check: check.kind not in _ALONE)
 
 
-def _as_check(content: dict[str, Any]) -> Check:
-    figures = {name: _number(value) for name, value in content["figures"].items()}
-    return Check(**{**content, "figures": figures, "failures": tuple(content["failures"])})
-
-
 def _as_finding(content: dict[str, Any]) -> LayerFinding:
     known = {name: value for name, value in content.items() if name != "is_broken"}
-    return LayerFinding(**{**known, "error": _number(content["error"])})
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+    return LayerFinding(**{**known, "error": number_of(content["error"])})
 
 
 def _ranked(findings: list[LayerFinding]) -> list[LayerFinding]:
@@ -164,8 +155,8 @@ def _telling(findings: list[LayerFinding]) -> list[LayerFinding]:
 def _sentence(report: dict[str, Any]) -> str:
     """The verdict in plain words."""
     artifact, reference = report["artifact"]["name"], report["reference"]["name"]
-    checks, quant = report["checks"], report["artifact"]["quant"]
-    failed = [check["kind"] for check in checks if check["failures"]]
+    checks, quant = judged_checks(checks_of(report)), report["artifact"]["quant"]
+    failed = [check.kind for check in checks if check.failures]
     if set(failed) == {"distance"}:
         return (
             f"{artifact} computes what {quant} specifies, but its outputs are further from "
@@ -208,7 +199,7 @@ def _bounds_headline(check: Check, figure: str) -> bool:
 
 
 def _is_broken(figure: str, value: float | None, bound: float) -> bool:
-    figures, bounds = {figure: _number(value)}, {figure: bound}
+    figures, bounds = {figure: number_of(value)}, {figure: bound}
     return bool(Check(name="", kind="", figures=figures, bounds=bounds).broken_figures)
 
 
@@ -233,17 +224,18 @@ def _plots(report: dict[str, Any], findings: list[LayerFinding]) -> dict[str, di
 def _tables(checks: list[Check]) -> Iterator[dict[str, Any]]:
     """Checks of like figures side by side; each cell its figure, its bound and its verdict."""
     for caption, kinds, columns in _TABLES:
+        shown = [check for check in checks if check.kind in kinds]
         rows = [
             {
                 "name": check.name,
                 "is_broken": bool(check.failures),
                 "cells": [_cell(check, figures) for figures in columns.values()],
             }
-            for check in checks
-            if check.kind in kinds
+            for check in shown
         ]
         if rows:
-            yield {"caption": caption, "headings": list(columns), "rows": rows}
+            judged = len(judged_checks(shown))
+            yield {"caption": caption, "headings": list(columns), "rows": rows, "judged": judged}
 
 
 def _cell(check: Check, figures: tuple[str, ...]) -> dict[str, Any]:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
 from rich.console import Console
 from rich.table import Table
 
-from ..verdict import COMPARED, WORDS
+from ...export.parity_labels import PARITY_LABELS, figure_text, parity_rows
+from ..verdict import (
+    COMPARED,
+    FIGURE_LABELS,
+    WORDS,
+    Check,
+    checks_of,
+    closest_to_bound,
+    is_share,
+    judged_checks,
+    number_of,
+)
 
 _FIGURES = {
     "max_logit_difference": "max |Δlogit|",
@@ -19,73 +32,60 @@ _FIGURES = {
 }
 # The most important figure of the other kinds of checks.
 _ERRORS = ("mean_cache_error", "greedy_gap", "weight_error", "operator_error", "row_error")
+_WIDTH = 80  # columns, where the output is no terminal
+_WRAPPER = textwrap.TextWrapper(
+    _WIDTH, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
+)
 
 
-def print_table(report: dict[str, Any]) -> None:
-    """One line per check, and the explanation."""
-    table = Table("check", *_FIGURES.values(), "error", "verdict")
-    for check in report["checks"]:
-        table.add_row(check["name"], *_cells(check), "\n".join(check["failures"]) or _ok(check))
-    console = Console() if sys.stdout.isatty() else Console(width=140)
-    console.print(table)
-    for line in [*_remarks(report), verdict_line(report)]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def print_summary(report: dict[str, Any]) -> None:
-    """The verdict in one line, then the figures with their bounds: what follows an export."""
+def print_verdict(report: dict[str, Any]) -> None:
+    """What follows an export or a validation: verdict, figures beside their bounds, cause."""
     print(verdict_line(report))
-    for note in report["notes"]:
-        print(f"note: {note}")
-    head, bounds = report["headline"], report["tolerance"]
+    _print_wrapped(f"note: {note}" for note in report["notes"])
+    console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
+    console.print(_distance_table(report))
+    checks = judged_checks(checks_of(report))
+    console.print(_checks_table(checks))
+    failed = [check for check in checks if check.failures]
+    _print_wrapped(f"FAILED: {check.name}: {'; '.join(check.failures)}" for check in failed)
+    print("".join(f"{line}\n" for line in _cause(report)), end="")  # commands are not wrapped
+    _print_wrapped([WORDS, COMPARED])
+
+
+def _distance_table(report: dict[str, Any]) -> Table:
+    """How far the artifact is from the float32 model."""
+    bounds = report["tolerance"]
+    bounded = {
+        "mean_kl": f"<= {bounds['max_kl']:g}",
+        "same_top": f">= {bounds['min_agreement']:.0%}",
+    }
+    head = report["headline"]
     table = Table("distance from the float32 model", "found", "bound")
-    for name, found, bound in (
-        ("mean KL on text, nats", f"{head['mean_kl']:.1e}", f"<= {bounds['max_kl']:g}"),
-        (
-            "top-1 agreement on text",
-            f"{head['same_top']:.1%}",
-            f">= {bounds['min_agreement']:.0%}",
-        ),
-        ("perplexity ratio on text", f"{head['perplexity_ratio']:.4f}", ""),
-        ("mean KL on random tokens, nats", f"{head['mean_kl_on_random_tokens']:.1e}", ""),
-        (
-            "greedy tokens that agree",
-            f"{head['same_greedy_tokens']} of {head['greedy_tokens']}",
-            "",
-        ),
-    ):
-        table.add_row(name, found, bound)
-    console = Console() if sys.stdout.isatty() else Console(width=100)
-    console.print(table)
-    table = Table(
-        "artifact compared with its recipe", "checks", "nearest to its bound", "found", "bound"
-    )
-    for kind, checks in _by_kind(report).items():
-        figure, check = _nearest(checks)
+    for name, (label, _) in PARITY_LABELS.items():
+        table.add_row(label, figure_text(name, head), bounded.get(name, ""))
+    return table
+
+
+def _checks_table(checks: Sequence[Check]) -> Table:
+    """How many checks of each kind there are, and which comes closest to failing."""
+    table = Table("kind of check", "count", "figure closest to its bound", "found", "bound")
+    for kind in dict.fromkeys(check.kind for check in checks):
+        alike = [check for check in checks if check.kind == kind]
+        check, figure = closest_to_bound(alike)
         table.add_row(
             kind,
-            str(len(checks)),
-            check["name"],
-            f"{check['figures'][figure]:.1e}",
-            f"<= {check['bounds'][figure]:.1e}",
+            str(len(alike)),
+            f"{FIGURE_LABELS[figure]}: {check.name}",
+            _shown(check.figures[figure], digits=1),
+            f"{'>=' if is_share(figure) else '<='} {_shown(check.bounds[figure], digits=1)}",
         )
-    console.print(table)
-    print(f"{WORDS}; {COMPARED}")
+    return table
 
 
-def _by_kind(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Bounded checks of the artifact against its recipe, by kind."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for check in report["checks"]:
-        if check["bounds"] and check["kind"] != "distance":
-            found.setdefault(check["kind"], []).append(check)
-    return found
-
-
-def _nearest(checks: Sequence[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
-    """The figure, and its check, that is the largest share of its bound."""
-    pairs = [(figure, check) for check in checks for figure in check["bounds"]]
-    return max(pairs, key=lambda one: one[1]["figures"][one[0]] / one[1]["bounds"][one[0]])
+def _print_wrapped(lines: Iterable[str]) -> None:
+    """Print lines, each wrapped at words; what continues a line is indented."""
+    for line in lines:
+        print(_WRAPPER.fill(line))
 
 
 def as_markdown(report: dict[str, Any]) -> str:
@@ -97,38 +97,45 @@ def as_markdown(report: dict[str, Any]) -> str:
     if scale != 1:
         lines += [f"**The recipe's bounds were scaled by {scale:g}.**", ""]
     lines += [f"- {remark}" for remark in _remarks(report)] + [""]
-    lines += ["| distance from the float32 model | |", "| --- | ---: |"]
-    lines += [f"| {name} | {value} |" for name, value in head.items()]
+    lines += [f"| distance from the float32 model | {head['distance']} |", "| --- | ---: |"]
+    lines += [f"| {_in_cell(label)} | {value} |" for label, value in parity_rows(head)]
     titles = ["check", *_FIGURES.values(), "error", "verdict"]
-    lines += ["", "| " + " | ".join(title.replace("|", "\\|") for title in titles) + " |"]
+    lines += ["", "| " + " | ".join(map(_in_cell, titles)) + " |"]
     lines += ["| --- | ---: | ---: | ---: | ---: | --- |"]
     for check in sorted(report["checks"], key=lambda one: not one["failures"]):
         verdict = "; ".join(check["failures"]) or _ok(check)
         cells = [check["name"], *_cells(check), verdict]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append("| " + " | ".join(map(_in_cell, cells)) + " |")
     return "\n".join(lines) + "\n"
 
 
 def as_junit(report: dict[str, Any]) -> str:
-    """One test case per check. Source: the JUnit XML that Jenkins' and GitLab's readers take."""
-    checks = report["checks"]
-    failed = sum(bool(check["failures"]) for check in checks)
+    """One test case per check that has a bound.
+
+    Source: the JUnit XML that Jenkins' and GitLab's readers take.
+    """
+    checks = judged_checks(checks_of(report))
+    failed = sum(bool(check.failures) for check in checks)
     counts = {"tests": str(len(checks)), "failures": str(failed)}
     root = ElementTree.Element("testsuites", counts)
     suite = ElementTree.SubElement(
         root, "testsuite", {"name": f"parity of {report['artifact']['name']}", **counts}
     )
     for check in checks:
-        name = f"tramontane.parity.{check['kind']}"
+        name = f"tramontane.parity.{check.kind}"
         case = ElementTree.SubElement(
-            suite, "testcase", {"classname": name, "name": check["name"], "time": "0"}
+            suite, "testcase", {"classname": name, "name": check.name, "time": "0"}
         )
-        if check["failures"]:
-            message = "; ".join(check["failures"])
+        if check.failures:
+            message = "; ".join(check.failures)
             failure = ElementTree.SubElement(case, "failure", {"message": message})
             failure.text = "\n".join(_remarks(report)) or message
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _in_cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _cells(check: dict[str, Any]) -> list[str]:
@@ -148,34 +155,34 @@ def _ok(check: dict[str, Any]) -> str:
 
 def verdict_line(report: dict[str, Any]) -> str:
     """Whether all checks passed, and how near the artifact is to the float32 model."""
-    checks, name, head = report["checks"], report["artifact"]["name"], report["headline"]
-    failed = sum(bool(check["failures"]) for check in checks)
+    checks, name = judged_checks(checks_of(report)), report["artifact"]["name"]
+    failed = sum(bool(check.failures) for check in checks)
     if failed:
         return f"FAILED: {name}: {failed} of {len(checks)} checks failed"
-    bounds = report["tolerance"]
-    return (
-        f"passed: {name}: {len(checks)} of {len(checks)} checks; distance from the float32 model: "
-        f"{head['distance']} (top-1 agreement {head['same_top']:.1%}, >= "
-        f"{bounds['min_agreement']:.0%}; mean KL {head['mean_kl']:.1e} nats, <= "
-        f"{bounds['max_kl']:g})"
-    )
+    distance = report["headline"]["distance"]
+    return f"passed: {name}: all {len(checks)} checks; distance from the float32 model: {distance}"
 
 
-def _shown(value: float | None) -> str:
-    return "not a number" if value is None else f"{value:.2e}"
+def _shown(value: float | None, *, digits: int = 2) -> str:
+    found = number_of(value)
+    return "not a number" if math.isnan(found) else f"{found:.{digits}e}"
 
 
-def _remarks(report: dict[str, Any]) -> Sequence[str]:
+def _cause(report: dict[str, Any]) -> list[str]:
+    """Why checks failed, as far as that was asked for; empty where they passed."""
     why = report["explanation"]
-    remarks = [f"note: {note}" for note in report["notes"]]
     if why is not None:
-        remarks += [
+        return [
             f"first at fault: {why['place']}: found {_shown(why['error'])}, allowed "
             f"{why['bound']:.2e}",
             f"likely cause: {why['cause'] or 'no known pattern fits'}",
             *([f"evidence: {why['evidence']}"] if why["evidence"] else []),
             *([f"what to do: {why['advice']}"] if why["advice"] else []),
         ]
-    elif not report["passed"]:
-        remarks.append("--explain finds the first bad tensor and the likely cause")
-    return remarks
+    if not report["passed"]:
+        return ["--explain finds the first bad tensor and the likely cause"]
+    return []
+
+
+def _remarks(report: dict[str, Any]) -> list[str]:
+    return [*(f"note: {note}" for note in report["notes"]), *_cause(report)]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...runtime import contract
+from ...runtime.sizes import counted
 from ..artifact_under_test import Subject
 from ..figures import compare
 from ..reference.recipe_reference import Expected
@@ -34,7 +35,7 @@ class BatchRow:
     def __str__(self) -> str:
         steps = len(self.logits) - self.length
         side = " padded on the left" if self.pads_left else ""
-        return f"batch of 2{side}, {self.source}, {self.length} and {steps} tokens"
+        return f"batch of 2{side}, {self.source}, {self.length} and {counted(steps, 'token')}"
 
 
 def feed_batch(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...runtime.cache import CacheLayout
+from ...runtime.sizes import counted
 from ..figures import Figures, compare, relative_errors
 from ..reference.recipe_reference import Expected
 from ..reference.reference import ReferenceRun
@@ -34,7 +35,7 @@ class RowError:
     def __str__(self) -> str:
         return (
             f"layer {self.layer}, {self.kind} of position {self.position}, after "
-            f"{self.tokens} tokens"
+            f"{counted(self.tokens, 'token')}"
         )
 
 
@@ -52,7 +53,7 @@ class Feed:
         return sum(self.cuts)
 
     def __str__(self) -> str:
-        return f"{self.source}, {self.mode}, {self.length} tokens"
+        return f"{self.source}, {self.mode}, {counted(self.length, 'token')}"
 
 
 def feeds(source: str, edges: Sequence[CacheLayout], spans: Spans) -> list[Feed]:
@@ -198,7 +199,7 @@ def greedy_check(
     gaps = logits.max(axis=-1) - np.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0]
     worst = int(np.nan_to_num(gaps, nan=np.inf).argmax())
     return judged(
-        name=f"greedy, {len(chosen)} tokens",
+        name=f"greedy, {counted(len(chosen), 'token')}",
         kind="greedy",
         figures={
             "same_greedy_tokens": len(chosen) if is_same.all() else int(is_same.argmin()),
@@ -214,7 +215,7 @@ def distance_check(source: str, figures: Figures, tolerance: Tolerance) -> Check
     """How far the artifact is from the float32 model; bounded on text alone."""
     bounds = {"mean_kl": tolerance.max_kl, "same_top": tolerance.min_agreement}
     return judged(
-        name=f"distance from the float32 model, {source}, {figures.positions} tokens",
+        name=f"distance from the float32 model, {source}, {counted(figures.positions, 'token')}",
         kind="distance",
         figures=dataclasses.asdict(figures),
         bounds=bounds if source == "text" else {},

@@ -17,6 +17,7 @@ from ...export.formats.checkpoint import Checkpoint
 from ...export.tokenizer.tokenizer import CheckpointTokenizer
 from ...runtime.cache import CacheLayout
 from ...runtime.errors import ContractError
+from ...runtime.sizes import counted
 
 SAMPLE = Path(__file__).with_name("sample.txt")
 STAND_IN_WINDOW = 64  # lengths for a model that has no window
@@ -156,8 +157,8 @@ class TokenText:
         count = len(self._codec.encode(text))
         if count < _FEWEST_TOKENS:
             raise ContractError(
-                f"--text: {count} tokens, expected at least {_FEWEST_TOKENS}; name a longer text "
-                "like the model's training data"
+                f"--text: {counted(count, 'token')}, expected at least {_FEWEST_TOKENS}; name a "
+                "longer text like the model's training data"
             )
         return count
 

@@ -135,7 +135,7 @@ def test_an_export_that_is_interrupted_before_it_writes_keeps_nothing_and_says_n
     arguments = ["export", str(stdlib_5m), "--out", str(tmp_path / "out")]
     assert cli.main(arguments) == status.EXIT_INTERRUPTED
     assert list(tmp_path.iterdir()) == []
-    assert capsys.readouterr().err == "tracing (1)\n\ntramontane: interrupted\n"
+    assert capsys.readouterr().err == "tracing\n\ntramontane: interrupted\n"
 
 
 def test_an_export_keeps_what_inspect_planned(

@@ -251,7 +251,7 @@ def test_window_of_standard_attention_counts_the_query_too(
 
 def test_window_that_the_model_does_not_have_is_told(ask: Ask) -> None:
     config = MISTRAL | {"sliding_window": None}
-    say(ask("window-invented", config=config), "error", "window 8 on 1 layers", "token 9")
+    say(ask("window-invented", config=config), "error", "window 8 on 1 layer without", "token 9")
 
 
 def test_window_is_not_invented_without_a_config_that_denies_it(ask: Ask) -> None:
@@ -406,7 +406,7 @@ def test_operator_with_its_body_in_the_file_is_known(ask: Ask) -> None:
 
 def test_operator_for_other_devices_is_told(ask: Ask) -> None:
     finding = ask("not-on-processor", "logits = com.microsoft.PagedAttention(q) }")
-    say(finding, "error", "1 nodes of PagedAttention")
+    say(finding, "error", "1 node of PagedAttention")
     assert ask("not-on-processor") is None
     assert ask("not-on-processor", "logits = acme.PagedAttention(q) }") is None
 
@@ -539,7 +539,7 @@ def test_small_or_packed_embedding_is_not(ask: Ask) -> None:
 
 def test_graph_all_in_float_is_noted_with_its_size(ask: Ask) -> None:
     finding = ask("all-float", "logits = MatMul(q, w) }", w=zeros(64, 6))
-    say(finding, "note", "1 matrices, 1.54 kB, all in float32", "396 B at 8 bits", "204 B at 4")
+    say(finding, "note", "1 matrix, 1.54 kB, all in float32", "396 B at 8 bits", "204 B at 4")
 
 
 def test_graph_with_a_packed_matrix_is_not_all_float(ask: Ask) -> None:
