@@ -195,6 +195,8 @@ license: apache-2.0
 library_name: transformers
 pipeline_tag: text-generation
 tags: [mistral, python, sliding-window]
+widget:
+  - text: "def fibonacci("
 ---
 
 # stdlib-5m

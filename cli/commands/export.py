@@ -108,9 +108,8 @@ def main(args: Namespace) -> int:
     if args.print_out:
         print(out)
         return 0
-    from ...export.build import (
-        export_checkpoint,
-    )
+    from ...export.build import export_checkpoint
+    from ...export.example_prompt import example_prompt
 
     _refuse_bad_arguments(args)
     manifest = export_checkpoint(
@@ -130,7 +129,7 @@ def main(args: Namespace) -> int:
         if manifest.parity is not None:
             _print_parity(out)
         print_rows(summary)
-        run_it = hints.suggest("run", OUT=out, PROMPT=_prompt(args.checkpoint))
+        run_it = hints.suggest("run", OUT=out, PROMPT=example_prompt(manifest.origin))
         print(f"\nwrote {out}; try\n  {run_it}")
     return 0
 
@@ -197,11 +196,6 @@ def _commands_to_look_into(args: Namespace, out: Path) -> str:
         "validate", OUT=out, MODEL=args.checkpoint, EXPLAIN=True, REPORT=report, **text
     )
     return f"to write it anyway, and a report on it:\n  {export}\n  {validate}"
-
-
-def _prompt(checkpoint: Path) -> str:
-    """A prompt that suits the model: the bundled one was trained on Python."""
-    return "def fibonacci(" if checkpoint.resolve().name == "stdlib-5m" else "Once upon a time"
 
 
 def _print_parity(artifact: Path) -> None:

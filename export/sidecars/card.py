@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from ...graphs.quantization.weight_formats import find_format
 from ...graphs.targets.known import find_target
 from ...runtime.cache import by_layer
 from ...runtime.manifest import Manifest
+from ..example_prompt import example_prompt
+from ..parity_labels import parity_rows
 from ..tokenizer.tokenizer import LEFT_OUT
 from .genai_config import default_length
 
@@ -21,16 +24,6 @@ _BARE = Path(runtime.__file__).with_name(
     "minimal_decode.py"
 )  # read, not imported: a card needs no session
 _JAVASCRIPT = "transformers.js"  # 4.3 allocates a cache of floats alone
-# Figures of a manifest's parity, in the order of the card, and what they are.
-_PARITY_LABELS = (
-    ("mean_kl", "mean KL divergence on text, nats"),
-    ("same_top", "top-1 agreement on text, share of positions"),
-    ("perplexity_ratio", "perplexity on text, over the float32 model's"),
-    ("mean_kl_on_random_tokens", "mean KL divergence on random tokens, nats"),
-    ("max_logit_difference", "largest difference of a logit, text and random tokens"),
-    ("same_greedy_tokens", "greedy tokens before the first that differs"),
-    ("greedy_tokens", "greedy tokens in all"),
-)
 _TAGS = ("tramontane", "onnx", "onnxruntime")
 _GENAI = "onnxruntime-genai"
 
@@ -49,7 +42,8 @@ def render_card(manifest: Manifest) -> str:
     start = vocabulary.bos_token_id if vocabulary.add_bos_token else None
     return template.render(
         manifest=manifest,
-        parity_labels=_PARITY_LABELS,
+        parity=[(_in_cell(label), text) for label, text in parity_rows(manifest.parity or {})],
+        prompt=json.dumps(example_prompt(manifest.origin), ensure_ascii=False),
         start="none" if start is None else start,
         first=start or 0,
         genai_length=default_length(manifest.geometry),
@@ -100,6 +94,10 @@ def _metadata(manifest: Manifest) -> str:
         tramontane={name: value for name, value in ours.items() if value is not None},
     )
     return f"{data.to_yaml(line_break=chr(10))}\n"
+
+
+def _in_cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _one_or_all(values: Sequence[int | None]) -> int | list[int | None] | None:

@@ -17,7 +17,7 @@ from ..formats.gguf.file import read_gguf
 from ..formats.layouts import Layout
 
 # What a model card's metadata says that holds for an artifact too.
-_CARRIED = ("language", "license", "license_link", "license_name")
+_CARRIED = ("language", "license", "license_link", "license_name", "widget")
 # A hub's cache keeps ORG/NAME in a folder of this name, above the snapshots.
 _CACHED = re.compile(r"models--(?P<organization>[^/]+?)--(?P<name>[^/]+)")
 # Texts that a licence asks to be handed on. None has a name that an artifact gives a file.

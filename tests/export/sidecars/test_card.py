@@ -159,9 +159,11 @@ def test_figures_of_the_manifest_are_in_the_tables() -> None:
         "| tokenizer.json | left out: it changes characters |",
         "| licence | apache-2.0 |",
         "| distance from the float32 model | close |",
-        "| mean KL divergence on text, nats | 2.4e-12 |",
-        "| top-1 agreement on text, share of positions | 1.0 |",
-        "| greedy tokens in all | 256 |",
+        "| mean KL on text, nats | 2.4e-12 |",
+        "| top-1 agreement on text | 100.00% |",
+        "| perplexity ratio on text | 1.0000 |",
+        r"| max \|Δlogit\|, text and random tokens | 4.5e-05 |",
+        "| greedy tokens that agree | 256 of 256 |",
     ):
         assert f"\n{line}\n" in card, line
 
@@ -203,6 +205,25 @@ def test_layers_that_differ_are_listed_and_other_runtimes_are_not_promised() -> 
     assert found["tramontane"]["window"] == [8, None]
     assert found["tramontane"]["cache_rows"] == [24, None]
     assert "cache_dtype" not in found["tramontane"]
+
+
+@pytest.mark.parametrize(
+    ("widget", "prompt"),
+    [
+        ([{"text": 'say "x"'}], r'"say \"x\""'),
+        ([{"text": "```"}], '"Once upon a time"'),
+        ([{"text": "a\nb"}], '"Once upon a time"'),
+        ([{"text": "a" * 201}], '"Once upon a time"'),
+        ([{"text": ""}], '"Once upon a time"'),
+        ([{"example_title": "x"}], '"Once upon a time"'),
+        ("def", '"Once upon a time"'),
+    ],
+)
+def test_the_prompt_is_the_checkpoints_example_or_a_neutral_one(widget: Any, prompt: str) -> None:
+    card = render_card(manifest(origin={**ORIGIN, "widget": widget}, geometry={"rows": None}))
+    assert card.count(f"({prompt},") == 3
+    assert f"encode({prompt})" in card
+    assert metadata(card)["widget"] == widget
 
 
 @pytest.mark.parametrize("rows", [24, None])
@@ -261,6 +282,7 @@ def test_options_that_the_card_names_are_those_of_export() -> None:
 def test_packages_that_the_card_installs_are_named_as_pip_reads_them() -> None:
     card = render_card(manifest(geometry={"rows": None}))
     lines = re.findall(r"pip install ([^`\n]+)", card)
+    assert lines.pop(0) == "path/to/tramontane"
     assert len(lines) == 3
     names = {Requirement(each).name for line in lines for each in shlex.split(line)}
     assert names == {"numpy", "onnxruntime", "onnxruntime-genai", "optimum-onnx"}

@@ -65,8 +65,12 @@ def test_licence_and_language_come_from_the_card_and_nothing_else_does(folder: P
     }
 
 
-def test_embedded_model_has_the_licence_of_its_card(stdlib_5m: Path) -> None:
-    assert origin(stdlib_5m) == {"name": "stdlib-5m", "license": "apache-2.0"}
+def test_embedded_model_has_the_licence_and_the_example_of_its_card(stdlib_5m: Path) -> None:
+    assert origin(stdlib_5m) == {
+        "name": "stdlib-5m",
+        "license": "apache-2.0",
+        "widget": [{"text": "def fibonacci("}],
+    }
 
 
 @pytest.mark.parametrize("text", ["", "# A model\n\nlicense: mit\n", "---\n---\n\n# A model\n"])
