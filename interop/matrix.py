@@ -87,7 +87,7 @@ class Matrix:
     def as_markdown(self, command: str) -> str:
         """The page docs/interop.md."""
         lines = [
-            "# One artifact, every runtime",
+            "# How each runtime ran each artifact",
             "",
             f"Printed by `{command}`.",
             "",

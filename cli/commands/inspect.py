@@ -83,7 +83,7 @@ def _lint(graphs: list[Path], args: Namespace) -> int:
         print(json.dumps({"findings": content}))
         return _status(by_path)
     for path, findings in by_path.items():
-        print(f"{path}: {counted(len(findings), 'finding')}")
+        print(f"{path}: {counted(len(findings), 'finding') if findings else 'no findings'}")
         for finding in findings:
             print(f"\n{finding.severity}: {finding.rule} ({finding.where})")
             print(f"  found: {finding.found}\n  consequence: {finding.consequence}")

@@ -47,7 +47,7 @@ def test_versions_are_told_by_those_that_answered(matrix: Matrix) -> None:
 
 def test_markdown_has_a_row_an_artifact_and_a_column_a_runtime(matrix: Matrix) -> None:
     lines = matrix.as_markdown("make interop").splitlines()
-    assert lines[0] == "# One artifact, every runtime"
+    assert lines[0] == "# How each runtime ran each artifact"
     assert lines[2] == "Printed by `make interop`."
     start = next(at for at, line in enumerate(lines) if line.startswith("|"))
     assert lines[start : start + 5] == [
