@@ -24,13 +24,13 @@
 #? MAX_SHARD/synthetic      cut the checkpoint into files of at most this size (default: 5GB)
 #? CALIBRATION_TEXT         text that sets scales; must differ from TEXT (default: a bundled one)
 #? TEXT                     text to measure parity on (default: a bundled one, half code, half story)
-#? SEED                     seed of the random tokens and of the text's start (default: 0)
+#? SEED                     seed for the random tokens and the start in TEXT (default: 0)
 #? SEED/synthetic           seed of the weights (default: 0)
-#? TOLERANCE                factor on the recipe's bounds (default: 1)
+#? TOLERANCE                multiplies the bounds against the recipe; 0.5: twice as strict
 #? MAX_KL                   largest mean KL from the float32 model on TEXT (default: 2)
 #? MIN_AGREEMENT            least top-1 agreement with it on TEXT, 0 to 1 (default: 0.2)
-#? THOROUGH                 1: measure all lengths and layers, however long it takes
-#? STORE                    folder that keeps the reference's results (default: the user's cache)
+#? THOROUGH                 1: check all lengths and all layers, which takes much longer
+#? STORE                    folder of the stored PyTorch results (default: the user's cache)
 #? NO_VALIDATE              1: skip the parity check
 #? NO_VALIDATE/inspect      1: plan an export without its parity check
 #? NO_RESUME                1: start anew instead of resuming an interrupted export
@@ -56,12 +56,12 @@
 #? OPTIMUM_PYTHON           Python of an environment with optimum
 #? GEOMETRY                 a known model's name; an unknown one prints the list
 #? LAYERS/synthetic         number of layers to write, from the first (default: all)
-#? LAYERS/bench-export      numbers of layers, an export each (default: all layers)
+#? LAYERS/bench-export      numbers of layers; each is exported (default: all layers)
 #? QUANTS                   weight formats to measure (default: int8 int4)
 #? LAYOUT                   layout of the files: huggingface (default) or mistral
 #? DTYPE                    bfloat16 (default), float16 or float32
 #? MEASURED                 folder that keeps what the benchmarks measured
-#? PYTHON                   Python 3.11 or newer that makes the environment
+#? PYTHON                   Python that creates .venv, 3.11 or newer (default: python3)
 .SHELLFLAGS := -fc
 BIN := .venv/bin
 READY := .venv/.ready

@@ -60,8 +60,8 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         "--cache",
         choices=("windowed", "growing"),
         default=RECIPE_DEFAULTS["cache"],
-        help="KV cache of a fixed size, or one that grows with the text, for runtimes that need a "
-        "cache growing from length 0 (default: %(default)s)",
+        help="windowed: KV cache of a fixed size; growing: one that starts at length 0, for "
+        "runtimes that need that (default: %(default)s)",
     )
     parser.add_argument(
         "--kv",
@@ -90,14 +90,16 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
         "--seed",
         type=int,
         default=0,
-        help="seed of the random tokens and of the text's start (default: %(default)s)",
+        help="seed for the random tokens, and for where in the text measuring begins "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--tolerance",
         type=float,
         default=1.0,
         metavar="FACTOR",
-        help="factor on the recipe's bounds (default: 1)",
+        help="multiply the bounds on the artifact against its recipe; 0.5 is twice as strict "
+        "(default: 1)",
     )
     parser.add_argument(
         "--max-kl",
@@ -118,13 +120,14 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thorough",
         action="store_true",
-        help="measure all lengths and layers, however long it takes",
+        help="check all lengths and all layers, which takes much longer",
     )
     parser.add_argument(
         "--store",
         type=Path,
         metavar="DIR",
-        help="folder that keeps the reference's results (default: the user's cache)",
+        help="folder where the results of the PyTorch reference are stored, for the next export "
+        "of the checkpoint (default: the user's cache)",
     )
 
 

@@ -143,13 +143,18 @@ def test_the_readme_has_the_lines_for_a_machine_without_make() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
     assert "python -m venv .venv" in lines
-    install, export = (line for line in lines if line.startswith(".venv\\Scripts\\python -m"))
+    install, *ours = (line for line in lines if line.startswith(".venv\\Scripts\\python -m"))
     flags = shlex.split(install.replace("\\", "/"))[1:]
     assert flags == ["-m", "pip", "install", "-c", "constraints.txt", "-e", ".[export]"]
     assert (ROOT / "constraints.txt").is_file()
-    words = export.split()
-    assert words[1:3] == ["-m", "tramontane"]
-    assert (ROOT / parsed(words[3:]).checkpoint / "config.json").is_file()
+    calls = [shlex.split(line.replace("\\", "/"))[1:] for line in ours]
+    assert [words[:3] for words in calls] == [
+        ["-m", "tramontane", command] for command in ("export", "run", "validate")
+    ]
+    export, run, validate = (parsed(words[2:]) for words in calls)
+    assert (ROOT / export.checkpoint / "config.json").is_file()
+    assert validate.reference == export.checkpoint
+    assert run.artifact == validate.artifact == Path("artifacts/stdlib-5m-int8-ort")
 
 
 def test_every_option_in_help_is_described_with_its_default() -> None:

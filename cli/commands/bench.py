@@ -35,7 +35,7 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="plot speed and memory by position, in SVG"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there too")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON to this file too")
 
 
 def main(args: Namespace) -> int:

@@ -97,7 +97,10 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     add_measuring(parser)
     parser.add_argument("--no-validate", action="store_true", help="skip the parity check")
     parser.add_argument(
-        "--dump", type=Path, metavar="DIR", help="write the graph there as text after each pass"
+        "--dump",
+        type=Path,
+        metavar="DIR",
+        help="folder to write the graph to, as text, after each pass",
     )
 
 

@@ -24,7 +24,9 @@ def add(subparsers: Any) -> None:
     prompts.add_argument(
         "prompt", nargs="?", metavar="PROMPT", help="text to continue (default: standard input)"
     )
-    prompts.add_argument("--prompt", dest="prompt_option", metavar="PROMPT", help="the same")
+    prompts.add_argument(
+        "--prompt", dest="prompt_option", metavar="PROMPT", help="same as the argument"
+    )
     parser.add_argument(
         "--max-new-tokens",
         type=int,
