@@ -15,6 +15,9 @@ from tramontane.graphs.quantization.pack_dynamic_int8 import PackInBytes
 from tramontane.graphs.quantization.scheme import Scheme
 from tramontane.graphs.quantization.weight_formats import find_format
 
+from .small_graphs import DOWN, GATHER, ONE, TWO_READERS
+from .small_graphs import LINEAR as HEAD
+
 N = 6
 # Doubled, since a layer whose output is the graph's is the head.
 LINEAR = """(float[b,t,{K}] x) => (float[b,t,6] y) <float[6,{K}] w> {{
@@ -22,28 +25,6 @@ LINEAR = """(float[b,t,{K}] x) => (float[b,t,6] y) <float[6,{K}] w> {{
     product = MatMul(x, columns)
     y = Add(product, product)
 }}"""
-HEAD = """(float[b,t,{K}] x) => (float[b,t,6] y) <float[6,{K}] w> {{
-    columns = Transpose<perm = [1, 0]>(w)
-    y = MatMul(x, columns)
-}}"""
-GATHER = """(int64[b,t] ids) => (float[b,t,{K}] rows) <float[6,{K}] w> {{
-    rows = Gather(w, ids)
-}}"""
-TWO_READERS = """(float[b,t,{K}] x) => (float[b,t,6] y) <float[6,{K}] w, float[6,{K}] v> {{
-    columns = Transpose<perm = [1, 0]>(w)
-    others = Transpose<perm = [1, 0]>(v)
-    first = MatMul(x, columns)
-    second = MatMul(x, others)
-    y = Add(first, second)
-}}"""
-# The gate is all ones, so that x is what is multiplied: what counts is the product before it.
-DOWN = """(float[b,t,{K}] x) => (float[b,t,6] y) <float[6,{K}] w, float[1] gate> {{
-    columns = Transpose<perm = [1, 0]>(w)
-    gated = Mul(x, gate)
-    product = MatMul(gated, columns)
-    y = Add(product, product)
-}}"""
-ONE = np.ones(1, np.float32)
 
 
 def packing() -> PackInBytes:

@@ -7,40 +7,17 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from tramontane.graphs.operator import schema
-from tramontane.graphs.quantization.codes import dequantize
-from tramontane.graphs.quantization.methods.round_to_nearest import METHOD, quantize
+from tramontane.graphs.quantization.methods.round_to_nearest import quantize
 from tramontane.graphs.quantization.pack_for_ort import PackForOrt
 from tramontane.graphs.quantization.scheme import Scheme
-from tramontane.graphs.quantization.weight_formats import MatrixSchemes
 
-ROUNDER = METHOD.rounder(None)
+from .small_graphs import GATHER, IDS, every_scheme, every_width, packing, rounded
 
 LINEAR = """(float[b,t,{K}] x) => (float[b,t,6] z) <float[6,{K}] w> {{
     columns = Transpose<perm = [1, 0]>(w)
     y = MatMul(x, columns)
     z = Identity(y)
 }}"""
-GATHER = """(int64[b,t] ids) => (float[b,t,{K}] rows) <float[6,{K}] w> {{
-    rows = Gather(w, ids)
-}}"""
-IDS = np.array([[0, 5, 3], [5, 1, 2]])
-
-every_scheme = pytest.mark.parametrize(
-    ("bits", "block"), [(8, 128), (8, 32), (4, 128), (4, 32), (4, 16)]
-)
-every_width = pytest.mark.parametrize("columns", [256, 172, 12])
-
-
-def packing(bits: int, block: int) -> PackForOrt:
-    """The pass, with one scheme for every matrix."""
-    scheme = Scheme(bits=bits, block=block)
-    return PackForOrt(MatrixSchemes(linear=scheme, embedding=scheme, head=scheme, rounder=ROUNDER))
-
-
-def rounded(matrix: np.ndarray, bits: int, block: int) -> np.ndarray:
-    """What the codes of a matrix stand for."""
-    scheme = Scheme(bits=bits, block=block)
-    return dequantize(quantize(matrix, scheme), scheme, columns=matrix.shape[1])
 
 
 def half_steps(matrix: np.ndarray, bits: int, block: int) -> np.ndarray:
@@ -55,7 +32,7 @@ def test_linear_layer_becomes_the_kernel(
     build: Callable, op_types: Callable, normal: Callable, bits: int, block: int, columns: int
 ) -> None:
     model = build(LINEAR.format(K=columns), w=normal(6, columns))
-    assert packing(bits, block)(model).modified
+    assert packing(PackForOrt, bits, block)(model).modified
     assert op_types(model) == ["MatMulNBits", "Identity"]
     node, blocks = model.graph.node(0), -(-columns // block)
     assert node.domain == schema.MICROSOFT
@@ -79,7 +56,7 @@ def test_gather_becomes_the_kernel(
     build: Callable, op_types: Callable, normal: Callable, bits: int, block: int, columns: int
 ) -> None:
     model = build(GATHER.format(K=columns), w=normal(6, columns))
-    assert packing(bits, block)(model).modified
+    assert packing(PackForOrt, bits, block)(model).modified
     assert op_types(model) == ["GatherBlockQuantized"]
     node = model.graph.node(0)
     assert node.domain == schema.MICROSOFT
@@ -100,7 +77,7 @@ def test_matrix_that_is_an_input_is_left_alone(
 ) -> None:
     given = text.format(K=256).replace(") =>", ", float[6,256] w) =>", 1)
     model = build(given.replace("<float[6,256] w>", ""))
-    assert not packing(bits, block)(model).modified
+    assert not packing(PackForOrt, bits, block)(model).modified
 
 
 @every_scheme
@@ -109,8 +86,8 @@ def test_second_run_modifies_nothing(
     build: Callable, normal: Callable, text: str, bits: int, block: int
 ) -> None:
     model = build(text.format(K=256), w=normal(6, 256))
-    packing(bits, block)(model)
-    assert not packing(bits, block)(model).modified
+    packing(PackForOrt, bits, block)(model)
+    assert not packing(PackForOrt, bits, block)(model).modified
 
 
 @every_scheme
@@ -122,7 +99,7 @@ def test_values_agree_with_the_linear_layer_over_rounded_weights_within_rounding
     reference = build(LINEAR.format(K=columns), w=rounded(w, bits, block))
     before = evaluate(reference, x=x[None])["z"][0]
     model = build(LINEAR.format(K=columns), w=w)
-    packing(bits, block)(model)
+    packing(PackForOrt, bits, block)(model)
     error = np.abs(evaluate(model, x=x[None])["z"][0] - before)
     bound = half_steps(x, 8, block) @ np.abs(rounded(w, bits, block)).T + 1e-4
     assert (error <= bound).all()
@@ -137,7 +114,7 @@ def test_values_agree_with_the_linear_layer_within_both_roundings(
     w, x = normal(6, columns), normal(3, columns)
     model = build(LINEAR.format(K=columns), w=w)
     before = evaluate(model, x=x[None])["z"][0]
-    packing(bits, block)(model)
+    packing(PackForOrt, bits, block)(model)
     error = np.abs(evaluate(model, x=x[None])["z"][0] - before)
     from_weights = half_steps(w, bits, block)
     bound = np.abs(x) @ from_weights.T
@@ -158,5 +135,5 @@ def test_values_agree_with_gathered_rows_that_are_rounded(
 ) -> None:
     w = normal(6, columns)
     model = build(GATHER.format(K=columns), w=w)
-    packing(bits, block)(model)
+    packing(PackForOrt, bits, block)(model)
     assert_agree(evaluate(model, ids=IDS), {"rows": rounded(w, bits, block)[IDS]})

@@ -6,18 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from tramontane.graphs.quantization.codes import dequantize
-from tramontane.graphs.quantization.methods.round_to_nearest import METHOD, quantize
+from tramontane.graphs.quantization.methods.round_to_nearest import quantize
 from tramontane.graphs.quantization.pack_for_portable import PackForPortable
 from tramontane.graphs.quantization.scheme import Scheme
-from tramontane.graphs.quantization.weight_formats import MatrixSchemes
 
-ROUNDER = METHOD.rounder(None)
+from .small_graphs import IDS, LINEAR, every_scheme, every_width, packing, rounded
 
-LINEAR = """(float[b,t,{K}] x) => (float[b,t,6] y) <float[6,{K}] w> {{
-    columns = Transpose<perm = [1, 0]>(w)
-    y = MatMul(x, columns)
-}}"""
 SHARED = """(float[b,t,{K}] x, float[b,t,{K}] z) => (float[b,t,6] sum) <float[6,{K}] w> {{
     columns = Transpose<perm = [1, 0]>(w)
     y = MatMul(x, columns)
@@ -27,26 +21,6 @@ SHARED = """(float[b,t,{K}] x, float[b,t,{K}] z) => (float[b,t,6] sum) <float[6,
 GATHER = """(int64[{ids}] ids) => (float[{ids},{K}] rows) <float[6,{K}] w> {{
     rows = Gather(w, ids)
 }}"""
-IDS = np.array([[0, 5, 3], [5, 1, 2]])
-
-every_scheme = pytest.mark.parametrize(
-    ("bits", "block"), [(8, 128), (8, 32), (4, 128), (4, 32), (4, 16)]
-)
-every_width = pytest.mark.parametrize("columns", [256, 172, 12])
-
-
-def packing(bits: int, block: int) -> PackForPortable:
-    """The pass, with one scheme for every matrix."""
-    scheme = Scheme(bits=bits, block=block)
-    return PackForPortable(
-        MatrixSchemes(linear=scheme, embedding=scheme, head=scheme, rounder=ROUNDER)
-    )
-
-
-def rounded(matrix: np.ndarray, bits: int, block: int) -> np.ndarray:
-    """What the codes of a matrix stand for."""
-    scheme = Scheme(bits=bits, block=block)
-    return dequantize(quantize(matrix, scheme), scheme, columns=matrix.shape[1])
 
 
 @every_scheme
@@ -55,7 +29,7 @@ def test_linear_layer_unpacks_its_weight(
     build: Callable, op_types: Callable, normal: Callable, bits: int, block: int, columns: int
 ) -> None:
     model = build(LINEAR.format(K=columns), w=normal(6, columns))
-    assert packing(bits, block)(model).modified
+    assert packing(PackForPortable, bits, block)(model).modified
     assert op_types(model) == ["DequantizeLinear", "Transpose", "MatMul"]
     found = {v.name: (str(v.dtype), tuple(v.shape.numpy())) for v in model.graph.node(0).inputs}
     blocks = -(-columns // block)
@@ -74,7 +48,7 @@ def test_gather_unpacks_the_rows_it_gathers(
     build: Callable, op_types: Callable, normal: Callable, bits: int, block: int, columns: int
 ) -> None:
     model = build(GATHER.format(K=columns, ids="b,t"), w=normal(6, columns))
-    assert packing(bits, block)(model).modified
+    assert packing(PackForPortable, bits, block)(model).modified
     types = op_types(model)
     assert types.count("Gather") == (2 if bits == 8 else 3)
     assert types[-1] == "DequantizeLinear"
@@ -93,7 +67,7 @@ def test_matrix_that_is_an_input_is_left_alone(
 ) -> None:
     given = text.format(K=256, ids="b,t").replace(") =>", ", float[6,256] w) =>", 1)
     model = build(given.replace("<float[6,256] w>", ""))
-    assert not packing(bits, block)(model).modified
+    assert not packing(PackForPortable, bits, block)(model).modified
 
 
 @every_scheme
@@ -102,8 +76,8 @@ def test_second_run_modifies_nothing(
     build: Callable, normal: Callable, text: str, bits: int, block: int
 ) -> None:
     model = build(text.format(K=256, ids="b,t"), w=normal(6, 256))
-    packing(bits, block)(model)
-    assert not packing(bits, block)(model).modified
+    packing(PackForPortable, bits, block)(model)
+    assert not packing(PackForPortable, bits, block)(model).modified
 
 
 @every_scheme
@@ -120,7 +94,7 @@ def test_values_agree_with_the_linear_layer_over_rounded_weights(
     text, w, x = LINEAR.format(K=columns), normal(6, columns) + 0.3, normal(2, 3, columns)
     before = evaluate(build(text, w=rounded(w, bits, block)), x=x)
     model = build(text, w=w)
-    packing(bits, block)(model)
+    packing(PackForPortable, bits, block)(model)
     assert_agree(evaluate(model, x=x), before)
 
 
@@ -137,7 +111,7 @@ def test_values_agree_where_two_layers_read_one_transpose(
     text = SHARED.format(K=172)
     before = evaluate(build(text, w=rounded(w, bits, block)), **feeds)
     model = build(text, w=w)
-    packing(bits, block)(model)
+    packing(PackForPortable, bits, block)(model)
     assert_agree(evaluate(model, **feeds), before)
 
 
@@ -149,7 +123,7 @@ def test_values_agree_with_the_linear_layer_within_half_a_step_of_each_weight(
     w, x = normal(6, columns), normal(2, 3, columns)
     model = build(LINEAR.format(K=columns), w=w)
     before = evaluate(model, x=x)["y"]
-    packing(bits, block)(model)
+    packing(PackForPortable, bits, block)(model)
     scales = quantize(w, Scheme(bits=bits, block=block)).scales
     half_steps = np.repeat(scales, block, axis=1)[:, :columns] / 2
     bound = np.abs(x) @ half_steps.T + 1e-4
@@ -169,7 +143,7 @@ def test_values_agree_with_gathered_rows_that_are_rounded(
 ) -> None:
     w = normal(6, columns)
     model = build(GATHER.format(K=columns, ids="b,t"), w=w)
-    packing(bits, block)(model)
+    packing(PackForPortable, bits, block)(model)
     assert_agree(evaluate(model, ids=IDS), {"rows": rounded(w, bits, block)[IDS]})
 
 
@@ -185,5 +159,5 @@ def test_values_agree_however_many_axes_ids_have(
 ) -> None:
     w = normal(6, 172)
     model = build(GATHER.format(K=172, ids=",".join("abt"[: ids.ndim])), w=w)
-    packing(bits, 32)(model)
+    packing(PackForPortable, bits, 32)(model)
     assert_agree(evaluate(model, ids=ids), {"rows": rounded(w, bits, 32)[ids]})

@@ -15,21 +15,9 @@ from tramontane.graphs.quantization.pack_for_web import PackForWeb
 from tramontane.graphs.quantization.scheme import Scheme
 from tramontane.graphs.quantization.weight_formats import find_format
 
+from .small_graphs import GATHER, IDS, LINEAR, ONE, TWO_READERS, every_width
+
 N, BLOCK = 6, 32
-LINEAR = """(float[b,t,{K}] x) => (float[b,t,6] y) <float[6,{K}] w> {{
-    columns = Transpose<perm = [1, 0]>(w)
-    y = MatMul(x, columns)
-}}"""
-TWO_READERS = """(float[b,t,{K}] x) => (float[b,t,6] y) <float[6,{K}] w, float[6,{K}] v> {{
-    columns = Transpose<perm = [1, 0]>(w)
-    others = Transpose<perm = [1, 0]>(v)
-    first = MatMul(x, columns)
-    second = MatMul(x, others)
-    y = Add(first, second)
-}}"""
-GATHER = """(int64[b,t] ids) => (float[b,t,{K}] rows) <float[6,{K}] w> {{
-    rows = Gather(w, ids)
-}}"""
 TIED = """(int64[b,t] ids) => (float[b,t,6] y) <float[6,{K}] w> {{
     rows = Gather(w, ids)
     columns = Transpose<perm = [1, 0]>(w)
@@ -41,10 +29,6 @@ DOWN = """(float[b,t,{K}] x) => (float[b,t,6] y) <float[6,{K}] w, float[1] gate>
     gated = Mul(x, gate)
     y = MatMul(gated, columns)
 }}"""
-ONE = np.ones(1, np.float32)
-IDS = np.array([[0, 5, 3], [5, 1, 2]])
-
-every_width = pytest.mark.parametrize("columns", [256, 172, 12])
 
 
 def packing() -> PackForWeb:
