@@ -57,6 +57,8 @@ def preflight(
     refuse_occupied(out, replace=replace)
     read_calibration_text(options)
     weights = Checkpoint.open(checkpoint)
+    for note in weights.notes:
+        say(note)
     config = adapted(weights.config, window=options.window)
     cache = options.cache_choice
     _warn_of_no_window(weights, config)

@@ -12,16 +12,15 @@ import numpy as np
 from ...runtime.errors import CheckpointError
 from ..config import MistralConfig
 from .held_files import HeldFile, Identity
-from .huggingface import CONFIG_FILE
+from .huggingface import CONFIG_FILE, without_stale_fields
 from .layouts import Layout, Published, open_published
 from .metadata_fields import read_json_object
+from .parameter_sources import find_sources
 from .rope_layout import pairs_to_halves
-from .stored_tensor import Floats, StoredTensor
-from .tensor_names import EMBEDDING, HEAD, is_rotated, parameters
+from .stored_tensor import Floats, TensorSource
+from .tensor_names import EMBEDDING, is_rotated
 from .tokenizer_files import PublishedTokenizer
 
-# Older checkpoints carry this; it follows from the config.
-_DERIVED = ".rotary_emb.inv_freq"
 _SLICE_ELEMENTS = 1 << 20  # read at once, beside the result
 
 
@@ -34,7 +33,8 @@ class Checkpoint:
     """
 
     published: Published
-    names: Mapping[str, str]  # of the published tensor, by that of the parameter
+    sources: Mapping[str, TensorSource]  # by the parameter's name
+    notes: tuple[str, ...] = ()  # on what was read in another way than it is described
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
@@ -52,17 +52,8 @@ class Checkpoint:
                 missing, unexpected, misshapen or of a type that is not read.
         """
         published = open_published(path)
-        config, naming = published.config, published.naming
-        names = {ours: naming.published(ours) for ours in parameters(config)}
-        shapes = {names[ours]: shape for ours, shape in parameters(config).items()}
-        head, embedding = names[HEAD], names[EMBEDDING]
-        if config.tie_word_embeddings:
-            names[HEAD] = embedding
-        _refuse_other_names(published, needed=set(names.values()), allowed=set(shapes))
-        _check_headers(published, shapes)
-        if config.tie_word_embeddings and head in published.tensors:
-            _refuse_untied(published, head, embedding)
-        return cls(published=published, names=names)
+        sources, notes = find_sources(published)
+        return cls(published=published, sources=sources, notes=tuple(notes))
 
     def __enter__(self) -> Self:
         return self
@@ -97,7 +88,7 @@ class Checkpoint:
     @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the parameters of ``Mistral``, in the order of the model."""
-        return tuple(self.names)
+        return tuple(self.sources)
 
     def read(self, parameter: str) -> Floats:
         """Read one parameter of ``Mistral``: its shape, float32, rope in halves.
@@ -108,13 +99,12 @@ class Checkpoint:
         Raises:
             CheckpointError: no such parameter, an unreadable file, or a NaN or infinity.
         """
-        if parameter not in self.names:
+        if parameter not in self.sources:
             raise CheckpointError(
                 f"{self.path}: no parameter {parameter!r}, expected one of the model's; "
                 f"they are named like {EMBEDDING}"
             )
-        name = self.names[parameter]
-        tensor = self.published.tensors[name]
+        tensor = self.sources[parameter]
         array = np.empty(tensor.shape, np.float32)
         is_paired = self.published.naming.rope == "pairs" and is_rotated(parameter)
         head_dim = self.config.head_dim if is_paired else 1
@@ -122,7 +112,7 @@ class Checkpoint:
         start = 0
         for values in tensor.slices(rows):
             if not np.isfinite(values).all():
-                raise CheckpointError(f"{tensor.path}: {name} {_bad_values(tensor, rows)}")
+                raise CheckpointError(f"{tensor.path}: {tensor.name} {_bad_values(tensor, rows)}")
             out = array[start : start + len(values)]
             if is_paired:
                 pairs_to_halves(values, head_dim=head_dim, out=out)
@@ -140,10 +130,14 @@ class Checkpoint:
         return self.published.read_tokenizer()
 
     def config_json(self) -> dict[str, Any] | None:
-        """``config.json`` as published; None in a layout that is described elsewhere."""
+        """``config.json`` as published, but fields that say what the weights are not.
+
+        None in a layout that is described elsewhere.
+        """
         if self.published.layout is not Layout.HUGGING_FACE:
             return None
-        return read_json_object(self.published.held.hold(self.path / CONFIG_FILE))
+        content = read_json_object(self.published.held.hold(self.path / CONFIG_FILE))
+        return without_stale_fields(content, self.config)
 
     def beside(self, name: str) -> HeldFile | None:
         """A file beside the weights, held from now on; None where there is none."""
@@ -174,7 +168,7 @@ class Checkpoint:
         self.published.held.refuse_changed()
 
 
-def _bad_values(tensor: StoredTensor, rows: int) -> str:
+def _bad_values(tensor: TensorSource, rows: int) -> str:
     """How many values are no numbers, and where the first is, in the order of the file."""
     first, bad, start = None, 0, 0
     for values in tensor.slices(rows):
@@ -188,48 +182,3 @@ def _bad_values(tensor: StoredTensor, rows: int) -> str:
         f"holds {bad} values that are NaN or infinite, the first at {first}, "
         "expected finite numbers; download the file again"
     )
-
-
-def _refuse_other_names(published: Published, *, needed: set[str], allowed: set[str]) -> None:
-    found = {name for name in published.tensors if not name.endswith(_DERIVED)}
-    if missing := sorted(needed - found):
-        raise CheckpointError(
-            f"{published.path}: {missing[0]} is missing ({len(missing)} missing in all), expected "
-            f"what {published.described_in} implies; check that both are of one model"
-        )
-    if extra := sorted(found - allowed):
-        raise CheckpointError(
-            f"{published.path}: {extra[0]} is unexpected ({len(extra)} such in all), expected "
-            f"only what {published.described_in} implies; check that both are of one model"
-        )
-
-
-def _check_headers(published: Published, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Compare type and shape of every tensor."""
-    for name in sorted(shapes.keys() & published.tensors.keys()):
-        tensor = published.tensors[name]
-        if tensor.dtype not in published.types:
-            raise CheckpointError(
-                f"{tensor.path}: {name} is of type {tensor.dtype}, expected one of "
-                f"{', '.join(published.types)}; start from the float checkpoint"
-            )
-        if tensor.shape != shapes[name]:
-            raise CheckpointError(
-                f"{tensor.path}: {name} has shape {tensor.shape}, {published.described_in} "
-                f"implies {shapes[name]}; check that both are of one model"
-            )
-
-
-def _refuse_untied(published: Published, head: str, embedding: str) -> None:
-    tensors = [published.tensors[name] for name in (head, embedding)]
-    rows = max(1, _SLICE_ELEMENTS // published.config.hidden_size)
-    # Bits, so that a NaN, which is found on reading, is not called a difference.
-    is_equal = tensors[0].dtype == tensors[1].dtype and all(
-        np.array_equal(a.view(np.uint32), b.view(np.uint32))
-        for a, b in zip(*(tensor.slices(rows) for tensor in tensors), strict=True)
-    )
-    if not is_equal:
-        raise CheckpointError(
-            f"{tensors[0].path}: {head} differs from {embedding}, expected the same since "
-            f"tie_word_embeddings is true; correct {published.described_in} or remove the tensor"
-        )

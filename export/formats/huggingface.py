@@ -8,7 +8,7 @@ from typing import Any
 from ...runtime.errors import ConfigError
 from ..config import MistralConfig
 from ..tokenizer.spelling import write_ids
-from .held_files import HeldFiles
+from .held_files import HeldFile, HeldFiles
 from .metadata_fields import flag, number, read_json_object, shown, token_id, token_ids
 
 CONFIG_FILE = "config.json"
@@ -29,6 +29,10 @@ _DOCUMENTED_DEFAULTS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 2048,
     },
 }
+MODEL_TYPES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral"}
+_SUPPORTED = ", ".join(sorted(_DOCUMENTED_DEFAULTS))
+_BIASES = ("attention_bias", "mlp_bias")
+_QUANTIZATION = "quantization_config"
 _PLAIN_ROPE = {"rope_type", "type", "rope_theta", "factor", "partial_rotary_factor"}
 _GEOMETRY = (
     "hidden_size",
@@ -57,6 +61,30 @@ def read_config_json(folder: Path, held: HeldFiles | None = None) -> MistralConf
         raise ConfigError(f"{path}: {error}") from error.__cause__
 
 
+def read_quantization(file: HeldFile) -> dict[str, Any]:
+    """How ``config.json`` says that the weights are quantized; empty where it does not.
+
+    Raises:
+        ConfigError: it is no object.
+    """
+    try:
+        return _object(read_json_object(file), _QUANTIZATION)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error.__cause__
+
+
+def without_stale_fields(published: dict[str, Any], config: MistralConfig) -> dict[str, Any]:
+    """``config.json`` without what an artifact's weights are not: quantized, biased, untied."""
+    own = {
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "vocab_size": config.vocab_size,
+        **dict.fromkeys(_BIASES, False),
+    }
+    changed = {n: own[n] for n in own if n in published and (published[n] or False) != own[n]}
+    left_out = _QUANTIZATION if published.get(_QUANTIZATION) else ""
+    return {n: changed.get(n, value) for n, value in published.items() if n != left_out}
+
+
 def to_hugging_face(config: MistralConfig) -> dict[str, Any]:
     """Say a config as ``config.json`` does, for layouts that bring none; JSON's types alone.
 
@@ -65,7 +93,7 @@ def to_hugging_face(config: MistralConfig) -> dict[str, Any]:
     is_mistral = config.architecture == "MistralForCausalLM"
     return {
         "architectures": [config.architecture],
-        "model_type": "mistral" if is_mistral else "llama",
+        "model_type": MODEL_TYPES[config.architecture],
         **{name: getattr(config, name) for name in _GEOMETRY},
         "num_key_value_heads": config.num_key_value_heads,
         "head_dim": config.head_dim,
@@ -109,27 +137,39 @@ def _parse(published: dict[str, Any]) -> MistralConfig:
 
 
 def _architecture(published: dict[str, Any]) -> str:
-    named = published.get("architectures")
+    """The class that transformers loads: ``model_type`` decides, ``architectures`` must agree.
+
+    Source: transformers 5.23, ``AutoModelForCausalLM``, which reads ``model_type``.
+    """
+    named, kind = published.get("architectures"), published.get("model_type")
+    of_type = next((name for name, own in MODEL_TYPES.items() if own == kind), None)
+    if named in (None, []):
+        if of_type is not None:
+            return of_type
+        raise ConfigError(
+            f"architectures is {shown(named)} and model_type is {shown(kind)}; supported are "
+            f"{_SUPPORTED}"
+        )
     for supported in _DOCUMENTED_DEFAULTS:
-        if named == [supported]:
+        if named in ([supported], [supported.replace("ForCausalLM", "Model")]):
+            if kind is not None and of_type != supported:
+                raise ConfigError(
+                    f"architectures is {shown(named)} and model_type is {shown(kind)}, expected "
+                    f"them to agree: transformers loads what model_type says; correct one of them"
+                )
             return supported
-    raise ConfigError(
-        f"architectures is {shown(named)}; supported are {', '.join(sorted(_DOCUMENTED_DEFAULTS))}"
-    )
+    raise ConfigError(f"architectures is {shown(named)}; supported are {_SUPPORTED}")
 
 
 def _refuse_unsupported(published: dict[str, Any], architecture: str) -> None:
     """Name whatever would make the export something else than the model."""
+    for name in _BIASES:  # the files decide whether there are any
+        flag(published, name)
     rope, kind = _object(published, "rope_parameters"), _rope_scaling(published)
     activation = published.get("hidden_act", "silu")
     refused = {
         f"rope scaling ({kind})": bool(kind),
         f"activation {shown(activation)} (supported: silu)": activation != "silu",
-        "attention_bias": flag(published, "attention_bias"),
-        "mlp_bias": flag(published, "mlp_bias"),
-        "quantization_config (start from the float checkpoint)": (
-            published.get("quantization_config") not in (None, {})
-        ),
         "a sliding_window, which LlamaForCausalLM ignores (remove it, or give --window)": bool(
             architecture == "LlamaForCausalLM" and published.get("sliding_window")
         ),

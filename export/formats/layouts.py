@@ -11,9 +11,10 @@ is read as Hugging Face's. Where there are no weights it is the first whose desc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from ...console import hints
 from ...runtime.errors import ConfigError
@@ -23,7 +24,7 @@ from .gguf import file as gguf_file
 from .gguf.config import read_gguf_config
 from .gguf.tokenizer import rebuild_tokenizer
 from .held_files import HeldFiles
-from .huggingface import CONFIG_FILE, read_config_json
+from .huggingface import CONFIG_FILE, read_config_json, read_quantization
 from .mistral import PARAMS_FILE, read_params_json
 from .stored_tensor import StoredTensor
 from .tensor_names import Naming
@@ -59,6 +60,7 @@ class Published:
     files: tuple[Path, ...]  # all that it was read from, and its tokenizer
     held: HeldFiles  # these, and what was read beside them
     read_tokenizer: Callable[[], PublishedTokenizer]
+    quantization: Mapping[str, Any] = field(default_factory=dict)  # quantization_config
 
 
 def read_config(path: Path) -> MistralConfig:
@@ -107,6 +109,7 @@ def open_published(path: Path) -> Published:
         files=tuple(files),
         held=held,
         read_tokenizer=lambda: read_tokenizer(path, held),
+        quantization={} if is_mistral else read_quantization(held.hold(path / CONFIG_FILE)),
     )
 
 

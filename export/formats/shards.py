@@ -14,7 +14,7 @@ from ...runtime.errors import CheckpointError
 from .held_files import HeldFile, HeldFiles
 from .stored_tensor import StoredTensor
 
-TYPES = ("F32", "F16", "BF16")
+TYPES = ("F32", "F16", "BF16", "F64")
 
 
 def index_of(folder: Path, stem: str) -> Path:

@@ -1,13 +1,14 @@
-"""The rows of a tensor, read from its file."""
+"""Where a parameter's numbers come from: a tensor's rows, read from its file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gguf
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,12 +18,38 @@ from .held_files import HeldFile
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
-# Both formats store the least significant byte first.
+# All formats store the least significant byte first.
 _DECODERS: dict[str, Callable[[Bytes], NDArray[Any]]] = {
     "F32": lambda raw: raw.view("<f4"),
     "F16": lambda raw: raw.view("<f2").astype(np.float32),
     "BF16": lambda raw: (raw.view("<u2").astype(np.uint32) << 16).view(np.float32),
+    "F64": lambda raw: _to_float32(raw.view("<f8")),
+    "F8_E4M3": lambda raw: raw.view(ml_dtypes.float8_e4m3fn).astype(np.float32),
+    "F8_E5M2": lambda raw: raw.view(ml_dtypes.float8_e5m2).astype(np.float32),
 }
+
+
+class TensorSource(Protocol):
+    """The numbers of one parameter, in the order of the rows that its format has."""
+
+    @property
+    def path(self) -> Path:
+        """The file that messages name."""
+
+    @property
+    def name(self) -> str:
+        """The tensor's name there."""
+
+    @property
+    def dtype(self) -> str:
+        """Its type, as GGUF names it, and safetensors where they share it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+
+    def slices(self, rows: int) -> Iterator[Floats]:
+        """Yield ``rows`` rows at a time, float32; a vector comes whole."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +71,9 @@ class StoredTensor:
     def slices(self, rows: int) -> Iterator[Floats]:
         """Yield ``rows`` rows at a time, float32; a vector comes whole.
 
-        F16 and BF16 widen exactly, quantized types become the numbers that they stand for. The
-        file is read and not mapped: pages that were touched would stay in memory until its end.
+        F16 and BF16 widen exactly, F64 is rounded, quantized types become the numbers that they
+        stand for. The file is read and not mapped: pages that were touched would stay in memory
+        until its end.
 
         Raises:
             CheckpointError: the file is unreadable, or ends before the tensor does.
@@ -78,3 +106,9 @@ class StoredTensor:
             with np.errstate(invalid="ignore", over="ignore"):
                 values = gguf.dequantize(raw, gguf.GGMLQuantizationType[self.dtype])
         return values.reshape(-1, *self.shape[1:])
+
+
+def _to_float32(values: NDArray[np.float64]) -> Floats:
+    """Round; what is too large becomes infinite, which the checkpoint looks for."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)

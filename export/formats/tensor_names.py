@@ -39,6 +39,7 @@ class Naming:
     column: int  # of the tables above
     layer: str  # prefix of a layer's names, by its number
     rope: RopeLayout  # of the rows of query and key
+    body: str = ""  # prefix of all names but the head's; a base model saves them without it
 
     def published(self, parameter: str) -> str:
         """Name of the tensor that holds a parameter."""
@@ -50,7 +51,7 @@ class Naming:
         return next(f"{start}{row[self.column]}.weight" for row in rows if row[0] == name)
 
 
-HUGGING_FACE = Naming(column=2, layer="model.layers.{}.", rope="halves")
+HUGGING_FACE = Naming(column=2, layer="model.layers.{}.", rope="halves", body="model.")
 MISTRAL = Naming(column=3, layer="layers.{}.", rope="pairs")
 GGUF = Naming(column=4, layer="blk.{}.", rope="pairs")
 

@@ -41,7 +41,6 @@ def read_upstream_metadata(
         and ``license_files``, names of the texts that ``copy_licenses`` hands on, if any.
 
     Raises:
-        CheckpointError: the model card's metadata cannot be read.
         ConfigError: the base model is not named as a repository is.
 
     Source: Hugging Face Hub, model cards; ggml, docs/gguf.md, ``general.license``.
@@ -109,7 +108,9 @@ def _published(checkpoint: Checkpoint) -> dict[str, Any]:
     try:
         metadata = metadata_load(card) or {}
     except Exception as error:  # YAML's errors, and one of the hub's own
-        raise CheckpointError(
-            f"{card}: its metadata cannot be read ({error}); mend or remove it"
-        ) from error
+        say(
+            f"{card}: its metadata cannot be read ({error}), expected YAML; the artifact's card "
+            "names no licence and no language: correct it before you publish the artifact"
+        )
+        return {}
     return {name: metadata[name] for name in _CARRIED if name in metadata}

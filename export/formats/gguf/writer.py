@@ -73,7 +73,7 @@ def _write(
 
 
 def _type_of(checkpoint: Checkpoint, parameter: str) -> str:
-    tensor = checkpoint.published.tensors[checkpoint.names[parameter]]
+    tensor = checkpoint.sources[parameter]
     return tensor.dtype if len(tensor.shape) > 1 and tensor.dtype in _DTYPES else "F32"
 
 

@@ -176,9 +176,12 @@ def test_other_head_beside_a_tied_embedding_is_refused(tiny_checkpoint: Write) -
     [
         ({QUERY: None}, f"{QUERY} is missing \\(1 missing in all\\)"),
         ({"lm_head.weight": None}, "lm_head.weight is missing"),
-        ({"model.layers.0.self_attn.q_proj.bias": torch.ones(64)}, "q_proj.bias is unexpected"),
+        (
+            {"model.layers.0.self_attn.q_proj.bias": torch.full((64,), -0.5)},
+            r"q_proj\.bias is not zero \(largest magnitude 0\.5\)",
+        ),
+        ({"v_head.weight": torch.ones(64)}, r"v_head\.weight is unexpected \(1 such in all\)"),
         ({QUERY: torch.ones(32, 64)}, r"q_proj.weight has shape \(32, 64\), .* \(64, 64\)"),
-        ({QUERY: torch.ones(64, 64, dtype=torch.float64)}, "is of type F64, expected one of F32"),
         ({QUERY: torch.ones(64, 64, dtype=torch.int8)}, "is of type I8, expected one of F32"),
     ],
 )

@@ -1,0 +1,110 @@
+"""Finds the tensor of each parameter in a published model, and checks names, types and shapes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...runtime.errors import CheckpointError
+from .foreign_weights import refuse_foreign_weights, unused_quantization
+from .layouts import Published
+from .stored_tensor import TensorSource
+from .tensor_names import EMBEDDING, HEAD, parameters
+from .wrappers import Names, find_names
+
+_SLICE_ELEMENTS = 1 << 20  # read at once of a tensor that is only compared
+
+
+def find_sources(published: Published) -> tuple[dict[str, TensorSource], list[str]]:
+    """The tensor of each parameter of ``Mistral``, in the order of the model.
+
+    Returns:
+        tensors by parameter, and notes for the user on what was read in another way than it is
+        described.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected, misshapen or of a type that is not read;
+            a bias is not zero; the head of a tied model differs from the embedding.
+    """
+    refuse_foreign_weights(published)
+    config, tensors = published.config, published.tensors
+    names = find_names(
+        tensors,
+        published.naming,
+        parameters(config),
+        is_tied=config.tie_word_embeddings,
+        where=str(published.path),
+        described_in=published.described_in,
+    )
+    notes = [*_note_of_prefix(published, names), *unused_quantization(published)]
+    sources: dict[str, TensorSource] = {}
+    for parameter, shape in parameters(config).items():
+        if parameter in names.published:
+            sources[parameter] = tensors[names.published[parameter]]
+            _check_header(published, sources[parameter], shape)
+    _refuse_others(published, names)
+    if config.tie_word_embeddings:
+        if HEAD in sources:
+            _refuse_untied(published, sources[HEAD], sources[EMBEDDING])
+        sources[HEAD] = sources[EMBEDDING]
+    return {parameter: sources[parameter] for parameter in parameters(config)}, notes
+
+
+def _note_of_prefix(published: Published, names: Names) -> list[str]:
+    own = names.published[EMBEDDING]
+    if own == published.naming.published(EMBEDDING):
+        return []
+    return [
+        f"{published.path}: its tensors have a wrapper's names, such as {own}, and are read as "
+        f"{published.naming.published(EMBEDDING)} is"
+    ]
+
+
+def _check_header(published: Published, tensor: TensorSource, shape: tuple[int, ...]) -> None:
+    """Compare type and shape with what the description implies."""
+    if tensor.dtype not in published.types:
+        raise CheckpointError(
+            f"{tensor.path}: {tensor.name} is of type {tensor.dtype}, expected one of "
+            f"{', '.join(published.types)}; start from the float checkpoint"
+        )
+    if tensor.shape != shape:
+        raise CheckpointError(
+            f"{tensor.path}: {tensor.name} has shape {tensor.shape}, {published.described_in} "
+            f"implies {shape}; check that both are of one model"
+        )
+
+
+def _refuse_others(published: Published, names: Names) -> None:
+    """Refuse tensors that the model does not have, but biases that are zero."""
+    weights = {own: parameter for parameter, own in names.published.items()}
+    known = {own.removesuffix("weight") + "bias" for own in weights}
+    extra = sorted(own for own in names.beside.values() if own not in known)
+    if extra:
+        raise CheckpointError(
+            f"{published.path}: {extra[0]} is unexpected ({len(extra)} such in all), expected "
+            f"only what {published.described_in} implies; check that both are of one model"
+        )
+    for own in sorted(names.beside.values()):
+        _refuse_bias(published.tensors[own])
+
+
+def _refuse_bias(tensor: TensorSource) -> None:
+    largest = max(float(np.abs(values).max(initial=0)) for values in tensor.slices(1 << 20))
+    if largest != 0:
+        raise CheckpointError(
+            f"{tensor.path}: {tensor.name} is not zero (largest magnitude {largest:g}), expected "
+            "no biases, or zeros; models with biases are not supported"
+        )
+
+
+def _refuse_untied(published: Published, head: TensorSource, embedding: TensorSource) -> None:
+    rows = max(1, _SLICE_ELEMENTS // published.config.hidden_size)
+    # Bits, so that a NaN, which is found on reading, is not called a difference.
+    is_equal = head.dtype == embedding.dtype and all(
+        np.array_equal(a.view(np.uint32), b.view(np.uint32))
+        for a, b in zip(head.slices(rows), embedding.slices(rows), strict=True)
+    )
+    if not is_equal:
+        raise CheckpointError(
+            f"{head.path}: {head.name} differs from {embedding.name}, expected the same since "
+            f"tie_word_embeddings is true; correct {published.described_in} or remove the tensor"
+        )
