@@ -1,0 +1,1 @@
+"""Byte-level BPE as ``tokenizer.json``, from every format that publishes it."""

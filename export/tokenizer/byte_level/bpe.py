@@ -1,0 +1,110 @@
+"""Byte-level BPE as a ``tokenizers.Tokenizer``: how bytes are spelled, and merges from ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+_PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+_OTHERS = (byte for byte in range(256) if byte not in _PRINTABLE)
+# The character that stands for each byte. Source: openai/gpt-2, src/encoder.py.
+_SPELLED = {
+    **{byte: chr(byte) for byte in _PRINTABLE},
+    **{byte: chr(256 + i) for i, byte in enumerate(_OTHERS)},
+}
+_BYTES = {character: byte for byte, character in _SPELLED.items()}
+
+
+def spell(token: bytes) -> str:
+    r"""The text of a token in a byte-level vocabulary: a character for each byte.
+
+    >>> spell(b" caf\xc3\xa9")
+    'ĠcafÃ©'
+    """
+    return "".join(_SPELLED[byte] for byte in token)
+
+
+def bytes_of(spelled: str) -> bytes | None:
+    r"""The bytes of a token; None where a character of its text stands for no byte.
+
+    >>> bytes_of("ĠcafÃ©")
+    b' caf\xc3\xa9'
+    """
+    found = [_BYTES.get(character) for character in spelled]
+    known = [byte for byte in found if byte is not None]
+    return bytes(known) if len(known) == len(found) else None
+
+
+def merges_of(ranks: Mapping[bytes, int]) -> list[tuple[str, str]]:
+    """Merges that encode as tiktoken does, which joins the two neighbours of the lowest rank.
+
+    Each token has one merge. Inside a text, tiktoken makes a token of the same two parts as when
+    it encodes that token alone, since until then it has joined nothing across the token's ends.
+    A token that its own bytes do not become has no merge: only a whole word is that token.
+
+    Args:
+        ranks: rank of each token; the lowest is joined first.
+
+    Source: openai/tiktoken, src/lib.rs, ``_byte_pair_merge``.
+    """
+    found = []
+    for token in sorted(ranks, key=ranks.__getitem__):
+        parts = _last_two(token, ranks)
+        if parts is not None:
+            found.append((spell(parts[0]), spell(parts[1])))
+    return found
+
+
+def _last_two(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes] | None:
+    parts = [token[i : i + 1] for i in range(len(token))]
+    while len(parts) > 2:
+        joined = [ranks.get(left + right) for left, right in pairwise(parts)]
+        known = [rank for rank in joined if rank is not None]
+        if not known:
+            return None
+        at = joined.index(min(known))
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return (parts[0], parts[1]) if len(parts) == 2 else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ByteLevelBpe:
+    """All that decides how a byte-level BPE tokenizer encodes."""
+
+    vocabulary: Mapping[str, int]  # ids of spelled tokens, and of added tokens as they are
+    merges: Sequence[tuple[str, str]]
+    words: pre_tokenizers.PreTokenizer  # cuts a text into words, and spells their bytes
+    is_whole_first: bool  # a word that is a token is that token, whatever the merges make of it
+    added: Sequence[AddedToken] = ()
+    start: str | None = None  # token in front of a text
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, for ``tokenizer.json``.
+
+        Raises:
+            ValueError: a merge has a part, or makes a token, that the vocabulary lacks.
+        """
+        try:
+            model = models.BPE(
+                vocab=dict(self.vocabulary),
+                merges=list(self.merges),
+                ignore_merges=self.is_whole_first,
+            )
+        except Exception as error:  # what tokenizers raises has no type of its own
+            raise ValueError(str(error)) from error
+        found = Tokenizer(model)
+        found.pre_tokenizer = self.words
+        found.decoder = decoders.ByteLevel()
+        found.post_processor = processors.ByteLevel(trim_offsets=False)
+        if self.start is not None:
+            found.post_processor = processors.TemplateProcessing(
+                single=[self.start, "$A"],
+                pair=[self.start, "$A", "$B"],
+                special_tokens=[(self.start, self.vocabulary[self.start])],
+            )
+        # One call keeps the order of ids; tokens of the vocabulary keep their own.
+        found.add_tokens(list(self.added))
+        return found

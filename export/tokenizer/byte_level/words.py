@@ -1,0 +1,34 @@
+"""Pre-tokenizers of the supported models: how a text is cut into words before BPE."""
+
+from __future__ import annotations
+
+from tokenizers import Regex
+from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence, Split
+
+# Llama 3. Source: meta-llama/llama3, llama/tokenizer.py.
+LLAMA_3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# Mistral's tekken. Source: mistral-common, data/tekken_240718.json.
+TEKKEN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def cut_by(*patterns: str) -> PreTokenizer:
+    """Cut by each pattern in turn: matches and what lies between them are words."""
+    cuts = [Split(Regex(pattern), behavior="isolated") for pattern in patterns]
+    return Sequence([*cuts, ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def gpt_2() -> PreTokenizer:
+    """GPT-2's pattern, which ``ByteLevel`` has built in."""
+    return ByteLevel(add_prefix_space=False, use_regex=True)
+
+
+def smollm() -> PreTokenizer:
+    """Each digit alone, then GPT-2's pattern."""
+    return Sequence([Digits(individual_digits=True), gpt_2()])
