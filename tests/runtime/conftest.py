@@ -18,6 +18,8 @@ from tramontane.runtime.contract import MODEL_FILE, Geometry
 from tramontane.runtime.manifest import Manifest, Vocabulary, describe_file, write_manifest
 from tramontane.runtime.memory import MemoryPlan
 
+from .guarded_sessions import SEQUENCE
+
 TOKENIZER = Path(__file__).parents[2] / "models/stdlib-5m/tokenizer.model"
 V, WINDOW, ROWS, POSITIONS = 2048, 8, 24, 600
 
@@ -114,3 +116,9 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 def session(folder: Path) -> Session:
     return Session.load(folder, threads=1)
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> np.ndarray:
+    """Logits after each token of the sequence, of a session that nothing strikes."""
+    return Session.load(folder, threads=1).prefill(SEQUENCE, all_logits=True)
