@@ -1,6 +1,7 @@
 """Detects a checkpoint's format (Hugging Face, Mistral, GGUF) and opens it.
 
-Hugging Face: ``config.json`` and ``model.safetensors`` (or an index and its shards).
+Hugging Face: ``config.json`` and ``model.safetensors`` (or an index and its shards), or else
+``pytorch_model.bin`` (or likewise).
 Mistral: ``params.json`` and ``consolidated.safetensors`` (or likewise).
 GGUF: one ``.gguf`` file, or a folder with one.
 
@@ -26,7 +27,7 @@ from .gguf.tokenizer import rebuild_tokenizer
 from .held_files import HeldFiles
 from .huggingface import CONFIG_FILE, read_config_json, read_quantization
 from .mistral import PARAMS_FILE, read_params_json
-from .stored_tensor import StoredTensor
+from .stored_tensor import TensorSource
 from .tensor_names import Naming
 from .tokenizer_files import PublishedTokenizer, read_tokenizer, tokenizer_file
 
@@ -43,7 +44,7 @@ class Layout(StrEnum):
 
 # In the order in which they are looked for.
 _DESCRIPTIONS = {Layout.HUGGING_FACE: CONFIG_FILE, Layout.MISTRAL: PARAMS_FILE}
-_STEMS = {Layout.HUGGING_FACE: "model", Layout.MISTRAL: "consolidated"}
+_SERIES = {Layout.HUGGING_FACE: shards.HUGGING_FACE, Layout.MISTRAL: shards.MISTRAL}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,11 +57,13 @@ class Published:
     described_in: str  # what the config was read from, as messages name it
     naming: Naming
     types: tuple[str, ...]  # of tensors, that can be read
-    tensors: Mapping[str, StoredTensor]
+    tensors: Mapping[str, TensorSource]
     files: tuple[Path, ...]  # all that it was read from, and its tokenizer
     held: HeldFiles  # these, and what was read beside them
     read_tokenizer: Callable[[], PublishedTokenizer]
     quantization: Mapping[str, Any] = field(default_factory=dict)  # quantization_config
+    twice: Mapping[str, str] = field(default_factory=dict)  # why a tensor cannot be read, by name
+    notes: tuple[str, ...] = ()  # for the user, on files that were not read
 
 
 def read_config(path: Path) -> MistralConfig:
@@ -92,9 +95,9 @@ def open_published(path: Path) -> Published:
     is_mistral, held = layout is Layout.MISTRAL, HeldFiles()
     config = (read_params_json if is_mistral else read_config_json)(path, held)
     described_in = PARAMS_FILE if is_mistral else CONFIG_FILE
-    tensors = shards.find_tensors(path, _STEMS[layout], held)
-    index, tokenizer = shards.index_of(path, _STEMS[layout]), tokenizer_file(path)
-    known = {path / described_in, index, *(tensor.path for tensor in tensors.values()), tokenizer}
+    found, tokenizer = shards.find_tensors(path, _SERIES[layout], held), tokenizer_file(path)
+    read = {tensor.path for tensor in found.tensors.values()}
+    known = {path / described_in, found.index, *read, tokenizer}
     files = sorted(file for file in known if file is not None and file.is_file())
     for file in files:
         held.hold(file)
@@ -105,7 +108,9 @@ def open_published(path: Path) -> Published:
         described_in=described_in,
         naming=tensor_names.MISTRAL if is_mistral else tensor_names.HUGGING_FACE,
         types=shards.TYPES,
-        tensors=tensors,
+        tensors=found.tensors,
+        twice=found.twice,
+        notes=found.notes,
         files=tuple(files),
         held=held,
         read_tokenizer=lambda: read_tokenizer(path, held),
@@ -145,7 +150,7 @@ def _detect(path: Path) -> tuple[Layout, Path]:
         raise ConfigError(f"{path}: no such folder; {instead}")
     described = [layout for layout, name in _DESCRIPTIONS.items() if (path / name).is_file()]
     for layout in described:
-        if shards.has_weights(path, _STEMS[layout]):
+        if shards.has_weights(path, _SERIES[layout]):
             return layout, path
     files = sorted(path.glob(f"*{_GGUF_SUFFIX}"))
     if len(files) > 1:

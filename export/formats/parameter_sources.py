@@ -35,7 +35,10 @@ def find_sources(published: Published) -> tuple[dict[str, TensorSource], list[st
         where=str(published.path),
         described_in=published.described_in,
     )
-    notes = [*_note_of_prefix(published, names), *unused_quantization(published)]
+    for own in names.published.values():
+        if own in published.twice:
+            raise CheckpointError(published.twice[own])
+    notes = [*published.notes, *_note_of_prefix(published, names), *unused_quantization(published)]
     sources: dict[str, TensorSource] = {}
     for parameter, shape in parameters(config).items():
         if parameter in names.published:

@@ -1,140 +1,160 @@
-"""Find the tensors of safetensors files: one file, or several with or without an index."""
+"""Finds a model's files of weights: one file, or several with or without an index."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-
-from safetensors import SafetensorError, safe_open
 
 from ...runtime.errors import CheckpointError
 from .held_files import HeldFile, HeldFiles
-from .stored_tensor import StoredTensor
+from .stored_tensor import StoredTensor, StridedTensor
+from .weight_files import safetensors_file, torch_file
 
 TYPES = ("F32", "F16", "BF16", "F64")
+Tensor = StoredTensor | StridedTensor
 
 
-def index_of(folder: Path, stem: str) -> Path:
-    """Where the index of files called ``stem`` is, if there is one."""
-    return folder / f"{stem}.safetensors.index.json"
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Series:
+    """Names of files that hold a model's weights, and how one of them is read."""
+
+    stem: str
+    suffix: str
+    read_headers: Callable[[HeldFile], Sequence[Tensor]]
+
+    def single(self, folder: Path) -> Path:
+        """The file that holds all."""
+        return folder / f"{self.stem}.{self.suffix}"
+
+    def index(self, folder: Path) -> Path:
+        """The list of tensors in several files."""
+        return folder / f"{self.stem}.{self.suffix}.index.json"
+
+    def numbered(self, folder: Path) -> list[Path]:
+        """Several files, by their names: ``model-00001-of-00002.safetensors``."""
+        return sorted(folder.glob(f"{self.stem}-[0-9]*-of-[0-9]*.{self.suffix}"))
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether a folder holds any of these."""
+        named = (self.single(folder), self.index(folder))
+        return any(path.is_file() for path in named) or bool(self.numbered(folder))
 
 
-def has_weights(folder: Path, stem: str) -> bool:
-    """Whether a folder holds files of tensors called ``stem``."""
-    is_there = _single(folder, stem).is_file() or index_of(folder, stem).is_file()
-    return is_there or bool(_numbered(folder, stem))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shards:
+    """The tensors of a model's files."""
+
+    tensors: dict[str, Tensor]
+    index: Path | None = None  # that was read
+    twice: dict[str, str] = field(default_factory=dict)  # why a tensor cannot be read, by name
+    notes: tuple[str, ...] = ()  # for the user, on what was not read
 
 
-def find_tensors(folder: Path, stem: str, held: HeldFiles) -> dict[str, StoredTensor]:
-    """Header by name of every tensor of the files called ``stem``, which are held from now on.
+# In the order in which transformers looks for them.
+HUGGING_FACE = (
+    Series(stem="model", suffix="safetensors", read_headers=safetensors_file.read_headers),
+    Series(stem="pytorch_model", suffix="bin", read_headers=torch_file.read_headers),
+)
+MISTRAL = (
+    Series(stem="consolidated", suffix="safetensors", read_headers=safetensors_file.read_headers),
+)
+
+
+def has_weights(folder: Path, every: Sequence[Series]) -> bool:
+    """Whether a folder holds files of weights."""
+    return any(series.is_in(folder) for series in every)
+
+
+def find_tensors(folder: Path, every: Sequence[Series], held: HeldFiles) -> Shards:
+    """Header by name of every tensor of the first series, whose files are held from now on.
+
+    One file is preferred to an index, as in transformers.
 
     Raises:
-        CheckpointError: there are no files, some are missing, there are both one and an index of
-            several, or one is unreadable; the index is none, leaves the folder or does not agree
-            with the files; or two files hold one tensor.
+        CheckpointError: there are no files, some are missing, or one is unreadable; the index is
+            none, leaves the folder or contradicts the files.
     """
-    single, index, numbered = (
-        _single(folder, stem),
-        index_of(folder, stem),
-        _numbered(folder, stem),
-    )
-    if single.is_file() and index.is_file():
+    series = next((one for one in every if one.is_in(folder)), None)
+    if series is None:
+        names = " or ".join(one.single(folder).name for one in every)
         raise CheckpointError(
-            f"{folder}: holds both {single.name} and {index.name}, expected one; where the model "
-            f"was saved again as one file, the index is stale: {_removal(index)}"
-        )
-    if single.is_file():
-        return {tensor.name: tensor for tensor in _headers(held.hold(single))}
-    if index.is_file():
-        weight_map = _weight_map(held.hold(index), {path.name for path in numbered})
-        names = sorted(set(weight_map.values()))
-        found = [tensor for name in names for tensor in _headers(held.hold(folder / name))]
-        _refuse_other_places(index, weight_map, {(t.name, t.path.name) for t in found})
-        return {tensor.name: tensor for tensor in found}
-    if not numbered:
-        raise CheckpointError(
-            f"{folder}: holds no weights, expected {single.name} or {index.name}; "
+            f"{folder}: holds no weights, expected {names}, or several files and their index; "
             "other formats must be saved as safetensors first"
         )
-    _refuse_missing(folder, stem, numbered)
-    return _unique(folder, (tensor for path in numbered for tensor in _headers(held.hold(path))))
+    single, index, numbered = series.single(folder), series.index(folder), series.numbered(folder)
+    if single.is_file():
+        others = [path.name for path in (index, *numbered) if path.is_file()]
+        notes = [f"{single}: is read, and not {n} beside it, as in transformers" for n in others]
+        tensors = {tensor.name: tensor for tensor in series.read_headers(held.hold(single))}
+        return Shards(tensors=tensors, notes=tuple(notes[:1]))
+    if index.is_file():
+        weight_map = _weight_map(held.hold(index), {path.name for path in numbered})
+        listed = set(weight_map.values())
+        totals = {_total(name) for name in listed}
+        listed |= {path.name for path in numbered if _total(path.name) in totals}
+        found = _headers(series, [folder / name for name in sorted(listed)], held)
+        _refuse_other_places(index, weight_map, found)
+        return _shards(found, folder, index=index)
+    _refuse_missing(folder, numbered)
+    shards = _shards(_headers(series, numbered, held), folder)
+    for message in shards.twice.values():  # no index says which one is meant
+        raise CheckpointError(message)
+    return shards
 
 
-def _numbered(folder: Path, stem: str) -> list[Path]:
-    """Files of a model in several, by their names: ``model-00001-of-00002.safetensors``."""
-    return sorted(folder.glob(f"{stem}-[0-9]*-of-[0-9]*.safetensors"))
+def _headers(series: Series, paths: Sequence[Path], held: HeldFiles) -> dict[str, list[Tensor]]:
+    """All tensors of several files, by name."""
+    found: dict[str, list[Tensor]] = {}
+    for path in paths:
+        for tensor in series.read_headers(held.hold(path)):
+            found.setdefault(tensor.name, []).append(tensor)
+    return found
 
 
-def _refuse_missing(folder: Path, stem: str, numbered: list[Path]) -> None:
+def _shards(found: dict[str, list[Tensor]], folder: Path, index: Path | None = None) -> Shards:
+    twice = {
+        name: (
+            f"{folder}: {name} is in {tensors[0].path.name} and in {tensors[1].path.name}, "
+            "expected it once; remove the file of the other model"
+        )
+        for name, tensors in found.items()
+        if len(tensors) > 1
+    }
+    first = {name: tensors[0] for name, tensors in found.items()}
+    return Shards(tensors=first, index=index, twice=twice)
+
+
+def _total(name: str) -> str:
+    """How many files there are, by the name of one: ``00002``."""
+    found = re.search(r"-of-(\d+)\.", name)
+    return found[1] if found else ""
+
+
+def _refuse_missing(folder: Path, numbered: list[Path]) -> None:
     """Without an index, the names say how many files there are."""
     names = {path.name for path in numbered}
-    totals = sorted({re.split(r"-of-|\.", name)[1] for name in names})
+    totals = sorted({_total(name) for name in names})
     if len(totals) > 1:
         raise CheckpointError(
             f"{folder}: holds files of {len(totals)} saved models, in {' and in '.join(totals)} "
             "parts, expected those of one; remove the others"
         )
-    wanted = (
-        f"{stem}-{number:0{len(totals[0])}}-of-{totals[0]}.safetensors"
-        for number in range(1, int(totals[0]) + 1)
-    )
+    first = numbered[0].name
+    start, end = first[: first.rindex("-of-")].rpartition("-")[0], first[first.rindex("-of-") :]
+    wanted = (f"{start}-{n:0{len(totals[0])}}{end}" for n in range(1, int(totals[0]) + 1))
     if missing := next((name for name in wanted if name not in names), None):
         raise CheckpointError(
             f"{folder}: {missing} is missing, expected all {int(totals[0])} files; download it"
         )
 
 
-def _unique(folder: Path, tensors: Iterable[StoredTensor]) -> dict[str, StoredTensor]:
-    found: dict[str, StoredTensor] = {}
-    for tensor in tensors:
-        if (other := found.setdefault(tensor.name, tensor)) is not tensor:
-            raise CheckpointError(
-                f"{folder}: {tensor.name} is in {other.path.name} and in {tensor.path.name}, "
-                "expected it once; remove the file of the other model"
-            )
-    return found
-
-
 def _removal(index: Path) -> str:
     """How to get rid of an index; files that are numbered are read without one."""
     return f"remove it (rm {shlex.quote(str(index))})"
-
-
-def _single(folder: Path, stem: str) -> Path:
-    return folder / f"{stem}.safetensors"
-
-
-def _headers(file: HeldFile) -> list[StoredTensor]:
-    """Read a file's header. Source: safetensors' README, section "Format"."""
-    _refuse_unreadable(file.path)
-    length = int.from_bytes(file.read_bytes(8), "little")
-    entries = json.loads(file.read_bytes(length, offset=8))
-    entries.pop("__metadata__", None)
-    return [
-        StoredTensor(
-            file=file,
-            name=name,
-            dtype=entry["dtype"],
-            shape=tuple(entry["shape"]),
-            offset=8 + length + entry["data_offsets"][0],
-            size=entry["data_offsets"][1] - entry["data_offsets"][0],
-        )
-        for name, entry in entries.items()
-    ]
-
-
-def _refuse_unreadable(path: Path) -> None:
-    """Have the format's own library compare header and file; where tensors lie it keeps."""
-    try:
-        with safe_open(path, framework="np"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path}: unreadable ({error}), expected a safetensors file; download it again"
-        ) from error
 
 
 def _weight_map(file: HeldFile, numbered: set[str]) -> dict[str, str]:
@@ -167,19 +187,22 @@ def _weight_map(file: HeldFile, numbered: set[str]) -> dict[str, str]:
 
 
 def _refuse_other_places(
-    index: Path, weight_map: dict[str, str], held: set[tuple[str, str]]
+    index: Path, weight_map: dict[str, str], found: dict[str, list[Tensor]]
 ) -> None:
-    promised = set(weight_map.items())
-    if held != promised:
-        name, shard = min(held ^ promised)
+    """Refuse an index that says of a tensor that it is where it is not.
+
+    One that names a tensor that is nowhere, or leaves one out, contradicts nothing.
+    """
+    wrong = {
+        name: shard
+        for name, shard in weight_map.items()
+        if name in found and shard not in {tensor.path.name for tensor in found[name]}
+    }
+    if wrong:
+        name, shard = min(wrong.items())
         raise CheckpointError(
-            f"{index.with_name(shard)}: {name} is "
-            + (
-                "in this file, but not in"
-                if (name, shard) in held
-                else "not in this file, unlike in"
-            )
-            + f" {index.name}, expected them to agree ({len(held ^ promised)} such tensors in "
-            "all); an index of another model is stale: "
+            f"{index.with_name(shard)}: {name} is not in this file but in "
+            f"{found[name][0].path.name}, unlike in {index.name}, expected them to agree "
+            f"({len(wrong)} such tensors in all); an index of another model is stale: "
             f"{_removal(index)}, since files that are numbered are read without it"
         )

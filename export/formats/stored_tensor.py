@@ -108,6 +108,45 @@ class StoredTensor:
         return values.reshape(-1, *self.shape[1:])
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StridedTensor:
+    """A tensor whose rows do not lie one after the other, such as a transposed one."""
+
+    stored: StoredTensor  # a vector: the elements from its first to its last
+    shape: tuple[int, ...]  # rows first
+    strides: tuple[int, ...]  # in elements
+
+    @property
+    def path(self) -> Path:
+        """The file's."""
+        return self.stored.path
+
+    @property
+    def name(self) -> str:
+        """The tensor's."""
+        return self.stored.name
+
+    @property
+    def dtype(self) -> str:
+        """Of its elements."""
+        return self.stored.dtype
+
+    def slices(self, rows: int) -> Iterator[Floats]:
+        """Yield ``rows`` rows at a time, float32; a vector comes whole.
+
+        All of it is in memory meanwhile.
+
+        Raises:
+            CheckpointError: as ``StoredTensor.slices``.
+        """
+        (flat,) = self.stored.slices(1)
+        steps = [stride * flat.itemsize for stride in self.strides]
+        values = np.lib.stride_tricks.as_strided(flat, self.shape, steps, writeable=False)
+        count = rows if len(self.shape) > 1 else max(1, len(values))
+        for start in range(0, len(values), count):
+            yield np.ascontiguousarray(values[start : start + count])
+
+
 def _to_float32(values: NDArray[np.float64]) -> Floats:
     """Round; what is too large becomes infinite, which the checkpoint looks for."""
     with np.errstate(over="ignore"):

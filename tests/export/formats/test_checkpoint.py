@@ -214,14 +214,9 @@ def test_unknown_parameter_is_refused(tiny_checkpoint: Write) -> None:
 def test_folder_without_weights_is_refused(tiny_checkpoint: Write) -> None:
     folder = tiny_checkpoint()
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"no weights, expected model\.safetensors or"):
-        open_checkpoint(folder)
-
-
-def test_single_file_beside_an_index_is_refused(tiny_checkpoint: Write) -> None:
-    folder = tiny_checkpoint()
-    (folder / INDEX).write_text("{}")
-    with pytest.raises(CheckpointError, match="holds both"):
+    with pytest.raises(
+        CheckpointError, match=r"no weights, expected model\.safetensors or pytorch_model\.bin"
+    ):
         open_checkpoint(folder)
 
 
@@ -306,15 +301,41 @@ def hashed(folder: Path) -> dict[str, str]:
     }
 
 
-def test_stale_index_beside_one_file_is_named_and_its_removal_helps(
+def test_single_file_is_read_and_not_the_index_beside_it(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint()
+    expected = hashed(folder)
+    shutil.copy(tiny_checkpoint(**SHARDED) / INDEX, folder)
+    with open_checkpoint(folder) as checkpoint:
+        (note,) = checkpoint.notes
+        assert f"model.safetensors: is read, and not {INDEX} beside it" in note
+        assert INDEX not in checkpoint.hashes()
+    assert hashed(folder) == expected
+
+
+def test_index_may_name_what_is_nowhere_and_leave_out_what_is_there(
     tiny_checkpoint: Write,
 ) -> None:
-    folder = tiny_checkpoint()
-    shutil.copy(tiny_checkpoint(**SHARDED) / INDEX, folder)
-    with pytest.raises(CheckpointError, match="the index is stale: remove it") as refusal:
+    folder = tiny_checkpoint(**SHARDED)
+    expected = hashed(folder)
+    weight_map = json.loads((folder / INDEX).read_bytes())["weight_map"]
+    shard = weight_map.pop("lm_head.weight")  # alone in its file, which no entry names then
+    assert shard not in weight_map.values()
+    other = {**weight_map, "model.rotary_emb.inv_freq": weight_map[QUERY]}
+    (folder / INDEX).write_text(json.dumps({"weight_map": other}))
+    assert hashed(folder) == expected
+
+
+def test_tensor_in_two_shards_is_refused_where_the_model_needs_it(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint(**SHARDED)
+    first, second, *_ = sorted(folder.glob("model-*"))
+    own = load_file(second)
+    save_file({**own, "model.layers.0.masked_bias": torch.ones(2)}, second)
+    save_file({**load_file(first), "model.layers.0.masked_bias": torch.ones(2)}, first)
+    hashed(folder)
+    name = next(iter(own))
+    save_file({**load_file(first), name: own[name]}, first)
+    with pytest.raises(CheckpointError, match=f"{name} is in {first.name} and in {second.name}"):
         open_checkpoint(folder)
-    follow(str(refusal.value))
-    open_checkpoint(folder)
 
 
 def test_index_of_another_saving_is_named_and_its_removal_helps(tiny_checkpoint: Write) -> None:
