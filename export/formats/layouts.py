@@ -127,7 +127,7 @@ def _open_gguf(path: Path) -> Published:
         config=read_gguf_config(file),
         described_in="its metadata",
         naming=tensor_names.GGUF,
-        types=gguf_file.TYPES,
+        types=gguf_file.readable_types(),
         tensors=file.tensors,
         files=(path,),
         held=held,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from ...config import MistralConfig
 from ..metadata_fields import number, shown, token_id
 from ..tensor_names import GGUF, HEAD
 from .file import GgufFile
+from .neutral_keys import refuse_changes
 
 # llama.cpp's converter writes Llama and Mistral alike under this name; Mistral 3 and 4, which
 # have names of their own, are other models.
@@ -23,6 +25,7 @@ _SIZES = {
     "max_position_embeddings": "context_length",
 }
 _EPSILON = "attention.layer_norm_rms_epsilon"
+_PER_LAYER = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
 _KNOWN = {
     *_SIZES.values(),
     _EPSILON,
@@ -34,22 +37,13 @@ _KNOWN = {
     "rope.freq_base",
     "vocab_size",
 }
-# Keys that say nothing as long as they have this value.
-_ONLY_AS = {
-    "attention.causal": (True,),
-    "expert_count": (0,),
-    "expert_used_count": (0,),
-    "rope.scale_linear": (1.0,),
-    "rope.scaling.type": ("none", "linear"),  # linear divides by the factor
-    "rope.scaling.factor": (0.0, 1.0),
-    "rope.scaling.finetuned": (False,),
-    "tensor_data_layout": ("Meta AI original pth",),  # rope in pairs, as all of them have it
-}
 _DEFAULT_THETA = 10000.0
 _ROPE_FACTORS = "rope_freqs.weight"
-_TOKENS, _BOS, _EOS = (
-    f"tokenizer.ggml.{key}" for key in ("tokens", "bos_token_id", "eos_token_id")
-)
+_TOKENIZER = "tokenizer.ggml."
+_TOKENS, _BOS = f"{_TOKENIZER}tokens", f"{_TOKENIZER}bos_token_id"
+# Ends of a text, of a turn, and of a message that calls a tool: llama.cpp stops at each of them.
+_ENDS = tuple(f"{_TOKENIZER}{name}_token_id" for name in ("eos", "eot", "eom"))
+_DEFAULT_EOS = {"llama": 2, "gpt2": 11}  # by kind of tokenizer, where a file names none
 
 
 def read_gguf_config(file: GgufFile) -> MistralConfig:
@@ -82,38 +76,58 @@ def _parse(file: GgufFile) -> MistralConfig:
         )
     start = f"{_ARCHITECTURE}."
     own = {k.removeprefix(start): v for k, v in metadata.items() if k.startswith(start)}
-    _refuse_unsupported(own, tensors=file.tensors.keys())
+    _refuse_rope_factors(file.tensors)
+    own |= _of_all_layers(own)
     sizes = {ours: number(own, theirs, int) for ours, theirs in _SIZES.items()}
     heads = sizes["num_attention_heads"]
+    head_dim = _head_dim(own, hidden_size=sizes["hidden_size"], heads=heads)
+    refuse_changes(own, prefix=start, known=_KNOWN, head_dim=max(head_dim, 1))
     window = number(own, "attention.sliding_window", int, 0) or None
     tokens = metadata.get(_TOKENS)
     num_tokens = len(tokens) if isinstance(tokens, list) else 0
-    bos, eos = (token_id(metadata, name) for name in (_BOS, _EOS))
     return MistralConfig(
         architecture="MistralForCausalLM" if window else "LlamaForCausalLM",
         **sizes,
         num_key_value_heads=number(own, "attention.head_count_kv", int, heads),
-        head_dim=_head_dim(own, hidden_size=sizes["hidden_size"], heads=heads),
+        head_dim=head_dim,
         vocab_size=number(own, "vocab_size", int, num_tokens or None),
         rms_norm_eps=_shortest(number(own, _EPSILON, float)),
         rope_theta=_shortest(number(own, "rope.freq_base", float, _DEFAULT_THETA)),
         sliding_window=window,
         tie_word_embeddings=GGUF.published(HEAD) not in file.tensors,
-        bos_token_id=bos,
-        eos_token_ids=() if eos is None else (eos,),
+        bos_token_id=token_id(metadata, _BOS),
+        eos_token_ids=_end_tokens(metadata),
     )
 
 
-def _refuse_unsupported(own: dict[str, Any], *, tensors: Any) -> None:
+def _end_tokens(metadata: dict[str, Any]) -> tuple[int, ...]:
+    """The end tokens, that of a text first; empty where none is named.
+
+    Source: llama.cpp, src/llama-vocab.cpp, ``special_eog_ids`` and the ids of each kind of
+        tokenizer.
+    """
+    eos, *others = (token_id(metadata, name) for name in _ENDS)
+    if eos is None and any(other is not None for other in others):
+        eos = _DEFAULT_EOS.get(str(metadata.get(f"{_TOKENIZER}model")))
+    return tuple(dict.fromkeys(each for each in (eos, *others) if each is not None))
+
+
+def _refuse_rope_factors(tensors: Container[str]) -> None:
     if _ROPE_FACTORS in tensors:
-        raise ConfigError(f"rope scaling (tensor {_ROPE_FACTORS}) is not supported")
-    for name, value in sorted(own.items()):
-        if name in _KNOWN or value in _ONLY_AS.get(name, ()):
-            continue
         raise ConfigError(
-            f"{_ARCHITECTURE}.{name} ({shown(value)}) is not supported: it may change the model; "
-            "export a plain decoder, or a folder in Hugging Face's layout"
+            f"tensor {_ROPE_FACTORS} divides the frequencies of rope (Llama 3.1 and later have "
+            "it), expected rope without scaling; it is not supported by this version, so export "
+            "a Llama before 3.1, or a Mistral before 3"
         )
+
+
+def _of_all_layers(own: dict[str, Any]) -> dict[str, Any]:
+    """Sizes that are given layer by layer, where all layers have the same."""
+    return {
+        name: own[name][0]
+        for name in _PER_LAYER
+        if isinstance(own.get(name), list) and len(set(own[name])) == 1
+    }
 
 
 def _head_dim(own: dict[str, Any], *, hidden_size: int, heads: int) -> int:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import shlex
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import gguf
+import numpy as np
 
 from ....runtime.errors import CheckpointError
 from ..held_files import HeldFile
 from ..stored_tensor import StoredTensor
-
-# What llama.cpp's tools write for this family and the gguf package dequantizes.
-TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,14 +42,16 @@ def read_gguf(file: Path | HeldFile) -> GgufFile:
         metadata = {name: field.contents() for name, field in reader.fields.items()}
         tensors = {tensor.name: _header(held, tensor) for tensor in reader.tensors}
     except (OSError, ValueError, IndexError, KeyError, OverflowError, MemoryError) as error:
+        if gguf.GGMLQuantizationType.__name__ in str(error):
+            raise CheckpointError(_unknown_type(path, error)) from error
         raise CheckpointError(
             f"{path}: unreadable ({error}), expected a whole GGUF file of version 2 or 3; "
             "download it again"
         ) from error
     if reader.byte_order != "I":
         raise CheckpointError(
-            f"{path}: byte order of another kind of machine, expected this one's; "
-            "convert it again here"
+            f"{path}: byte order of another kind of machine, expected this one's; convert it: "
+            f"gguf-convert-endian {shlex.quote(str(path))} native"
         )
     if (parts := metadata.get("split.count", 1)) not in (0, 1):
         raise CheckpointError(
@@ -56,6 +59,29 @@ def read_gguf(file: Path | HeldFile) -> GgufFile:
             "merge them first (llama-gguf-split --merge)"
         )
     return GgufFile(path=path, metadata=metadata, tensors=tensors)
+
+
+def _unknown_type(path: Path, error: Exception) -> str:
+    """What the package says of a type that is newer than it, or that llama.cpp dropped."""
+    return (
+        f"{path}: a tensor's type is unknown to gguf {version('gguf')} ({error}), expected one of "
+        f"{', '.join(readable_types())}; install the newest gguf, or quantize the model again"
+    )
+
+
+@functools.cache
+def readable_types() -> tuple[str, ...]:
+    """Types of tensors that the gguf package dequantizes: it is asked with a block of each."""
+    return tuple(kind.name for kind in gguf.GGMLQuantizationType if _is_readable(kind))
+
+
+def _is_readable(kind: gguf.GGMLQuantizationType) -> bool:
+    _, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    try:
+        gguf.dequantize(np.zeros((1, block_bytes), np.uint8), kind)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def _header(file: HeldFile, tensor: gguf.ReaderTensor) -> StoredTensor:

@@ -1,0 +1,111 @@
+"""Metadata keys of a GGUF file that change nothing at some values; other values are refused.
+
+llama.cpp's converters, savers and users' scripts write keys that the model does not need. At the
+values below they leave the model as it is: most are the value at which llama.cpp takes a key for
+unset.
+
+Source: ggml, docs/gguf.md; llama.cpp 0c1e57098: src/llama-arch.cpp for the names,
+    src/llama-hparams.h for the values of unset keys, src/llama-model.cpp and
+    src/models/llama.cpp for what is read.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ....runtime.errors import ConfigError
+from ..metadata_fields import shown
+
+_OFF, _ZERO, _ONE, _ZERO_OR_ONE = (False,), (0,), (1,), (0, 1)
+# At these values alone; numbers are compared as float32, which GGUF stores.
+_ONLY_AS: dict[str, tuple[Any, ...]] = {
+    "attention.causal": (True,),
+    "attention.clamp_kqv": _ZERO,
+    "attention.max_alibi_bias": _ZERO,
+    "attention.output_scale": _ZERO_OR_ONE,
+    "attention.shared_kv_layers": _ZERO,
+    "attention.temperature_length": _ZERO,
+    "attention.temperature_scale": _ZERO,
+    "attention.value_scale": _ZERO_OR_ONE,
+    "attn_logit_softcapping": _ZERO,
+    "embedding_scale": _ZERO_OR_ONE,
+    "expert_count": _ZERO,
+    "expert_feed_forward_length": _ZERO,
+    "expert_gating_func": _ZERO,
+    "expert_group_count": _ZERO,
+    "expert_group_used_count": _ZERO,
+    "expert_shared_count": _ZERO,
+    "expert_shared_feed_forward_length": _ZERO,
+    "expert_used_count": _ZERO,
+    "expert_weights_norm": _OFF,
+    "expert_weights_scale": _ZERO_OR_ONE,
+    "final_logit_softcapping": _ZERO,
+    "hidden_activation": ("silu",),
+    "interleave_moe_layer_step": _ZERO,
+    "leading_dense_block_count": _ZERO,
+    "logit_scale": _ZERO_OR_ONE,
+    "moe_every_n_layers": _ZERO,
+    "nextn_predict_layers": _ZERO,
+    "pooling_type": _ZERO,
+    "residual_scale": _ZERO_OR_ONE,
+    "rope.scale_linear": _ZERO_OR_ONE,
+    "rope.scaling.alpha": _ZERO,
+    "rope.scaling.attn_factor": _ONE,
+    "rope.scaling.factor": _ZERO_OR_ONE,
+    "rope.scaling.type": ("none", "linear"),  # linear divides by the factor
+    "rope.scaling.yarn_attn_factor": _ONE,
+    "rope.scaling.yarn_ext_factor": (-1, 0),
+    "rope.scaling.yarn_log_multiplier": _ZERO,
+    "tensor_data_layout": ("Meta AI original pth",),  # rope in pairs, as all of them have it
+    "use_parallel_residual": _OFF,
+}
+# At any value: only yarn reads them, which ``rope.scaling.type`` refuses.
+_ONLY_FOR_YARN = {
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",
+    "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
+}
+_FACTORS = ("rope.scaling.factor", "rope.scale_linear")  # that rope.scaling.type "none" ignores
+_SCALE = "attention.scale"
+
+
+def refuse_changes(own: dict[str, Any], *, prefix: str, known: set[str], head_dim: int) -> None:
+    """Refuse keys that may change the model, by name.
+
+    Args:
+        own: values by key, without the architecture's prefix.
+        prefix: the architecture's, with its dot.
+        known: keys that the config is read from.
+        head_dim: size of a head, for the scale of attention that it implies.
+
+    Raises:
+        ConfigError: the first such key, its value and those that change nothing.
+    """
+    neutral = {**_ONLY_AS, _SCALE: (0, 1 / math.sqrt(head_dim))}
+    for name, value in sorted(own.items()):
+        if name in known | _ONLY_FOR_YARN:
+            continue
+        if name in _FACTORS and own.get("rope.scaling.type") == "none":
+            continue
+        key = f"{prefix}{name}"
+        if name not in neutral:
+            raise ConfigError(
+                f"{key} is {shown(value)}, expected no such key: it may change the model; export "
+                "the folder that the file was converted from, or, where the model does not need "
+                f"it, leave it out: gguf-new-metadata --remove-metadata {key} OLD.gguf NEW.gguf"
+            )
+        if not any(_is_same(value, each) for each in neutral[name]):
+            raise ConfigError(
+                f"{key} is {shown(value)}, expected {' or '.join(map(shown, neutral[name]))}: it "
+                "changes the model in a way that is not supported by this version; export a "
+                "plain Llama or Mistral"
+            )
+
+
+def _is_same(value: Any, neutral: Any) -> bool:
+    """Whether a value is the neutral one, as a float32 can hold it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return type(value) is type(neutral) and bool(value == neutral)
+    return not isinstance(neutral, (bool, str)) and math.isclose(value, neutral, rel_tol=1e-6)

@@ -1,0 +1,164 @@
+"""Is a GGUF file's metadata read as llama.cpp reads it, or refused by name?"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from tramontane.export.formats.layouts import read_config
+from tramontane.runtime.errors import ConfigError
+
+Write = Callable[..., Path]
+
+
+def test_metadata_is_the_config(tiny_checkpoint: Write, as_gguf: Write) -> None:
+    source = tiny_checkpoint(rope_parameters={"rope_type": "default", "rope_theta": 1e6})
+    config = read_config(as_gguf(source))
+    assert config == read_config(source)
+    assert (config.rope_theta, config.rms_norm_eps) == (1e6, 1e-6)
+
+
+def test_left_out_metadata_means_what_llama_cpp_takes_for_granted(
+    tiny_checkpoint: Write, as_gguf: Write
+) -> None:
+    source = tiny_checkpoint("LlamaForCausalLM", num_key_value_heads=4)
+    names = ("rope.freq_base", "rope.dimension_count", "vocab_size", "attention.head_count_kv")
+    names += ("attention.key_length", "attention.value_length")
+    config = read_config(as_gguf(source, metadata={f"llama.{name}": None for name in names}))
+    assert (config.rope_theta, config.head_dim, config.num_key_value_heads) == (1e4, 16, 4)
+    assert config.vocab_size == 2048
+    assert config.architecture == "LlamaForCausalLM"
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        {"llama.attention.sliding_window": 0},
+        {"llama.expert_count": 0, "llama.expert_used_count": 0},
+        {"llama.rope.scaling.type": "none"},
+        {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 1.0},
+        {"llama.rope.scaling.type": "linear"},  # llama.cpp: no factor is 1
+        {"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0},  # not applied
+        {"llama.rope.scaling.attn_factor": 1.0, "llama.rope.scaling.finetuned": True},
+        {"llama.rope.scaling.yarn_beta_fast": 32.0, "llama.rope.scaling.yarn_ext_factor": -1.0},
+        {"llama.rope.scaling.original_context_length": 128, "llama.rope.scale_linear": 0.0},
+        {"llama.attention.scale": 1 / math.sqrt(16)},
+        {"llama.attention.scale": 0.0, "llama.logit_scale": 1.0, "llama.embedding_scale": 1.0},
+        {"llama.feed_forward_length": [128, 128], "llama.attention.head_count_kv": [2, 2]},
+        {"llama.hidden_activation": "silu", "llama.use_parallel_residual": False},
+        {"general.name": "any", "quantize.imatrix.file": "any", "mistral.any": 1},
+    ],
+    ids=str,
+)
+def test_metadata_that_says_nothing_is_no_matter(
+    tiny_checkpoint: Write, as_gguf: Write, nothing: dict[str, Any]
+) -> None:
+    source = tiny_checkpoint("LlamaForCausalLM")
+    assert read_config(as_gguf(source, metadata=nothing)) == read_config(source)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"llama.rope.scaling.type": "yarn"}, r"type is 'yarn', expected 'none' or 'linear': it"),
+        ({"llama.rope.scaling.factor": 4.0}, r"scaling\.factor is 4\.0, expected 0 or 1"),
+        (
+            {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0},
+            r"llama\.rope\.scaling\.factor is 4\.0, .* not supported by this version; export a",
+        ),
+        (
+            {"llama.rope.scaling.attn_factor": 0.5},
+            r"attn_factor is 0\.5, expected 1: it changes",
+        ),
+        ({"llama.attention.scale": 0.3}, r"attention\.scale is 0\.3\d*, expected 0 or 0\.25"),
+        ({"llama.expert_count": 8}, r"llama\.expert_count is 8, expected 0: it changes the"),
+        ({"llama.attention.causal": False}, r"attention\.causal is False, expected True"),
+        ({"llama.use_parallel_residual": True}, r"residual is True, expected False"),
+        ({"llama.logit_scale": 2.0}, r"llama\.logit_scale is 2\.0, expected 0 or 1"),
+        (
+            {"llama.sparsity": 7},
+            r"llama\.sparsity is 7, expected no such key: .* --remove-metadata llama\.sparsity",
+        ),
+        ({"llama.attention.head_count": [4, 2]}, r"attention\.head_count is \[4, 2\]; expected"),
+        ({"llama.rope.dimension_count": 8}, "rope.dimension_count is 8; expected one head size"),
+        ({"llama.attention.value_length": 32}, "value_length is 32, .*expected one head size"),
+        ({"llama.block_count": None}, "block_count is missing"),
+        ({"llama.rope.freq_base": 0.0}, r"rope_theta is 0\.0; expected a finite number above 0"),
+        ({"tokenizer.ggml.bos_token_id": "one"}, "bos_token_id is 'one'; expected a number"),
+    ],
+)
+def test_metadata_that_would_change_the_model_is_refused_by_name(
+    tiny_checkpoint: Write, as_gguf: Write, metadata: dict[str, Any], message: str
+) -> None:
+    path = as_gguf(tiny_checkpoint(), metadata=metadata)
+    with pytest.raises(ConfigError, match=message) as refusal:
+        read_config(path)
+    assert str(refusal.value).startswith(str(path))
+
+
+def test_other_architecture_is_refused_by_name(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "mistral3")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    message = r"general\.architecture is 'mistral3', expected 'llama'"
+    with pytest.raises(ConfigError, match=message):
+        read_config(tmp_path / "a.gguf")
+
+
+def test_tensor_of_rope_factors_is_refused_by_name(tiny_checkpoint: Write, as_gguf: Write) -> None:
+    path = as_gguf(tiny_checkpoint(), tensors={"rope_freqs.weight": np.ones(8, np.float32)})
+    message = r"rope_freqs\.weight divides the frequencies of rope .*expected rope without scaling"
+    with pytest.raises(ConfigError, match=message):
+        read_config(path)
+
+
+def test_key_is_left_out_by_the_command_that_the_error_names(
+    tiny_checkpoint: Write, as_gguf: Write, tmp_path: Path
+) -> None:
+    source = tiny_checkpoint()
+    path = as_gguf(source, metadata={"llama.sparsity": 7, "general.name": "any"})
+    with pytest.raises(ConfigError) as refusal:
+        read_config(path)
+    command = str(refusal.value).rpartition(": ")[2].split()
+    assert command[0] == "gguf-new-metadata"
+    new = tmp_path / "new.gguf"
+    named = {"OLD.gguf": str(path), "NEW.gguf": str(new)}
+    arguments = [named.get(word, word) for word in command[1:]]
+    subprocess.run(
+        [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", "--force", *arguments],
+        check=True,
+        capture_output=True,
+    )
+    assert read_config(new) == read_config(source)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "ends"),
+    [
+        ({"eot": 5}, (2, 5)),
+        ({"eot": 2}, (2,)),
+        ({"eot": 5, "eom": 6}, (2, 5, 6)),
+        ({"eos": 7, "eom": 6}, (7, 6)),
+        ({"eos": None, "eot": 5}, (2, 5)),  # llama.cpp: SentencePiece's end token is 2
+        ({"eos": None}, ()),  # the tokenizer's own
+    ],
+)
+def test_ends_of_a_text_a_turn_and_a_message_are_end_tokens(
+    tiny_checkpoint: Write, as_gguf: Write, metadata: dict[str, Any], ends: tuple[int, ...]
+) -> None:
+    keys = {f"tokenizer.ggml.{name}_token_id": number for name, number in metadata.items()}
+    assert read_config(as_gguf(tiny_checkpoint(), metadata=keys)).eos_token_ids == ends
+
+
+def test_head_is_tied_where_it_is_left_out(tiny_checkpoint: Write, as_gguf: Write) -> None:
+    tied, untied = tiny_checkpoint(tie=True), tiny_checkpoint()
+    assert read_config(as_gguf(tied, name="tied.gguf")).tie_word_embeddings
+    assert not read_config(as_gguf(untied, name="untied.gguf")).tie_word_embeddings
