@@ -190,6 +190,7 @@ def as_gguf(tmp_path: Path) -> Callable[..., Path]:
 
     Options: ``kind``, the type of matrices, and ``kinds`` of some by name; ``tensors`` and
     ``metadata`` change or, by None, leave out what is written. Bytes are taken as they are.
+    ``split`` cuts the file into parts of so many tensors and returns the first.
     """
     import gguf
     from safetensors.torch import load_file
@@ -202,6 +203,7 @@ def as_gguf(tmp_path: Path) -> Callable[..., Path]:
         name: str = "model.gguf",
         metadata: dict[str, Any] | None = None,
         tensors: dict[str, np.ndarray | None] | None = None,
+        split: int = 0,
     ) -> Path:
         config = json.loads((source / "config.json").read_bytes())
         heads = {"q": config["num_attention_heads"], "k": config["num_key_value_heads"]}
@@ -214,7 +216,7 @@ def as_gguf(tmp_path: Path) -> Callable[..., Path]:
             theirs = names.get_name(published.removesuffix(".weight"))
             held[f"{theirs}.weight"] = weight
         path = tmp_path / name
-        writer = gguf.GGUFWriter(path, "llama")
+        writer = gguf.GGUFWriter(path, "llama", split_max_tensors=split)
         for key, value in {**_gguf_metadata(config, source), **(metadata or {})}.items():
             _add(writer, key, value)
         for theirs, weight in {**held, **(tensors or {})}.items():
@@ -229,7 +231,7 @@ def as_gguf(tmp_path: Path) -> Callable[..., Path]:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        return path
+        return min(path.parent.glob(f"{path.stem}-00001-of-*.gguf")) if split else path
 
     return write
 

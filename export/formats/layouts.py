@@ -3,7 +3,7 @@
 Hugging Face: ``config.json`` and ``model.safetensors`` (or an index and its shards), or else
 ``pytorch_model.bin`` (or likewise).
 Mistral: ``params.json`` and ``consolidated.safetensors`` (or likewise).
-GGUF: one ``.gguf`` file, or a folder with one.
+GGUF: one file, any of its numbered parts, or a folder with one model.
 
 The first of these whose weights are there is read: Mistral's own v0.3, which has the first two,
 is read as Hugging Face's. Where there are no weights it is the first whose description is there.
@@ -21,8 +21,9 @@ from ...console import hints
 from ...runtime.errors import ConfigError
 from ..config import MistralConfig
 from . import shards, tensor_names
-from .gguf import file as gguf_file
+from .gguf import parts as gguf_parts
 from .gguf.config import read_gguf_config
+from .gguf.file import readable_types
 from .gguf.tokenizer import rebuild_tokenizer
 from .held_files import HeldFiles
 from .huggingface import CONFIG_FILE, read_config_json, read_quantization
@@ -30,8 +31,6 @@ from .mistral import PARAMS_FILE, read_params_json
 from .stored_tensor import TensorSource
 from .tensor_names import Naming
 from .tokenizer_files import PublishedTokenizer, read_tokenizer, tokenizer_file
-
-_GGUF_SUFFIX = ".gguf"
 
 
 class Layout(StrEnum):
@@ -79,7 +78,8 @@ def read_config(path: Path) -> MistralConfig:
         return read_config_json(path)
     if layout is Layout.MISTRAL:
         return read_params_json(path)
-    return read_gguf_config(gguf_file.read_gguf(path))
+    file, _ = gguf_parts.read_parts(path, HeldFiles())
+    return read_gguf_config(file)
 
 
 def open_published(path: Path) -> Published:
@@ -120,16 +120,16 @@ def open_published(path: Path) -> Published:
 
 def _open_gguf(path: Path) -> Published:
     held = HeldFiles()
-    file = gguf_file.read_gguf(held.hold(path))
+    file, files = gguf_parts.read_parts(path, held)
     return Published(
-        path=path,
+        path=file.path,
         layout=Layout.GGUF,
         config=read_gguf_config(file),
         described_in="its metadata",
         naming=tensor_names.GGUF,
-        types=gguf_file.readable_types(),
+        types=readable_types(),
         tensors=file.tensors,
-        files=(path,),
+        files=files,
         held=held,
         read_tokenizer=lambda: rebuild_tokenizer(file),
     )
@@ -139,11 +139,13 @@ def _detect(path: Path) -> tuple[Layout, Path]:
     """Detect the layout, by the rule above, and the folder or file to read.
 
     Raises:
-        ConfigError: no such folder or file, or no model in it that is known; several GGUF files.
+        ConfigError: no such folder or file, or no model in it that is known; several GGUF models.
     """
     if path.is_file():
-        if path.suffix != _GGUF_SUFFIX:
-            raise ConfigError(f"{path}: a file, expected a folder or a {_GGUF_SUFFIX} file")
+        if not gguf_parts.is_gguf(path):
+            raise ConfigError(
+                f"{path}: a file, expected a folder or a GGUF file; name the folder that holds it"
+            )
         return Layout.GGUF, path
     if not path.is_dir():
         instead = hints.instead_of(path) or "name the folder of a checkpoint"
@@ -152,17 +154,18 @@ def _detect(path: Path) -> tuple[Layout, Path]:
     for layout in described:
         if shards.has_weights(path, _SERIES[layout]):
             return layout, path
-    files = sorted(path.glob(f"*{_GGUF_SUFFIX}"))
-    if len(files) > 1:
+    models = gguf_parts.models_in(path)
+    if len(models) > 1:
         raise ConfigError(
-            f"{path}: holds {len(files)} GGUF files, {', '.join(file.name for file in files)}; "
-            "name the one that is meant"
+            f"{path}: holds {len(models)} GGUF models, {', '.join(each.name for each in models)}"
+            "; name the one that is meant"
         )
-    if files:
-        return Layout.GGUF, files[0]
+    if models:
+        return Layout.GGUF, models[0]
     if described:
         return described[0], path
     raise ConfigError(
-        f"{path}: not a checkpoint, it holds no {CONFIG_FILE}, {PARAMS_FILE} or {_GGUF_SUFFIX} "
-        "file; name a folder with config.json, model.safetensors and tokenizer.model"
+        f"{path}: not a checkpoint, it holds no {CONFIG_FILE}, {PARAMS_FILE} or "
+        f"{gguf_parts.SUFFIX} file; name a folder with config.json, model.safetensors and "
+        "tokenizer.model"
     )

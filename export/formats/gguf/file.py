@@ -30,8 +30,8 @@ def read_gguf(file: Path | HeldFile) -> GgufFile:
     """Read metadata and headers; the weights stay on disk.
 
     Raises:
-        CheckpointError: it is no GGUF file, truncated, one of several parts, or of a machine
-            that orders bytes the other way.
+        CheckpointError: it is no GGUF file, truncated, has a type of tensors that the gguf package
+            does not know, or is of a machine that orders bytes the other way.
 
     Source: ggml, docs/gguf.md, through the gguf package that llama.cpp publishes.
     """
@@ -52,11 +52,6 @@ def read_gguf(file: Path | HeldFile) -> GgufFile:
         raise CheckpointError(
             f"{path}: byte order of another kind of machine, expected this one's; convert it: "
             f"gguf-convert-endian {shlex.quote(str(path))} native"
-        )
-    if (parts := metadata.get("split.count", 1)) not in (0, 1):
-        raise CheckpointError(
-            f"{path}: is one of {parts} parts, expected the whole model; "
-            "merge them first (llama-gguf-split --merge)"
         )
     return GgufFile(path=path, metadata=metadata, tensors=tensors)
 

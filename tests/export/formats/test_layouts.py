@@ -202,12 +202,13 @@ def test_two_gguf_files_are_named(tiny_checkpoint: Write, as_gguf: Write) -> Non
     published = tiny_checkpoint()
     as_gguf(published, name="b.gguf")
     folder = as_gguf(published, name="a.gguf").parent
-    with pytest.raises(ConfigError, match=r"holds 2 GGUF files, a\.gguf, b\.gguf; name the one"):
+    with pytest.raises(ConfigError, match=r"holds 2 GGUF models, a\.gguf, b\.gguf; name the"):
         Checkpoint.open(folder)
 
 
 def test_file_of_another_kind_is_refused(tiny_checkpoint: Write) -> None:
-    with pytest.raises(ConfigError, match=r"a file, expected a folder or a \.gguf file"):
+    message = "a file, expected a folder or a GGUF file; name the folder that holds it"
+    with pytest.raises(ConfigError, match=message):
         Checkpoint.open(tiny_checkpoint() / "model.safetensors")
 
 

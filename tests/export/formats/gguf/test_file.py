@@ -59,12 +59,6 @@ def test_file_cut_after_opening_is_named(tiny_checkpoint: Write, as_gguf: Write)
         checkpoint.read("head.weight")
 
 
-def test_part_of_a_model_is_refused(tiny_checkpoint: Write, as_gguf: Write) -> None:
-    path = as_gguf(tiny_checkpoint(), metadata={"split.count": 3})
-    with pytest.raises(CheckpointError, match="one of 3 parts, expected the whole model; merge"):
-        Checkpoint.open(path)
-
-
 def test_file_of_a_machine_that_orders_bytes_otherwise_is_refused(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama", endianess=gguf.GGUFEndian.BIG)
     writer.write_header_to_file()
