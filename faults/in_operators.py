@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..export.config import MistralConfig
 from .planting import Fault, Graph
 
 _NORMS = ("RMSNormalization", "SkipSimplifiedLayerNormalization")
+_EPSILON = 1e-6
 
 
 def _epsilon(graph: Graph) -> None:
     for node in graph.nodes(*_NORMS):
-        graph.set(node, "epsilon", 1e-6)
+        graph.set(node, "epsilon", _EPSILON)
 
 
 def _last_norm_skipped(graph: Graph) -> None:
@@ -76,6 +78,10 @@ def _activation_on_up(graph: Graph) -> None:
             graph.model.graph.node.insert(last, node)
 
 
+def _has_larger_epsilon(config: MistralConfig) -> bool:
+    return config.rms_norm_eps > _EPSILON
+
+
 def _node(op_type: str, inputs: list[str], output: str) -> object:
     import onnx
 
@@ -87,6 +93,7 @@ FAULTS = [
         name="epsilon of 1e-6 for 1e-5",
         recipe="fp32-ort",
         plant=_epsilon,
+        applies=_has_larger_epsilon,
         place="layer 0, attention_norm",
         cause="epsilon is 1e-06",
     ),
@@ -94,6 +101,7 @@ FAULTS = [
         name="epsilon of 1e-6 for 1e-5, in int4",
         recipe="int4-ort",
         plant=_epsilon,
+        applies=_has_larger_epsilon,
         place="layer 0, attention_norm",
         cause="epsilon is 1e-06",
     ),

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from ..export.config import MistralConfig
 from ..export.formats.checkpoint import Checkpoint
 from ..runtime.contract import MODEL_FILE
+from ..runtime.errors import GraphError
 
 MODEL = Path(__file__).parents[1] / "models" / "stdlib-5m"
 Change = Callable[[np.ndarray], np.ndarray]
@@ -168,9 +169,19 @@ class Fault:
 
 
 def planted(fault: Fault, artifact: Path, copy: Path, checkpoint: Path = MODEL) -> Path:
-    """Write a copy of a good artifact with the fault in it; ``copy`` must not exist."""
-    shutil.copytree(artifact, copy, ignore=shutil.ignore_patterns("model.onnx*"))
+    """Write a copy of a good artifact with the fault in it; ``copy`` must not exist.
+
+    Raises:
+        GraphError: the fault changes nothing in this artifact.
+    """
     graph = Graph(artifact, checkpoint)
+    before = graph.model.SerializeToString(deterministic=True)
     fault.plant(graph)
+    if graph.model.SerializeToString(deterministic=True) == before:
+        raise GraphError(
+            f"{artifact}: the fault {fault.name!r} changes nothing in its graph, expected another "
+            "graph; limit the fault to the models that it applies to"
+        )
+    shutil.copytree(artifact, copy, ignore=shutil.ignore_patterns("model.onnx*"))
     onnx.save(graph.model, copy / MODEL_FILE)
     return copy

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tramontane.cli import main as cli
+from tramontane.export.build import export_checkpoint
+from tramontane.export.options import recipe_named
 from tramontane.runtime import Session, ort_session
 from tramontane.runtime.contract import DATA_FILE, MODEL_FILE
 from tramontane.runtime.errors import ContractError
@@ -70,10 +72,12 @@ def test_an_artifact_of_links_runs_as_its_files_do(
 @pytest.mark.slow
 @pytest.mark.usefixtures("all_cores")
 def test_an_artifact_in_a_hub_s_cache_passes_the_gate(
-    embedded_artifact: Callable[[str], Path], stdlib_5m: Path, tmp_path: Path
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
-    artifact = as_hub(embedded_artifact("int8-ort"), tmp_path / "hub")
-    assert cli.main(["validate", str(artifact), "--reference", str(stdlib_5m)]) == 0
+    checkpoint = tiny_checkpoint()
+    export_checkpoint(checkpoint, tmp_path / "a", recipe_named("int8-ort"))
+    artifact = as_hub(tmp_path / "a", tmp_path / "hub")
+    assert cli.main(["validate", str(artifact), "--reference", str(checkpoint)]) == 0
 
 
 def test_a_link_that_onnxruntime_does_not_follow_is_named_with_what_to_do(
