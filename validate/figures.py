@@ -92,12 +92,12 @@ def relative_errors(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
 
 def _compare(reference: np.ndarray, artifact: np.ndarray, following: np.ndarray) -> Positions:
     differences = np.abs(reference.astype(np.float64) - artifact)
-    p, q = _log_softmax(reference), _log_softmax(artifact)
+    (p, likely), (q, _) = _softmax(reference), _softmax(artifact)
     tops = p.argmax(axis=-1), q.argmax(axis=-1)
     return Positions(
         difference=differences.max(axis=-1),
         mean_difference=differences.mean(axis=-1),
-        kl=(np.exp(p) * (p - q)).sum(axis=-1),
+        kl=(likely * (p - q)).sum(axis=-1),
         reference_top=tops[0],
         artifact_top=tops[1],
         reference_top_probability=np.exp(_pick(p, tops[0])),
@@ -107,10 +107,15 @@ def _compare(reference: np.ndarray, artifact: np.ndarray, following: np.ndarray)
     )
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
+def _softmax(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logarithms of the probabilities, and the probabilities: (T, V) float64 each."""
     x = logits.astype(np.float64)
     x -= x.max(axis=-1, keepdims=True)
-    return np.asarray(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))
+    likely = np.exp(x)
+    total = likely.sum(axis=-1, keepdims=True)
+    x -= np.log(total)
+    likely /= total
+    return x, likely
 
 
 def _pick(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
