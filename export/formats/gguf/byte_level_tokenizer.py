@@ -1,0 +1,151 @@
+"""The byte-level BPE tokenizer of a GGUF file: tokens, merges and the name of a pre-tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.pre_tokenizers import PreTokenizer
+
+from ....console.progress import say
+from ....runtime.errors import CheckpointError
+from ...tokenizer.byte_level.bpe import ByteLevelBpe
+from ...tokenizer.byte_level.mistral_words import correct_words
+from ...tokenizer.byte_level.words import LLAMA_3, TEKKEN, UNNAMED, cut_by, gpt_2, smollm
+from ..metadata_fields import shown
+
+# Kinds of tokens. Source: ggml, docs/gguf.md.
+_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
+_REMEDY = "export the folder that it was converted from, with its tokenizer.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Pre:
+    """What a name of ``tokenizer.ggml.pre`` stands for."""
+
+    words: Callable[[], PreTokenizer]
+    is_whole_first: bool = False  # a word that is a token is that token
+    adds_start: bool = False  # where the file does not say it
+
+
+_LLAMA_3 = _Pre(words=partial(cut_by, LLAMA_3), is_whole_first=True, adds_start=True)
+_DEFAULT = "default"
+# Names of Llama's and Mistral's family. Source: llama.cpp, src/llama-vocab.cpp; the patterns are
+# those of the models' own files, which llama.cpp's follow.
+_PRE = {
+    "llama-bpe": _LLAMA_3,
+    "llama3": _LLAMA_3,
+    "llama-v3": _LLAMA_3,
+    "falcon3": _LLAMA_3,
+    "midm-2.0": _LLAMA_3,
+    "pixtral": _LLAMA_3,  # made from a tokenizer.json with the wrong pattern: corrected below
+    "smaug-bpe": _Pre(words=partial(cut_by, LLAMA_3)),
+    "tekken": _Pre(words=partial(cut_by, TEKKEN), is_whole_first=True, adds_start=True),
+    "smollm": _Pre(words=smollm),
+    "gpt-2": _Pre(words=gpt_2),
+    _DEFAULT: _Pre(words=partial(cut_by, *UNNAMED)),
+}
+
+
+def build_byte_level(settings: Mapping[str, Any], path: Path) -> tuple[Tokenizer, bool]:
+    """Build the tokenizer that a file's metadata describes.
+
+    Control tokens are special tokens; user-defined ones are found in every text.
+
+    Args:
+        settings: metadata, without ``tokenizer.ggml.`` in front of its names.
+        path: the file, for messages.
+
+    Returns:
+        The tokenizer, and whether a prompt starts with the start token.
+
+    Raises:
+        CheckpointError: an unknown pre-tokenizer, a missing list, a token that is there twice, a
+            merge of no token, or no start token though prompts start with one.
+
+    Source: ggml, docs/gguf.md; llama.cpp, src/llama-vocab.cpp.
+    """
+    pre = _named(settings, path)
+    tokens, kinds = _tokens(settings, path)
+    ids = {token: number for number, token in enumerate(tokens)}
+    adds_start = bool(settings.get("add_bos_token", pre.adds_start))
+    start = settings.get("bos_token_id") if adds_start else None
+    if adds_start and (start is None or not 0 <= start < len(tokens)):
+        raise CheckpointError(
+            f"{path}: tokenizer.ggml.bos_token_id is {start}, expected one of {len(tokens)} "
+            "tokens, since prompts start with one; convert it again"
+        )
+    described = ByteLevelBpe(
+        vocabulary=ids,
+        merges=_merges(settings, path),
+        words=pre.words(),
+        is_whole_first=pre.is_whole_first,
+        added=[
+            AddedToken(token, special=kind != _USER_DEFINED, normalized=False)
+            for token, kind in zip(tokens, kinds, strict=True)
+            if token and kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)
+        ],
+        start=None if start is None else tokens[start],
+    )
+    try:
+        found = described.tokenizer()
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path}: tokenizer.ggml.merges cannot be used ({error}), expected merges of its "
+            f"tokens; {_REMEDY}"
+        ) from error
+    correct_words(found, path=path, tekken=None)
+    return found, adds_start
+
+
+def _named(settings: Mapping[str, Any], path: Path) -> _Pre:
+    name = settings.get("pre")
+    if name is None:
+        say(
+            f"{path}: tokenizer.ggml.pre is missing; words are cut as llama.cpp does without it, "
+            "which may not be how the model was trained"
+        )
+        name = _DEFAULT
+    if name not in _PRE:
+        raise CheckpointError(
+            f"{path}: tokenizer.ggml.pre is {shown(name)}, expected one of "
+            f"{', '.join(sorted(_PRE))}; {_REMEDY}"
+        )
+    return _PRE[name]
+
+
+def _tokens(settings: Mapping[str, Any], path: Path) -> tuple[list[str], list[int]]:
+    tokens = settings.get("tokens")
+    if not isinstance(tokens, list) or not tokens:
+        raise CheckpointError(
+            f"{path}: tokenizer.ggml.tokens is {shown(tokens)}, expected a list; convert it again"
+        )
+    kinds = settings.get("token_type") or [1] * len(tokens)
+    if len(kinds) != len(tokens):
+        raise CheckpointError(
+            f"{path}: the tokenizer has {len(tokens)} tokens, {len(kinds)} token_type, expected "
+            "as many of each; convert it again"
+        )
+    first: dict[str, int] = {}
+    for number, token in enumerate(tokens):
+        if first.setdefault(token, number) != number:
+            raise CheckpointError(
+                f"{path}: tokens {first[token]} and {number} are both {shown(token)}, expected "
+                f"each token once; {_REMEDY}"
+            )
+    return tokens, kinds
+
+
+def _merges(settings: Mapping[str, Any], path: Path) -> list[tuple[str, str]]:
+    listed = settings.get("merges")
+    if not isinstance(listed, list):
+        raise CheckpointError(
+            f"{path}: tokenizer.ggml.merges is {shown(listed)}, expected a list; convert it again"
+        )
+    pairs = (merge.partition(" ") for merge in listed)
+    # A merge that is there twice counts where it is first.
+    return list(dict.fromkeys((left, right) for left, _, right in pairs))
