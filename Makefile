@@ -45,6 +45,7 @@
 #? ONLY/interop             names of runtimes, or parts of them; the others are left out
 #? ONLY/faults              plant the faults whose name contains this
 #? ONLY/bench-peers         names of runtimes; the others are left out
+#? ONLY/gguf                kinds of file, such as Q4_K_M; the others are left out
 #? ARTIFACTS                words of artifact names, or all (default: those that ONLY needs)
 #? REQUIRE                  names of runtimes that must be installed, or all
 #? ROUNDS                   repetitions, each in a new process
@@ -114,9 +115,9 @@ stem = $$(basename -- "$$MODEL")
 # A file's tests stay in one process: they share what its fixtures made.
 in-parallel = --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: help dev export run validate inspect card parity faults synthetic interop reduced web \
-  bench-export bench-others bench-peers bench-web bench bench-flat bench-kernels performance test \
-  test-fast lint types clean
+.PHONY: help dev export run validate inspect card parity faults synthetic interop gguf \
+  reduced web bench-export bench-others bench-peers bench-web bench bench-flat bench-kernels \
+  performance test test-fast lint types clean
 
 help:  ## start here: list the targets; make help-TARGET lists the options of one
 	@"$$PYTHON" console/make_help.py
@@ -164,6 +165,10 @@ interop: $(READY)  ## prove: run artifacts in other runtimes, and write docs/int
 	@$(module).interop "$$MODEL" --shared="$$SHARED" --out=docs/interop.md \
 	  --screenshots=artifacts/screenshots $(call many,ONLY,only) $(call flag,ARTIFACTS,artifacts) \
 	  $(call many,REQUIRE,require)
+
+gguf: $(READY)  ## prove: read every kind of GGUF file that llama.cpp makes, and write docs/gguf.md
+	@$(module).bench.peers.gguf_types "$$MODEL" $(call many,ONLY,only) \
+	  $(call flag,THREADS,threads) $(if $(or $(ONLY),$(given-MODEL)),,--out=docs/gguf.md)
 
 bench: $(READY)  ## measure: speed and memory of an artifact, and the hardware limits
 	@$(fresh-artifact) && mkdir -p "$$MEASURED" && name="speed-$$(basename -- "$$OUT")" && \

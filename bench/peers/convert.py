@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ...console.progress import say, track
+from ...console.progress import say
 from ...environments import commands, folders, python
+from ...environments.errors import Absent
 from ...export.build import (
     export_checkpoint,
     weights_code_digest,
@@ -29,13 +26,10 @@ from ...export.options import (
 )
 from ...runtime.errors import ParityError
 from ...runtime.sizes import counted
-from ...validate.figures import compare
-from ...validate.reference.reference import Reference
-from ...validate.reference.reference_cache import Store
-from ..artifact.speed import token_ids
+from . import llama_runtime
 from .figures import GENAI, LARGE_BLOCKS, LLAMA_CPP, OURS, SMALL_CACHE
+from .llama_runtime import QUIET, Command
 
-Command = tuple[str | Path, ...]
 RUNNERS = Path(__file__).parent
 GGUF_TYPES = ("Q4_0", "Q4_K_M", "Q8_0")
 # Our recipes; int4 also with larger blocks, and with keys and values in 8 bits beside them.
@@ -52,8 +46,6 @@ NAMES = (
     f"{GENAI} int4",
 )
 
-# Built from source for this processor, unlike a wheel.
-_LLAMA_CPP = ("llama-cpp-python==0.3.36", "--no-binary", "llama-cpp-python", "psutil")
 # The builder needs all of these; torch is installed first, so that later steps find it.
 _GENAI = (
     ("torch==2.13.0",),
@@ -62,12 +54,10 @@ _GENAI = (
         *("sentencepiece", "psutil"),
     ),
 )
-_PROOF_TOKENS = 32
 # The bundled demo model has 3e-5 with matrices in bfloat16, whose kernels round activations too,
 # and 4e-7 in float32; with the rows of query and key in the wrong order 0.4.
 _PROOF_KL = 1e-3
 _BUILDER = ("-m", "onnxruntime_genai.models.builder", "-e", "cpu")
-_QUIET = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +75,7 @@ class Peer:
         Raises:
             Absent: it failed.
         """
-        return _ask(self.runner, {**job, "model": str(self.model.resolve())}, folder)
+        return llama_runtime.ask(self.runner, {**job, "model": str(self.model.resolve())}, folder)
 
 
 class PeerWeights:
@@ -133,39 +123,29 @@ class PeerWeights:
             Absent: llama.cpp cannot be built, or cannot quantize.
             ParityError: its logits differ from the reference's.
         """
-        runner = (python.python_with("llama-cpp", _LLAMA_CPP), RUNNERS / "llama_speed.py")
+        runner = llama_runtime.runner("llama_speed.py")
 
         def make(folder: Path) -> None:
             whole = folder / "whole.gguf"
             write_gguf(self.checkpoint, whole)
             paths = {name: str(folder / f"{name}.gguf") for name in GGUF_TYPES}
             job = {"model": str(whole), "quantize": paths, "threads": self._threads}
-            self._refuse_other_model(runner, whole)
+            self._refuse_other_model(whole)
             say(f"quantizing to {', '.join(paths)}")
-            _ask(runner, job, folder)
+            answer = llama_runtime.ask(llama_runtime.runner("llama_quantize.py"), job, folder)
+            if answer["failed"]:
+                raise Absent(f"llama.cpp could not quantize to {', '.join(answer['failed'])}")
             whole.unlink()
 
-        how = (code_digest(str(gguf_writer.__file__)), _LLAMA_CPP)
+        how = (code_digest(str(gguf_writer.__file__)), llama_runtime.PACKAGES)
         path = self._made("gguf", how, make) / f"{kind}.gguf"
         return _peer(f"{LLAMA_CPP} {kind}", runner, path, [path])
 
-    def _refuse_other_model(self, runner: Command, whole: Path) -> None:
-        """Compare llama.cpp's logits on the unquantized file with the reference's.
-
-        Within one window only: beyond it llama.cpp computes another model, since it has no window
-        for this architecture.
-        """
+    def _refuse_other_model(self, whole: Path) -> None:
+        """Compare llama.cpp's logits on the unquantized file with the reference's."""
         say(f"comparing {whole.name} in llama.cpp with the reference")
-        config = self.checkpoint.config
-        tokens = token_ids(config.vocab_size, min(_PROOF_TOKENS, config.sliding_window or 1 << 30))
-        with tempfile.TemporaryDirectory() as kept:
-            logits = Path(kept) / "logits.bin"
-            job = {"model": str(whole), "score": tokens, "logits": str(logits)}
-            _ask(runner, {**job, "threads": self._threads, "chunk": len(tokens)}, Path(kept))
-            reference = Reference(config, self.checkpoint, store=Store(Path(kept)), track=track)
-            (run,) = reference.runs([np.array(tokens)])
-            theirs = np.fromfile(logits, "<f4").reshape(run.logits.shape)
-            found = compare(np.asarray(run.logits), theirs, np.array(tokens))
+        tokens = llama_runtime.proof_tokens(self.checkpoint)
+        found = llama_runtime.compare_logits(self.checkpoint, whole, tokens, threads=self._threads)
         say(f"mean KL {found.mean_kl:.1e} on {counted(len(tokens), 'token')}")
         if found.mean_kl > _PROOF_KL:
             raise ParityError(
@@ -186,7 +166,7 @@ class PeerWeights:
             say("exporting with onnxruntime-genai's builder")
             source, out, cache = self.checkpoint.path, folder / "model", folder / "cache"
             paths = ("-i", source, "-o", out, "-c", cache)
-            commands.run([builder, *_BUILDER, "-p", precision, *paths], env=_QUIET)
+            commands.run([builder, *_BUILDER, "-p", precision, *paths], env=QUIET)
             shutil.rmtree(cache, ignore_errors=True)
 
         model = self._made("genai", _GENAI, make) / "model"
@@ -220,14 +200,3 @@ _MAKERS: Mapping[str, Callable[[PeerWeights, str], Peer]] = {
 def _peer(name: str, runner: Command, model: Path, files: Iterable[Path]) -> Peer:
     file_bytes = sum(path.stat().st_size for path in files)
     return Peer(name=name, runner=runner, model=model, file_bytes=file_bytes)
-
-
-def _ask(runner: Command, job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    path = folder / "job.json"
-    path.write_text(json.dumps(job), encoding="utf-8")
-    try:
-        said = commands.run([*runner, path], env=_QUIET)
-    finally:
-        path.unlink()
-    answer: dict[str, Any] = json.loads(said.splitlines()[-1])
-    return answer

@@ -30,11 +30,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def do(job: dict[str, Any]) -> dict[str, Any]:
-    """Quantize, score or measure, depending on the job."""
-    if "quantize" in job:
-        for name, path in job["quantize"].items():
-            quantize(job, name, path)
-        return {}
+    """Score or measure, depending on the job."""
     if "logits" in job:
         with loaded(job) as model, context(model, job, tokens=len(job["score"])) as ctx:
             score(ctx, model, job["score"]).tofile(job["logits"])
@@ -42,17 +38,6 @@ def do(job: dict[str, Any]) -> dict[str, Any]:
     built = llama.llama_print_system_info().decode().strip(" |")
     versions = {"llama.cpp": f"of llama-cpp-python {llama.__version__}, {built}"}
     return {"versions": versions, "ways": measure(job), "failed": {}}
-
-
-def quantize(job: dict[str, Any], name: str, path: str) -> None:
-    """Quantize a file with llama.cpp; F32 keeps all bits."""
-    options = llama.llama_model_quantize_default_params()
-    kind = "ALL_F32" if name == "F32" else f"MOSTLY_{name}"
-    options.ftype = getattr(llama, f"LLAMA_FTYPE_{kind}")
-    options.nthread = job["threads"]
-    source = job["model"]
-    if llama.llama_model_quantize(source.encode(), path.encode(), ctypes.byref(options)):
-        raise RuntimeError(f"{source}: llama.cpp could not quantize it to {name}")
 
 
 def score(ctx: Any, model: Any, tokens: Sequence[int]) -> np.ndarray:

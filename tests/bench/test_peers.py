@@ -17,6 +17,7 @@ from tramontane.bench.peers import (
 )
 from tramontane.bench.peers import (
     convert,
+    llama_runtime,
 )
 from tramontane.bench.peers import (
     figures as peer_figures,
@@ -373,9 +374,9 @@ def llama(
                 rng = np.random.default_rng(0)
                 logits = found.logits + noise * rng.standard_normal(found.logits.shape)
                 logits.astype("<f4").tofile(job["logits"])
-            return {}
+            return {"failed": []}
 
-        monkeypatch.setattr(convert, "_ask", ask)
+        monkeypatch.setattr(llama_runtime, "ask", ask)
         monkeypatch.setattr(python, "python_with", lambda *_: Path("python"))
 
     return act

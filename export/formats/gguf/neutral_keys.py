@@ -1,8 +1,9 @@
 """Metadata keys of a GGUF file that change nothing at some values; other values are refused.
 
 llama.cpp's converters, savers and users' scripts write keys that the model does not need. At the
-values below they leave the model as it is: most are the value at which llama.cpp takes a key for
-unset.
+values below they leave the model as it is. Most are the value of a key that is not set, which
+llama.cpp writes where it saves a model (``llama_model_save_to_file``). A key that is not named
+here is not set where it is 0, false or empty.
 
 Source: ggml, docs/gguf.md; llama.cpp 0c1e57098: src/llama-arch.cpp for the names,
     src/llama-hparams.h for the values of unset keys, src/llama-model.cpp and
@@ -24,31 +25,25 @@ _ONLY_AS: dict[str, tuple[Any, ...]] = {
     "attention.clamp_kqv": _ZERO,
     "attention.max_alibi_bias": _ZERO,
     "attention.output_scale": _ZERO_OR_ONE,
-    "attention.shared_kv_layers": _ZERO,
-    "attention.temperature_length": _ZERO,
-    "attention.temperature_scale": _ZERO,
+    "attention.rope_pattern": _ONE,
+    "attention.indexer.kpool_select_tail": (True,),
+    "activation.situ_beta": _ONE,
     "attention.value_scale": _ZERO_OR_ONE,
-    "attn_logit_softcapping": _ZERO,
+    "attn_logit_softcapping": (0, 50),  # 50 and 30: not set, and not read for this architecture
+    "decoder_start_token_id": (-1,),
+    "deepstack_mapping": (-1,),
     "embedding_scale": _ZERO_OR_ONE,
     "expert_count": _ZERO,
-    "expert_feed_forward_length": _ZERO,
-    "expert_gating_func": _ZERO,
-    "expert_group_count": _ZERO,
-    "expert_group_used_count": _ZERO,
-    "expert_shared_count": _ZERO,
-    "expert_shared_feed_forward_length": _ZERO,
     "expert_used_count": _ZERO,
-    "expert_weights_norm": _OFF,
     "expert_weights_scale": _ZERO_OR_ONE,
-    "final_logit_softcapping": _ZERO,
+    "expert_group_scale": (0, 0.05),
+    "final_logit_softcapping": (0, 30),
     "hidden_activation": ("silu",),
-    "interleave_moe_layer_step": _ZERO,
-    "leading_dense_block_count": _ZERO,
+    "kda.gate_lower_bound": (-math.inf,),
     "logit_scale": _ZERO_OR_ONE,
-    "moe_every_n_layers": _ZERO,
-    "nextn_predict_layers": _ZERO,
-    "pooling_type": _ZERO,
+    "pooling_type": (0, 2**32 - 1),
     "residual_scale": _ZERO_OR_ONE,
+    "rope.freq_base_swa": (10000,),
     "rope.scale_linear": _ZERO_OR_ONE,
     "rope.scaling.alpha": _ZERO,
     "rope.scaling.attn_factor": _ONE,
@@ -57,7 +52,9 @@ _ONLY_AS: dict[str, tuple[Any, ...]] = {
     "rope.scaling.yarn_attn_factor": _ONE,
     "rope.scaling.yarn_ext_factor": (-1, 0),
     "rope.scaling.yarn_log_multiplier": _ZERO,
+    "router_logit_softcapping": (0, 30),
     "tensor_data_layout": ("Meta AI original pth",),  # rope in pairs, as all of them have it
+    "token_shift_count": (2,),
     "use_parallel_residual": _OFF,
 }
 # At any value: only yarn reads them, which ``rope.scaling.type`` refuses.
@@ -69,6 +66,11 @@ _ONLY_FOR_YARN = {
 }
 _FACTORS = ("rope.scaling.factor", "rope.scale_linear")  # that rope.scaling.type "none" ignores
 _SCALE = "attention.scale"
+_OF_WINDOWS = (
+    "attention.key_length_swa",
+    "attention.value_length_swa",
+    "rope.dimension_count_swa",
+)
 
 
 def refuse_changes(own: dict[str, Any], *, prefix: str, known: set[str], head_dim: int) -> None:
@@ -84,12 +86,15 @@ def refuse_changes(own: dict[str, Any], *, prefix: str, known: set[str], head_di
         ConfigError: the first such key, its value and those that change nothing.
     """
     neutral = {**_ONLY_AS, _SCALE: (0, 1 / math.sqrt(head_dim))}
+    neutral |= dict.fromkeys(_OF_WINDOWS, (0, head_dim))
     for name, value in sorted(own.items()):
         if name in known | _ONLY_FOR_YARN:
             continue
         if name in _FACTORS and own.get("rope.scaling.type") == "none":
             continue
         key = f"{prefix}{name}"
+        if name not in neutral and _is_unset(value):
+            continue
         if name not in neutral:
             raise ConfigError(
                 f"{key} is {shown(value)}, expected no such key: it may change the model; export "
@@ -104,8 +109,15 @@ def refuse_changes(own: dict[str, Any], *, prefix: str, known: set[str], head_di
             )
 
 
+def _is_unset(value: Any) -> bool:
+    values = value if isinstance(value, list) else [value]
+    return not any(values)
+
+
 def _is_same(value: Any, neutral: Any) -> bool:
-    """Whether a value is the neutral one, as a float32 can hold it."""
+    """Whether a value, or each of a list, is the neutral one, as a float32 can hold it."""
+    if isinstance(value, list):
+        return all(_is_same(each, neutral) for each in value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return type(value) is type(neutral) and bool(value == neutral)
     return not isinstance(neutral, (bool, str)) and math.isclose(value, neutral, rel_tol=1e-6)

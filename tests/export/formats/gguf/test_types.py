@@ -121,16 +121,19 @@ def test_type_of_rows_that_blocks_of_256_do_not_divide_falls_back_to_another(
         tiny_checkpoint(intermediate_size=256),
         kind="Q5_0",
         tensors=blocks,
-        kinds={**kinds, "output.weight": "Q8_0", "blk.0.attn_v.weight": "F16"},
+        kinds={**kinds, "output.weight": "Q8_0", "blk.0.attn_v.weight": "F16"}
+        | {"token_embd.weight": "BF16", "blk.0.attn_output.weight": "F32"},
     )
     checkpoint = Checkpoint.open(path)
     found = {tensor.dtype for tensor in checkpoint.published.tensors.values()}
-    assert found == {"F32", "F16", "Q4_K", "Q5_0", "Q6_K", "Q8_0"}
+    assert found == {"F32", "F16", "BF16", "Q4_K", "Q5_0", "Q6_K", "Q8_0"}
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     for name, parameter in (
         (DOWN, "layers.1.mlp.down.weight"),
         ("output.weight", "head.weight"),
+        ("token_embd.weight", "embedding.weight"),
         ("blk.0.attn_v.weight", "layers.0.attention.value.weight"),
+        ("blk.0.attn_output.weight", "layers.0.attention.output.weight"),
         ("blk.0.ffn_up.weight", "layers.0.mlp.up.weight"),
     ):
         expected = gguf.dequantize(stored[name].data, stored[name].tensor_type)

@@ -1,0 +1,206 @@
+"""Prove that GGUF files are read as llama.cpp reads them: ``python -m ...bench.peers.gguf_types``.
+
+llama.cpp quantizes a checkpoint to every kind of file that its tool makes, and to every type of
+tensor that no such file has. Each is compared twice: the weights with those that llama.cpp
+dequantizes, bit by bit; and the logits of llama.cpp with our reference's on the same file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...console.progress import say
+from ...console.status import EXIT_FAILED, status_of
+from ...environments.errors import Absent
+from ...export.formats.checkpoint import Checkpoint
+from ...export.formats.gguf.file import GgufFile, read_gguf, readable_types
+from ...export.formats.gguf.writer import write_gguf
+from ...export.formats.stored_tensor import StoredTensor
+from ...runtime.errors import CheckpointError, ContractError
+from ...runtime.ort_session import physical_cores
+from . import llama_runtime
+
+# llama.cpp rounds activations to 8 bits, or to the type of the weights that they meet; the bundled
+# demo model has at most 2e-3 then, and 5e-7 in float16.
+KL_BOUND = 1e-2
+_ROWS = 1 << 12  # read at once
+_WAYS = ("quantize", "all", "save")  # of making a file, as the runner's jobs name them
+_SAVED = "saved by llama.cpp"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileRead:
+    """How one kind of file was read."""
+
+    kind: str
+    types: str  # of its matrices, most frequent first
+    differing: int | None = None  # weights that are not llama.cpp's; None: not read
+    mean_kl: float | None = None  # nats, of the reference from llama.cpp
+    same_top: float | None = None
+    why: str = ""  # it was refused
+
+    @property
+    def verdict(self) -> str:
+        """In a word."""
+        if self.differing is None or self.mean_kl is None:
+            return "refused"
+        return "same" if not self.differing and self.mean_kl <= KL_BOUND else "**differs**"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Quantize, compare, print and write the table; 1 if a file is read otherwise."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tramontane.bench.peers.gguf_types", description=__doc__
+    )
+    parser.add_argument("model", type=Path, help="checkpoint")
+    parser.add_argument("--only", nargs="+", metavar="KIND", help="kinds, such as Q4_K_M")
+    parser.add_argument("--threads", type=int, default=physical_cores(), help="(%(default)s)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the table as Markdown")
+    args = parser.parse_args(argv)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            version, rows = examine(args.model, Path(folder), threads=args.threads, only=args.only)
+    except Absent as why:
+        raise ContractError(f"llama.cpp: cannot be built or run here ({why})") from why
+    text = as_markdown(rows, version=version, model=args.model.resolve().name)
+    print(text)
+    if args.out is not None:
+        args.out.write_text(text, encoding="utf-8")
+    return EXIT_FAILED if any(row.verdict == "**differs**" for row in rows) else 0
+
+
+def examine(
+    model: Path, folder: Path, *, threads: int, only: Sequence[str] | None = None
+) -> tuple[str, list[FileRead]]:
+    """Quantize a checkpoint to every kind, or to some, and compare each file.
+
+    Returns:
+        The version of llama.cpp's Python package, and what was found of each file.
+
+    Raises:
+        Absent: llama.cpp cannot be built, or fails.
+        ContractError: it makes no such kind.
+    """
+    whole = folder / "whole.gguf"
+    write_gguf(Checkpoint.open(model), whole)
+    listed = _quantize({"list": True}, folder)
+    columns = {name: t.shape[-1] for name, t in _matrices(read_gguf(whole)).items()}
+    job = {"model": str(whole), "importance": columns, "threads": threads}
+    types = [each for each in readable_types() if each in listed["types"]]
+    if unknown := set(only or ()) - {*listed["kinds"], *types}:
+        raise ContractError(
+            f"--only {sorted(unknown)[0]}: expected kinds of {', '.join(listed['kinds'])}"
+        )
+    rows: list[FileRead] = []
+    kinds = [kind for kind in listed["kinds"] if only is None or kind in only]
+    for kind in kinds:
+        rows += _examined({**job, "quantize": {kind: ""}}, kind, folder, threads=threads)
+    seen = {name for row in rows for name in row.types.split(", ")}
+    others = [each for each in types if each not in (seen if only is None else kinds)]
+    for name in (each for each in others if only is None or each in only):
+        rows += _examined({**job, "all": {name: ""}}, name, folder, threads=threads)
+    if only is None:
+        rows += _examined({**job, "save": {_SAVED: ""}}, _SAVED, folder, threads=threads)
+    return str(listed["version"]), rows
+
+
+def _examined(job: dict[str, Any], kind: str, folder: Path, *, threads: int) -> Iterator[FileRead]:
+    """Make one kind of file, and compare it; nothing where llama.cpp does not make it."""
+    say(f"{kind}: quantizing with llama.cpp, and comparing")
+    how = next(way for way in _WAYS if way in job)
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        path = Path(own) / f"{kind}.gguf"
+        if _quantize({**job, how: {kind: str(path)}}, folder)["failed"]:
+            say(f"{kind}: llama.cpp does not make it")
+            return
+        yield _compared(kind, path, threads=threads)
+
+
+def _compared(kind: str, path: Path, *, threads: int) -> FileRead:
+    try:
+        checkpoint = Checkpoint.open(path)
+    except CheckpointError as error:
+        if not _has_other_types(path):
+            raise
+        return FileRead(kind=kind, types="", why=str(error).removeprefix(f"{path}: "))
+    with checkpoint:
+        found = Counter(t.dtype for t in _matrices(read_gguf(path)).values())
+        dequantized = path.with_name("dequantized.gguf")
+        job = {"dequantize": {str(path): str(dequantized)}, "threads": threads}
+        if _quantize(job, path.parent)["failed"]:
+            raise Absent(f"it does not dequantize {kind}")
+        tokens = llama_runtime.proof_tokens(checkpoint)
+        logits = llama_runtime.compare_logits(checkpoint, path, tokens, threads=threads)
+        return FileRead(
+            kind=kind,
+            types=", ".join(name for name, _ in found.most_common()),
+            differing=count_differing(read_gguf(path), read_gguf(dequantized)),
+            mean_kl=logits.mean_kl,
+            same_top=logits.same_top,
+        )
+
+
+def _has_other_types(path: Path) -> bool:
+    """Whether the gguf package lacks a type of the file's tensors: to name it, or its numbers."""
+    try:
+        tensors = read_gguf(path).tensors.values()
+    except CheckpointError:
+        return True
+    return any(tensor.dtype not in readable_types() for tensor in tensors)
+
+
+def count_differing(ours: GgufFile, theirs: GgufFile) -> int:
+    """How many weights are not the same to the bit; both files hold the same tensors."""
+    return sum(
+        int((a.view(np.uint32) != b.view(np.uint32)).sum())
+        for name, tensor in ours.tensors.items()
+        for a, b in zip(tensor.slices(_ROWS), theirs.tensors[name].slices(_ROWS), strict=True)
+    )
+
+
+def _quantize(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return llama_runtime.ask(llama_runtime.runner("llama_quantize.py"), job, folder)
+
+
+def _matrices(file: GgufFile) -> dict[str, StoredTensor]:
+    return {name: tensor for name, tensor in file.tensors.items() if len(tensor.shape) > 1}
+
+
+def as_markdown(rows: Sequence[FileRead], *, version: str, model: str) -> str:
+    """The page: what was compared, and a row for each kind of file."""
+    lines = [
+        "# GGUF files",
+        "",
+        f"Printed by `make gguf MODEL=models/{model}`, with the llama.cpp of llama-cpp-python",
+        f"{version}. llama.cpp quantized the model to each kind of file that its tool makes, and",
+        "to each type of tensor that no such file has, and saved it with all keys that it knows.",
+        "*Other weights* counts the weights that tramontane reads otherwise than llama.cpp",
+        "dequantizes them, compared bit by bit. *Mean KL* and *same top* compare llama.cpp's",
+        "logits with those of our PyTorch model on the same file; llama.cpp rounds activations",
+        f"too, so that a mean KL up to {KL_BOUND:g} nats is accepted. Types that the `gguf`",
+        "package cannot dequantize are refused with a clear error.",
+        "",
+        "| kind | types of its matrices | other weights | mean KL, nats | same top | read |",
+        "| --- | --- | ---: | ---: | ---: | --- |",
+    ]
+    for row in rows:
+        cells = [row.kind, row.types, "", "", "", row.verdict]
+        if row.why:
+            cells[1] = row.why.partition(", expected")[0]
+        if row.mean_kl is not None and row.same_top is not None:
+            cells[2:5] = [str(row.differing), f"{row.mean_kl:.1e}", f"{row.same_top:.0%}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(status_of(main))
