@@ -115,7 +115,7 @@ stem = $$(basename -- "$$MODEL")
 # A file's tests stay in one process: they share what its fixtures made.
 in-parallel = --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: help dev export run validate inspect card parity faults synthetic interop gguf \
+.PHONY: help dev export run validate inspect card parity faults synthetic interop gguf models \
   reduced web bench-export bench-others bench-peers bench-web bench bench-flat bench-kernels \
   performance test test-fast lint types clean
 
@@ -169,6 +169,9 @@ interop: $(READY)  ## prove: run artifacts in other runtimes, and write docs/int
 gguf: $(READY)  ## prove: read every kind of GGUF file that llama.cpp makes, and write docs/gguf.md
 	@$(module).bench.peers.gguf_types "$$MODEL" $(call many,ONLY,only) \
 	  $(call flag,THREADS,threads) $(if $(or $(ONLY),$(given-MODEL)),,--out=docs/gguf.md)
+
+models: $(READY)  ## prove: export trained models, and write docs/models.md, with the files that tests make
+	@$(module).bench.models_page --shared="$$SHARED" --out=docs/models.md
 
 bench: $(READY)  ## measure: speed and memory of an artifact, and the hardware limits
 	@$(fresh-artifact) && mkdir -p "$$MEASURED" && name="speed-$$(basename -- "$$OUT")" && \

@@ -1,0 +1,184 @@
+"""Prints which models and which kinds of file were tried, and how: ``docs/models.md``.
+
+Trained models are exported and compared with PyTorch. The kinds of file are those that tests make:
+each carries a mark, ``@pytest.mark.situation("what it is", made_by="package")``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..console.progress import say
+from ..console.status import status_of
+from ..export.build import export_checkpoint
+from ..export.formats.checkpoint import Checkpoint
+from ..export.known_models import GEOMETRIES
+from ..export.options import ExportOptions
+from ..runtime.errors import ConfigError, TramontaneError
+from ..validate.measurement import GateOptions
+from ..validate.run_gate import validate
+
+ROOT = Path(__file__).resolve().parent.parent
+MARK = "situation"
+RECIPE = ExportOptions(quant="int8", target="ort")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """A model that was published, or is bundled."""
+
+    name: str
+    publisher: str
+    folder: str  # below the repository, or below the folder of further models
+    is_bundled: bool = False
+
+
+TRAINED = (
+    Trained(name="stdlib-5m", publisher="bundled", folder="models/stdlib-5m", is_bundled=True),
+    Trained(name="stories260K", publisher="karpathy/tinyllamas", folder="models/stories260K"),
+    Trained(name="stories15M", publisher="karpathy/tinyllamas", folder="models/stories15M"),
+    Trained(
+        name="SmolLM2-135M-Instruct",
+        publisher="HuggingFaceTB/SmolLM2-135M-Instruct",
+        folder="models/smollm2-135m-instruct",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, order=True)
+class Situation:
+    """A kind of file that a test makes."""
+
+    what: str
+    made_by: str
+    test: str  # file, below the repository
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Export, compare, print and write the page; 1 if a model failed its parity check."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tramontane.bench.models_page", description=__doc__
+    )
+    parser.add_argument("--shared", type=Path, help="folder of further trained models")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the page")
+    args = parser.parse_args(argv)
+    rows = [try_model(model, args.shared) for model in TRAINED]
+    text = as_markdown(rows, situations())
+    print(text)
+    if args.out is not None:
+        args.out.write_text(text, encoding="utf-8")
+    return int(any("**failed**" in row for row in rows))
+
+
+def try_model(model: Trained, shared: Path | None) -> list[str]:
+    """Export a model and compare it with PyTorch; the cells of its row."""
+    root = ROOT if model.is_bundled else shared
+    path = None if root is None else root / model.folder
+    if path is None or not path.exists():
+        return [model.name, model.publisher, "", "", "", "absent here", "", ""]
+    say(f"exporting {model.name}")
+    try:
+        with Checkpoint.open(path) as checkpoint, tempfile.TemporaryDirectory() as folder:
+            manifest = export_checkpoint(path, Path(folder) / "artifact", RECIPE, resume=False)
+            report = validate(Path(folder) / "artifact", checkpoint, GateOptions()).as_json()
+            types = {t.dtype for t in checkpoint.published.tensors.values() if len(t.shape) > 1}
+            head = report["headline"]
+            return [
+                model.name,
+                model.publisher,
+                f"{checkpoint.layout}, {', '.join(sorted(types))}",
+                f"{checkpoint.config.num_parameters:,}".replace(",", " "),
+                manifest.vocabulary.kind,
+                "passed" if report["passed"] else "**failed**",
+                f"{head['mean_kl']:.1e}",
+                f"{head['same_top']:.2%}",
+            ]
+    except TramontaneError as error:
+        why = str(error).replace(f"{path}", model.folder).replace("|", "/").replace("\n", " ")
+        return [model.name, model.publisher, "", "", "", f"refused: {why}", "", ""]
+
+
+def situations(tests: Path = ROOT / "tests") -> list[Situation]:
+    """The kinds of file that marked tests make, in order.
+
+    Raises:
+        ConfigError: there are no tests, or a mark is not of the form that is documented above.
+    """
+    if not tests.is_dir():
+        raise ConfigError(f"{tests}: no such folder, expected the tests; clone the repository")
+    found = {one for path in sorted(tests.rglob("test_*.py")) for one in _marked(path, tests)}
+    return sorted(found, key=lambda one: (one.test, one.what))
+
+
+def _marked(path: Path, tests: Path) -> Iterator[Situation]:
+    text = path.read_text(encoding="utf-8")
+    if f"mark.{MARK}(" not in text:
+        return
+    for node in ast.walk(ast.parse(text)):
+        for mark in getattr(node, "decorator_list", []):
+            if not isinstance(mark, ast.Call) or ast.unparse(mark.func) != f"pytest.mark.{MARK}":
+                continue
+            words = [*mark.args, *(each.value for each in mark.keywords)]
+            values = [each.value for each in words if isinstance(each, ast.Constant)]
+            if len(values) != 2 or [each.arg for each in mark.keywords] != ["made_by"]:
+                raise ConfigError(
+                    f"{path}:{mark.lineno}: {ast.unparse(mark)}, expected "
+                    f'pytest.mark.{MARK}("what it is", made_by="package"); correct it'
+                )
+            test = (Path("tests") / path.relative_to(tests)).as_posix()
+            yield Situation(what=str(values[0]), made_by=str(values[1]), test=test)
+
+
+def as_markdown(rows: Sequence[Sequence[str]], found: Sequence[Situation]) -> str:
+    """The page."""
+    columns = ("model", "publisher", "read from", "parameters", "tokenizer", "parity check")
+    lines = [
+        "# Models and files that were tried",
+        "",
+        "Printed by `make models`.",
+        "",
+        "## Trained models",
+        "",
+        f"Each was exported as {RECIPE.quant} for {RECIPE.target}, and the artifact was compared",
+        "with PyTorch in float32 on the model's own weights (`docs/parity.md`).",
+        "",
+        *_table((*columns, "mean KL, nats", "top-1 agreement"), rows),
+        "",
+        "## Kinds of files",
+        "",
+        "Tests make each of these with the package that people make them with, and compare what",
+        "tramontane reads with what that package, or transformers, reads.",
+        "",
+        *_table(
+            ("situation", "made by", "test"),
+            [(one.what, one.made_by, f"`{one.test}`") for one in found],
+        ),
+        "",
+        "## Known geometries",
+        "",
+        "The sizes of these are known, and compared with transformers'",
+        "(`tests/export/test_known_models.py`). `make synthetic GEOMETRY=NAME` writes random",
+        "weights of that size, and `make bench-export` exports them. Their publishers' files are",
+        "not tried here.",
+        "",
+        *_table(
+            ("geometry", "parameters"),
+            [(n, f"{c.num_parameters:,}".replace(",", " ")) for n, c in GEOMETRIES.items()],
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+if __name__ == "__main__":
+    sys.exit(status_of(main))
