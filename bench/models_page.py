@@ -1,7 +1,7 @@
 """Prints which models and which kinds of file were tried, and how: ``docs/models.md``.
 
 Trained models are exported and compared with PyTorch. The kinds of file are those that tests make:
-each carries a mark, ``@pytest.mark.situation("what it is", made_by="package")``.
+each carries a mark, ``@pytest.mark.situation("what it is", package="name")``.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Situation:
     """A kind of file that a test makes."""
 
     what: str
-    made_by: str
+    package: str  # that made it, or that reads the same
     test: str  # file, below the repository
 
 
@@ -67,8 +67,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--shared", type=Path, help="folder of further trained models")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the page")
+    parser.add_argument("--page", type=Path, help="keep this page's rows of trained models")
     args = parser.parse_args(argv)
-    rows = [try_model(model, args.shared) for model in TRAINED]
+    rows = (
+        [try_model(model, args.shared) for model in TRAINED]
+        if args.page is None
+        else rows_of(args.page)
+    )
     text = as_markdown(rows, situations())
     print(text)
     if args.out is not None:
@@ -100,8 +105,25 @@ def try_model(model: Trained, shared: Path | None) -> list[str]:
                 f"{head['same_top']:.2%}",
             ]
     except TramontaneError as error:
-        why = str(error).replace(f"{path}", model.folder).replace("|", "/").replace("\n", " ")
+        why = str(error).replace(f"{path}/", "").replace(str(path), model.name)
+        why = why.replace("|", "/").replace("\n", " ")
         return [model.name, model.publisher, "", "", "", f"refused: {why}", "", ""]
+
+
+def rows_of(page: Path) -> list[list[str]]:
+    """The rows of trained models that a page has.
+
+    Raises:
+        ConfigError: there is no page, or it lacks a model.
+    """
+    lines = page.read_text(encoding="utf-8").splitlines() if page.is_file() else []
+    rows = []
+    for model in TRAINED:
+        row = next((line for line in lines if line.startswith(f"| {model.name} | ")), None)
+        if row is None:
+            raise ConfigError(f"{page}: has no row of {model.name}, expected one; run make models")
+        rows.append([cell.strip() for cell in row.strip("|").split("|")])
+    return rows
 
 
 def situations(tests: Path = ROOT / "tests") -> list[Situation]:
@@ -126,13 +148,13 @@ def _marked(path: Path, tests: Path) -> Iterator[Situation]:
                 continue
             words = [*mark.args, *(each.value for each in mark.keywords)]
             values = [each.value for each in words if isinstance(each, ast.Constant)]
-            if len(values) != 2 or [each.arg for each in mark.keywords] != ["made_by"]:
+            if len(values) != 2 or [each.arg for each in mark.keywords] != ["package"]:
                 raise ConfigError(
                     f"{path}:{mark.lineno}: {ast.unparse(mark)}, expected "
-                    f'pytest.mark.{MARK}("what it is", made_by="package"); correct it'
+                    f'pytest.mark.{MARK}("what it is", package="name"); correct it'
                 )
             test = (Path("tests") / path.relative_to(tests)).as_posix()
-            yield Situation(what=str(values[0]), made_by=str(values[1]), test=test)
+            yield Situation(what=str(values[0]), package=str(values[1]), test=test)
 
 
 def as_markdown(rows: Sequence[Sequence[str]], found: Sequence[Situation]) -> str:
@@ -152,12 +174,12 @@ def as_markdown(rows: Sequence[Sequence[str]], found: Sequence[Situation]) -> st
         "",
         "## Kinds of files",
         "",
-        "Tests make each of these with the package that people make them with, and compare what",
-        "tramontane reads with what that package, or transformers, reads.",
+        "Tests make each of these, most with the package that people make them with, and compare",
+        "what tramontane reads with what that package reads.",
         "",
         *_table(
-            ("situation", "made by", "test"),
-            [(one.what, one.made_by, f"`{one.test}`") for one in found],
+            ("situation", "package", "test"),
+            [(one.what, one.package, f"`{one.test}`") for one in found],
         ),
         "",
         "## Known geometries",

@@ -13,7 +13,7 @@ MODEL = Trained(name="m", publisher="p", folder="models/m")
 
 
 def test_the_page_lists_the_files_that_tests_make() -> None:
-    """If this fails: make models."""
+    """If this fails: make models, or python -m tramontane.bench.models_page with --page and --out."""
     page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
     found = situations()
     assert len(found) > 5
@@ -25,6 +25,19 @@ def test_each_trained_model_has_a_row_of_the_page() -> None:
     page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
     for model in models_page.TRAINED:
         assert f"| {model.name} | {model.publisher} |" in page
+
+
+def test_rows_of_a_page_are_kept_while_its_files_are_listed_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, out = ROOT / "docs" / "models.md", tmp_path / "models.md"
+    assert models_page.main([f"--page={page}", f"--out={out}"]) == 0
+    assert out.read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
+    assert capsys.readouterr().out.strip() == page.read_text(encoding="utf-8").strip()
+    with pytest.raises(
+        ConfigError, match="has no row of stdlib-5m, expected one; run make models"
+    ):
+        models_page.main([f"--page={tmp_path / 'none.md'}"])
 
 
 def test_mark_of_another_form_is_refused(tmp_path: Path) -> None:
@@ -45,7 +58,7 @@ def test_model_that_is_absent_or_refused_is_a_row_that_says_so(tmp_path: Path) -
     assert "absent here" in try_model(MODEL, None)
     (tmp_path / "models" / "m").mkdir(parents=True)
     row = try_model(MODEL, tmp_path)
-    assert any(cell.startswith("refused: models/m: not a checkpoint") for cell in row)
+    assert any(cell.startswith("refused: m: not a checkpoint") for cell in row)
     assert str(tmp_path) not in " ".join(row)
 
 

@@ -74,6 +74,7 @@ def test_tied_head_is_the_embedding(tiny_checkpoint: Write) -> None:
     )
 
 
+@pytest.mark.situation("safetensors in shards and in one file", package="transformers")
 def test_sharded_and_single_give_equal_numbers(tiny_checkpoint: Write) -> None:
     single = open_checkpoint(tiny_checkpoint())
     sharded = open_checkpoint(tiny_checkpoint(**SHARDED))

@@ -92,6 +92,9 @@ def test_gguf_reads_as_the_same_weights_in_hugging_faces(
     assert_equal(found, expected)
 
 
+@pytest.mark.situation(
+    "Mistral's own layout (`params.json`), and GGUF, of one Mistral", package="transformers"
+)
 @pytest.mark.parametrize("kind", KINDS[:4], ids=str)
 def test_logits_of_every_layout_are_those_of_transformers(
     tiny_checkpoint: Write, as_mistral: Write, as_gguf: Write, kind: dict[str, Any]

@@ -42,6 +42,9 @@ def to_bin(folder: Path, *, parts: int = 1, is_indexed: bool = True) -> Path:
     return folder
 
 
+@pytest.mark.situation(
+    "`pytorch_model.bin`: one file, and shards with or without an index", package="torch"
+)
 @pytest.mark.parametrize(
     ("parts", "is_indexed", "dtype"),
     [(1, True, "float32"), (3, True, "bfloat16"), (2, False, "float16")],

@@ -75,6 +75,10 @@ WRAPPED: dict[str, Callable[[str], str]] = {
 }
 
 
+@pytest.mark.situation(
+    "Tensor names with the prefix of PEFT, torch.compile, FSDP, a trainer or an image model, or with none",
+    package="transformers",
+)
 @pytest.mark.parametrize("tie", [False, True])
 @pytest.mark.parametrize("wrapper", WRAPPED)
 def test_names_of_every_wrapper_are_read_and_said(
@@ -172,6 +176,10 @@ LOADED: dict[str, tuple[dict[str, Any], Change | None, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.situation(
+    "No `architectures`; a base model; float64; buffers; biases that are zero",
+    package="transformers",
+)
 @pytest.mark.parametrize("situation", LOADED)
 def test_what_transformers_loads_gives_its_logits(tiny_checkpoint: Write, situation: str) -> None:
     options, change, config = LOADED[situation]

@@ -56,6 +56,7 @@ def published(request: pytest.FixtureRequest, stdlib_5m: Path) -> Path:
     return shared / "models" / request.param
 
 
+@pytest.mark.situation("GGUF vocabulary of kind `llama`", package="sentencepiece")
 def test_tokenizer_built_again_from_gguf_reads_and_writes_as_the_original(
     published: Path, as_gguf: Write
 ) -> None:

@@ -83,6 +83,7 @@ def test_hard_strings_are_many_and_all_different() -> None:
     assert len(set(PROBE_TEXTS)) == len(PROBE_TEXTS)
 
 
+@pytest.mark.situation("`tokenizer.model` of SentencePiece", package="sentencepiece")
 @pytest.mark.parametrize("reads_control", [False, True])
 def test_hard_strings_are_read_and_written_as_sentencepiece_does(
     model: bytes, reads_control: bool

@@ -37,7 +37,7 @@ def test_left_out_metadata_means_what_llama_cpp_takes_for_granted(
     assert config.architecture == "LlamaForCausalLM"
 
 
-@pytest.mark.situation("GGUF keys at values that change nothing", made_by="gguf")
+@pytest.mark.situation("GGUF keys at values that change nothing", package="gguf")
 @pytest.mark.parametrize(
     "nothing",
     [
@@ -147,7 +147,7 @@ def test_key_is_left_out_by_the_command_that_the_error_names(
     assert read_config(new) == read_config(source)
 
 
-@pytest.mark.situation("GGUF file with end tokens of a turn and of a message", made_by="gguf")
+@pytest.mark.situation("GGUF file with end tokens of a turn and of a message", package="gguf")
 @pytest.mark.parametrize(
     ("metadata", "ends"),
     [
@@ -166,7 +166,7 @@ def test_ends_of_a_text_a_turn_and_a_message_are_end_tokens(
     assert read_config(as_gguf(tiny_checkpoint(), metadata=keys)).eos_token_ids == ends
 
 
-@pytest.mark.situation("GGUF file with a tied head", made_by="gguf")
+@pytest.mark.situation("GGUF file with a tied head", package="gguf")
 def test_head_is_tied_where_it_is_left_out(tiny_checkpoint: Write, as_gguf: Write) -> None:
     tied, untied = tiny_checkpoint(tie=True), tiny_checkpoint()
     assert read_config(as_gguf(tied, name="tied.gguf")).tie_word_embeddings

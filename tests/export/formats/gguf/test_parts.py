@@ -32,7 +32,7 @@ def set_number(path: Path, key: str, value: int) -> None:
 
 
 @pytest.mark.situation(
-    "GGUF model in numbered parts; any part or the folder is named", made_by="gguf"
+    "GGUF model in numbered parts; any part or the folder is named", package="gguf"
 )
 @pytest.mark.parametrize("named", [0, 1, 2, None], ids="part {}".format)
 def test_any_part_and_the_folder_are_the_whole_model(
@@ -105,7 +105,7 @@ def test_folder_with_two_split_models_is_refused_by_model(parts: list[Path]) -> 
 
 @pytest.mark.situation(
     "GGUF file with its suffix in capitals, with another, or with none (a blob of Ollama)",
-    made_by="gguf",
+    package="gguf",
 )
 @pytest.mark.parametrize("name", ["MODEL.GGUF", "sha256-0123456789abcdef", "model.Q4_0"])
 def test_file_is_known_by_its_suffix_or_its_first_bytes(

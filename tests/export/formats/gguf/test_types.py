@@ -56,7 +56,7 @@ def test_all_types_that_the_package_dequantizes_are_read() -> None:
     assert set(readable_types()) >= {*FLOAT, *BLOCKS_OF_32, *K, *I, *TERNARY}
 
 
-@pytest.mark.situation("GGUF tensors of every type that the package dequantizes", made_by="gguf")
+@pytest.mark.situation("GGUF tensors of every type that the package dequantizes", package="gguf")
 @pytest.mark.parametrize("kind", sorted(readable_types()))
 def test_rows_of_each_type_read_as_the_package_dequantizes_the_whole(
     kind: str, tmp_path: Path
@@ -113,7 +113,7 @@ def test_parameters_have_their_rows_in_order_whatever_the_slices(
 
 
 @pytest.mark.situation(
-    "GGUF file of several types, as Q4_K_M of a width that 256 does not divide", made_by="gguf"
+    "GGUF file of several types, as Q4_K_M of a width that 256 does not divide", package="gguf"
 )
 def test_type_of_rows_that_blocks_of_256_do_not_divide_falls_back_to_another(
     tiny_checkpoint: Write, as_gguf: Write

@@ -44,6 +44,10 @@ def expected(beside: Path) -> list[list[int]]:
     return [reference.encode(text, bos=True, eos=False) for text in TEXTS]
 
 
+@pytest.mark.situation(
+    "`tokenizer.json` with the wrong pattern of Mistral's 2025 releases, with or without `tekken.json`",
+    package="mistral-common",
+)
 @pytest.mark.parametrize("is_beside", [False, True])
 def test_wrong_pattern_is_corrected_to_what_mistral_common_does(
     beside: Path, capsys: pytest.CaptureFixture[str], is_beside: bool

@@ -39,6 +39,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
     return to_file
 
 
+@pytest.mark.situation("`tekken.json` of every version", package="mistral-common")
 @pytest.mark.parametrize(
     ("version", "special"),
     [

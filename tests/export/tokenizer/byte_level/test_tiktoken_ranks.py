@@ -53,6 +53,9 @@ def published() -> Tokenizer:
     ).tokenizer()
 
 
+@pytest.mark.situation(
+    "`tokenizer.model` of tiktoken (Llama 3) beside `tokenizer.json`", package="tiktoken"
+)
 def test_both_files_of_llama_3_encode_as_tiktoken() -> None:
     own = ranks()
     reference = tiktoken.Encoding("llama", pat_str=LLAMA_3, mergeable_ranks=own, special_tokens={})
