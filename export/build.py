@@ -30,7 +30,7 @@ from .preflight import Preflight, preflight
 from .sidecars.card import render_card
 from .sidecars.sidecars import write_sidecars
 from .sidecars.upstream_metadata import copy_licenses
-from .tokenizer.tokenizer import write_tokenizer
+from .tokenizer.write_tokenizer import write_tokenizer
 from .trace.bind_weights import bind
 from .trace.trace_subprocess import trace_in_subprocess
 

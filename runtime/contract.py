@@ -14,7 +14,8 @@ from .cache import CacheLayout
 MODEL_FILE = "onnx/model.onnx"
 DATA_FILE = "onnx/model.onnx_data"
 MANIFEST_FILE = "manifest.json"
-TOKENIZER_FILE = "tokenizer.model"
+TOKENIZER_FILE = "tokenizer.model"  # SentencePiece's
+TOKENIZER_JSON_FILE = "tokenizer.json"  # Hugging Face's
 CARD_FILE = "README.md"
 
 INPUT_IDS = "input_ids"

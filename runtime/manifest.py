@@ -19,7 +19,8 @@ from .errors import ContractError
 from .memory import MemoryPlan
 
 SCHEMA_VERSION = 4
-SENTENCEPIECE = "sentencepiece"  # the kind of tokenizer of manifests that name none
+# Kinds of tokenizer; manifests that name none have the first.
+SENTENCEPIECE, TOKENIZERS = "sentencepiece", "tokenizers"
 _DIGEST = "manifest_sha256"
 _CHUNK_BYTES = 1 << 20
 

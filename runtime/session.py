@@ -215,19 +215,27 @@ class Session:
         return self._begin(prompt_tokens, max_new_tokens, sampler, changes=self._guard.changes)
 
     def stream(
-        self, prompt: str, *, max_new_tokens: int | None = None, sampler: Sampler | None = None
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int | None = None,
+        sampler: Sampler | None = None,
+        allow_special: bool = False,
     ) -> TextStream:
         """Append a prompt and hand on the text that follows it, whole characters at a time.
 
         Args:
             prompt: text; the first of a sequence is led by the start token where there is one.
             max_new_tokens, sampler: as ``generate``.
+            allow_special: as ``Tokenizer.encode``: for text made by a chat template.
 
         Raises:
             ContractError: as ``generate``; also if the prompt has no tokens.
         """
         changes = self._guard.changes
-        tokens = self.tokenizer.encode(prompt, is_first=self._tokens == 0)
+        tokens = self.tokenizer.encode(
+            prompt, is_first=self._tokens == 0, allow_special=allow_special
+        )
         new = self._begin(tokens, max_new_tokens, sampler, changes=changes)
         return TextStream(new, Detokenizer(self.tokenizer, tokens))
 

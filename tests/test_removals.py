@@ -14,7 +14,7 @@ REASONS = {
     "bench/artifact/speed.py": "a job's file that mkstemp made",
     "export/synthesize/atomic_folder.py": "its own sub-folder of a marked one; an empty OUT",
     "export/formats/gguf/writer.py": "a file in a temporary folder of its own, to the name asked for",
-    "export/tokenizer/tokenizer.py": "a file that the same call wrote into an artifact that is not whole",
+    "export/tokenizer/write_tokenizer.py": "a file that the same call wrote into an artifact that is not whole",
     "graphs/writing/external_data.py": "weights in a folder marked as an artifact that is not whole",
     "graphs/writing/journal.py": "its own file in such a folder",
     "graphs/writing/partial_folder.py": "a marked folder that this process has locked",

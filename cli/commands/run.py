@@ -57,6 +57,12 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of sampling (default: %(default)s)"
     )
+    parser.add_argument(
+        "--allow-special",
+        action="store_true",
+        help="read text that spells a special token, such as <|im_end|>, as that token: for a "
+        "prompt in the model's chat format (default: as any other text)",
+    )
     add_threads(parser)
     parser.add_argument(
         "--max-memory",
@@ -87,7 +93,12 @@ def main(args: Namespace) -> int:
         max_memory_bytes=size_of(args.max_memory, flag="--max-memory"),
     )
     prompt = read_standard_input() if given is None else given
-    pieces = session.stream(prompt, max_new_tokens=args.max_new_tokens, sampler=sampler)
+    pieces = session.stream(
+        prompt,
+        max_new_tokens=args.max_new_tokens,
+        sampler=sampler,
+        allow_special=args.allow_special,
+    )
     if args.json:
         print(json.dumps({"prompt": prompt, "text": "".join(pieces)}))
         return 0

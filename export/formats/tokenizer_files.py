@@ -1,4 +1,4 @@
-"""The SentencePiece model of a checkpoint's folder, and the tokenizer files beside it."""
+"""The tokenizer of a checkpoint's folder, and the tokenizer files beside it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...runtime.contract import TOKENIZER_FILE
+from ...runtime.contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
 from ...runtime.errors import CheckpointError, ConfigError
+from ...runtime.manifest import SENTENCEPIECE, TOKENIZERS
 from ..tokenizer.sentencepiece_model import with_leading_space
 from ..tokenizer.spelling import text_of
 from .held_files import HeldFile, HeldFiles
 from .metadata_fields import flag, read_json_object, shown
 
-JSON_FILE = "tokenizer.json"
 SETTINGS_FILE = "tokenizer_config.json"
 MAP_FILE = "special_tokens_map.json"
-_COMPANIONS = (JSON_FILE, SETTINGS_FILE, MAP_FILE)
+_TEKKEN_FILE = "tekken.json"  # Mistral's own format of newer models
+_PARTS = ("vocab.json", "merges.txt")  # GPT-2's format, which tokenizer.json replaces
+_COMPANIONS = (TOKENIZER_JSON_FILE, SETTINGS_FILE, MAP_FILE)
 _NAMED = ("bos_token", "eos_token")
 _LLAMA = "LlamaTokenizer"  # transformers' class that lays out spaces by its settings
 
@@ -27,19 +29,24 @@ class PublishedTokenizer:
     """The tokenizer of a checkpoint, whatever its layout."""
 
     path: Path  # file that it was read from
-    model: bytes  # SentencePiece's ModelProto, with the settings that change it
+    kind: str  # as in ``runtime.tokenizers.kinds``
+    model: bytes  # content of the driver's file of this kind, with the settings that change it
     adds_bos: bool | None  # whether a prompt starts with the start token; None: nothing says so
     # Files that say the same to other programs, by their names.
     companions: dict[str, HeldFile] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)  # of tokenizer_config.json
-    remedy: str = "download it again"  # what to do where SentencePiece does not read it
+    made_from: str | None = (
+        None  # the file that a tokenizer.json was made from; None: as published
+    )
+    remedy: str = "download it again"  # what to do where the driver does not read it
 
 
 def tokenizer_file(folder: Path) -> Path | None:
-    """The SentencePiece model of a folder; None where it has none.
+    """The file of a folder that the driver's tokenizer is made from; None where it has none.
 
-    Mistral names one by the version of its control tokens, as in ``tokenizer.model.v3``;
-    where ``tokenizer.model`` is there too, it is the same.
+    It is the SentencePiece model, else ``tokenizer.json``. Mistral names a model by the version of
+    its control tokens, as in ``tokenizer.model.v3``; where ``tokenizer.model`` is there too, it is
+    the same.
 
     Raises:
         CheckpointError: several versions, and none that is meant.
@@ -52,7 +59,10 @@ def tokenizer_file(folder: Path) -> Path | None:
             f"{folder}: holds {' and '.join(path.name for path in found)}, expected one "
             f"tokenizer; copy the one that is meant to {TOKENIZER_FILE}"
         )
-    return found[0] if found else None
+    if found:
+        return found[0]
+    path = folder / TOKENIZER_JSON_FILE
+    return path if path.is_file() else None
 
 
 def read_tokenizer(folder: Path, held: HeldFiles) -> PublishedTokenizer:
@@ -72,14 +82,19 @@ def read_tokenizer(folder: Path, held: HeldFiles) -> PublishedTokenizer:
         settings = _settings(companions)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
+    is_json = path.name == TOKENIZER_JSON_FILE
+    content = held.hold(path).read_bytes()
     try:
         adds_bos = flag(settings, "add_bos_token") if "add_bos_token" in settings else None
-        adds_space = _adds_space(held.find(folder / "config.json"), companions, settings)
+        if not is_json:
+            adds_space = _adds_space(held.find(folder / "config.json"), companions, settings)
+            content = with_leading_space(content, adds_space)
     except ConfigError as error:
         raise CheckpointError(f"{folder / SETTINGS_FILE}: {error}") from error
     return PublishedTokenizer(
         path=path,
-        model=with_leading_space(held.hold(path).read_bytes(), adds_space),
+        kind=TOKENIZERS if is_json else SENTENCEPIECE,
+        model=content,
         adds_bos=adds_bos,
         companions=companions,
         settings=settings,
@@ -87,17 +102,22 @@ def read_tokenizer(folder: Path, held: HeldFiles) -> PublishedTokenizer:
 
 
 def _missing(folder: Path) -> str:
-    other = next((name for name in ("tekken.json", JSON_FILE) if (folder / name).is_file()), None)
-    start = f"{folder}: holds no {TOKENIZER_FILE}"
-    if other is None:
+    start = f"{folder}: holds no {TOKENIZER_JSON_FILE} and no {TOKENIZER_FILE}"
+    if (folder / _TEKKEN_FILE).is_file():
         return (
-            f"{start}; the driver needs a SentencePiece model, so download that file of the same "
-            "checkpoint into the folder"
+            f"{start}, but {_TEKKEN_FILE}, which this version does not read; copy the "
+            f"{TOKENIZER_JSON_FILE} and {SETTINGS_FILE} of the same model in Hugging Face's "
+            "layout into the folder"
+        )
+    if all((folder / name).is_file() for name in _PARTS):
+        return (
+            f"{start}, but {' and '.join(_PARTS)}; write {TOKENIZER_JSON_FILE} from them: python "
+            f'-c "import sys, transformers; transformers.AutoTokenizer.from_pretrained('
+            f"sys.argv[1]).save_pretrained(sys.argv[1])\" '{folder}'"
         )
     return (
-        f"{start}, but {other}; the driver needs a SentencePiece model, so download "
-        f"{TOKENIZER_FILE} if the checkpoint has one; tokenizers that are published as {other} "
-        "alone (Llama 3, Mistral NeMo) are not supported by this version"
+        f"{start}, expected one of them; copy {TOKENIZER_JSON_FILE} (or {TOKENIZER_FILE}) and "
+        f"{SETTINGS_FILE} from the model that this one was trained from into the folder"
     )
 
 
@@ -133,7 +153,7 @@ def _adds_space(
     if settings.get("add_prefix_space") is None:
         return None
     wanted = flag(settings, "add_prefix_space")
-    if JSON_FILE not in companions:
+    if TOKENIZER_JSON_FILE not in companions:
         return wanted
     kind = None if config is None else read_json_object(config).get("model_type")
     is_llama = str(settings.get("tokenizer_class")).removesuffix("Fast") == _LLAMA

@@ -16,7 +16,7 @@ from ...runtime.cache import by_layer
 from ...runtime.manifest import Manifest
 from ..example_prompt import example_prompt
 from ..parity_labels import parity_rows
-from ..tokenizer.tokenizer import LEFT_OUT
+from ..tokenizer.write_tokenizer import LEFT_OUT
 from .genai_config import default_length
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")

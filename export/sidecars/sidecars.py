@@ -7,7 +7,7 @@ from typing import Any
 
 from ...console.progress import say
 from ...graphs.targets.target import Target
-from ...runtime.contract import DATA_FILE, MODEL_FILE
+from ...runtime.contract import DATA_FILE, MODEL_FILE, TOKENIZER_FILE, TOKENIZER_JSON_FILE
 from ...runtime.manifest import Vocabulary, to_json
 from ..cache_choice import WINDOWED, CacheChoice
 from ..config import MistralConfig
@@ -21,7 +21,8 @@ from .genai_config import GENAI_CONFIG_FILE, genai_config
 ATTRIBUTES_FILE = ".gitattributes"
 # Without these a runtime takes another model for it, or stops; a checkpoint may leave them out.
 _NEEDED = ("architectures", "model_type", "num_key_value_heads", "sliding_window", "layer_windows")
-_LARGE = ("*.onnx", f"{Path(DATA_FILE).name}*", "tokenizer.model")
+_LARGE = ("*.onnx", f"{Path(DATA_FILE).name}*", TOKENIZER_FILE)
+_LARGEST_IN_GIT = 10 << 20  # bytes of a file that the Hub takes without LFS
 
 
 def write_sidecars(
@@ -33,7 +34,7 @@ def write_sidecars(
     target: Target,
     cache: CacheChoice = WINDOWED,
 ) -> None:
-    """Write all sidecar files beside the graph's folder, which has its data files already.
+    """Write all sidecar files beside the graph's folder, which has data files and tokenizer.
 
     Args:
         weights: the checkpoint; what it published is carried over.
@@ -64,7 +65,10 @@ def write_sidecars(
     _tell_of_changes(weights.path / GENERATION_FILE, generation, tokens)
     for name, content in contents.items():
         (folder / name).write_text(to_json(content), encoding="utf-8")
-    attributes = "".join(f"{name} filter=lfs diff=lfs merge=lfs -text\n" for name in _LARGE)
+    vocabulary_file = folder / TOKENIZER_JSON_FILE
+    is_large = vocabulary_file.is_file() and vocabulary_file.stat().st_size > _LARGEST_IN_GIT
+    large = (*_LARGE, TOKENIZER_JSON_FILE) if is_large else _LARGE
+    attributes = "".join(f"{name} filter=lfs diff=lfs merge=lfs -text\n" for name in large)
     (folder / ATTRIBUTES_FILE).write_text(attributes, encoding="utf-8")
 
 

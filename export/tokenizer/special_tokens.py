@@ -11,18 +11,19 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from ...runtime.contract import TOKENIZER_JSON_FILE
 from ...runtime.errors import CheckpointError, ConfigError
-from ...runtime.tokenizers.sentencepiece import SentencePiece
+from ...runtime.tokenizers.protocol import Codec
 from ..formats.checkpoint import Checkpoint
 from ..formats.held_files import HeldFile
 from ..formats.metadata_fields import read_json_object, shown, token_ids
-from ..formats.tokenizer_files import JSON_FILE, SETTINGS_FILE, PublishedTokenizer
+from ..formats.tokenizer_files import SETTINGS_FILE, PublishedTokenizer
 from .spelling import TokenTexts, text_of
 
 GENERATION_FILE = "generation_config.json"
 
 
-def start_token(tokenizer: PublishedTokenizer, pieces: SentencePiece) -> tuple[int | None, bool]:
+def start_token(tokenizer: PublishedTokenizer, codec: Codec) -> tuple[int | None, bool]:
     """The start token, and whether prompts begin with it.
 
     A published ``tokenizer.json`` decides, as in transformers; without one the ``bos_token`` and
@@ -40,8 +41,8 @@ def start_token(tokenizer: PublishedTokenizer, pieces: SentencePiece) -> tuple[i
     Source: transformers 5.23, ``PreTrainedTokenizerBase._from_pretrained`` and
         ``TokenizersBackend.update_post_processor``.
     """
-    token = _named("bos_token", tokenizer, pieces)
-    published = tokenizer.companions.get(JSON_FILE)
+    token = _named("bos_token", tokenizer, codec)
+    published = tokenizer.companions.get(TOKENIZER_JSON_FILE)
     around = None if published is None else read_around(published)
     if around is not None:
         before = around[0]
@@ -54,14 +55,14 @@ def start_token(tokenizer: PublishedTokenizer, pieces: SentencePiece) -> tuple[i
     if token is None or tokenizer.adds_bos is False:
         return token, False
     if token < 0:
-        raise _unknown("bos_token", tokenizer, pieces)
+        raise _unknown("bos_token", tokenizer, codec)
     return token, True
 
 
 def end_tokens(
     checkpoint: Checkpoint,
     tokenizer: PublishedTokenizer,
-    pieces: SentencePiece,
+    codec: Codec,
 ) -> tuple[int, ...]:
     """The end tokens, the first of them the one to pad with; empty where nothing names any.
 
@@ -84,11 +85,11 @@ def end_tokens(
     if checkpoint.config.eos_token_ids:
         path = checkpoint.path / checkpoint.published.described_in
         return _of_model(checkpoint.config.eos_token_ids, checkpoint, named_in=path)
-    token = _named("eos_token", tokenizer, pieces)
+    token = _named("eos_token", tokenizer, codec)
     if token is None:
         return ()
     if token < 0:
-        raise _unknown("eos_token", tokenizer, pieces)
+        raise _unknown("eos_token", tokenizer, codec)
     return (token,)
 
 
@@ -121,20 +122,20 @@ def _of_model(
 _UNKNOWN = -1  # a named token that the tokenizer does not have
 
 
-def _named(name: str, tokenizer: PublishedTokenizer, pieces: SentencePiece) -> int | None:
+def _named(name: str, tokenizer: PublishedTokenizer, codec: Codec) -> int | None:
     """A special token of the settings beside a tokenizer, else the SentencePiece model's own."""
     if name not in tokenizer.settings:
-        return pieces.start_token if name == "bos_token" else pieces.end_token
+        return codec.start_token if name == "bos_token" else codec.end_token
     text = text_of(tokenizer.settings[name])
     if text is None:
         return None
-    token = TokenTexts(pieces, tokenizer.settings).find(text)
+    token = TokenTexts(codec, tokenizer.settings).find(text)
     return _UNKNOWN if token is None else token
 
 
-def _unknown(name: str, tokenizer: PublishedTokenizer, pieces: SentencePiece) -> CheckpointError:
+def _unknown(name: str, tokenizer: PublishedTokenizer, codec: Codec) -> CheckpointError:
     return CheckpointError(
         f"{tokenizer.path.with_name(SETTINGS_FILE)}: {name} is "
-        f"{shown(tokenizer.settings[name])}, expected one of the {len(pieces)} pieces of "
+        f"{shown(tokenizer.settings[name])}, expected one of the {len(codec)} tokens of "
         f"{tokenizer.path.name}; correct it, or copy both files from the same checkpoint"
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ...runtime.tokenizers.sentencepiece import SentencePiece
+    from ...runtime.tokenizers.protocol import Codec
 
 
 def write_ids(*, bos: int | None, eos: Sequence[int]) -> dict[str, Any]:
@@ -28,26 +28,26 @@ def text_of(token: Any) -> str | None:
 
 
 class TokenTexts:
-    """Texts and ids of tokens: the SentencePiece model's, and those that settings add."""
+    """Texts and ids of tokens: the tokenizer's own, and those that settings add."""
 
-    def __init__(self, pieces: SentencePiece, settings: Mapping[str, Any]) -> None:
-        """Read the settings of ``tokenizer_config.json`` beside a model."""
-        self._pieces = pieces
+    def __init__(self, codec: Codec, settings: Mapping[str, Any]) -> None:
+        """Read the settings of ``tokenizer_config.json`` beside a tokenizer."""
+        self._codec = codec
         added = settings.get("added_tokens_decoder")
         self._added = added if isinstance(added, Mapping) else {}
 
     def find(self, text: str) -> int | None:
-        """The id of a token; None if neither the model nor the settings have it."""
-        token = self._pieces.find(text)
+        """The id of a token; None if neither the tokenizer nor the settings have it."""
+        token = self._codec.find(text)
         if token is not None:
             return token
         ids = (key for key, value in self._added.items() if text_of(value) == text)
         return next((int(key) for key in ids if str(key).isdecimal()), None)
 
     def text(self, token: int | None) -> str | None:
-        """The text of a token; None if neither the model nor the settings have it."""
+        """The text of a token; None if neither the tokenizer nor the settings have it."""
         if token is None:
             return None
-        if token < len(self._pieces):
-            return self._pieces.piece(token)
+        if token < len(self._codec) and (piece := self._codec.piece(token)):
+            return piece
         return text_of(self._added.get(str(token)))

@@ -25,7 +25,8 @@ from tokenizers import (
 )
 
 from ...runtime.manifest import Vocabulary
-from ...runtime.tokenizers.sentencepiece import SPACE, SentencePiece
+from ...runtime.tokenizers.protocol import Codec
+from ...runtime.tokenizers.sentencepiece import SPACE
 from .sentencepiece_model import BPE, KIND, parse
 from .tokenizer_probes import PROBE_TEXTS
 
@@ -161,7 +162,7 @@ class TokenizerJson:
 
 def first_difference(
     found: Tokenizer,
-    expected: SentencePiece,
+    expected: Codec,
     texts: Iterable[str] | None = None,
 ) -> str | None:
     """Describe the first text that two tokenizers encode or decode differently; None: no text.

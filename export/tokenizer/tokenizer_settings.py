@@ -8,7 +8,7 @@ from typing import Any
 
 from ...console.progress import say
 from ...runtime.manifest import Vocabulary, to_json
-from ...runtime.tokenizers.sentencepiece import SentencePiece
+from ...runtime.tokenizers.protocol import Codec
 from ..formats.metadata_fields import read_json_object, shown
 from ..formats.tokenizer_files import MAP_FILE, SETTINGS_FILE
 from .spelling import TokenTexts, text_of
@@ -19,7 +19,7 @@ _TEMPLATE = "chat_template"
 def correct_settings(
     folder: Path,
     vocabulary: Vocabulary,
-    pieces: SentencePiece,
+    codec: Codec,
     *,
     source: Path,
 ) -> None:
@@ -31,7 +31,7 @@ def correct_settings(
     Args:
         folder: the artifact's.
         vocabulary: start and end tokens.
-        pieces: the SentencePiece model beside the files.
+        codec: the tokenizer beside the files.
         source: file that the tokenizer was read from, which the printed lines name.
     """
     read = (
@@ -39,7 +39,7 @@ def correct_settings(
         for name in (SETTINGS_FILE, MAP_FILE)
     )
     settings, named = read
-    names = _Names(vocabulary, pieces, settings)
+    names = _Names(vocabulary, codec, settings)
     for name, own, wanted in (
         (SETTINGS_FILE, settings, names.of_settings(settings)),
         (MAP_FILE, named, names.of_tokens(named)),
@@ -52,17 +52,32 @@ def correct_settings(
             (folder / name).write_text(to_json({**own, **changes}), encoding="utf-8")
 
 
+def settings_of_json(
+    codec: Codec, vocabulary: Vocabulary, *, max_positions: int
+) -> dict[str, Any]:
+    """``tokenizer_config.json`` for a ``tokenizer.json`` that was published without one."""
+    texts = TokenTexts(codec, {})
+    ends = vocabulary.eos_token_ids
+    named = {"bos_token": vocabulary.bos_token_id, "eos_token": next(iter(ends), None)}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",  # reads tokenizer.json as it is
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": max_positions,
+        **{name: text for name, token in named.items() if (text := texts.text(token)) is not None},
+    }
+
+
 class _Names:
     """The right values of the keys that the settings have."""
 
     def __init__(
         self,
         vocabulary: Vocabulary,
-        pieces: SentencePiece,
+        codec: Codec,
         settings: Mapping[str, Any],
     ) -> None:
         self._vocabulary = vocabulary
-        self._texts = TokenTexts(pieces, settings)
+        self._texts = TokenTexts(codec, settings)
         self._writes_end = "eos_token" in str(settings.get(_TEMPLATE) or "")
 
     def of_settings(self, own: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,8 @@ class Detokenizer:
         self._waiting.append(token)
         self._utf8.decode(added)
         is_unfinished = bool(added) and bool(self._utf8.getstate()[0])
-        return "" if is_unfinished else self.flush()
+        waits = is_unfinished or self._tokenizer.depends_on_next(token)
+        return "" if waits else self.flush()
 
     def flush(self) -> str:
         """Text of the tokens that still wait; bytes of unfinished characters become U+FFFD."""

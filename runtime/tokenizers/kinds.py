@@ -5,13 +5,14 @@ A new kind is a file beside this one with a ``protocol.Codec``, and an entry in 
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..contract import MANIFEST_FILE, TOKENIZER_FILE
+from ..contract import MANIFEST_FILE, TOKENIZER_FILE, TOKENIZER_JSON_FILE
 from ..errors import ContractError
-from ..manifest import SENTENCEPIECE, Manifest
+from ..manifest import SENTENCEPIECE, TOKENIZERS, Manifest
 from .protocol import Codec
 from .tokenizer import Tokenizer
 
@@ -22,6 +23,7 @@ class Kind:
 
     file: str  # of the artifact
     parse: Callable[[bytes], Codec]  # that file's content; ValueError where it is damaged
+    package: str | None = None  # that parsing imports; None: one that the driver always has
 
 
 def _sentencepiece(content: bytes) -> Codec:
@@ -30,15 +32,24 @@ def _sentencepiece(content: bytes) -> Codec:
     return SentencePiece(content)
 
 
+def _hugging_face(content: bytes) -> Codec:
+    from .hugging_face import HuggingFace
+
+    return HuggingFace(content)
+
+
 # By the manifest's ``vocabulary.kind``.
-KINDS = {SENTENCEPIECE: Kind(file=TOKENIZER_FILE, parse=_sentencepiece)}
+KINDS = {
+    SENTENCEPIECE: Kind(file=TOKENIZER_FILE, parse=_sentencepiece),
+    TOKENIZERS: Kind(file=TOKENIZER_JSON_FILE, parse=_hugging_face, package="tokenizers"),
+}
 
 
 def find_kind(folder: Path, manifest: Manifest) -> Kind:
     """Find the kind of an artifact's tokenizer.
 
     Raises:
-        ContractError: this version has no such kind.
+        ContractError: this version has no such kind, or the package that it needs is missing.
     """
     name = manifest.vocabulary.kind
     if name not in KINDS:
@@ -47,15 +58,21 @@ def find_kind(folder: Path, manifest: Manifest) -> Kind:
             f"{' or '.join(map(repr, sorted(KINDS)))}, the kinds of tokenizer that this version "
             "reads; update tramontane: pip install --upgrade tramontane"
         )
-    return KINDS[name]
+    kind = KINDS[name]
+    if kind.package is not None and importlib.util.find_spec(kind.package) is None:
+        raise ContractError(
+            f"{folder / MANIFEST_FILE}: vocabulary.kind is {name!r}, which needs the package "
+            f"{kind.package}, and it is not installed; pip install 'tramontane[{kind.package}]'"
+        )
+    return kind
 
 
 def open_tokenizer(folder: Path, manifest: Manifest) -> Tokenizer:
     """Open an artifact's tokenizer.
 
     Raises:
-        ContractError: its kind is unknown, its file is missing or damaged, or prompts begin with
-            a start token that the manifest does not name.
+        ContractError: its kind is unknown or needs a package that is missing, its file is missing
+            or damaged, or prompts begin with a start token that the manifest does not name.
     """
     kind = find_kind(folder, manifest)
     path = folder / kind.file

@@ -28,8 +28,8 @@ class SentencePiece:
         """Number of pieces."""
         return int(self._processor.GetPieceSize())
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, with no start or end token added."""
+    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:  # noqa: ARG002
+        """Token ids of a text, with no start or end token added; none of them controls."""
         return list(self._processor.EncodeAsIds(text))
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -46,12 +46,18 @@ class SentencePiece:
             return self.decode([token]).encode()
         return self.label(token).encode()
 
+    def depends_on_next(self, token: int) -> bool:  # noqa: ARG002
+        """No: SentencePiece decodes each character alone."""
+        return False
+
     def label(self, token: int) -> str:
         """The piece of a token, with a space shown as a space."""
         return self.piece(token).replace(SPACE, " ")
 
     def piece(self, token: int) -> str:
-        """The piece of a token, as the model has it."""
+        """The piece of a token, as the model has it; empty where it has no such token."""
+        if not 0 <= token < len(self):
+            return ""
         return str(self._processor.IdToPiece(int(token)))
 
     def find(self, piece: str) -> int | None:

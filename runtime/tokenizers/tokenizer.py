@@ -48,14 +48,23 @@ class Tokenizer:
         """Tokens that have text or control it: those of the codec."""
         return len(self._codec)
 
-    def encode(self, prompt: str, *, is_first: bool = True) -> list[int]:
+    def encode(
+        self, prompt: str, *, is_first: bool = True, allow_special: bool = False
+    ) -> list[int]:
         """Token ids of a prompt; the first prompt of a sequence gets the start token in front.
+
+        Args:
+            prompt: text to continue.
+            is_first: whether it begins a sequence.
+            allow_special: text that spells a special token, such as ``<|im_end|>``, becomes that
+                token, as chat templates need. Leave it out for text of users: it is then encoded
+                as any other text.
 
         Raises:
             ContractError: no tokens at all, or a character that is half of a surrogate pair.
         """
         _refuse_surrogates(prompt)
-        tokens = self._codec.encode(prompt)
+        tokens = self._codec.encode(prompt, allow_special=allow_special)
         if is_first:
             tokens = [*self.vocabulary.prompt_start, *tokens]
         if not tokens:
@@ -77,12 +86,16 @@ class Tokenizer:
         return self._codec.decode([int(token) for token in tokens if self._has(token)])
 
     def token_bytes(self, token: int) -> bytes | None:
-        """UTF-8 bytes that a token adds inside a text; None if the codec does not have the token.
+        """UTF-8 bytes that a token adds inside a text; None for a token without text.
 
         Raises:
             ContractError: a token outside the model's vocabulary.
         """
         return self._codec.token_bytes(int(token)) if self._has(token) else None
+
+    def depends_on_next(self, token: int) -> bool:
+        """Whether the text of a token may change when another follows, however whole it is."""
+        return self._has(token) and self._codec.depends_on_next(int(token))
 
     def _has(self, token: int) -> bool:
         """Whether the codec has a token of the model."""

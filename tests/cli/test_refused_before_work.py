@@ -42,7 +42,7 @@ def widen_a_layer(folder: Path) -> None:
     ("spoil", "options", "message"),
     [
         (drop_weights, [], "holds no weights"),
-        (drop_tokenizer, [], "holds no tokenizer.model"),
+        (drop_tokenizer, [], "holds no tokenizer.json and no tokenizer.model"),
         (spoil_tokenizer, [], "tokenizer.model: not a SentencePiece model"),
         (shrink_vocabulary, [], "has shape (2048, 256)"),
         (widen_a_layer, [], "model.safetensors: model.layers.0.mlp"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ....runtime.errors import CheckpointError
+from ....runtime.manifest import SENTENCEPIECE
 from ...tokenizer.sentencepiece_model import make_bpe, serialize
 from ..metadata_fields import shown
 from ..tokenizer_files import PublishedTokenizer
@@ -49,6 +50,7 @@ def rebuild_tokenizer(file: GgufFile) -> PublishedTokenizer:
     model.normalizer_spec.add_dummy_prefix = settings.get("add_space_prefix", True)
     return PublishedTokenizer(
         path=file.path,
+        kind=SENTENCEPIECE,
         model=serialize(model),
         adds_bos=bool(settings.get("add_bos_token", True)),
         remedy=_REMEDY,

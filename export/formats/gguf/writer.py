@@ -12,6 +12,8 @@ import ml_dtypes
 import numpy as np
 
 from ....console.progress import track
+from ....runtime.errors import CheckpointError
+from ....runtime.manifest import SENTENCEPIECE
 from ...tokenizer.sentencepiece_model import KIND, parse
 from ...tokenizer.tokenizer import read_vocabulary
 from ..checkpoint import Checkpoint
@@ -30,7 +32,7 @@ def write_gguf(checkpoint: Checkpoint, path: Path) -> None:
     are F32, which llama.cpp demands. The window is noted, though llama.cpp honours none here.
 
     Raises:
-        CheckpointError: no tokenizer, an unreadable tensor, or a NaN or infinity.
+        CheckpointError: no SentencePiece tokenizer, an unreadable tensor, or a NaN or infinity.
 
     Source: ggml, docs/gguf.md; llama.cpp, conversion/llama.py.
     """
@@ -97,7 +99,14 @@ def _add_architecture(writer: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
 
 def _add_tokenizer(writer: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
     """SentencePiece's pieces, and as many that no text has as the model scores beyond them."""
-    model = parse(checkpoint.read_tokenizer().model)
+    published = checkpoint.read_tokenizer()
+    if published.kind != SENTENCEPIECE:
+        raise CheckpointError(
+            f"{published.path}: a tokenizer of kind {published.kind!r}, expected a SentencePiece "
+            "model, the only kind that is written as GGUF; convert the checkpoint by llama.cpp's "
+            "convert_hf_to_gguf.py"
+        )
+    model = parse(published.model)
     vocabulary = read_vocabulary(checkpoint)
     spare = range(len(model.pieces), checkpoint.config.vocab_size)
     writer.add_tokenizer_model("llama")  # SentencePiece's BPE

@@ -23,15 +23,11 @@ from tramontane.export.options import (
     ExportOptions,
 )
 from tramontane.export.sidecars.sidecars import write_sidecars
-from tramontane.export.tokenizer.tokenizer import MADE as MADE_OF_MODEL
-from tramontane.export.tokenizer.tokenizer import (
-    SPACED,
-    CheckpointTokenizer,
-    read_vocabulary,
-    write_tokenizer,
-)
+from tramontane.export.tokenizer.tokenizer import CheckpointTokenizer, read_vocabulary
 from tramontane.export.tokenizer.tokenizer_json import TokenizerJson
 from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS
+from tramontane.export.tokenizer.write_tokenizer import MADE as MADE_OF_MODEL
+from tramontane.export.tokenizer.write_tokenizer import SPACED, write_tokenizer
 from tramontane.graphs.targets.known import find_target
 from tramontane.runtime import Session
 from tramontane.runtime.errors import CheckpointError, ConfigError, TramontaneError
@@ -298,7 +294,7 @@ def test_model_without_a_start_token_feeds_none(copied: Write, tmp_path: Path) -
 
 
 BAD_STARTS: dict[str, tuple[dict[str, Any], str]] = {
-    "no piece": ({"bos_token": "<bos>"}, "bos_token is '<bos>', expected one of the 2048 pieces"),
+    "no piece": ({"bos_token": "<bos>"}, "bos_token is '<bos>', expected one of the 2048 tokens"),
     "a number": ({"bos_token": 1}, "bos_token is 1; expected a token's text"),
     "an object of another kind": ({"bos_token": {"id": 1}}, "bos_token is {'id': 1}; expected a"),
     "whether, as text": ({"add_bos_token": "no"}, "add_bos_token is 'no'; expected true or false"),
@@ -464,11 +460,8 @@ def test_tokenizer_of_llama_3_is_named(copied: Write) -> None:
     assert "download" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("other", ["tekken.json", "tokenizer.json"])
-def test_folder_with_another_tokenizer_alone_is_told_that_it_is_not_read(
-    copied: Write, other: str
-) -> None:
+def test_sentencepiece_model_under_another_name_is_named(copied: Write) -> None:
     folder = copied()
-    (folder / "tokenizer.model").rename(folder / other)
-    with pytest.raises(TramontaneError, match=f"holds no tokenizer.model, but {other}"):
+    (folder / "tokenizer.model").rename(folder / "tokenizer.json")
+    with pytest.raises(TramontaneError, match=r"tokenizer\.json: not a tokenizer\.json \("):
         read_vocabulary(Checkpoint.open(folder))

@@ -12,13 +12,9 @@ import transformers
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Tokenizer
 from tramontane.export.formats.checkpoint import Checkpoint
-from tramontane.export.tokenizer.tokenizer import (
-    AS_PUBLISHED,
-    MADE,
-    read_vocabulary,
-    write_tokenizer,
-)
+from tramontane.export.tokenizer.tokenizer import read_vocabulary
 from tramontane.export.tokenizer.tokenizer_json import TokenizerJson, first_difference
+from tramontane.export.tokenizer.write_tokenizer import AS_PUBLISHED, MADE, write_tokenizer
 from tramontane.runtime.errors import CheckpointError
 from tramontane.runtime.tokenizers.sentencepiece import SentencePiece
 
@@ -326,7 +322,9 @@ def test_every_layout_gets_the_tokenizer_of_the_folder(
 def test_checkpoint_without_a_tokenizer_is_refused(tiny_checkpoint: Write) -> None:
     folder = tiny_checkpoint()
     (folder / "tokenizer.model").unlink()
-    with pytest.raises(CheckpointError, match=r"holds no tokenizer\.model; the driver needs"):
+    with pytest.raises(
+        CheckpointError, match=r"holds no tokenizer\.json and no tokenizer\.model, expected"
+    ):
         read_vocabulary(Checkpoint.open(folder))
 
 
@@ -351,5 +349,5 @@ def test_spoilt_tokenizer_is_named(
 def test_tokenizer_with_more_pieces_than_the_model_scores_is_refused(
     tiny_checkpoint: Write,
 ) -> None:
-    with pytest.raises(CheckpointError, match="2048 pieces, the model scores 1024; this is an"):
+    with pytest.raises(CheckpointError, match="2048 tokens, the model scores 1024; this is an"):
         read_vocabulary(Checkpoint.open(tiny_checkpoint(vocab_size=1024)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import re
 import subprocess
@@ -28,7 +29,9 @@ class Words:
     def __len__(self) -> int:
         return len(self.words)
 
-    def encode(self, text: str) -> list[int]:
+    start_token = end_token = None
+
+    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         return [self.words.index(word) for word in text.split()]
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -37,8 +40,17 @@ class Words:
     def token_bytes(self, token: int) -> bytes:
         return f"{self.words[token]} ".encode()
 
+    def depends_on_next(self, token: int) -> bool:
+        return False
+
     def label(self, token: int) -> str:
         return self.words[token]
+
+    def piece(self, token: int) -> str:
+        return self.words[token]
+
+    def find(self, piece: str) -> int | None:
+        return self.words.index(piece) if piece in self.words else None
 
 
 def rewrite(folder: Path, **vocabulary: Any) -> None:
@@ -87,14 +99,30 @@ def test_an_unknown_kind_is_refused_before_the_graph_is_loaded(
     rewrite(folder, kind="tekken")
     (folder / "onnx/model.onnx").unlink()
     expected = (
-        f"{folder}/manifest.json: vocabulary.kind is 'tekken', expected 'sentencepiece', the kinds"
-        " of tokenizer that this version reads; update tramontane: pip install --upgrade tramontane"
+        f"{folder}/manifest.json: vocabulary.kind is 'tekken', expected 'sentencepiece' or "
+        "'tokenizers', the kinds of tokenizer that this version reads; update tramontane: pip install --upgrade tramontane"
     )
     for load in (Session.load, Model.load):
         with pytest.raises(ContractError, match=re.escape(expected)):
             load(folder)
     with pytest.raises(ContractError, match=re.escape(expected)):
         open_tokenizer(folder, read_manifest(folder))
+
+
+def test_a_kind_whose_package_is_missing_asks_for_it_before_the_graph_is_loaded(
+    make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make(tmp_path / "tiny")
+    rewrite(folder, kind="tokenizers")
+    (folder / "onnx/model.onnx").unlink()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    expected = (
+        f"{folder}/manifest.json: vocabulary.kind is 'tokenizers', which needs the package "
+        "tokenizers, and it is not installed; pip install 'tramontane[tokenizers]'"
+    )
+    for load in (Session.load, Model.load):
+        with pytest.raises(ContractError, match=re.escape(expected)):
+            load(folder)
 
 
 def test_missing_or_foreign_model_is_refused_by_name(

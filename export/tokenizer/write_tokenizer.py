@@ -1,0 +1,113 @@
+"""Writes a checkpoint's tokenizer into an artifact: for the driver, and for other runtimes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from ...console.progress import say
+from ...runtime.contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
+from ...runtime.manifest import SENTENCEPIECE, Vocabulary, to_json
+from ...runtime.tokenizers.kinds import KINDS
+from ...runtime.tokenizers.protocol import Codec
+from ..formats.checkpoint import Checkpoint
+from ..formats.held_files import HeldFile
+from ..formats.metadata_fields import read_json_object
+from ..formats.tokenizer_files import SETTINGS_FILE, PublishedTokenizer
+from .special_tokens import read_around
+from .tokenizer import open_codec
+from .tokenizer_json import NotExpressible, TokenizerJson, first_difference
+from .tokenizer_settings import correct_settings, settings_of_json
+
+AS_PUBLISHED, MADE, LEFT_OUT = "as published", f"made from {TOKENIZER_FILE}", "left out: "
+# The format has two ways to put a space in front of the first stretch alone. transformers and
+# transformers.js read both; onnxruntime-genai 0.18.0 reads neither.
+SPACED = (
+    f"{MADE}; text after a control token gets a space in front, as with legacy: true, though the "
+    "checkpoint's settings have legacy: false"
+)
+
+
+def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabulary) -> str:
+    """Write the tokenizer into an artifact's folder: for our driver, and for other runtimes.
+
+    Where the driver reads a SentencePiece model, ``tokenizer.json`` is the published one if it
+    encodes and decodes the probe texts, and every piece, as that model does. Otherwise it is made
+    from the model and compared with it on the same texts.
+
+    Returns:
+        Where ``tokenizer.json`` comes from, or why it was left out: ``AS_PUBLISHED``, ``MADE``,
+        ``SPACED`` or ``LEFT_OUT`` with the reason.
+
+    Raises:
+        CheckpointError: no tokenizer, or not one that the driver reads.
+    """
+    tokenizer = checkpoint.read_tokenizer()
+    codec = open_codec(tokenizer)
+    for name, file in tokenizer.companions.items():
+        (artifact / name).write_bytes(file.read_bytes())
+    (artifact / KINDS[tokenizer.kind].file).write_bytes(tokenizer.model)
+    correct_settings(artifact, vocabulary, codec, source=tokenizer.path)
+    most = checkpoint.config.max_position_embeddings
+    if tokenizer.kind == SENTENCEPIECE:
+        return _write_beside_model(tokenizer, codec, artifact, vocabulary, max_positions=most)
+    if SETTINGS_FILE not in tokenizer.companions:
+        made = settings_of_json(codec, vocabulary, max_positions=most)
+        (artifact / SETTINGS_FILE).write_text(to_json(made), encoding="utf-8")
+    return AS_PUBLISHED if tokenizer.made_from is None else f"made from {tokenizer.made_from}"
+
+
+def _write_beside_model(
+    tokenizer: PublishedTokenizer,
+    codec: Codec,
+    artifact: Path,
+    vocabulary: Vocabulary,
+    *,
+    max_positions: int,
+) -> str:
+    """Write ``tokenizer.json`` and its settings beside a SentencePiece model."""
+    published, settings = (
+        tokenizer.companions.get(name) for name in (TOKENIZER_JSON_FILE, SETTINGS_FILE)
+    )
+    if published is not None:
+        difference = _difference(published, codec, vocabulary)
+        if difference is None and settings is not None:
+            return AS_PUBLISHED
+        say(f"{published}: {difference or 'has no settings beside it'}; it is made anew")
+    own = {} if settings is None else read_json_object(artifact / SETTINGS_FILE)
+    path = artifact / TOKENIZER_JSON_FILE
+    try:
+        made = TokenizerJson(
+            tokenizer.model, vocabulary, reads_control=own.get("chat_template") is not None
+        )
+        difference = first_difference(made.tokenizer(), codec)
+        if difference is not None:
+            raise NotExpressible(difference)
+    except NotExpressible as why:
+        say(f"{tokenizer.path}: {TOKENIZER_JSON_FILE} is left out, since {why}")
+        path.unlink(missing_ok=True)
+        return f"{LEFT_OUT}{why}"
+    path.write_text(made.tokenizer().to_str() + "\n", encoding="utf-8")
+    ours = made.settings(max_positions=max_positions)
+    end = {"eos_token": own["eos_token"]} if own.get("eos_token") is not None else {}
+    (artifact / SETTINGS_FILE).write_text(to_json({**own, **ours, **end}), encoding="utf-8")
+    if made.reads_control and own.get("legacy") is False:
+        say(f"{tokenizer.path.with_name(TOKENIZER_JSON_FILE)}: {SPACED}")
+        return SPACED
+    return MADE
+
+
+def _difference(published: HeldFile, codec: Codec, vocabulary: Vocabulary) -> str | None:
+    """How a published ``tokenizer.json`` differs from SentencePiece; None where it does not."""
+    try:
+        found = Tokenizer.from_str(published.read_bytes().decode())
+    except Exception as error:  # what tokenizers raises has no type of its own
+        return f"cannot be read ({error})"
+    start = vocabulary.prompt_start
+    before, after = read_around(published) or ([], [])
+    if before != start:
+        return f"begins a text with {before}, the settings beside it say {start}"
+    if after:
+        return f"ends a text with {after}, which a prompt must not"
+    return first_difference(found, codec)
