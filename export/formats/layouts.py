@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def open_published(path: Path) -> Published:
         notes=found.notes,
         files=tuple(files),
         held=held,
-        read_tokenizer=lambda: read_tokenizer(path, held),
+        read_tokenizer=cache(lambda: read_tokenizer(path, held)),
         quantization={} if is_mistral else read_quantization(held.hold(path / CONFIG_FILE)),
     )
 
@@ -131,7 +132,7 @@ def _open_gguf(path: Path) -> Published:
         tensors=file.tensors,
         files=files,
         held=held,
-        read_tokenizer=lambda: rebuild_tokenizer(file),
+        read_tokenizer=cache(lambda: rebuild_tokenizer(file)),
     )
 
 

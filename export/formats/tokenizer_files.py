@@ -10,6 +10,8 @@ from typing import Any
 from ...runtime.contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
 from ...runtime.errors import CheckpointError, ConfigError
 from ...runtime.manifest import SENTENCEPIECE, TOKENIZERS
+from ..tokenizer.byte_level.json_file import JsonTokenizer, json_file, read_json
+from ..tokenizer.byte_level.tiktoken_ranks import is_tiktoken, refuse_alone
 from ..tokenizer.sentencepiece_model import with_leading_space
 from ..tokenizer.spelling import text_of
 from .held_files import HeldFile, HeldFiles
@@ -17,8 +19,8 @@ from .metadata_fields import flag, read_json_object, shown
 
 SETTINGS_FILE = "tokenizer_config.json"
 MAP_FILE = "special_tokens_map.json"
-_TEKKEN_FILE = "tekken.json"  # Mistral's own format of newer models
 _PARTS = ("vocab.json", "merges.txt")  # GPT-2's format, which tokenizer.json replaces
+_LINE_BYTES = 1 << 12  # enough for the first line of a vocabulary
 _COMPANIONS = (TOKENIZER_JSON_FILE, SETTINGS_FILE, MAP_FILE)
 _NAMED = ("bos_token", "eos_token")
 _LLAMA = "LlamaTokenizer"  # transformers' class that lays out spaces by its settings
@@ -44,15 +46,16 @@ class PublishedTokenizer:
 def tokenizer_file(folder: Path) -> Path | None:
     """The file of a folder that the driver's tokenizer is made from; None where it has none.
 
-    It is the SentencePiece model, else ``tokenizer.json``. Mistral names a model by the version of
-    its control tokens, as in ``tokenizer.model.v3``; where ``tokenizer.model`` is there too, it is
-    the same.
+    It is the SentencePiece model, else what ``json_tokenizer`` reads. Mistral names a model by the
+    version of its control tokens, as in ``tokenizer.model.v3``; where ``tokenizer.model`` is there
+    too, it is the same. Llama 3's ``tokenizer.model`` is tiktoken's, and comes last.
 
     Raises:
         CheckpointError: several versions, and none that is meant.
     """
-    if (folder / TOKENIZER_FILE).is_file():
-        return folder / TOKENIZER_FILE
+    model = folder / TOKENIZER_FILE
+    if model.is_file():
+        return (json_file(folder) if _is_tiktoken(model) else None) or model
     found = sorted(folder.glob(f"{TOKENIZER_FILE}.v*"))
     if len(found) > 1:
         raise CheckpointError(
@@ -61,8 +64,12 @@ def tokenizer_file(folder: Path) -> Path | None:
         )
     if found:
         return found[0]
-    path = folder / TOKENIZER_JSON_FILE
-    return path if path.is_file() else None
+    return json_file(folder)
+
+
+def _is_tiktoken(path: Path) -> bool:
+    with path.open("rb") as file:
+        return is_tiktoken(file.read(_LINE_BYTES))
 
 
 def read_tokenizer(folder: Path, held: HeldFiles) -> PublishedTokenizer:
@@ -82,33 +89,47 @@ def read_tokenizer(folder: Path, held: HeldFiles) -> PublishedTokenizer:
         settings = _settings(companions)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
-    is_json = path.name == TOKENIZER_JSON_FILE
+    if path == json_file(folder):
+        return _of_json(path, read_json(folder, held), companions, settings)
     content = held.hold(path).read_bytes()
+    if is_tiktoken(content):
+        refuse_alone(path)
     try:
         adds_bos = flag(settings, "add_bos_token") if "add_bos_token" in settings else None
-        if not is_json:
-            adds_space = _adds_space(held.find(folder / "config.json"), companions, settings)
-            content = with_leading_space(content, adds_space)
+        adds_space = _adds_space(held.find(folder / "config.json"), companions, settings)
     except ConfigError as error:
         raise CheckpointError(f"{folder / SETTINGS_FILE}: {error}") from error
     return PublishedTokenizer(
         path=path,
-        kind=TOKENIZERS if is_json else SENTENCEPIECE,
-        model=content,
+        kind=SENTENCEPIECE,
+        model=with_leading_space(content, adds_space),
         adds_bos=adds_bos,
         companions=companions,
         settings=settings,
     )
 
 
+def _of_json(
+    path: Path, found: JsonTokenizer, companions: dict[str, HeldFile], settings: dict[str, Any]
+) -> PublishedTokenizer:
+    settings = {**found.settings, **settings}
+    try:
+        adds_bos = flag(settings, "add_bos_token") if "add_bos_token" in settings else None
+    except ConfigError as error:
+        raise CheckpointError(f"{path.with_name(SETTINGS_FILE)}: {error}") from error
+    return PublishedTokenizer(
+        path=path,
+        kind=TOKENIZERS,
+        model=found.content,
+        adds_bos=adds_bos,
+        companions=companions,
+        settings=settings,
+        made_from=found.made_from,
+    )
+
+
 def _missing(folder: Path) -> str:
     start = f"{folder}: holds no {TOKENIZER_JSON_FILE} and no {TOKENIZER_FILE}"
-    if (folder / _TEKKEN_FILE).is_file():
-        return (
-            f"{start}, but {_TEKKEN_FILE}, which this version does not read; copy the "
-            f"{TOKENIZER_JSON_FILE} and {SETTINGS_FILE} of the same model in Hugging Face's "
-            "layout into the folder"
-        )
     if all((folder / name).is_file() for name in _PARTS):
         return (
             f"{start}, but {' and '.join(_PARTS)}; write {TOKENIZER_JSON_FILE} from them: python "

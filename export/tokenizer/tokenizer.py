@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from ...runtime.errors import CheckpointError
@@ -66,22 +65,12 @@ def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
     return CheckpointTokenizer.read(checkpoint).vocabulary
 
 
-# A line of tiktoken's files: bytes in base64, and a rank.
-_TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
-
-
 def open_codec(tokenizer: PublishedTokenizer) -> Codec:
     """Open a published tokenizer as the driver does.
 
     Raises:
         CheckpointError: it is not of the kind that it is published as.
     """
-    if tokenizer.kind == SENTENCEPIECE and _TIKTOKEN.match(tokenizer.model):
-        raise CheckpointError(
-            f"{tokenizer.path}: is a tiktoken BPE file (as Llama 3 has), expected a SentencePiece "
-            "model; such files are not supported by this version, so copy the tokenizer.json of "
-            "the same model into the folder and remove this file"
-        )
     try:
         return KINDS[tokenizer.kind].parse(tokenizer.model)
     except ValueError as error:

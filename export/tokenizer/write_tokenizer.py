@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -54,7 +55,8 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
         return _write_beside_model(tokenizer, codec, artifact, vocabulary, max_positions=most)
     if SETTINGS_FILE not in tokenizer.companions:
         made = settings_of_json(codec, vocabulary, max_positions=most)
-        (artifact / SETTINGS_FILE).write_text(to_json(made), encoding="utf-8")
+        content = to_json({**tokenizer.settings, **made})
+        (artifact / SETTINGS_FILE).write_text(content, encoding="utf-8")
     return AS_PUBLISHED if tokenizer.made_from is None else f"made from {tokenizer.made_from}"
 
 
@@ -75,7 +77,10 @@ def _write_beside_model(
         if difference is None and settings is not None:
             return AS_PUBLISHED
         say(f"{published}: {difference or 'has no settings beside it'}; it is made anew")
-    own = {} if settings is None else read_json_object(artifact / SETTINGS_FILE)
+    template = tokenizer.settings.get("chat_template")
+    own: dict[str, Any] = {} if template is None else {"chat_template": template}
+    if settings is not None:
+        own = read_json_object(artifact / SETTINGS_FILE)
     path = artifact / TOKENIZER_JSON_FILE
     try:
         made = TokenizerJson(

@@ -34,9 +34,9 @@ class _Pre:
 
 _LLAMA_3 = _Pre(words=partial(cut_by, LLAMA_3), is_whole_first=True, adds_start=True)
 _DEFAULT = "default"
-# Names of Llama's and Mistral's family. Source: llama.cpp, src/llama-vocab.cpp; the patterns are
-# those of the models' own files, which llama.cpp's follow.
-_PRE = {
+# Names of Llama's and Mistral's family. Source: llama.cpp, src/llama-vocab.cpp. The patterns are
+# those of the models' own files: llama.cpp cuts words alike, but for tekken's at combining marks.
+PRE_TOKENIZERS = {
     "llama-bpe": _LLAMA_3,
     "llama3": _LLAMA_3,
     "llama-v3": _LLAMA_3,
@@ -110,12 +110,12 @@ def _named(settings: Mapping[str, Any], path: Path) -> _Pre:
             "which may not be how the model was trained"
         )
         name = _DEFAULT
-    if name not in _PRE:
+    if name not in PRE_TOKENIZERS:
         raise CheckpointError(
             f"{path}: tokenizer.ggml.pre is {shown(name)}, expected one of "
-            f"{', '.join(sorted(_PRE))}; {_REMEDY}"
+            f"{', '.join(sorted(PRE_TOKENIZERS))}; {_REMEDY}"
         )
-    return _PRE[name]
+    return PRE_TOKENIZERS[name]
 
 
 def _tokens(settings: Mapping[str, Any], path: Path) -> tuple[list[str], list[int]]:

@@ -1,102 +1,101 @@
-"""Build the SentencePiece model that a GGUF file was made from again."""
+"""The tokenizer that a GGUF file's metadata describes, built again for the driver.
+
+A new kind is a function and an entry in ``KINDS``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ....runtime.errors import CheckpointError
-from ....runtime.manifest import SENTENCEPIECE
-from ...tokenizer.sentencepiece_model import make_bpe, serialize
+from ....runtime.manifest import SENTENCEPIECE, TOKENIZERS
 from ..metadata_fields import shown
 from ..tokenizer_files import PublishedTokenizer
+from .byte_level_tokenizer import build_byte_level
 from .file import GgufFile
+from .sentencepiece_tokenizer import REMEDY, build_sentencepiece
 
 _START = "tokenizer.ggml."
-_MODEL = "llama"  # SentencePiece's BPE; GGUF numbers its kinds of pieces as SentencePiece does
-_LISTS = ("tokens", "scores", "token_type")
-# What llama.cpp takes for granted of this kind of tokenizer, src/llama-vocab.cpp.
-_DEFAULT_IDS = {"unknown": 0, "bos": 1, "eos": 2, "padding": None}
-_FIELDS = {"unknown": "unk", "bos": "bos", "eos": "eos", "padding": "pad"}
-_REMEDY = "export the folder that it was converted from, with its tokenizer.model"
+_TEMPLATE = "tokenizer.chat_template"
+# Names of tokens in tokenizer_config.json, and keys of their ids.
+_NAMED = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id",
+}
 
 
 def rebuild_tokenizer(file: GgufFile) -> PublishedTokenizer:
     """Build the tokenizer that a GGUF file's metadata describes.
 
     Raises:
-        CheckpointError: none, one that is not SentencePiece's BPE, or an incomplete one.
+        CheckpointError: none, one of another kind, or an incomplete one.
 
-    Source: ggml, docs/gguf.md; sentencepiece, src/sentencepiece_model.proto.
+    Source: ggml, docs/gguf.md.
     """
     settings = {
         name.removeprefix(_START): value
         for name, value in file.metadata.items()
         if name.startswith(_START)
     }
-    _refuse_unsupported(file, settings)
-    _refuse_twins(file, settings["tokens"])
-    try:
-        model = make_bpe(
-            zip(*(settings[name] for name in _LISTS), strict=True),
-            remove_extra_whitespaces=settings.get("remove_extra_whitespaces", False),
-        )
-    except ValueError as error:
+    kind = settings.get("model")
+    if kind not in KINDS:
         raise CheckpointError(
-            f"{file.path}: {error}, expected its text, a number and a kind; convert it again"
-        ) from error
-    for name, default in _DEFAULT_IDS.items():
-        number = settings.get(f"{name}_token_id", default)
-        _set_special(file, model.trainer_spec, settings["tokens"], name, number)
-    model.normalizer_spec.add_dummy_prefix = settings.get("add_space_prefix", True)
+            f"{file.path}: {_START}model is {shown(kind)}, expected 'gpt2' (byte-level BPE) or "
+            "'llama' (SentencePiece's BPE), which are all that the driver reads; export another "
+            "model"
+        )
+    return KINDS[kind](file, settings)
+
+
+def _sentencepiece(file: GgufFile, settings: Mapping[str, Any]) -> PublishedTokenizer:
     return PublishedTokenizer(
         path=file.path,
         kind=SENTENCEPIECE,
-        model=serialize(model),
+        model=build_sentencepiece(settings, file.path),
         adds_bos=bool(settings.get("add_bos_token", True)),
-        remedy=_REMEDY,
+        settings=_templates(file.metadata),
+        remedy=REMEDY,
     )
 
 
-def _refuse_unsupported(file: GgufFile, settings: dict[str, Any]) -> None:
-    if settings.get("model") != _MODEL:
-        raise CheckpointError(
-            f"{file.path}: {_START}model is {settings.get('model')!r}, expected {_MODEL!r} "
-            "(SentencePiece's BPE), which is all that the driver reads; export another model"
-        )
-    if settings.get("precompiled_charsmap"):
-        raise CheckpointError(
-            f"{file.path}: {_START}precompiled_charsmap is there, expected text that is taken as "
-            "it is; export a folder with its tokenizer.model"
-        )
-    lengths = {name: len(settings.get(name) or ()) for name in _LISTS}
-    if len(set(lengths.values())) > 1 or not lengths["tokens"]:
-        found = ", ".join(f"{count} {name}" for name, count in lengths.items())
-        raise CheckpointError(
-            f"{file.path}: the tokenizer has {found}, expected as many of each; convert it again"
-        )
+def _byte_level(file: GgufFile, settings: Mapping[str, Any]) -> PublishedTokenizer:
+    found, adds_bos = build_byte_level(settings, file.path)
+    ids = {name: settings.get(key) for name, key in _NAMED.items()}
+    tokens = settings["tokens"]
+    named = {
+        name: tokens[number]
+        for name, number in ids.items()
+        if isinstance(number, int) and 0 <= number < len(tokens)
+    }
+    return PublishedTokenizer(
+        path=file.path,
+        kind=TOKENIZERS,
+        model=f"{found.to_str()}\n".encode(),
+        adds_bos=adds_bos,
+        settings={**named, **_templates(file.metadata)},
+        made_from=file.path.name,
+    )
 
 
-def _refuse_twins(file: GgufFile, pieces: list[str]) -> None:
-    """SentencePiece finds a piece by its text, so that no two pieces may have the same."""
-    first: dict[str, int] = {}
-    twins = [(first[each], i) for i, each in enumerate(pieces) if first.setdefault(each, i) != i]
-    if twins:
-        one, other = twins[0]
-        raise CheckpointError(
-            f"{file.path}: tokens {one} and {other} are both {shown(pieces[one])} ({len(twins)} "
-            f"such twins in all), expected each piece once, as SentencePiece needs; {_REMEDY}"
-        )
+KINDS: dict[Any, Callable[[GgufFile, Mapping[str, Any]], PublishedTokenizer]] = {
+    "llama": _sentencepiece,
+    "gpt2": _byte_level,
+}
 
 
-def _set_special(
-    file: GgufFile, trainer: Any, pieces: list[str], name: str, number: int | None
-) -> None:
-    """SentencePiece finds a special piece by its text, and notes its number beside it."""
-    if number is not None and not 0 <= number < len(pieces):
-        raise CheckpointError(
-            f"{file.path}: {_START}{name}_token_id is {number}, expected one of "
-            f"{len(pieces)} tokens; convert it again"
-        )
-    setattr(trainer, f"{_FIELDS[name]}_id", -1 if number is None else number)
-    if number is not None:
-        setattr(trainer, f"{_FIELDS[name]}_piece", pieces[number])
+def _templates(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Chat templates as ``tokenizer_config.json`` has them: one text, or several by name."""
+    default = metadata.get(_TEMPLATE)
+    others = {
+        name.removeprefix(f"{_TEMPLATE}."): text
+        for name, text in metadata.items()
+        if name.startswith(f"{_TEMPLATE}.")
+    }
+    if not others:
+        return {} if default is None else {"chat_template": default}
+    named = {**({} if default is None else {"default": default}), **others}
+    listed = [{"name": name, "template": text} for name, text in named.items()]
+    return {"chat_template": listed}

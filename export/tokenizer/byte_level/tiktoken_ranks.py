@@ -34,8 +34,8 @@ def refuse_alone(path: Path) -> None:
     """
     raise CheckpointError(
         f"{path}: is a tiktoken file (as Llama 3 has), which lacks the special tokens and the "
-        "pattern of words, expected a tokenizer.json beside it; download tokenizer.json of the "
-        "same checkpoint into the folder"
+        "pattern of words, expected a tokenizer.json beside it; copy the tokenizer.json of the "
+        "same model into the folder"
     )
 
 

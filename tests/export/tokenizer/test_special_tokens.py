@@ -454,9 +454,9 @@ def test_tokenizer_json_that_transformers_takes_as_it_is_comes_before_the_settin
 def test_tokenizer_of_llama_3_is_named(copied: Write) -> None:
     folder = copied()
     (folder / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\nIw== 2\n")
-    with pytest.raises(CheckpointError, match="is a tiktoken BPE file") as refusal:
+    with pytest.raises(CheckpointError, match="is a tiktoken file") as refusal:
         read_vocabulary(Checkpoint.open(folder))
-    assert "not supported by this version" in str(refusal.value)
+    assert "copy the tokenizer.json of the same model" in str(refusal.value)
     assert "download" not in str(refusal.value)
 
 

@@ -100,7 +100,7 @@ def test_gguf_without_ids_has_those_that_llama_cpp_takes_for_granted(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "gpt2"}, r"tokenizer\.ggml\.model is 'gpt2', expected 'llama' \(Sentence"),
+        ({"model": "t5"}, r"model is 't5', expected 'gpt2' \(byte-level BPE\) or 'llama' \(Sent"),
         ({"model": None}, r"tokenizer\.ggml\.model is None"),
         ({"scores": None}, r"has 2048 tokens, 0 scores, 2048 token_type, expected as many"),
         ({"bos_token_id": 9999}, "bos_token_id is 9999, expected one of 2048 tokens"),

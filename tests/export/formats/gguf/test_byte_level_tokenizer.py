@@ -2,21 +2,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import gguf
 import pytest
 import transformers
+from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.formats.gguf.byte_level_tokenizer import build_byte_level
 from tramontane.export.formats.gguf.file import read_gguf
 from tramontane.export.tokenizer.byte_level.agreement import MIXED_CASE
+from tramontane.export.tokenizer.byte_level.tekken import read_tekken
 from tramontane.export.tokenizer.byte_level.words import LLAMA_3, TEKKEN, cut_by, gpt_2, smollm
+from tramontane.export.tokenizer.tokenizer import CheckpointTokenizer
 from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS
+from tramontane.export.tokenizer.write_tokenizer import write_tokenizer
 from tramontane.runtime.errors import CheckpointError
 
-from ...tokenizer.byte_level.scripts import SENTENCES
+from ...tokenizer.byte_level.scripts import SENTENCES, tekken
 
 Write = Callable[..., Path]
 CONTROL, OWN = ("<|begin_of_text|>", "<|eot_id|>", "<|im_start|>"), ("<think>", "</think>")
@@ -34,6 +40,11 @@ WORDS = {
 
 def source(pre: str) -> Tokenizer:
     """A tokenizer as its publisher has it, trained on many scripts."""
+    return Tokenizer.from_str(trained(pre))
+
+
+@cache
+def trained(pre: str) -> str:
     found = Tokenizer(models.BPE(ignore_merges=pre in ("llama-bpe", "tekken")))
     found.pre_tokenizer = WORDS[pre]()
     found.decoder = decoders.ByteLevel()
@@ -42,7 +53,7 @@ def source(pre: str) -> Tokenizer:
     found.train_from_iterator(SENTENCES.values(), trainer)
     found.add_special_tokens([AddedToken(text, normalized=False) for text in CONTROL])
     found.add_tokens([AddedToken(text, normalized=False) for text in OWN])
-    return found
+    return str(found.to_str())
 
 
 def metadata(found: Tokenizer, named: str | None, **changes: Any) -> dict[str, Any]:
@@ -125,6 +136,62 @@ def test_file_without_a_named_pre_tokenizer_cuts_words_as_llama_cpp_does(
     ]  # fmt: skip
     said = capsys.readouterr().err
     assert ("tokenizer.ggml.pre is missing; words are cut as llama.cpp does" in said) == (not name)
+
+
+TEMPLATE = "{% for message in messages %}<|im_start|>{{ message['content'] }}{% endfor %}"
+
+
+def chat_model(tiny_checkpoint: Write, as_gguf: Write, **more: Any) -> Path:
+    found = source("llama-bpe")
+    size = found.get_vocab_size()
+    named = metadata(found, "llama-bpe", eot_token_id=size - 3, unknown_token_id=7)
+    return as_gguf(
+        tiny_checkpoint(vocab_size=size),
+        metadata={**named, "tokenizer.chat_template": TEMPLATE, **more},
+    )
+
+
+def test_ends_and_chat_template_are_carried(
+    tiny_checkpoint: Write, as_gguf: Write, tmp_path: Path
+) -> None:
+    path, out = chat_model(tiny_checkpoint, as_gguf), tmp_path / "out"
+    checkpoint = Checkpoint.open(path)
+    tokenizer = CheckpointTokenizer.read(checkpoint)
+    ids = source("llama-bpe").token_to_id
+    vocabulary = tokenizer.vocabulary
+    assert vocabulary.eos_token_ids == (ids("<|eot_id|>"), ids("<|im_start|>"))
+    assert vocabulary.prompt_start == [ids("<|begin_of_text|>")]
+    out.mkdir()
+    assert write_tokenizer(checkpoint, out, vocabulary) == f"made from {path.name}"
+    theirs = transformers.AutoTokenizer.from_pretrained(out)
+    assert theirs.chat_template == TEMPLATE
+    assert (theirs.bos_token, theirs.eos_token) == CONTROL[:2]
+    assert theirs("eBay<think>")["input_ids"] == [
+        *vocabulary.prompt_start,
+        *tokenizer.codec.encode("eBay<think>"),
+    ]
+
+
+def test_named_chat_templates_are_carried(tiny_checkpoint: Write, as_gguf: Write) -> None:
+    more = {"tokenizer.chat_template.tool_use": "tools"}
+    found = Checkpoint.open(chat_model(tiny_checkpoint, as_gguf, **more)).read_tokenizer()
+    assert found.settings["chat_template"] == [
+        {"name": "default", "template": TEMPLATE},
+        {"name": "tool_use", "template": "tools"},
+    ]
+
+
+def test_pixtrals_pattern_is_corrected(
+    tiny_checkpoint: Write, as_gguf: Write, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "tekken.json").write_text(json.dumps(tekken()))
+    named = metadata(read_tekken(tmp_path / "tekken.json").tokenizer(), "pixtral", bos_token_id=1)
+    path = as_gguf(tiny_checkpoint(), metadata=named)
+    found, _ = built(path)
+    expected = Tekkenizer.from_file(tmp_path / "tekken.json")
+    for text in (*SENTENCES.values(), *MIXED_CASE):
+        assert found.encode(text).ids == expected.encode(text, bos=True, eos=False), text
+    assert f"{path}: cuts words by a wrong pattern" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -111,7 +111,7 @@ def test_file_alone_is_refused() -> None:
     with pytest.raises(
         CheckpointError,
         match=r"^folder/tokenizer.model: is a tiktoken file \(as Llama 3 has\), which lacks the "
-        "special tokens .*; download tokenizer.json of the same checkpoint into the folder$",
+        "special tokens .*; copy the tokenizer.json of the same model into the folder$",
     ):
         refuse_alone(MODEL)
 

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import transformers
+from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.tokenizer.tokenizer import CheckpointTokenizer
+from tramontane.export.tokenizer.write_tokenizer import MADE, write_tokenizer
+
+Write = Callable[..., Path]
+TEMPLATE = "{% for message in messages %}[INST] {{ message['content'] }} [/INST]{% endfor %}"
+NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
+# As llama.cpp's converter writes added tokens: spaces as they are.
+ADDED = {"<sep>": USER_DEFINED, "<a b>": USER_DEFINED, "<|im_end|>": CONTROL}
+
+
+@pytest.fixture
+def chat_model(tiny_checkpoint: Write, as_gguf: Write) -> Path:
+    return model_with(ADDED, tiny_checkpoint, as_gguf)
+
+
+def model_with(added: dict[str, int], tiny_checkpoint: Write, as_gguf: Write) -> Path:
+    """A model whose tokenizer has added tokens and a chat template; the last ends a turn."""
+    folder = tiny_checkpoint(vocab_size=2048 + len(added))
+    own = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    ids = range(own.vocab_size())
+    kinds = ((own.IsUnknown, 2), (own.IsControl, CONTROL), (own.IsUnused, 5), (own.IsByte, 6))
+    named = {
+        "tokens": [*map(own.IdToPiece, ids), *added],
+        "scores": [*map(own.GetScore, ids), *(-1000.0 for _ in added)],
+        "token_type": [
+            *(next((kind for holds, kind in kinds if holds(i)), NORMAL) for i in ids),
+            *added.values(),
+        ],
+        "eot_token_id": 2047 + len(added),
+    }
+    metadata = {f"tokenizer.ggml.{name}": value for name, value in named.items()}
+    return as_gguf(folder, metadata={**metadata, "tokenizer.chat_template": TEMPLATE})
+
+
+def test_user_defined_pieces_are_found_inside_a_text_as_transformers_finds_them(
+    chat_model: Path,
+) -> None:
+    codec = CheckpointTokenizer.read(Checkpoint.open(chat_model)).codec
+    theirs = transformers.AutoTokenizer.from_pretrained(
+        chat_model.parent, gguf_file=chat_model.name
+    )
+    for text in (
+        "a<sep>b",
+        "x <sep> y",
+        "a<sep><sep>b",
+        "def f():\n    return 1",
+        "q<a b>z <a b>",
+    ):
+        assert codec.encode(text) == theirs.encode(text, add_special_tokens=False), text
+        assert codec.decode(codec.encode(text)) == text
+
+
+def test_control_pieces_are_never_made_of_text(chat_model: Path) -> None:
+    codec = CheckpointTokenizer.read(Checkpoint.open(chat_model)).codec
+    tokens = codec.encode("x<|im_end|>y</s>")
+    assert {2, 2050}.isdisjoint(tokens)
+    assert codec.decode(tokens) == "x<|im_end|>y</s>"
+
+
+def test_end_of_turn_and_chat_template_are_carried(
+    tiny_checkpoint: Write, as_gguf: Write, tmp_path: Path
+) -> None:
+    path = model_with({"<|im_end|>": CONTROL}, tiny_checkpoint, as_gguf)
+    checkpoint, out = Checkpoint.open(path), tmp_path / "out"
+    vocabulary = CheckpointTokenizer.read(checkpoint).vocabulary
+    assert vocabulary.eos_token_ids == (2, 2048)
+    out.mkdir()
+    assert write_tokenizer(checkpoint, out, vocabulary) == MADE
+    theirs = transformers.AutoTokenizer.from_pretrained(out)
+    assert theirs.chat_template == TEMPLATE
+    # A template writes control tokens, which other runtimes read out of its text.
+    assert theirs.encode("</s><|im_end|>", add_special_tokens=False) == [2, 2048]
