@@ -24,6 +24,11 @@ def summarize(manifest: Manifest) -> dict[str, Any]:
     return {
         "recipe": f"{manifest.quant} for {manifest.target}",
         "weights": format_bytes(memory.weights_bytes),
+        **(
+            {}
+            if manifest.bits_per_weight is None
+            else {"bits per weight": manifest.bits_per_weight}
+        ),
         "bits": f"matrices: {', '.join(f'{bits.count(b)} {b}-bit' for b in sorted(set(bits)))}",
         "window": by_layer(geometry.windows, none="none"),
         "cache": f"{format_bytes(memory.cache_bytes_at_most)} at most, "

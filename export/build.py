@@ -19,6 +19,7 @@ from ..graphs.writing.partial_folder import partial_of
 from ..graphs.writing.staging import note_of_replaced, staged
 from ..runtime.contract import CARD_FILE, MANIFEST_FILE
 from ..runtime.manifest import Manifest, describe_file, write_manifest
+from ..runtime.sizes import bits_per_weight
 from . import fingerprint
 from .cache_choice import CacheChoice, geometry_of
 from .calibrate.calibrate_subprocess import calibrate_in_subprocess
@@ -135,14 +136,14 @@ def _export(
             cache=ready.cache,
         )
         copy_licenses(weights, folder, ready.origin.get("license_files", []))
+        weights_bytes = _sizes(folder, digests)
         manifest = Manifest(
             quant=options.quant,
             target=options.target,
             geometry=geometry_of(config, ready.cache),
             vocabulary=vocabulary,
-            memory=dataclasses.replace(
-                ready.planned.memory, weights_bytes=_sizes(folder, digests)
-            ),
+            memory=dataclasses.replace(ready.planned.memory, weights_bytes=weights_bytes),
+            bits_per_weight=bits_per_weight(weights_bytes, config.num_parameters),
             source=source,
             tools=tools,
             tensors=tensors,

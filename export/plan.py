@@ -15,6 +15,7 @@ from ..graphs.targets.known import find_target
 from ..graphs.writing.external_data import ALIGNMENT_BYTES, SPARE_BYTES
 from ..runtime.errors import GraphError
 from ..runtime.memory import DEFAULT_CHUNK, RUNTIME_BYTES, MemoryPlan
+from ..runtime.sizes import bits_per_weight
 from .cache_choice import WINDOWED, CacheChoice, geometry_of
 from .config import MistralConfig
 from .formats.tensor_names import EMBEDDING, parameters
@@ -37,6 +38,7 @@ class Plan:
     disk_bytes: int  # that must be free
     export_peak_bytes: int  # resident memory while exporting, parity not counted
     reference_bytes: int  # resident memory of the parity gate's reference
+    bits_per_weight: float  # of the files of weights, as ``runtime/sizes.py`` defines it
 
 
 def reference_bytes(config: MistralConfig) -> int:
@@ -108,6 +110,7 @@ def plan(
             _calibrating_bytes(config) if weights.weight_format.is_calibrated(cache.dtype) else 0,
         ),
         reference_bytes=reference_bytes(config),
+        bits_per_weight=bits_per_weight(weights_bytes, config.num_parameters),
     )
 
 

@@ -37,15 +37,18 @@ def print_plan(config: MistralConfig, cache: CacheChoice, plans: dict[str, Plan]
         "for PyTorch",
     }
     print_rows(rows)
-    table = Table("QUANT", "weights", "free disk needed", "RAM to run", "RAM to export")
+    table = Table(
+        "QUANT", "weights", "bits per weight", "free disk needed", "RAM to run", "RAM to export"
+    )
     for quant, found in plans.items():
         sizes = (
-            found.memory.weights_bytes,
             found.disk_bytes,
             found.memory.resident_bytes,
             found.export_peak_bytes,
         )
-        table.add_row(quant, *map(format_bytes, sizes))
+        bits = f"{found.bits_per_weight:.2f}"
+        weights = format_bytes(found.memory.weights_bytes)
+        table.add_row(quant, weights, bits, *map(format_bytes, sizes))
     Console().print(table)
 
 

@@ -55,6 +55,8 @@ class Manifest:
     tensors: list[dict[str, Any]]  # name, shape, bits, block, and why any stayed in float
     origin: dict[str, Any]  # the checkpoint's name, and its licence and repository where known
     tokenizer_json: str  # where it comes from, or why it was left out
+    # Of the files of weights, as ``sizes.py`` defines it; None: written before it was counted.
+    bits_per_weight: float | None = None
     parity: dict[str, Any] | None = None  # headline figures; None: not measured
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # bytes and sha256
 

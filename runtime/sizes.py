@@ -69,3 +69,15 @@ def counted(number: int, what: str, plural: str | None = None) -> str:
     ('1 token', '0 tokens', '2 matrices')
     """
     return f"{number} {what if number == 1 else plural or what + 's'}"
+
+
+def bits_per_weight(weights_bytes: int, num_parameters: int) -> float:
+    """Bits of all files of weights, divided by the number of distinct parameters.
+
+    Scales, zero points, norms, rope tables and padding count as bits; a head that is tied to the
+    embedding counts once as parameters.
+
+    >>> bits_per_weight(1000, 1000)
+    8.0
+    """
+    return round(8 * weights_bytes / num_parameters, 3)

@@ -72,6 +72,13 @@ def find_tensor_roles(graph: ir.Graph, *, num_layers: int) -> TensorRoles:
     )
 
 
+def _rows(gathered: ir.Value) -> ir.Value:
+    """What is left of gathered rows where a slice drops the columns that fill their last block."""
+    readers = [reader for reader, _ in gathered.uses()]
+    is_cut = len(readers) == 1 and readers[0].op_type == "Slice"
+    return readers[0].outputs[0] if is_cut else gathered
+
+
 def _embedding(graph: ir.Graph) -> tuple[str, int, int | None] | None:
     """The tensor of gathered embedding rows, in float; their bits and block."""
     gather = None
@@ -84,7 +91,7 @@ def _embedding(graph: ir.Graph) -> tuple[str, int, int | None] | None:
         return None
     table = stored_weight(gather.inputs[0])
     if gather.op_type != "Gather" or table.dtype == ir.DataType.FLOAT:
-        return name_of(gather.outputs[0]), *weight_rounding(gather)
+        return name_of(_rows(gather.outputs[0])), *weight_rounding(gather)
     reached, bits = set(gather.outputs), 8
     for node in graph:
         if reached.isdisjoint(node.inputs):

@@ -2,7 +2,8 @@
 
 Before:  MatMul(x, Transpose(weight)) and Gather(weight, ids)
 After:   MatMulNBits(x, codes, scales, zero points) and
-         GatherBlockQuantized(codes, ids, scales, zero points)
+         GatherBlockQuantized(codes, ids, scales, zero points), in front of a Slice where the
+         rows' last block is filled
 Legal within the rounding of the weights, at most half a step of their block, and of the
 activations, which ``accuracy_level`` 4 rounds to 8 bits a block; parity measures what it costs.
 Source: onnxruntime, docs/ContribOperators.md.
@@ -10,7 +11,7 @@ Source: onnxruntime, docs/ContribOperators.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
 
@@ -29,7 +30,23 @@ _COPIES_OF_SCALES = 3
 
 
 class PackForOrt(PackMatrices):
-    """Every matrix, for MatMulNBits and GatherBlockQuantized."""
+    """Every matrix, for MatMulNBits and GatherBlockQuantized.
+
+    MatMulNBits reads rows whose last block is filled. Its matrices have the block that costs the
+    fewest bytes; an embedding that is also the head is gathered from the same filled rows, so
+    that the file holds them once.
+    """
+
+    def pack(self, matrix: ir.Value, roles: Collection[Role]) -> Packed:
+        """A matrix (N, K) in the scheme that its readers ask for, its block fitted to K.
+
+        Raises:
+            GraphError: rows of an odd number of weights cannot lie two to a byte.
+        """
+        scheme, columns = self.scheme_for(matrix, roles), weights.size_of(matrix)[1]
+        if set(roles) == {Role.EMBEDDING}:
+            return Packed(matrix, scheme, self.schemes.rounder)
+        return Packed(matrix, scheme.fitted(columns), self.schemes.rounder, is_padded=True)
 
     def weights_for(self, role: Role, matrix: Packed) -> list[ir.Value]:
         """Codes, scales and zero points; the last only where zero has no code of its own."""
@@ -67,7 +84,15 @@ class PackForOrt(PackMatrices):
         register(graph, *parts)
         inputs = [codes, gather.inputs[1], *others]
         kernel = _kernel(graph, "GatherBlockQuantized", inputs, sizes)
-        replace_node(graph, gather, [kernel], kernel.outputs)
+        if matrix.row_columns == matrix.columns:
+            replace_node(graph, gather, [kernel], kernel.outputs)
+            return
+        tape = ir.tape.Tape()
+        start, end, axis = (
+            tape.op("Constant", [], {"value_ints": [number]}) for number in (0, matrix.columns, -1)
+        )
+        rows = tape.op("Slice", [kernel.outputs[0], start, end, axis])
+        replace_node(graph, gather, [kernel, *tape.nodes], (rows,))
 
 
 def _kernel(

@@ -46,9 +46,17 @@ class PackMatrices(ir.passes.InPlacePass, abc.ABC):
         Raises:
             GraphError: rows of an odd number of weights cannot lie two to a byte.
         """
+        return Packed(matrix, self.scheme_for(matrix, roles), self.schemes.rounder)
+
+    def scheme_for(self, matrix: ir.Value, roles: Collection[Role]) -> Scheme:
+        """The scheme that the readers of a matrix (N, K) ask for.
+
+        Raises:
+            GraphError: rows of an odd number of weights cannot lie two to a byte.
+        """
         scheme = self.schemes.scheme_for(roles)
         refuse_odd_rows(str(matrix.name), columns=weights.size_of(matrix)[1], scheme=scheme)
-        return Packed(matrix, scheme, self.schemes.rounder)
+        return scheme
 
     @abc.abstractmethod
     def weights_for(self, role: Role, matrix: Packed) -> list[ir.Value]:

@@ -21,11 +21,15 @@ from .scheme import Scheme
 class Packed:
     """One matrix (N, K), rounded once however many readers it has.
 
-    Its sizes are known at once; ``rounder`` is called when a weight of it is read.
+    Its sizes are known at once; ``rounder`` is called when a weight of it is read. With
+    ``is_padded``, rows to be gathered end in a filled block, as blocks to be multiplied do: both
+    are the same bytes.
     """
 
-    def __init__(self, matrix: ir.Value, scheme: Scheme, rounder: Rounder) -> None:
-        self._matrix, self._rounder = matrix, rounder
+    def __init__(
+        self, matrix: ir.Value, scheme: Scheme, rounder: Rounder, *, is_padded: bool = False
+    ) -> None:
+        self._matrix, self._rounder, self._is_padded = matrix, rounder, is_padded
         self.name = str(matrix.name)
         self.rows, self.columns = weights.size_of(matrix)
         self.scheme = scheme
@@ -46,10 +50,10 @@ class Packed:
 
     @functools.cached_property
     def codes_in_rows(self) -> ir.Value:
-        """(N, K * bits / 8) uint8, one row's bytes on end: what can be gathered."""
+        """(N, ``row_columns`` * bits / 8) uint8, a row's bytes on end: what can be gathered."""
         shape = (self.rows, self._row_bytes)
         value = self._codes("rows", self._row_codes, shape)
-        if self.columns % self.scheme.block == 0:
+        if self.row_columns == self.blocks * self.scheme.block:
             weights.mark_same(value, self.codes_in_blocks)
         return value
 
@@ -144,8 +148,13 @@ class Packed:
         )
 
     @property
+    def row_columns(self) -> int:
+        """Columns of a row that is gathered: K, or more where its last block is filled."""
+        return self.blocks * self.scheme.block if self._is_padded else self.columns
+
+    @property
     def _row_bytes(self) -> int:
-        return self.columns * self.scheme.bits // 8
+        return self.row_columns * self.scheme.bits // 8
 
     def _codes(
         self,

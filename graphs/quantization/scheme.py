@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+
+_SCALE_BYTES = 4
+_SMALLEST_BLOCK = 16  # that MatMulNBits takes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,6 +24,27 @@ class Scheme:
     def blocks_of(self, columns: int) -> int:
         """Blocks of one row, the last of them possibly short."""
         return -(-columns // self.block)
+
+    def row_bytes(self, columns: int) -> int:
+        """Bytes of one row as MatMulNBits reads it: its last block filled, scales, zero points."""
+        blocks = self.blocks_of(columns)
+        zero_points = 0 if self.is_symmetric else -(-blocks // 2)
+        return blocks * (self.block * self.bits // 8 + _SCALE_BYTES) + zero_points
+
+    def fitted(self, columns: int) -> Scheme:
+        """The block, this one or a smaller, that stores such a row in the fewest bytes.
+
+        A block that divides the columns is kept. Of two that take as much, the larger is faster.
+
+        >>> scheme = Scheme(bits=8, block=128)
+        >>> [scheme.fitted(columns).block for columns in (4096, 576, 288, 172, 4160)]
+        [128, 64, 32, 64, 128]
+        """
+        blocks = [self.block]
+        while blocks[-1] >= 2 * _SMALLEST_BLOCK:
+            blocks.append(blocks[-1] // 2)
+        schemes = [dataclasses.replace(self, block=block) for block in blocks]
+        return min(schemes, key=lambda one: one.row_bytes(columns))
 
     def fills_bytes(self, columns: int) -> bool:
         """Whether the codes of a row of so many weights fill whole bytes."""

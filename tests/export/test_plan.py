@@ -97,6 +97,35 @@ def test_rows_that_blocks_do_not_divide_weigh_what_was_planned(
         assert 0 <= planned - found < external_data.ALIGNMENT_BYTES  # the last one ends the file
 
 
+@pytest.mark.parametrize(
+    ("target", "quant", "bits"),
+    [
+        ("ort", "int8", 8.58),
+        ("ort", "int4", 5.47),
+        ("ort", "int8-dynamic", 8.29),
+        ("portable", "int8", 8.40),
+        ("portable", "int4", 5.27),
+    ],
+)
+def test_tied_model_of_576_columns_ships_few_bits_per_weight(
+    target: str, quant: str, bits: float
+) -> None:
+    planned = plan(find_geometry("smollm2-135m"), quant=quant, target=target)
+    assert planned.bits_per_weight == pytest.approx(bits, abs=0.006)
+
+
+def test_bits_per_weight_count_a_tied_head_once_and_the_rope_tables() -> None:
+    config = find_geometry("smollm2-135m")
+    tables = 2 * 4 * config.max_position_embeddings * config.head_dim // 2
+    most = 32 + 8 * (tables + 10**5) / config.num_parameters
+    assert (
+        32
+        < plan(config, quant="fp32", target="portable").bits_per_weight
+        - (32 * config.vocab_size * config.hidden_size / config.num_parameters)
+        < most
+    )  # in float32, the head is stored in columns beside the embedding's rows
+
+
 @pytest.mark.parametrize(("target", "quant"), RECIPES)
 @pytest.mark.parametrize(("name", "num_layers"), SHORTENED)
 def test_artifact_of_billions_weighs_what_was_planned_to_the_byte(

@@ -350,3 +350,8 @@ def test_card_says_on_which_processors_bytes_are_multiplied_exactly() -> None:
     told = "x86 processors with VNNI do exactly"
     assert told in render_card(manifest(quant="int8-dynamic"))
     assert told not in render_card(manifest(quant="int8"))
+
+
+def test_bits_per_weight_stand_beside_the_size_where_the_manifest_has_them() -> None:
+    card = render_card(manifest(bits_per_weight=8.582))
+    assert "| weights | int8, 9.00 MB, 8.58 bits per weight |" in card

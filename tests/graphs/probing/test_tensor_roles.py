@@ -49,6 +49,17 @@ def test_nodes_named_after_modules_are_found_layer_by_layer(build: Build, patter
     assert roles.names(0) == [f"y{i}" for i in range(8)]
 
 
+def test_rows_whose_last_block_was_filled_are_those_behind_the_slice(build: Build) -> None:
+    model = named(build)
+    gather = next(node for node in model.graph if node.op_type == "Gather")
+    gather.op_type, gather.domain = "GatherBlockQuantized", "com.microsoft"
+    gather.outputs[0].name = "filled"
+    whole = next(node for node in model.graph if node.op_type == "Identity")
+    assert find_tensor_roles(model.graph, num_layers=2).embedding == "filled"
+    whole.op_type = "Slice"
+    assert find_tensor_roles(model.graph, num_layers=2).embedding == "y0"
+
+
 def test_a_layer_that_lacks_one_is_refused_by_its_name(build: Build) -> None:
     model = named(build)
     for node in model.graph:

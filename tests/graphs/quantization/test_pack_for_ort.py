@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from tramontane.graphs import weights
 from tramontane.graphs.operator import schema
 from tramontane.graphs.quantization.methods.round_to_nearest import quantize
 from tramontane.graphs.quantization.pack_for_ort import PackForOrt
@@ -13,11 +14,22 @@ from tramontane.graphs.quantization.scheme import Scheme
 
 from .small_graphs import GATHER, IDS, every_scheme, every_width, packing, rounded
 
+# A matrix that is both embedding and head.
+TIED = """(int64[b,t] ids) => (float[b,t,6] y, float[b,t,{K}] rows) <float[6,{K}] w> {{
+    rows = Gather(w, ids)
+    columns = Transpose<perm = [1, 0]>(w)
+    y = MatMul(rows, columns)
+}}"""
 LINEAR = """(float[b,t,{K}] x) => (float[b,t,6] z) <float[6,{K}] w> {{
     columns = Transpose<perm = [1, 0]>(w)
     y = MatMul(x, columns)
     z = Identity(y)
 }}"""
+
+
+def fitted(bits: int, block: int, columns: int) -> int:
+    """The block that a matrix gets which is multiplied by."""
+    return Scheme(bits=bits, block=block).fitted(columns).block
 
 
 def half_steps(matrix: np.ndarray, bits: int, block: int) -> np.ndarray:
@@ -31,8 +43,9 @@ def half_steps(matrix: np.ndarray, bits: int, block: int) -> np.ndarray:
 def test_linear_layer_becomes_the_kernel(
     build: Callable, op_types: Callable, normal: Callable, bits: int, block: int, columns: int
 ) -> None:
+    asked, block = block, fitted(bits, block, columns)
     model = build(LINEAR.format(K=columns), w=normal(6, columns))
-    assert packing(PackForOrt, bits, block)(model).modified
+    assert packing(PackForOrt, bits, asked)(model).modified
     assert op_types(model) == ["MatMulNBits", "Identity"]
     node, blocks = model.graph.node(0), -(-columns // block)
     assert node.domain == schema.MICROSOFT
@@ -95,11 +108,12 @@ def test_second_run_modifies_nothing(
 def test_values_agree_with_the_linear_layer_over_rounded_weights_within_rounding_of_activations(
     build: Callable, evaluate: Callable, normal: Callable, bits: int, block: int, columns: int
 ) -> None:
+    asked, block = block, fitted(bits, block, columns)
     w, x = normal(6, columns) + 0.3, normal(3, columns)
     reference = build(LINEAR.format(K=columns), w=rounded(w, bits, block))
     before = evaluate(reference, x=x[None])["z"][0]
     model = build(LINEAR.format(K=columns), w=w)
-    packing(PackForOrt, bits, block)(model)
+    packing(PackForOrt, bits, asked)(model)
     error = np.abs(evaluate(model, x=x[None])["z"][0] - before)
     bound = half_steps(x, 8, block) @ np.abs(rounded(w, bits, block)).T + 1e-4
     assert (error <= bound).all()
@@ -111,10 +125,11 @@ def test_values_agree_with_the_linear_layer_over_rounded_weights_within_rounding
 def test_values_agree_with_the_linear_layer_within_both_roundings(
     build: Callable, evaluate: Callable, normal: Callable, bits: int, block: int, columns: int
 ) -> None:
+    asked, block = block, fitted(bits, block, columns)
     w, x = normal(6, columns), normal(3, columns)
     model = build(LINEAR.format(K=columns), w=w)
     before = evaluate(model, x=x[None])["z"][0]
-    packing(PackForOrt, bits, block)(model)
+    packing(PackForOrt, bits, asked)(model)
     error = np.abs(evaluate(model, x=x[None])["z"][0] - before)
     from_weights = half_steps(w, bits, block)
     bound = np.abs(x) @ from_weights.T
@@ -137,3 +152,47 @@ def test_values_agree_with_gathered_rows_that_are_rounded(
     model = build(GATHER.format(K=columns), w=w)
     packing(PackForOrt, bits, block)(model)
     assert_agree(evaluate(model, ids=IDS), {"rows": rounded(w, bits, block)[IDS]})
+
+
+@every_scheme
+@pytest.mark.parametrize("columns", [256, 288, 96, 48, 172, 12])
+def test_tied_matrix_lies_in_the_file_once_and_its_rows_agree(
+    build: Callable,
+    evaluate: Callable,
+    normal: Callable,
+    bits: int,
+    block: int,
+    columns: int,
+) -> None:
+    w, block_of_both = normal(6, columns), fitted(bits, block, columns)
+    model = build(TIED.format(K=columns), w=w)
+    packing(PackForOrt, bits, block)(model)
+    read = [value for value in model.graph.initializers.values() if value.uses()]
+    stored = {weights.owner(value) for value in read}
+    row_bytes = Scheme(bits=bits, block=block_of_both).row_bytes(columns)
+    assert sum(map(weights.num_bytes, stored)) == 6 * row_bytes
+    found, expected = evaluate(model, ids=IDS), rounded(w, bits, block_of_both)
+    np.testing.assert_array_equal(found["rows"], expected[IDS])
+    bound = half_steps(expected[IDS[0]], 8, block_of_both) @ np.abs(expected).T + 1e-4
+    assert (np.abs(found["y"][0] - expected[IDS[0]] @ expected.T) <= bound).all()
+
+
+def test_rows_of_filled_blocks_are_cut_and_others_are_not(
+    build: Callable, op_types: Callable, normal: Callable
+) -> None:
+    for columns, has_slice in ((256, False), (576, False), (12, True), (172, True)):
+        model = build(TIED.format(K=columns), w=normal(6, columns))
+        packing(PackForOrt, 8, 128)(model)
+        assert ("Slice" in op_types(model)) == has_slice
+
+
+@every_scheme
+def test_fitted_block_is_the_one_that_takes_the_fewest_bytes(bits: int, block: int) -> None:
+    for columns in range(2, 1400, 2):
+        scheme = Scheme(bits=bits, block=block).fitted(columns)
+        others = [one for one in (16, 32, 64, 128) if one <= block]
+        sizes = {one: Scheme(bits=bits, block=one).row_bytes(columns) for one in others}
+        assert sizes[scheme.block] == min(sizes.values())
+        assert scheme.block == max(one for one in others if sizes[one] == min(sizes.values()))
+        if columns % block == 0:
+            assert scheme.block == block
