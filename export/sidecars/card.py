@@ -14,6 +14,7 @@ from ...graphs.quantization.weight_formats import find_format
 from ...graphs.targets.known import find_target
 from ...runtime.cache import by_layer
 from ...runtime.manifest import Manifest
+from ...runtime.tokenizers.kinds import KINDS
 from ..example_prompt import example_prompt
 from ..parity_labels import parity_rows
 from ..tokenizer.write_tokenizer import LEFT_OUT
@@ -47,6 +48,7 @@ def render_card(manifest: Manifest) -> str:
         start="none" if start is None else start,
         first=start or 0,
         genai_length=default_length(manifest.geometry),
+        tokenizer_package=KINDS[vocabulary.kind].package,
         has_tokenizer_json=not manifest.tokenizer_json.startswith(LEFT_OUT),
         target=find_target(manifest.target),
         weight_format=find_format(manifest.quant),

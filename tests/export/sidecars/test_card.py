@@ -282,7 +282,7 @@ def test_options_that_the_card_names_are_those_of_export() -> None:
 def test_packages_that_the_card_installs_are_named_as_pip_reads_them() -> None:
     card = render_card(manifest(geometry={"rows": None}))
     lines = re.findall(r"pip install ([^`\n]+)", card)
-    assert lines.pop(0) == "path/to/tramontane"
+    assert lines.pop(0) == '"path/to/tramontane"'
     assert len(lines) == 3
     names = {Requirement(each).name for line in lines for each in shlex.split(line)}
     assert names == {"numpy", "onnxruntime", "onnxruntime-genai", "optimum-onnx"}

@@ -123,7 +123,8 @@ def test_an_artifact_runs_and_its_manifest_and_card_name_the_kind(
     assert manifest.tokenizer_json == AS_PUBLISHED
     assert "tokenizer.json" in manifest.source
     assert not (artifact / "tokenizer.model").exists()
-    assert "(numpy, onnxruntime, tokenizers)" in render_card(manifest)
+    assert "needs numpy, onnxruntime and tokenizers. Install" in render_card(manifest)
+    assert 'pip install "path/to/tramontane[tokenizers]"' in render_card(manifest)
     session = Session.load(artifact, threads=1, verify=True)
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     prompt = f"<|im_start|>user\nGrüße{END}"
