@@ -5,6 +5,7 @@
 # a target where an option means something else. An option reaches its command as it was typed.
 #
 #? MODEL                    checkpoint: a folder or a GGUF file
+#? ADAPTER                  folders of LoRA adapters (PEFT) to merge into MODEL, in this order
 #? QUANT                    weight format: fp32, int8, int4 or int8-dynamic
 #? QUANT/bench-flat         weight format of the artifact that is measured
 #? TARGET                   kernels: ort, portable (any runtime) or web (browsers' WASM)
@@ -95,11 +96,12 @@ tramontane = TRAMONTANE_CALLER=make $(BIN)/tramontane
 module = TRAMONTANE_CALLER=make $(BIN)/python -m tramontane
 # One option as a flag, a list of words, or a switch; nothing where it is not given.
 flag = $(if $($1),--$2="$$$1")
+each = $(if $($1),$$(printf -- "--$2=%s " $$$1))
 many = $(if $($1),--$2 $$$1)
 switch = $(if $(filter-out 0,$($1)),--$2)
 
 recipe = --quant="$$QUANT" --target="$$TARGET" $(call flag,WINDOW,window) \
-  $(call flag,BLOCK,block) $(call flag,CACHE,cache) $(call flag,KV,kv)
+  $(call flag,BLOCK,block) $(call flag,CACHE,cache) $(call flag,KV,kv) $(call each,ADAPTER,adapter)
 measuring = $(call flag,TEXT,text) $(call flag,SEED,seed) $(call flag,TOLERANCE,tolerance) \
   $(call flag,MAX_KL,max-kl) $(call flag,MIN_AGREEMENT,min-agreement) \
   $(call switch,THOROUGH,thorough) $(call flag,STORE,store)
@@ -151,7 +153,7 @@ synthetic: $(READY)  ## use: write a checkpoint of random weights, as large as a
 	  $(call flag,MAX_SHARD,max-shard)
 
 validate: $(READY)  ## prove: compare an artifact, or any exporter's model.onnx, with its checkpoint
-	@$(artifact) && $(tramontane) validate "$$OUT" --reference="$$MODEL" --explain $(measuring) \
+	@$(artifact) && $(tramontane) validate "$$OUT" --reference="$$MODEL" $(call each,ADAPTER,adapter) --explain $(measuring) \
 	  $(call flag,WINDOW,window) $(call flag,REPORT,report) $(call flag,JUNIT,junit) $(call flag,MARKDOWN,markdown)
 
 parity: $(READY)  ## prove: export every recipe for every target, and write one page of all

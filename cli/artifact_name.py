@@ -5,6 +5,7 @@ The Makefile asks for it with ``tramontane export --print-out``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from .flags import RECIPE_DEFAULTS
@@ -14,6 +15,7 @@ ARTIFACTS = Path("artifacts")  # holds the artifacts that have no ``--out``
 
 def artifact_name(
     checkpoint: Path,
+    adapters: Sequence[Path] = (),
     *,
     quant: str,
     target: str,
@@ -28,7 +30,8 @@ def artifact_name(
     >>> artifact_name(Path("models/stdlib-5m"), **recipe, block=32, window=None)
     'stdlib-5m-int4-ort-b32-kv-int8'
     """
-    parts = [checkpoint.resolve().name, quant, target]
+    merged = [adapter.resolve().name for adapter in adapters]
+    parts = [checkpoint.resolve().name, *merged, quant, target]
     if window != RECIPE_DEFAULTS["window"]:
         parts.append(f"w{window}")
     if block != RECIPE_DEFAULTS["block"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..runtime.errors import ConfigError, ContractError
@@ -15,20 +16,20 @@ def refuse_parity_check_beyond_memory(checkpoint: Path, args: Namespace) -> None
         ContractError: as ``validate.can_measure.refuse_little_memory``.
     """
     from ..export.cache_choice import choose_cache, geometry_of
-    from ..export.formats.layouts import read_config
+    from ..export.formats.checkpoint import read_merged_config
     from ..export.options import (
         adapted,
     )
     from ..export.plan import plan
     from ..validate.can_measure import refuse_little_memory
 
-    config = adapted(read_config(checkpoint), window=args.window)
+    config = adapted(read_merged_config(checkpoint, args.adapter), window=args.window)
     cache = choose_cache(args.cache, kv=args.kv)
     planned = plan(config, quant=args.quant, target=args.target, block=args.block, cache=cache)
     refuse_little_memory(geometry_of(config, cache), planned)
 
 
-def refuse_short_text(path: Path, text: Path | None) -> None:
+def refuse_short_text(path: Path, text: Path | None, adapters: Sequence[Path]) -> None:
     """Refuse a text with too few tokens to measure parity on.
 
     Raises:
@@ -39,7 +40,7 @@ def refuse_short_text(path: Path, text: Path | None) -> None:
     from ..validate.sequences.tokens import TokenText
 
     if text is not None:
-        with Checkpoint.open(path) as checkpoint:
+        with Checkpoint.open(path, adapters) as checkpoint:
             TokenText(checkpoint).count(read_text(text, flag="--text"))
 
 

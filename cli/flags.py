@@ -28,6 +28,19 @@ RECIPE_DEFAULTS: dict[str, Any] = {  # as in ``export.options.ExportOptions``
 MAX_KL, MIN_AGREEMENT = 2.0, 0.2  # as in ``validate.tolerance``
 
 
+def add_adapter(parser: argparse.ArgumentParser) -> None:
+    """Add the option for adapters, which may be repeated."""
+    parser.add_argument(
+        "--adapter",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder of a LoRA adapter (PEFT) to merge into the checkpoint; repeat the option for "
+        "several, which are merged in order (default: none)",
+    )
+
+
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """Add the options that decide an artifact's graph and weights."""
     parser.add_argument(

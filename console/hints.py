@@ -39,18 +39,19 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # ORG/NAME
 _SWITCHES = ("NO_REPLACE", "NO_RESUME", "NO_VALIDATE", "THOROUGH")
 
 
-def suggest(command: str, **values: str | Path | bool) -> str:
+def suggest(command: str, **values: str | Path | bool | Sequence[Path]) -> str:
     """A command line that runs a subcommand, quoted for the user's shell.
 
     Args:
         command: the subcommand; make's target has the same name.
-        values: by the name of make's option, e.g. ``OUT``; True for a switch. A call of make
-            leaves out those that make has no option for, since its target always sets them.
+        values: by the name of make's option, e.g. ``OUT``; True for a switch, a sequence for an
+            option that is repeated. A call of make leaves out those that make has no option for,
+            since its target always sets them.
     """
     if _is_made():
         options = os.environ.get(OPTIONS, "").split()
         given = [
-            f"{name}={'1' if value is True else value}"
+            f"{name}={' '.join(map(str, _each(value)))}"
             for name, value in values.items()
             if name in options
         ]
@@ -58,10 +59,17 @@ def suggest(command: str, **values: str | Path | bool) -> str:
     places = _POSITIONAL[command]
     words = [str(values[name]) for name in places if name in values]
     for name, value in values.items():
-        if name not in places:
+        for one in _each(value) if name not in places else ():
             words.append(_FLAGS.get(name, f"--{name.lower().replace('_', '-')}"))
-            words += [] if value is True else [str(value)]
+            words += [] if value is True else [str(one)]
     return quoted([*_program("tramontane", module="tramontane"), command, *words])
+
+
+def _each(value: str | Path | bool | Sequence[Path]) -> Sequence[str | Path | bool]:
+    """The values of an option; those of a switch and of a single one are one."""
+    if value is True:
+        return ("1",)
+    return (value,) if isinstance(value, (str, Path, bool)) else value
 
 
 def instead_of(path: Path) -> str:

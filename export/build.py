@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ def export_checkpoint(
     out: Path,
     options: ExportOptions,
     *,
+    adapters: Sequence[Path] = (),
     dump: Path | None = None,
     gate: Gate | None = None,
     resume: bool = True,
@@ -70,6 +71,7 @@ def export_checkpoint(
         checkpoint: what ``Checkpoint.open`` takes.
         out: the artifact's folder; an artifact there is replaced when the new one is whole.
         options: the recipe.
+        adapters: folders of LoRA adapters, merged into the checkpoint in this order.
         dump: folder for the graph as text after each pass.
         gate: proves the artifact before it takes its name.
         resume: go on with an earlier run that was interrupted.
@@ -86,7 +88,9 @@ def export_checkpoint(
         ContractError: the artifact cannot be written there.
         ParityError: from the gate; nothing is left under ``out``.
     """
-    ready = preflight(checkpoint, out, options, base_model=base_model, replace=replace)
+    ready = preflight(
+        checkpoint, out, options, adapters=adapters, base_model=base_model, replace=replace
+    )
     say(note_of_replaced(out, is_proved=gate is not None))
     with ready.weights:
         return _export(ready, out, options, dump=dump, gate=gate, resume=resume, replace=replace)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,23 +41,25 @@ def preflight(
     out: Path,
     options: ExportOptions,
     *,
+    adapters: Sequence[Path] = (),
     base_model: str | None = None,
     replace: bool = True,
 ) -> Preflight:
     """Check all that can stop an export before its model is traced; nothing is written.
 
     Args:
-        checkpoint, out, options, base_model, replace: as ``export_checkpoint`` takes them.
+        checkpoint, out, options, adapters, base_model, replace: as ``export_checkpoint`` takes
+            them.
 
     Raises:
         ConfigError, CheckpointError: the checkpoint is not one that is supported.
         GraphError: the recipe is not one that is supported.
         ContractError: the artifact cannot be written there.
     """
-    _refuse_overlap(checkpoint, out)
+    _refuse_overlap(out, checkpoint, *adapters)
     refuse_occupied(out, replace=replace)
     read_calibration_text(options)
-    weights = Checkpoint.open(checkpoint)
+    weights = Checkpoint.open(checkpoint, adapters)
     for note in weights.notes:
         say(note)
     config = adapted(weights.config, window=options.window)
@@ -90,6 +93,6 @@ def _warn_of_no_window(weights: Checkpoint, config: MistralConfig) -> None:
         )
 
 
-def _refuse_overlap(checkpoint: Path, out: Path) -> None:
-    if checkpoint.resolve().is_relative_to(out.resolve()):
+def _refuse_overlap(out: Path, *sources: Path) -> None:
+    if any(source.resolve().is_relative_to(out.resolve()) for source in sources):
         raise ContractError(f"{out}: --out is the checkpoint, or holds it; name another folder")

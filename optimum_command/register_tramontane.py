@@ -62,13 +62,13 @@ def _export(args: Namespace) -> int:
     from tramontane.cli.commands import export
     from tramontane.console.progress import say
     from tramontane.export.cache_choice import choose_cache, geometry_of
-    from tramontane.export.formats.layouts import read_config
+    from tramontane.export.formats.checkpoint import read_merged_config
     from tramontane.export.options import (
         adapted,
     )
     from tramontane.interop.optimum_config import describe, obstacles
 
-    config = adapted(read_config(args.checkpoint), window=args.window)
+    config = adapted(read_merged_config(args.checkpoint, args.adapter), window=args.window)
     geometry = geometry_of(config, choose_cache(args.cache, kv=args.kv))
     say(f"{args.checkpoint}: {describe(config)}")
     for obstacle in obstacles(config, geometry):

@@ -72,8 +72,8 @@ def model(
     folder = tiny_checkpoint(num_hidden_layers=len(windows), sliding_window=None)
     opened = Checkpoint.open
 
-    def with_windows(path: Path) -> Checkpoint:
-        found = opened(path)
+    def with_windows(path: Path, adapters: Sequence[Path] = ()) -> Checkpoint:
+        found = opened(path, adapters)
         config = found.config.with_windows(windows)
         config = dataclasses.replace(config, architecture="MistralForCausalLM")
         published = dataclasses.replace(found.published, config=config)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..export.cache_choice import WINDOWED, geometry_of
 from ..export.config import MistralConfig
+from ..export.formats.checkpoint import ADAPTER_PREFIX
 from ..graphs.probing.read_graph import find_graphs
 from ..graphs.probing.subgraph import OpenedGraph
 from ..graphs.quantization.weight_formats import WeightFormat, find_format, format_of_bits
@@ -20,6 +21,7 @@ from ..runtime.errors import ContractError
 from ..runtime.manifest import Manifest, read_manifest
 from ..runtime.ort_session import open_graph
 from ..runtime.session import Session
+from ..runtime.sizes import counted
 from .run_graph import DriverFeeder, Feeder, GraphFeeder
 
 _OTHERS_ROUNDING = 2.5  # codes of -8 to 7 miss a block's maximum by a step, k-quants by more
@@ -139,12 +141,15 @@ class Subject:
         )
 
 
-def open_subject(path: Path, config: MistralConfig) -> Subject:
+def open_subject(
+    path: Path, config: MistralConfig, *, adapters: Mapping[str, str] | None = None
+) -> Subject:
     """Open an artifact, a folder that holds one graph, or a graph.
 
     Args:
         path: of any of them.
         config: of the checkpoint that it is compared with.
+        adapters: hashes of the adapters that are merged into it; None: they are not compared.
 
     Raises:
         ContractError: there is no graph, or it is of another geometry than the checkpoint.
@@ -154,6 +159,8 @@ def open_subject(path: Path, config: MistralConfig) -> Subject:
     folder = _artifact_around(path)
     if folder is not None:
         manifest = read_manifest(folder)
+        if adapters is not None:
+            _refuse_other_adapters(folder, manifest, adapters)
         _refuse_other_geometry(folder, manifest.geometry, config)
         config = config.with_windows(manifest.geometry.windows)
         return Subject(folder / contract.MODEL_FILE, config, manifest)
@@ -176,6 +183,27 @@ def open_subject(path: Path, config: MistralConfig) -> Subject:
                 "the checkpoint has none; name that window with --window"
             )
     return Subject(graphs[0], config, None)
+
+
+def _refuse_other_adapters(path: Path, manifest: Manifest, found: Mapping[str, str]) -> None:
+    """Compare the adapters that were merged into an artifact with those that are given."""
+    expected = {
+        name: digest for name, digest in manifest.source.items() if name.startswith(ADAPTER_PREFIX)
+    }
+    if expected == found:
+        return
+    merged, given = (len({n.partition("/")[0] for n in names}) for names in (expected, found))
+    if not merged:
+        raise ContractError(
+            f"{path}: exported without adapters, {counted(given, 'adapter')} given; leave out "
+            "--adapter"
+        )
+    other = min(n for n in {*expected, *found} if expected.get(n) != found.get(n))
+    why = f"{counted(given, 'adapter')} given" if merged != given else f"{other} is another file"
+    raise ContractError(
+        f"{path}: exported with {counted(merged, 'adapter')}, {why}; name the folder of each "
+        "adapter of the export with --adapter, in the same order"
+    )
 
 
 def _artifact_around(path: Path) -> Path | None:

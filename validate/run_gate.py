@@ -86,7 +86,8 @@ def validate(
             opened.
     """
     config = adapted(checkpoint.config, window=window)
-    gate = Gate(open_subject(artifact, config), checkpoint, options)
+    subject = open_subject(artifact, config, adapters=checkpoint.adapter_hashes())
+    gate = Gate(subject, checkpoint, options)
     measurement = gate.measure()
     explanation = explain(gate, measurement) if explains else None
     checkpoint.refuse_changed()

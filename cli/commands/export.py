@@ -21,6 +21,7 @@ from ..check_arguments import (
 from ..flags import (
     CHECKPOINT_HELP,
     RECIPE_DEFAULTS,
+    add_adapter,
     add_measuring,
     add_recipe,
     gate_options_of,
@@ -65,6 +66,7 @@ def add(subparsers: Any) -> None:
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of an export, whichever command offers it."""
+    add_adapter(parser)
     add_recipe(parser)
     parser.add_argument(
         "--base-model",
@@ -106,7 +108,7 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
 
 def main(args: Namespace) -> int:
     """Export a checkpoint; compare it with PyTorch except with ``--no-validate``."""
-    name = artifact_name(args.checkpoint, **recipe_of(args))
+    name = artifact_name(args.checkpoint, args.adapter, **recipe_of(args))
     out: Path = args.out or ARTIFACTS / name
     if args.print_out:
         print(out)
@@ -119,6 +121,7 @@ def main(args: Namespace) -> int:
         args.checkpoint,
         out,
         _export_options(args),
+        adapters=args.adapter,
         resume=not args.no_resume,
         replace=not args.no_replace,
         dump=args.dump,
@@ -150,7 +153,7 @@ def _refuse_bad_arguments(args: Namespace) -> None:
         refuse_parity_check_beyond_memory(args.checkpoint, args)
         refuse_bad_options(text=args.text, seed=args.seed)
         tolerance_for(scale=args.tolerance, max_kl=args.max_kl, min_agreement=args.min_agreement)
-        refuse_short_text(args.checkpoint, args.text)
+        refuse_short_text(args.checkpoint, args.text, args.adapter)
     refuse_same_text(calibration=args.calibration_text, measured=args.text)
 
 
@@ -193,10 +196,13 @@ def _commands_to_look_into(args: Namespace, out: Path) -> str:
         if getattr(args, name) is not None:
             recipe[name.upper()] = str(getattr(args, name))
     out, report = (out.with_name(f"{out.name}-{end}") for end in ("unproved", "parity"))
-    export = hints.suggest("export", MODEL=args.checkpoint, OUT=out, **recipe, NO_VALIDATE=True)
+    adapters = {"ADAPTER": args.adapter} if args.adapter else {}
+    export = hints.suggest(
+        "export", MODEL=args.checkpoint, OUT=out, **adapters, **recipe, NO_VALIDATE=True
+    )
     text = {} if args.text is None else {"TEXT": args.text}
     validate = hints.suggest(
-        "validate", OUT=out, MODEL=args.checkpoint, EXPLAIN=True, REPORT=report, **text
+        "validate", OUT=out, MODEL=args.checkpoint, **adapters, EXPLAIN=True, REPORT=report, **text
     )
     return f"to write it anyway, and a report on it:\n  {export}\n  {validate}"
 

@@ -15,7 +15,7 @@ from ...runtime.sizes import counted
 from ..artifact_name import ARTIFACTS, artifact_name
 from ..artifact_summary import summarize
 from ..check_arguments import refuse_parity_check_beyond_memory
-from ..flags import add_recipe, recipe_of
+from ..flags import add_adapter, add_recipe, recipe_of
 from ..subcommand import add_subcommand
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def add(subparsers: Any) -> None:
         metavar="PATH",
         help="checkpoint, artifact, any exporter's model.onnx, or a known model's name",
     )
+    add_adapter(parser)
     add_recipe(parser)
     parser.add_argument(
         "--no-validate", action="store_true", help="plan an export without its parity check"
@@ -101,7 +102,7 @@ def _inspect_checkpoint(args: Namespace) -> int:
     The plan is printed before any file of weights is opened.
     """
     from ...export.cache_choice import choose_cache
-    from ...export.formats.layouts import read_config
+    from ...export.formats.checkpoint import read_merged_config
     from ...export.known_models import GEOMETRIES, find_geometry
     from ...export.options import (
         adapted,
@@ -115,7 +116,9 @@ def _inspect_checkpoint(args: Namespace) -> int:
             f"{args.path}: neither a folder or file nor a known model, expected one of them; "
             f"{hints.instead_of(args.path) or 'known are ' + ', '.join(GEOMETRIES)}"
         )
-    published = find_geometry(str(args.path)) if is_known else read_config(args.path)
+    published = (
+        find_geometry(str(args.path)) if is_known else read_merged_config(args.path, args.adapter)
+    )
     config = adapted(published, window=args.window)
     cache = choose_cache(args.cache, kv=args.kv)
     plans, refusals = plan_each(config, target=args.target, block=args.block, cache=cache)
@@ -149,6 +152,7 @@ def _checked(args: Namespace) -> str:
     if not args.no_validate:
         refuse_parity_check_beyond_memory(args.path, args)
     recipe = recipe_of(args)
-    out = ARTIFACTS / artifact_name(args.path, **recipe)
-    with preflight(args.path, out, ExportOptions(**recipe)).weights as weights:
+    out = ARTIFACTS / artifact_name(args.path, args.adapter, **recipe)
+    ready = preflight(args.path, out, ExportOptions(**recipe), adapters=args.adapter)
+    with ready.weights as weights:
         return f"{weights.layout}, {counted(len(weights.parameters), 'tensor')}"

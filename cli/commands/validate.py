@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..check_arguments import refuse_unwritable
-from ..flags import CHECKPOINT_HELP, add_measuring, gate_options_of
+from ..flags import CHECKPOINT_HELP, add_adapter, add_measuring, gate_options_of
 from ..subcommand import add_subcommand
 
 EXAMPLES = (
@@ -32,6 +32,7 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--reference", type=Path, required=True, metavar="CHECKPOINT", help=CHECKPOINT_HELP
     )
+    add_adapter(parser)
     parser.add_argument(
         "--explain", action="store_true", help="name the first bad tensor and the likely cause"
     )
@@ -57,7 +58,7 @@ def main(args: Namespace) -> int:
     from ...validate.run_gate import validate, write_reports
 
     refuse_unwritable(args, "report", "junit", "markdown")
-    with Checkpoint.open(args.reference) as checkpoint:
+    with Checkpoint.open(args.reference, args.adapter) as checkpoint:
         verdict = validate(
             args.artifact,
             checkpoint,

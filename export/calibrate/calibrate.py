@@ -109,7 +109,9 @@ def main() -> int:
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
         try:
-            with Checkpoint.open(Path(asked["checkpoint"])) as checkpoint:
+            with Checkpoint.open(
+                Path(asked["checkpoint"]), [Path(one) for one in asked["adapters"]]
+            ) as checkpoint:
                 tokens = calibration_tokens(config, checkpoint, asked["text"])
                 checkpoint.refuse_others(asked["files"])
                 out.write(calibrate(config, checkpoint, tokens).to_bytes())

@@ -31,6 +31,7 @@ def calibrate_in_subprocess(
     asked = {
         "config": dataclasses.asdict(config),
         "checkpoint": str(checkpoint.path.resolve()),
+        "adapters": [str(one.folder.resolve()) for one in checkpoint.adapters],
         "files": checkpoint.identities(),
         "text": text,
     }

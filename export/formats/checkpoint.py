@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -11,16 +12,19 @@ import numpy as np
 
 from ...runtime.errors import CheckpointError
 from ..config import MistralConfig
+from .adapters.adapter import Adapter, open_adapter
+from .adapters.merge import merge
 from .held_files import HeldFile, Identity
 from .huggingface import CONFIG_FILE, without_stale_fields
-from .layouts import Layout, Published, open_published
+from .layouts import Layout, Published, open_published, read_config
 from .metadata_fields import read_json_object
 from .parameter_sources import find_sources
 from .rope_layout import pairs_to_halves
 from .stored_tensor import Floats, TensorSource
 from .tensor_names import EMBEDDING, is_rotated
-from .tokenizer_files import PublishedTokenizer
+from .tokenizer_files import PublishedTokenizer, read_tokenizer, tokenizer_file
 
+ADAPTER_PREFIX = "adapter-"  # of the names of adapters' files, as ``adapter-1/``
 _SLICE_ELEMENTS = 1 << 20  # read at once, beside the result
 
 
@@ -34,10 +38,11 @@ class Checkpoint:
 
     published: Published
     sources: Mapping[str, TensorSource]  # by the parameter's name
+    adapters: tuple[Adapter, ...] = ()  # merged into the sources, in order
     notes: tuple[str, ...] = ()  # on what was read in another way than it is described
 
     @classmethod
-    def open(cls, path: Path) -> Checkpoint:
+    def open(cls, path: Path, adapters: Sequence[Path] = ()) -> Checkpoint:
         """Check names, shapes and types of all tensors; the weights stay on disk.
 
         One exception: a tied checkpoint that has a head nevertheless gets it compared with
@@ -45,6 +50,7 @@ class Checkpoint:
 
         Args:
             path: a folder or a file, in one of the layouts of ``layouts``.
+            adapters: folders of LoRA adapters, which are merged into it in this order.
 
         Raises:
             ConfigError: there is no model, or it is not one that is supported.
@@ -53,7 +59,12 @@ class Checkpoint:
         """
         published = open_published(path)
         sources, notes = find_sources(published)
-        return cls(published=published, sources=sources, notes=tuple(notes))
+        opened = tuple(open_adapter(folder, published.held) for folder in adapters)
+        for adapter in opened:
+            config, sources = merge(adapter, published.config, sources, published.naming)
+            published = dataclasses.replace(published, config=config)
+            published = _with_tokenizer(published, adapter)
+        return cls(published=published, sources=sources, adapters=opened, notes=tuple(notes))
 
     def __enter__(self) -> Self:
         return self
@@ -82,8 +93,8 @@ class Checkpoint:
 
     @property
     def files(self) -> list[Path]:
-        """All files that it was read from, and its tokenizer."""
-        return list(self.published.files)
+        """All files that it was read from, its adapters' too, and its tokenizer."""
+        return [*self.published.files, *(file for one in self.adapters for file in one.files)]
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -144,8 +155,20 @@ class Checkpoint:
         return self.published.held.find(self.path / name)
 
     def hashes(self) -> dict[str, str]:
-        """sha256 by file name of the config, the weights, their index and the tokenizer."""
-        return {path.name: self.published.held.hold(path).sha256() for path in self.files}
+        """sha256 by name of the config, the weights, their index, the tokenizer and adapters."""
+        own = {path.name: self._sha256(path) for path in self.published.files}
+        return {**own, **self.adapter_hashes()}
+
+    def adapter_hashes(self) -> dict[str, str]:
+        """Those of the adapters' files; the number of an adapter stands before their names."""
+        return {
+            f"{ADAPTER_PREFIX}{number}/{path.name}": self._sha256(path)
+            for number, adapter in enumerate(self.adapters, start=1)
+            for path in adapter.files
+        }
+
+    def _sha256(self, path: Path) -> str:
+        return self.published.held.hold(path).sha256()
 
     def identities(self) -> dict[str, Identity]:
         """Identities of the held files, for another process that opens them too."""
@@ -166,6 +189,33 @@ class Checkpoint:
             CheckpointError: naming the first such file, and what became of it.
         """
         self.published.held.refuse_changed()
+
+
+def read_merged_config(path: Path, adapters: Sequence[Path]) -> MistralConfig:
+    """Read the architecture of a model with its adapters; without any it needs no weights.
+
+    Raises:
+        ConfigError, CheckpointError: as ``read_config`` and ``Checkpoint.open``.
+    """
+    if not adapters:
+        return read_config(path)
+    with Checkpoint.open(path, adapters) as checkpoint:
+        return checkpoint.config
+
+
+def _with_tokenizer(published: Published, adapter: Adapter) -> Published:
+    """The adapter's tokenizer in the place of the base model's, where it has one."""
+    own = tokenizer_file(adapter.folder)
+    if own is None:
+        return published
+    base = None if published.layout is Layout.GGUF else tokenizer_file(published.path)
+    published.held.hold(own)
+    kept = [file for file in published.files if file != base and file.name != own.name]
+    return dataclasses.replace(
+        published,
+        files=(*kept, own),
+        read_tokenizer=lambda: read_tokenizer(adapter.folder, published.held),
+    )
 
 
 def _bad_values(tensor: TensorSource, rows: int) -> str:

@@ -54,6 +54,11 @@ class HeldFile:
         """The file's name."""
         return self.path.name
 
+    @property
+    def place(self) -> str:
+        """The file's path, equal in all processes; its last part may be a link."""
+        return str(self._place.parent.resolve() / self._place.name)
+
     def stream(self) -> io.FileIO:
         """A stream over the file for a library that maps it; no thread may read meanwhile."""
         return self._stream
@@ -161,8 +166,8 @@ class HeldFiles:
         return self.hold(path) if path in self._files or path.is_file() else None
 
     def identities(self) -> dict[str, Identity]:
-        """Identity of each file, by name."""
-        return {file.name: file.identity for file in self._files.values()}
+        """Identity of each file, by its place."""
+        return {file.place: file.identity for file in self._files.values()}
 
     def refuse_others(self, expected: dict[str, Identity]) -> None:
         """Refuse files that are not those which another process holds.
@@ -171,7 +176,7 @@ class HeldFiles:
             CheckpointError: naming the first.
         """
         for file in self._files.values():
-            if file.name in expected and file.identity != tuple(expected[file.name]):
+            if file.place in expected and file.identity != tuple(expected[file.place]):
                 raise CheckpointError(
                     f"{file.path}: was replaced or written to between two readings, expected it "
                     "to stay as it was; run the command again when nothing writes to the "

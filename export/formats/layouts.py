@@ -22,6 +22,9 @@ from ...console import hints
 from ...runtime.errors import ConfigError
 from ..config import MistralConfig
 from . import shards, tensor_names
+from .adapters.adapter import is_adapter
+from .adapters.lora_config import CONFIG_FILE as ADAPTER_FILE
+from .adapters.lora_config import base_model_of
 from .gguf import parts as gguf_parts
 from .gguf.config import read_gguf_config
 from .gguf.file import readable_types
@@ -151,6 +154,8 @@ def _detect(path: Path) -> tuple[Layout, Path]:
     if not path.is_dir():
         instead = hints.instead_of(path) or "name the folder of a checkpoint"
         raise ConfigError(f"{path}: no such folder; {instead}")
+    if is_adapter(path):
+        raise ConfigError(_adapter(path))
     described = [layout for layout, name in _DESCRIPTIONS.items() if (path / name).is_file()]
     for layout in described:
         if shards.has_weights(path, _SERIES[layout]):
@@ -170,3 +175,21 @@ def _detect(path: Path) -> tuple[Layout, Path]:
         f"{gguf_parts.SUFFIX} file; name a folder with config.json, model.safetensors and "
         "tokenizer.model"
     )
+
+
+def _adapter(folder: Path) -> str:
+    """How to give an adapter that was named in the place of its base model.
+
+    transformers reads such a folder as the adapter, whatever else is in it.
+    """
+    base = base_model_of(folder) or ""
+    is_there = bool(base) and Path(base).is_dir()
+    named = f"a LoRA adapter of {base}" if base else "a LoRA adapter"
+    model = base if is_there else f"models/{Path(base).name}" if base else "BASE_FOLDER"
+    both = hints.suggest("export", MODEL=model, ADAPTER=[folder])
+    start = f"{folder}: is {named}, expected its base model; name both: {both}"
+    if not is_there and (download := hints.instead_of(Path(base))):
+        return f"{start}\n{download}"
+    if (folder / CONFIG_FILE).is_file():
+        return f"{start}; if {CONFIG_FILE} there is of the merged model, remove {ADAPTER_FILE}"
+    return start

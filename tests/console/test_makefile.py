@@ -27,6 +27,7 @@ LISTS = {
     ("bench-export", "LAYERS"),
     ("bench-export", "QUANTS"),
 }
+REPEATED = {"ADAPTER"}  # lists whose words are each given with the flag
 WORD = 'it\'s$5$(HOME)$$"q"#\\;&|*?~`id`{a,b}%=:<>!'
 TEXT = f"{WORD}  two spaces, a trailing backslash\\\nand\ta second line\\"
 
@@ -35,7 +36,7 @@ def typed(target: str) -> dict[str, str]:
     """A value for each option of a target that no shell and no make leaves alone."""
     values = {}
     for name in MAKEFILE.options_of(target):
-        is_list = (target, name) in LISTS
+        is_list = (target, name) in LISTS or name in REPEATED
         values[name] = "1" if name in SWITCHES else f"{name}{WORD if is_list else TEXT}"
     return {name: value for name, value in values.items() if name != "PYTHON"}
 
@@ -80,6 +81,13 @@ def test_only_make_itself_drops_a_space_before_a_value_and_not_from_the_environm
 def test_a_list_is_cut_into_words_and_no_further(clone: Clone, target: str, option: str) -> None:
     call = clone.called([target, f"{option}={WORD}1  *"])[-1]
     assert [word for word in call if word in (f"{WORD}1", "*")] == [f"{WORD}1", "*"]
+
+
+@pytest.mark.parametrize("target", ["export", "inspect", "validate"])
+def test_each_word_of_adapters_is_given_with_the_flag(clone: Clone, target: str) -> None:
+    call = clone.called([target, f"ADAPTER={WORD}1  *"])[-1]
+    found = [word for word in call if word.startswith("--adapter")]
+    assert found == [f"--adapter={WORD}1", "--adapter=*"]
 
 
 def test_a_switch_of_zero_is_off(clone: Clone) -> None:
