@@ -21,7 +21,7 @@ from typing import Any
 from ...console import hints
 from ...runtime.errors import ConfigError
 from ..config import MistralConfig
-from . import shards, tensor_names
+from . import float8, shards, tensor_names
 from .adapters.adapter import is_adapter
 from .adapters.lora_config import CONFIG_FILE as ADAPTER_FILE
 from .adapters.lora_config import base_model_of
@@ -111,7 +111,7 @@ def open_published(path: Path) -> Published:
         config=config,
         described_in=described_in,
         naming=tensor_names.MISTRAL if is_mistral else tensor_names.HUGGING_FACE,
-        types=shards.TYPES,
+        types=(*shards.TYPES, *float8.TYPES),
         tensors=found.tensors,
         twice=found.twice,
         notes=found.notes,

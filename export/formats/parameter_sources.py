@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...runtime.errors import CheckpointError
+from . import float8
 from .foreign_weights import refuse_foreign_weights, unused_quantization
 from .layouts import Published
 from .stored_tensor import TensorSource
@@ -40,11 +41,17 @@ def find_sources(published: Published) -> tuple[dict[str, TensorSource], list[st
             raise CheckpointError(published.twice[own])
     notes = [*published.notes, *_note_of_prefix(published, names), *unused_quantization(published)]
     sources: dict[str, TensorSource] = {}
+    used = set()  # of the tensors beside the weights
     for parameter, shape in parameters(config).items():
         if parameter in names.published:
-            sources[parameter] = tensors[names.published[parameter]]
-            _check_header(published, sources[parameter], shape)
-    _refuse_others(published, names)
+            tensor = tensors[names.published[parameter]]
+            _check_header(published, tensor, shape)
+            if tensor.dtype in float8.TYPES:
+                scale = _scale(published, names, parameter)
+                used |= set() if scale is None else {scale.name}
+                tensor = float8.with_scales(tensor, scale, published.quantization)
+            sources[parameter] = tensor
+    notes += _refuse_others(published, names, used)
     if config.tie_word_embeddings:
         if HEAD in sources:
             _refuse_untied(published, sources[HEAD], sources[EMBEDDING])
@@ -76,18 +83,48 @@ def _check_header(published: Published, tensor: TensorSource, shape: tuple[int, 
         )
 
 
-def _refuse_others(published: Published, names: Names) -> None:
-    """Refuse tensors that the model does not have, but biases that are zero."""
+def _scale(published: Published, names: Names, parameter: str) -> TensorSource | None:
+    """The tensor of scales beside a weight."""
+    found = (names.beside_weight(parameter, ending) for ending in float8.SCALES)
+    own = next(filter(None, found), None)
+    if own is None:
+        return None
+    scale = published.tensors[own]
+    if scale.dtype not in published.types:
+        raise CheckpointError(
+            f"{scale.path}: {own} is of type {scale.dtype}, expected one of "
+            f"{', '.join(published.types)}; start from the float checkpoint"
+        )
+    return scale
+
+
+def _refuse_others(published: Published, names: Names, used: set[str]) -> list[str]:
+    """Refuse tensors that the model does not have, but biases that are zero.
+
+    Scales of activations are left out, with a note.
+    """
+    others = sorted(set(names.beside.values()) - used)
+    has_float8 = any(one.dtype in float8.TYPES for one in published.tensors.values())
+    left_out = [
+        own for own in others if has_float8 and own.rpartition(".")[2] in float8.OF_ACTIVATIONS
+    ]
+    notes = [
+        f"{published.path}: scales of activations, such as {own}, are left out: weights become "
+        "the numbers that they stand for, and activations stay float"
+        for own in left_out[:1]
+    ]
+    others = [own for own in others if own not in left_out]
     weights = {own: parameter for parameter, own in names.published.items()}
     known = {own.removesuffix("weight") + "bias" for own in weights}
-    extra = sorted(own for own in names.beside.values() if own not in known)
+    extra = [own for own in others if own not in known]
     if extra:
         raise CheckpointError(
             f"{published.path}: {extra[0]} is unexpected ({len(extra)} such in all), expected "
             f"only what {published.described_in} implies; check that both are of one model"
         )
-    for own in sorted(names.beside.values()):
+    for own in others:
         _refuse_bias(published.tensors[own])
+    return notes
 
 
 def _refuse_bias(tensor: TensorSource) -> None:

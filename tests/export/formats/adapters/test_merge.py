@@ -91,6 +91,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.situation(
+    "LoRA adapters: several in order, patterns, rank stabilization, saved modules, added tokens",
+    package="peft",
+)
 @pytest.mark.parametrize("config", CONFIGS)
 def test_adapter_gives_the_weights_of_peft(
     tiny_checkpoint: Write, tmp_path: Path, config: str

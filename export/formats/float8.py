@@ -1,0 +1,141 @@
+"""Weights stored as float8 with scales, dequantized while they are read.
+
+The scale of a weight lies beside it: one for the tensor, one for each row, or one for each block
+of rows and columns, the last of which may be short.
+
+Source: transformers 5.23, integrations/finegrained_fp8.py and fbgemm_fp8.py; compressed-tensors,
+``QuantizationStrategy``; DeepSeek-V3, inference/kernel.py (``weight_dequant``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...runtime.errors import CheckpointError
+from .stored_tensor import Floats, TensorSource
+
+TYPES = ("F8_E4M3", "F8_E5M2")
+SCALES = ("weight_scale_inv", "weight_scale")  # both multiply
+# Scales of activations and of cached keys and values: what a kernel rounds to while it runs.
+OF_ACTIVATIONS = ("input_scale", "activation_scale", "k_scale", "v_scale", "output_scale")
+_DEFAULT_BLOCK = (128, 128)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Float8Tensor:
+    """``code * scale``, in float32."""
+
+    stored: TensorSource
+    scale: TensorSource
+    block: tuple[int, int]  # rows and columns that share a scale
+
+    @property
+    def path(self) -> Path:
+        """The file's."""
+        return self.stored.path
+
+    @property
+    def name(self) -> str:
+        """The weight's."""
+        return self.stored.name
+
+    @property
+    def dtype(self) -> str:
+        """As stored."""
+        return self.stored.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+        return self.stored.shape
+
+    def slices(self, rows: int) -> Iterator[Floats]:
+        """Yield ``rows`` rows at a time, float32.
+
+        Raises:
+            CheckpointError: a file is unreadable.
+        """
+        scales = np.concatenate([part.reshape(-1) for part in self.scale.slices(1 << 20)])
+        block_rows, block_columns = self.block
+        count, columns = self.shape
+        grid = scales.reshape(-(-count // block_rows), -(-columns // block_columns))
+        start = 0
+        for codes in self.stored.slices(rows):
+            own = grid[np.arange(start, start + len(codes)) // block_rows]
+            with np.errstate(invalid="ignore", over="ignore"):  # the checkpoint looks for it
+                yield codes * np.repeat(own, block_columns, axis=1)[:, :columns]
+            start += len(codes)
+
+
+def with_scales(
+    stored: TensorSource, scale: TensorSource | None, quantization: Mapping[str, Any]
+) -> TensorSource:
+    """A weight with its scales; one that has none is what its codes are.
+
+    Args:
+        stored: the codes.
+        scale: the tensor of scales beside it.
+        quantization: as ``config.json`` describes it.
+
+    Raises:
+        CheckpointError: the description promises scales and there are none, or their shape does
+            not fit the weight.
+    """
+    if scale is None:
+        if quantization:
+            raise CheckpointError(
+                f"{stored.path}: {stored.name} is of type {stored.dtype} and has no scale beside "
+                f"it, expected {' or '.join(SCALES)} as quantization_config of config.json "
+                "implies; download the checkpoint again"
+            )
+        return stored
+    block = _block(stored.shape, scale.shape, _described_block(quantization))
+    if block is None:
+        raise CheckpointError(
+            f"{scale.path}: {scale.name} has shape {scale.shape}, expected one scale, or one for "
+            f"each row of {stored.shape} or each block of {_described_block(quantization)}; "
+            "correct quantization_config in config.json, or download the checkpoint again"
+        )
+    return Float8Tensor(stored=stored, scale=scale, block=block)
+
+
+def _block(
+    shape: tuple[int, ...], scales: tuple[int, ...], described: tuple[int, int]
+) -> tuple[int, int] | None:
+    """Rows and columns that share a scale; None where the shapes do not fit."""
+    if len(shape) != 2:
+        return None
+    rows, columns = shape
+    if all(size == 1 for size in scales):
+        return (rows, columns)
+    if scales in ((rows,), (rows, 1)):
+        return (1, columns)
+    blocks = tuple(-(-size // each) for size, each in zip(shape, described, strict=True))
+    return described if scales == blocks else None
+
+
+def _described_block(quantization: Mapping[str, Any]) -> tuple[int, int]:
+    """Sizes of a block, as transformers' and compressed-tensors' descriptions have them."""
+    groups = quantization.get("config_groups")
+    weights = [
+        group.get("weights")
+        for group in (groups.values() if isinstance(groups, dict) else ())
+        if isinstance(group, dict)
+    ]
+    described = [each for each in weights if isinstance(each, dict)]
+    found = [
+        quantization.get("weight_block_size"),
+        *(each.get("block_structure") for each in described),
+        *([1, each.get("group_size")] for each in described),
+    ]
+    for size in found:
+        if isinstance(size, list) and len(size) == 2 and all(type(n) is int for n in size):
+            rows, columns = size
+            if rows > 0 and columns > 0:
+                return rows, columns
+    return _DEFAULT_BLOCK
