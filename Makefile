@@ -169,7 +169,8 @@ interop: $(READY)  ## prove: run artifacts in other runtimes, and write docs/int
 	  $(call many,REQUIRE,require)
 
 gguf: $(READY)  ## prove: read every kind of GGUF file that llama.cpp makes, and write docs/gguf.md
-	@$(module).bench.peers.gguf_types "$$MODEL" $(call many,ONLY,only) \
+	@set --; stories="$$SHARED/models/stories15M"; test ! -e "$$stories" || set -- --narrow="$$stories"; \
+	  $(module).bench.peers.gguf_types "$$MODEL" "$$@" $(call many,ONLY,only) \
 	  $(call flag,THREADS,threads) $(if $(or $(ONLY),$(given-MODEL)),,--out=docs/gguf.md)
 
 models: $(READY)  ## prove: export trained models, and write docs/models.md, with the files that tests make

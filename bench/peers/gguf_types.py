@@ -11,7 +11,7 @@ import argparse
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,14 @@ from ...runtime.errors import CheckpointError, ContractError
 from ...runtime.ort_session import physical_cores
 from . import llama_runtime
 
-# llama.cpp rounds activations to 8 bits, or to the type of the weights that they meet; the bundled
-# demo model has at most 2e-3 then, and 5e-7 in float16.
-KL_BOUND = 1e-2
+# Mean KL, in nats, of the reference from llama.cpp. On the weights that it dequantized itself, it
+# computes in float32: at most 1e-5, and 0.4 with the rows of query and key in the wrong order.
+KL_BOUND = 1e-4
+# On the quantized file it rounds activations to 8 bits too: 2e-3 of the bundled demo model, and
+# 2e-2 of stories15M.
+ROUNDED_KL_BOUND = 5e-2
+# Kinds whose blocks of 256 become others in a model of another width.
+_FALLING_BACK = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ3_M", "IQ4_XS")
 _ROWS = 1 << 12  # read at once
 _WAYS = ("quantize", "all", "save")  # of making a file, as the runner's jobs name them
 _SAVED = "saved by llama.cpp"
@@ -44,16 +49,18 @@ class FileRead:
     kind: str
     types: str  # of its matrices, most frequent first
     differing: int | None = None  # weights that are not llama.cpp's; None: not read
-    mean_kl: float | None = None  # nats, of the reference from llama.cpp
-    same_top: float | None = None
+    mean_kl: float = 0.0  # on the weights that llama.cpp dequantized
+    rounded_mean_kl: float = 0.0  # on the file
+    same_top: float = 0.0  # likewise
     why: str = ""  # it was refused
 
     @property
     def verdict(self) -> str:
         """In a word."""
-        if self.differing is None or self.mean_kl is None:
+        if self.differing is None:
             return "refused"
-        return "same" if not self.differing and self.mean_kl <= KL_BOUND else "**differs**"
+        is_near = self.mean_kl <= KL_BOUND and self.rounded_mean_kl <= ROUNDED_KL_BOUND
+        return "same" if is_near and not self.differing else "**differs**"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,20 +69,28 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m tramontane.bench.peers.gguf_types", description=__doc__
     )
     parser.add_argument("model", type=Path, help="checkpoint")
+    parser.add_argument("--narrow", type=Path, help="checkpoint whose width 256 does not divide")
     parser.add_argument("--only", nargs="+", metavar="KIND", help="kinds, such as Q4_K_M")
     parser.add_argument("--threads", type=int, default=physical_cores(), help="(%(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table as Markdown")
     args = parser.parse_args(argv)
+    asked = {args.model: args.only}
+    if args.narrow is not None:
+        asked[args.narrow] = args.only or _FALLING_BACK
+    tables, version = {}, ""
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            version, rows = examine(args.model, Path(folder), threads=args.threads, only=args.only)
+        for model, kinds in asked.items():
+            with tempfile.TemporaryDirectory() as folder:
+                version, rows = examine(model, Path(folder), threads=args.threads, only=kinds)
+            tables[model.resolve().name] = rows
     except Absent as why:
         raise ContractError(f"llama.cpp: cannot be built or run here ({why})") from why
-    text = as_markdown(rows, version=version, model=args.model.resolve().name)
+    text = as_markdown(tables, version=version)
     print(text)
     if args.out is not None:
         args.out.write_text(text, encoding="utf-8")
-    return EXIT_FAILED if any(row.verdict == "**differs**" for row in rows) else 0
+    found = [row.verdict for rows in tables.values() for row in rows]
+    return EXIT_FAILED if "**differs**" in found else 0
 
 
 def examine(
@@ -139,13 +154,17 @@ def _compared(kind: str, path: Path, *, threads: int) -> FileRead:
         if _quantize(job, path.parent)["failed"]:
             raise Absent(f"it does not dequantize {kind}")
         tokens = llama_runtime.proof_tokens(checkpoint)
-        logits = llama_runtime.compare_logits(checkpoint, path, tokens, threads=threads)
+        exact, rounded = (
+            llama_runtime.compare_logits(checkpoint, each, tokens, threads=threads)
+            for each in (dequantized, path)
+        )
         return FileRead(
             kind=kind,
             types=", ".join(name for name, _ in found.most_common()),
             differing=count_differing(read_gguf(path), read_gguf(dequantized)),
-            mean_kl=logits.mean_kl,
-            same_top=logits.same_top,
+            mean_kl=exact.mean_kl,
+            rounded_mean_kl=rounded.mean_kl,
+            same_top=rounded.same_top,
         )
 
 
@@ -175,31 +194,45 @@ def _matrices(file: GgufFile) -> dict[str, StoredTensor]:
     return {name: tensor for name, tensor in file.tensors.items() if len(tensor.shape) > 1}
 
 
-def as_markdown(rows: Sequence[FileRead], *, version: str, model: str) -> str:
-    """The page: what was compared, and a row for each kind of file."""
+def as_markdown(tables: Mapping[str, Sequence[FileRead]], *, version: str) -> str:
+    """The page: what was compared, and for each model a table with a row a kind of file."""
     lines = [
         "# GGUF files",
         "",
-        f"Printed by `make gguf MODEL=models/{model}`, with the llama.cpp of llama-cpp-python",
-        f"{version}. llama.cpp quantized the model to each kind of file that its tool makes, and",
-        "to each type of tensor that no such file has, and saved it with all keys that it knows.",
-        "*Other weights* counts the weights that tramontane reads otherwise than llama.cpp",
-        "dequantizes them, compared bit by bit. *Mean KL* and *same top* compare llama.cpp's",
-        "logits with those of our PyTorch model on the same file; llama.cpp rounds activations",
-        f"too, so that a mean KL up to {KL_BOUND:g} nats is accepted. Types that the `gguf`",
-        "package cannot dequantize are refused with a clear error.",
+        f"Printed by `make gguf`, with the llama.cpp of llama-cpp-python {version}. llama.cpp",
+        "quantized a model to each kind of file that its tool makes, and to each type of tensor",
+        "that no such file has, and saved it with all keys that it knows.",
         "",
-        "| kind | types of its matrices | other weights | mean KL, nats | same top | read |",
-        "| --- | --- | ---: | ---: | ---: | --- |",
+        "- *Other weights*: those that tramontane reads otherwise than llama.cpp dequantizes",
+        "  them, compared bit by bit.",
+        "- *Mean KL*: of llama.cpp's logits from those of our PyTorch model, in nats; llama.cpp",
+        f"  computes with the weights that it dequantized. At most {KL_BOUND:g} is accepted.",
+        "- *Mean KL, rounded*, and *same top*: likewise, with llama.cpp on the file itself, where",
+        f"  it rounds activations too. At most {ROUNDED_KL_BOUND:g} is accepted.",
+        "",
+        "Types that the `gguf` package cannot dequantize are refused with a clear error.",
     ]
-    for row in rows:
-        cells = [row.kind, row.types, "", "", "", row.verdict]
-        if row.why:
-            cells[1] = row.why.partition(", expected")[0]
-        if row.mean_kl is not None and row.same_top is not None:
-            cells[2:5] = [str(row.differing), f"{row.mean_kl:.1e}", f"{row.same_top:.0%}"]
-        lines.append(f"| {' | '.join(cells)} |")
+    columns = (
+        *("kind", "types of its matrices", "other weights", "mean KL", "mean KL, rounded"),
+        *("same top", "read"),
+    )
+    for model, rows in tables.items():
+        lines += [
+            "",
+            f"## {model}",
+            "",
+            f"| {' | '.join(columns)} |",
+            "| --- | --- | ---: | ---: | ---: | ---: | --- |",
+            *(f"| {' | '.join(_cells(row))} |" for row in rows),
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _cells(row: FileRead) -> list[str]:
+    if row.why:
+        return [row.kind, row.why.partition(", expected")[0], "", "", "", "", row.verdict]
+    figures = [f"{row.mean_kl:.1e}", f"{row.rounded_mean_kl:.1e}", f"{row.same_top:.0%}"]
+    return [row.kind, row.types, str(row.differing), *figures, row.verdict]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,13 @@ import gguf
 import numpy as np
 import pytest
 from tramontane.bench.peers import gguf_types, llama_runtime
-from tramontane.bench.peers.gguf_types import KL_BOUND, FileRead, as_markdown, main
+from tramontane.bench.peers.gguf_types import (
+    KL_BOUND,
+    ROUNDED_KL_BOUND,
+    FileRead,
+    as_markdown,
+    main,
+)
 from tramontane.environments import python
 from tramontane.environments.errors import Absent
 from tramontane.export.formats.checkpoint import Checkpoint
@@ -90,9 +97,9 @@ def test_each_kind_and_each_type_that_no_kind_has_is_compared(
     page = (tmp_path / "page.md").read_text()
     assert page in capsys.readouterr().out
     for kind in ("F16", "Q8_0", "Q5_1"):
-        assert f"| {kind} | {kind} | 0 | 0.0e+00 | 100% | same |" in page
+        assert f"| {kind} | {kind} | 0 | 0.0e+00 | 0.0e+00 | 100% | same |" in page
     assert "| saved by llama.cpp | F32 | 0 | " in page
-    assert "| Q1_0 | token_embd.weight is of type Q1_0 |  |  |  | refused |" in page
+    assert "| Q1_0 | token_embd.weight is of type Q1_0 |  |  |  |  | refused |" in page
     assert "Q9_9" not in page
 
 
@@ -108,6 +115,22 @@ def test_other_weights_and_other_logits_fail(
     row = next(line for line in capsys.readouterr().out.splitlines() if "| Q8_0 | " in line)
     assert row.endswith("| **differs** |")
     assert ("| 2 |" in row) == ("weights" in other)
+
+
+def test_narrow_model_has_a_table_of_kinds_that_fall_back(
+    model: Path,
+    llama: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_checkpoint: Write,
+) -> None:
+    llama()
+    monkeypatch.setattr(gguf_types, "_FALLING_BACK", ("F16",))
+    assert main([str(model), "--narrow", str(tiny_checkpoint())]) == 0
+    first, second = capsys.readouterr().out.split("\n## ")[1:]
+    assert "| Q8_0 |" in first
+    assert "| Q8_0 |" not in second
+    assert "| F16 |" in second
 
 
 def test_kind_that_is_not_made_is_named(
@@ -132,6 +155,9 @@ def test_llama_cpp_that_cannot_be_built_is_named(
 
 
 def test_logits_at_the_bound_are_the_same() -> None:
-    row = FileRead(kind="Q8_0", types="Q8_0", differing=0, mean_kl=KL_BOUND, same_top=0.5)
+    row = FileRead(kind="Q8_0", types="Q8_0", differing=0, mean_kl=KL_BOUND)
     assert row.verdict == "same"
-    assert "| Q8_0 | Q8_0 | 0 | " in as_markdown([row], version="1", model="m")
+    assert dataclasses.replace(row, rounded_mean_kl=ROUNDED_KL_BOUND).verdict == "same"
+    assert dataclasses.replace(row, rounded_mean_kl=2 * ROUNDED_KL_BOUND).verdict != "same"
+    assert dataclasses.replace(row, mean_kl=2 * KL_BOUND).verdict != "same"
+    assert "## m\n" in as_markdown({"m": [row]}, version="1")
