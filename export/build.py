@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,8 +94,19 @@ def export_checkpoint(
         checkpoint, out, options, adapters=adapters, base_model=base_model, replace=replace
     )
     say(note_of_replaced(out, is_proved=gate is not None))
-    with ready.weights:
-        return _export(ready, out, options, dump=dump, gate=gate, resume=resume, replace=replace)
+    with ready.weights, tempfile.TemporaryDirectory() as made:
+        # Before the long work: whatever is wrong with the tokenizer's files is found here.
+        tokenizer_json = write_tokenizer(ready.weights, Path(made), ready.vocabulary)
+        return _export(
+            ready,
+            out,
+            options,
+            tokenizer=(Path(made), tokenizer_json),
+            dump=dump,
+            gate=gate,
+            resume=resume,
+            replace=replace,
+        )
 
 
 def _export(
@@ -101,12 +114,16 @@ def _export(
     out: Path,
     options: ExportOptions,
     *,
+    tokenizer: tuple[Path, str],
     dump: Path | None,
     gate: Gate | None,
     resume: bool,
     replace: bool,
 ) -> Manifest:
-    """Export a checkpoint that is open, and found to be one that can be exported."""
+    """Export a checkpoint that is open, and found to be one that can be exported.
+
+    ``tokenizer`` is the folder of the files that ``write_tokenizer`` wrote, and what it returned.
+    """
     weights, config, vocabulary = ready.weights, ready.config, ready.vocabulary
     hashing = fingerprint.in_background(weights.hashes)
     model = _traced(config, ready.cache, weights, options, dump=dump)
@@ -130,7 +147,7 @@ def _export(
             track=track,
             max_shard_bytes=options.max_shard_bytes or find_target(options.target).max_shard_bytes,
         )
-        tokenizer_json = write_tokenizer(weights, folder, vocabulary)
+        shutil.copytree(tokenizer[0], folder, dirs_exist_ok=True)
         write_sidecars(
             weights,
             folder,
@@ -152,7 +169,7 @@ def _export(
             tools=tools,
             tensors=tensors,
             origin=ready.origin,
-            tokenizer_json=tokenizer_json,
+            tokenizer_json=tokenizer[1],
         )
         write_manifest(folder, manifest)
         weights.refuse_changed()

@@ -328,7 +328,7 @@ MOMENTS = [
     ("begun", f"{JOURNAL}.add", "before", 30),
     ("written", SAVE, "before", 1),
     ("written", SAVE, "after", 1),
-    ("written", f"{BUILD}:write_tokenizer", "after", 1),
+    ("written", f"{BUILD}:write_sidecars", "after", 1),
     ("written", f"{BUILD}:write_manifest", "after", 1),
     ("written", f"{BUILD}:render_card", "after", 1),
     ("written", f"{BUILD}:write_manifest", "before", 2),

@@ -6,9 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from tramontane.export.build import (
-    export_checkpoint,
-)
+from tramontane.export import build
 from tramontane.export.cache_choice import GROWING, WINDOWED, choose_cache, geometry_of
 from tramontane.export.config import MistralConfig
 from tramontane.export.formats.layouts import read_config
@@ -17,7 +15,7 @@ from tramontane.export.options import (
     ExportOptions,
     adapted,
 )
-from tramontane.runtime.errors import ConfigError
+from tramontane.runtime.errors import CheckpointError, ConfigError
 
 LLAMA = GEOMETRIES["llama-2-7b"]
 
@@ -88,5 +86,19 @@ def test_unknown_cache_is_refused_before_anything_is_written(
 ) -> None:
     options = ExportOptions(quant="int8", target="ort", cache="endless")
     with pytest.raises(ConfigError, match="--cache endless: unknown"):
-        export_checkpoint(stdlib_5m, tmp_path / "out", options)
+        build.export_checkpoint(stdlib_5m, tmp_path / "out", options)
     assert not list(tmp_path.iterdir())
+
+
+def test_tokenizer_that_cannot_be_written_stops_the_export_before_tracing(
+    stdlib_5m: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> str:
+        raise CheckpointError("tokenizer.json: not one that can be written")
+
+    monkeypatch.setattr(build, "write_tokenizer", refuse)
+    monkeypatch.setattr(build, "trace_in_subprocess", lambda *_: pytest.fail("it was traced"))
+    options = ExportOptions(quant="fp32", target="ort")
+    with pytest.raises(CheckpointError, match="not one that can be written"):
+        build.export_checkpoint(stdlib_5m, tmp_path / "out", options)
+    assert list(tmp_path.iterdir()) == []
