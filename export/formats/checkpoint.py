@@ -14,6 +14,7 @@ from ...runtime.errors import CheckpointError
 from ..config import MistralConfig
 from .adapters.adapter import Adapter, open_adapter
 from .adapters.merge import merge
+from .adapters.own_tokenizer import with_tokenizer
 from .held_files import HeldFile, Identity
 from .huggingface import CONFIG_FILE, without_stale_fields
 from .layouts import Layout, Published, open_published, read_config
@@ -22,7 +23,7 @@ from .parameter_sources import find_sources
 from .rope_layout import pairs_to_halves
 from .stored_tensor import Floats, TensorSource
 from .tensor_names import EMBEDDING, is_rotated
-from .tokenizer_files import PublishedTokenizer, read_tokenizer, tokenizer_file
+from .tokenizer_files import PublishedTokenizer
 
 ADAPTER_PREFIX = "adapter-"  # of the names of adapters' files, as ``adapter-1/``
 _SLICE_ELEMENTS = 1 << 20  # read at once, beside the result
@@ -61,9 +62,13 @@ class Checkpoint:
         sources, notes = find_sources(published)
         opened = tuple(open_adapter(folder, published.held) for folder in adapters)
         for adapter in opened:
+            size = published.config.vocab_size
             config, sources = merge(adapter, published.config, sources, published.naming)
             published = dataclasses.replace(published, config=config)
-            published = _with_tokenizer(published, adapter)
+            published, unread = with_tokenizer(
+                published, adapter, is_larger=config.vocab_size > size
+            )
+            notes += unread
         return cls(published=published, sources=sources, adapters=opened, notes=tuple(notes))
 
     def __enter__(self) -> Self:
@@ -201,21 +206,6 @@ def read_merged_config(path: Path, adapters: Sequence[Path]) -> MistralConfig:
         return read_config(path)
     with Checkpoint.open(path, adapters) as checkpoint:
         return checkpoint.config
-
-
-def _with_tokenizer(published: Published, adapter: Adapter) -> Published:
-    """The adapter's tokenizer in the place of the base model's, where it has one."""
-    own = tokenizer_file(adapter.folder)
-    if own is None:
-        return published
-    base = None if published.layout is Layout.GGUF else tokenizer_file(published.path)
-    published.held.hold(own)
-    kept = [file for file in published.files if file != base and file.name != own.name]
-    return dataclasses.replace(
-        published,
-        files=(*kept, own),
-        read_tokenizer=lambda: read_tokenizer(adapter.folder, published.held),
-    )
 
 
 def _bad_values(tensor: TensorSource, rows: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.runtime.errors import CheckpointError, ConfigError
@@ -186,6 +187,35 @@ def test_files_of_an_adapter_are_held(base: Path, adapter: Callable[..., Path]) 
         (folder / "other").rename(folder / WEIGHTS)
         with pytest.raises(CheckpointError, match=rf"{WEIGHTS}: was replaced by another file"):
             checkpoint.refuse_changed()
+
+
+def test_tokenizer_of_the_adapter_that_is_not_read_is_said_and_refused_with_added_tokens(
+    base: Path, adapter: Callable[..., Path]
+) -> None:
+    folder = adapter()
+    (folder / "added_tokens.json").write_text("{}")
+    with Checkpoint.open(base, [folder]) as checkpoint:
+        (note,) = checkpoint.notes
+        assert "holds added_tokens.json and neither tokenizer.json nor tokenizer.model" in note
+        assert note.endswith("; the base model's tokenizer is used")
+    ends = ("model.embed_tokens", "lm_head")
+    adapter({f"base_model.model.{end}.weight": torch.ones(2050, 64) for end in ends})
+    with pytest.raises(CheckpointError, match="expected the tokenizer with the tokens that the"):
+        Checkpoint.open(base, [folder])
+
+
+def test_tokenizer_json_of_the_adapter_brings_its_added_tokens(
+    base: Path, adapter: Callable[..., Path]
+) -> None:
+    folder = adapter()
+    own = transformers.AutoTokenizer.from_pretrained(base)
+    own.add_tokens(["<|im_start|>"], special_tokens=True)
+    own.save_pretrained(folder)
+    assert not (folder / "tokenizer.model").exists()
+    with Checkpoint.open(base, [folder]) as checkpoint:
+        assert checkpoint.read_tokenizer().path == folder / "tokenizer.json"
+        assert folder / "tokenizer.json" in checkpoint.files
+        assert base / "tokenizer.model" not in checkpoint.files
 
 
 def test_tokenizer_of_the_adapter_takes_the_place_of_the_bases(

@@ -1,0 +1,50 @@
+"""The tokenizer beside an adapter, which takes the place of the base model's."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ....runtime.contract import TOKENIZER_FILE
+from ....runtime.errors import CheckpointError
+from ..layouts import Layout, Published
+from ..tokenizer_files import MAP_FILE, SETTINGS_FILE, read_tokenizer, tokenizer_file
+from .adapter import Adapter
+
+# In the order in which messages name them.
+_FILES = ("added_tokens.json", SETTINGS_FILE, "chat_template.jinja", MAP_FILE)
+
+
+def with_tokenizer(
+    published: Published, adapter: Adapter, *, is_larger: bool
+) -> tuple[Published, list[str]]:
+    """The adapter's tokenizer in the place of the base model's, where it has one that is read.
+
+    Returns:
+        The model, and a note on files that are not read.
+
+    Raises:
+        CheckpointError: they are not read, and the adapter's vocabulary is larger than the base's.
+    """
+    own = tokenizer_file(adapter.folder)
+    if own is None:
+        unread = [name for name in _FILES if (adapter.folder / name).is_file()]
+        if not unread:
+            return published, []
+        found = (
+            f"{adapter.folder}: holds {unread[0]} and neither tokenizer.json nor {TOKENIZER_FILE}"
+        )
+        if is_larger:
+            raise CheckpointError(
+                f"{found}, expected the tokenizer with the tokens that the adapter adds; put one "
+                "of these beside it"
+            )
+        return published, [f"{found}; the base model's tokenizer is used"]
+    base = None if published.layout is Layout.GGUF else tokenizer_file(published.path)
+    published.held.hold(own)
+    kept = [file for file in published.files if file != base and file.name != own.name]
+    changed = dataclasses.replace(
+        published,
+        files=(*kept, own),
+        read_tokenizer=lambda: read_tokenizer(adapter.folder, published.held),
+    )
+    return changed, []
