@@ -38,7 +38,7 @@ def print_plan(config: MistralConfig, cache: CacheChoice, plans: dict[str, Plan]
     }
     print_rows(rows)
     table = Table(
-        "QUANT", "weights", "bits per weight", "free disk needed", "RAM to run", "RAM to export"
+        "QUANT", "weights", "bits per\nweight", "free disk", "RAM to run", "RAM to export"
     )
     for quant, found in plans.items():
         sizes = (

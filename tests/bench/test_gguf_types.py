@@ -89,6 +89,7 @@ def model(tiny_checkpoint: Write) -> Path:
     return tiny_checkpoint(hidden_size=128, num_attention_heads=8)
 
 
+@pytest.mark.slow
 def test_each_kind_and_each_type_that_no_kind_has_is_compared(
     model: Path, llama: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,6 +118,7 @@ def test_other_weights_and_other_logits_fail(
     assert ("| 2 |" in row) == ("weights" in other)
 
 
+@pytest.mark.slow
 def test_narrow_model_has_a_table_of_kinds_that_fall_back(
     model: Path,
     llama: Callable[..., None],

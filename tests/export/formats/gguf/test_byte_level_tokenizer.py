@@ -84,6 +84,9 @@ def built(path: Path) -> tuple[Tokenizer, bool]:
     return build_byte_level(settings, path)
 
 
+@pytest.mark.situation(
+    "GGUF vocabulary of kind `gpt2`, by its pre-tokenizer's name", package="tokenizers"
+)
 @pytest.mark.parametrize("pre", WORDS)
 def test_tokenizer_is_the_one_that_the_file_was_made_from(
     tiny_checkpoint: Write, as_gguf: Write, pre: str
