@@ -11,6 +11,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from .byte_alphabet import BYTES
+
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -69,8 +71,8 @@ class HuggingFace:
             return None
         piece = self.piece(token)
         if token not in self._added:
-            if self._is_byte_level and all(sign in _BYTES for sign in piece):
-                return bytes(_BYTES[sign] for sign in piece)
+            if self._is_byte_level and all(sign in BYTES for sign in piece):
+                return bytes(BYTES[sign] for sign in piece)
             if byte := self._byte(piece):
                 return bytes([int(byte[1], 16)])
         # Beside another token: some decoders treat the first of a text in their own way.
@@ -173,20 +175,3 @@ def _types(part: Any) -> Iterator[str]:
     elif isinstance(part, list):
         for value in part:
             yield from _types(value)
-
-
-def _byte_level_alphabet() -> dict[str, int]:
-    """The byte that each character of a byte-level piece stands for.
-
-    Source: openai/gpt-2, src/encoder.py, ``bytes_to_unicode``: printable bytes are themselves,
-    the others follow from U+0100 on.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(0x100) if byte not in printable]
-    return {
-        **{chr(byte): byte for byte in printable},
-        **{chr(0x100 + number): byte for number, byte in enumerate(others)},
-    }
-
-
-_BYTES = _byte_level_alphabet()

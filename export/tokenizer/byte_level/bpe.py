@@ -8,14 +8,7 @@ from itertools import pairwise
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-_PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
-_OTHERS = (byte for byte in range(256) if byte not in _PRINTABLE)
-# The character that stands for each byte. Source: openai/gpt-2, src/encoder.py.
-_SPELLED = {
-    **{byte: chr(byte) for byte in _PRINTABLE},
-    **{byte: chr(256 + i) for i, byte in enumerate(_OTHERS)},
-}
-_BYTES = {character: byte for byte, character in _SPELLED.items()}
+from ....runtime.tokenizers.byte_alphabet import BYTES, SPELLED
 
 
 def spell(token: bytes) -> str:
@@ -24,7 +17,7 @@ def spell(token: bytes) -> str:
     >>> spell(b" caf\xc3\xa9")
     'ĠcafÃ©'
     """
-    return "".join(_SPELLED[byte] for byte in token)
+    return "".join(SPELLED[byte] for byte in token)
 
 
 def bytes_of(spelled: str) -> bytes | None:
@@ -33,7 +26,7 @@ def bytes_of(spelled: str) -> bytes | None:
     >>> bytes_of("ĠcafÃ©")
     b' caf\xc3\xa9'
     """
-    found = [_BYTES.get(character) for character in spelled]
+    found = [BYTES.get(character) for character in spelled]
     known = [byte for byte in found if byte is not None]
     return bytes(known) if len(known) == len(found) else None
 
