@@ -19,9 +19,12 @@ from .metadata_fields import flag, read_json_object, shown
 
 SETTINGS_FILE = "tokenizer_config.json"
 MAP_FILE = "special_tokens_map.json"
+ADDED_FILE = "added_tokens.json"
+TEMPLATE_FILE = "chat_template.jinja"
+_TEMPLATES = "additional_chat_templates/*.jinja"
 _PARTS = ("vocab.json", "merges.txt")  # GPT-2's format, which tokenizer.json replaces
 _LINE_BYTES = 1 << 12  # enough for the first line of a vocabulary
-_COMPANIONS = (TOKENIZER_JSON_FILE, SETTINGS_FILE, MAP_FILE)
+_COMPANIONS = (TOKENIZER_JSON_FILE, SETTINGS_FILE, MAP_FILE, ADDED_FILE, TEMPLATE_FILE)
 _NAMED = ("bos_token", "eos_token")
 _LLAMA = "LlamaTokenizer"  # transformers' class that lays out spaces by its settings
 
@@ -85,6 +88,8 @@ def read_tokenizer(folder: Path, held: HeldFiles) -> PublishedTokenizer:
     companions = {
         name: file for name in _COMPANIONS if (file := held.find(folder / name)) is not None
     }
+    for template in sorted(folder.glob(_TEMPLATES)):
+        companions[template.relative_to(folder).as_posix()] = held.hold(template)
     try:
         settings = _settings(companions)
     except ConfigError as error:

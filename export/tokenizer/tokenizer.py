@@ -10,6 +10,7 @@ from ...runtime.tokenizers.kinds import KINDS
 from ...runtime.tokenizers.protocol import Codec
 from ..formats.checkpoint import Checkpoint
 from ..formats.tokenizer_files import SETTINGS_FILE, PublishedTokenizer
+from .added_tokens import added_ids, with_added_tokens
 from .special_tokens import end_tokens, start_token
 
 
@@ -30,8 +31,10 @@ class CheckpointTokenizer:
             ConfigError: end tokens that are no token ids, or that the model does not score.
         """
         config, tokenizer = checkpoint.config, checkpoint.read_tokenizer()
+        tokenizer = with_added_tokens(tokenizer, vocab_size=config.vocab_size)
         codec = open_codec(tokenizer)
-        if len(codec) > config.vocab_size:
+        beyond = set(range(config.vocab_size, len(codec)))
+        if not beyond <= added_ids(tokenizer):
             raise CheckpointError(
                 f"{tokenizer.path}: {len(codec)} tokens, the model scores "
                 f"{config.vocab_size}; this is another model's tokenizer"

@@ -93,10 +93,7 @@ class TokenizerJson:
             ]
         )
         if self._vocabulary.add_bos_token and bos is not None:
-            start = self._proto.pieces[bos].piece
-            found.post_processor = processors.TemplateProcessing(
-                single=[start, "$A"], pair=[start, "$A", "$B"], special_tokens=[(start, bos)]
-            )
+            found.post_processor = starts_with(self._proto.pieces[bos].piece, bos)
         if self.reads_control:
             found.add_special_tokens([_special(piece) for piece in self._control()])
         return found
@@ -158,6 +155,13 @@ class TokenizerJson:
     def _piece(self, number: int | None) -> str | None:
         is_known = number is not None and number < len(self._proto.pieces)
         return str(self._proto.pieces[number].piece) if is_known else None
+
+
+def starts_with(text: str, token: int) -> processors.PostProcessor:
+    """Puts a start token in front of a text."""
+    return processors.TemplateProcessing(
+        single=[text, "$A"], pair=[text, "$A", "$B"], special_tokens=[(text, token)]
+    )
 
 
 def first_difference(

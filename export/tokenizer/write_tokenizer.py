@@ -16,6 +16,7 @@ from ..formats.checkpoint import Checkpoint
 from ..formats.held_files import HeldFile
 from ..formats.metadata_fields import read_json_object
 from ..formats.tokenizer_files import SETTINGS_FILE, PublishedTokenizer
+from .added_tokens import with_added_tokens
 from .special_tokens import read_around
 from .tokenizer import open_codec
 from .tokenizer_json import NotExpressible, TokenizerJson, first_difference
@@ -44,10 +45,14 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
     Raises:
         CheckpointError: no tokenizer, or not one that the driver reads.
     """
-    tokenizer = checkpoint.read_tokenizer()
+    tokenizer = with_added_tokens(
+        checkpoint.read_tokenizer(), vocab_size=checkpoint.config.vocab_size
+    )
     codec = open_codec(tokenizer)
     for name, file in tokenizer.companions.items():
-        (artifact / name).write_bytes(file.read_bytes())
+        path = artifact / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(file.read_bytes())
     (artifact / KINDS[tokenizer.kind].file).write_bytes(tokenizer.model)
     correct_settings(artifact, vocabulary, codec, source=tokenizer.path)
     most = checkpoint.config.max_position_embeddings

@@ -336,7 +336,7 @@ def test_added_token_beyond_the_pieces_is_found_by_its_name(
     found = sidecars(folder, tmp_path / "out")
     assert found["genai_config.json"]["model"]["vocab_size"] == 2056
     assert found["tokenizer_config.json"]["eos_token"] == "<|im_end|>"
-    assert "tokenizer.json" not in found  # the format has no place for it, and that is said
+    assert found["tokenizer.json"]["model"]["vocab"]["<|im_end|>"] == 2050
 
 
 def test_several_start_tokens_are_refused(copied: Write) -> None:
