@@ -26,6 +26,8 @@ from ..formats.tokenizer_files import ADDED_FILE, SETTINGS_FILE, PublishedTokeni
 from .special_tokens import start_token
 from .tokenizer_json import NotExpressible, TokenizerJson, starts_with
 
+# The format's other ways to write a first space are not read by onnxruntime-genai.
+_SPACED = "text after an added token gets a space in front, as with legacy: true"
 _FLAGS = ("special", "lstrip", "rstrip", "single_word")
 
 
@@ -201,7 +203,7 @@ def _made(
         model=f"{made.to_str()}\n".encode(),
         settings=settings,
         adds_bos=adds_start,
-        made_from=f"{TOKENIZER_FILE} and {missing[0].path.name}",
+        made_from=f"{TOKENIZER_FILE} and {missing[0].path.name}; {_SPACED}",
     )
 
 

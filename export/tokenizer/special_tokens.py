@@ -93,10 +93,25 @@ def end_tokens(
     return (token,)
 
 
+def open_json(published: HeldFile) -> Tokenizer:
+    """A published ``tokenizer.json`` that encodes a whole text, and nothing beside it.
+
+    Training often leaves a length to cut at or to pad to in the file; transformers applies neither
+    unless it is asked to.
+
+    Raises:
+        Exception: it cannot be read; what tokenizers raises has no type of its own.
+    """
+    found: Tokenizer = Tokenizer.from_str(published.read_bytes().decode())
+    found.no_truncation()
+    found.no_padding()
+    return found
+
+
 def read_around(published: HeldFile) -> tuple[list[int], list[int]] | None:
     """Tokens that a ``tokenizer.json`` puts before and after a text; None: it cannot be read."""
     try:
-        tokenizer = Tokenizer.from_str(published.read_bytes().decode())
+        tokenizer = open_json(published)
         text = tokenizer.encode("a", add_special_tokens=False).ids
         whole = tokenizer.encode("a").ids
     except Exception:  # what tokenizers raises has no type of its own

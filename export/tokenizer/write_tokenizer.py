@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from ...console.progress import say
 from ...runtime.contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
 from ...runtime.manifest import SENTENCEPIECE, Vocabulary, to_json
@@ -17,7 +15,7 @@ from ..formats.held_files import HeldFile
 from ..formats.metadata_fields import read_json_object
 from ..formats.tokenizer_files import SETTINGS_FILE, PublishedTokenizer
 from .added_tokens import with_added_tokens
-from .special_tokens import read_around
+from .special_tokens import open_json, read_around
 from .tokenizer import open_codec
 from .tokenizer_json import NotExpressible, TokenizerJson, first_difference
 from .tokenizer_settings import correct_settings, settings_of_json
@@ -62,7 +60,11 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
         made = settings_of_json(codec, vocabulary, max_positions=most)
         content = to_json({**tokenizer.settings, **made})
         (artifact / SETTINGS_FILE).write_text(content, encoding="utf-8")
-    return AS_PUBLISHED if tokenizer.made_from is None else f"made from {tokenizer.made_from}"
+    if tokenizer.made_from is None:
+        return AS_PUBLISHED
+    made = f"made from {tokenizer.made_from}"
+    say(f"{tokenizer.path.with_name(TOKENIZER_JSON_FILE)}: {made}")
+    return made
 
 
 def _write_beside_model(
@@ -111,7 +113,7 @@ def _write_beside_model(
 def _difference(published: HeldFile, codec: Codec, vocabulary: Vocabulary) -> str | None:
     """How a published ``tokenizer.json`` differs from SentencePiece; None where it does not."""
     try:
-        found = Tokenizer.from_str(published.read_bytes().decode())
+        found = open_json(published)
     except Exception as error:  # what tokenizers raises has no type of its own
         return f"cannot be read ({error})"
     start = vocabulary.prompt_start

@@ -172,6 +172,22 @@ def test_a_tokenizer_that_is_not_the_models_is_refused(
         read_vocabulary(Checkpoint.open(folder))
 
 
+@pytest.mark.parametrize("kind", ["byte_level", "llama_3"])
+def test_lengths_to_cut_at_and_to_pad_to_change_no_prompt(
+    checkpoint: Callable[[str], Path], tmp_path: Path, kind: str
+) -> None:
+    folder = checkpoint(kind)
+    theirs = Theirs.from_file(str(folder / "tokenizer.json"))
+    theirs.enable_truncation(2)
+    theirs.enable_padding(length=8)
+    theirs.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").unlink()  # so that tokenizer.json alone decides
+    text = "one two three four five six seven eight nine"
+    expected = transformers.AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
+    assert len(expected) > 8
+    assert write(folder, tmp_path / "out").encode(text) == expected
+
+
 def test_a_start_token_that_the_file_does_not_have_is_refused(
     checkpoint: Callable[[str], Path],
 ) -> None:

@@ -221,6 +221,18 @@ def test_published_tokenizer_that_agrees_is_kept_byte_for_byte(
     assert capsys.readouterr().err == ""
 
 
+def test_published_tokenizer_with_lengths_to_cut_at_and_to_pad_to_agrees(
+    tiny_checkpoint: Write, tmp_path: Path
+) -> None:
+    folder = tiny_checkpoint()
+    publish(folder, settings={})
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=8)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    assert write(Checkpoint.open(folder), tmp_path) == AS_PUBLISHED
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
