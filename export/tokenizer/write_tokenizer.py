@@ -62,9 +62,9 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
         (artifact / SETTINGS_FILE).write_text(content, encoding="utf-8")
     if tokenizer.made_from is None:
         return AS_PUBLISHED
-    made = f"made from {tokenizer.made_from}"
-    say(f"{tokenizer.path.with_name(TOKENIZER_JSON_FILE)}: {made}")
-    return made
+    origin = f"made from {tokenizer.made_from}"
+    say(f"{tokenizer.path.with_name(TOKENIZER_JSON_FILE)}: {origin}")
+    return origin
 
 
 def _write_beside_model(
