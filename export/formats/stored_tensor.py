@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import gguf
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.errors import CheckpointError
+from .gguf_package import gguf
 from .held_files import HeldFile
 
 Bytes = NDArray[np.uint8]

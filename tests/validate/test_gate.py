@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -187,7 +188,7 @@ def test_a_failed_gate_names_the_culprit_and_leaves_nothing(
 
     with pytest.raises(ParityError) as refused:
         export_checkpoint(stdlib_5m, out, ExportOptions(quant="int8", target="ort"), gate=spoiling)
-    assert "parity checks failed:\n  operators" in str(refused.value)
+    assert re.search(r"parity checks failed:\n  \d+ operators", str(refused.value))
     assert "first at fault: layer 0, attention" in str(refused.value)
     assert "likely cause: scores are capped at 30" in str(refused.value)
     assert (out / "manifest.json").read_bytes() == before

@@ -9,10 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-import gguf
 import numpy as np
 
 from ....runtime.errors import CheckpointError
+from ..gguf_package import gguf
 from ..held_files import HeldFile
 from ..stored_tensor import StoredTensor
 

@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import gguf
 import ml_dtypes
 import numpy as np
 
@@ -17,6 +16,7 @@ from ....runtime.manifest import SENTENCEPIECE
 from ...tokenizer.sentencepiece_model import KIND, parse
 from ...tokenizer.tokenizer import read_vocabulary
 from ..checkpoint import Checkpoint
+from ..gguf_package import gguf
 from ..rope_layout import halves_to_pairs
 from ..tensor_names import GGUF, HEAD, is_rotated, parameters
 
