@@ -45,6 +45,7 @@ def commands_in(path: Path) -> list[str]:
     return [re.sub(r"\s+# .*", "", line) for line in [*lines, *quoted]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_command_of_a_page_is_one_that_make_and_the_parser_take(
     page: Path, clone: Clone

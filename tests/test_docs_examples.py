@@ -225,6 +225,7 @@ def _without_model(words: Sequence[str]) -> list[str]:
     return [*options, "--out", out]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", SCRIPTS, ids=str)
 def test_every_python_script_runs(
     example: Example, embedded_artifact: Callable[[str], Path], tmp_path: Path

@@ -170,6 +170,7 @@ def test_a_connection_below_python_is_seen(room: Callable[[], Room]) -> None:
     assert any("AF_INET" in line for line in at.asked())
 
 
+@pytest.mark.slow
 def test_a_card_is_rendered_without_onnxruntime() -> None:
     code = (
         "import sys; from tramontane.export.sidecars.card import render_card\n"

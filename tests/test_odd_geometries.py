@@ -179,6 +179,7 @@ def test_odd_geometry_gives_the_model_s_logits_or_is_refused_by_the_plan(name: s
             assert moved <= MOST["int8" if kv == "int8" else quant], (target, quant, kv)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "overrides"),
     [

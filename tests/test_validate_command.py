@@ -29,6 +29,7 @@ def exit_status(*arguments: object) -> int:
     return cli.main([str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_a_sound_artifact_passes_and_every_report_is_written(
     embedded_artifact: Artifact,
     stdlib_5m: Path,

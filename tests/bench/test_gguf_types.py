@@ -104,6 +104,7 @@ def test_each_kind_and_each_type_that_no_kind_has_is_compared(
     assert "Q9_9" not in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [{"weights": 1e-6}, {"noise": 0.5}], ids=str)
 def test_other_weights_and_other_logits_fail(
     model: Path,

@@ -67,6 +67,7 @@ def test_the_hint_after_make_export_is_a_line_of_make(real: Clone, stdlib_5m: Pa
         assert (real.folder / "it's an artifact").is_dir()
 
 
+@pytest.mark.slow
 def test_the_hint_of_the_bare_command_works_on_the_path_or_not(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +125,7 @@ def test_the_hint_after_synthesize_names_the_checkpoint(
     assert told == "artifacts/it's random-int8-ort\n"
 
 
+@pytest.mark.slow
 def test_flags_of_a_message_have_the_names_of_make_where_make_calls(
     real: Clone, stdlib_5m: Path
 ) -> None:

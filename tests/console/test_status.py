@@ -114,6 +114,7 @@ def test_a_bug_in_a_subcommand_is_not_taken_for_parity_that_failed(
     assert "KeyError: 'none'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_output_that_is_full_is_no_bug(embedded_artifact: Callable[[str], Path]) -> None:
     artifact = embedded_artifact("int8-ort")
     with open("/dev/full", "wb") as full:
@@ -194,6 +195,7 @@ sys.exit(status_of(main))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env", ENCODINGS, ids=lambda env: next(iter(env.values())))
 def test_no_output_dies_of_its_encoding(
     env: dict[str, str],
@@ -236,6 +238,7 @@ def test_an_artifact_whose_name_is_not_utf8_is_refused_or_described(
     assert run("inspect", artifact).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_byte_of_a_file_name_comes_out_as_that_byte(tmp_path: Path) -> None:
     name = os.fsdecode(b"not\xfftext")
     for env in [{"PYTHONIOENCODING": "utf-8"}, *ENCODINGS]:
@@ -243,6 +246,7 @@ def test_a_byte_of_a_file_name_comes_out_as_that_byte(tmp_path: Path) -> None:
         assert b"not\xfftext: no such folder" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "words"),
     [

@@ -22,6 +22,7 @@ def converted(
     return out
 
 
+@pytest.mark.slow
 def test_converted_graphs_decode_as_the_artifact_does_and_it_stays_as_it_is(
     embedded_artifact: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -37,6 +38,7 @@ def test_converted_graphs_decode_as_the_artifact_does_and_it_stays_as_it_is(
     assert sum("| can be given |" in line for line in table) == len(graphs)
 
 
+@pytest.mark.slow
 def test_the_lists_hold_what_the_artifact_is_made_of(converted: Path) -> None:
     for suffix in ("", ".with_runtime_opt"):
         listed = reduced_build.read_operators(converted, suffix)
@@ -69,6 +71,7 @@ def test_a_graph_that_lost_the_option_is_found_unequal(converted: Path) -> None:
     assert "**lost**" in reduced_build.as_table([row], {"Fixed": {"ai.onnx;13;Neg"}})
 
 
+@pytest.mark.slow
 def test_what_the_format_cannot_hold_is_said_not_to_load(
     embedded_artifact: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -143,6 +143,7 @@ def test_absent_where_the_distribution_has_no_such_package(
         arm64.python()
 
 
+@pytest.mark.slow
 def test_absent_when_the_packages_hold_no_python(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

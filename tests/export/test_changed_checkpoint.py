@@ -85,6 +85,7 @@ def refusal(checkpoint: Path, out: Path, **options: Any) -> str:
     return str(refused.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(
     ("layout", "name"), [(layout, name) for layout, names in FILES.items() for name in names]

@@ -243,6 +243,7 @@ def test_what_stands_beside_is_covered_where_something_else_imports_it(tmp_path:
         assert {path.stem for path in found} == expected, beside
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", COMPUTING)
 def test_every_module_that_is_loaded_to_compute_is_covered(user: str) -> None:
     module, beside = USERS[user]

@@ -69,6 +69,7 @@ def weighed(config: MistralConfig, *, quant: str, target: str, block: int) -> in
     return sum(external_data.sizes(laid_out).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "quant"), RECIPES)
 @pytest.mark.parametrize("is_tied", [False, True])
 def test_files_weigh_what_was_planned(
@@ -83,6 +84,7 @@ def test_files_weigh_what_was_planned(
         assert 0 <= planned - found < external_data.ALIGNMENT_BYTES  # the last one ends the file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_rows_that_blocks_do_not_divide_weigh_what_was_planned(
     stdlib_5m: Path, target: str
@@ -126,6 +128,7 @@ def test_bits_per_weight_count_a_tied_head_once_and_the_rope_tables() -> None:
     )  # in float32, the head is stored in columns beside the embedding's rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "quant"), RECIPES)
 @pytest.mark.parametrize(("name", "num_layers"), SHORTENED)
 def test_artifact_of_billions_weighs_what_was_planned_to_the_byte(
@@ -242,6 +245,7 @@ def test_planning_each_quant_refuses_what_none_can_be_exported_in() -> None:
     assert not plan_each(config, target="portable")[1]
 
 
+@pytest.mark.slow
 def test_planning_needs_no_torch() -> None:
     code = (
         "import sys; from tramontane.export.plan import plan; "

@@ -83,6 +83,7 @@ def use(
     return with_others
 
 
+@pytest.mark.slow
 def test_driver_and_transformers_give_the_same_tokens_of_the_embedded_model(
     first_case_alone: None,
     exported: Exported,
@@ -108,6 +109,7 @@ def test_driver_and_transformers_give_the_same_tokens_of_the_embedded_model(
     assert "| stdlib-5m fp32 ort | same tokens, text | absent |" in out.read_text()
 
 
+@pytest.mark.slow
 def test_what_is_not_whole_or_has_failures_is_not_written(
     use: Use, exported: Exported, right: Answer, stdlib_5m: Path, tmp_path: Path
 ) -> None:
@@ -401,6 +403,7 @@ def test_an_artifact_without_a_right_answer_fails_and_the_next_is_filled(
     assert len(found["failures"]) == 1
 
 
+@pytest.mark.slow
 def test_everything_can_be_required_at_once(
     use: Use,
     exported: Exported,

@@ -68,6 +68,7 @@ def test_greedy_decoding_goes_past_end_tokens(exported: Exported) -> None:
     assert driver.continue_greedily(Ending(), [1, 5], 3) == [2, 2, 2]  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_onnxruntime_alone_gives_the_drivers_tokens_across_the_window(
     exported: Exported, job: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,6 +53,7 @@ def test_interrupted_anywhere_a_session_refuses_until_reset_or_continues_exactly
     assert {True, False} == set(outcomes)
 
 
+@pytest.mark.slow
 def test_interrupted_anywhere_a_seek_is_refused_until_reset_or_was_done_or_not_at_all(
     session: Session, expected: np.ndarray
 ) -> None:

@@ -81,6 +81,7 @@ def test_logits_of_a_step_cannot_be_written(session: Session) -> None:
         session.step(5)[0] = 1
 
 
+@pytest.mark.slow
 def test_steps_keep_no_memory(embedded_artifact: Callable[[str], Path]) -> None:
     session = Session.load(embedded_artifact("int8-ort"), threads=1)
     process = psutil.Process()

@@ -70,6 +70,7 @@ def test_a_graph_with_a_fixed_cache_beside_a_checkpoint_without_window_asks_for_
     assert (subject.layouts[0].window, subject.layouts[0].rows) == (64, 80)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["int8-ort", "int4-ort", "fp32-portable", "int4-portable"])
 def test_a_bare_graph_is_read_for_its_recipe_and_rows(
     embedded_artifact: Artifact, checkpoint: Checkpoint, tmp_path: Path, recipe: str

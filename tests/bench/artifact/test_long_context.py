@@ -51,6 +51,7 @@ def test_too_few_tokens_to_tell_are_refused(embedded_artifact) -> None:
         long_context.decode(session, session, tokens=2127)
 
 
+@pytest.mark.slow
 def test_a_longer_copy_decodes_past_what_the_checkpoint_has(
     stdlib_5m: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,6 +154,7 @@ def test_an_export_keeps_what_inspect_planned(
     assert output(capsys, "run", out, "--prompt", "x", "--max-memory", "1GiB").startswith("x")
 
 
+@pytest.mark.slow
 def test_weights_are_cut_into_the_files_that_were_asked_for(
     stdlib_5m: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ from tramontane.graphs.quantization.weight_formats import format_names
 from ..calls import output, refusal
 
 
+@pytest.mark.slow
 def test_inspect_tells_what_an_artifact_and_a_checkpoint_are(
     artifact: Path, stdlib_5m: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

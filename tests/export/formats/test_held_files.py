@@ -138,6 +138,7 @@ def test_threads_read_each_their_own_part(path: Path) -> None:
     assert wrong == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not OPEN_FILES.is_dir(), reason="the system does not tell what is open")
 @pytest.mark.parametrize("is_closed", [False, True])
 def test_nothing_stays_open(path: Path, is_closed: bool) -> None:

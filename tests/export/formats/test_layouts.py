@@ -76,6 +76,7 @@ def test_mistral_layout_reads_as_the_same_weights_in_hugging_faces(
     assert_equal(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_slices")
 @pytest.mark.parametrize("kind", [*KINDS, LLAMA, {**LLAMA, "tie": True}], ids=str)
 def test_gguf_reads_as_the_same_weights_in_hugging_faces(
@@ -117,6 +118,7 @@ def test_planted_rows_in_the_wrong_order_fail_the_same_bound(
         assert_logits_are_those_of_transformers(Checkpoint.open(as_mistral(published)), published)
 
 
+@pytest.mark.slow
 def test_artifact_of_mistrals_layout_has_the_bytes_of_hugging_faces(
     tiny_checkpoint: Write, as_mistral: Write, tmp_path: Path
 ) -> None:

@@ -288,6 +288,7 @@ def test_packages_that_the_card_installs_are_named_as_pip_reads_them() -> None:
     assert names == {"numpy", "onnxruntime", "onnxruntime-genai", "optimum-onnx"}
 
 
+@pytest.mark.slow
 def test_commands_and_files_of_the_card_are_there(
     embedded_artifact: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -319,6 +320,7 @@ def test_script_of_the_card_is_the_files_and_short() -> None:
     assert "tramontane" not in text
 
 
+@pytest.mark.slow
 def test_script_of_the_card_decodes_as_the_driver_does(
     embedded_artifact: Callable[[str], Path], tmp_path: Path
 ) -> None:

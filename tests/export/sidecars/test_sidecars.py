@@ -93,6 +93,7 @@ MATRIX: dict[str, Make] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MATRIX)
 def test_every_artifact_keeps_the_schema_and_says_one_thing_in_all_files(
     request: pytest.FixtureRequest, tmp_path: Path, kind: str

@@ -64,6 +64,7 @@ def test_a_checkpoint_is_complete_and_counted(tmp_path: Path, layout: str) -> No
     assert tokenizer.vocab_size() == config.vocab_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["huggingface", "mistral"])
 def test_a_model_whose_head_is_its_embedding_has_no_tensor_of_it(
     tmp_path: Path, layout: str

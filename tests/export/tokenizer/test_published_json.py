@@ -111,6 +111,7 @@ def test_settings_are_made_where_none_are_published(
     assert theirs.model_max_length == 256
 
 
+@pytest.mark.slow
 def test_an_artifact_runs_and_its_manifest_and_card_name_the_kind(
     checkpoint: Callable[[str], Path], once: Once, capsys: pytest.CaptureFixture[str]
 ) -> None:

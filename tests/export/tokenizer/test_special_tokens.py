@@ -122,6 +122,7 @@ def test_end_tokens_without_generation_config_are_those_of_the_config(
     assert read_vocabulary(Checkpoint.open(folder)).eos_token_ids == (9, 2)
 
 
+@pytest.mark.slow
 def test_driver_stops_where_transformers_stops(tiny_checkpoint: Write, tmp_path: Path) -> None:
     folder = tiny_checkpoint(eos_token_id=2)
     prompt = torch.tensor([[1, 20, 300, 7]])

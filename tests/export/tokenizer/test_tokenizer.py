@@ -52,6 +52,7 @@ def published(request: pytest.FixtureRequest, stdlib_5m: Path) -> Path:
     return shared / "models" / request.param
 
 
+@pytest.mark.slow
 @pytest.mark.situation("GGUF vocabulary of kind `llama`", package="sentencepiece")
 def test_tokenizer_built_again_from_gguf_reads_and_writes_as_the_original(
     published: Path, as_gguf: Write
@@ -72,6 +73,7 @@ def test_tokenizer_built_again_from_gguf_reads_and_writes_as_the_original(
         assert found.decode([i]) == expected.decode([i]), i
 
 
+@pytest.mark.slow
 def test_gguf_gives_the_vocabulary_of_the_folder(published: Path, as_gguf: Write) -> None:
     found = read_vocabulary(Checkpoint.open(as_gguf(published)))
     assert found == read_vocabulary(Checkpoint.open(published))

@@ -83,6 +83,7 @@ def test_hard_strings_are_many_and_all_different() -> None:
     assert len(set(PROBE_TEXTS)) == len(PROBE_TEXTS)
 
 
+@pytest.mark.slow
 @pytest.mark.situation("`tokenizer.model` of SentencePiece", package="sentencepiece")
 @pytest.mark.parametrize("reads_control", [False, True])
 def test_hard_strings_are_read_and_written_as_sentencepiece_does(
@@ -99,6 +100,7 @@ def test_random_strings_of_many_scripts_are_read_and_written_as_sentencepiece_do
     assert first_difference(tokenizer, SentencePiece(model), texts) is None
 
 
+@pytest.mark.slow
 def test_transformers_reads_and_writes_as_sentencepiece_does(model: bytes, tmp_path: Path) -> None:
     theirs, expected = in_transformers(made(model), tmp_path), processor(model)
     for text in (*PROBE_TEXTS, *random_texts(NUM_RANDOM // 4)):
@@ -127,6 +129,7 @@ def test_prompts_begin_with_the_start_token_only_where_the_vocabulary_says_so(
     assert in_transformers(tokenizer, tmp_path)("def f(x):")["input_ids"] == ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["</s>", "x</s>y", "<s>hello</s>", "say <unk> now"])
 def test_text_that_spells_a_control_token_stays_text(
     model: bytes, tmp_path: Path, text: str
@@ -137,6 +140,7 @@ def test_text_that_spells_a_control_token_stays_text(
     assert in_transformers(tokenizer, tmp_path)(text)["input_ids"] == [1, *expected]
 
 
+@pytest.mark.slow
 def test_text_that_spells_a_control_token_becomes_it_where_chat_templates_ask(
     model: bytes, tmp_path: Path
 ) -> None:
@@ -148,6 +152,7 @@ def test_text_that_spells_a_control_token_becomes_it_where_chat_templates_ask(
     assert "</s>" not in theirs.decode(found.ids, skip_special_tokens=True)
 
 
+@pytest.mark.slow
 def test_two_runs_write_the_same_text(model: bytes) -> None:
     texts = {made(model).tokenizer().to_str() for _ in range(2)}
     assert len(texts) == 1
@@ -187,6 +192,7 @@ FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_fault_is_found_and_named_by_the_text_that_shows_it(
     model: bytes, fault: str

@@ -54,6 +54,7 @@ def traced(request: pytest.FixtureRequest) -> Traced:
     return config, cache, model
 
 
+@pytest.mark.slow
 def test_inputs_and_outputs_are_the_contracts_in_order(traced: Traced) -> None:
     config, cache, model = traced
     geometry = geometry_of(config, cache)
@@ -118,6 +119,7 @@ def test_graph_carries_nothing_of_the_machine_it_was_traced_on(traced: Traced) -
     assert not [name for name in named if "/" in name or "\\" in name]
 
 
+@pytest.mark.slow
 def test_weights_are_read_from_the_checkpoint_when_asked_for(
     tiny_checkpoint: Callable[..., Path],
 ) -> None:

@@ -19,6 +19,7 @@ from tramontane.runtime.errors import TraceError
 CONFIG = shorten(find_geometry("stdlib-5m"), 2)
 
 
+@pytest.mark.slow
 def test_graph_is_the_one_that_is_traced_here() -> None:
     here, apart = trace(CONFIG), trace_in_subprocess(CONFIG)
     assert ir.to_proto(apart) == ir.to_proto(here)

@@ -57,6 +57,7 @@ def checked(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
     ["fp32-ort", "int8-ort", "int4-ort", "int4-portable", "fp32-ort-int8", "int4-ort-int8"],
@@ -92,6 +93,7 @@ def test_a_probed_matrix_is_the_one_that_was_packed(
     assert np.abs(rows - checkpoint.read("embedding.weight")).max() < 0.1
 
 
+@pytest.mark.slow
 def test_of_layers_that_are_left_out_the_matrices_are_compared(
     embedded_artifact: Artifact, checkpoint: Checkpoint
 ) -> None:
@@ -119,6 +121,7 @@ def test_a_wrong_matrix_is_found_in_a_layer_that_is_left_out(
     assert found.first_broken.finding.place == "layer 3, mlp.up weights"
 
 
+@pytest.mark.slow
 def test_layers_by_groups_give_what_all_at_once_give(
     embedded_artifact: Artifact, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

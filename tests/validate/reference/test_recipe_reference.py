@@ -55,6 +55,7 @@ def checkpoint(stdlib_5m: Path) -> Checkpoint:
     return Checkpoint.open(stdlib_5m)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_an_artifact_is_as_near_as_the_reference_is_to_itself_in_the_last_bits(
     embedded_artifact: Artifact, checkpoint: Checkpoint, recipe: str
@@ -87,6 +88,7 @@ def test_in_float_the_recipe_is_the_float_reference(
         assert one.floor.kl.mean() < 1e-9
 
 
+@pytest.mark.slow
 def test_rounding_lifts_the_noise_far_above_that_of_float(
     embedded_artifact: Artifact, checkpoint: Checkpoint
 ) -> None:

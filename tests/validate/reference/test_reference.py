@@ -87,6 +87,7 @@ def test_work_is_done_once_and_again_when_anything_changes(
     assert len(loaded) == 4  # another window
 
 
+@pytest.mark.slow
 def test_no_more_than_one_layer_is_loaded_at_a_time(
     tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -224,6 +224,7 @@ def check_schema(report: Report) -> None:
     jsonschema.Draft202012Validator(schema).validate(report)
 
 
+@pytest.mark.slow
 def test_the_verdict_comes_first(passing: Report, failing: Report) -> None:
     assert words(render_page(failing)).startswith(" ✗ Failed tiny-int8")
     passing |= {"passed": True, "checks": failing["checks"][:-1], "explanation": None}
@@ -301,6 +302,7 @@ def test_nothing_is_fetched_and_nothing_runs(passing: Report) -> None:
     assert all((first or second).startswith("#") for first, second in targets)
 
 
+@pytest.mark.slow
 def test_the_same_report_gives_the_same_bytes(passing: Report) -> None:
     assert render_page(passing) == render_page(json.loads(json.dumps(passing)))
 
@@ -326,6 +328,7 @@ def test_headings_do_not_skip_a_level(failing: Report) -> None:
     assert all(b <= a + 1 for a, b in itertools.pairwise(levels))
 
 
+@pytest.mark.slow
 def test_the_windows_edge_is_labelled_where_the_text_reaches_it(passing: Report) -> None:
     label = ">window's edge: 8</text>"
     assert label in render_page(passing)
@@ -337,6 +340,7 @@ def test_the_windows_edge_is_labelled_where_the_text_reaches_it(passing: Report)
     assert "The model has no window" in render_page(passing)
 
 
+@pytest.mark.slow
 def test_plots_take_their_colours_from_the_page(passing: Report) -> None:
     svgs = re.findall(r"<svg.*?</svg>", render_page(passing), flags=re.DOTALL)
     assert "var(--accent)" in svgs[0]

@@ -68,6 +68,7 @@ def test_metadata_that_says_nothing_is_no_matter(
     assert read_config(as_gguf(source, metadata=nothing)) == read_config(source)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [

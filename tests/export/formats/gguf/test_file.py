@@ -37,6 +37,7 @@ def test_tensor_that_the_metadata_does_not_imply_is_refused(
         Checkpoint.open(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 3, 20, 1000, 50_000, -1])
 def test_truncated_file_is_named(tiny_checkpoint: Write, as_gguf: Write, size: int) -> None:
     path = as_gguf(tiny_checkpoint())

@@ -31,6 +31,7 @@ def set_number(path: Path, key: str, value: int) -> None:
     reader.data.flush()
 
 
+@pytest.mark.slow
 @pytest.mark.situation(
     "GGUF model in numbered parts; any part or the folder is named", package="gguf"
 )
@@ -59,6 +60,7 @@ def test_part_that_is_missing_is_named(parts: list[Path]) -> None:
             Checkpoint.open(path)
 
 
+@pytest.mark.slow
 def test_part_that_was_renamed_is_refused(parts: list[Path]) -> None:
     parts[0].rename(parts[0].with_name("mine.gguf"))
     message = r"mine\.gguf: is one of 3 parts, expected a name like NAME-00001-of-00003\.gguf"

@@ -84,6 +84,7 @@ def test_rows_of_each_type_read_as_the_package_dequantizes_the_whole(
             np.testing.assert_array_equal(found, expected, err_msg=f"{name}, {rows} rows")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("elements", [1, 5000, 1 << 20])
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q5_1"])
 def test_parameters_have_their_rows_in_order_whatever_the_slices(

@@ -100,6 +100,7 @@ def test_the_tokenizer_reads_the_same(
     assert ids[0] == ids[1]
 
 
+@pytest.mark.slow
 def test_scores_beyond_the_tokenizer_have_tokens_that_no_text_has(
     tiny_checkpoint: Write, written: Callable[[Path], Path]
 ) -> None:
