@@ -19,15 +19,16 @@ import tokenizers
 from ...runtime.contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
 from ...runtime.errors import CheckpointError, ConfigError
 from ...runtime.manifest import SENTENCEPIECE, TOKENIZERS, Vocabulary
-from ...runtime.tokenizers.sentencepiece import SentencePiece
+from ...runtime.tokenizers.sentencepiece import SPACE, SentencePiece
+from ..config import MistralConfig
 from ..formats.held_files import HeldFile
 from ..formats.metadata_fields import read_json_object, shown
 from ..formats.tokenizer_files import ADDED_FILE, SETTINGS_FILE, PublishedTokenizer
 from .special_tokens import start_token
 from .tokenizer_json import NotExpressible, TokenizerJson, starts_with
 
-# The format's other ways to write a first space are not read by onnxruntime-genai.
-_SPACED = "text after an added token gets a space in front, as with legacy: true"
+_SPACED = "spaces as transformers has them, which onnxruntime-genai 0.18 does not read"
+_LLAMA, _CLASS = "LlamaForCausalLM", "LlamaTokenizer"  # others ignore the setting ``legacy``
 _FLAGS = ("special", "lstrip", "rstrip", "single_word")
 
 
@@ -41,7 +42,7 @@ class Added:
     flags: Mapping[str, bool] | None  # as Hugging Face names them; None: the file has none
 
 
-def with_added_tokens(tokenizer: PublishedTokenizer, *, vocab_size: int) -> PublishedTokenizer:
+def with_added_tokens(tokenizer: PublishedTokenizer, config: MistralConfig) -> PublishedTokenizer:
     """A published tokenizer whose vocabulary has all added tokens that the model scores.
 
     A SentencePiece model that lacks some is replaced by the ``tokenizer.json`` beside it, or by
@@ -54,7 +55,7 @@ def with_added_tokens(tokenizer: PublishedTokenizer, *, vocab_size: int) -> Publ
     Source: transformers 5.23, ``PreTrainedTokenizerBase._from_pretrained`` and
         ``AutoTokenizer.from_pretrained``, which read the same files.
     """
-    found = [one for one in _read(tokenizer) if one.token < vocab_size]
+    found = [one for one in _read(tokenizer) if one.token < config.vocab_size]
     if not found:
         return tokenizer
     published = tokenizer.companions.get(TOKENIZER_JSON_FILE)
@@ -64,7 +65,7 @@ def with_added_tokens(tokenizer: PublishedTokenizer, *, vocab_size: int) -> Publ
         if not missing:
             return tokenizer
         if published is None:
-            return _made(tokenizer, pieces, missing)
+            return _made(tokenizer, pieces, missing, config.architecture)
         tokenizer = dataclasses.replace(
             tokenizer, path=published.path, kind=TOKENIZERS, model=published.read_bytes()
         )
@@ -171,7 +172,7 @@ def _completed(tokenizer: PublishedTokenizer, found: list[Added]) -> PublishedTo
 
 
 def _made(
-    tokenizer: PublishedTokenizer, pieces: SentencePiece, missing: list[Added]
+    tokenizer: PublishedTokenizer, pieces: SentencePiece, missing: list[Added], architecture: str
 ) -> PublishedTokenizer:
     """The model and the added tokens as one ``tokenizer.json``."""
     start, adds_start = start_token(tokenizer, pieces)
@@ -186,6 +187,9 @@ def _made(
     # An added token takes the id that the vocabulary has for its text, so that gaps can stay.
     described = json.loads(whole.to_str())
     described["model"]["vocab"] |= {one.text: one.token for one in missing}
+    is_llama = str(tokenizer.settings.get("tokenizer_class")).removesuffix("Fast") == _CLASS
+    is_legacy = architecture == _LLAMA and is_llama and tokenizer.settings.get("legacy") is True
+    _space(described, "always" if is_legacy else "first")
     made = tokenizers.Tokenizer.from_str(json.dumps(described))
     for one in missing:
         _add(made, one, tokenizer.path)
@@ -205,6 +209,19 @@ def _made(
         adds_bos=adds_start,
         made_from=f"{TOKENIZER_FILE} and {missing[0].path.name}; {_SPACED}",
     )
+
+
+def _space(described: dict[str, Any], scheme: str) -> None:
+    """Put a space in front of the first stretch of a text, or of each, as transformers does.
+
+    Source: transformers 5.23, ``LlamaTokenizer.__init__``.
+    """
+    rules = described["normalizer"]["normalizers"]
+    kept = [rule for rule in rules if rule["type"] != "Prepend"]
+    if len(kept) < len(rules):
+        described["normalizer"]["normalizers"] = kept
+        spaces = {"replacement": SPACE, "prepend_scheme": scheme, "split": False}
+        described["pre_tokenizer"] = {"type": "Metaspace", **spaces}
 
 
 def _add(made: tokenizers.Tokenizer, one: Added, model: Path) -> None:

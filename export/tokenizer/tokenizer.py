@@ -31,7 +31,7 @@ class CheckpointTokenizer:
             ConfigError: end tokens that are no token ids, or that the model does not score.
         """
         config, tokenizer = checkpoint.config, checkpoint.read_tokenizer()
-        tokenizer = with_added_tokens(tokenizer, vocab_size=config.vocab_size)
+        tokenizer = with_added_tokens(tokenizer, config)
         codec = open_codec(tokenizer)
         beyond = set(range(config.vocab_size, len(codec)))
         if not beyond <= added_ids(tokenizer):

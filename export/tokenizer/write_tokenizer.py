@@ -43,9 +43,7 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
     Raises:
         CheckpointError: no tokenizer, or not one that the driver reads.
     """
-    tokenizer = with_added_tokens(
-        checkpoint.read_tokenizer(), vocab_size=checkpoint.config.vocab_size
-    )
+    tokenizer = with_added_tokens(checkpoint.read_tokenizer(), checkpoint.config)
     codec = open_codec(tokenizer)
     for name, file in tokenizer.companions.items():
         path = artifact / name

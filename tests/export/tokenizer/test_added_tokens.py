@@ -84,7 +84,11 @@ def test_added_tokens_have_the_ids_of_transformers(folder: Path) -> None:
 @pytest.mark.situation(
     "tokens added to a SentencePiece model, without tokenizer.json", package="transformers"
 )
-def test_without_tokenizer_json_the_settings_add_them(folder: Path) -> None:
+@pytest.mark.parametrize("legacy", [True, False, None])
+@pytest.mark.parametrize("architecture", ["MistralForCausalLM", "LlamaForCausalLM"])
+def test_without_tokenizer_json_the_settings_add_them(
+    folder: Path, architecture: str, legacy: bool | None
+) -> None:
     (folder / "tokenizer.json").unlink()
     added = {
         str(2048 + number): {
@@ -94,10 +98,31 @@ def test_without_tokenizer_json_the_settings_add_them(folder: Path) -> None:
         }
         for number, text in enumerate((START, END, PLAIN))
     }
-    edited(folder / "tokenizer_config.json", lambda own: own.update(added_tokens_decoder=added))
+    settings = {
+        "tokenizer_class": "LlamaTokenizer",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "legacy": legacy,
+        "added_tokens_decoder": added,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    is_llama = architecture == "LlamaForCausalLM"
+    family = "llama" if is_llama else "mistral"
+    edited(
+        folder / "config.json",
+        lambda own: own.update(
+            architectures=[architecture], model_type=family, sliding_window=None
+        ),
+    )
     codec = CheckpointTokenizer.read(Checkpoint.open(folder)).codec
-    assert codec.encode(START, allow_special=True) == [2048]
     assert [codec.find(text) for text in (START, END, PLAIN)] == [2048, 2049, 2050]
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    for text in TEXTS:
+        # Of a Mistral's tokenizer.model, transformers puts no space in front of a text's first
+        # stretch, where SentencePiece, mistral-common and the driver do.
+        if is_llama or text.startswith((START, END, PLAIN)):
+            ids = theirs(text, add_special_tokens=False)["input_ids"]
+            assert codec.encode(text, allow_special=True) == ids, text
 
 
 def test_text_of_users_is_not_read_as_special_tokens_and_other_added_tokens_are(
