@@ -29,6 +29,20 @@ def usable_cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
 
 
+@contextlib.contextmanager
+def on_all_cores() -> Iterator[None]:
+    """Let what a process of a pool starts meanwhile use all cores, such as a browser's threads."""
+    if not _Worker.all_cores:
+        yield
+        return
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, _Worker.all_cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
+
+
 class Pool:
     """Processes that take calls; results come in the order of the calls."""
 
@@ -78,10 +92,12 @@ class _Worker:
     """What one process of the pool does."""
 
     is_ending = False
+    all_cores: frozenset[int] = frozenset()  # of the main process; empty there
 
     @classmethod
     def begin(cls, free: SimpleQueue[int], is_quiet: bool) -> None:
         """Take a core. The main process alone handles Ctrl-C, and then terminates this one."""
+        cls.all_cores = frozenset(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {free.get()})
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, cls._interrupt)

@@ -164,6 +164,7 @@ def _judge_page(
     else:
         raise Absent(f"{PAGE.rounds_like}, which has the same kernels, was not run")
     text = text_of(exported, exported.job["prompts"][0], tokens)
-    answer = visit(exported, text, screenshots=row.screenshots, is_brief=row.is_brief)
+    with processes.on_all_cores():  # one claim is that the page computes with threads
+        answer = visit(exported, text, screenshots=row.screenshots, is_brief=row.is_brief)
     said = f"same text, {len(answer['claims'])} claims hold"
     return Cell(said=said, versions=answer["versions"])

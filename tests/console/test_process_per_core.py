@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from tramontane.console.process_per_core import process_per_core, usable_cores
+from tramontane.console.process_per_core import on_all_cores, process_per_core, usable_cores
 
 pytestmark = pytest.mark.skipif(not usable_cores(), reason="processes cannot be given a core here")
 
 
 def core_and_threads(number: int) -> tuple[int, set[int], str]:
     return number, os.sched_getaffinity(0), os.environ["OMP_NUM_THREADS"]
+
+
+def cores_of_a_child(_number: int) -> tuple[str, set[int]]:
+    code = "import os; print(sorted(os.sched_getaffinity(0)))"
+    with on_all_cores():
+        child = subprocess.check_output([sys.executable, "-c", code], text=True)
+    return child.strip(), os.sched_getaffinity(0)
 
 
 def wait_long(marker: Path) -> None:
@@ -38,6 +46,12 @@ def test_each_process_computes_on_its_core_with_one_thread_and_results_keep_thei
         found = list(pool.map(core_and_threads, range(5)))
     assert found == [(number, {core}, "1") for number in range(5)]
     assert os.environ.get("OMP_NUM_THREADS") == before
+
+
+def test_what_needs_all_cores_gets_them_for_a_while() -> None:
+    core = usable_cores()[-1]
+    with process_per_core([core]) as pool:
+        assert list(pool.map(cores_of_a_child, [0])) == [(str(usable_cores()), {core})]
 
 
 def test_quiet_processes_write_nothing_to_standard_error(
