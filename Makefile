@@ -231,7 +231,7 @@ $(READY): pyproject.toml constraints.txt
 test: $(READY)  ## develop: run all tests, in up to four processes, as many as there are cores
 	@$(BIN)/python -m pytest -q $(in-parallel)
 
-test-fast: $(READY)  ## develop: run the tests that are not marked slow, some four minutes
+test-fast: $(READY)  ## develop: run the tests that are not marked slow, some two minutes
 	@$(BIN)/python -m pytest -q $(in-parallel) -m 'not slow'
 
 lint: $(READY)  ## develop: check style with ruff
