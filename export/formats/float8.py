@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...runtime.errors import CheckpointError
-from .stored_tensor import Floats, TensorSource
+from .stored_tensor import DerivedTensor, Floats, TensorSource
 
 TYPES = ("F8_E4M3", "F8_E5M2")
 SCALES = ("weight_scale_inv", "weight_scale")  # both multiply
@@ -27,27 +26,11 @@ _DEFAULT_BLOCK = (128, 128)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Float8Tensor:
-    """``code * scale``, in float32."""
+class Float8Tensor(DerivedTensor):
+    """``code * scale``, in float32; ``stored`` has the codes."""
 
-    stored: TensorSource
     scale: TensorSource
     block: tuple[int, int]  # rows and columns that share a scale
-
-    @property
-    def path(self) -> Path:
-        """The file's."""
-        return self.stored.path
-
-    @property
-    def name(self) -> str:
-        """The weight's."""
-        return self.stored.name
-
-    @property
-    def dtype(self) -> str:
-        """As stored."""
-        return self.stored.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:

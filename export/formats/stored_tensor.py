@@ -109,27 +109,36 @@ class StoredTensor:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StridedTensor:
-    """A tensor whose rows do not lie one after the other, such as a transposed one."""
+class DerivedTensor:
+    """Numbers that are computed from a stored tensor, which messages name."""
 
-    stored: StoredTensor  # a vector: the elements from its first to its last
-    shape: tuple[int, ...]  # rows first
-    strides: tuple[int, ...]  # in elements
+    stored: TensorSource
 
     @property
     def path(self) -> Path:
-        """The file's."""
+        """The stored tensor's file."""
         return self.stored.path
 
     @property
     def name(self) -> str:
-        """The tensor's."""
+        """The stored tensor's."""
         return self.stored.name
 
     @property
     def dtype(self) -> str:
-        """Of its elements."""
+        """As stored."""
         return self.stored.dtype
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StridedTensor(DerivedTensor):
+    """A tensor whose rows do not lie one after the other, such as a transposed one.
+
+    ``stored`` is a vector: the elements from the tensor's first to its last.
+    """
+
+    shape: tuple[int, ...]  # rows first
+    strides: tuple[int, ...]  # in elements
 
     def slices(self, rows: int) -> Iterator[Floats]:
         """Yield ``rows`` rows at a time, float32; a vector comes whole.
