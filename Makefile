@@ -19,7 +19,7 @@
 #? WINDOW/faults            window in tokens of the artifacts; give 64 for a MODEL without one
 #? CACHE                    windowed: fixed-size KV cache (default); growing: grows with the text
 #? KV                       type of keys and values in the cache: float32 (default) or int8
-#? BLOCK                    weights that share a scale: 16, 32, 64, 128 (default) or 256
+#? BLOCK                    weights that share a scale, at most: 16, 32, 64, 128 (default) or 256
 #? BASE_MODEL               the checkpoint's name on the Hub, ORG/NAME, for the model card
 #? MAX_SHARD                cut the weights into files of at most this size, e.g. 2GB
 #? MAX_SHARD/synthetic      cut the checkpoint into files of at most this size (default: 5GB)
@@ -40,7 +40,7 @@
 #? MAX_MEMORY               fail instead of using more memory than this, e.g. 6GiB
 #? REPORT                   folder for report.html and report.json
 #? JUNIT                    file for a report in JUnit XML
-#? MARKDOWN                 file for a summary in Markdown
+#? MARKDOWN                 file for a table of all checks, in Markdown
 #? PORT                     port of the page (default: one that is free)
 #? SHARED                   folder of further trained models, left out if it is missing
 #? ONLY/interop             names of runtimes, or parts of them; the others are left out

@@ -61,7 +61,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=RECIPE_DEFAULTS["block"],
         metavar="N",
-        help="weights that share a scale: 16, 32, 64, 128 or 256 (default: %(default)s)",
+        help="weights that share a scale, at most: 16, 32, 64, 128 or 256 (default: %(default)s)",
     )
     parser.add_argument(
         "--window",

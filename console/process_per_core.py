@@ -20,12 +20,12 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
-MOST_PROCESSES = 4  # each takes about 1 GB
+MAX_PROCESSES = 4  # each takes about 1 GB
 _THREADS = "OMP_NUM_THREADS"  # numpy's and torch's, read when they are imported
 
 
 def usable_cores() -> list[int]:
-    """Cores that this process may use; none where a process cannot be given one."""
+    """Cores that this process may use; empty where the system cannot pin processes to cores."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
 
 
@@ -54,6 +54,12 @@ class Pool:
     ) -> Iterator[Result]:
         """Call a function of a module on each set of arguments, all of which can be pickled."""
         return self._executor.map(functools.partial(_Worker.call, function), *arguments)
+
+
+def cores_for(calls: int) -> list[int]:
+    """Cores for as many calls; empty where one process is as good as several."""
+    cores = usable_cores()[: min(calls, MAX_PROCESSES)]
+    return cores if len(cores) > 1 else []
 
 
 @contextlib.contextmanager
@@ -92,7 +98,9 @@ class _Worker:
     """What one process of the pool does."""
 
     is_ending = False
-    all_cores: frozenset[int] = frozenset()  # of the main process; empty there
+    all_cores: frozenset[int] = (
+        frozenset()
+    )  # in a worker: the main process's; in the main process: empty
 
     @classmethod
     def begin(cls, free: SimpleQueue[int], is_quiet: bool) -> None:

@@ -21,9 +21,9 @@ def run_trials(faults: Sequence[Fault], trial: Trial) -> Iterator[Outcome]:
         trial: the model and the folder.
     """
     recipes = list(dict.fromkeys(fault.recipe for fault in faults))
-    cores = processes.usable_cores()[: min(len(faults), processes.MOST_PROCESSES)]
+    cores = processes.cores_for(len(faults))
     numbers = [FAULTS.index(fault) for fault in faults if fault in FAULTS]
-    if len(cores) < 2 or len(numbers) < len(faults):
+    if not cores or len(numbers) < len(faults):
         for recipe in recipes:
             trial.export(recipe)
         for fault in faults:

@@ -32,10 +32,10 @@ class Row:
 
 
 References = dict[str, tuple[Answer, np.ndarray]]  # transformers' answer, and logits (T, V)
-Found = list[tuple[str, Cell]]  # by runtime
+Cells = list[tuple[str, Cell]]  # with the runtime's name
 
 
-def run_rows(rows: Sequence[Row]) -> Iterator[Found]:
+def run_rows(rows: Sequence[Row]) -> Iterator[Cells]:
     """Run each artifact in its runtimes; what was found comes in the order of the rows.
 
     Several rows run in several processes, each on one core.
@@ -43,8 +43,8 @@ def run_rows(rows: Sequence[Row]) -> Iterator[Found]:
     Raises:
         TramontaneError: an artifact cannot be made, or a prompt leads to an end token.
     """
-    cores = processes.usable_cores()[: min(len(rows), processes.MOST_PROCESSES)]
-    if len(cores) < 2:
+    cores = processes.cores_for(len(rows))
+    if not cores:
         references: References = {}
         for row in rows:
             yield run_row(row, references)
@@ -59,17 +59,17 @@ def run_rows(rows: Sequence[Row]) -> Iterator[Found]:
 _references: References = {}  # of this process
 
 
-def _run_named(row: Row, names: Sequence[str]) -> Found:
+def _run_named(row: Row, names: Sequence[str]) -> Cells:
     columns = [column for column in COLUMNS if column.name in names]
     return run_row(dataclasses.replace(row, columns=columns), _references)
 
 
-def run_row(row: Row, references: References) -> Found:
+def run_row(row: Row, references: References) -> Cells:
     """Export an artifact and run it in all runtimes that are planned for it.
 
     Args:
         row: the artifact and its runtimes.
-        references: of artifacts before it, by all that decides them; its own is added.
+        references: answers so far, by checkpoint, config and job; this artifact's is added.
     """
     name = row.case.name
     say(f"{name}: exporting")
@@ -94,14 +94,14 @@ def run_row(row: Row, references: References) -> Found:
     for column in row.columns:
         say(f"{name}: {column.name}")
         if isinstance(column, Runtime):
-            cell = _told(_judge_runtime, column, exported, answers, expected)
+            cell = _cell_or_failure(_judge_runtime, column, exported, answers, expected)
         else:
-            cell = _told(_judge_page, exported, answers, expected, row)
+            cell = _cell_or_failure(_judge_page, exported, answers, expected, row)
         found.append((column.name, cell))
     return found
 
 
-def _told(judged: Callable[..., Cell], *args: object) -> Cell:
+def _cell_or_failure(judged: Callable[..., Cell], *args: object) -> Cell:
     """One cell of the matrix, also if the runtime is absent or failed."""
     try:
         return judged(*args)

@@ -46,7 +46,7 @@ def add(subparsers: Any) -> None:
     )
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write a report in JUnit XML")
     parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="write a summary in Markdown"
+        "--markdown", type=Path, metavar="FILE", help="write a table of all checks, in Markdown"
     )
     add_measuring(parser)
 

@@ -58,7 +58,7 @@ class Float8Tensor(DerivedTensor):
 def with_scales(
     stored: TensorSource, scale: TensorSource | None, quantization: Mapping[str, Any]
 ) -> TensorSource:
-    """A weight with its scales; one that has none is what its codes are.
+    """A weight with its scales; without a scale tensor, float8 values are used as they are.
 
     Args:
         stored: the codes.

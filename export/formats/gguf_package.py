@@ -1,7 +1,7 @@
-"""The package gguf, imported alone.
+"""Imports the package gguf with mistral-common hidden.
 
-On import it imports mistral-common where that is installed, which takes seconds and opens a
-socket, to see whether the machine has IPv6.
+gguf imports mistral-common if it is installed; that takes seconds and opens a socket, to see
+whether the machine has IPv6.
 """
 
 from __future__ import annotations

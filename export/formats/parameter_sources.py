@@ -64,8 +64,8 @@ def _note_of_prefix(published: Published, names: Names) -> list[str]:
     if own == published.naming.published(EMBEDDING):
         return []
     return [
-        f"{published.path}: its tensors have a wrapper's names, such as {own}, and are read as "
-        f"{published.naming.published(EMBEDDING)} is"
+        f"{published.path}: tensor names differ from the usual ones ({own}, usually "
+        f"{published.naming.published(EMBEDDING)}); they are read as if they had the usual names"
     ]
 
 

@@ -26,7 +26,6 @@ _PARTS = ("vocab.json", "merges.txt")  # GPT-2's format, which tokenizer.json re
 _LINE_BYTES = 1 << 12  # enough for the first line of a vocabulary
 _COMPANIONS = (TOKENIZER_JSON_FILE, SETTINGS_FILE, MAP_FILE, ADDED_FILE, TEMPLATE_FILE)
 _NAMED = ("bos_token", "eos_token")
-_LLAMA = "LlamaTokenizer"  # transformers' class that lays out spaces by its settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +48,7 @@ class PublishedTokenizer:
 def tokenizer_file(folder: Path) -> Path | None:
     """The file of a folder that the driver's tokenizer is made from; None where it has none.
 
-    It is the SentencePiece model, else what ``json_tokenizer`` reads. Mistral names a model by the
+    It is the SentencePiece model, else what ``json_file`` finds. Mistral names a model by the
     version of its control tokens, as in ``tokenizer.model.v3``; where ``tokenizer.model`` is there
     too, it is the same. Llama 3's ``tokenizer.model`` is tiktoken's, and comes last.
 
@@ -166,6 +165,11 @@ def _settings(companions: Mapping[str, HeldFile]) -> dict[str, Any]:
     return {**{name: named[name] for name in _NAMED if name in named}, **found}
 
 
+def has_llama_class(settings: Mapping[str, Any]) -> bool:
+    """Whether transformers lays out spaces by the settings, as its class for Llama does."""
+    return str(settings.get("tokenizer_class")).removesuffix("Fast") == "LlamaTokenizer"
+
+
 def _adds_space(
     config: HeldFile | None, companions: Mapping[str, HeldFile], settings: Mapping[str, Any]
 ) -> bool | None:
@@ -182,5 +186,4 @@ def _adds_space(
     if TOKENIZER_JSON_FILE not in companions:
         return wanted
     kind = None if config is None else read_json_object(config).get("model_type")
-    is_llama = str(settings.get("tokenizer_class")).removesuffix("Fast") == _LLAMA
-    return wanted if is_llama and kind != "mistral" else None
+    return wanted if has_llama_class(settings) and kind != "mistral" else None

@@ -19,16 +19,22 @@ import tokenizers
 from ...runtime.contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
 from ...runtime.errors import CheckpointError, ConfigError
 from ...runtime.manifest import SENTENCEPIECE, TOKENIZERS, Vocabulary
+from ...runtime.tokenizers.hugging_face import parse_tokenizer_json
 from ...runtime.tokenizers.sentencepiece import SPACE, SentencePiece
 from ..config import MistralConfig
 from ..formats.held_files import HeldFile
 from ..formats.metadata_fields import read_json_object, shown
-from ..formats.tokenizer_files import ADDED_FILE, SETTINGS_FILE, PublishedTokenizer
+from ..formats.tokenizer_files import (
+    ADDED_FILE,
+    SETTINGS_FILE,
+    PublishedTokenizer,
+    has_llama_class,
+)
+from .json_parts import starts_with, to_bytes
 from .special_tokens import start_token
-from .tokenizer_json import NotExpressible, TokenizerJson, starts_with
+from .tokenizer_json import NotExpressible, TokenizerJson
 
-_SPACED = "spaces as transformers has them, which onnxruntime-genai 0.18 does not read"
-_LLAMA, _CLASS = "LlamaForCausalLM", "LlamaTokenizer"  # others ignore the setting ``legacy``
+_SPACES = "onnxruntime-genai 0.18 does not read its rule for spaces (Metaspace)"
 _FLAGS = ("special", "lstrip", "rstrip", "single_word")
 
 
@@ -126,7 +132,7 @@ def _of_json(file: HeldFile) -> Iterator[Added]:
     try:
         described = read_json_object(file)
     except ConfigError:
-        return  # refused, or made anew, where it is opened
+        return  # it is made anew, or the error is raised where it is opened
     for one in described.get("added_tokens") or ():
         yield _added(file, one["content"], int(one["id"]), one)
 
@@ -156,9 +162,9 @@ _FILES = {TOKENIZER_JSON_FILE: _of_json, SETTINGS_FILE: _of_settings, ADDED_FILE
 def _completed(tokenizer: PublishedTokenizer, found: list[Added]) -> PublishedTokenizer:
     """A ``tokenizer.json`` with the tokens that the settings beside it add."""
     try:
-        own = tokenizers.Tokenizer.from_buffer(tokenizer.model)
-    except Exception:  # what tokenizers raises has no type of its own
-        return tokenizer  # refused, by name, where it is opened
+        own = parse_tokenizer_json(tokenizer.model)
+    except ValueError:
+        return tokenizer  # the error is raised where it is opened
     missing = [one for one in found if own.token_to_id(one.text) is None]
     if not missing:
         return tokenizer
@@ -166,7 +172,7 @@ def _completed(tokenizer: PublishedTokenizer, found: list[Added]) -> PublishedTo
         _add(own, one, tokenizer.path)
     return dataclasses.replace(
         tokenizer,
-        model=f"{own.to_str()}\n".encode(),
+        model=to_bytes(own),
         made_from=f"{tokenizer.path.name} and {missing[0].path.name}",
     )
 
@@ -187,10 +193,10 @@ def _made(
     # An added token takes the id that the vocabulary has for its text, so that gaps can stay.
     described = json.loads(whole.to_str())
     described["model"]["vocab"] |= {one.text: one.token for one in missing}
-    is_llama = str(tokenizer.settings.get("tokenizer_class")).removesuffix("Fast") == _CLASS
-    is_legacy = architecture == _LLAMA and is_llama and tokenizer.settings.get("legacy") is True
+    is_llama = architecture == "LlamaForCausalLM" and has_llama_class(tokenizer.settings)
+    is_legacy = is_llama and tokenizer.settings.get("legacy") is True
     _space(described, "always" if is_legacy else "first")
-    made = tokenizers.Tokenizer.from_str(json.dumps(described))
+    made = parse_tokenizer_json(json.dumps(described).encode())
     for one in missing:
         _add(made, one, tokenizer.path)
     settings = {"add_bos_token": adds_start, **tokenizer.settings}
@@ -204,10 +210,10 @@ def _made(
     return dataclasses.replace(
         tokenizer,
         kind=TOKENIZERS,
-        model=f"{made.to_str()}\n".encode(),
+        model=to_bytes(made),
         settings=settings,
         adds_bos=adds_start,
-        made_from=f"{TOKENIZER_FILE} and {missing[0].path.name}; {_SPACED}",
+        made_from=f"{TOKENIZER_FILE} and {missing[0].path.name}; {_SPACES}",
     )
 
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from ...runtime.contract import TOKENIZER_JSON_FILE
 from ...runtime.errors import CheckpointError, ConfigError
 from ...runtime.tokenizers.protocol import Codec
 from ..formats.checkpoint import Checkpoint
-from ..formats.held_files import HeldFile
 from ..formats.metadata_fields import read_json_object, shown, token_ids
 from ..formats.tokenizer_files import SETTINGS_FILE, PublishedTokenizer
+from .json_parts import read_around
 from .spelling import TokenTexts, text_of
 
 GENERATION_FILE = "generation_config.json"
@@ -43,7 +41,7 @@ def start_token(tokenizer: PublishedTokenizer, codec: Codec) -> tuple[int | None
     """
     token = _named("bos_token", tokenizer, codec)
     published = tokenizer.companions.get(TOKENIZER_JSON_FILE)
-    around = None if published is None else read_around(published)
+    around = None if published is None else read_around(published.read_bytes())
     if around is not None:
         before = around[0]
         if len(before) > 1:
@@ -91,35 +89,6 @@ def end_tokens(
     if token < 0:
         raise _unknown("eos_token", tokenizer, codec)
     return (token,)
-
-
-def open_json(published: HeldFile) -> Tokenizer:
-    """A published ``tokenizer.json`` that encodes a whole text, and nothing beside it.
-
-    Training often leaves a length to cut at or to pad to in the file; transformers applies neither
-    unless it is asked to.
-
-    Raises:
-        Exception: it cannot be read; what tokenizers raises has no type of its own.
-    """
-    found: Tokenizer = Tokenizer.from_str(published.read_bytes().decode())
-    found.no_truncation()
-    found.no_padding()
-    return found
-
-
-def read_around(published: HeldFile) -> tuple[list[int], list[int]] | None:
-    """Tokens that a ``tokenizer.json`` puts before and after a text; None: it cannot be read."""
-    try:
-        tokenizer = open_json(published)
-        text = tokenizer.encode("a", add_special_tokens=False).ids
-        whole = tokenizer.encode("a").ids
-    except Exception:  # what tokenizers raises has no type of its own
-        return None
-    for start in range(len(whole) - len(text) + 1):
-        if text and whole[start : start + len(text)] == text:
-            return whole[:start], whole[start + len(text) :]
-    return None
 
 
 def _of_model(

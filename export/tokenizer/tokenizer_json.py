@@ -21,12 +21,12 @@ from tokenizers import (
     models,
     normalizers,
     pre_tokenizers,
-    processors,
 )
 
 from ...runtime.manifest import Vocabulary
 from ...runtime.tokenizers.protocol import Codec
 from ...runtime.tokenizers.sentencepiece import SPACE
+from .json_parts import starts_with
 from .sentencepiece_model import BPE, KIND, parse
 from .tokenizer_probes import PROBE_TEXTS
 
@@ -155,13 +155,6 @@ class TokenizerJson:
     def _piece(self, number: int | None) -> str | None:
         is_known = number is not None and number < len(self._proto.pieces)
         return str(self._proto.pieces[number].piece) if is_known else None
-
-
-def starts_with(text: str, token: int) -> processors.PostProcessor:
-    """Puts a start token in front of a text."""
-    return processors.TemplateProcessing(
-        single=[text, "$A"], pair=[text, "$A", "$B"], special_tokens=[(text, token)]
-    )
 
 
 def first_difference(

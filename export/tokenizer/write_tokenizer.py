@@ -8,6 +8,7 @@ from typing import Any
 from ...console.progress import say
 from ...runtime.contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
 from ...runtime.manifest import SENTENCEPIECE, Vocabulary, to_json
+from ...runtime.tokenizers.hugging_face import parse_tokenizer_json
 from ...runtime.tokenizers.kinds import KINDS
 from ...runtime.tokenizers.protocol import Codec
 from ..formats.checkpoint import Checkpoint
@@ -15,7 +16,7 @@ from ..formats.held_files import HeldFile
 from ..formats.metadata_fields import read_json_object
 from ..formats.tokenizer_files import SETTINGS_FILE, PublishedTokenizer
 from .added_tokens import with_added_tokens
-from .special_tokens import open_json, read_around
+from .json_parts import read_around, to_bytes
 from .tokenizer import open_codec
 from .tokenizer_json import NotExpressible, TokenizerJson, first_difference
 from .tokenizer_settings import correct_settings, settings_of_json
@@ -98,7 +99,7 @@ def _write_beside_model(
         say(f"{tokenizer.path}: {TOKENIZER_JSON_FILE} is left out, since {why}")
         path.unlink(missing_ok=True)
         return f"{LEFT_OUT}{why}"
-    path.write_text(made.tokenizer().to_str() + "\n", encoding="utf-8")
+    path.write_bytes(to_bytes(made.tokenizer()))
     ours = made.settings(max_positions=max_positions)
     end = {"eos_token": own["eos_token"]} if own.get("eos_token") is not None else {}
     (artifact / SETTINGS_FILE).write_text(to_json({**own, **ours, **end}), encoding="utf-8")
@@ -111,11 +112,11 @@ def _write_beside_model(
 def _difference(published: HeldFile, codec: Codec, vocabulary: Vocabulary) -> str | None:
     """How a published ``tokenizer.json`` differs from SentencePiece; None where it does not."""
     try:
-        found = open_json(published)
-    except Exception as error:  # what tokenizers raises has no type of its own
+        found = parse_tokenizer_json(published.read_bytes())
+    except ValueError as error:
         return f"cannot be read ({error})"
     start = vocabulary.prompt_start
-    before, after = read_around(published) or ([], [])
+    before, after = read_around(published.read_bytes()) or ([], [])
     if before != start:
         return f"begins a text with {before}, the settings beside it say {start}"
     if after:

@@ -1,4 +1,4 @@
-"""The kind of tokenizer that a ``tokenizer.json`` describes, run by Hugging Face's package."""
+"""Runs a ``tokenizer.json`` with Hugging Face's package ``tokenizers``."""
 
 from __future__ import annotations
 
@@ -29,16 +29,18 @@ class HuggingFace:
         Raises:
             ValueError: it is not one that this version of ``tokenizers`` reads.
         """
+        self._content = content
         try:
-            self._text = content.decode()
-            described = json.loads(self._text)
+            described = json.loads(content)
             added = described.get("added_tokens") or ()
             self._added = {int(one["id"]): str(one["content"]) for one in added}
             self._special = {int(one["id"]) for one in added if one["special"]}
             special = {self._added[token] for token in self._special}
-            self._tokenizer = _parse(json.dumps(_renamed(described, special)))
-        except Exception as error:  # what tokenizers raises has no type of its own
-            raise ValueError(str(error)) from error
+            self._tokenizer = parse_tokenizer_json(
+                json.dumps(_renamed(described, special)).encode()
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"a part of it is missing or of another kind: {error!r}") from error
         self._ids = {text: token for token, text in self._added.items()}
         _refuse_other_ids(self._ids, self._with_special)
         ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
@@ -54,7 +56,7 @@ class HuggingFace:
     @cached_property
     def _with_special(self) -> Tokenizer:
         """The same tokenizer, which reads special tokens in a text."""
-        return _parse(self._text)
+        return parse_tokenizer_json(self._content)
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """Token ids of a text, with no start or end token added."""
@@ -117,9 +119,19 @@ class HuggingFace:
         return None
 
 
-def _parse(text: str) -> Tokenizer:
-    """A tokenizer that encodes a whole text, however long, and nothing beside it."""
-    found: Tokenizer = Tokenizer.from_str(text)
+def parse_tokenizer_json(content: bytes) -> Tokenizer:
+    """Read a ``tokenizer.json``, and encode each text whole and without padding.
+
+    Training often leaves a length to cut at or to pad to in the file; transformers applies neither
+    unless it is asked to.
+
+    Raises:
+        ValueError: it is not one that this version of ``tokenizers`` reads.
+    """
+    try:
+        found: Tokenizer = Tokenizer.from_str(content.decode())
+    except Exception as error:  # what tokenizers raises has no type of its own
+        raise ValueError(str(error)) from error
     found.no_truncation()
     found.no_padding()
     return found

@@ -56,13 +56,13 @@ def find_kind(folder: Path, manifest: Manifest) -> Kind:
         raise ContractError(
             f"{folder / MANIFEST_FILE}: vocabulary.kind is {name!r}, expected "
             f"{' or '.join(map(repr, sorted(KINDS)))}, the kinds of tokenizer that this version "
-            "reads; update tramontane: pip install --upgrade tramontane"
+            "reads; update tramontane: pip install path/to/tramontane, from a newer checkout"
         )
     kind = KINDS[name]
     if kind.package is not None and importlib.util.find_spec(kind.package) is None:
         raise ContractError(
             f"{folder / MANIFEST_FILE}: vocabulary.kind is {name!r}, which needs the package "
-            f"{kind.package}, and it is not installed; pip install 'tramontane[{kind.package}]'"
+            f"{kind.package}, and it is not installed; pip install {kind.package}"
         )
     return kind
 

@@ -38,7 +38,7 @@ class Codec(Protocol):
         """
 
     def depends_on_next(self, token: int) -> bool:
-        """Whether the text of a token may change when another follows, however whole it is."""
+        """Whether a token's text may change when another follows, though no character is cut."""
 
     def label(self, token: int) -> str:
         """Name of a token for reports, with a space shown as a space."""

@@ -14,7 +14,7 @@ from ..stored_tensor import Floats, TensorSource
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MergedTensor:
-    """``base + scale * B @ A``; of an embedding, whose A has a column a token, transposed.
+    """``base + scale * B @ A``; of an embedding, ``base + scale * (B @ A).T``.
 
     Source: LoRA, arXiv:2106.09685; PEFT 0.21, ``Linear.get_delta_weight`` and
         ``Embedding.get_delta_weight`` in tuners/lora/layer.py.
@@ -34,8 +34,8 @@ class MergedTensor:
 
     @property
     def name(self) -> str:
-        """The base model's, as messages name it."""
-        return f"{self.base.name} with its adapter"
+        """The base model's and its file, since the fault that a message names may be in either."""
+        return f"{self.base.name} (of {self.base.path}) with its adapter"
 
     @property
     def dtype(self) -> str:

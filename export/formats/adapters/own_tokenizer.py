@@ -7,11 +7,18 @@ import dataclasses
 from ....runtime.contract import TOKENIZER_FILE
 from ....runtime.errors import CheckpointError
 from ..layouts import Layout, Published
-from ..tokenizer_files import MAP_FILE, SETTINGS_FILE, read_tokenizer, tokenizer_file
+from ..tokenizer_files import (
+    ADDED_FILE,
+    MAP_FILE,
+    SETTINGS_FILE,
+    TEMPLATE_FILE,
+    read_tokenizer,
+    tokenizer_file,
+)
 from .adapter import Adapter
 
 # In the order in which messages name them.
-_FILES = ("added_tokens.json", SETTINGS_FILE, "chat_template.jinja", MAP_FILE)
+_FILES = (ADDED_FILE, SETTINGS_FILE, TEMPLATE_FILE, MAP_FILE)
 
 
 def with_tokenizer(

@@ -49,9 +49,8 @@ _DEFAULT_EOS = {"llama": 2, "gpt2": 11}  # by kind of tokenizer, where a file na
 def read_gguf_config(file: GgufFile) -> MistralConfig:
     """Read the architecture from a GGUF file's metadata.
 
-    A head that is missing is tied to the embedding. Files of Mistral 7B v0.1 say nothing of its
-    window, which llama.cpp's converter leaves out: they are models without one, unless it is
-    asked for.
+    A head that is missing is tied to the embedding. Files of Mistral 7B v0.1 omit the window, as
+    llama.cpp's converter does, so they are read as models without one unless --window is given.
 
     Raises:
         ConfigError: another architecture, a size is missing, or a key that is not known to
@@ -72,7 +71,7 @@ def _parse(file: GgufFile) -> MistralConfig:
     if named != _ARCHITECTURE:
         raise ConfigError(
             f"general.architecture is {shown(named)}, expected {_ARCHITECTURE!r}; "
-            "export a Llama, or a Mistral before 3"
+            "which Llama and Mistral 7B to NeMo have; mistral3 and mistral4 are not supported"
         )
     start = f"{_ARCHITECTURE}."
     own = {k.removeprefix(start): v for k, v in metadata.items() if k.startswith(start)}

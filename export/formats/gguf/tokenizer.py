@@ -10,6 +10,7 @@ from typing import Any
 
 from ....runtime.errors import CheckpointError
 from ....runtime.manifest import SENTENCEPIECE, TOKENIZERS
+from ...tokenizer.json_parts import to_bytes
 from ..metadata_fields import shown
 from ..tokenizer_files import PublishedTokenizer
 from .byte_level_tokenizer import build_byte_level
@@ -73,7 +74,7 @@ def _byte_level(file: GgufFile, settings: Mapping[str, Any]) -> PublishedTokeniz
     return PublishedTokenizer(
         path=file.path,
         kind=TOKENIZERS,
-        model=f"{found.to_str()}\n".encode(),
+        model=to_bytes(found),
         adds_bos=adds_bos,
         settings={**named, **_templates(file.metadata)},
         made_from=file.path.name,

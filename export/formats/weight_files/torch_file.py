@@ -130,9 +130,9 @@ def read_headers(file: HeldFile) -> list[StoredTensor | StridedTensor]:
     """
     content = _unpickled(file)
     if not isinstance(content, dict) or not content:
+        found = "no tensors" if content == {} else f"a {type(content).__name__}"
         raise CheckpointError(
-            f"{file.path}: holds a {type(content).__name__}, expected a dictionary of tensors by "
-            f"name; {_AGAIN}"
+            f"{file.path}: holds {found}, expected a dictionary of tensors by name; {_AGAIN}"
         )
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, _Tensor):
@@ -145,10 +145,14 @@ def read_headers(file: HeldFile) -> list[StoredTensor | StridedTensor]:
 
 def _unpickled(file: HeldFile) -> Any:
     if not zipfile.is_zipfile(file.stream()):
-        is_old = file.read_bytes(1) in (b"\x80", b"")
-        found = "PyTorch's format from before version 1.6" if is_old else "no file of torch.save"
+        first = file.read_bytes(1)
+        kinds = {
+            b"": "empty",
+            b"\x80": "in PyTorch's format from before version 1.6, or incomplete",
+        }
+        found = kinds.get(first, "not a file of torch.save, or incomplete")
         raise CheckpointError(
-            f"{file.path}: is {found} or incomplete, expected the zip archive that torch.save "
+            f"{file.path}: is {found}, expected the zip archive that torch.save "
             f"writes; download it again, or load it with PyTorch and {_AGAIN}"
         )
     try:

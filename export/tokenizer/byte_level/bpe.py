@@ -9,6 +9,7 @@ from itertools import pairwise
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from ....runtime.tokenizers.byte_alphabet import BYTES, SPELLED
+from ..json_parts import starts_with
 
 
 def spell(token: bytes) -> str:
@@ -93,11 +94,7 @@ class ByteLevelBpe:
         found.decoder = decoders.ByteLevel()
         found.post_processor = processors.ByteLevel(trim_offsets=False)
         if self.start is not None:
-            found.post_processor = processors.TemplateProcessing(
-                single=[self.start, "$A"],
-                pair=[self.start, "$A", "$B"],
-                special_tokens=[(self.start, self.vocabulary[self.start])],
-            )
+            found.post_processor = starts_with(self.start, self.vocabulary[self.start])
         # One call keeps the order of ids; tokens of the vocabulary keep their own.
         found.add_tokens(list(self.added))
         return found

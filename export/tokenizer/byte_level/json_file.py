@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from ....runtime.contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
 from ....runtime.errors import CheckpointError
+from ....runtime.tokenizers.hugging_face import parse_tokenizer_json
 from ...formats.held_files import HeldFile, HeldFiles
+from ..json_parts import to_bytes
 from . import tekken, tiktoken_ranks
 from .mistral_words import correct_words
 
@@ -54,9 +54,9 @@ def read_json(folder: Path, held: HeldFiles) -> JsonTokenizer:
 def _published(file: HeldFile, held: HeldFiles) -> JsonTokenizer:
     content, folder = file.read_bytes(), file.path.parent
     try:
-        found = Tokenizer.from_buffer(content)
-    except Exception:  # what tokenizers raises has no type of its own
-        return JsonTokenizer(content=content)  # refused, by name, where it is opened
+        found = parse_tokenizer_json(content)
+    except ValueError:
+        return JsonTokenizer(content=content)  # the error is raised where it is opened
     model = held.find(folder / TOKENIZER_FILE)
     if model is not None and tiktoken_ranks.is_tiktoken(model.read_bytes()):
         tiktoken_ranks.refuse_other(model.read_bytes(), found, model.path)
@@ -64,7 +64,7 @@ def _published(file: HeldFile, held: HeldFiles) -> JsonTokenizer:
     published = None if other is None else tekken.read_tekken(other)
     if correct_words(found, path=file.path, tekken=published):
         return JsonTokenizer(
-            content=_text(found), made_from=f"{file.name}, its pattern of words corrected"
+            content=to_bytes(found), made_from=f"{file.name}, its pattern of words corrected"
         )
     return JsonTokenizer(content=content)
 
@@ -79,14 +79,10 @@ def _from_tekken(file: HeldFile) -> JsonTokenizer:
     }
     settings = {name: text for name, text in named.items() if text in found.special}
     return JsonTokenizer(
-        content=_text(found.tokenizer()),
+        content=to_bytes(found.tokenizer()),
         made_from=file.name,
         settings={"add_bos_token": True, **settings},
     )
-
-
-def _text(tokenizer: Tokenizer) -> bytes:
-    return f"{tokenizer.to_str()}\n".encode()
 
 
 # By name, in the order in which they are looked for, where there is no tokenizer.json.

@@ -174,7 +174,7 @@ def test_truncated_file_is_named(tmp_path: Path, size: int) -> None:
     ("content", "message"),
     [
         ([torch.ones(2)], "holds a list, expected a dictionary of tensors"),
-        ({}, "holds a dict, expected a dictionary of tensors"),
+        ({}, "holds no tensors, expected a dictionary of tensors"),
         ({"state_dict": {"a": torch.ones(2)}}, "'state_dict' is a dict, expected a tensor; if"),
         ({"epoch": 3}, "'epoch' is a int, expected a tensor"),
     ],

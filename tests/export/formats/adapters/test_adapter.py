@@ -118,7 +118,10 @@ def test_nan_of_an_adapter_is_named(base: Path, adapter: Callable[..., Path]) ->
     folder = adapter({B: torch.full((64, 4), float("nan"))})
     with (
         Checkpoint.open(base, [folder]) as checkpoint,
-        pytest.raises(CheckpointError, match=r"q_proj\.weight with its adapter holds 4096 values"),
+        pytest.raises(
+            CheckpointError,
+            match=r"q_proj\.weight \(of .*model\.safetensors\) with its adapter holds 4096 values",
+        ),
     ):
         checkpoint.read("layers.0.attention.query.weight")
 
