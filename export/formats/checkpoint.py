@@ -68,7 +68,7 @@ class Checkpoint:
             published, unread = with_tokenizer(
                 published, adapter, is_larger=config.vocab_size > size
             )
-            notes += unread
+            notes += [*adapter.notes, *unread]
         return cls(published=published, sources=sources, adapters=opened, notes=tuple(notes))
 
     def __enter__(self) -> Self:

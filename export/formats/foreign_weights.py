@@ -1,4 +1,4 @@
-"""Refuses weights that another tool quantized, by the tool's name."""
+"""Weights that another tool quantized: an error that names the tool, or a note."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ _MARKS = {
 }
 
 
+# Methods whose description a merge or a conversion to float may leave behind.
+_METHODS = ("bitsandbytes", "gptq", "awq", "hqq", "fp8", "fbgemm_fp8", "compressed-tensors")
+
+
 def refuse_foreign_weights(published: Published) -> None:
     """Refuse codes of a quantization that is not read.
 
@@ -41,8 +45,14 @@ def refuse_foreign_weights(published: Published) -> None:
         if mark == ".qweight" and method:
             tool = method.upper()
         raise CheckpointError(
-            f"{published.tensors[name].path}: {name} is of weights that are quantized ({tool}), "
-            f"expected float weights; {remedy}"
+            f"{published.tensors[name].path}: {name} is quantized by {tool}, expected float "
+            f"weights; {remedy}"
+        )
+    if (method := _method(published.quantization)) not in ("", *_METHODS):
+        raise CheckpointError(
+            f"{published.path / published.described_in}: quantization_config names the method "
+            f"{shown(method)}, which may change float weights while the model runs, expected one "
+            f"of {', '.join(_METHODS)}, or none; {_FROM_FLOAT}"
         )
 
 

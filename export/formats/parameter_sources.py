@@ -36,7 +36,7 @@ def find_sources(published: Published) -> tuple[dict[str, TensorSource], list[st
         where=str(published.path),
         described_in=published.described_in,
     )
-    for own in names.published.values():
+    for own in (*names.published.values(), *names.beside.values()):
         if own in published.twice:
             raise CheckpointError(published.twice[own])
     notes = [*published.notes, *_note_of_prefix(published, names), *unused_quantization(published)]
@@ -71,15 +71,19 @@ def _note_of_prefix(published: Published, names: Names) -> list[str]:
 
 def _check_header(published: Published, tensor: TensorSource, shape: tuple[int, ...]) -> None:
     """Compare type and shape with what the description implies."""
-    if tensor.dtype not in published.types:
-        raise CheckpointError(
-            f"{tensor.path}: {tensor.name} is of type {tensor.dtype}, expected one of "
-            f"{', '.join(published.types)}; start from the float checkpoint"
-        )
+    _check_type(published, tensor)
     if tensor.shape != shape:
         raise CheckpointError(
             f"{tensor.path}: {tensor.name} has shape {tensor.shape}, {published.described_in} "
             f"implies {shape}; check that both are of one model"
+        )
+
+
+def _check_type(published: Published, tensor: TensorSource) -> None:
+    if tensor.dtype not in published.types:
+        raise CheckpointError(
+            f"{tensor.path}: {tensor.name} is of type {tensor.dtype}, expected one of "
+            f"{', '.join(published.types)}; start from the float checkpoint"
         )
 
 
@@ -90,11 +94,7 @@ def _scale(published: Published, names: Names, parameter: str) -> TensorSource |
     if own is None:
         return None
     scale = published.tensors[own]
-    if scale.dtype not in published.types:
-        raise CheckpointError(
-            f"{scale.path}: {own} is of type {scale.dtype}, expected one of "
-            f"{', '.join(published.types)}; start from the float checkpoint"
-        )
+    _check_type(published, scale)
     return scale
 
 
@@ -123,12 +123,19 @@ def _refuse_others(published: Published, names: Names, used: set[str]) -> list[s
             f"only what {published.described_in} implies; check that both are of one model"
         )
     for own in others:
-        _refuse_bias(published.tensors[own])
+        _refuse_bias(published, published.tensors[own])
     return notes
 
 
-def _refuse_bias(tensor: TensorSource) -> None:
-    largest = max(float(np.abs(values).max(initial=0)) for values in tensor.slices(1 << 20))
+def _refuse_bias(published: Published, tensor: TensorSource) -> None:
+    _check_type(published, tensor)
+    if len(tensor.shape) != 1:
+        raise CheckpointError(
+            f"{tensor.path}: {tensor.name} has shape {tensor.shape}, expected one number for each "
+            "row of its weight; check that the file is whole"
+        )
+    parts = tensor.slices(_SLICE_ELEMENTS)
+    largest = max((float(np.abs(values).max(initial=0)) for values in parts), default=0.0)
     if largest != 0:
         raise CheckpointError(
             f"{tensor.path}: {tensor.name} is not zero (largest magnitude {largest:g}), expected "

@@ -36,7 +36,8 @@ class Series:
 
     def numbered(self, folder: Path) -> list[Path]:
         """Several files, by their names: ``model-00001-of-00002.safetensors``."""
-        return sorted(folder.glob(f"{self.stem}-[0-9]*-of-[0-9]*.{self.suffix}"))
+        found = folder.glob(f"{self.stem}-[0-9]*-of-[0-9]*.{self.suffix}")
+        return sorted(path for path in found if _total(path.name))
 
     def is_in(self, folder: Path) -> bool:
         """Whether a folder holds any of these."""
@@ -76,7 +77,7 @@ def find_tensors(folder: Path, every: Sequence[Series], held: HeldFiles) -> Shar
 
     Raises:
         CheckpointError: there are no files, some are missing, or one is unreadable; the index is
-            none, leaves the folder or contradicts the files.
+            invalid, points outside the folder or contradicts the files.
     """
     series = next((one for one in every if one.is_in(folder)), None)
     if series is None:
@@ -130,7 +131,7 @@ def _shards(found: dict[str, list[Tensor]], folder: Path, index: Path | None = N
 
 def _total(name: str) -> str:
     """How many files there are, by the name of one: ``00002``."""
-    found = re.search(r"-of-(\d+)\.", name)
+    found = re.search(r"-\d+-of-(\d+)\.[a-z]+$", name)
     return found[1] if found else ""
 
 

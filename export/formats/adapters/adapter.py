@@ -42,6 +42,7 @@ class Adapter:
     folder: Path
     config: LoraConfig
     files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()  # for the user, on what was not read
     low: Mapping[str, Low] = field(default_factory=dict)
     saved: Mapping[str, TensorSource] = field(default_factory=dict)  # whole weights
 
@@ -66,7 +67,10 @@ def open_adapter(folder: Path, held: HeldFiles) -> Adapter:
             "as PEFT saves it"
         )
     config = read_lora_config(held.hold(path))
-    tensors = find_tensors(folder, SERIES, held).tensors
+    shards = find_tensors(folder, SERIES, held)
+    for message in shards.twice.values():
+        raise CheckpointError(message)
+    tensors = shards.tensors
     sides: dict[tuple[str, bool], dict[str, TensorSource]] = {}
     saved: dict[str, TensorSource] = {}
     for own, tensor in tensors.items():
@@ -78,15 +82,20 @@ def open_adapter(folder: Path, held: HeldFiles) -> Adapter:
             )
         if found := _MATRIX.fullmatch(name) or _EMBEDDING.fullmatch(name):
             key = (found["module"], "lora_embedding" in name)
-            sides.setdefault(key, {})[found["side"]] = tensor
+            _put(sides.setdefault(key, {}), found["side"], tensor)
         elif ".lora_" not in name and (found := _SAVED.fullmatch(name)):
-            saved[found["module"]] = tensor
+            _put(saved, found["module"], tensor)
         else:
             raise CheckpointError(
                 f"{tensor.path}: {own} is no matrix of a LoRA and no saved weight, expected those "
                 f"alone; {MERGE}"
             )
-    for (module, _), both in sides.items():
+    for (module, is_embedding), both in sides.items():
+        if is_embedding and (module, False) in sides:
+            raise CheckpointError(
+                f"{folder}: {module} has matrices of an embedding and of a linear layer, expected "
+                "those of one; download the adapter again"
+            )
         if len(both) < 2:
             raise CheckpointError(
                 f"{folder}: {module} has one of the matrices lora_A and lora_B, expected both; "
@@ -94,6 +103,24 @@ def open_adapter(folder: Path, held: HeldFiles) -> Adapter:
             )
     if not tensors:
         raise CheckpointError(f"{folder}: holds no tensors, expected a LoRA; download it again")
-    files = sorted({path, *(tensor.path for tensor in tensors.values())})
+    index = [] if shards.index is None else [shards.index]
+    files = sorted({path, *index, *(tensor.path for tensor in tensors.values())})
     low = {m: Low(a=s["A"], b=s["B"], is_embedding=e) for (m, e), s in sides.items()}
-    return Adapter(folder=folder, config=config, files=tuple(files), low=low, saved=saved)
+    return Adapter(
+        folder=folder,
+        config=config,
+        files=tuple(files),
+        notes=shards.notes,
+        low=low,
+        saved=saved,
+    )
+
+
+def _put(found: dict[str, TensorSource], key: str, tensor: TensorSource) -> None:
+    """Refuse a second tensor for one place, such as that of another adapter in the file."""
+    if key in found:
+        raise CheckpointError(
+            f"{tensor.path}: {found[key].name} and {tensor.name} are for one place, expected the "
+            "tensors of one adapter; save each adapter in a folder of its own"
+        )
+    found[key] = tensor

@@ -146,7 +146,7 @@ def _patterns(published: dict[str, Any], name: str) -> dict[str, Any]:
         raise ConfigError(f"{name} is {shown(value)}, expected an object")
     for pattern in value:
         try:
-            re.compile(pattern)
+            re.compile(rf"(.*\.)?({pattern})$")
         except re.error as error:
             raise ConfigError(f"{name} has {shown(pattern)}, no pattern ({error})") from error
     return value

@@ -1,4 +1,4 @@
-"""Puts adapters, in order, between a base model's tensors and those who read its parameters."""
+"""Merges one LoRA adapter into a base model's tensors, which are computed when they are read."""
 
 from __future__ import annotations
 

@@ -33,19 +33,21 @@ def of_rows(weight: torch.Tensor) -> torch.Tensor:
     return weight.abs().amax(dim=1, keepdim=True) / LARGEST
 
 
-def of_blocks(size: int) -> Scale:
+def of_blocks(size: int, columns: int | None = None) -> Scale:
     def scale(weight: torch.Tensor) -> torch.Tensor:
-        rows = [part.split(size, dim=1) for part in weight.split(size)]
+        rows = [part.split(columns or size, dim=1) for part in weight.split(size)]
         return torch.tensor([[block.abs().max() / LARGEST for block in row] for row in rows])
 
     return scale
 
 
-def spread(scale: torch.Tensor, weight: torch.Tensor, size: int) -> torch.Tensor:
+def spread(
+    scale: torch.Tensor, weight: torch.Tensor, size: int, columns: int | None
+) -> torch.Tensor:
     """The scale of each number of a weight."""
     if scale.numel() in (1, len(weight)):
         return scale.reshape(-1, 1).expand(weight.shape)
-    whole = scale.repeat_interleave(size, 0).repeat_interleave(size, 1)
+    whole = scale.repeat_interleave(size, 0).repeat_interleave(columns or size, 1)
     return whole[: weight.shape[0], : weight.shape[1]]
 
 
@@ -55,6 +57,7 @@ def quantize(
     *,
     ending: str,
     size: int = 128,
+    columns: int | None = None,
     dtype: torch.dtype = torch.float8_e4m3fn,
     description: dict[str, Any] | None = None,
     beside: dict[str, torch.Tensor] | None = None,
@@ -65,7 +68,7 @@ def quantize(
         stored[name] = expected[name] = weight
         if "_proj" in name:
             scales = scale(weight)
-            each = spread(scales, weight, size)
+            each = spread(scales, weight, size, columns)
             codes = (weight / each).to(dtype)
             stored[name] = codes
             stored[name.removesuffix("weight") + ending] = scales
@@ -86,8 +89,15 @@ def assert_read(folder: Path, expected: dict[str, torch.Tensor]) -> None:
 
 
 FINE: dict[str, Any] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
-GROUPS = {"group_0": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}}
-COMPRESSED = {"quant_method": "compressed-tensors", "config_groups": GROUPS}
+
+
+def compressed(**weights: Any) -> dict[str, Any]:
+    """As compressed-tensors describes weights."""
+    group = {"weights": {"num_bits": 8, "type": "float", **weights}}
+    return {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}}
+
+
+COMPRESSED = compressed(strategy="channel")
 KINDS: dict[str, tuple[Scale, dict[str, Any]]] = {
     "blocks": (of_blocks(128), {"ending": "weight_scale_inv", "description": FINE}),
     "blocks of 32": (
@@ -111,6 +121,24 @@ KINDS: dict[str, tuple[Scale, dict[str, Any]]] = {
     "wide range": (
         of_rows,
         {"ending": "weight_scale", "description": COMPRESSED, "dtype": torch.float8_e5m2},
+    ),
+    "blocks that are not square": (
+        of_blocks(32, 64),
+        {
+            "ending": "weight_scale",
+            "size": 32,
+            "columns": 64,
+            "description": compressed(block_structure=[32, 64]),
+        },
+    ),
+    "groups of a row": (
+        of_blocks(1, 32),
+        {
+            "ending": "weight_scale",
+            "size": 1,
+            "columns": 32,
+            "description": compressed(group_size=32),
+        },
     ),
     "no description": (of_rows, {"ending": "weight_scale"}),
 }
@@ -222,3 +250,18 @@ def test_code_that_is_no_number_is_named(tiny_checkpoint: Write) -> None:
         pytest.raises(CheckpointError, match=r"up_proj\.weight holds 8192 values that are NaN"),
     ):
         checkpoint.read("layers.0.mlp.up.weight")
+
+
+def test_a_scale_in_two_files_is_refused(tiny_checkpoint: Write) -> None:
+    folder = tiny_checkpoint()
+    quantize(folder, of_rows, ending="weight_scale", description=COMPRESSED)
+    own = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    scale = next(name for name in own if name.endswith("up_proj.weight_scale"))
+    save_file(own, folder / "model-00001-of-00002.safetensors")
+    save_file({scale: 1000 * own[scale]}, folder / "model-00002-of-00002.safetensors")
+    files = {name: f"model-0000{1 + (name == scale)}-of-00002.safetensors" for name in own}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    with pytest.raises(CheckpointError, match=r"up_proj\.weight_scale is in .* expected it once"):
+        Checkpoint.open(folder)

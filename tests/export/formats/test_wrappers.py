@@ -217,31 +217,31 @@ CODES: list[tuple[dict[str, torch.Tensor], dict[str, Any], str]] = [
             f"{UP}.weight.quant_state.bitsandbytes__nf4": torch.zeros(9, dtype=torch.uint8),
         },
         QLORA,
-        r"\(bitsandbytes, 4 bits\), expected float weights; load it with .* model\.dequantize\(\)",
+        r"by bitsandbytes, 4 bits, expected float weights; load it with .* model\.dequantize\(\)",
     ),
     (
         {f"{UP}.weight": torch.zeros(128, 64, dtype=torch.int8), f"{UP}.SCB": torch.ones(128)},
         QLORA,
-        r"SCB is of weights that are quantized \(bitsandbytes, 8 bits\)",
+        r"SCB is quantized by bitsandbytes, 8 bits",
     ),
     (
         {f"{UP}.qweight": torch.zeros(8, 128, dtype=torch.int32)},
         {"quant_method": "awq"},
-        r"qweight is of weights that are quantized \(AWQ\).*; export the float model",
+        r"qweight is quantized by AWQ.*; export the float model",
     ),
     (
         {f"{UP}.g_idx": torch.zeros(64, dtype=torch.int32)},
         {"quant_method": "gptq"},
-        r"quantized \(GPTQ\)",
+        r"quantized by GPTQ",
     ),
     (
         {f"{UP}.weight_packed": torch.zeros(128, 8, dtype=torch.int32)},
         {"quant_method": "compressed-tensors"},
-        r"\(compressed-tensors, packed integers\)",
+        r"by compressed-tensors, packed integers",
     ),
     (
         {f"{UP}.weight": torch.zeros(128, 64, dtype=torch.int8)},
-        {"quant_method": "other"},
+        {},
         r"up_proj\.weight is of type I8, expected one of F32",
     ),
 ]
@@ -255,6 +255,31 @@ def test_weights_that_are_quantized_are_refused_by_the_tools_name(
         return {**{name: t for name, t in own.items() if f"{UP}." not in name}, **tensors}
 
     folder = mutate(tiny_checkpoint(), change, quantization_config=config)
+    with pytest.raises(CheckpointError, match=message):
+        Checkpoint.open(folder)
+
+
+@pytest.mark.parametrize("method", ["bitnet", "torchao", 3])
+def test_a_method_that_may_quantize_float_weights_while_it_runs_is_refused(
+    tiny_checkpoint: Write, method: object
+) -> None:
+    folder = mutate(tiny_checkpoint(), quantization_config={"quant_method": method})
+    with pytest.raises(CheckpointError, match=rf"names the method '?{method}'?, which may change"):
+        Checkpoint.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("bias", "message"),
+    [
+        (torch.zeros(128, dtype=torch.int32), "bias is of type I32, expected one of F32"),
+        (torch.zeros(0, 4), r"bias has shape \(0, 4\), expected one number for each row"),
+        (torch.ones(128), "bias is not zero"),
+    ],
+)
+def test_a_bias_that_is_none_is_refused(
+    tiny_checkpoint: Write, bias: torch.Tensor, message: str
+) -> None:
+    folder = mutate(tiny_checkpoint(), lambda own: {**own, f"{UP}.bias": bias})
     with pytest.raises(CheckpointError, match=message):
         Checkpoint.open(folder)
 

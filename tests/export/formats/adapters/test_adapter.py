@@ -44,6 +44,34 @@ def adapter(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+def test_tensors_of_two_adapters_in_one_file_are_refused(
+    base: Path, adapter: Callable[..., Path]
+) -> None:
+    second = {A.replace(".weight", ".second.weight"): torch.ones(4, 64)}
+    with pytest.raises(CheckpointError, match="are for one place, expected the tensors of one"):
+        Checkpoint.open(base, [adapter(second)])
+
+
+def test_a_tensor_in_two_files_of_an_adapter_is_refused(
+    base: Path, adapter: Callable[..., Path]
+) -> None:
+    folder = adapter()
+    own = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    for number in (1, 2):
+        part = {A: number * own[A], **({B: own[B]} if number == 1 else {})}
+        save_file(part, folder / f"adapter_model-0000{number}-of-00002.safetensors")
+    with pytest.raises(CheckpointError, match="expected it once"):
+        Checkpoint.open(base, [folder])
+
+
+def test_a_pattern_that_peft_cannot_use_is_refused(
+    base: Path, adapter: Callable[..., Path]
+) -> None:
+    with pytest.raises(ConfigError, match="rank_pattern has .*, no pattern"):
+        Checkpoint.open(base, [adapter(rank_pattern={"(?i)q_proj": 4})])
+
+
 def test_what_peft_writes_is_read(base: Path, adapter: Callable[..., Path]) -> None:
     with Checkpoint.open(base, [adapter()]) as checkpoint:
         assert checkpoint.read("layers.0.attention.query.weight").shape == (64, 64)
