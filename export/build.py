@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from ..console.progress import say, track
 from ..graphs import pipeline
+from ..graphs.quantization.activation_ranges import Calibration
 from ..graphs.targets.known import find_target
 from ..graphs.writing import artifact
 from ..graphs.writing.description import describe_tensors
@@ -23,12 +24,12 @@ from ..runtime.contract import CARD_FILE, MANIFEST_FILE
 from ..runtime.manifest import Manifest, describe_file, write_manifest
 from ..runtime.sizes import bits_per_weight
 from . import fingerprint
-from .cache_choice import CacheChoice, geometry_of
-from .calibrate.calibrate_subprocess import calibrate_in_subprocess
+from .cache_choice import geometry_of
+from .calibrate.calibrate_subprocess import Rounding, calibrate_in_subprocess
 from .code_digest import code_digest
-from .config import MistralConfig
 from .formats.checkpoint import Checkpoint
 from .options import ExportOptions, decisive, read_calibration_text
+from .planned_weights import PlannedWeights
 from .preflight import Preflight, preflight
 from .sidecars.card import render_card
 from .sidecars.sidecars import write_sidecars
@@ -126,7 +127,8 @@ def _export(
     """
     weights, config, vocabulary = ready.weights, ready.config, ready.vocabulary
     hashing = fingerprint.in_background(weights.hashes)
-    model = _traced(config, ready.cache, weights, options, dump=dump)
+    for _ in track([config], "tracing"):
+        model = trace_in_subprocess(config, ready.cache)
     for pending in track([hashing], HASHING):
         source = pending.result()
     tools = fingerprint.tool_versions()
@@ -139,6 +141,8 @@ def _export(
     ):
         say(staging.note)
         folder = staging.folder
+        calibration = _calibrated(ready, options, staging.scratch)
+        _lower(model, ready, options, calibration, dump=dump)
         tensors = describe_tensors(model.graph, quant=options.quant)
         digests = artifact.write_graph(
             model,
@@ -201,18 +205,38 @@ def _print_how_to_resume(out: Path) -> Iterator[None]:
         raise
 
 
-def _traced(
-    config: MistralConfig,
-    cache: CacheChoice,
-    weights: Checkpoint,
+def _calibrated(ready: Preflight, options: ExportOptions, scratch: Path) -> Calibration | None:
+    """What a recipe has observed of activations; what it has rounded is in ``scratch``."""
+    if not options.is_calibrated:
+        return None
+    rounding = None
+    if options.weight_format.method.rounds_in_calibration:
+        planned = PlannedWeights(
+            config=ready.config,
+            target=find_target(options.target),
+            weight_format=options.weight_format,
+            block=options.block,
+            cache=ready.cache,
+        )
+        rounding = Rounding(schemes=planned.schemes_by_parameter(), folder=scratch)
+    return calibrate_in_subprocess(
+        ready.config,
+        ready.weights,
+        read_calibration_text(options),
+        tokens=options.tokens_to_observe,
+        rounding=rounding,
+    )
+
+
+def _lower(
+    model: ir.Model,
+    ready: Preflight,
     options: ExportOptions,
+    calibration: Calibration | None,
     *,
     dump: Path | None,
-) -> ir.Model:
-    """The finished graph; its weights are recipes."""
-    calibration = None
-    if options.is_calibrated:
-        calibration = calibrate_in_subprocess(config, weights, read_calibration_text(options))
+) -> None:
+    """Make the traced graph the recipe's; its weights are read when they are written."""
     recipe = pipeline.passes(
         target=options.target,
         quant=options.quant,
@@ -220,11 +244,8 @@ def _traced(
         kv=options.kv,
         calibration=calibration,
     )
-    for _ in track([config], "tracing"):
-        model = trace_in_subprocess(config, cache)
-        bind(model.graph, weights.read)
-        pipeline.run(model, geometry_of(config, cache), recipe, dump=dump)
-    return model
+    bind(model.graph, ready.weights.read)
+    pipeline.run(model, geometry_of(ready.config, ready.cache), recipe, dump=dump)
 
 
 def _sizes(folder: Path, names: Iterable[str]) -> int:

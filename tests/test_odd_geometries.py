@@ -19,6 +19,7 @@ from tramontane.export.build import (
 )
 from tramontane.export.cache_choice import CacheChoice, geometry_of
 from tramontane.export.calibrate.calibrate import calibrate
+from tramontane.export.calibrate.tokens import CalibrationTokens
 from tramontane.export.config import MistralConfig
 from tramontane.export.model.model import Mistral
 from tramontane.export.options import (
@@ -74,17 +75,17 @@ ODD: dict[str, dict[str, Any]] = {
 RECIPES = [
     ("portable", "fp32", "float32"),
     ("portable", "int8", "float32"),
-    ("portable", "int4", "float32"),
+    ("portable", "int4-rtn", "float32"),
     ("ort", "fp32", "float32"),
     ("ort", "int8", "float32"),
-    ("ort", "int4", "float32"),
+    ("ort", "int4-rtn", "float32"),
     ("ort", "int8-dynamic", "float32"),
     ("ort", "fp32", "int8"),
     ("web", "int8", "float32"),
 ]
 # Most that rounding may move logits, as a share of their spread, both root mean squares. What is
 # rounded to 4 bits is compared with the first target, which rounds alike.
-MOST = {"fp32": 1e-5, "int8": 0.1, "int4": 0.1, "int8-dynamic": 0.1}
+MOST = {"fp32": 1e-5, "int8": 0.1, "int4-rtn": 0.1, "int8-dynamic": 0.1}
 OF_OTHER_BLOCKS = 0.25  # between targets, in 4 bits
 
 
@@ -116,7 +117,8 @@ class Small:
         calibration = None
         if find_format(quant).is_calibrated(kv):
             checkpoint: Any = types.SimpleNamespace(read=self.weights.__getitem__)
-            calibration = calibrate(config, checkpoint, [self.tokens])
+            tokens = CalibrationTokens(text=[self.tokens], random=self.tokens)
+            calibration = calibrate(config, checkpoint, tokens)
         model = ir.from_proto(onnx.load_model_from_string(self._traced))
         bind(model.graph, self.weights.__getitem__)
         geometry = geometry_of(config, cache)
@@ -151,7 +153,7 @@ def refused_by(config: MistralConfig, *, target: str, quant: str, kv: str) -> st
         return f"head_dim is {config.head_dim}, expected a multiple of 8"
     if kv == "int8" and config.head_dim % 16:
         return f"--kv int8: heads of {config.head_dim} numbers, expected a multiple of 16"
-    if quant == "int4" and (config.hidden_size % 2 or config.intermediate_size % 2):
+    if quant == "int4-rtn" and (config.hidden_size % 2 or config.intermediate_size % 2):
         return "weights do not fill bytes in 4 bits"
     return ""
 
@@ -170,7 +172,7 @@ def test_odd_geometry_gives_the_model_s_logits_or_is_refused_by_the_plan(name: s
             continue
         runs = found.run(target=target, quant=quant, kv=kv)
         expected = found.logits
-        if quant == "int4":
+        if quant == "int4-rtn":
             expected = of_four_bits.setdefault(target, runs[0])
             first = next(iter(of_four_bits.values()))
             assert np.sqrt(np.mean((expected - first) ** 2)) <= OF_OTHER_BLOCKS * spread, target

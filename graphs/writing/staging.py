@@ -21,7 +21,7 @@ from .journal import Identity, Journal
 from .own_folders import files_of_artifact, foreign_files, is_free, refuse_mounted, target_of
 from .partial_folder import PartialKind, open_partial
 
-_FOLDER, _JOURNAL, _REPLACED = "artifact", "journal.jsonl", "replaced"
+_FOLDER, _JOURNAL, _SCRATCH, _REPLACED = "artifact", "journal.jsonl", "scratch", "replaced"
 _KIND = PartialKind(
     content="an artifact that is not whole yet",
     made_by="an export",
@@ -36,6 +36,7 @@ class Staging:
 
     folder: Path
     journal: Journal
+    scratch: Path  # a folder for what the export needs on its way; gone with the partial folder
     is_resumed: bool  # whether it holds what an earlier, interrupted run wrote
     note: str  # what became of such a run; empty where there was none
 
@@ -149,12 +150,14 @@ def _named(out: Path) -> str:
 
 
 def _is_worth_keeping(error: TramontaneError, staging: Staging) -> bool:
-    """Weights that were written are good where disk or machine alone were in the way."""
-    return isinstance(error, ContractError) and staging.journal.num_noted > 0
+    """What was written is good where disk or machine alone were in the way."""
+    is_begun = staging.journal.num_noted > 0 or any(staging.scratch.iterdir())
+    return isinstance(error, ContractError) and is_begun
 
 
 def _begin(partial: Path, identity: Identity, *, resume: bool) -> Staging:
-    folder, journal = partial / _FOLDER, Journal(partial / _JOURNAL)
+    folder, scratch = partial / _FOLDER, partial / _SCRATCH
+    journal = Journal(partial / _JOURNAL)
     differences = journal.differences(identity)
     is_resumed = resume and differences == [] and folder.is_dir()
     if is_resumed:
@@ -164,8 +167,12 @@ def _begin(partial: Path, identity: Identity, *, resume: bool) -> Staging:
         note = _why_over(folder, differences, resume=resume)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
+        shutil.rmtree(scratch, ignore_errors=True)
         journal.begin(identity)
-    return Staging(folder=folder, journal=journal, is_resumed=is_resumed, note=note)
+    scratch.mkdir(exist_ok=True)
+    return Staging(
+        folder=folder, journal=journal, scratch=scratch, is_resumed=is_resumed, note=note
+    )
 
 
 def _why_over(folder: Path, differences: list[str] | None, *, resume: bool) -> str:
