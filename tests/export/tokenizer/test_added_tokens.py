@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import transformers
+from sentencepiece import SentencePieceProcessor
 from tramontane.export.build import export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.options import recipe_named
@@ -19,7 +20,8 @@ from tramontane.runtime.errors import CheckpointError
 from tramontane.runtime.manifest import read_manifest
 from tramontane.runtime.tokenizers.kinds import open_tokenizer
 
-START, END, PLAIN = "<|im_start|>", "<|im_end|>", "def_of"
+ADDED = START, END, PLAIN = "<|im_start|>", "<|im_end|>", "def_of"
+FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
 SIZE = 2064  # tokens that the model scores; the tokenizer has 2051
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
 TEXTS = [
@@ -117,12 +119,14 @@ def test_without_tokenizer_json_the_settings_add_them(
     codec = CheckpointTokenizer.read(Checkpoint.open(folder)).codec
     assert [codec.find(text) for text in (START, END, PLAIN)] == [2048, 2049, 2050]
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    pieces = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     for text in TEXTS:
         # Of a Mistral's tokenizer.model, transformers puts no space in front of a text's first
         # stretch, where SentencePiece, mistral-common and the driver do.
-        if is_llama or text.startswith((START, END, PLAIN)):
-            ids = theirs(text, add_special_tokens=False)["input_ids"]
-            assert codec.encode(text, allow_special=True) == ids, text
+        own = 0 if is_llama else min(text.find(one) for one in ADDED if one in text)
+        rest = theirs(text[own:], add_special_tokens=False)["input_ids"]
+        ids = [*pieces.encode(text[:own]), *rest]
+        assert codec.encode(text, allow_special=True) == ids, text
 
 
 def test_text_of_users_is_not_read_as_special_tokens_and_other_added_tokens_are(
@@ -165,8 +169,7 @@ def test_files_that_disagree_are_refused_with_the_first_string(folder: Path) -> 
 
 @pytest.mark.parametrize("flag", ["special", "lstrip", "rstrip", "single_word"])
 def test_flags_that_disagree_are_refused(folder: Path, flag: str) -> None:
-    fields = dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), False)
-    other = {"content": START, "special": True, **fields}
+    other = {"content": START, **dict.fromkeys(FLAGS, False), "special": True}
     other[flag] = not other[flag]
     edited(
         folder / "tokenizer_config.json",
@@ -197,8 +200,7 @@ def test_a_token_that_the_model_does_not_score_is_left_out(folder: Path) -> None
 
 
 def test_settings_add_tokens_to_a_tokenizer_json(folder: Path) -> None:
-    fields = dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized", "special"), False)
-    more = {"2051": {"content": "more", **fields}}
+    more = {"2051": {"content": "more", **dict.fromkeys(FLAGS, False)}}
     edited(folder / "tokenizer_config.json", lambda own: own.update(added_tokens_decoder=more))
     assert_same_ids(folder)
     codec = CheckpointTokenizer.read(Checkpoint.open(folder)).codec
@@ -209,3 +211,87 @@ def test_ids_with_gaps_cannot_be_added_to_a_tokenizer_json(folder: Path) -> None
     (folder / "added_tokens.json").write_text(json.dumps({"more": 2055}))
     with pytest.raises(CheckpointError, match="expected ids without gaps"):
         CheckpointTokenizer.read(Checkpoint.open(folder))
+
+
+def test_a_token_of_the_vocabulary_becomes_an_added_token_of_a_tokenizer_json(
+    folder: Path,
+) -> None:
+    content = json.loads((folder / "tokenizer.json").read_bytes())
+    vocabulary = content["model"]["vocab"]
+    text = next(text for text in vocabulary if len(text) > 3 and text.isalpha())
+    added = {str(vocabulary[text]): {"content": text, **dict.fromkeys(FLAGS, False)}}
+    edited(folder / "tokenizer_config.json", lambda own: own.update(added_tokens_decoder=added))
+    (folder / "tokenizer.model").unlink()
+    codec = CheckpointTokenizer.read(Checkpoint.open(folder)).codec
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    for one in (text, f"x{text}x", f" {text}"):
+        ids = theirs(one, add_special_tokens=False)["input_ids"]
+        assert vocabulary[text] in ids
+        assert codec.encode(one) == ids
+
+
+@pytest.mark.parametrize("has_json", [True, False])
+@pytest.mark.parametrize(
+    ("text", "token", "there"),
+    [
+        (START, 300, "tokenizer\\.{} has '.+', expected one id"),
+        ("<s>", 2055, "tokenizer\\.{} has '<s>' as 1, expected one id"),
+    ],
+)
+def test_an_id_or_text_of_another_token_is_refused(
+    folder: Path, has_json: bool, text: str, token: int, there: str
+) -> None:
+    if has_json:
+        (folder / "tokenizer.model").unlink()
+        edited(folder / "tokenizer.json", lambda own: own.update(added_tokens=[]))
+    else:
+        (folder / "tokenizer.json").unlink()
+    (folder / "added_tokens.json").write_text(json.dumps({text: token}))
+    found = there.format("json" if has_json else "model")
+    with pytest.raises(
+        CheckpointError, match=f"{text.replace('|', '.')}' has id {token}, .*{found}"
+    ):
+        CheckpointTokenizer.read(Checkpoint.open(folder))
+
+
+@pytest.mark.parametrize("token", [-1, "many", None, True])
+def test_ids_that_are_none_are_refused(folder: Path, token: Any) -> None:
+    (folder / "added_tokens.json").write_text(json.dumps({START: token}))
+    with pytest.raises(CheckpointError, match="its added tokens cannot be read"):
+        CheckpointTokenizer.read(Checkpoint.open(folder))
+
+
+def without_json(folder: Path, **settings: Any) -> None:
+    """Leave the model and a list of added tokens alone, with settings."""
+    (folder / "tokenizer.json").unlink()
+    (folder / "added_tokens.json").write_text(json.dumps({START: 2048, END: 2049}))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def test_an_added_token_can_be_the_start_token(folder: Path) -> None:
+    without_json(folder, bos_token=START, add_bos_token=True)
+    found = CheckpointTokenizer.read(Checkpoint.open(folder)).vocabulary
+    assert (found.bos_token_id, found.add_bos_token) == (2048, True)
+
+
+def test_an_unknown_start_token_is_refused_where_prompts_begin_with_it(folder: Path) -> None:
+    without_json(folder, bos_token="<none>", add_bos_token=False)
+    found = CheckpointTokenizer.read(Checkpoint.open(folder)).vocabulary
+    assert (found.bos_token_id, found.add_bos_token) == (None, False)
+    edited(folder / "tokenizer_config.json", lambda own: own.update(add_bos_token=True))
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: bos_token is '<none>'"):
+        CheckpointTokenizer.read(Checkpoint.open(folder))
+
+
+def test_flags_of_a_token_that_sentencepiece_has_or_the_model_does_not_score_may_differ(
+    folder: Path,
+) -> None:
+    start = {"content": "<s>", **dict.fromkeys(FLAGS, False), "lstrip": True}
+    beyond = {"content": "<pad>", **dict.fromkeys(FLAGS, False)}
+    edited(
+        folder / "tokenizer_config.json",
+        lambda own: own.update(added_tokens_decoder={"1": start, str(SIZE): beyond}),
+    )
+    (folder / "added_tokens.json").write_text(json.dumps({"<pad>": SIZE + 1}))
+    codec = CheckpointTokenizer.read(Checkpoint.open(folder)).codec
+    assert codec.find(START) == 2048
