@@ -2,7 +2,8 @@
 
 A fine-tune for chats adds tokens such as ``<|im_start|>`` beside ``tokenizer.model``, which does
 not have them. transformers then takes ``tokenizer.json``, or the model and the files that name the
-tokens; so does the driver, with the kind ``tokenizers``.
+tokens. The artifact gets that ``tokenizer.json``; the driver reads the model and the tokens, see
+``read_natively.py``.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ from typing import Any
 import tokenizers
 
 from ...runtime.contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
-from ...runtime.errors import CheckpointError
+from ...runtime.errors import CheckpointError, ConfigError
 from ...runtime.manifest import SENTENCEPIECE, TOKENIZERS, Vocabulary
+from ...runtime.tokenizers.added_tokens import ALWAYS, FIRST, AddedTokens
 from ...runtime.tokenizers.hugging_face import HuggingFace, parse_tokenizer_json
 from ...runtime.tokenizers.sentencepiece import SPACE, SentencePiece
 from ..config import MistralConfig
+from ..formats.metadata_fields import read_json_object
 from ..formats.tokenizer_files import PublishedTokenizer, has_llama_class
 from .json_parts import starts_with, to_bytes
 from .published_added_tokens import Added, agreed, read_added
+from .read_natively import SCHEMES, read_natively, space_rule
 from .special_tokens import start_token
 from .tokenizer_json import NotExpressible, TokenizerJson
 
@@ -32,8 +36,9 @@ _AGAIN = "save the tokenizer again with transformers"
 def with_added_tokens(tokenizer: PublishedTokenizer, config: MistralConfig) -> PublishedTokenizer:
     """A published tokenizer whose vocabulary has all added tokens that the model scores.
 
-    A SentencePiece model that lacks some is replaced by the ``tokenizer.json`` beside it, or by
-    one made from the model and the tokens. A ``tokenizer.json`` that lacks some gets them.
+    A ``tokenizer.json`` that lacks some gets them. Beside a SentencePiece model that lacks some,
+    the ``tokenizer.json`` decides, or one made from the model and the tokens; where the driver
+    cannot read the model and the tokens as that file does, the file takes the model's place.
 
     Raises:
         CheckpointError: two files disagree on the id, text or flags of a token that is used; or
@@ -45,17 +50,23 @@ def with_added_tokens(tokenizer: PublishedTokenizer, config: MistralConfig) -> P
     listed = [one for one in read_added(tokenizer) if one.token < config.vocab_size]
     if tokenizer.kind != SENTENCEPIECE:
         return _completed(tokenizer, agreed(listed))
-    pieces = SentencePiece(tokenizer.model)
+    try:
+        pieces = SentencePiece(tokenizer.model)
+    except ValueError:
+        return tokenizer  # the error is raised where it is opened
     missing = agreed(one for one in listed if pieces.piece(one.token) != one.text)
-    if not missing:
-        return tokenizer
     published = tokenizer.companions.get(TOKENIZER_JSON_FILE)
+    if not missing:
+        scheme = _prepend_scheme(tokenizer, config.architecture)
+        return dataclasses.replace(tokenizer, added_tokens=AddedTokens(prepend_scheme=scheme))
     if published is None:
-        return _made(tokenizer, pieces, missing, config.architecture)
-    tokenizer = dataclasses.replace(
-        tokenizer, path=published.path, kind=TOKENIZERS, model=published.read_bytes()
-    )
-    return _completed(tokenizer, missing)
+        whole = _made(tokenizer, pieces, missing, config.architecture)
+    else:
+        alone = dataclasses.replace(
+            tokenizer, path=published.path, kind=TOKENIZERS, model=published.read_bytes()
+        )
+        whole = _completed(alone, missing)
+    return read_natively(whole, tokenizer)
 
 
 def added_ids(tokenizer: PublishedTokenizer) -> set[int]:
@@ -100,9 +111,7 @@ def _made(
     described = json.loads(whole.to_str())
     _refuse_other_ids(missing, described["model"]["vocab"], of=tokenizer)
     described["model"]["vocab"] |= {one.text: one.token for one in missing}
-    is_llama = architecture == "LlamaForCausalLM" and has_llama_class(tokenizer.settings)
-    is_legacy = is_llama and tokenizer.settings.get("legacy") is True
-    _space(described, "always" if is_legacy else "first")
+    _space(described, _prepend_scheme(tokenizer, architecture))
     made = parse_tokenizer_json(json.dumps(described).encode())
     for one in missing:
         _add(made, one, tokenizer)
@@ -121,6 +130,24 @@ def _made(
         adds_bos=adds_start,
         made_from=f"{TOKENIZER_FILE} and {missing[0].path.name}; {_SPACES}",
     )
+
+
+def _prepend_scheme(tokenizer: PublishedTokenizer, architecture: str) -> str:
+    """Which stretches between control tokens get a space in front.
+
+    transformers' class for Llama goes by the settings, all others by a published
+    ``tokenizer.json``.
+
+    Source: transformers 5.23, ``LlamaTokenizer.__init__`` and ``_get_prepend_scheme``.
+    """
+    if architecture == "LlamaForCausalLM" and has_llama_class(tokenizer.settings):
+        return ALWAYS if tokenizer.settings.get("legacy") is True else FIRST
+    published = tokenizer.companions.get(TOKENIZER_JSON_FILE)
+    try:
+        rule = None if published is None else space_rule(read_json_object(published))
+    except (ConfigError, TypeError, KeyError, AttributeError):
+        rule = None  # the file is made anew
+    return FIRST if rule is None or rule[0] not in SCHEMES else rule[0]
 
 
 def _space(described: dict[str, Any], scheme: str) -> None:

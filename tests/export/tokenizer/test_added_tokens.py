@@ -144,7 +144,7 @@ def test_the_artifact_encodes_as_the_checkpoint_and_carries_its_template(
     (folder / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
     artifact = tmp_path / "a"
     manifest = export_checkpoint(folder, artifact, recipe_named("fp32-ort"))
-    assert read_manifest(artifact).vocabulary.kind == "tokenizers"
+    assert read_manifest(artifact).vocabulary.kind == "sentencepiece"
     for name in ("chat_template.jinja", "additional_chat_templates/tools.jinja"):
         assert (artifact / name).read_bytes() == (folder / name).read_bytes()
         assert name in manifest.files

@@ -72,7 +72,9 @@ def test_a_new_kind_needs_its_codec_and_an_entry_alone(
     folder = make(tmp_path / "tiny")
     rewrite(folder, kind="words", add_bos_token=False)
     (folder / "words.txt").write_text(" ".join(f"w{i}" for i in range(2048)))
-    monkeypatch.setitem(KINDS, "words", Kind(file="words.txt", parse=Words))
+    monkeypatch.setitem(
+        KINDS, "words", Kind(file="words.txt", parse=lambda content, _: Words(content))
+    )
     session = Session.load(folder, threads=1)
     text = "".join(session.stream("w5 w6", max_new_tokens=9))
     session.reset()
