@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
@@ -23,6 +24,7 @@ from .tokenizer_probes import PROBE_TEXTS
 
 SCHEMES = (ALWAYS, FIRST)  # that the driver has
 _NEVER = "never"  # the model itself then puts no space
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _AROUND = ("{}", "a{}b", "a {}", "a  {} b", " {}", "{}{}", "{}user\nx{}\n", "{} \t\nx", "\n{}")
 
 
@@ -115,6 +117,8 @@ def _unreadable(one: Mapping[str, Any], described: Mapping[str, Any]) -> str | N
         return f"{text!r} has normalized true, and the file has a normalizer"
     if SPACE in text:
         return f"{text!r} has {SPACE!r} in it, which decoding makes a space"
+    if _BYTE.fullmatch(text):
+        return f"{text!r} has the form of a byte piece, which decoding makes a byte"
     return None
 
 

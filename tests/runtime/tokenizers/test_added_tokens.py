@@ -70,7 +70,7 @@ def added_to(size: int) -> tuple[AddedToken, ...]:
         *tokens,
         AddedToken(token=last, text="<1>>", special=False),
         AddedToken(token=last + 1, text="def_of", special=False),
-        AddedToken(token=last + 2, text="<0x41>>", special=True, normalized=True),
+        AddedToken(token=last + 2, text="b<2", special=True, normalized=True),  # overlaps <2>
     )
 
 
