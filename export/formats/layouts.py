@@ -63,6 +63,7 @@ class Published:
     tensors: Mapping[str, TensorSource]
     files: tuple[Path, ...]  # all that it was read from, and its tokenizer
     held: HeldFiles  # these, and what was read beside them
+    tokenizer_file: Path | None  # that of ``files`` with the tokenizer alone; None: no such file
     read_tokenizer: Callable[[], PublishedTokenizer]
     quantization: Mapping[str, Any] = field(default_factory=dict)  # quantization_config
     twice: Mapping[str, str] = field(default_factory=dict)  # why a tensor cannot be read, by name
@@ -117,6 +118,7 @@ def open_published(path: Path) -> Published:
         notes=found.notes,
         files=tuple(files),
         held=held,
+        tokenizer_file=tokenizer,
         read_tokenizer=cache(lambda: read_tokenizer(path, held)),
         quantization={} if is_mistral else read_quantization(held.hold(path / CONFIG_FILE)),
     )
@@ -135,6 +137,7 @@ def _open_gguf(path: Path) -> Published:
         tensors=file.tensors,
         files=files,
         held=held,
+        tokenizer_file=None,
         read_tokenizer=cache(lambda: rebuild_tokenizer(file)),
     )
 

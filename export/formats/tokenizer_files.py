@@ -10,6 +10,7 @@ from typing import Any
 from ...runtime.contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
 from ...runtime.errors import CheckpointError, ConfigError
 from ...runtime.manifest import SENTENCEPIECE, TOKENIZERS
+from ...runtime.tokenizers.added_tokens import AddedTokens
 from ..tokenizer.byte_level.json_file import JsonTokenizer, json_file, read_json
 from ..tokenizer.byte_level.tiktoken_ranks import is_tiktoken, refuse_alone
 from ..tokenizer.sentencepiece_model import with_leading_space
@@ -42,6 +43,10 @@ class PublishedTokenizer:
     made_from: str | None = (
         None  # the file that a tokenizer.json was made from; None: as published
     )
+    # Of kind sentencepiece: what the files beside the model add to it.
+    added_tokens: AddedTokens = field(default_factory=AddedTokens)
+    tokenizer_json: bytes | None = None  # with these tokens; None: none is added
+    why_not_sentencepiece: str | None = None  # why the kind is tokenizers, where there is a model
     remedy: str = "download it again"  # what to do where the driver does not read it
 
 

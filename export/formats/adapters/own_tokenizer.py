@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 
 from ....runtime.contract import TOKENIZER_FILE
 from ....runtime.errors import CheckpointError
-from ..layouts import Layout, Published
+from ..layouts import Published
 from ..tokenizer_files import (
     ADDED_FILE,
     MAP_FILE,
@@ -46,12 +47,13 @@ def with_tokenizer(
                 "of these beside it"
             )
         return published, [f"{found}; the base model's tokenizer is used"]
-    base = None if published.layout is Layout.GGUF else tokenizer_file(published.path)
     published.held.hold(own)
-    kept = [file for file in published.files if file != base and file.name != own.name]
+    replaced = published.tokenizer_file
+    kept = [file for file in published.files if file != replaced]
     changed = dataclasses.replace(
         published,
         files=(*kept, own),
-        read_tokenizer=lambda: read_tokenizer(adapter.folder, published.held),
+        tokenizer_file=own,
+        read_tokenizer=cache(lambda: read_tokenizer(adapter.folder, published.held)),
     )
     return changed, []

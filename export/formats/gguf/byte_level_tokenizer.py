@@ -14,8 +14,15 @@ from tokenizers.pre_tokenizers import PreTokenizer
 from ....console.progress import say
 from ....runtime.errors import CheckpointError
 from ...tokenizer.byte_level.bpe import ByteLevelBpe
-from ...tokenizer.byte_level.mistral_words import correct_words
-from ...tokenizer.byte_level.words import LLAMA_3, TEKKEN, UNNAMED, cut_by, gpt_2, smollm
+from ...tokenizer.byte_level.mistral_split_regex import correct_split_regex
+from ...tokenizer.byte_level.pre_tokenizers import (
+    LLAMA_3,
+    TEKKEN,
+    UNNAMED,
+    gpt_2,
+    smollm,
+    split_by,
+)
 from ..metadata_fields import shown
 
 # Kinds of tokens. Source: ggml, docs/gguf.md.
@@ -27,27 +34,27 @@ _REMEDY = "export the folder that it was converted from, with its tokenizer.json
 class _Pre:
     """What a name of ``tokenizer.ggml.pre`` stands for."""
 
-    words: Callable[[], PreTokenizer]
-    is_whole_first: bool = False  # a word that is a token is that token
+    pre_tokenizer: Callable[[], PreTokenizer]
+    is_whole_first: bool = False  # a split that is a token is that token
     adds_start: bool = False  # where the file does not say it
 
 
-_LLAMA_3 = _Pre(words=partial(cut_by, LLAMA_3), is_whole_first=True, adds_start=True)
+_LLAMA_3 = _Pre(pre_tokenizer=partial(split_by, LLAMA_3), is_whole_first=True, adds_start=True)
 _DEFAULT = "default"
-# Names of Llama's and Mistral's family. Source: llama.cpp, src/llama-vocab.cpp. The patterns are
-# those of the models' own files: llama.cpp cuts words alike, but for tekken's at combining marks.
+# Names of Llama's and Mistral's family. Source: llama.cpp, src/llama-vocab.cpp. The split regexes
+# are those of the models' own files: llama.cpp splits alike, except tekken's at combining marks.
 PRE_TOKENIZERS = {
     "llama-bpe": _LLAMA_3,
     "llama3": _LLAMA_3,
     "llama-v3": _LLAMA_3,
     "falcon3": _LLAMA_3,
     "midm-2.0": _LLAMA_3,
-    "pixtral": _LLAMA_3,  # made from a tokenizer.json with the wrong pattern: corrected below
-    "smaug-bpe": _Pre(words=partial(cut_by, LLAMA_3)),
-    "tekken": _Pre(words=partial(cut_by, TEKKEN), is_whole_first=True, adds_start=True),
-    "smollm": _Pre(words=smollm),
-    "gpt-2": _Pre(words=gpt_2),
-    _DEFAULT: _Pre(words=partial(cut_by, *UNNAMED)),
+    "pixtral": _LLAMA_3,  # made from a tokenizer.json with the wrong split regex: corrected below
+    "smaug-bpe": _Pre(pre_tokenizer=partial(split_by, LLAMA_3)),
+    "tekken": _Pre(pre_tokenizer=partial(split_by, TEKKEN), is_whole_first=True, adds_start=True),
+    "smollm": _Pre(pre_tokenizer=smollm),
+    "gpt-2": _Pre(pre_tokenizer=gpt_2),
+    _DEFAULT: _Pre(pre_tokenizer=partial(split_by, *UNNAMED)),
 }
 
 
@@ -82,7 +89,7 @@ def build_byte_level(settings: Mapping[str, Any], path: Path) -> tuple[Tokenizer
     described = ByteLevelBpe(
         vocabulary=ids,
         merges=_merges(settings, path),
-        words=pre.words(),
+        pre_tokenizer=pre.pre_tokenizer(),
         is_whole_first=pre.is_whole_first,
         added=[
             AddedToken(token, special=kind != _USER_DEFINED, normalized=False)
@@ -98,7 +105,7 @@ def build_byte_level(settings: Mapping[str, Any], path: Path) -> tuple[Tokenizer
             f"{path}: tokenizer.ggml.merges cannot be used ({error}), expected merges of its "
             f"tokens; {_REMEDY}"
         ) from error
-    correct_words(found, path=path, tekken=None)
+    correct_split_regex(found, path=path, tekken=None)
     return found, adds_start
 
 
@@ -106,7 +113,7 @@ def _named(settings: Mapping[str, Any], path: Path) -> _Pre:
     name = settings.get("pre")
     if name is None:
         say(
-            f"{path}: tokenizer.ggml.pre is missing; words are cut as llama.cpp does without it, "
+            f"{path}: tokenizer.ggml.pre is missing; text is split as llama.cpp does without it, "
             "which may not be how the model was trained"
         )
         name = _DEFAULT
