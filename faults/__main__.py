@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ..console.progress import track
 from ..console.status import status_of
-from ..export.formats.layouts import read_config
+from ..export.formats.checkpoint import Checkpoint
 from ..runtime.errors import ContractError
 from .catalogue import FAULTS
 from .parallel import run_trials
@@ -29,7 +29,8 @@ def as_markdown(outcomes: Sequence[Outcome]) -> str:
         "# Planted faults",
         "",
         "Printed by `make faults`: each fault is one small mutation of a good artifact of the",
-        "bundled demo model. The gate sees only figures; it compares no files.",
+        "bundled demo model. The gate sees only figures and the tokens of strings; it compares no",
+        "files but the chat templates.",
         "",
         f"**{caught} of {len(outcomes)} are caught, {explained} are explained by the right place "
         "and cause.**",
@@ -75,8 +76,8 @@ def main(argv: list[str] | None = None) -> int:
             f"--only {args.only}: no fault has such a name, expected a part of one of: "
             + "; ".join(fault.name for fault in FAULTS)
         )
-    config = read_config(args.model)
-    faults = [fault for fault in faults if fault.applies is None or fault.applies(config)]
+    with Checkpoint.open(args.model) as checkpoint:
+        faults = [fault for fault in faults if fault.fits(checkpoint)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from . import in_attention, in_cache, in_int8_dynamic, in_operators, in_web, in_weights
+from . import (
+    in_attention,
+    in_cache,
+    in_int8_dynamic,
+    in_operators,
+    in_tokenizer,
+    in_web,
+    in_weights,
+)
 from .planting import Fault
 
-_KINDS = (in_attention, in_cache, in_operators, in_weights, in_web, in_int8_dynamic)
+_KINDS = (in_attention, in_cache, in_operators, in_weights, in_web, in_int8_dynamic, in_tokenizer)
 FAULTS: list[Fault] = [fault for kind in _KINDS for fault in kind.FAULTS]

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from ..export.config import MistralConfig
 from ..export.formats.checkpoint import Checkpoint
+from ..export.formats.tokenizer_files import PublishedTokenizer
 from ..runtime.contract import MODEL_FILE
 from ..runtime.errors import GraphError
 
@@ -162,10 +163,20 @@ class Fault:
 
     name: str  # shown in docs/faults.md
     recipe: str  # of the good artifact: QUANT-TARGET, or QUANT-TARGET-KV
-    plant: Callable[[Graph], None]
+    plant: Callable[[Graph], None] | None = None  # changes the graph
+    edit: Callable[[Path], None] | None = None  # changes other files, in a copy of the artifact
     place: str  # start of the place that the explanation must name
     cause: str  # part of the likely cause; empty: none is known
     applies: Callable[[MistralConfig], bool] | None = None  # None: to all models
+    # None: to all tokenizers
+    applies_to_tokenizer: Callable[[PublishedTokenizer], bool] | None = None
+
+    def fits(self, checkpoint: Checkpoint) -> bool:
+        """Whether the model has what the fault changes."""
+        if self.applies is not None and not self.applies(checkpoint.config):
+            return False
+        applies = self.applies_to_tokenizer
+        return applies is None or applies(checkpoint.read_tokenizer())
 
 
 def planted(fault: Fault, artifact: Path, copy: Path, checkpoint: Path = MODEL) -> Path:
@@ -174,14 +185,30 @@ def planted(fault: Fault, artifact: Path, copy: Path, checkpoint: Path = MODEL) 
     Raises:
         GraphError: the fault changes nothing in this artifact.
     """
-    graph = Graph(artifact, checkpoint)
-    before = graph.model.SerializeToString(deterministic=True)
-    fault.plant(graph)
-    if graph.model.SerializeToString(deterministic=True) == before:
-        raise GraphError(
-            f"{artifact}: the fault {fault.name!r} changes nothing in its graph, expected another "
-            "graph; limit the fault to the models that it applies to"
-        )
-    shutil.copytree(artifact, copy, ignore=shutil.ignore_patterns("model.onnx*"))
-    onnx.save(graph.model, copy / MODEL_FILE)
+    if fault.plant is not None:
+        graph = Graph(artifact, checkpoint)
+        before = graph.model.SerializeToString(deterministic=True)
+        fault.plant(graph)
+        if graph.model.SerializeToString(deterministic=True) == before:
+            raise _no_change(fault, artifact, "in its graph, expected another graph")
+        shutil.copytree(artifact, copy, ignore=shutil.ignore_patterns("model.onnx*"))
+        onnx.save(graph.model, copy / MODEL_FILE)
+    if fault.edit is not None:
+        shutil.copytree(artifact, copy, dirs_exist_ok=True)
+        fault.edit(copy)
+        if _files(copy) == _files(artifact):
+            shutil.rmtree(copy)
+            raise _no_change(fault, artifact, "in its files, expected another file")
     return copy
+
+
+def _no_change(fault: Fault, artifact: Path, where: str) -> GraphError:
+    return GraphError(
+        f"{artifact}: the fault {fault.name!r} changes nothing {where}; limit the fault to the "
+        "models that it applies to"
+    )
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """Files beside the graph, by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}

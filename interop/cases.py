@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from ..runtime.manifest import Manifest, read_manifest
 from ..runtime.sizes import counted
 from ..runtime.tokenizers.kinds import open_tokenizer
 from ..validate.sequences.tokens import SAMPLE
+from ..validate.tokenizer.check_tokenizer import around
+from .tokenized import ADDED, CHAT, MAKERS, make_checkpoint
 
 NEW_TOKENS = 160  # several windows
 _WINDOWS = 3  # tokens of the prompt fed at once
@@ -41,6 +44,7 @@ class Case:
     has_window: bool = True
     prompt: str  # greedy decoding from it reaches no end token
     text: Path
+    tokenizer: str | None = None  # of ``tokenized.MAKERS``; None: the checkpoint's own
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +85,15 @@ def cases(model: Path, shared: Path | None) -> Iterator[Case]:
             prompt=prompt,
             text=SAMPLE,
         )
+    for name in MAKERS:
+        yield Case(
+            name=f"{model.name} fp32 ort growing, {name}",
+            checkpoint=model,
+            options=ExportOptions(quant="fp32", target="ort", cache="growing"),
+            prompt=prompt,
+            text=SAMPLE,
+            tokenizer=name,
+        )
     if shared is None:
         return
     stories, text = stories_in(shared)
@@ -106,6 +119,11 @@ def export(case: Case, folder: Path) -> Exported:
     Raises:
         TramontaneError: as ``export_checkpoint``.
     """
+    if case.tokenizer is not None:
+        made = make_checkpoint(
+            case.tokenizer, case.checkpoint, folder.with_name(f"{folder.name}-checkpoint")
+        )
+        case = dataclasses.replace(case, checkpoint=made)
     export_checkpoint(case.checkpoint, folder, case.options, resume=False)
     manifest = read_manifest(folder)
     tokenizer = open_tokenizer(folder, manifest)
@@ -117,7 +135,8 @@ def export(case: Case, folder: Path) -> Exported:
         "prompts": [tokenizer.encode(case.prompt), tokens[: _WINDOWS * window]],
         "new_tokens": NEW_TOKENS,
         "texts": [case.prompt],
-        "strings": list(PROBE_TEXTS),
+        "strings": [*PROBE_TEXTS, *around(ADDED.get(case.tokenizer or "", ()))],
+        "chat": None if case.tokenizer is None else CHAT,
         "score": tokens[:most],
         "logits": str(folder.resolve().with_suffix(".logits")),
     }

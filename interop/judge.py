@@ -33,6 +33,7 @@ class ExpectedAnswer:
     ids: list[list[int]]  # of SentencePiece, on the tokenizer probes
     decoded: list[str]
     logits: np.ndarray  # (T, V) float32, of transformers
+    chat: str | None = None  # a chat, as transformers' template writes it; None: no template
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,8 +106,17 @@ def judge(runtime: Runtime, exported: Exported, answer: Answer, expected: Expect
             if found != right
         ]
     if "ids" in answer:
-        wrong += _misread(runtime, exported.job["strings"], answer, expected)
+        misread = _misread(runtime, exported.job["strings"], answer, expected)
+        other_rules = runtime.reads_other_rules(exported.case)
+        wrong += [] if other_rules else [why for _, why in misread]
+        if expected.chat is not None and answer.get("chat", expected.chat) != expected.chat:
+            wrong.append(f"chat {answer['chat']!r}, expected {expected.chat!r}")
         said += ", text" if "texts" in answer and not measures(runtime, exported) else ""
+        if other_rules:
+            strings = len({text for text, _ in misread})
+            said += f"; {strings} of {len(exported.job['strings'])} strings differ: {other_rules}"
+            if not strings:
+                wrong.append(f"no string differs, expected some: {other_rules}")
     return Cell(
         said="; ".join(wrong) if wrong else said,
         is_failure=bool(wrong),
@@ -145,11 +155,11 @@ def _first_other(found: Sequence[list[int]], expected: Sequence[list[int]]) -> l
 
 def _misread(
     runtime: Runtime, strings: Sequence[str], answer: Answer, expected: ExpectedAnswer
-) -> list[str]:
-    """Strings that are encoded or decoded differently, without the known differences."""
+) -> list[tuple[str, str]]:
+    """Strings that are encoded or decoded differently, without known differences, and how."""
     kinds = (("ids", runtime.reads_otherwise), ("decoded", runtime.writes_otherwise))
     return [
-        f"{text!r}: {kind} {found!r}, expected {right!r}"
+        (text, f"{text!r}: {kind} {found!r}, expected {right!r}")
         for kind, is_known in kinds
         for text, found, right in zip(strings, answer[kind], getattr(expected, kind), strict=True)
         if found != right and not is_known(text)

@@ -88,6 +88,7 @@ def run_row(row: Row, references: References) -> Cells:
         ids=driver["ids"],
         decoded=driver["decoded"],
         logits=logits,
+        chat=reference.get("chat"),
     )
     answers = {DRIVER.name: driver}
     found = []
@@ -115,7 +116,7 @@ def _reference(exported: Exported, references: References) -> tuple[Answer, np.n
     """The answer of transformers, once for all artifacts of one checkpoint, config and job."""
     config = json.loads((exported.folder / CONFIG_FILE).read_text(encoding="utf-8"))
     config.pop("transformers.js_config", None)
-    job = {name: exported.job[name] for name in ("prompts", "score", "texts", "strings")}
+    job = {name: exported.job[name] for name in ("prompts", "score", "texts", "strings", "chat")}
     checkpoint = str(exported.case.checkpoint.resolve())
     key = json.dumps([checkpoint, config, job], sort_keys=True)
     if key not in references:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from ..graphs.targets.known import DEFAULT_TARGET, find_target
 from ..runtime import minimal_decode
 from ..validate.tolerance import FEWEST_POSITIONS
 from .cases import NEW_TOKENS, NUM_SCORED, Case
+from .tokenized import ADDED_TOKENS
 
 _RUNNERS = Path(__file__).with_name("runners")
 _GENAI = ("onnxruntime-genai==0.18.0",)
@@ -74,6 +76,8 @@ class Runtime(Column):
     # Tokenizer probes that its own tokenizer encodes or decodes differently from SentencePiece.
     reads_otherwise: Callable[[str], bool] = lambda _: False
     writes_otherwise: Callable[[str], bool] = lambda _: False
+    # Why its tokenizer cannot read an artifact's rules, so that strings may differ; empty: it can.
+    reads_other_rules: Callable[[Case], str] = lambda _: ""
 
 
 def _here(runner: str, job: Path) -> list[str | Path]:
@@ -129,6 +133,15 @@ def _grows(case: Case) -> bool:
     return case.options.cache_choice.grows or not case.has_window
 
 
+def _has_own_tokenizer(case: Case) -> bool:
+    """Whether the model has the tokenizer that it was trained with."""
+    return case.tokenizer is None
+
+
+def _grows_as_published(case: Case) -> bool:
+    return _grows(case) and _has_own_tokenizer(case)
+
+
 def _spells_control(text: str) -> bool:
     return any(token in text for token in ("<s>", "</s>", "<unk>"))
 
@@ -138,7 +151,13 @@ def _begins_with_mark(text: str) -> bool:
 
 
 def _is_lost_in_genai(text: str) -> bool:
-    return text == "" or _spells_control(text) or "\uffff" in text or "\U0010ffff" in text
+    is_special = re.fullmatch(r"(<\|\w+\|>)+", text) is not None  # text without characters
+    is_lost = text == "" or is_special or "\uffff" in text or "\U0010ffff" in text
+    return is_lost or _spells_control(text)
+
+
+def _has_unread_rules_in_genai(case: Case) -> str:
+    return "it does not read Metaspace" if case.tokenizer == ADDED_TOKENS else ""
 
 
 REFERENCE = Runtime(name="transformers", start=lambda job: _here("pytorch.py", job))
@@ -154,6 +173,7 @@ OTHERS = (
         start=_genai,
         reads_otherwise=_spells_control,  # reads it as the token
         writes_otherwise=_is_lost_in_genai,  # text without characters, or only the start token
+        reads_other_rules=_has_unread_rules_in_genai,
     ),
     Runtime(
         name="transformers.js",
@@ -183,11 +203,11 @@ OTHERS = (
         new_tokens=6,  # on a software adapter each token takes seconds
         num_scored=FEWEST_POSITIONS,
         # Its attention has a window, but it cannot evict cache rows.
-        takes=lambda case: case.options.cache_choice.grows,
-        usual=lambda case: case.options.cache_choice.grows,
+        takes=lambda case: _has_own_tokenizer(case) and case.options.cache_choice.grows,
+        usual=lambda case: _has_own_tokenizer(case) and case.options.cache_choice.grows,
         seconds=60,
     ),
-    Runtime(name="optimum", start=_optimum, takes=_grows, usual=_grows, seconds=10),
+    Runtime(name="optimum", start=_optimum, takes=_grows, usual=_grows_as_published, seconds=10),
     Runtime(
         name=_DRIVER_ON_ARM,
         start=lambda job: [*arm64.python(), str(_RUNNERS / "driver.py"), job],

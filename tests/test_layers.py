@@ -32,7 +32,7 @@ ALLOWED = {
     "onnxscript": {"graphs", "export"},
     "onnx_ir": {"graphs", "export"},
     "onnxruntime": {"runtime", "validate", "interop", "bench"},
-    "transformers": {"interop"},
+    "transformers": {"validate", "interop"},
     "optimum": {"interop", "optimum_command"},
 }
 

@@ -43,6 +43,11 @@ class Subject:
         folder = self.path.absolute().parent
         return folder.parent.name if folder.name == _GRAPH_FOLDER else folder.name
 
+    @property
+    def artifact(self) -> Path | None:
+        """The artifact's folder; None of another exporter's graph."""
+        return None if self.manifest is None else self.path.parent.parent
+
     @functools.cached_property
     def graph(self) -> OpenedGraph:
         """The graph as a file holds it."""
@@ -125,8 +130,8 @@ class Subject:
 
     def feeder(self) -> Feeder:
         """The way apps go: our driver, or a runtime without it."""
-        if self.manifest is not None:
-            return DriverFeeder(Session.load(self.path.parent.parent), self.graph.cache_scales)
+        if self.artifact is not None:
+            return DriverFeeder(Session.load(self.artifact), self.graph.cache_scales)
         return self.graph_feeder()
 
     def graph_feeder(self, *, outputs: Sequence[str] = (), batch_size: int = 1) -> GraphFeeder:

@@ -21,6 +21,7 @@ from .reference.reference import Reference
 from .reference.reference_cache import Store
 from .sequences.check_sequences import check_sequences
 from .sequences.tokens import SAMPLE, TokenText, chunks, random_tokens, spans
+from .tokenizer.check_tokenizer import check_tokenizer
 from .tolerance import tolerance_for
 from .verdict import POOR, Check, closer, judged, word_for
 
@@ -80,6 +81,7 @@ class Gate:
         layer_checks = self._layer_checks(notes)
         if layer_checks is not None:
             checks += checks_of_layers(layer_checks)
+        checks += self._tokenizer(notes)
         return Measurement(
             runs=sequences.runs,
             subject=self.subject,
@@ -155,6 +157,15 @@ class Gate:
             "text": self.words.tokens(self.text, length, skipped=97 * seed),
             "random": random_tokens(self.subject.config.vocab_size, length, seed=seed),
         }
+
+    def _tokenizer(self, notes: list[str]) -> list[Check]:
+        """Compare the tokenizer and chat templates of an artifact of ours."""
+        artifact, manifest = self.subject.artifact, self.subject.manifest
+        if artifact is None or manifest is None:
+            return []
+        found = check_tokenizer(artifact, manifest, self.reference.checkpoint)
+        notes += found.notes
+        return found.checks
 
     def _layer_checks(self, notes: list[str]) -> LayerChecks | None:
         config, length = self.subject.config, self.spans.layers_checked

@@ -1,9 +1,19 @@
 // Tokenizes prompts and detokenizes a stream of tokens, one whole character at a time.
 
+// The byte that each character of a byte-level vocabulary stands for: printable bytes are themselves,
+// the others follow from U+0100 on. Source: openai/gpt-2, src/encoder.py, bytes_to_unicode.
+const BYTES = new Map();
+for (let byte = 0, others = 0; byte < 0x100; byte += 1) {
+  const isPrintable = (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte !== 0xad);
+  BYTES.set(String.fromCodePoint(isPrintable ? byte : 0x100 + others++), byte);
+}
+
 /** The artifact's tokenizer, over @huggingface/tokenizers. */
 export class Text {
   #tokenizer;
   #vocabulary;
+  #isByteLevel;
+  #added = new Map(); // whether each added token is special, by id
 
   /**
    * @param {Function} Tokenizer the class of @huggingface/tokenizers
@@ -13,6 +23,12 @@ export class Text {
   constructor(Tokenizer, [tokenizer, config], vocabulary) {
     this.#tokenizer = new Tokenizer(tokenizer, config);
     this.#vocabulary = vocabulary;
+    const { type, decoders = [] } = tokenizer.decoder ?? {};
+    this.#isByteLevel = [type, ...decoders.map((one) => one.type)].includes("ByteLevel");
+    for (const [id, { special }] of Object.entries(config.added_tokens_decoder ?? {})) {
+      this.#added.set(Number(id), special);
+    }
+    for (const { id, special } of tokenizer.added_tokens ?? []) this.#added.set(id, special);
   }
 
   /** Tokens of a prompt that begins a sequence, after the start token if the model has one. */
@@ -25,13 +41,23 @@ export class Text {
   /** Text of tokens from the start of a sequence; invalid UTF-8 becomes U+FFFD. */
   decode(ids) {
     const options = { skip_special_tokens: true, clean_up_tokenization_spaces: false };
-    return ids.length ? this.#tokenizer.decode(ids, options) : "";
+    const written = ids.filter((id) => this.hasText(id));
+    return written.length ? this.#tokenizer.decode(written, options) : "";
   }
 
-  /** The one byte that a piece such as <0xE2> stands for; null for other pieces. */
-  byte(id) {
-    const [, hex] = this.#tokenizer.id_to_token(id)?.match(/^<0x([0-9A-F]{2})>$/) ?? [];
-    return hex ? Number.parseInt(hex, 16) : null;
+  /** Whether a token is in a text: neither special, nor one that only the model has. */
+  hasText(id) {
+    return !this.#added.get(id) && this.#tokenizer.id_to_token(id) !== undefined;
+  }
+
+  /** The bytes that a piece such as <0xE2> or âĤ stands for; null for one of whole characters. */
+  bytes(id) {
+    if (this.#added.has(id)) return null;
+    const piece = this.#tokenizer.id_to_token(id) ?? "";
+    const [, hex] = piece.match(/^<0x([0-9A-F]{2})>$/) ?? [];
+    if (!this.#isByteLevel) return hex ? [Number.parseInt(hex, 16)] : null;
+    const bytes = Array.from(piece, (character) => BYTES.get(character));
+    return bytes.includes(undefined) ? null : bytes;
   }
 }
 
@@ -54,8 +80,10 @@ export class Detokenizer {
 
   /** Text that this token completes; empty while a character lacks bytes. */
   push(id) {
+    if (!this.#text.hasText(id)) return "";
     this.#waiting.push(id);
-    this.#missing = lacking(this.#text.byte(id), this.#missing);
+    const bytes = this.#text.bytes(id);
+    this.#missing = bytes === null ? 0 : bytes.reduce(lacking, this.#missing);
     return this.#missing ? "" : this.flush();
   }
 
@@ -79,8 +107,7 @@ export class Detokenizer {
 }
 
 /** Bytes that a character lacks after this byte; `missing` is the count before it. */
-function lacking(byte, missing) {
-  if (byte === null) return 0;
+function lacking(missing, byte) {
   if ((byte & 0xc0) === 0x80) return Math.max(0, missing - 1);
   if (byte >= 0xf0 && byte < 0xf5) return 3;
   if (byte >= 0xe0) return byte < 0xf0 ? 2 : 0;

@@ -24,6 +24,9 @@ def main(argv: Sequence[str]) -> int:
         made = continue_greedily(model, prompt, job["new_tokens"])
         texts.append(streamed(tokenizer, prompt, made))
     ids = [[int(token) for token in tokenizer.encode(string)] for string in job["strings"]]
+    chat = job["chat"] and tokenizer.apply_chat_template(
+        messages=json.dumps(job["chat"]), add_generation_prompt=True
+    )
     print(
         json.dumps(
             {
@@ -36,6 +39,7 @@ def main(argv: Sequence[str]) -> int:
                     for prompt in job["prompts"]
                 ],
                 "texts": texts,
+                "chat": chat,
                 "ids": ids,
                 "decoded": [tokenizer.decode(one) if one else "" for one in ids],
             }

@@ -31,6 +31,9 @@ def main(argv: Sequence[str]) -> int:
         before, after = (tokenizer.decode(t, skip_special_tokens=True) for t in (prompt, whole))
         texts.append(after[len(before) :])
     ids = [tokenizer(string)["input_ids"] for string in job["strings"]]
+    chat = job["chat"] and tokenizer.apply_chat_template(
+        job["chat"], tokenize=False, add_generation_prompt=True
+    )
     if job["score"] and job["logits"]:
         with torch.no_grad():
             logits = model(torch.tensor([job["score"]])).logits[0]
@@ -44,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
                     for prompt in job["prompts"]
                 ],
                 "texts": texts,
+                "chat": chat,
                 "ids": ids,
                 "decoded": [tokenizer.decode(one, skip_special_tokens=True) for one in ids],
             }

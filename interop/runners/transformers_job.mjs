@@ -13,7 +13,7 @@ export async function doJob({ AutoModelForCausalLM, AutoTokenizer, Tensor }, nam
   });
   const options = { max_new_tokens: job.new_tokens, do_sample: false };
   const whole = async (ids) => numbers(await model.generate({ ...inputs(ids), ...options }));
-  const found = { tokens: [], texts: [], ids: [], decoded: [], scored: null };
+  const found = { tokens: [], texts: [], ids: [], decoded: [], chat: null, scored: null };
   for (const prompt of job.prompts) {
     found.tokens.push((await whole(prompt)).slice(prompt.length));
   }
@@ -25,6 +25,10 @@ export async function doJob({ AutoModelForCausalLM, AutoTokenizer, Tensor }, nam
     const ids = read(string);
     found.ids.push(ids);
     found.decoded.push(write(ids));
+  }
+  if (job.chat) {
+    const plain = { tokenize: false, add_generation_prompt: true };
+    found.chat = tokenizer.apply_chat_template(job.chat, plain);
   }
   if (job.logits) found.scored = Array.from((await model(inputs(job.score))).logits.data);
   return found;

@@ -9,8 +9,9 @@ from pathlib import Path
 import onnx
 import pytest
 from tramontane.console import process_per_core
+from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.faults import __main__ as command
-from tramontane.faults import parallel
+from tramontane.faults import in_tokenizer, parallel
 from tramontane.faults.__main__ import as_markdown
 from tramontane.faults.catalogue import FAULTS
 from tramontane.faults.planting import Fault, Graph, planted
@@ -19,6 +20,7 @@ from tramontane.runtime.contract import MODEL_FILE
 from tramontane.runtime.errors import GraphError
 
 Artifact = Callable[[str], Path]
+IN_GRAPHS = [fault for fault in FAULTS if fault.plant is not None]
 
 
 def test_there_are_enough_of_them_and_no_two_alike() -> None:
@@ -32,7 +34,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", IN_GRAPHS, ids=lambda fault: fault.name)
 def test_a_fault_changes_the_graph_and_nothing_else(
     embedded_artifact: Artifact, tmp_path: Path, fault: Fault
 ) -> None:
@@ -115,3 +117,22 @@ def test_a_fault_that_changes_nothing_in_a_model_is_refused(
     with pytest.raises(GraphError, match="'none' changes nothing in its graph"):
         planted(nothing, embedded_artifact("fp32-ort"), tmp_path / "spoilt")
     assert not (tmp_path / "spoilt").exists()
+
+
+def test_an_edit_that_changes_no_file_is_refused(
+    embedded_artifact: Artifact, tmp_path: Path
+) -> None:
+    nothing = Fault(name="none", recipe="fp32-ort", edit=lambda _: None, place="", cause="")
+    with pytest.raises(GraphError, match="'none' changes nothing in its files"):
+        planted(nothing, embedded_artifact("fp32-ort"), tmp_path / "spoilt")
+    assert not (tmp_path / "spoilt").exists()
+
+
+def test_faults_of_added_tokens_and_templates_are_left_out_where_the_model_has_none(
+    stdlib_5m: Path,
+) -> None:
+    with Checkpoint.open(stdlib_5m) as checkpoint:
+        names = {fault.name for fault in in_tokenizer.FAULTS if fault.fits(checkpoint)}
+    assert "tokenizer.json: the start token of prompts left out" in names
+    assert "tokenizer.json: the ids of two added tokens exchanged" not in names
+    assert "the chat template lost" not in names

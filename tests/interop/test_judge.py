@@ -333,3 +333,30 @@ def _noisy(logits: np.ndarray, *, mean_kl: float) -> np.ndarray:
         found = compare(logits, logits + np.float32(middle) * noise, np.arange(T) % V)
         low, high = (middle, high) if found.mean_kl < mean_kl else (low, middle)
     return np.asarray(logits + np.float32(low) * noise)
+
+
+def test_a_chat_that_a_template_writes_otherwise_is_a_failure(
+    asked: Callable[[str], Exported], expected: ExpectedAnswer
+) -> None:
+    chatty = replace(expected, chat="<s>[INST]")
+    assert judge(OTHER, asked("fp32"), _answer(chat="<s>[INST]"), chatty).said.startswith("same")
+    cell = judge(OTHER, asked("fp32"), _answer(chat="[INST]"), chatty)
+    assert cell.is_failure
+    assert cell.said == "chat '[INST]', expected '<s>[INST]'"
+    # A runtime without templates is not asked for one.
+    assert not judge(OTHER, asked("fp32"), _answer(), chatty).is_failure
+
+
+def test_strings_that_rules_unknown_to_a_runtime_change_are_counted_and_there_must_be_some(
+    asked: Callable[[str], Exported], expected: ExpectedAnswer
+) -> None:
+    other = replace(OTHER, reads_other_rules=lambda _: "it has no such rule")
+    ids = [[*IDS[0], 7], *IDS[1:]]
+    cell = judge(other, asked("fp32"), _answer(ids=ids), expected)
+    assert not cell.is_failure
+    assert cell.said == (
+        f"same tokens, text; 1 of {len(STRINGS)} strings differ: it has no such rule"
+    )
+    cell = judge(other, asked("fp32"), _answer(), expected)
+    assert cell.is_failure
+    assert cell.said == "no string differs, expected some: it has no such rule"

@@ -94,7 +94,8 @@ def assert_proved(verdict: Verdict) -> None:
     assert verdict.explanation is None
     kinds = {check.kind for check in verdict.measurement.checks}
     parts = {"weights", "operators", "rows"}
-    assert kinds == {"distance", "logits", "cache", "greedy", "batch"} | parts
+    wholes = {"distance", "logits", "cache", "greedy", "batch", "tokenizer"}
+    assert kinds == wholes | parts
     bounded = [check for check in verdict.measurement.checks if check.bounds]
     assert len(bounded) == len(verdict.measurement.checks) - 1  # random tokens' distance
 

@@ -14,12 +14,17 @@ from ..layer_checks.findings import SCALES, ComparedTensor, LayerChecks
 from ..measurement import Measurement
 from ..sequences.batches import feed_batches
 from ..sequences.sequences import Feed, feeds
+from ..tokenizer import check_tokenizer
 from ..verdict import Check
 from .of_operators import ROTATED, cause_of_operator
 from .of_rows import cause_of_rows
 from .of_scales import cause_of_scales
+from .of_tokenizer import cause_of_tokenizer
 from .of_weights import cause_of_weights
 from .rank_causes import Found
+
+_EXPORT_AGAIN = "export again, and keep the artifact's files as they are written"
+_REPORT = "please report this, with the checkpoint's tokenizer files"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +55,10 @@ def explain(gate: Gate, measurement: Measurement) -> Explanation | None:
     if measurement.passed:
         return None
     layer_checks = measurement.layer_checks
-    failed = [check for check in measurement.checks if check.failures]
+    broken = [check for check in measurement.checks if check.failures]
+    failed = [check for check in broken if check.kind != check_tokenizer.KIND]
+    if not failed:
+        return _of_tokenizer(gate, broken[0])
     if all(check.kind == "distance" for check in failed):
         return _of_distance(gate, failed[0])
     if layer_checks is not None and layer_checks.first_broken is None:
@@ -114,6 +122,23 @@ def _of_distance(gate: Gate, check: Check) -> Explanation:
         cause=f"{gate.subject.quant} changes this model's outputs by this much on this text",
         evidence="every weight, operator and sequence is within its bound",
         advice=gate.how_to_get_closer(),
+    )
+
+
+def _of_tokenizer(gate: Gate, check: Check) -> Explanation:
+    """An explanation where the graph is right, and the tokenizer or a chat template is not."""
+    artifact, manifest = gate.subject.artifact, gate.subject.manifest
+    found: Found | None = None
+    if artifact is not None and manifest is not None:
+        found = cause_of_tokenizer(check, artifact, manifest, gate.reference.checkpoint)
+    cause, evidence = found or ("", "the artifact's file is the one that the export writes")
+    return Explanation(
+        place=check.name,
+        error=check.figures[check_tokenizer.FIGURE],
+        bound=0,
+        cause=cause,
+        evidence=evidence,
+        advice=_EXPORT_AGAIN if found else _REPORT,
     )
 
 

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from ...runtime.sizes import format_bytes
 from ..layer_checks.findings import LayerFinding
+from ..tokenizer import check_tokenizer
 from ..verdict import COMPARED, WORDS, Check, checks_of, judged_checks, number_of
 from . import plots
 from .scales import write_number
@@ -82,6 +83,11 @@ _TABLES: tuple[tuple[str, tuple[str, ...], dict[str, tuple[str, ...]]], ...] = (
         "Weights, operators and cached rows, one by one",
         _ALONE,
         {"worst error": _ERRORS, "out of bounds": ("broken",), "checked": ("looked_at",)},
+    ),
+    (
+        "Tokenizer and chat templates, compared with the checkpoint's",
+        (check_tokenizer.KIND,),
+        {check_tokenizer.LABEL: (check_tokenizer.FIGURE,), "compared": ("compared",)},
     ),
 )
 
@@ -161,6 +167,11 @@ def _sentence(report: dict[str, Any]) -> str:
         return (
             f"{artifact} computes what {quant} specifies, but its outputs are further from "
             f"{reference}'s than is allowed."
+        )
+    if set(failed) == {check_tokenizer.KIND}:
+        return (
+            f"{artifact} computes what {quant} makes of {reference}, but its tokenizer or "
+            f"its chat templates are not {reference}'s."
         )
     if failed:
         return (

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...export.parity_labels import PARITY_LABELS, figure_text, parity_rows
+from ..tokenizer import check_tokenizer
 from ..verdict import (
     COMPARED,
     FIGURE_LABELS,
@@ -30,8 +31,16 @@ _FIGURES = {
     "mean_kl": "mean KL",
     "same_top": "top-1 agreement",
 }
+_LABELS = {**FIGURE_LABELS, check_tokenizer.FIGURE: check_tokenizer.LABEL}
 # The most important figure of the other kinds of checks.
-_ERRORS = ("mean_cache_error", "greedy_gap", "weight_error", "operator_error", "row_error")
+_ERRORS = (
+    "mean_cache_error",
+    "greedy_gap",
+    "weight_error",
+    "operator_error",
+    "row_error",
+    check_tokenizer.FIGURE,
+)
 _WIDTH = 80  # columns, where the output is no terminal
 _WRAPPER = textwrap.TextWrapper(
     _WIDTH, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
@@ -75,7 +84,7 @@ def _checks_table(checks: Sequence[Check]) -> Table:
         table.add_row(
             kind,
             str(len(alike)),
-            f"{FIGURE_LABELS[figure]}: {check.name}",
+            f"{_LABELS[figure]}: {check.name}",
             _shown(check.figures[figure], digits=1),
             f"{'>=' if is_share(figure) else '<='} {_shown(check.bounds[figure], digits=1)}",
         )

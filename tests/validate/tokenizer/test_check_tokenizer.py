@@ -1,0 +1,186 @@
+"""Tests of the tokenizer's check: each planted fault is found, named and explained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import transformers
+from tramontane.export.build import export_checkpoint
+from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.options import recipe_named
+from tramontane.faults import in_tokenizer
+from tramontane.faults.planting import Fault, planted
+from tramontane.runtime.errors import ParityError
+from tramontane.runtime.manifest import read_manifest
+from tramontane.validate.causes.of_tokenizer import cause_of_tokenizer
+from tramontane.validate.run_gate import prove
+from tramontane.validate.tokenizer import readers
+from tramontane.validate.tokenizer.check_tokenizer import TokenizerChecks, check_tokenizer
+from tramontane.validate.verdict import Check
+
+from ...tiny_tokenizers import END, START, llama_3, non_special, save
+
+pytestmark = pytest.mark.slow
+
+TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
+
+
+@pytest.fixture(scope="module")
+def chat(tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with byte-level BPE, added tokens and a chat template, as Llama 3 has them."""
+    folder = shutil.copytree(
+        tiny_checkpoint(vocab_size=640), tmp_path_factory.mktemp("chat") / "model"
+    )
+    tokenizer = llama_3()
+    tokenizer.add_tokens([non_special("def_of")])
+    return save(tokenizer, folder, chat_template=TEMPLATE)
+
+
+@pytest.fixture(scope="module")
+def good(chat: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its artifact, not proved."""
+    out = tmp_path_factory.mktemp("chat") / "artifact"
+    export_checkpoint(chat, out, recipe_named("fp32-ort"))
+    return out
+
+
+def checked(artifact: Path, checkpoint: Path) -> TokenizerChecks:
+    return check_tokenizer(artifact, read_manifest(artifact), Checkpoint.open(checkpoint))
+
+
+def failed(artifact: Path, checkpoint: Path) -> list[Check]:
+    return [check for check in checked(artifact, checkpoint).checks if check.failures]
+
+
+def test_all_readings_of_an_artifact_are_the_checkpoints(good: Path, chat: Path) -> None:
+    found = checked(good, chat)
+    assert [check.name for check in found.checks] == [
+        "tokenizer.json, as the driver reads it",
+        "tokenizer.json, as tokenizers reads it",
+        "tokenizer.json, as transformers reads it",
+        "chat templates",
+    ]
+    assert [check.failures for check in found.checks] == [()] * 4
+    assert all(check.figures["differing"] == 0 for check in found.checks)
+    assert found.notes == []
+
+
+FITTING = [
+    fault
+    for fault in in_tokenizer.FAULTS
+    if fault.name != "tokenizer.json: the ids of two pieces exchanged"  # SentencePiece's
+]
+
+
+@pytest.mark.parametrize("fault", FITTING, ids=lambda fault: fault.name)
+def test_a_planted_fault_is_found_and_explained(
+    good: Path, chat: Path, tmp_path: Path, fault: Fault
+) -> None:
+    checkpoint = Checkpoint.open(chat)
+    assert fault.fits(checkpoint)
+    spoilt = planted(fault, good, tmp_path / "spoilt")
+    first = failed(spoilt, chat)[0]
+    assert first.name.startswith(fault.place)
+    found = cause_of_tokenizer(first, spoilt, read_manifest(spoilt), checkpoint)
+    assert found is not None
+    assert fault.cause in found[0]
+
+
+def test_exchanged_ids_name_the_first_string_the_ids_and_the_file(
+    good: Path, chat: Path, tmp_path: Path
+) -> None:
+    (fault,) = (one for one in FITTING if "added tokens exchanged" in one.name)
+    spoilt = planted(fault, good, tmp_path / "spoilt")
+    first, *_ = failed(spoilt, chat)
+    assert first.failures[0].startswith(
+        f"{spoilt / 'tokenizer.json'}: token 2: found '<|im_end|>', expected '<|im_start|>'"
+    )
+
+
+def test_a_lost_token_names_the_string_that_it_is_in(
+    good: Path, chat: Path, tmp_path: Path
+) -> None:
+    spoilt = shutil.copytree(good, tmp_path / "spoilt")
+    path = spoilt / "tokenizer.json"
+    content = json.loads(path.read_bytes())
+    for one in content["added_tokens"]:
+        one["lstrip"] = one["content"] == "<|im_end|>"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    first, *_ = failed(spoilt, chat)
+    assert "tokens of 'a <|im_end|> b': found [" in first.failures[0]
+    found = cause_of_tokenizer(first, spoilt, read_manifest(spoilt), Checkpoint.open(chat))
+    assert found is not None
+    cause, evidence = found
+    expected = "added token '<|im_end|>' has lstrip True, expected False"
+    assert cause == f"tokenizer.json: {expected}"
+    assert evidence == ("with the checkpoint's added_tokens, all strings and tokens are alike")
+
+
+def test_the_gate_refuses_an_artifact_without_its_template_and_says_why(
+    good: Path, chat: Path, tmp_path: Path
+) -> None:
+    (fault,) = (one for one in FITTING if one.name == "the chat template lost")
+    spoilt = planted(fault, good, tmp_path / "spoilt")
+    with pytest.raises(ParityError, match="chat_template.jinja: found no template") as refused:
+        prove(spoilt, Checkpoint.open(chat))
+    assert "1 of " in str(refused.value)
+    assert "first at fault: chat templates" in str(refused.value)
+    assert "export again" in str(refused.value)
+
+
+def test_a_sidecar_that_cannot_be_read_fails_its_check(
+    stdlib_5m: Path, embedded_artifact: Callable[[str], Path], tmp_path: Path
+) -> None:
+    spoilt = shutil.copytree(embedded_artifact("fp32-ort"), tmp_path / "spoilt")
+    path = spoilt / "tokenizer.json"
+    path.write_text("{}")
+    (check,) = failed(spoilt, stdlib_5m)
+    assert f"{path}: tokenizers does not read it" in check.failures[0]
+    path.unlink()
+    assert checked(spoilt, stdlib_5m).notes == [
+        "the artifact has no tokenizer.json, so none was compared"
+    ]
+
+
+def test_where_transformers_does_not_read_the_checkpoint_a_note_says_so(
+    good: Path, chat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("an unknown class\nand more")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", refuse)
+    found = checked(good, chat)
+    assert [check.name for check in found.checks][-2:] == [
+        "tokenizer.json, as tokenizers reads it",
+        "chat templates",
+    ]
+    assert found.notes == [
+        f"tokenizer.json: transformers {transformers.__version__} does not read it "
+        "(an unknown class), so its tokens were not compared"
+    ]
+
+
+def test_where_transformers_is_not_installed_nothing_else_changes(
+    good: Path, chat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers.importlib.util, "find_spec", lambda _: None)
+    published = Checkpoint.open(chat).read_tokenizer()
+    assert readers.read_transformers(published) is None
+
+
+def test_control_tokens_beside_a_sentencepiece_model_are_compared_alone(stdlib_5m: Path) -> None:
+    own = readers.CheckpointTokenizer.read(Checkpoint.open(stdlib_5m))
+    wanted = readers.without_added(readers.read_checkpoint(own), own.codec, ["<s>", "</s>"])
+    assert wanted.encode("</s>") == [2]
+    assert wanted.encode("a</s>") is None
+    assert wanted.encode("a") == own.codec.encode("a")
+    assert wanted.decode([2]) == ""
+
+
+def test_start_and_end_are_among_the_tokens_that_are_compared(good: Path) -> None:
+    content = (good / "tokenizer.json").read_bytes()
+    assert {START, END, "def_of"} <= set(readers.added_texts(content))

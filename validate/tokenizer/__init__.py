@@ -1,0 +1,1 @@
+"""Whether an artifact's tokenizer and chat templates are the checkpoint's."""

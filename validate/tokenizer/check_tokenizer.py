@@ -1,0 +1,139 @@
+"""Compares an artifact's tokenizer and chat templates with the checkpoint's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...export.formats.checkpoint import Checkpoint
+from ...export.tokenizer.added_tokens import with_added_tokens
+from ...export.tokenizer.byte_level.agreement import MIXED_CASE
+from ...export.tokenizer.tokenizer import CheckpointTokenizer
+from ...export.tokenizer.tokenizer_probes import PROBE_TEXTS
+from ...runtime.contract import TOKENIZER_JSON_FILE
+from ...runtime.manifest import TOKENIZERS, Manifest
+from ..verdict import Check
+from .readers import (
+    TOKENIZERS_PACKAGE,
+    added_texts,
+    is_sentencepiece,
+    read_checkpoint,
+    read_driver,
+    read_sidecar,
+    read_transformers,
+    without_added,
+)
+from .reading import Reading, differences, name_of
+from .templates import first_other, published_templates, written_templates
+
+KIND = "tokenizer"
+FIGURE, LABEL = "differing", "strings and tokens that differ"
+TEMPLATES = "chat templates"
+_LEFT_OUT = "the artifact has no tokenizer.json, so none was compared"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerChecks:
+    """One check per reading of the tokenizer, and one of the chat templates."""
+
+    checks: list[Check]
+    notes: list[str]  # what was not compared, and why
+
+
+def check_tokenizer(artifact: Path, manifest: Manifest, checkpoint: Checkpoint) -> TokenizerChecks:
+    """Compare the tokenizer as each program reads it with the checkpoint's, and the templates.
+
+    Raises:
+        CheckpointError, ConfigError: the checkpoint's tokenizer cannot be read.
+        ContractError: the driver does not read the artifact's.
+    """
+    own = CheckpointTokenizer.read(checkpoint)
+    expected, size = read_checkpoint(own), len(own.codec)
+    published, sidecar = checkpoint.read_tokenizer(), artifact / TOKENIZER_JSON_FILE
+    content = sidecar.read_bytes() if sidecar.is_file() else None
+    added = _added(content)
+    spelled = dict.fromkeys([*_published_added(checkpoint), *added])
+    texts = [*PROBE_TEXTS, *MIXED_CASE, *around(spelled)]
+    driver = read_driver(artifact, manifest)
+    checks = [_judged(driver, expected, texts, size=size, path=artifact)]
+    notes = []
+    if content is None:
+        notes.append(_LEFT_OUT)
+    else:
+        wanted = (
+            without_added(expected, own.codec, added) if is_sentencepiece(manifest) else expected
+        )
+        checks.append(_sidecar(content, wanted, texts, size=size, path=artifact))
+    others = read_transformers(published)
+    if isinstance(others, str):
+        notes.append(f"{published.path.name}: {others}, so its tokens were not compared")
+    elif others is not None:
+        checks.append(_judged(others, expected, texts, size=size, path=published.path.parent))
+    checks.append(_templates(artifact, published_templates(published)))
+    return TokenizerChecks(checks=checks, notes=notes)
+
+
+def around(added: Iterable[str]) -> Iterator[str]:
+    """Each added token alone, between letters, after one space and two, and doubled.
+
+    >>> list(around(["<x>"]))
+    ['<x>', 'a<x>b', 'a <x> b', '  <x>', '<x><x>']
+    """
+    for one in added:
+        yield from (one, f"a{one}b", f"a {one} b", f"  {one}", one * 2)
+
+
+def _published_added(checkpoint: Checkpoint) -> list[str]:
+    """Added tokens of a checkpoint whose tokenizer is a ``tokenizer.json``."""
+    tokenizer = with_added_tokens(checkpoint.read_tokenizer(), checkpoint.config)
+    return added_texts(tokenizer.model) if tokenizer.kind == TOKENIZERS else []
+
+
+def _added(content: bytes | None) -> list[str]:
+    try:
+        return [] if content is None else added_texts(content)
+    except ValueError:
+        return []  # the check of that file fails, and says why
+
+
+def _sidecar(
+    content: bytes, expected: Reading, texts: list[str], *, size: int, path: Path
+) -> Check:
+    try:
+        return _judged(read_sidecar(content), expected, texts, size=size, path=path)
+    except ValueError as error:
+        name = name_of(TOKENIZER_JSON_FILE, TOKENIZERS_PACKAGE)
+        other = f"{path / TOKENIZER_JSON_FILE}: {TOKENIZERS_PACKAGE} does not read it ({error})"
+        return _check(name, [other], compared=len(texts) + size + 1)
+
+
+def _judged(
+    found: Reading, expected: Reading, texts: list[str], *, size: int, path: Path
+) -> Check:
+    """The check of one reading; its failure names the first difference."""
+    file = path / found.file
+    other = [f"{file}: {one}" for one in differences(found, expected, texts, size=size)]
+    return _check(found.name, other, compared=len(texts) + size + 1)
+
+
+def _check(name: str, other: list[str], *, compared: int) -> Check:
+    more = f"; {len(other)} of {compared} strings and tokens differ" if len(other) > 1 else ""
+    return Check(
+        name=name,
+        kind=KIND,
+        figures={FIGURE: len(other), "compared": compared},
+        bounds={FIGURE: 0},
+        failures=(f"{other[0]}{more}",) if other else (),
+    )
+
+
+def _templates(artifact: Path, expected: Mapping[str, bytes]) -> Check:
+    """The check of the templates, byte for byte."""
+    found = written_templates(artifact)
+    other = [
+        f"{artifact / place}: {difference}"
+        for place in sorted({*expected, *found})
+        if (difference := first_other(found.get(place), expected.get(place)))
+    ]
+    return _check(TEMPLATES, other, compared=max(1, len({*expected, *found})))

@@ -1,0 +1,167 @@
+"""The programs that read tokenizers: the driver, ``tokenizers`` and ``transformers``."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...export.formats.tokenizer_files import PublishedTokenizer
+from ...export.tokenizer.json_parts import read_around
+from ...export.tokenizer.tokenizer import CheckpointTokenizer
+from ...runtime.contract import TOKENIZER_JSON_FILE
+from ...runtime.manifest import SENTENCEPIECE, TOKENIZERS, Manifest
+from ...runtime.tokenizers.hugging_face import parse_tokenizer_json
+from ...runtime.tokenizers.kinds import KINDS, find_kind, open_tokenizer
+from ...runtime.tokenizers.protocol import Codec
+from .reading import Reading
+
+EXPORT, DRIVER = "the export", "the driver"
+TOKENIZERS_PACKAGE, TRANSFORMERS = "tokenizers", "transformers"
+
+
+def read_checkpoint(checkpoint: CheckpointTokenizer) -> Reading:
+    """The checkpoint's tokenizer, as the export reads it."""
+    kind = KINDS[checkpoint.vocabulary.kind]
+    start = checkpoint.vocabulary.prompt_start
+    return _of_codec(checkpoint.codec, file=kind.file, program=EXPORT, start=start)
+
+
+def read_driver(artifact: Path, manifest: Manifest) -> Reading:
+    """An artifact's tokenizer, as the driver reads it.
+
+    Raises:
+        ContractError: as ``open_tokenizer``.
+    """
+    kind = find_kind(artifact, manifest)
+    open_tokenizer(artifact, manifest)  # refuses what the driver refuses
+    codec = kind.parse((artifact / kind.file).read_bytes())
+    start = manifest.vocabulary.prompt_start
+    return _of_codec(codec, file=kind.file, program=DRIVER, start=start)
+
+
+def read_sidecar(content: bytes) -> Reading:
+    """A ``tokenizer.json``, as the package ``tokenizers`` reads it.
+
+    Raises:
+        ValueError: the package does not read it.
+    """
+    tokenizer = parse_tokenizer_json(content)
+    around = read_around(content)
+    added = tokenizer.get_added_tokens_decoder()  # the model spells them as they are normalized
+    return Reading(
+        file=TOKENIZER_JSON_FILE,
+        program=TOKENIZERS_PACKAGE,
+        encode=lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids),
+        decode=lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
+        piece=lambda token: _content(added.get(token)) or tokenizer.id_to_token(token),
+        start=None if around is None else around[0],
+    )
+
+
+def read_transformers(published: PublishedTokenizer) -> Reading | str | None:
+    """A checkpoint's ``tokenizer.json``, as ``transformers`` reads the folder.
+
+    Returns:
+        None where transformers is not installed, or reads other files than the driver. A message
+        where it does not read the folder.
+    """
+    if published.kind != TOKENIZERS or published.path.name != TOKENIZER_JSON_FILE:
+        return None
+    if importlib.util.find_spec(TRANSFORMERS) is None:
+        return None
+    import transformers
+
+    folder = published.path.parent
+    quiet = logging.getLogger(TRANSFORMERS)
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # what transformers raises has no type of its own
+        first = str(error).strip().partition("\n")[0]
+        return f"transformers {transformers.__version__} does not read it ({first})"
+    finally:
+        quiet.setLevel(level)
+
+    def encode(text: str, *, adds: bool = False) -> list[int]:
+        flags = {"add_special_tokens": adds, "split_special_tokens": False}
+        return [int(token) for token in tokenizer(text, **flags)["input_ids"]]
+
+    added = tokenizer.added_tokens_decoder
+    text, whole = encode("a"), encode("a", adds=True)
+    return Reading(
+        file=published.path.name,
+        program=TRANSFORMERS,
+        encode=encode,
+        decode=lambda ids: str(
+            tokenizer.decode(
+                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        ),
+        piece=lambda token: _content(added.get(token)) or tokenizer.convert_ids_to_tokens(token),
+        start=_before(text, whole),
+    )
+
+
+def without_added(expected: Reading, codec: Codec, added: Iterable[str]) -> Reading:
+    """What a ``tokenizer.json`` beside a SentencePiece model must give.
+
+    It reads control tokens where SentencePiece reads text, so that chat templates work: such a
+    token alone has the id of its piece, and other texts that spell one are not compared.
+    """
+    own = frozenset(added)
+
+    def encode(text: str) -> list[int] | None:
+        token = codec.find(text) if text in own else None
+        if token is not None:
+            return [token]
+        return None if any(one in text for one in own) else expected.encode(text)
+
+    def decode(tokens: Sequence[int]) -> str:
+        return expected.decode([token for token in tokens if codec.piece(token) not in own])
+
+    return dataclasses.replace(expected, encode=encode, decode=decode)
+
+
+def added_texts(content: bytes) -> list[str]:
+    """Texts of the tokens that a ``tokenizer.json`` adds to its model, by id.
+
+    Raises:
+        ValueError: ``tokenizers`` does not read it.
+    """
+    added = parse_tokenizer_json(content).get_added_tokens_decoder()
+    return [added[token].content for token in sorted(added)]
+
+
+def is_sentencepiece(manifest: Manifest) -> bool:
+    """Whether the driver reads a SentencePiece model beside the ``tokenizer.json``."""
+    return manifest.vocabulary.kind == SENTENCEPIECE
+
+
+def _of_codec(codec: Codec, *, file: str, program: str, start: list[int]) -> Reading:
+    return Reading(
+        file=file,
+        program=program,
+        encode=lambda text: codec.encode(text, allow_special=True),
+        decode=codec.decode,
+        piece=lambda token: codec.piece(token) if token < len(codec) else None,
+        start=start,
+    )
+
+
+def _before(text: list[int], whole: list[int]) -> list[int] | None:
+    """Tokens in front of a text; None: its tokens are not part of the whole."""
+    for start in range(len(whole) - len(text) + 1):
+        if text and whole[start : start + len(text)] == text:
+            return whole[:start]
+    return None
+
+
+def _content(added: Any) -> str | None:
+    return None if added is None else str(added.content)
