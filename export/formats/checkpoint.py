@@ -23,7 +23,7 @@ from .parameter_sources import find_sources
 from .rope_layout import pairs_to_halves
 from .stored_tensor import Floats, TensorSource
 from .tensor_names import EMBEDDING, is_rotated
-from .tokenizer_files import PublishedTokenizer
+from .tokenizer_files import DECIDING, PublishedTokenizer, deciding_files
 
 ADAPTER_PREFIX = "adapter-"  # of the names of adapters' files, as ``adapter-1/``
 _SLICE_ELEMENTS = 1 << 20  # read at once, beside the result
@@ -65,9 +65,12 @@ class Checkpoint:
             size = published.config.vocab_size
             config, sources = merge(adapter, published.config, sources, published.naming)
             published = dataclasses.replace(published, config=config)
-            published, unread = with_tokenizer(
+            changed, unread = with_tokenizer(
                 published, adapter, is_larger=config.vocab_size > size
             )
+            if changed is not published:
+                changed = _with_tokenizer_files(changed, adapter.folder)
+            published = changed
             notes += [*adapter.notes, *unread]
         return cls(published=published, sources=sources, adapters=opened, notes=tuple(notes))
 
@@ -98,7 +101,7 @@ class Checkpoint:
 
     @property
     def files(self) -> list[Path]:
-        """All files that it was read from, its adapters' too, and its tokenizer."""
+        """All files that it was read from, its adapters' too, and its tokenizer's."""
         return [*self.published.files, *(file for one in self.adapters for file in one.files)]
 
     @property
@@ -160,7 +163,7 @@ class Checkpoint:
         return self.published.held.find(self.path / name)
 
     def hashes(self) -> dict[str, str]:
-        """sha256 by name of the config, the weights, their index, the tokenizer and adapters."""
+        """sha256 by name of config, weights, their index, the tokenizer's files and adapters."""
         own = {path.name: self._sha256(path) for path in self.published.files}
         return {**own, **self.adapter_hashes()}
 
@@ -194,6 +197,15 @@ class Checkpoint:
             CheckpointError: naming the first such file, and what became of it.
         """
         self.published.held.refuse_changed()
+
+
+def _with_tokenizer_files(published: Published, folder: Path) -> Published:
+    """The tokenizer's files of an adapter's folder in the place of the base model's."""
+    own = deciding_files(folder)
+    for path in own:
+        published.held.hold(path)
+    kept = (path for path in published.files if path.name not in DECIDING and path not in own)
+    return dataclasses.replace(published, files=(*kept, *own))
 
 
 def read_merged_config(path: Path, adapters: Sequence[Path]) -> MistralConfig:

@@ -34,7 +34,7 @@ from .huggingface import CONFIG_FILE, read_config_json, read_quantization
 from .mistral import PARAMS_FILE, read_params_json
 from .stored_tensor import TensorSource
 from .tensor_names import Naming
-from .tokenizer_files import PublishedTokenizer, read_tokenizer, tokenizer_file
+from .tokenizer_files import PublishedTokenizer, deciding_files, read_tokenizer
 
 
 class Layout(StrEnum):
@@ -61,7 +61,7 @@ class Published:
     naming: Naming
     types: tuple[str, ...]  # of tensors, that can be read
     tensors: Mapping[str, TensorSource]
-    files: tuple[Path, ...]  # all that it was read from, and its tokenizer
+    files: tuple[Path, ...]  # all that it was read from, and all that decide its tokens
     held: HeldFiles  # these, and what was read beside them
     read_tokenizer: Callable[[], PublishedTokenizer]
     quantization: Mapping[str, Any] = field(default_factory=dict)  # quantization_config
@@ -99,9 +99,9 @@ def open_published(path: Path) -> Published:
     is_mistral, held = layout is Layout.MISTRAL, HeldFiles()
     config = (read_params_json if is_mistral else read_config_json)(path, held)
     described_in = PARAMS_FILE if is_mistral else CONFIG_FILE
-    found, tokenizer = shards.find_tensors(path, _SERIES[layout], held), tokenizer_file(path)
+    found = shards.find_tensors(path, _SERIES[layout], held)
     read = {tensor.path for tensor in found.tensors.values()}
-    known = {path / described_in, found.index, *read, tokenizer}
+    known = {path / described_in, found.index, *read, *deciding_files(path)}
     files = sorted(file for file in known if file is not None and file.is_file())
     for file in files:
         held.hold(file)

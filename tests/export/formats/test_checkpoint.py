@@ -138,6 +138,24 @@ def test_hashes_are_of_the_files_that_matter(tiny_checkpoint: Write) -> None:
     assert INDEX in open_checkpoint(tiny_checkpoint(**SHARDED)).hashes()
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "tekken.json",
+    ],
+)
+def test_every_file_that_decides_the_tokens_is_hashed(tiny_checkpoint: Write, name: str) -> None:
+    folder = tiny_checkpoint()
+    (folder / name).write_text("{}")
+    checkpoint = open_checkpoint(folder)
+    assert folder / name in checkpoint.files
+    assert checkpoint.hashes()[name] == hashlib.sha256(b"{}").hexdigest()
+
+
 def test_reference_holds_the_checkpoint_and_leaves_the_random_state(
     tiny_checkpoint: Write,
 ) -> None:

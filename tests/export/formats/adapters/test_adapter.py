@@ -261,3 +261,8 @@ def test_tokenizer_of_the_adapter_takes_the_place_of_the_bases(
         tokenizer = checkpoint.read_tokenizer()
         assert (tokenizer.path, tokenizer.adds_bos) == (folder / "tokenizer.model", False)
         assert sum(path.name == "tokenizer.model" for path in checkpoint.files) == 1
+        assert folder / "tokenizer_config.json" in checkpoint.files
+    (base / "tokenizer_config.json").write_text('{"add_bos_token": true}')
+    (folder / "tokenizer_config.json").unlink()
+    with Checkpoint.open(base, [folder]) as checkpoint:
+        assert "tokenizer_config.json" not in checkpoint.hashes()
