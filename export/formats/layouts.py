@@ -2,7 +2,8 @@
 
 Hugging Face: ``config.json`` and ``model.safetensors`` (or an index and its shards), or else
 ``pytorch_model.bin`` (or likewise).
-Mistral: ``params.json`` and ``consolidated.safetensors`` (or likewise).
+Mistral: ``params.json`` and ``consolidated.safetensors`` (or likewise), or
+``consolidated.00.pth``.
 GGUF: one file, any of its numbered parts, or a folder with one model.
 
 The first of these whose weights are there is read: Mistral's own v0.3, which has the first two,
@@ -31,7 +32,7 @@ from .gguf.file import readable_types
 from .gguf.tokenizer import rebuild_tokenizer
 from .held_files import HeldFiles
 from .huggingface import CONFIG_FILE, read_config_json, read_quantization
-from .mistral import PARAMS_FILE, read_params_json
+from .mistral import PARAMS_FILE, read_params_json, read_params_quantization
 from .stored_tensor import TensorSource
 from .tensor_names import Naming
 from .tokenizer_files import PublishedTokenizer, deciding_files, read_tokenizer
@@ -99,6 +100,7 @@ def open_published(path: Path) -> Published:
     is_mistral, held = layout is Layout.MISTRAL, HeldFiles()
     config = (read_params_json if is_mistral else read_config_json)(path, held)
     described_in = PARAMS_FILE if is_mistral else CONFIG_FILE
+    describe = read_params_quantization if is_mistral else read_quantization
     found = shards.find_tensors(path, _SERIES[layout], held)
     read = {tensor.path for tensor in found.tensors.values()}
     known = {path / described_in, found.index, *read, *deciding_files(path)}
@@ -118,7 +120,7 @@ def open_published(path: Path) -> Published:
         files=tuple(files),
         held=held,
         read_tokenizer=cache(lambda: read_tokenizer(path, held)),
-        quantization={} if is_mistral else read_quantization(held.hold(path / CONFIG_FILE)),
+        quantization=describe(held.hold(path / described_in)),
     )
 
 
