@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from ..graphs.targets.known import find_target
 from ..graphs.writing import artifact
 from ..graphs.writing.description import describe_tensors
 from ..graphs.writing.partial_folder import partial_of
-from ..graphs.writing.staging import note_of_replaced, staged
+from ..graphs.writing.staging import Claim, claimed, note_of_replaced
 from ..runtime.contract import CARD_FILE, MANIFEST_FILE
 from ..runtime.manifest import Manifest, describe_file, write_manifest
 from ..runtime.sizes import bits_per_weight
@@ -95,37 +94,27 @@ def export_checkpoint(
         checkpoint, out, options, adapters=adapters, base_model=base_model, replace=replace
     )
     say(note_of_replaced(out, is_proved=gate is not None))
-    with ready.weights, tempfile.TemporaryDirectory() as made:
-        # Before the long work: whatever is wrong with the tokenizer's files is found here.
-        tokenizer_json = write_tokenizer(ready.weights, Path(made), ready.vocabulary)
-        return _export(
-            ready,
-            out,
-            options,
-            tokenizer=(Path(made), tokenizer_json),
-            dump=dump,
-            gate=gate,
-            resume=resume,
-            replace=replace,
-        )
+    with (
+        ready.weights,
+        _print_how_to_resume(out),
+        claimed(out, replace=replace) as claim,
+    ):
+        return _export(ready, claim, options, dump=dump, gate=gate, resume=resume)
 
 
 def _export(
     ready: Preflight,
-    out: Path,
+    claim: Claim,
     options: ExportOptions,
     *,
-    tokenizer: tuple[Path, str],
     dump: Path | None,
     gate: Gate | None,
     resume: bool,
-    replace: bool,
 ) -> Manifest:
-    """Export a checkpoint that is open, and found to be one that can be exported.
-
-    ``tokenizer`` is the folder of the files that ``write_tokenizer`` wrote, and what it returned.
-    """
+    """Export a checkpoint that is open, and found to be one that can be exported."""
     weights, config, vocabulary = ready.weights, ready.config, ready.vocabulary
+    # Before the long work: whatever is wrong with the tokenizer's files is found here.
+    tokenizer_json = write_tokenizer(weights, claim.early, vocabulary)
     hashing = fingerprint.in_background(weights.hashes)
     for _ in track([config], "tracing"):
         model = trace_in_subprocess(config, ready.cache)
@@ -135,54 +124,51 @@ def _export(
     identity = fingerprint.identity(
         decisive(options), source=source, tools=tools, code=weights_code_digest()
     )
-    with (
-        _print_how_to_resume(out),
-        staged(out, identity=identity, resume=resume, replace=replace) as staging,
-    ):
-        say(staging.note)
-        folder = staging.folder
-        calibration = _calibrated(ready, options, staging.scratch)
-        _lower(model, ready, options, calibration, dump=dump)
-        tensors = describe_tensors(model.graph, quant=options.quant)
-        digests = artifact.write_graph(
-            model,
-            folder,
-            journal=staging.journal,
-            track=track,
-            max_shard_bytes=options.max_shard_bytes or find_target(options.target).max_shard_bytes,
-        )
-        shutil.copytree(tokenizer[0], folder, dirs_exist_ok=True)
-        write_sidecars(
-            weights,
-            folder,
-            config,
-            vocabulary,
-            target=find_target(options.target),
-            cache=ready.cache,
-        )
-        copy_licenses(weights, folder, ready.origin.get("license_files", []))
-        weights_bytes = _sizes(folder, digests)
-        manifest = Manifest(
-            quant=options.quant,
-            target=options.target,
-            geometry=geometry_of(config, ready.cache),
-            vocabulary=vocabulary,
-            memory=dataclasses.replace(ready.planned.memory, weights_bytes=weights_bytes),
-            bits_per_weight=bits_per_weight(weights_bytes, config.num_parameters),
-            source=source,
-            tools=tools,
-            tensors=tensors,
-            origin=ready.origin,
-            tokenizer_json=tokenizer[1],
-        )
-        write_manifest(folder, manifest)
-        weights.refuse_changed()
-        if gate is not None:
-            manifest = dataclasses.replace(manifest, parity=gate(folder, weights))
-        (folder / CARD_FILE).write_text(render_card(manifest), encoding="utf-8")
-        manifest = dataclasses.replace(manifest, files=_describe_files(folder, digests))
-        write_manifest(folder, manifest)
-        weights.refuse_changed()
+    staging = claim.begin(identity=identity, resume=resume)
+    say(staging.note)
+    folder = staging.folder
+    calibration = _calibrated(ready, options, staging.scratch)
+    _lower(model, ready, options, calibration, dump=dump)
+    tensors = describe_tensors(model.graph, quant=options.quant)
+    digests = artifact.write_graph(
+        model,
+        folder,
+        journal=staging.journal,
+        track=track,
+        max_shard_bytes=options.max_shard_bytes or find_target(options.target).max_shard_bytes,
+    )
+    shutil.copytree(claim.early, folder, dirs_exist_ok=True)
+    write_sidecars(
+        weights,
+        folder,
+        config,
+        vocabulary,
+        target=find_target(options.target),
+        cache=ready.cache,
+    )
+    copy_licenses(weights, folder, ready.origin.get("license_files", []))
+    weights_bytes = _sizes(folder, digests)
+    manifest = Manifest(
+        quant=options.quant,
+        target=options.target,
+        geometry=geometry_of(config, ready.cache),
+        vocabulary=vocabulary,
+        memory=dataclasses.replace(ready.planned.memory, weights_bytes=weights_bytes),
+        bits_per_weight=bits_per_weight(weights_bytes, config.num_parameters),
+        source=source,
+        tools=tools,
+        tensors=tensors,
+        origin=ready.origin,
+        tokenizer_json=tokenizer_json,
+    )
+    write_manifest(folder, manifest)
+    weights.refuse_changed()
+    if gate is not None:
+        manifest = dataclasses.replace(manifest, parity=gate(folder, weights))
+    (folder / CARD_FILE).write_text(render_card(manifest), encoding="utf-8")
+    manifest = dataclasses.replace(manifest, files=_describe_files(folder, digests))
+    write_manifest(folder, manifest)
+    weights.refuse_changed()
     return manifest
 
 

@@ -10,9 +10,11 @@ from ....runtime.errors import CheckpointError
 from ..layouts import Published
 from ..tokenizer_files import (
     ADDED_FILE,
+    DECIDING,
     MAP_FILE,
     SETTINGS_FILE,
     TEMPLATE_FILE,
+    deciding_files,
     read_tokenizer,
     tokenizer_file,
 )
@@ -47,13 +49,13 @@ def with_tokenizer(
                 "of these beside it"
             )
         return published, [f"{found}; the base model's tokenizer is used"]
-    published.held.hold(own)
-    replaced = published.tokenizer_file
-    kept = [file for file in published.files if file != replaced]
+    files = deciding_files(adapter.folder)
+    for path in files:
+        published.held.hold(path)
+    kept = (path for path in published.files if path.name not in DECIDING)
     changed = dataclasses.replace(
         published,
-        files=(*kept, own),
-        tokenizer_file=own,
+        files=(*kept, *files),
         read_tokenizer=cache(lambda: read_tokenizer(adapter.folder, published.held)),
     )
     return changed, []

@@ -23,7 +23,7 @@ from ...tokenizer.byte_level.pre_tokenizers import (
     smollm,
     split_by,
 )
-from ..metadata_fields import shown
+from ..metadata_fields import flag, listed, shown, text, token_id
 
 # Kinds of tokens. Source: ggml, docs/gguf.md.
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
@@ -73,15 +73,16 @@ def build_byte_level(settings: Mapping[str, Any], path: Path) -> tuple[Tokenizer
     Raises:
         CheckpointError: an unknown pre-tokenizer, a missing list, a token that is there twice, a
             merge of no token, or no start token though prompts start with one.
+        ConfigError: a value of another kind; the message begins with its name.
 
     Source: ggml, docs/gguf.md; llama.cpp, src/llama-vocab.cpp.
     """
     pre = _named(settings, path)
     tokens, kinds = _tokens(settings, path)
     ids = {token: number for number, token in enumerate(tokens)}
-    adds_start = bool(settings.get("add_bos_token", pre.adds_start))
-    start = settings.get("bos_token_id") if adds_start else None
-    if adds_start and (start is None or not 0 <= start < len(tokens)):
+    adds_start = flag(settings, "add_bos_token", pre.adds_start)
+    start = token_id(settings, "bos_token_id") if adds_start else None
+    if adds_start and (start is None or start >= len(tokens)):
         raise CheckpointError(
             f"{path}: tokenizer.ggml.bos_token_id is {start}, expected one of {len(tokens)} "
             "tokens, since prompts start with one; convert it again"
@@ -110,7 +111,7 @@ def build_byte_level(settings: Mapping[str, Any], path: Path) -> tuple[Tokenizer
 
 
 def _named(settings: Mapping[str, Any], path: Path) -> _Pre:
-    name = settings.get("pre")
+    name = text(settings, "pre")
     if name is None:
         say(
             f"{path}: tokenizer.ggml.pre is missing; text is split as llama.cpp does without it, "
@@ -126,12 +127,13 @@ def _named(settings: Mapping[str, Any], path: Path) -> _Pre:
 
 
 def _tokens(settings: Mapping[str, Any], path: Path) -> tuple[list[str], list[int]]:
-    tokens = settings.get("tokens")
-    if not isinstance(tokens, list) or not tokens:
+    tokens = listed(settings, "tokens", str)
+    if not tokens:
         raise CheckpointError(
-            f"{path}: tokenizer.ggml.tokens is {shown(tokens)}, expected a list; convert it again"
+            f"{path}: tokenizer.ggml.tokens is missing or empty, expected a list of texts; "
+            "convert it again"
         )
-    kinds = settings.get("token_type") or [1] * len(tokens)
+    kinds = listed(settings, "token_type", int) or [1] * len(tokens)
     if len(kinds) != len(tokens):
         raise CheckpointError(
             f"{path}: the tokenizer has {len(tokens)} tokens, {len(kinds)} token_type, expected "
@@ -148,11 +150,10 @@ def _tokens(settings: Mapping[str, Any], path: Path) -> tuple[list[str], list[in
 
 
 def _merges(settings: Mapping[str, Any], path: Path) -> list[tuple[str, str]]:
-    listed = settings.get("merges")
-    if not isinstance(listed, list):
+    if settings.get("merges") is None:
         raise CheckpointError(
-            f"{path}: tokenizer.ggml.merges is {shown(listed)}, expected a list; convert it again"
+            f"{path}: tokenizer.ggml.merges is missing, expected a list of texts; convert it again"
         )
-    pairs = (merge.partition(" ") for merge in listed)
+    pairs = (merge.partition(" ") for merge in listed(settings, "merges", str))
     # A merge that is there twice counts where it is first.
     return list(dict.fromkeys((left, right) for left, _, right in pairs))

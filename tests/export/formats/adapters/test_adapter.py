@@ -263,6 +263,11 @@ def test_tokenizer_of_the_adapter_takes_the_place_of_the_bases(
         assert checkpoint.read_tokenizer() is tokenizer  # parsed once
         assert (tokenizer.path, tokenizer.adds_bos) == (folder / "tokenizer.model", False)
         assert sum(path.name == "tokenizer.model" for path in checkpoint.files) == 1
+        assert folder / "tokenizer_config.json" in checkpoint.files
+    (base / "tokenizer_config.json").write_text('{"add_bos_token": true}')
+    (folder / "tokenizer_config.json").unlink()
+    with Checkpoint.open(base, [folder]) as checkpoint:
+        assert "tokenizer_config.json" not in checkpoint.hashes()
 
 
 def test_of_two_adapters_with_tokenizers_the_last_alone_is_a_source(
