@@ -87,8 +87,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _rows(plan: MatrixPlan, folder: Path, screenshots: Path | None) -> list[Row]:
-    """The plan's artifacts; the page is tested in every way with the first, then briefly."""
-    first = next((number for number, (_, row) in enumerate(plan.rows) if PAGE in row), None)
+    """The plan's artifacts; the page is tested in every way with the first whose cache evicts."""
+    evicting = (
+        number
+        for number, (case, row) in enumerate(plan.rows)
+        if PAGE in row and case.has_window and not case.options.cache_choice.grows
+    )
+    first = next(evicting, None)
     return [
         Row(
             case=case,

@@ -19,8 +19,9 @@ from tramontane.interop import __main__ as command
 from tramontane.interop import cases, rows
 from tramontane.interop.cases import Case, Exported
 from tramontane.interop.judge import Answer, Failed
+from tramontane.interop.matrix_plan import MatrixPlan
 from tramontane.interop.runners import driver
-from tramontane.interop.runtimes import DRIVER, REFERENCE, Runtime
+from tramontane.interop.runtimes import DRIVER, PAGE, REFERENCE, Runtime
 from tramontane.runtime.errors import ContractError
 
 NEW_TOKENS = 24
@@ -523,3 +524,15 @@ def _absent(job: Path) -> list[str]:
 
 def _never(job: Path) -> list[str]:
     pytest.fail("started")
+
+
+def test_the_page_is_tried_in_every_way_with_an_artifact_whose_cache_evicts(
+    stdlib_5m: Path, tmp_path: Path
+) -> None:
+    everything = list(cases.cases(stdlib_5m, None))
+    grows = [case for case in everything if case.options.cache_choice.grows]
+    evicts = [case for case in everything if not case.options.cache_choice.grows]
+    for chosen, brief in ((grows[:2], [True, True]), ([grows[0], evicts[0]], [True, False])):
+        plan = MatrixPlan(rows=[(case, [PAGE]) for case in chosen], columns=[PAGE.name])
+        found = command._rows(plan, tmp_path, tmp_path)
+        assert [row.is_brief for row in found] == brief

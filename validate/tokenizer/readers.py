@@ -84,28 +84,26 @@ def read_transformers(published: PublishedTokenizer) -> Reading | str | None:
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
+        if not isinstance(tokenizer, transformers.PreTrainedTokenizerFast):
+            raise TypeError(f"its class is {type(tokenizer).__name__}, which reads other files")
+        added = tokenizer.added_tokens_decoder
+        text, whole = (_encoded(tokenizer, "a", adds=adds) for adds in (False, True))
     except Exception as error:  # what transformers raises has no type of its own
         first = str(error).strip().partition("\n")[0]
         return f"transformers {transformers.__version__} does not read it ({first})"
     finally:
         quiet.setLevel(level)
 
-    def encode(text: str, *, adds: bool = False) -> list[int]:
-        flags = {"add_special_tokens": adds, "split_special_tokens": False}
-        return [int(token) for token in tokenizer(text, **flags)["input_ids"]]
-
-    added = tokenizer.added_tokens_decoder
-    text, whole = encode("a"), encode("a", adds=True)
     return Reading(
         file=published.path.name,
         program=TRANSFORMERS,
-        encode=encode,
+        encode=lambda text: _encoded(tokenizer, text, adds=False),
         decode=lambda ids: str(
             tokenizer.decode(
                 list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
         ),
-        piece=lambda token: _content(added.get(token)) or tokenizer.convert_ids_to_tokens(token),
+        piece=lambda token: _content(added.get(token)) or _piece(tokenizer, token),
         start=_before(text, whole),
     )
 
@@ -166,3 +164,14 @@ def _before(text: list[int], whole: list[int]) -> list[int] | None:
 
 def _content(added: Any) -> str | None:
     return None if added is None else str(added.content)
+
+
+def _encoded(tokenizer: Any, text: str, *, adds: bool) -> list[int]:
+    """Token ids by transformers; ``adds`` start and end tokens."""
+    flags = {"add_special_tokens": adds, "split_special_tokens": False}
+    return [int(token) for token in tokenizer(text, **flags)["input_ids"]]
+
+
+def _piece(tokenizer: Any, token: int) -> str | None:
+    found = tokenizer.convert_ids_to_tokens(token)
+    return None if found is None else str(found)

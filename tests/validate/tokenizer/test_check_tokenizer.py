@@ -164,6 +164,15 @@ def test_where_transformers_does_not_read_the_checkpoint_a_note_says_so(
     ]
 
 
+def test_a_class_of_transformers_that_reads_other_files_is_not_compared(
+    chat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: object())
+    found = readers.read_transformers(Checkpoint.open(chat).read_tokenizer())
+    assert isinstance(found, str)
+    assert found.endswith("(its class is object, which reads other files)")
+
+
 def test_where_transformers_is_not_installed_nothing_else_changes(
     good: Path, chat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
