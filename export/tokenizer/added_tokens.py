@@ -66,7 +66,8 @@ def with_added_tokens(tokenizer: PublishedTokenizer, config: MistralConfig) -> P
             tokenizer, path=published.path, kind=TOKENIZERS, model=published.read_bytes()
         )
         whole = _completed(alone, missing)
-    return read_natively(whole, tokenizer)
+    as_read = _as_read(whole.model, tokenizer, config.architecture)
+    return read_natively(whole, tokenizer, as_read=as_read)
 
 
 def added_ids(tokenizer: PublishedTokenizer) -> set[int]:
@@ -132,6 +133,30 @@ def _made(
     )
 
 
+def _as_read(content: bytes, tokenizer: PublishedTokenizer, architecture: str) -> bytes:
+    """A ``tokenizer.json`` as transformers reads it: its class for Llama has its own spaces.
+
+    Source: transformers 5.23, ``LlamaTokenizer.__init__``.
+    """
+    if not _is_llama(tokenizer, architecture):
+        return content
+    try:
+        described = json.loads(content)
+        if space_rule(described) is None:
+            return content
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return content  # the error is raised where it is opened
+    puts_space = tokenizer.settings.get("add_prefix_space") is not False
+    scheme = _prepend_scheme(tokenizer, architecture) if puts_space else "never"
+    spaces = {"replacement": SPACE, "prepend_scheme": scheme, "split": False}
+    described |= {"normalizer": None, "pre_tokenizer": {"type": "Metaspace", **spaces}}
+    return json.dumps(described).encode()
+
+
+def _is_llama(tokenizer: PublishedTokenizer, architecture: str) -> bool:
+    return architecture == "LlamaForCausalLM" and has_llama_class(tokenizer.settings)
+
+
 def _prepend_scheme(tokenizer: PublishedTokenizer, architecture: str) -> str:
     """Which stretches between control tokens get a space in front.
 
@@ -140,7 +165,7 @@ def _prepend_scheme(tokenizer: PublishedTokenizer, architecture: str) -> str:
 
     Source: transformers 5.23, ``LlamaTokenizer.__init__`` and ``_get_prepend_scheme``.
     """
-    if architecture == "LlamaForCausalLM" and has_llama_class(tokenizer.settings):
+    if _is_llama(tokenizer, architecture):
         return ALWAYS if tokenizer.settings.get("legacy") is True else FIRST
     published = tokenizer.companions.get(TOKENIZER_JSON_FILE)
     try:

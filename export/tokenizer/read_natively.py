@@ -28,15 +28,18 @@ _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _AROUND = ("{}", "a{}b", "a {}", "a  {} b", " {}", "{}{}", "{}user\nx{}\n", "{} \t\nx", "\n{}")
 
 
-def read_natively(whole: PublishedTokenizer, model: PublishedTokenizer) -> PublishedTokenizer:
+def read_natively(
+    whole: PublishedTokenizer, model: PublishedTokenizer, *, as_read: bytes
+) -> PublishedTokenizer:
     """The same tokenizer as the driver reads it: from the SentencePiece model where that is equal.
 
     Args:
         whole: the ``tokenizer.json`` that has all added tokens.
         model: the SentencePiece model beside it, which lacks some.
+        as_read: ``whole`` as transformers reads it, by which the driver's tokenizer is judged.
     """
     try:
-        found = _native(model.model, whole.model)
+        found = _native(model.model, as_read)
     except ValueError:
         return whole  # the error is raised where it is opened
     if isinstance(found, str):

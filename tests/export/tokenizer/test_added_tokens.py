@@ -17,7 +17,9 @@ from sentencepiece import SentencePieceProcessor
 from tokenizers.pre_tokenizers import Metaspace
 from tramontane.export.build import export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.formats.layouts import open_published
 from tramontane.export.options import recipe_named
+from tramontane.export.tokenizer.added_tokens import with_added_tokens
 from tramontane.export.tokenizer.sentencepiece_model import KIND, parse, serialize
 from tramontane.export.tokenizer.tokenizer import CheckpointTokenizer
 from tramontane.export.tokenizer.tokenizer_json import TokenizerJson
@@ -26,6 +28,7 @@ from tramontane.export.tokenizer.write_tokenizer import write_tokenizer
 from tramontane.runtime.errors import CheckpointError
 from tramontane.runtime.manifest import Vocabulary, read_manifest
 from tramontane.runtime.tokenizers.kinds import open_tokenizer
+from tramontane.runtime.tokenizers.sentencepiece import SentencePiece
 
 ADDED = START, END, PLAIN = "<|im_start|>", "<|im_end|>", "def_of"
 FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
@@ -326,6 +329,53 @@ def test_flags_are_those_of_transformers(folder: Path, flag: str, prepends: bool
     write_json(folder, *tokens, prepends=prepends)
     assert CheckpointTokenizer.read(Checkpoint.open(folder)).vocabulary.kind == "sentencepiece"
     assert_same_ids(folder)
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize("prepends", [True, False])
+def test_spaces_are_those_of_the_class_for_llama(
+    folder: Path, prepends: bool, legacy: bool
+) -> None:
+    edited(
+        folder / "config.json",
+        lambda own: own.update(
+            architectures=["LlamaForCausalLM"], model_type="llama", sliding_window=None
+        ),
+    )
+    settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "legacy": legacy}))
+    tokens = [transformers.AddedToken(one, normalized=False) for one in ADDED]
+    write_json(folder, *tokens, prepends=prepends)
+    assert CheckpointTokenizer.read(Checkpoint.open(folder)).vocabulary.kind == "sentencepiece"
+    assert_same_ids(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("legacy", [True, False])
+def test_tokens_added_to_llamas_vocabulary_are_read_beside_its_model(
+    folder: Path, shared: Path, legacy: bool
+) -> None:
+    shutil.copy(shared / "models/stories15M/tokenizer.model", folder)
+    without_json(folder, tokenizer_class="LlamaTokenizer", legacy=legacy, bos_token="<s>")
+    (folder / "added_tokens.json").write_text(json.dumps({START: 32000, END: 32001}))
+    edited(
+        folder / "config.json",
+        lambda own: own.update(
+            architectures=["LlamaForCausalLM"],
+            model_type="llama",
+            sliding_window=None,
+            vocab_size=32002,
+        ),
+    )
+    published = open_published(folder)
+    tokenizer = with_added_tokens(published.read_tokenizer(), published.config)
+    assert tokenizer.kind == "sentencepiece"
+    scheme = "always" if legacy else "first"
+    assert tokenizer.added_tokens.prepend_scheme == scheme
+    codec = SentencePiece(tokenizer.model, tokenizer.added_tokens)
+    found = codec.encode(f"{START}user\nhello{END}", allow_special=True)
+    inside = "\u2581user" if legacy else "user"
+    assert [codec.piece(token) for token in found[:2]] == [START, inside]
 
 
 @pytest.mark.parametrize(
