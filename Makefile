@@ -145,7 +145,7 @@ inspect: $(READY)  ## use: sizes and memory of an export before it starts, and w
 card: $(READY)  ## use: print an artifact's model card
 	@$(artifact) && $(tramontane) card "$$OUT"
 
-reduced: $(READY)  ## use: list an artifact's operators, and write it in onnxruntime's own format
+reduced: $(READY)  ## use: list an artifact's operators, and write it in ORT format
 	@$(artifact) && $(module).deploy.reduced_build "$$OUT" artifacts/reduced
 
 synthetic: $(READY)  ## use: write a checkpoint of random weights, as large as a known model

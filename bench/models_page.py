@@ -163,7 +163,7 @@ def _marked(path: Path, tests: Path) -> Iterator[Situation]:
 
 def as_markdown(rows: Sequence[Sequence[str]], found: Sequence[Situation]) -> str:
     """The page."""
-    columns = ("model", "source", "read from", "parameters", "tokenizer", "parity check")
+    columns = ("model", "source", "read from", "parameters", "tokenizer kind", "parity check")
     lines = [
         "# Models and files that were tried",
         "",
@@ -175,6 +175,21 @@ def as_markdown(rows: Sequence[Sequence[str]], found: Sequence[Situation]) -> st
         "with PyTorch in float32 on the model's own weights (`docs/parity.md`).",
         "",
         *_table((*columns, "mean KL, nats", "top-1 agreement"), rows),
+        "",
+        "*Tokenizer kind*: the driver reads `sentencepiece` itself, and `tokenizers` with the",
+        "package of that name (`vocabulary.kind` in `manifest.json`).",
+        "",
+        "## Tokenizer files",
+        "",
+        "- The driver reads a published `tokenizer.json` as it is, as the package",
+        "  `tokenizers` and other runtimes do. For `tokenizer_class` `LlamaTokenizer` or",
+        "  `GPT2Tokenizer` of a Llama, transformers 5 takes only the vocabulary and merges",
+        "  from the file, and drops its normalizer or its rule for digits (SmolLM2). Where",
+        "  that changes tokens, the export prints a note with the first such text.",
+        "- `tokenizer.json` and `tokenizer.model` in one folder must give the same tokens;",
+        "  otherwise the export stops with the first text on which they differ. Only how a",
+        "  text that begins with a space is read may differ: the driver follows",
+        "  `tokenizer.model`, and the artifact's `tokenizer.json` is then made from it.",
         "",
         "## Kinds of files",
         "",

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
-MAX_PROCESSES = 4  # each takes about 1 GB
+MAX_PROCESSES = 4  # each imports PyTorch anew, which takes memory
 _THREADS = "OMP_NUM_THREADS"  # numpy's and torch's, read when they are imported
 
 

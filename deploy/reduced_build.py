@@ -1,4 +1,4 @@
-"""Lists the operators that an artifact needs, and converts it to onnxruntime's own format.
+"""Lists the operators that an artifact needs, and converts it to ORT format (onnxruntime's).
 
 A phone's onnxruntime can be built with only these operators, and to read only that format.
 onnxruntime's tool makes both from a copy; the result is compared with the artifact.
@@ -124,7 +124,7 @@ def convert(artifact: Path, out: Path, manifest: Manifest) -> None:
     total = sum(int(manifest.files[name]["bytes"]) for name in files)
     if total > MOST_BYTES:
         raise ContractError(
-            f"{artifact}: graph and weights take {total} bytes, onnxruntime's own format holds at "
+            f"{artifact}: graph and weights take {total} bytes, ORT format holds at "
             f"most {MOST_BYTES} in its one file; ship the artifact as it is, weights beside it"
         )
     if importlib.util.find_spec("flatbuffers") is None:

@@ -21,7 +21,9 @@ from .formats.layouts import Layout
 from .options import ExportOptions, adapted, read_calibration_text
 from .plan import Plan, plan
 from .sidecars.upstream_metadata import read_upstream_metadata
+from .tokenizer.in_transformers import note_of_transformers
 from .tokenizer.tokenizer import read_vocabulary
+from .tokenizer.two_files import refuse_two_tokenizers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +71,8 @@ def preflight(
         read_vocabulary(weights),
         read_upstream_metadata(weights, base_model=base_model),
     )
+    refuse_two_tokenizers(weights)
+    say(note_of_transformers(weights) or "")
     planned = plan(
         config, quant=options.quant, target=options.target, block=options.block, cache=cache
     )

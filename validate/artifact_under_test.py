@@ -111,6 +111,11 @@ class Subject:
         return self.manifest is not None and self.weight_format.method.smooths_activations
 
     @property
+    def is_rounded_in_calibration(self) -> bool:
+        """Whether the layers' matrices were rounded for inputs that calibration observed."""
+        return self.manifest is not None and self.weight_format.method.rounds_in_calibration
+
+    @property
     def has_int8_cache(self) -> bool:
         """Whether keys and values are held in 8 bits."""
         return bool(self.graph.cache_scales)

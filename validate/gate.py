@@ -25,7 +25,12 @@ from .tokenizer.check_tokenizer import check_tokenizer
 from .tolerance import tolerance_for
 from .verdict import POOR, Check, closer, judged, word_for
 
-FIGURES = {"weights": "weight_error", "operators": "operator_error", "rows": "row_error"}
+FIGURES = {
+    "weights": "weight_error",
+    "rounding": "rounding_error",
+    "operators": "operator_error",
+    "rows": "row_error",
+}
 _MANY_PARAMETERS = 10**9  # beyond it, default runs check the operators of three layers only
 
 

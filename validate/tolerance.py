@@ -46,6 +46,9 @@ class Tolerance:
 
     noise: float = 3.0  # times the noise floor: of sequences' logits and cached rows
     weight_error: dict[int, float]  # by bits; of one weight, relative to the largest of its block
+    # Of a matrix that is rounded for its inputs, by GPTQ: how far its outputs move on other text,
+    # over how far they move where it is rounded to nearest.
+    rounding_error: float = 1.0
     float_error: float = 2e-5  # of one position, by an operator, relative to its length
     # The same for a matmul that quantizes activations. Some kernels sum codes around 128 and
     # subtract the offset afterwards, in float32: 1.5e-5 on arm64, 1e-6 on x86-64.
@@ -126,6 +129,7 @@ def tolerance_for(
         plain,
         noise=plain.noise * scale,
         weight_error={bits: bound * scale for bits, bound in plain.weight_error.items()},
+        rounding_error=plain.rounding_error * scale,
         float_error=plain.float_error * scale,
         rounded_error=plain.rounded_error * scale,
         attention_error=(2e-3 if int8_cache else plain.attention_error) * scale,

@@ -20,6 +20,7 @@ FIGURE_LABELS = {
     "cache_error": "drift of a cached row",
     "mean_cache_error": "mean drift of cached rows",
     "weight_error": "error of a weight",
+    "rounding_error": "error by rounding, over that of rounding to nearest",
     "operator_error": "error of an operator",
     "row_error": "error of a cached row",
 }

@@ -64,12 +64,14 @@ class FileRead:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Quantize, compare, print and write the table; 1 if a file is read otherwise."""
+    """Quantize, compare, print and write the table; 1 if a weight or a KL is out of bounds."""
     parser = argparse.ArgumentParser(
         prog="python -m tramontane.bench.peers.gguf_types", description=__doc__
     )
     parser.add_argument("model", type=Path, help="checkpoint")
-    parser.add_argument("--narrow", type=Path, help="checkpoint whose width 256 does not divide")
+    parser.add_argument(
+        "--narrow", type=Path, help="checkpoint whose hidden size is no multiple of 256"
+    )
     parser.add_argument("--only", nargs="+", metavar="KIND", help="kinds, such as Q4_K_M")
     parser.add_argument("--threads", type=int, default=physical_cores(), help="(%(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table as Markdown")
@@ -130,12 +132,12 @@ def examine(
 
 def _examined(job: dict[str, Any], kind: str, folder: Path, *, threads: int) -> Iterator[FileRead]:
     """Make one kind of file, and compare it; nothing where llama.cpp does not make it."""
-    say(f"{kind}: quantizing with llama.cpp, and comparing")
+    say(f"{kind}: llama.cpp quantizes the model; then weights and logits are compared")
     how = next(way for way in _WAYS if way in job)
     with tempfile.TemporaryDirectory(dir=folder) as own:
         path = Path(own) / f"{kind}.gguf"
         if _quantize({**job, how: {kind: str(path)}}, folder)["failed"]:
-            say(f"{kind}: llama.cpp does not make it")
+            say(f"{kind}: skipped, llama.cpp cannot write this type for this model")
             return
         yield _compared(kind, path, threads=threads)
 
@@ -152,7 +154,7 @@ def _compared(kind: str, path: Path, *, threads: int) -> FileRead:
         dequantized = path.with_name("dequantized.gguf")
         job = {"dequantize": {str(path): str(dequantized)}, "threads": threads}
         if _quantize(job, path.parent)["failed"]:
-            raise Absent(f"it does not dequantize {kind}")
+            raise Absent(f"it cannot dequantize {kind}")
         tokens = llama_runtime.proof_tokens(checkpoint)
         exact, rounded = (
             llama_runtime.compare_logits(checkpoint, each, tokens, threads=threads)
@@ -203,18 +205,19 @@ def as_markdown(tables: Mapping[str, Sequence[FileRead]], *, version: str) -> st
         "quantized a model to each kind of file that its tool makes, and to each type of tensor",
         "that no such file has, and saved it with all keys that it knows.",
         "",
-        "- *Other weights*: those that tramontane reads otherwise than llama.cpp dequantizes",
-        "  them, compared bit by bit.",
-        "- *Mean KL*: of llama.cpp's logits from those of our PyTorch model, in nats; llama.cpp",
-        f"  computes with the weights that it dequantized. At most {KL_BOUND:g} is accepted.",
-        "- *Mean KL, rounded*, and *same top*: likewise, with llama.cpp on the file itself, where",
-        f"  it rounds activations too. At most {ROUNDED_KL_BOUND:g} is accepted.",
-        "",
-        "Types that the `gguf` package cannot dequantize are refused with a clear error.",
+        "- *Weights that differ*: weights whose bits are not those that llama.cpp dequantizes.",
+        "- *KL, float*: mean KL divergence between llama.cpp's logits and those of our PyTorch",
+        "  model, in nats. llama.cpp runs in float32, on the weights that it dequantized. The",
+        f"  bound is {KL_BOUND:g}.",
+        "- *KL, quantized* and *top-1 agreement*: the same comparison with llama.cpp on the file",
+        f"  itself, where it rounds activations to 8 bits too. The bound is {ROUNDED_KL_BOUND:g}.",
+        "- *Result*: `same` if no weight differs and both KL are within their bounds; `refused`",
+        "  if the `gguf` package cannot dequantize a type of the file: the export then stops with",
+        "  the error in the second column.",
     ]
     columns = (
-        *("kind", "types of its matrices", "other weights", "mean KL", "mean KL, rounded"),
-        *("same top", "read"),
+        *("file type", "tensor types", "weights that differ", "KL, float", "KL, quantized"),
+        *("top-1 agreement", "result"),
     )
     for model, rows in tables.items():
         lines += [

@@ -1,4 +1,4 @@
-"""Typed fields of a checkpoint's metadata (JSON files, GGUF keys): read, or refused by name."""
+"""Reads typed fields of a checkpoint's metadata: JSON files and GGUF keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are the lists of operators and the graphs in onnxruntime's own format those of the artifact?"""
+"""Are the lists of operators and the graphs in ORT format those of the artifact?"""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_graph_too_large_for_one_file_is_refused_before_it_is_copied(
 ) -> None:
     artifact = embedded_artifact("int8-ort")
     monkeypatch.setattr(reduced_build, "MOST_BYTES", 1 << 20)
-    with pytest.raises(ContractError, match="own format holds at most 1048576 in its one file"):
+    with pytest.raises(ContractError, match="ORT format holds at most 1048576 in its one file"):
         reduced_build.convert(artifact, tmp_path / "out", manifest.read_manifest(artifact))
     assert not (tmp_path / "out").exists()
 

@@ -1,4 +1,4 @@
-"""Findings about weights, operators and cached rows."""
+"""Findings about weights, their rounding, operators and cached rows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+_SUFFIXES = {"weights": " weights", "rounding": " rounding"}  # of places, by kind
 SCALES = "scales"  # suffix of the names of findings about a cache's scales
 
 
@@ -15,7 +16,7 @@ class LayerFinding:
 
     layer: int | None  # None: before the first, or after the last
     name: str  # as parameters are named, e.g. attention.query; or attention, rope, ...
-    kind: str  # weights, operators or rows
+    kind: str  # weights, rounding, operators or rows
     error: float
     bound: float
     position: int | None  # of the token where it is worst; None for weights
@@ -30,7 +31,7 @@ class LayerFinding:
     def place(self) -> str:
         """Its place in the model."""
         where = "" if self.layer is None else f"layer {self.layer}, "
-        return f"{where}{self.name}{' weights' if self.kind == 'weights' else ''}"
+        return f"{where}{self.name}{_SUFFIXES.get(self.kind, '')}"
 
     def __str__(self) -> str:
         at = "" if self.position is None else f", worst at position {self.position}"

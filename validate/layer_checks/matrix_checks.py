@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from ...export.model.model import Layer
 from ...graphs.probing.matmuls import Matmul
+from ...graphs.quantization.codes import dequantize
+from ...graphs.quantization.methods.round_to_nearest import quantize
+from ...graphs.quantization.scheme import Scheme
 from ..artifact_under_test import Subject
 from ..probe import matrix_of
 from ..reference import operators
@@ -13,6 +17,7 @@ from ..tolerance import Tolerance
 from .findings import ComparedTensor, LayerChecks, LayerFinding, block_errors
 
 _OF_MLP = {"gate", "up", "down"}
+_EXACT = 1e-5  # of the outputs: what rounding to nearest moves less has not moved
 
 
 class MatrixChecks:
@@ -51,6 +56,52 @@ class MatrixChecks:
                 number, prefix + role, expected, found, bits=linear.bits, block=linear.block
             )
         return whole
+
+    def compare_rounding(
+        self,
+        number: int,
+        linear: Matmul,
+        weights: dict[str, np.ndarray],
+        matrix: np.ndarray,
+        x: np.ndarray,
+    ) -> None:
+        """Compare what rounding does to a matmul's outputs with what rounding to nearest does.
+
+        Only where calibration rounds the layers: it may move a weight by several steps, but not
+        the outputs by more than rounding to nearest would.
+
+        Args:
+            number: of the layer.
+            linear: the matmul.
+            weights: the checkpoint's matrices, by role, whose rows it has one above the other.
+            matrix: (N, K) float32, by which its kernel multiplies.
+            x: (T, K) float32, its inputs.
+        """
+        if not self._subject.is_rounded_in_calibration or linear.block is None:
+            return
+        scheme = Scheme(bits=linear.bits, block=linear.block)
+        inputs, start = torch.from_numpy(x), 0
+        for role, weight in weights.items():
+            found = matrix[start : start + len(weight)]
+            start += len(weight)
+            nearest = dequantize(quantize(weight, scheme), scheme, columns=weight.shape[1])
+            ours, theirs = (
+                float(torch.linalg.norm(inputs @ torch.from_numpy(each - weight).T))
+                for each in (found, nearest)
+            )
+            outputs = float(torch.linalg.norm(inputs @ torch.from_numpy(weight).T))
+            prefix = "mlp." if linear.role in _OF_MLP else "attention."
+            finding = LayerFinding(
+                layer=number,
+                name=prefix + role,
+                kind="rounding",
+                error=ours / max(theirs, outputs * _EXACT, 1e-30),
+                bound=self._tolerance.rounding_error,
+                position=None,
+            )
+            self._checks.add(
+                ComparedTensor(finding=finding, inputs={"x": x}, found=found, expected=weight)
+            )
 
     def compare_layer(self, number: int, layer: Layer, linears: dict[str, Matmul]) -> None:
         """Compare the matrices of a layer whose operators are not compared."""

@@ -70,6 +70,7 @@ class OneLayer:
         self.operators.compare(number, "attention", inputs, found, attended, bound=bound)
         weight = layer.attention.output.weight.numpy()
         matrix = self.matrices.compare_matmul(number, output, {"output": weight})
+        self.matrices.compare_rounding(number, output, {"output": weight}, matrix, found)
         self.operators.compare_matmul(
             number, "projection", output, {"x": found, "matrix": matrix}, seen.result(output)
         )
@@ -138,6 +139,7 @@ class OneLayer:
     ) -> None:
         """Compare a matmul's weights, then its output for its own input."""
         matrix = self.matrices.compare_matmul(number, linear, weights)
+        self.matrices.compare_rounding(number, linear, weights, matrix, x)
         self.operators.compare_matmul(
             number, name, linear, {"x": x, "matrix": matrix}, seen.result(linear)
         )

@@ -17,12 +17,12 @@ from ..verdict import Check
 from .readers import (
     TOKENIZERS_PACKAGE,
     added_texts,
+    beside_sentencepiece,
     is_sentencepiece,
     read_checkpoint,
     read_driver,
     read_sidecar,
     read_transformers,
-    without_added,
 )
 from .reading import Reading, differences, name_of
 from .templates import first_other, published_templates, written_templates
@@ -62,7 +62,9 @@ def check_tokenizer(artifact: Path, manifest: Manifest, checkpoint: Checkpoint) 
         notes.append(_LEFT_OUT)
     else:
         wanted = (
-            without_added(expected, own.codec, added) if is_sentencepiece(manifest) else expected
+            beside_sentencepiece(expected, own.codec, added)
+            if is_sentencepiece(manifest)
+            else expected
         )
         checks.append(_sidecar(content, wanted, texts, size=size, path=artifact))
     others = read_transformers(published)

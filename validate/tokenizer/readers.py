@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,19 +109,24 @@ def read_transformers(published: PublishedTokenizer) -> Reading | str | None:
     )
 
 
-def without_added(expected: Reading, codec: Codec, added: Iterable[str]) -> Reading:
+def beside_sentencepiece(expected: Reading, codec: Codec, added: Iterable[str]) -> Reading:
     """What a ``tokenizer.json`` beside a SentencePiece model must give.
 
-    It reads control tokens where SentencePiece reads text, so that chat templates work: such a
-    token alone has the id of its piece, and other texts that spell one are not compared.
+    Text that spells none of its added tokens is text alone: control pieces too, which the driver
+    reads as such where special tokens are allowed. Around its added tokens it gives the driver's
+    tokens; where the rest of a text spells a control piece, the two differ by design.
     """
     own = frozenset(added)
+    apart = re.compile("|".join(map(re.escape, sorted(own, key=len, reverse=True))))
 
     def encode(text: str) -> list[int] | None:
-        token = codec.find(text) if text in own else None
-        if token is not None:
-            return [token]
-        return None if any(one in text for one in own) else expected.encode(text)
+        if not any(one in text for one in own):
+            return codec.encode(text)
+        is_plain = all(
+            codec.encode(part) == codec.encode(part, allow_special=True)
+            for part in apart.split(text)
+        )
+        return codec.encode(text, allow_special=True) if is_plain else None
 
     def decode(tokens: Sequence[int]) -> str:
         return expected.decode([token for token in tokens if codec.piece(token) not in own])

@@ -74,7 +74,7 @@ _OF_WINDOWS = (
 
 
 def refuse_changes(own: dict[str, Any], *, prefix: str, known: set[str], head_dim: int) -> None:
-    """Refuse keys that may change the model, by name.
+    """Refuse keys that may change the model; the error names the key.
 
     Args:
         own: values by key, without the architecture's prefix.

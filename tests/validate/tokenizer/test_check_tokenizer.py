@@ -181,11 +181,14 @@ def test_where_transformers_is_not_installed_nothing_else_changes(
     assert readers.read_transformers(published) is None
 
 
-def test_control_tokens_beside_a_sentencepiece_model_are_compared_alone(stdlib_5m: Path) -> None:
+def test_control_pieces_are_text_unless_the_file_adds_them(stdlib_5m: Path) -> None:
     own = readers.CheckpointTokenizer.read(Checkpoint.open(stdlib_5m))
-    wanted = readers.without_added(readers.read_checkpoint(own), own.codec, ["<s>", "</s>"])
+    read = readers.read_checkpoint(own)
+    wanted = readers.beside_sentencepiece(read, own.codec, ["</s>"])
     assert wanted.encode("</s>") == [2]
-    assert wanted.encode("a</s>") is None
+    assert wanted.encode("a</s>") == [*own.codec.encode("a"), 2]
+    assert wanted.encode("<s>") == own.codec.encode("<s>") != [1]
+    assert wanted.encode("<s></s>") is None
     assert wanted.encode("a") == own.codec.encode("a")
     assert wanted.decode([2]) == ""
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ....runtime.contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
-from ....runtime.errors import CheckpointError
-from ....runtime.tokenizers.hugging_face import parse_tokenizer_json
-from ...formats.held_files import HeldFile, HeldFiles
-from ..json_parts import to_bytes
-from . import tekken, tiktoken_ranks
-from .mistral_split_regex import correct_split_regex
+from ...runtime.contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
+from ...runtime.errors import CheckpointError
+from ...runtime.tokenizers.hugging_face import parse_tokenizer_json
+from ..tokenizer.byte_level import tekken, tiktoken_ranks
+from ..tokenizer.byte_level.mistral_split_regex import correct_split_regex
+from ..tokenizer.json_parts import to_bytes
+from .held_files import HeldFile, HeldFiles
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
