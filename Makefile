@@ -23,7 +23,8 @@
 #? BASE_MODEL               the checkpoint's name on the Hub, ORG/NAME, for the model card
 #? MAX_SHARD                cut the weights into files of at most this size, e.g. 2GB
 #? MAX_SHARD/synthetic      cut the checkpoint into files of at most this size (default: 5GB)
-#? CALIBRATION_TEXT         text that sets scales; must differ from TEXT (default: a bundled one)
+#? CALIBRATION_TEXT         text by which int4 is rounded and others scaled; not TEXT (default: a bundled one)
+#? CALIBRATION_TOKENS       tokens of it by which int4 is rounded (default: 16384)
 #? TEXT                     text to measure parity on (default: a bundled one, half code, half story)
 #? SEED                     seed for the random tokens and the start in TEXT (default: 0)
 #? SEED/synthetic           seed of the weights (default: 0)
@@ -106,7 +107,8 @@ measuring = $(call flag,TEXT,text) $(call flag,SEED,seed) $(call flag,TOLERANCE,
   $(call flag,MAX_KL,max-kl) $(call flag,MIN_AGREEMENT,min-agreement) \
   $(call switch,THOROUGH,thorough) $(call flag,STORE,store)
 export-options = $(recipe) $(call flag,BASE_MODEL,base-model) \
-  $(call flag,MAX_SHARD,max-shard) $(call flag,CALIBRATION_TEXT,calibration-text) $(measuring) \
+  $(call flag,MAX_SHARD,max-shard) $(call flag,CALIBRATION_TEXT,calibration-text) \
+  $(call flag,CALIBRATION_TOKENS,calibration-tokens) $(measuring) \
   $(call switch,NO_VALIDATE,no-validate) $(call switch,NO_RESUME,no-resume) \
   $(call switch,NO_REPLACE,no-replace)
 # Sets OUT, where it is not given, to the folder that export writes.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,22 @@ import onnx_ir as ir
 
 from ..console.progress import say, track
 from ..graphs import pipeline
+from ..graphs.quantization.activation_ranges import Calibration
 from ..graphs.targets.known import find_target
 from ..graphs.writing import artifact
 from ..graphs.writing.description import describe_tensors
 from ..graphs.writing.partial_folder import partial_of
-from ..graphs.writing.staging import note_of_replaced, staged
+from ..graphs.writing.staging import Claim, claimed, note_of_replaced
 from ..runtime.contract import CARD_FILE, MANIFEST_FILE
 from ..runtime.manifest import Manifest, describe_file, write_manifest
 from ..runtime.sizes import bits_per_weight
 from . import fingerprint
-from .cache_choice import CacheChoice, geometry_of
-from .calibrate.calibrate_subprocess import calibrate_in_subprocess
+from .cache_choice import geometry_of
+from .calibrate.calibrate_subprocess import Rounding, calibrate_in_subprocess
 from .code_digest import code_digest
-from .config import MistralConfig
 from .formats.checkpoint import Checkpoint
 from .options import ExportOptions, decisive, read_calibration_text
+from .planned_weights import PlannedWeights
 from .preflight import Preflight, preflight
 from .sidecars.card import render_card
 from .sidecars.sidecars import write_sidecars
@@ -94,91 +94,81 @@ def export_checkpoint(
         checkpoint, out, options, adapters=adapters, base_model=base_model, replace=replace
     )
     say(note_of_replaced(out, is_proved=gate is not None))
-    with ready.weights, tempfile.TemporaryDirectory() as made:
-        # Before the long work: whatever is wrong with the tokenizer's files is found here.
-        tokenizer_json = write_tokenizer(ready.weights, Path(made), ready.vocabulary)
-        return _export(
-            ready,
-            out,
-            options,
-            tokenizer=(Path(made), tokenizer_json),
-            dump=dump,
-            gate=gate,
-            resume=resume,
-            replace=replace,
-        )
+    with (
+        ready.weights,
+        _print_how_to_resume(out),
+        claimed(out, replace=replace) as claim,
+    ):
+        return _export(ready, claim, options, dump=dump, gate=gate, resume=resume)
 
 
 def _export(
     ready: Preflight,
-    out: Path,
+    claim: Claim,
     options: ExportOptions,
     *,
-    tokenizer: tuple[Path, str],
     dump: Path | None,
     gate: Gate | None,
     resume: bool,
-    replace: bool,
 ) -> Manifest:
-    """Export a checkpoint that is open, and found to be one that can be exported.
-
-    ``tokenizer`` is the folder of the files that ``write_tokenizer`` wrote, and what it returned.
-    """
+    """Export a checkpoint that is open, and found to be one that can be exported."""
     weights, config, vocabulary = ready.weights, ready.config, ready.vocabulary
+    # Before the long work: whatever is wrong with the tokenizer's files is found here.
+    tokenizer_json = write_tokenizer(weights, claim.early, vocabulary)
     hashing = fingerprint.in_background(weights.hashes)
-    model = _traced(config, ready.cache, weights, options, dump=dump)
+    for _ in track([config], "tracing"):
+        model = trace_in_subprocess(config, ready.cache)
     for pending in track([hashing], HASHING):
         source = pending.result()
     tools = fingerprint.tool_versions()
     identity = fingerprint.identity(
         decisive(options), source=source, tools=tools, code=weights_code_digest()
     )
-    with (
-        _print_how_to_resume(out),
-        staged(out, identity=identity, resume=resume, replace=replace) as staging,
-    ):
-        say(staging.note)
-        folder = staging.folder
-        tensors = describe_tensors(model.graph, quant=options.quant)
-        digests = artifact.write_graph(
-            model,
-            folder,
-            journal=staging.journal,
-            track=track,
-            max_shard_bytes=options.max_shard_bytes or find_target(options.target).max_shard_bytes,
-        )
-        shutil.copytree(tokenizer[0], folder, dirs_exist_ok=True)
-        write_sidecars(
-            weights,
-            folder,
-            config,
-            vocabulary,
-            target=find_target(options.target),
-            cache=ready.cache,
-        )
-        copy_licenses(weights, folder, ready.origin.get("license_files", []))
-        weights_bytes = _sizes(folder, digests)
-        manifest = Manifest(
-            quant=options.quant,
-            target=options.target,
-            geometry=geometry_of(config, ready.cache),
-            vocabulary=vocabulary,
-            memory=dataclasses.replace(ready.planned.memory, weights_bytes=weights_bytes),
-            bits_per_weight=bits_per_weight(weights_bytes, config.num_parameters),
-            source=source,
-            tools=tools,
-            tensors=tensors,
-            origin=ready.origin,
-            tokenizer_json=tokenizer[1],
-        )
-        write_manifest(folder, manifest)
-        weights.refuse_changed()
-        if gate is not None:
-            manifest = dataclasses.replace(manifest, parity=gate(folder, weights))
-        (folder / CARD_FILE).write_text(render_card(manifest), encoding="utf-8")
-        manifest = dataclasses.replace(manifest, files=_describe_files(folder, digests))
-        write_manifest(folder, manifest)
-        weights.refuse_changed()
+    staging = claim.begin(identity=identity, resume=resume)
+    say(staging.note)
+    folder = staging.folder
+    calibration = _calibrated(ready, options, staging.scratch)
+    _lower(model, ready, options, calibration, dump=dump)
+    tensors = describe_tensors(model.graph, quant=options.quant)
+    digests = artifact.write_graph(
+        model,
+        folder,
+        journal=staging.journal,
+        track=track,
+        max_shard_bytes=options.max_shard_bytes or find_target(options.target).max_shard_bytes,
+    )
+    shutil.copytree(claim.early, folder, dirs_exist_ok=True)
+    write_sidecars(
+        weights,
+        folder,
+        config,
+        vocabulary,
+        target=find_target(options.target),
+        cache=ready.cache,
+    )
+    copy_licenses(weights, folder, ready.origin.get("license_files", []))
+    weights_bytes = _sizes(folder, digests)
+    manifest = Manifest(
+        quant=options.quant,
+        target=options.target,
+        geometry=geometry_of(config, ready.cache),
+        vocabulary=vocabulary,
+        memory=dataclasses.replace(ready.planned.memory, weights_bytes=weights_bytes),
+        bits_per_weight=bits_per_weight(weights_bytes, config.num_parameters),
+        source=source,
+        tools=tools,
+        tensors=tensors,
+        origin=ready.origin,
+        tokenizer_json=tokenizer_json,
+    )
+    write_manifest(folder, manifest)
+    weights.refuse_changed()
+    if gate is not None:
+        manifest = dataclasses.replace(manifest, parity=gate(folder, weights))
+    (folder / CARD_FILE).write_text(render_card(manifest), encoding="utf-8")
+    manifest = dataclasses.replace(manifest, files=_describe_files(folder, digests))
+    write_manifest(folder, manifest)
+    weights.refuse_changed()
     return manifest
 
 
@@ -201,18 +191,38 @@ def _print_how_to_resume(out: Path) -> Iterator[None]:
         raise
 
 
-def _traced(
-    config: MistralConfig,
-    cache: CacheChoice,
-    weights: Checkpoint,
+def _calibrated(ready: Preflight, options: ExportOptions, scratch: Path) -> Calibration | None:
+    """What a recipe has observed of activations; what it has rounded is in ``scratch``."""
+    if not options.is_calibrated:
+        return None
+    rounding = None
+    if options.weight_format.method.rounds_in_calibration:
+        planned = PlannedWeights(
+            config=ready.config,
+            target=find_target(options.target),
+            weight_format=options.weight_format,
+            block=options.block,
+            cache=ready.cache,
+        )
+        rounding = Rounding(schemes=planned.schemes_by_parameter(), folder=scratch)
+    return calibrate_in_subprocess(
+        ready.config,
+        ready.weights,
+        read_calibration_text(options),
+        tokens=options.tokens_to_observe,
+        rounding=rounding,
+    )
+
+
+def _lower(
+    model: ir.Model,
+    ready: Preflight,
     options: ExportOptions,
+    calibration: Calibration | None,
     *,
     dump: Path | None,
-) -> ir.Model:
-    """The finished graph; its weights are recipes."""
-    calibration = None
-    if options.is_calibrated:
-        calibration = calibrate_in_subprocess(config, weights, read_calibration_text(options))
+) -> None:
+    """Make the traced graph the recipe's; its weights are read when they are written."""
     recipe = pipeline.passes(
         target=options.target,
         quant=options.quant,
@@ -220,11 +230,8 @@ def _traced(
         kv=options.kv,
         calibration=calibration,
     )
-    for _ in track([config], "tracing"):
-        model = trace_in_subprocess(config, cache)
-        bind(model.graph, weights.read)
-        pipeline.run(model, geometry_of(config, cache), recipe, dump=dump)
-    return model
+    bind(model.graph, ready.weights.read)
+    pipeline.run(model, geometry_of(ready.config, ready.cache), recipe, dump=dump)
 
 
 def _sizes(folder: Path, names: Iterable[str]) -> int:

@@ -19,7 +19,7 @@ from ..graphs.targets import known as known_targets
 from ..runtime.cache import by_layer
 from ..runtime.errors import ConfigError
 from .cache_choice import CacheChoice, choose_cache
-from .calibrate.tokens import TEXT
+from .calibrate.tokens import DEFAULT_TOKENS, SEQUENCE_LENGTH, TEXT, TOKENS_FOR_MAXIMA
 from .config import MistralConfig
 
 
@@ -34,7 +34,8 @@ class ExportOptions:
     cache: str = "windowed"  # as in ``cache_choice.CACHES``
     kv: str = "float32"  # what keys and values are held in, as in ``CACHE_DTYPES``
     max_shard_bytes: int | None = None  # no file of weights grows beyond it
-    calibration_text: Path = TEXT  # UTF-8, to see on how large activations get
+    calibration_text: Path = TEXT  # UTF-8, to observe activations on
+    calibration_tokens: int | None = None  # of that text, at most; None: what the method needs
 
     @property
     def weight_format(self) -> WeightFormat:
@@ -59,6 +60,13 @@ class ExportOptions:
         """Whether the recipe is fitted to activations, or to keys and values."""
         return self.weight_format.is_calibrated(self.kv)
 
+    @property
+    def tokens_to_observe(self) -> int:
+        """Tokens of the calibration text to run the model on, at most."""
+        if not self.weight_format.method.rounds_in_calibration:
+            return TOKENS_FOR_MAXIMA
+        return self.calibration_tokens or DEFAULT_TOKENS
+
 
 def recipe_named(name: str) -> ExportOptions:
     """Options by the name of their recipe: ``QUANT-TARGET``, or ``QUANT-TARGET-KV``.
@@ -78,6 +86,8 @@ def read_calibration_text(options: ExportOptions) -> str:
     Raises:
         ConfigError: it cannot be read, or was given where nothing would read it.
     """
+    if options.calibration_tokens is not None:
+        _refuse_calibration_tokens(options.calibration_tokens, options)
     if options.is_calibrated:
         return read_text(options.calibration_text, flag="--calibration-text")
     if options.calibration_text != TEXT:
@@ -90,12 +100,27 @@ def read_calibration_text(options: ExportOptions) -> str:
     return ""
 
 
+def _refuse_calibration_tokens(tokens: int, options: ExportOptions) -> None:
+    if not options.weight_format.method.rounds_in_calibration:
+        formats = [n for n in format_names() if find_format(n).method.rounds_in_calibration]
+        raise ConfigError(
+            f"--calibration-tokens {tokens}: --quant {options.quant} is not rounded by a "
+            f"calibration, expected --quant {' or '.join(formats)}; leave it out"
+        )
+    if tokens < SEQUENCE_LENGTH:
+        raise ConfigError(
+            f"--calibration-tokens {tokens}: expected at least {SEQUENCE_LENGTH}; "
+            f"{DEFAULT_TOKENS} is the default"
+        )
+
+
 def decisive(options: ExportOptions) -> dict[str, Any]:
     """Options as far as they decide the weights: of a text what it says, not where it lies."""
     text = read_calibration_text(options).encode()
     return {
         **dataclasses.asdict(options),
         "calibration_text": hashlib.sha256(text).hexdigest() if text else "",
+        "calibration_tokens": options.tokens_to_observe if options.is_calibrated else 0,
     }
 
 

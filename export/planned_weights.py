@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..graphs.quantization.pack_matrices import PackMatrices
 from ..graphs.quantization.scheme import Scheme
-from ..graphs.quantization.stored_size import StoredSize, stored_size
+from ..graphs.quantization.stored_size import StoredSize, scheme_of, stored_size
 from ..graphs.quantization.weight_formats import MatrixSchemes, Role, WeightFormat
 from ..graphs.targets.target import Target
 from ..graphs.writing.external_data import INLINE_BYTES
@@ -50,9 +51,22 @@ class PlannedWeights:
             if stacked:
                 yield (stacked, config.hidden_size), (Role.LAYER,)
                 stacked = 0
-            role = Role.AFTER_PRODUCT if is_after_product(name) else Role.LAYER
-            role = {EMBEDDING: Role.EMBEDDING, HEAD: Role.HEAD}.get(name, role)
+            role = {EMBEDDING: Role.EMBEDDING, HEAD: Role.HEAD}.get(name, _role_in_layer(name))
             yield (rows, columns), (role, *([Role.EMBEDDING] if name == HEAD and is_tied else []))
+
+    def schemes_by_parameter(self) -> dict[str, Scheme]:
+        """The scheme of each matrix of the checkpoint; none where all stays in float."""
+        packer = self._packer
+        if packer is None:
+            return {}
+        ends: dict[str, tuple[Role, ...]] = {EMBEDDING: (Role.EMBEDDING,), HEAD: (Role.HEAD,)}
+        if self.config.tie_word_embeddings:
+            ends = dict.fromkeys(ends, (Role.HEAD, Role.EMBEDDING))
+        return {
+            name: scheme_of(shape, ends.get(name, (_role_in_layer(name),)), packer)
+            for name, shape in parameters(self.config).items()
+            if len(shape) == 2
+        }
 
     def odd_rows(self) -> list[tuple[int, Scheme]]:
         """Lengths of rows whose codes fill no whole bytes, and the scheme that they have."""
@@ -81,9 +95,13 @@ class PlannedWeights:
         matrices = sum(stored.in_memory for stored in self._stored())
         return 4 * sum(self._vectors()) + 2 * self._rope_table_bytes() + matrices
 
-    def _stored(self) -> Iterator[StoredSize]:
+    @property
+    def _packer(self) -> PackMatrices | None:
         schemes = self.schemes
-        packer = None if schemes is None else self.target.packer(self.weight_format, schemes)
+        return None if schemes is None else self.target.packer(self.weight_format, schemes)
+
+    def _stored(self) -> Iterator[StoredSize]:
+        packer = self._packer
         for (shape, roles), count in Counter(self.matrices()).items():
             yield from (stored_size(shape, roles, packer),) * count
 
@@ -92,3 +110,7 @@ class PlannedWeights:
 
     def _rope_table_bytes(self) -> int:
         return 4 * self.config.max_position_embeddings * self.config.head_dim // 2
+
+
+def _role_in_layer(name: str) -> Role:
+    return Role.AFTER_PRODUCT if is_after_product(name) else Role.LAYER

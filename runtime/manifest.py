@@ -17,6 +17,7 @@ from .cache import CacheLayout
 from .contract import MANIFEST_FILE, Geometry
 from .errors import ContractError
 from .memory import MemoryPlan
+from .tokenizers.added_tokens import AddedToken, AddedTokens
 
 SCHEMA_VERSION = 4
 # Kinds of tokenizer; manifests that name none have the first.
@@ -33,6 +34,8 @@ class Vocabulary:
     eos_token_ids: tuple[int, ...]
     add_bos_token: bool  # whether a prompt starts with the start token
     kind: str = SENTENCEPIECE  # as in ``tokenizers.kinds``
+    # To the SentencePiece model; a tokenizer.json has its own.
+    added_tokens: AddedTokens = field(default_factory=AddedTokens)
 
     @property
     def prompt_start(self) -> list[int]:
@@ -66,6 +69,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     content = {
         **dataclasses.asdict(manifest),
         "geometry": _describe_geometry(manifest.geometry),
+        "vocabulary": _describe_vocabulary(manifest.vocabulary),
         "schema_version": SCHEMA_VERSION,
     }
     (folder / MANIFEST_FILE).write_text(_text(content), encoding="utf-8")
@@ -144,10 +148,22 @@ def _text(content: dict[str, Any]) -> str:
 def _parse(content: dict[str, Any]) -> Manifest:
     vocabulary = content["vocabulary"]
     vocabulary["eos_token_ids"] = tuple(vocabulary["eos_token_ids"])
+    if "added_tokens" in vocabulary:
+        added = vocabulary["added_tokens"]
+        tokens = tuple(AddedToken(**one) for one in added["tokens"])
+        vocabulary["added_tokens"] = AddedTokens(**{**added, "tokens": tokens})
     content["vocabulary"] = Vocabulary(**vocabulary)
     content["geometry"] = _parse_geometry(content["geometry"])
     content["memory"] = MemoryPlan(**content["memory"])
     return Manifest(**content)
+
+
+def _describe_vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
+    """The vocabulary as JSON; without ``added_tokens`` where all is as usual."""
+    content = dataclasses.asdict(vocabulary)
+    if vocabulary.added_tokens == AddedTokens():
+        del content["added_tokens"]
+    return content
 
 
 def _describe_geometry(geometry: Geometry) -> dict[str, Any]:

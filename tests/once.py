@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,8 +19,10 @@ import onnx_ir as ir
 import pytest
 from tramontane.export import build
 from tramontane.export.cache_choice import CacheChoice
+from tramontane.export.calibrate.calibrate_subprocess import Rounding
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.graphs.quantization.activation_ranges import Calibration
+from tramontane.graphs.quantization.rounded_matrices import RoundedMatrices
 from tramontane.runtime import ort_session
 
 
@@ -89,7 +94,7 @@ def exports_in_one_process(once: Once) -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "trace_in_subprocess", lambda *asked: _traced(once, *asked))
-        patch.setattr(build, "calibrate_in_subprocess", lambda *asked: _calibrated(once, *asked))
+        patch.setattr(build, "calibrate_in_subprocess", functools.partial(_calibrated, once))
         yield
 
 
@@ -103,13 +108,30 @@ def _traced(once: Once, config: Any, cache: CacheChoice) -> ir.Model:
     return ir.from_proto(onnx.load_model_from_string(graph))
 
 
-def _calibrated(once: Once, config: Any, checkpoint: Checkpoint, text: str) -> Calibration:
+def _calibrated(
+    once: Once,
+    config: Any,
+    checkpoint: Checkpoint,
+    text: str,
+    *,
+    tokens: int,
+    rounding: Rounding | None = None,
+) -> Calibration:
     from tramontane.export.calibrate.calibrate import calibrate
     from tramontane.export.calibrate.tokens import calibration_tokens
 
-    def make() -> bytes:
-        tokens = calibration_tokens(config, checkpoint, text)
-        return calibrate(config, checkpoint, tokens).to_bytes()
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        kept = None if rounding is None else dataclasses.replace(rounding, folder=folder)
+        sequences = calibration_tokens(config, checkpoint, text, most=tokens)
+        found = calibrate(config, checkpoint, sequences, kept)
+        (folder / "maxima").write_bytes(found.to_bytes())
 
-    key = (config, checkpoint.hashes(), text)
-    return Calibration.from_bytes(once.bytes("calibration", key, make))
+    schemes = None if rounding is None else dict(rounding.schemes)
+    key = repr((config, checkpoint.hashes(), text, tokens, schemes)).encode()
+    made = once(f"calibration-{hashlib.sha256(key).hexdigest()}", make)
+    found = Calibration.from_bytes((made / "maxima").read_bytes())
+    if rounding is None:
+        return found
+    shutil.copytree(made, rounding.folder, dirs_exist_ok=True)
+    return found.with_rounded(RoundedMatrices(rounding.folder))

@@ -94,8 +94,8 @@ def test_artifact_is_compared_with_the_same_adapters_alone(
 def test_calibration_in_its_own_process_reads_the_adapters(base: Path, adapter: Path) -> None:
     text = TEXT.read_text(encoding="utf-8")
     with Checkpoint.open(base, [adapter]) as checkpoint:
-        found = calibrate_in_subprocess(checkpoint.config, checkpoint, text)
-        tokens = calibration_tokens(checkpoint.config, checkpoint, text)
+        found = calibrate_in_subprocess(checkpoint.config, checkpoint, text, tokens=512)
+        tokens = calibration_tokens(checkpoint.config, checkpoint, text, most=512)
         assert found.to_bytes() == calibrate(checkpoint.config, checkpoint, tokens).to_bytes()
 
 

@@ -320,6 +320,8 @@ def moments(*, of: str) -> pytest.MarkDecorator:
 
 
 MOMENTS = [
+    ("begun", f"{BUILD}:write_tokenizer", "before", 1),
+    ("begun", f"{BUILD}:write_tokenizer", "after", 1),
     ("begun", f"{STAGING}:_begin", "before", 1),
     ("begun", f"{JOURNAL}.begin", "before", 1),
     ("begun", f"{JOURNAL}.begin", "after", 1),

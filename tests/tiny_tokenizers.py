@@ -19,7 +19,8 @@ from tokenizers import (
     trainers,
 )
 
-TEXT = (Path(__file__).parents[1] / "export/calibrate/calibration.txt").read_text("utf-8")
+_CALIBRATION = Path(__file__).parents[1] / "export/calibrate/calibration.txt"
+TEXT = _CALIBRATION.read_text("utf-8")[:5000]  # code and a story
 START, END = "<|begin|>", "<|end|>"
 SPECIAL = (START, END, "<|im_start|>", "<|im_end|>")
 SIZE = 600  # tokens, before those that a test adds

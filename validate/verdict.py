@@ -84,12 +84,15 @@ def number_of(value: float | None) -> float:
 
 
 def judged_checks(checks: Sequence[Check]) -> list[Check]:
-    """The checks that can fail: those with a bound. The others are informational."""
+    """The checks that can fail, or did. The others, without a bound, are informational."""
     return [check for check in checks if check.bounds or check.failures]
 
 
-def closest_to_bound(checks: Sequence[Check]) -> tuple[Check, str]:
-    """The check, and its figure, that would fail first if all bounds were tightened alike."""
+def closest_to_bound(checks: Sequence[Check]) -> tuple[Check, str] | None:
+    """The check, and its figure, that would fail first if all bounds were tightened alike.
+
+    None: no check has a bound, as one that fails before anything is measured.
+    """
 
     def share(pair: tuple[Check, str]) -> float:
         check, figure = pair
@@ -97,7 +100,8 @@ def closest_to_bound(checks: Sequence[Check]) -> tuple[Check, str]:
         over, under = (bound, found) if is_share(figure) else (found, bound)
         return math.inf if math.isnan(found) or not under else over / under
 
-    return max(((check, figure) for check in checks for figure in check.bounds), key=share)
+    bounded = ((check, figure) for check in checks for figure in check.bounds)
+    return max(bounded, key=share, default=None)
 
 
 def headline(checks: Sequence[Check]) -> dict[str, Any]:

@@ -93,8 +93,15 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
         "--calibration-text",
         type=Path,
         metavar="FILE",
-        help="text that sets the scales of int8-dynamic and --kv int8; must differ from --text "
-        "(default: a bundled one)",
+        help="text, like what the model will read, by which int4 is rounded and int8-dynamic and "
+        "--kv int8 are scaled; must differ from --text (default: a bundled one)",
+    )
+    parser.add_argument(
+        "--calibration-tokens",
+        type=int,
+        metavar="N",
+        help="tokens of that text by which int4 is rounded: fewer are faster, more are closer "
+        "(default: 16384)",
     )
     add_measuring(parser)
     parser.add_argument("--no-validate", action="store_true", help="skip the parity check")
@@ -167,6 +174,7 @@ def _export_options(args: Namespace) -> ExportOptions:
     return ExportOptions(
         **recipe_of(args),
         max_shard_bytes=size_of(args.max_shard, flag="--max-shard"),
+        calibration_tokens=args.calibration_tokens,
         **({} if text is None else {"calibration_text": text}),
     )
 
@@ -192,7 +200,7 @@ def _commands_to_look_into(args: Namespace, out: Path) -> str:
         for name, value in recipe_of(args).items()
         if name in ("quant", "target") or value != RECIPE_DEFAULTS[name]
     }
-    for name in ("calibration_text", "max_shard", "base_model"):
+    for name in ("calibration_text", "calibration_tokens", "max_shard", "base_model"):
         if getattr(args, name) is not None:
             recipe[name.upper()] = str(getattr(args, name))
     out, report = (out.with_name(f"{out.name}-{end}") for end in ("unproved", "parity"))

@@ -6,8 +6,13 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 from ...graphs.quantization.activation_ranges import Calibration
+from ...graphs.quantization.rounded_matrices import RoundedMatrices
+from ...graphs.quantization.scheme import Scheme
 from ...runtime import errors
 from ...runtime.errors import TraceError, TramontaneError
 from ..config import MistralConfig
@@ -17,15 +22,36 @@ _MODULE = "tramontane.export.calibrate.calibrate"
 REFUSED = 3  # its exit status when one of our errors is on standard output, as JSON
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rounding:
+    """How matrices are rounded while the model is observed, and where they are kept."""
+
+    schemes: Mapping[str, Scheme]  # by parameter: of the layers' matrices, and of the embedding
+    folder: Path  # of the rounded matrices, and of how far the calibration is
+
+
 def calibrate_in_subprocess(
-    config: MistralConfig, checkpoint: Checkpoint, text: str
+    config: MistralConfig,
+    checkpoint: Checkpoint,
+    text: str,
+    *,
+    tokens: int,
+    rounding: Rounding | None = None,
 ) -> Calibration:
     """Calibrate on a text as ``calibrate`` does; its progress goes to standard error.
+
+    Args:
+        config: of the model.
+        checkpoint: what the parameters are read from.
+        text: to run the model on.
+        tokens: of the text, at most.
+        rounding: to round matrices too; what an earlier run has rounded in its folder is kept.
 
     Raises:
         ConfigError: the text has too few tokens.
         CheckpointError: a weight is unreadable or no number, or a file is another than the
             checkpoint holds.
+        GraphError: activations are not finite.
         TraceError: torch could not run the model; its own words stand on standard error.
     """
     asked = {
@@ -34,6 +60,15 @@ def calibrate_in_subprocess(
         "adapters": [str(one.folder.resolve()) for one in checkpoint.adapters],
         "files": checkpoint.identities(),
         "text": text,
+        "tokens": tokens,
+        "rounding": None
+        if rounding is None
+        else {
+            "folder": str(rounding.folder.resolve()),
+            "schemes": {
+                name: dataclasses.asdict(scheme) for name, scheme in rounding.schemes.items()
+            },
+        },
     }
     done = subprocess.run(
         # -P: a json.py beside the weights, say, is nothing that we run.
@@ -56,4 +91,5 @@ def calibrate_in_subprocess(
             f"calibrating ended with status {done.returncode}, expected 0; this is a bug, "
             "report it with the lines above"
         )
-    return Calibration.from_bytes(done.stdout)
+    found = Calibration.from_bytes(done.stdout)
+    return found.with_rounded(None if rounding is None else RoundedMatrices(rounding.folder))

@@ -98,7 +98,7 @@ class Checkpoint:
 
     @property
     def files(self) -> list[Path]:
-        """All files that it was read from, its adapters' too, and its tokenizer."""
+        """All files that it was read from, its adapters' too, and its tokenizer's."""
         return [*self.published.files, *(file for one in self.adapters for file in one.files)]
 
     @property
@@ -160,7 +160,7 @@ class Checkpoint:
         return self.published.held.find(self.path / name)
 
     def hashes(self) -> dict[str, str]:
-        """sha256 by name of the config, the weights, their index, the tokenizer and adapters."""
+        """sha256 by name of config, weights, their index, the tokenizer's files and adapters."""
         own = {path.name: self._sha256(path) for path in self.published.files}
         return {**own, **self.adapter_hashes()}
 

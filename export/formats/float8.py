@@ -4,7 +4,9 @@ The scale of a weight lies beside it: one for the tensor, one for each row, or o
 of rows and columns, the last of which may be short.
 
 Source: transformers 5.23, integrations/finegrained_fp8.py and fbgemm_fp8.py; compressed-tensors,
-``QuantizationStrategy``; DeepSeek-V3, inference/kernel.py (``weight_dequant``).
+``QuantizationStrategy``; DeepSeek-V3, inference/kernel.py (``weight_dequant``). Of Mistral's own
+names (``qscale_weight``): transformers 5.23, quantizers/quantizer_finegrained_fp8.py; llama.cpp,
+conversion/base.py; vllm, model_executor/models/llama.py (``mistral_mapping``).
 """
 
 from __future__ import annotations
@@ -19,9 +21,16 @@ from ...runtime.errors import CheckpointError
 from .stored_tensor import DerivedTensor, Floats, TensorSource
 
 TYPES = ("F8_E4M3", "F8_E5M2")
-SCALES = ("weight_scale_inv", "weight_scale")  # both multiply
+SCALES = ("weight_scale_inv", "weight_scale", "qscale_weight")  # all multiply
 # Scales of activations and of cached keys and values: what a kernel rounds to while it runs.
-OF_ACTIVATIONS = ("input_scale", "activation_scale", "k_scale", "v_scale", "output_scale")
+OF_ACTIVATIONS = (
+    "input_scale",
+    "activation_scale",
+    "k_scale",
+    "v_scale",
+    "output_scale",
+    "qscale_act",
+)
 _DEFAULT_BLOCK = (128, 128)
 
 
@@ -73,8 +82,8 @@ def with_scales(
         if quantization:
             raise CheckpointError(
                 f"{stored.path}: {stored.name} is of type {stored.dtype} and has no scale beside "
-                f"it, expected {' or '.join(SCALES)} as quantization_config of config.json "
-                "implies; download the checkpoint again"
+                f"it, expected {' or '.join(SCALES)} as the checkpoint's description of its "
+                "quantization implies; download the checkpoint again"
             )
         return stored
     block = _block(stored.shape, scale.shape, _described_block(quantization))

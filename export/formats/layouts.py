@@ -2,7 +2,8 @@
 
 Hugging Face: ``config.json`` and ``model.safetensors`` (or an index and its shards), or else
 ``pytorch_model.bin`` (or likewise).
-Mistral: ``params.json`` and ``consolidated.safetensors`` (or likewise).
+Mistral: ``params.json`` and ``consolidated.safetensors`` (or likewise), or
+``consolidated.00.pth``.
 GGUF: one file, any of its numbered parts, or a folder with one model.
 
 The first of these whose weights are there is read: Mistral's own v0.3, which has the first two,
@@ -31,10 +32,14 @@ from .gguf.file import readable_types
 from .gguf.tokenizer import rebuild_tokenizer
 from .held_files import HeldFiles
 from .huggingface import CONFIG_FILE, read_config_json, read_quantization
-from .mistral import PARAMS_FILE, read_params_json
+from .mistral import PARAMS_FILE, read_params_json, read_params_quantization
 from .stored_tensor import TensorSource
 from .tensor_names import Naming
-from .tokenizer_files import PublishedTokenizer, read_tokenizer, tokenizer_file
+from .tokenizer_files import (
+    PublishedTokenizer,
+    deciding_files,
+    read_tokenizer,
+)
 
 
 class Layout(StrEnum):
@@ -61,7 +66,7 @@ class Published:
     naming: Naming
     types: tuple[str, ...]  # of tensors, that can be read
     tensors: Mapping[str, TensorSource]
-    files: tuple[Path, ...]  # all that it was read from, and its tokenizer
+    files: tuple[Path, ...]  # all that it was read from, and all that decide its tokens
     held: HeldFiles  # these, and what was read beside them
     read_tokenizer: Callable[[], PublishedTokenizer]
     quantization: Mapping[str, Any] = field(default_factory=dict)  # quantization_config
@@ -99,9 +104,10 @@ def open_published(path: Path) -> Published:
     is_mistral, held = layout is Layout.MISTRAL, HeldFiles()
     config = (read_params_json if is_mistral else read_config_json)(path, held)
     described_in = PARAMS_FILE if is_mistral else CONFIG_FILE
-    found, tokenizer = shards.find_tensors(path, _SERIES[layout], held), tokenizer_file(path)
+    describe = read_params_quantization if is_mistral else read_quantization
+    found = shards.find_tensors(path, _SERIES[layout], held)
     read = {tensor.path for tensor in found.tensors.values()}
-    known = {path / described_in, found.index, *read, tokenizer}
+    known = {path / described_in, found.index, *read, *deciding_files(path)}
     files = sorted(file for file in known if file is not None and file.is_file())
     for file in files:
         held.hold(file)
@@ -118,7 +124,7 @@ def open_published(path: Path) -> Published:
         files=tuple(files),
         held=held,
         read_tokenizer=cache(lambda: read_tokenizer(path, held)),
-        quantization={} if is_mistral else read_quantization(held.hold(path / CONFIG_FILE)),
+        quantization=describe(held.hold(path / described_in)),
     )
 
 

@@ -13,6 +13,7 @@ from ...runtime.errors import ConfigError
 from .held_files import HeldFile
 
 _LARGEST = {int: 2**63 - 1, float: sys.float_info.max}  # graphs have sizes of 64 bits
+_PLURALS = {str: "texts", int: "whole numbers", float: "numbers"}
 _DEMANDED = {int: "whole, below 2**63", float: "finite"}
 
 _SHORT = reprlib.Repr()
@@ -59,17 +60,49 @@ def _is(value: float, kind: type[int] | type[float]) -> bool:
     return abs(value) <= _LARGEST[kind] and kind(value) == value  # false of NaN as well
 
 
-def flag(published: Mapping[str, Any], name: str) -> bool:
-    """Read one boolean of a published description; a missing or null one is false.
+def flag(published: Mapping[str, Any], name: str, default: bool = False) -> bool:
+    """Read one boolean of a published description; a missing or null one means ``default``.
 
     Raises:
         ConfigError: it is neither true nor false.
     """
     value = published.get(name)
     if value is None:
-        return False
+        return default
     if not isinstance(value, bool):
         raise ConfigError(f"{name} is {shown(value)}; expected true or false")
+    return value
+
+
+def text(published: Mapping[str, Any], name: str) -> str | None:
+    """Read one text of a published description; None where it is missing or null.
+
+    Raises:
+        ConfigError: it is not a text.
+    """
+    value = published.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ConfigError(f"{name} is {shown(value)}; expected a text")
+    return value
+
+
+def listed(published: Mapping[str, Any], name: str, kind: type[Any]) -> list[Any]:
+    """Read a list of texts, whole numbers or numbers; a missing or null one is empty.
+
+    Raises:
+        ConfigError: it is no list, or one of its values is of another kind.
+    """
+    value = published.get(name)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise ConfigError(f"{name} is {shown(value)}; expected a list of {_PLURALS[kind]}")
+    kinds = (int, float) if kind is float else (kind,)
+    for place, each in enumerate(value):
+        if isinstance(each, bool) or not isinstance(each, kinds):
+            raise ConfigError(
+                f"{name} has {shown(each)} at place {place}; expected a list of {_PLURALS[kind]}"
+            )
     return value
 
 

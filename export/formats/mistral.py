@@ -7,7 +7,7 @@ from typing import Any
 
 from ...runtime.errors import ConfigError
 from ..config import MistralConfig
-from .held_files import HeldFiles
+from .held_files import HeldFile, HeldFiles
 from .metadata_fields import flag, number, read_json_object, shown
 
 PARAMS_FILE = "params.json"
@@ -37,6 +37,13 @@ _KNOWN = {
     "rope_theta",
     "sliding_window",
     "max_batch_size",  # of the program that serves it, no matter of the model
+    "quantization",  # see ``_QUANTIZATION``
+}
+# Of ``quantization``: float8 weights with scales. How activations are rounded by programs that do
+# so changes nothing here, where they stay float.
+_QUANTIZATION = {
+    "qformat_weight": ("fp8_e4m3",),
+    "qscheme_act": ("TENSOR", "DYNAMIC", "NO_SCALES", None),
 }
 
 
@@ -58,6 +65,23 @@ def read_params_json(folder: Path, held: HeldFiles | None = None) -> MistralConf
         return _parse(published)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error.__cause__
+
+
+def read_params_quantization(file: HeldFile) -> dict[str, Any]:
+    """How weights are stored, in the words of ``quantization_config``; empty: as floats.
+
+    Raises:
+        ConfigError: in another way than as float8 with scales.
+
+    Source: vllm, transformers_utils/configs/mistral.py (``_remap_mistral_quantization_args``);
+        llama.cpp, conversion/mistral.py (``dequant_model``).
+    """
+    described = read_json_object(file).get("quantization")
+    try:
+        _refuse_quantization(described)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    return {} if described is None else {"quant_method": "fp8"}
 
 
 def to_params_json(config: MistralConfig) -> dict[str, Any]:
@@ -101,7 +125,24 @@ def _parse(published: dict[str, Any]) -> MistralConfig:
     )
 
 
+def _refuse_quantization(described: Any) -> None:
+    if described is None:
+        return
+    if not isinstance(described, dict) or "qformat_weight" not in described:
+        raise ConfigError(
+            f"quantization is {shown(described)}; expected an object with qformat_weight"
+        )
+    for name, value in described.items():
+        if name not in _QUANTIZATION or value not in _QUANTIZATION[name]:
+            raise ConfigError(
+                f"{name} of quantization is {shown(value)}; expected float8 weights "
+                f"({', '.join(map(str, _QUANTIZATION.get(name, _QUANTIZATION)))}); export the "
+                "model before it was quantized"
+            )
+
+
 def _refuse_unsupported(published: dict[str, Any]) -> None:
+    _refuse_quantization(published.get("quantization"))
     for name, value in sorted(published.items()):
         if name in _KNOWN or value is None:
             continue

@@ -7,11 +7,12 @@ import numpy as np
 from ...runtime.errors import CheckpointError
 from . import float8
 from .foreign_weights import refuse_foreign_weights, unused_quantization
-from .layouts import Published
+from .layouts import Layout, Published
 from .stored_tensor import TensorSource
 from .tensor_names import EMBEDDING, HEAD, parameters
 from .wrappers import Names, find_names
 
+_MOST_NAMED = 4  # tensors, in one note
 _SLICE_ELEMENTS = 1 << 20  # read at once of a tensor that is only compared
 
 
@@ -99,9 +100,9 @@ def _scale(published: Published, names: Names, parameter: str) -> TensorSource |
 
 
 def _refuse_others(published: Published, names: Names, used: set[str]) -> list[str]:
-    """Refuse tensors that the model does not have, but biases that are zero.
+    """Refuse tensors that may be parts of the decoder, but biases that are zero.
 
-    Scales of activations are left out, with a note.
+    Scales of activations, and heads of another task, are left out, with a note.
     """
     others = sorted(set(names.beside.values()) - used)
     has_float8 = any(one.dtype in float8.TYPES for one in published.tensors.values())
@@ -113,7 +114,9 @@ def _refuse_others(published: Published, names: Names, used: set[str]) -> list[s
         "the numbers that they stand for, and activations stay float"
         for own in left_out[:1]
     ]
-    others = [own for own in others if own not in left_out]
+    unrelated = [own for own in others if own not in left_out and _is_unrelated(published, own)]
+    notes += _note_of_unrelated(published, unrelated)
+    others = [own for own in others if own not in {*left_out, *unrelated}]
     weights = {own: parameter for parameter, own in names.published.items()}
     known = {own.removesuffix("weight") + "bias" for own in weights}
     extra = [own for own in others if own not in known]
@@ -125,6 +128,32 @@ def _refuse_others(published: Published, names: Names, used: set[str]) -> list[s
     for own in others:
         _refuse_bias(published, published.tensors[own])
     return notes
+
+
+def _is_unrelated(published: Published, own: str) -> bool:
+    """Whether a tensor belongs to no part of the decoder, such as the head of a reward model.
+
+    transformers ignores such a tensor, with a warning. Segments of the decoder's own names mark
+    one that may change the model: another layer, a bias, an adapter that is not merged. In the
+    other layouts every tensor is refused, as llama.cpp and mistral-inference refuse it.
+    """
+    if published.layout is not Layout.HUGGING_FACE or ".lora_" in own:
+        return False
+    naming = published.naming
+    ends = (naming.published(name).split(".")[-2] for name in (EMBEDDING, "norm.weight", HEAD))
+    decoder = {naming.layer.split(".{}")[0].split(".")[-1], *ends}
+    return decoder.isdisjoint(own.split("."))
+
+
+def _note_of_unrelated(published: Published, unrelated: list[str]) -> list[str]:
+    if not unrelated:
+        return []
+    names = ", ".join(unrelated[:_MOST_NAMED])
+    more = len(unrelated) - _MOST_NAMED
+    return [
+        f"{published.path}: tensors that are not of the decoder are not read, as in transformers: "
+        f"{names}{f' and {more} more' if more > 0 else ''}"
+    ]
 
 
 def _refuse_bias(published: Published, tensor: TensorSource) -> None:

@@ -60,8 +60,10 @@ HUGGING_FACE = (
     Series(stem="model", suffix="safetensors", read_headers=safetensors_file.read_headers),
     Series(stem="pytorch_model", suffix="bin", read_headers=torch_file.read_headers),
 )
+_PARALLEL = "consolidated.{:02}"  # one file for each GPU, which holds rows or columns of matrices
 MISTRAL = (
     Series(stem="consolidated", suffix="safetensors", read_headers=safetensors_file.read_headers),
+    Series(stem=_PARALLEL.format(0), suffix="pth", read_headers=torch_file.read_headers),
 )
 
 
@@ -86,6 +88,7 @@ def find_tensors(folder: Path, every: Sequence[Series], held: HeldFiles) -> Shar
             f"{folder}: holds no weights, expected {names}, or several files and their index; "
             "other formats must be saved as safetensors first"
         )
+    _refuse_parallel(folder, series)
     single, index, numbered = series.single(folder), series.index(folder), series.numbered(folder)
     if single.is_file():
         others = [path.name for path in (index, *numbered) if path.is_file()]
@@ -105,6 +108,17 @@ def find_tensors(folder: Path, every: Sequence[Series], held: HeldFiles) -> Shar
     for message in shards.twice.values():  # no index says which one is meant
         raise CheckpointError(message)
     return shards
+
+
+def _refuse_parallel(folder: Path, series: Series) -> None:
+    """Refuse matrices that are cut for several GPUs: no file says along which side."""
+    second = folder / f"{_PARALLEL.format(1)}.{series.suffix}"
+    if series.stem == _PARALLEL.format(0) and second.is_file():
+        raise CheckpointError(
+            f"{second}: is one of several files that hold parts of each matrix, expected "
+            f"{series.single(folder).name} alone; export the model's folder in Hugging Face's "
+            "layout instead"
+        )
 
 
 def _headers(series: Series, paths: Sequence[Path], held: HeldFiles) -> dict[str, list[Tensor]]:

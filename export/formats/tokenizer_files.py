@@ -10,6 +10,8 @@ from typing import Any
 from ...runtime.contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
 from ...runtime.errors import CheckpointError, ConfigError
 from ...runtime.manifest import SENTENCEPIECE, TOKENIZERS
+from ...runtime.tokenizers.added_tokens import AddedTokens
+from ..tokenizer.byte_level import tekken
 from ..tokenizer.byte_level.json_file import JsonTokenizer, json_file, read_json
 from ..tokenizer.byte_level.tiktoken_ranks import is_tiktoken, refuse_alone
 from ..tokenizer.sentencepiece_model import with_leading_space
@@ -26,6 +28,15 @@ _PARTS = ("vocab.json", "merges.txt")  # GPT-2's format, which tokenizer.json re
 _LINE_BYTES = 1 << 12  # enough for the first line of a vocabulary
 _COMPANIONS = (TOKENIZER_JSON_FILE, SETTINGS_FILE, MAP_FILE, ADDED_FILE, TEMPLATE_FILE)
 _NAMED = ("bos_token", "eos_token")
+# Files that decide which tokens a text has; a model may have another name (tokenizer.model.v3).
+DECIDING = (
+    TOKENIZER_FILE,
+    TOKENIZER_JSON_FILE,
+    tekken.FILE,
+    SETTINGS_FILE,
+    MAP_FILE,
+    ADDED_FILE,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +53,10 @@ class PublishedTokenizer:
     made_from: str | None = (
         None  # the file that a tokenizer.json was made from; None: as published
     )
+    # Of kind sentencepiece: what the files beside the model add to it.
+    added_tokens: AddedTokens = field(default_factory=AddedTokens)
+    tokenizer_json: bytes | None = None  # with these tokens; None: none is added
+    why_not_sentencepiece: str | None = None  # why the kind is tokenizers, where there is a model
     remedy: str = "download it again"  # what to do where the driver does not read it
 
 
@@ -67,6 +82,19 @@ def tokenizer_file(folder: Path) -> Path | None:
     if found:
         return found[0]
     return json_file(folder)
+
+
+def deciding_files(folder: Path) -> tuple[Path, ...]:
+    """All files of a folder that decide which tokens a text has; none if it has no tokenizer.
+
+    Raises:
+        CheckpointError: as ``tokenizer_file``.
+    """
+    own = tokenizer_file(folder)
+    if own is None:
+        return ()
+    beside = (path for name in DECIDING if (path := folder / name).is_file())
+    return tuple(dict.fromkeys((own, *beside)))
 
 
 def _is_tiktoken(path: Path) -> bool:

@@ -23,6 +23,12 @@ _CACHED = re.compile(r"models--(?P<organization>[^/]+?)--(?P<name>[^/]+)")
 # Texts that a licence asks to be handed on. None has a name that an artifact gives a file.
 _LICENSES = re.compile(r"(licen[cs]e|notice|copying)[\w .()+-]*", re.IGNORECASE)
 _MOST_BYTES = 1 << 20  # of one; a licence is a text
+# Of a card's metadata: what stands between its marks, and a line that holds a plain value.
+_FRONT_MATTER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---", re.DOTALL)
+_SIMPLE_LINE = re.compile(
+    r"(?P<name>license|license_name|license_link):[ \t]+(?P<value>[\w.:/+-]+|\"[\w.:/ +-]+\"|"
+    r"'[\w.:/ +-]+')[ \t]*"
+)
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -108,9 +114,34 @@ def _published(checkpoint: Checkpoint) -> dict[str, Any]:
     try:
         metadata = metadata_load(card) or {}
     except Exception as error:  # YAML's errors, and one of the hub's own
-        say(
-            f"{card}: its metadata cannot be read ({error}), expected YAML; the artifact's card "
-            "names no licence and no language: correct it before you publish the artifact"
-        )
-        return {}
+        return _salvaged(card, error)
     return {name: metadata[name] for name in _CARRIED if name in metadata}
+
+
+def _salvaged(card: Path, error: Exception) -> dict[str, Any]:
+    """The licence of a card whose metadata is no YAML, where a line of its own still says it."""
+    head = _FRONT_MATTER.match(card.read_bytes().decode("utf-8", errors="replace"))
+    lines = head[1].splitlines() if head is not None else []
+    found = {
+        match["name"]: match["value"].strip("\"'")
+        for match in map(_SIMPLE_LINE.fullmatch, lines)
+        if match is not None
+    }
+    why = f"{card}: its metadata cannot be read as YAML ({_one_line(error)})"
+    if "license" in found:
+        named = ", ".join(f"{name} {value}" for name, value in found.items())
+        say(
+            f"{why}; {named} was read from its lines, and what else it says is lost, such as the "
+            "language: correct the file and export again to keep it"
+        )
+    else:
+        say(
+            f"{why}, and no line names a licence; the artifact's card has no licence and no "
+            "language. Before you publish the artifact, look up the model's licence, then correct "
+            "the file and export again, or write the licence into the artifact's README.md"
+        )
+    return found
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

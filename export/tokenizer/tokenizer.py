@@ -53,6 +53,7 @@ class CheckpointTokenizer:
             eos_token_ids=end_tokens(checkpoint, tokenizer, codec),
             add_bos_token=adds_start,
             kind=tokenizer.kind,
+            added_tokens=tokenizer.added_tokens,
         )
         return cls(codec=codec, vocabulary=vocabulary)
 
@@ -75,7 +76,7 @@ def open_codec(tokenizer: PublishedTokenizer) -> Codec:
         CheckpointError: it is not of the kind that it is published as.
     """
     try:
-        return KINDS[tokenizer.kind].parse(tokenizer.model)
+        return KINDS[tokenizer.kind].parse(tokenizer.model, tokenizer.added_tokens)
     except ValueError as error:
         what = "a SentencePiece model" if tokenizer.kind == SENTENCEPIECE else "a tokenizer.json"
         raise CheckpointError(

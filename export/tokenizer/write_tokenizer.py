@@ -53,7 +53,14 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
     (artifact / KINDS[tokenizer.kind].file).write_bytes(tokenizer.model)
     correct_settings(artifact, vocabulary, codec, source=tokenizer.path)
     most = checkpoint.config.max_position_embeddings
-    if tokenizer.kind == SENTENCEPIECE:
+    if tokenizer.why_not_sentencepiece is not None:
+        say(
+            f"{tokenizer.path}: the driver reads tokenizer.json and needs the package tokenizers, "
+            f"since {tokenizer.why_not_sentencepiece}"
+        )
+    if tokenizer.tokenizer_json is not None:
+        (artifact / TOKENIZER_JSON_FILE).write_bytes(tokenizer.tokenizer_json)
+    elif tokenizer.kind == SENTENCEPIECE:
         return _write_beside_model(tokenizer, codec, artifact, vocabulary, max_positions=most)
     if SETTINGS_FILE not in tokenizer.companions:
         made = settings_of_json(codec, vocabulary, max_positions=most)

@@ -16,6 +16,19 @@ from .. import weights
 from ..linear import Linear, as_linear, linear
 from ..operator.group_query_attention import PROJECTIONS, is_group_query_attention
 
+_ROLES, _STACK = ("query", "key", "value"), "query_key_value"
+
+
+def parts_of(name: str) -> list[str]:
+    """The names of the parameters whose rows a matrix has, one above the other.
+
+    >>> parts_of("layers.0.attention.query_key_value.weight")[1]
+    'layers.0.attention.key.weight'
+    >>> parts_of("layers.0.mlp.up.weight")
+    ['layers.0.mlp.up.weight']
+    """
+    return [name.replace(_STACK, role) for role in _ROLES] if _STACK in name else [name]
+
 
 class PackQkv(ir.passes.InPlacePass):
     """Every GroupQueryAttention fed by three linear layers of one input."""
@@ -28,7 +41,7 @@ class PackQkv(ir.passes.InPlacePass):
             if projections is None:
                 continue
             stack = weights.stacked(
-                str(projections[0].weight.name).replace("query", "query_key_value"),
+                str(projections[0].weight.name).replace(_ROLES[0], _STACK),
                 [projection.weight for projection in projections],
             )
             model.graph.register_initializer(stack)

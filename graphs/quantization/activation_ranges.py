@@ -1,4 +1,7 @@
-"""Calibration: the largest magnitude of each channel of activations. (numpy only)"""
+"""Calibration: largest magnitudes of activations, and the matrices that were rounded for them.
+
+(numpy only)
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...runtime.errors import GraphError
+from .rounded_matrices import RoundedMatrices
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,12 +30,17 @@ _KINDS = tuple(field.name for field in dataclasses.fields(LayerMaxima))
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
-    """The largest magnitudes of a whole model over some tokens."""
+    """What a whole model computed of some tokens."""
 
     layers: tuple[LayerMaxima, ...]
+    rounded: RoundedMatrices | None = None  # the layers' matrices, where the method rounds them
+
+    def with_rounded(self, rounded: RoundedMatrices | None) -> Calibration:
+        """The same maxima, beside rounded matrices."""
+        return dataclasses.replace(self, rounded=rounded)
 
     def to_bytes(self) -> bytes:
-        """As numpy's npz."""
+        """The maxima as numpy's npz."""
         arrays = {
             f"{number}.{kind}": getattr(layer, kind)
             for number, layer in enumerate(self.layers)
@@ -43,7 +52,7 @@ class Calibration:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Calibration:
-        """What ``to_bytes`` wrote.
+        """The maxima that ``to_bytes`` wrote.
 
         Raises:
             GraphError: it is something else.

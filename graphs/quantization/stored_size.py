@@ -1,4 +1,4 @@
-"""What one matrix takes in a file and in memory, from its shape and its readers alone."""
+"""What a packer makes of one matrix, from its shape and its readers alone: scheme and bytes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from .. import weights
 from .pack_matrices import PackMatrices
+from .scheme import Scheme
 from .weight_formats import Role
 
 
@@ -31,7 +32,7 @@ def stored_size(
         roles: its readers.
         packer: the pass that quantizes it; None: it stays in float32.
     """
-    matrix = weights.weight("matrix", _unread, shape=shape)
+    matrix = _stand_in(shape)
     held: dict[ir.Value, int] = {}  # how often it is in memory, by weight; shared ones once
     if packer is None:
         for role in roles:  # FoldTransposes stores the columns for a multiplication
@@ -48,6 +49,15 @@ def stored_size(
         in_file=tuple(sizes.values()),
         in_memory=sum(copies * sizes[weight] for weight, copies in held.items()),
     )
+
+
+def scheme_of(shape: Sequence[int], roles: Collection[Role], packer: PackMatrices) -> Scheme:
+    """The scheme in which a packer stores a matrix; arguments as of ``stored_size``."""
+    return packer.pack(_stand_in(shape), roles).scheme
+
+
+def _stand_in(shape: Sequence[int]) -> ir.Value:
+    return weights.weight("matrix", _unread, shape=shape)
 
 
 def _unread() -> np.ndarray:

@@ -104,7 +104,8 @@ class WeightFormat:
 FORMATS: tuple[WeightFormat, ...] = (
     WeightFormat(name="fp32", bits=None),
     WeightFormat(name="int8", bits=(8, 8, 8)),
-    WeightFormat(name="int4", bits=(4, 4, 8), finer="int8"),
+    WeightFormat(name="int4", bits=(4, 4, 8), method_name="gptq", finer="int8"),
+    WeightFormat(name="int4-rtn", bits=(4, 4, 8), finer="int8"),  # quick, nothing is observed
     WeightFormat(
         name="int8-dynamic",
         bits=(8, 8, 8),
@@ -134,5 +135,6 @@ def find_format(quant: str) -> WeightFormat:
 
 def format_of_bits(bits: int) -> WeightFormat:
     """The format whose bounds fit another exporter's graph, by the fewest bits of its weights."""
-    coarsest = min(FORMATS, key=lambda one: one.fewest_bits)
-    return next((one for one in FORMATS if one.fewest_bits == bits), coarsest)
+    plain = [one for one in FORMATS if not one.method.observes_activations]
+    coarsest = min(plain, key=lambda one: one.fewest_bits)
+    return next((one for one in plain if one.fewest_bits == bits), coarsest)

@@ -1,9 +1,10 @@
 """A folder for a new artifact, which takes its name when the artifact is whole.
 
-While an artifact is made, the partial folder beside ``out`` holds it, the journal of its weights,
-and for a moment the artifact that is replaced. It is removed when the artifact takes its name, or
-when the artifact is refused; a run that is interrupted or killed leaves it for the next run to
-resume. Where ``out`` is a link, all this happens where it leads, and the link stays.
+While an artifact is made, the partial folder beside ``out`` holds it, files that are made before
+its weights, the journal of its weights, and for a moment the artifact that is replaced. It is
+removed when the artifact takes its name, or when the artifact is refused; a run that is
+interrupted or killed leaves it for the next run to resume. Where ``out`` is a link, all this
+happens where it leads, and the link stays.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from .journal import Identity, Journal
 from .own_folders import files_of_artifact, foreign_files, is_free, refuse_mounted, target_of
 from .partial_folder import PartialKind, open_partial
 
-_FOLDER, _JOURNAL, _REPLACED = "artifact", "journal.jsonl", "replaced"
+_FOLDER, _EARLY, _JOURNAL, _SCRATCH = "artifact", "early", "journal.jsonl", "scratch"
+_REPLACED = "replaced"
 _KIND = PartialKind(
     content="an artifact that is not whole yet",
     made_by="an export",
@@ -36,8 +38,42 @@ class Staging:
 
     folder: Path
     journal: Journal
+    scratch: Path  # a folder for what the export needs on its way; gone with the partial folder
     is_resumed: bool  # whether it holds what an earlier, interrupted run wrote
     note: str  # what became of such a run; empty where there was none
+
+
+class Claim:
+    """The partial folder of one run, before and after what decides the weights is known."""
+
+    def __init__(self, partial: Path) -> None:
+        """Empty the folder of early files, which a killed run leaves."""
+        self.early = partial / _EARLY  # for files that are made before the weights
+        self.staging: Staging | None = None
+        self._partial = partial
+        shutil.rmtree(self.early, ignore_errors=True)
+        self.early.mkdir()
+
+    def begin(self, *, identity: Identity, resume: bool = True) -> Staging:
+        """The folder that takes the name.
+
+        Args:
+            identity: all that decides the bytes of the weights, by name; a run of another
+                identity is not resumed.
+            resume: resume an interrupted run.
+        """
+        self.staging = _begin(self._partial, identity, resume=resume)
+        return self.staging
+
+    def is_worth_keeping(self, error: BaseException) -> bool:
+        """Whether the next run can use what is there: weights of this run, or of one before."""
+        if self.staging is None:
+            return (self._partial / _JOURNAL).exists()
+        if not isinstance(error, TramontaneError):
+            return True
+        # What was written is good where disk or machine alone were in the way.
+        is_begun = self.staging.journal.num_noted > 0 or any(self.staging.scratch.iterdir())
+        return isinstance(error, ContractError) and is_begun
 
 
 @contextlib.contextmanager
@@ -46,15 +82,28 @@ def staged(
 ) -> Iterator[Staging]:
     """Yield a folder that takes the name ``out`` when the block succeeds.
 
+    Args:
+        out, replace: as ``claimed`` takes them.
+        identity, resume: as ``Claim.begin`` takes them.
+
+    Raises:
+        ContractError: as ``claimed``.
+    """
+    with claimed(out, replace=replace) as claim:
+        yield claim.begin(identity=identity, resume=resume)
+
+
+@contextlib.contextmanager
+def claimed(out: Path, *, replace: bool = True) -> Iterator[Claim]:
+    """Yield a claim on the name ``out``; the folder that it begins takes the name at the end.
+
     An artifact already there stays until then. When the block raises one of our errors, nothing
     is left behind. When it is interrupted, what it wrote is kept for the next run; so it is where
-    the disk or the machine failed (``ContractError``).
+    the disk or the machine failed (``ContractError``). Before the claim begins a folder, only what
+    an earlier run wrote is kept.
 
     Args:
         out: the artifact's folder.
-        identity: all that decides the bytes of the weights, by name; a run of another identity
-            is not resumed.
-        resume: resume an interrupted run.
         replace: whether an artifact that is there is replaced, or refused.
 
     Raises:
@@ -65,20 +114,21 @@ def staged(
     target, partial = target_of(out), open_partial(out, _KIND)
     replaced = partial.path / _REPLACED
     _bring_back(target, replaced)
-    staging = _begin(partial.path, identity, resume=resume)
+    claim = Claim(partial.path)
     try:
-        yield staging
+        yield claim
+        assert claim.staging is not None, "the block has begun no folder"
         refuse_occupied(out, replace=replace)  # it may have been made, or changed, meanwhile
         if target.exists():
             target.rename(replaced)
-        staging.folder.rename(target)
+        claim.staging.folder.rename(target)
     except BaseException as error:
         _bring_back(target, replaced)
-        if isinstance(error, TramontaneError) and not _is_worth_keeping(error, staging):
-            partial.remove()
-        else:
+        if claim.is_worth_keeping(error):
             partial.release()
-        if isinstance(error, OSError):
+        else:
+            partial.remove()
+        if isinstance(error, OSError) and claim.staging is not None:
             raise ContractError(
                 f"{out}: cannot be written ({error}); where a file is too large for the disk, "
                 "cut it with --max-shard; what was written is kept for the next run"
@@ -148,13 +198,9 @@ def _named(out: Path) -> str:
         return ""
 
 
-def _is_worth_keeping(error: TramontaneError, staging: Staging) -> bool:
-    """Weights that were written are good where disk or machine alone were in the way."""
-    return isinstance(error, ContractError) and staging.journal.num_noted > 0
-
-
 def _begin(partial: Path, identity: Identity, *, resume: bool) -> Staging:
-    folder, journal = partial / _FOLDER, Journal(partial / _JOURNAL)
+    folder, scratch = partial / _FOLDER, partial / _SCRATCH
+    journal = Journal(partial / _JOURNAL)
     differences = journal.differences(identity)
     is_resumed = resume and differences == [] and folder.is_dir()
     if is_resumed:
@@ -164,8 +210,12 @@ def _begin(partial: Path, identity: Identity, *, resume: bool) -> Staging:
         note = _why_over(folder, differences, resume=resume)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
+        shutil.rmtree(scratch, ignore_errors=True)
         journal.begin(identity)
-    return Staging(folder=folder, journal=journal, is_resumed=is_resumed, note=note)
+    scratch.mkdir(exist_ok=True)
+    return Staging(
+        folder=folder, journal=journal, scratch=scratch, is_resumed=is_resumed, note=note
+    )
 
 
 def _why_over(folder: Path, differences: list[str] | None, *, resume: bool) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from ..contract import MANIFEST_FILE, TOKENIZER_FILE, TOKENIZER_JSON_FILE
 from ..errors import ContractError
 from ..manifest import SENTENCEPIECE, TOKENIZERS, Manifest
+from .added_tokens import AddedTokens
 from .protocol import Codec
 from .tokenizer import Tokenizer
 
@@ -22,17 +23,18 @@ class Kind:
     """One kind of tokenizer."""
 
     file: str  # of the artifact
-    parse: Callable[[bytes], Codec]  # that file's content; ValueError where it is damaged
+    # That file's content, and the tokens added to it; ValueError where it is damaged.
+    parse: Callable[[bytes, AddedTokens], Codec]
     package: str | None = None  # that parsing imports; None: one that the driver always has
 
 
-def _sentencepiece(content: bytes) -> Codec:
+def _sentencepiece(content: bytes, added: AddedTokens) -> Codec:
     from .sentencepiece import SentencePiece  # imports a package that other kinds do not need
 
-    return SentencePiece(content)
+    return SentencePiece(content, added)
 
 
-def _hugging_face(content: bytes) -> Codec:
+def _hugging_face(content: bytes, _: AddedTokens) -> Codec:
     from .hugging_face import HuggingFace
 
     return HuggingFace(content)
@@ -79,7 +81,7 @@ def open_tokenizer(folder: Path, manifest: Manifest) -> Tokenizer:
     if not path.is_file():
         raise ContractError(f"{path}: missing; copy the artifact again")
     try:
-        codec = kind.parse(path.read_bytes())
+        codec = kind.parse(path.read_bytes(), manifest.vocabulary.added_tokens)
     except (ValueError, OSError) as error:
         raise ContractError(
             f"{path}: not a {manifest.vocabulary.kind} model ({error}); copy the artifact again"

@@ -185,8 +185,9 @@ from tramontane.validate.report.summaries import print_verdict
 def main():
     figures = {"max_logit_difference": 2.0}
     failed = {"name": "y", "kind": "logits", "figures": figures, "bounds": figures, "failures": ["z"]}
+    unmeasured = {"name": "u", "kind": "interface", "figures": {}, "bounds": {}, "failures": ["w"]}
     head = dict.fromkeys(PARITY_LABELS)
-    print_verdict({"checks": [failed], "notes": [], "artifact": {"name": "x"}, "headline": head,
+    print_verdict({"checks": [failed, unmeasured], "notes": [], "artifact": {"name": "x"}, "headline": head,
                    "tolerance": {"max_kl": 1, "min_agreement": 0}, "passed": False,
                    "explanation": None})
     print(chr(0x2192), chr(0x394))
@@ -224,6 +225,8 @@ def test_a_character_that_an_encoding_lacks_is_escaped_in_tables_too(env: dict[s
     done = run(code=_TABLE, env={"PYTHONUTF8": "0", **env})
     assert done.returncode == 0, done.stderr.decode("latin-1")
     assert b"|\\u0394logit|" in done.stdout
+    assert b"nothing measured: u" in done.stdout
+    assert b"FAILED: u: w" in done.stdout
     assert b"\\u2192 \\u0394" in done.stdout
 
 

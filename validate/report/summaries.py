@@ -80,7 +80,12 @@ def _checks_table(checks: Sequence[Check]) -> Table:
     table = Table("kind of check", "count", "figure closest to its bound", "found", "bound")
     for kind in dict.fromkeys(check.kind for check in checks):
         alike = [check for check in checks if check.kind == kind]
-        check, figure = closest_to_bound(alike)
+        closest = closest_to_bound(alike)
+        if closest is None:
+            failed = next(check for check in alike if check.failures)
+            table.add_row(kind, str(len(alike)), f"nothing measured: {failed.name}", "", "")
+            continue
+        check, figure = closest
         table.add_row(
             kind,
             str(len(alike)),
@@ -152,7 +157,7 @@ def _cells(check: dict[str, Any]) -> list[str]:
     cells = [_shown(figures.get(name)) if name in figures else "" for name in _FIGURES]
     if "same_top" in figures and figures["same_top"] is not None:
         cells[-1] = f"{figures['same_top']:.2%}"
-    if check["kind"] == "greedy":
+    if "greedy_tokens" in figures:
         cells[-1] = f"{figures['same_greedy_tokens']} of {figures['greedy_tokens']}"
     error = next((name for name in _ERRORS if name in figures), None)
     return [*cells, "" if error is None else _shown(figures[error])]

@@ -38,7 +38,8 @@ def read_driver(artifact: Path, manifest: Manifest) -> Reading:
     """
     kind = find_kind(artifact, manifest)
     open_tokenizer(artifact, manifest)  # refuses what the driver refuses
-    codec = kind.parse((artifact / kind.file).read_bytes())
+    content = (artifact / kind.file).read_bytes()
+    codec = kind.parse(content, manifest.vocabulary.added_tokens)
     start = manifest.vocabulary.prompt_start
     return _of_codec(codec, file=kind.file, program=DRIVER, start=start)
 

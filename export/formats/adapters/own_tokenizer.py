@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 
 from ....runtime.contract import TOKENIZER_FILE
 from ....runtime.errors import CheckpointError
-from ..layouts import Layout, Published
+from ..layouts import Published
 from ..tokenizer_files import (
     ADDED_FILE,
+    DECIDING,
     MAP_FILE,
     SETTINGS_FILE,
     TEMPLATE_FILE,
+    deciding_files,
     read_tokenizer,
     tokenizer_file,
 )
@@ -46,12 +49,13 @@ def with_tokenizer(
                 "of these beside it"
             )
         return published, [f"{found}; the base model's tokenizer is used"]
-    base = None if published.layout is Layout.GGUF else tokenizer_file(published.path)
-    published.held.hold(own)
-    kept = [file for file in published.files if file != base and file.name != own.name]
+    files = deciding_files(adapter.folder)
+    for path in files:
+        published.held.hold(path)
+    kept = (path for path in published.files if path.name not in DECIDING)
     changed = dataclasses.replace(
         published,
-        files=(*kept, own),
-        read_tokenizer=lambda: read_tokenizer(adapter.folder, published.held),
+        files=(*kept, *files),
+        read_tokenizer=cache(lambda: read_tokenizer(adapter.folder, published.held)),
     )
     return changed, []

@@ -14,9 +14,16 @@ from tokenizers.pre_tokenizers import PreTokenizer
 from ....console.progress import say
 from ....runtime.errors import CheckpointError
 from ...tokenizer.byte_level.bpe import ByteLevelBpe
-from ...tokenizer.byte_level.mistral_words import correct_words
-from ...tokenizer.byte_level.words import LLAMA_3, TEKKEN, UNNAMED, cut_by, gpt_2, smollm
-from ..metadata_fields import shown
+from ...tokenizer.byte_level.mistral_split_regex import correct_split_regex
+from ...tokenizer.byte_level.pre_tokenizers import (
+    LLAMA_3,
+    TEKKEN,
+    UNNAMED,
+    gpt_2,
+    smollm,
+    split_by,
+)
+from ..metadata_fields import flag, listed, shown, text, token_id
 
 # Kinds of tokens. Source: ggml, docs/gguf.md.
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
@@ -27,27 +34,27 @@ _REMEDY = "export the folder that it was converted from, with its tokenizer.json
 class _Pre:
     """What a name of ``tokenizer.ggml.pre`` stands for."""
 
-    words: Callable[[], PreTokenizer]
-    is_whole_first: bool = False  # a word that is a token is that token
+    pre_tokenizer: Callable[[], PreTokenizer]
+    is_whole_first: bool = False  # a split that is a token is that token
     adds_start: bool = False  # where the file does not say it
 
 
-_LLAMA_3 = _Pre(words=partial(cut_by, LLAMA_3), is_whole_first=True, adds_start=True)
+_LLAMA_3 = _Pre(pre_tokenizer=partial(split_by, LLAMA_3), is_whole_first=True, adds_start=True)
 _DEFAULT = "default"
-# Names of Llama's and Mistral's family. Source: llama.cpp, src/llama-vocab.cpp. The patterns are
-# those of the models' own files: llama.cpp cuts words alike, but for tekken's at combining marks.
+# Names of Llama's and Mistral's family. Source: llama.cpp, src/llama-vocab.cpp. The split regexes
+# are those of the models' own files: llama.cpp splits alike, except tekken's at combining marks.
 PRE_TOKENIZERS = {
     "llama-bpe": _LLAMA_3,
     "llama3": _LLAMA_3,
     "llama-v3": _LLAMA_3,
     "falcon3": _LLAMA_3,
     "midm-2.0": _LLAMA_3,
-    "pixtral": _LLAMA_3,  # made from a tokenizer.json with the wrong pattern: corrected below
-    "smaug-bpe": _Pre(words=partial(cut_by, LLAMA_3)),
-    "tekken": _Pre(words=partial(cut_by, TEKKEN), is_whole_first=True, adds_start=True),
-    "smollm": _Pre(words=smollm),
-    "gpt-2": _Pre(words=gpt_2),
-    _DEFAULT: _Pre(words=partial(cut_by, *UNNAMED)),
+    "pixtral": _LLAMA_3,  # made from a tokenizer.json with the wrong split regex: corrected below
+    "smaug-bpe": _Pre(pre_tokenizer=partial(split_by, LLAMA_3)),
+    "tekken": _Pre(pre_tokenizer=partial(split_by, TEKKEN), is_whole_first=True, adds_start=True),
+    "smollm": _Pre(pre_tokenizer=smollm),
+    "gpt-2": _Pre(pre_tokenizer=gpt_2),
+    _DEFAULT: _Pre(pre_tokenizer=partial(split_by, *UNNAMED)),
 }
 
 
@@ -66,15 +73,16 @@ def build_byte_level(settings: Mapping[str, Any], path: Path) -> tuple[Tokenizer
     Raises:
         CheckpointError: an unknown pre-tokenizer, a missing list, a token that is there twice, a
             merge of no token, or no start token though prompts start with one.
+        ConfigError: a value of another kind; the message begins with its name.
 
     Source: ggml, docs/gguf.md; llama.cpp, src/llama-vocab.cpp.
     """
     pre = _named(settings, path)
     tokens, kinds = _tokens(settings, path)
     ids = {token: number for number, token in enumerate(tokens)}
-    adds_start = bool(settings.get("add_bos_token", pre.adds_start))
-    start = settings.get("bos_token_id") if adds_start else None
-    if adds_start and (start is None or not 0 <= start < len(tokens)):
+    adds_start = flag(settings, "add_bos_token", pre.adds_start)
+    start = token_id(settings, "bos_token_id") if adds_start else None
+    if adds_start and (start is None or start >= len(tokens)):
         raise CheckpointError(
             f"{path}: tokenizer.ggml.bos_token_id is {start}, expected one of {len(tokens)} "
             "tokens, since prompts start with one; convert it again"
@@ -82,7 +90,7 @@ def build_byte_level(settings: Mapping[str, Any], path: Path) -> tuple[Tokenizer
     described = ByteLevelBpe(
         vocabulary=ids,
         merges=_merges(settings, path),
-        words=pre.words(),
+        pre_tokenizer=pre.pre_tokenizer(),
         is_whole_first=pre.is_whole_first,
         added=[
             AddedToken(token, special=kind != _USER_DEFINED, normalized=False)
@@ -98,15 +106,15 @@ def build_byte_level(settings: Mapping[str, Any], path: Path) -> tuple[Tokenizer
             f"{path}: tokenizer.ggml.merges cannot be used ({error}), expected merges of its "
             f"tokens; {_REMEDY}"
         ) from error
-    correct_words(found, path=path, tekken=None)
+    correct_split_regex(found, path=path, tekken=None)
     return found, adds_start
 
 
 def _named(settings: Mapping[str, Any], path: Path) -> _Pre:
-    name = settings.get("pre")
+    name = text(settings, "pre")
     if name is None:
         say(
-            f"{path}: tokenizer.ggml.pre is missing; words are cut as llama.cpp does without it, "
+            f"{path}: tokenizer.ggml.pre is missing; text is split as llama.cpp does without it, "
             "which may not be how the model was trained"
         )
         name = _DEFAULT
@@ -119,12 +127,13 @@ def _named(settings: Mapping[str, Any], path: Path) -> _Pre:
 
 
 def _tokens(settings: Mapping[str, Any], path: Path) -> tuple[list[str], list[int]]:
-    tokens = settings.get("tokens")
-    if not isinstance(tokens, list) or not tokens:
+    tokens = listed(settings, "tokens", str)
+    if not tokens:
         raise CheckpointError(
-            f"{path}: tokenizer.ggml.tokens is {shown(tokens)}, expected a list; convert it again"
+            f"{path}: tokenizer.ggml.tokens is missing or empty, expected a list of texts; "
+            "convert it again"
         )
-    kinds = settings.get("token_type") or [1] * len(tokens)
+    kinds = listed(settings, "token_type", int) or [1] * len(tokens)
     if len(kinds) != len(tokens):
         raise CheckpointError(
             f"{path}: the tokenizer has {len(tokens)} tokens, {len(kinds)} token_type, expected "
@@ -141,11 +150,10 @@ def _tokens(settings: Mapping[str, Any], path: Path) -> tuple[list[str], list[in
 
 
 def _merges(settings: Mapping[str, Any], path: Path) -> list[tuple[str, str]]:
-    listed = settings.get("merges")
-    if not isinstance(listed, list):
+    if settings.get("merges") is None:
         raise CheckpointError(
-            f"{path}: tokenizer.ggml.merges is {shown(listed)}, expected a list; convert it again"
+            f"{path}: tokenizer.ggml.merges is missing, expected a list of texts; convert it again"
         )
-    pairs = (merge.partition(" ") for merge in listed)
+    pairs = (merge.partition(" ") for merge in listed(settings, "merges", str))
     # A merge that is there twice counts where it is first.
     return list(dict.fromkeys((left, right) for left, _, right in pairs))

@@ -125,7 +125,9 @@ def _of_all_layers(own: dict[str, Any]) -> dict[str, Any]:
     return {
         name: own[name][0]
         for name in _PER_LAYER
-        if isinstance(own.get(name), list) and len(set(own[name])) == 1
+        if isinstance(own.get(name), list)
+        and own[name]
+        and all(each == own[name][0] for each in own[name])
     }
 
 

@@ -11,8 +11,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ....runtime.errors import CheckpointError
+from ....runtime.errors import CheckpointError, ConfigError
 from ..held_files import HeldFiles
+from ..metadata_fields import number as whole_number
 from ..metadata_fields import shown
 from ..stored_tensor import StoredTensor
 from .file import GgufFile, read_gguf
@@ -54,7 +55,7 @@ def read_parts(path: Path, held: HeldFiles) -> tuple[GgufFile, tuple[Path, ...]]
         CheckpointError: as ``read_gguf``; a part is missing, or of another model.
     """
     named = read_gguf(held.hold(path))
-    count = named.metadata.get(_COUNT, 1)
+    count = _count(named)
     if count in (0, 1):
         return named, (path,)
     paths = _paths_of_all(path, count)
@@ -74,6 +75,19 @@ def read_parts(path: Path, held: HeldFiles) -> tuple[GgufFile, tuple[Path, ...]]
             f"{len(tensors)}, expected as many; download all parts of one model"
         )
     return GgufFile(path=paths[0], metadata=parts[0].metadata, tensors=tensors), tuple(paths)
+
+
+def _count(file: GgufFile) -> int:
+    """How many parts a model has; files in one piece omit it, or have 0 or 1."""
+    try:
+        count = int(whole_number(file.metadata, _COUNT, int, 1))
+    except ConfigError as error:
+        raise CheckpointError(f"{file.path}: {error}; download it again") from error
+    if count < 0:
+        raise CheckpointError(
+            f"{file.path}: {_COUNT} is {count}, expected at least 0; download it again"
+        )
+    return count
 
 
 def _paths_of_all(path: Path, count: int) -> list[Path]:

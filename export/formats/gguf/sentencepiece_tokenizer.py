@@ -9,9 +9,9 @@ from typing import Any
 from ....runtime.errors import CheckpointError
 from ....runtime.tokenizers.sentencepiece import SPACE
 from ...tokenizer.sentencepiece_model import KIND, make_bpe, serialize
-from ..metadata_fields import shown
+from ..metadata_fields import flag, listed, shown, token_id
 
-_LISTS = ("tokens", "scores", "token_type")
+_LISTS = {"tokens": str, "scores": float, "token_type": int}
 # What llama.cpp takes for granted of this kind of tokenizer, src/llama-vocab.cpp.
 _DEFAULT_IDS = {"unknown": 0, "bos": 1, "eos": 2, "padding": None}
 _FIELDS = {"unknown": "unk", "bos": "bos", "eos": "eos", "padding": "pad"}
@@ -27,6 +27,7 @@ def build_sentencepiece(settings: Mapping[str, Any], path: Path) -> bytes:
 
     Raises:
         CheckpointError: an incomplete tokenizer, or one that is not SentencePiece's BPE.
+        ConfigError: a value of another kind; the message begins with its name.
 
     Source: ggml, docs/gguf.md; sentencepiece, src/sentencepiece_model.proto.
     """
@@ -36,24 +37,25 @@ def build_sentencepiece(settings: Mapping[str, Any], path: Path) -> bytes:
     try:
         model = make_bpe(
             pieces,
-            remove_extra_whitespaces=settings.get("remove_extra_whitespaces", False),
+            remove_extra_whitespaces=flag(settings, "remove_extra_whitespaces"),
         )
     except ValueError as error:
         raise CheckpointError(
             f"{path}: {error}, expected its text, a number and a kind; convert it again"
         ) from error
     for name, default in _DEFAULT_IDS.items():
-        number = settings.get(f"{name}_token_id", default)
+        key = f"{name}_token_id"
+        number = token_id(settings, key) if key in settings else default
         _set_special(path, model.trainer_spec, settings["tokens"], name, number)
-    model.normalizer_spec.add_dummy_prefix = settings.get("add_space_prefix", True)
+    model.normalizer_spec.add_dummy_prefix = flag(settings, "add_space_prefix", True)
     return serialize(model)
 
 
 def _pieces(settings: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
     """Pieces as SentencePiece spells them; llama.cpp's converter writes added ones with spaces."""
-    for piece, score, kind in zip(*(settings[name] for name in _LISTS), strict=True):
-        is_added = kind == KIND.USER_DEFINED and isinstance(piece, str)
-        yield piece.replace(" ", SPACE) if is_added else piece, score, kind
+    lists = (settings[name] for name in _LISTS)
+    for piece, score, kind in zip(*lists, strict=True):
+        yield piece.replace(" ", SPACE) if kind == KIND.USER_DEFINED else piece, score, kind
 
 
 def _refuse_unsupported(settings: Mapping[str, Any], path: Path) -> None:
@@ -62,7 +64,7 @@ def _refuse_unsupported(settings: Mapping[str, Any], path: Path) -> None:
             f"{path}: tokenizer.ggml.precompiled_charsmap is there, expected text that is taken "
             "as it is; export a folder with its tokenizer.model"
         )
-    lengths = {name: len(settings.get(name) or ()) for name in _LISTS}
+    lengths = {name: len(listed(settings, name, kind)) for name, kind in _LISTS.items()}
     if len(set(lengths.values())) > 1 or not lengths["tokens"]:
         found = ", ".join(f"{count} {name}" for name, count in lengths.items())
         raise CheckpointError(
@@ -86,7 +88,7 @@ def _set_special(
     path: Path, trainer: Any, pieces: list[str], name: str, number: int | None
 ) -> None:
     """SentencePiece finds a special piece by its text, and notes its number beside it."""
-    if number is not None and not 0 <= number < len(pieces):
+    if number is not None and number >= len(pieces):
         raise CheckpointError(
             f"{path}: tokenizer.ggml.{name}_token_id is {number}, expected one of "
             f"{len(pieces)} tokens; convert it again"

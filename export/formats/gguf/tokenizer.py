@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ....runtime.errors import CheckpointError
+from ....runtime.errors import CheckpointError, ConfigError
 from ....runtime.manifest import SENTENCEPIECE, TOKENIZERS
 from ...tokenizer.json_parts import to_bytes
-from ..metadata_fields import shown
+from ..metadata_fields import flag, shown, text, token_id
 from ..tokenizer_files import PublishedTokenizer
 from .byte_level_tokenizer import build_byte_level
 from .file import GgufFile
@@ -32,7 +32,8 @@ def rebuild_tokenizer(file: GgufFile) -> PublishedTokenizer:
     """Build the tokenizer that a GGUF file's metadata describes.
 
     Raises:
-        CheckpointError: none, one of another kind, or an incomplete one.
+        CheckpointError: none, one of another kind, an incomplete one, or one with a key that has
+            a value of another kind.
 
     Source: ggml, docs/gguf.md.
     """
@@ -42,13 +43,16 @@ def rebuild_tokenizer(file: GgufFile) -> PublishedTokenizer:
         if name.startswith(_START)
     }
     kind = settings.get("model")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise CheckpointError(
             f"{file.path}: {_START}model is {shown(kind)}, expected 'gpt2' (byte-level BPE) or "
             "'llama' (SentencePiece's BPE), which are all that the driver reads; export another "
             "model"
         )
-    return KINDS[kind](file, settings)
+    try:
+        return KINDS[kind](file, settings)
+    except ConfigError as error:
+        raise CheckpointError(f"{file.path}: {_START}{error}; convert it again") from error
 
 
 def _sentencepiece(file: GgufFile, settings: Mapping[str, Any]) -> PublishedTokenizer:
@@ -56,47 +60,52 @@ def _sentencepiece(file: GgufFile, settings: Mapping[str, Any]) -> PublishedToke
         path=file.path,
         kind=SENTENCEPIECE,
         model=build_sentencepiece(settings, file.path),
-        adds_bos=bool(settings.get("add_bos_token", True)),
-        settings=_templates(file.metadata),
+        adds_bos=flag(settings, "add_bos_token", True),
+        settings=_templates(file),
         remedy=REMEDY,
     )
 
 
 def _byte_level(file: GgufFile, settings: Mapping[str, Any]) -> PublishedTokenizer:
     found, adds_bos = build_byte_level(settings, file.path)
-    ids = {name: settings.get(key) for name, key in _NAMED.items()}
+    ids = {name: token_id(settings, key) for name, key in _NAMED.items()}
     tokens = settings["tokens"]
     named = {
         name: tokens[number]
         for name, number in ids.items()
-        if isinstance(number, int) and 0 <= number < len(tokens)
+        if number is not None and number < len(tokens)
     }
     return PublishedTokenizer(
         path=file.path,
         kind=TOKENIZERS,
         model=to_bytes(found),
         adds_bos=adds_bos,
-        settings={**named, **_templates(file.metadata)},
+        settings={**named, **_templates(file)},
         made_from=file.path.name,
     )
 
 
-KINDS: dict[Any, Callable[[GgufFile, Mapping[str, Any]], PublishedTokenizer]] = {
+KINDS: dict[str, Callable[[GgufFile, Mapping[str, Any]], PublishedTokenizer]] = {
     "llama": _sentencepiece,
     "gpt2": _byte_level,
 }
 
 
-def _templates(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Chat templates as ``tokenizer_config.json`` has them: one text, or several by name."""
-    default = metadata.get(_TEMPLATE)
-    others = {
-        name.removeprefix(f"{_TEMPLATE}."): text
-        for name, text in metadata.items()
-        if name.startswith(f"{_TEMPLATE}.")
-    }
+def _templates(file: GgufFile) -> dict[str, Any]:
+    """Chat templates as ``tokenizer_config.json`` has them: one text, or several by name.
+
+    Raises:
+        CheckpointError: one is not a text.
+    """
+    keys = [key for key in file.metadata if key == _TEMPLATE or key.startswith(f"{_TEMPLATE}.")]
+    try:
+        found = {key: text(file.metadata, key) for key in keys}
+    except ConfigError as error:
+        raise CheckpointError(f"{file.path}: {error}; convert it again") from error
+    default = found.pop(_TEMPLATE, None)
+    others = {key.removeprefix(f"{_TEMPLATE}."): template for key, template in found.items()}
     if not others:
         return {} if default is None else {"chat_template": default}
     named = {**({} if default is None else {"default": default}), **others}
-    listed = [{"name": name, "template": text} for name, text in named.items()]
+    listed = [{"name": name, "template": template} for name, template in named.items()]
     return {"chat_template": listed}

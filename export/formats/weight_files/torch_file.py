@@ -21,6 +21,7 @@ from typing import Any
 
 from ....runtime.errors import CheckpointError
 from ..held_files import HeldFile
+from ..metadata_fields import shown
 from ..stored_tensor import StoredTensor, StridedTensor
 
 # Types of elements as safetensors names them, and their bytes.
@@ -100,14 +101,31 @@ class _Unpickler(pickle.Unpickler):
         return _Record(offset, size, dtype)
 
 
+def _tensor(record: Any, start: Any, shape: Any, strides: Any, dtype: Any) -> _Tensor:
+    """What a constructor was given, which may be anything in a file that was not made by PyTorch.
+
+    Raises:
+        ValueError: no storage, or sizes that are no whole numbers of at least 0.
+    """
+    is_sized = (
+        isinstance(shape, tuple)
+        and isinstance(strides, tuple)
+        and len(shape) == len(strides)
+        and all(type(size) is int and size >= 0 for size in (start, *shape, *strides))
+    )
+    if not isinstance(record, _Record) or not isinstance(dtype, str) or not is_sized:
+        raise ValueError(f"a tensor of size {shown(shape)}, strides {shown(strides)}")
+    return _Tensor(record, start, shape, strides, dtype)
+
+
 def _known() -> dict[tuple[str, str], Any]:
     """What a pickle may name, made anew for each: it could change what it gets."""
     rebuild: dict[str, Callable[..., Any]] = {
-        "_rebuild_tensor_v2": lambda record, start, shape, strides, *_: _Tensor(
+        "_rebuild_tensor_v2": lambda record, start, shape, strides, *_: _tensor(
             record, start, shape, strides, record.dtype
         ),
         "_rebuild_tensor_v3": lambda record, start, shape, strides, _grad, _hooks, dtype, *_: (
-            _Tensor(record, start, shape, strides, dtype)
+            _tensor(record, start, shape, strides, dtype)
         ),
         "_rebuild_parameter": lambda tensor, *_: tensor,
     }
@@ -129,18 +147,19 @@ def read_headers(file: HeldFile) -> list[StoredTensor | StridedTensor]:
             other way.
     """
     content = _unpickled(file)
-    if not isinstance(content, dict) or not content:
-        found = "no tensors" if content == {} else f"a {type(content).__name__}"
+    if not isinstance(content, dict) or not dict.__len__(content):
+        found = "no tensors" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise CheckpointError(
             f"{file.path}: holds {found}, expected a dictionary of tensors by name; {_AGAIN}"
         )
-    for name, value in content.items():
+    tensors = list(dict.items(content))  # of an OrderedDict the file may replace ``items``
+    for name, value in tensors:
         if not isinstance(name, str) or not isinstance(value, _Tensor):
             raise CheckpointError(
                 f"{file.path}: {name!r} is a {type(value).__name__}, expected a tensor; if the "
                 f"model's tensors are nested in it, save those alone, or {_AGAIN}"
             )
-    return [_header(file, name, tensor) for name, tensor in content.items()]
+    return [_header(file, name, tensor) for name, tensor in tensors]
 
 
 def _unpickled(file: HeldFile) -> Any:
@@ -164,7 +183,7 @@ def _unpickled(file: HeldFile) -> Any:
             f"{file.path}: reading it would run {error}, expected tensors alone; nothing was run: "
             f"do not trust this file, or, if you made it, {_AGAIN}"
         ) from error
-    except CheckpointError:
+    except (CheckpointError, MemoryError):
         raise
     except Exception as error:  # a damaged pickle may raise anything
         raise CheckpointError(
@@ -178,6 +197,8 @@ def _records(file: HeldFile, archive: zipfile.ZipFile) -> tuple[dict[str, tuple[
     records, pickled = {}, b""
     for info in archive.infolist():
         inner = info.filename.partition("/")[2]
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{info.filename} is compressed")
         if inner == "data.pkl":
             pickled = archive.read(info)
         elif inner == "byteorder" and archive.read(info) != b"little":
@@ -186,8 +207,6 @@ def _records(file: HeldFile, archive: zipfile.ZipFile) -> tuple[dict[str, tuple[
                 f"with PyTorch and {_AGAIN}"
             )
         elif inner.startswith("data/"):
-            if info.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"{info.filename} is compressed")
             head = file.read_bytes(_LOCAL_HEADER_BYTES, offset=info.header_offset)
             names = sum(int.from_bytes(head[i : i + 2], "little") for i in (26, 28))
             start = info.header_offset + _LOCAL_HEADER_BYTES + names
@@ -203,8 +222,7 @@ def _header(file: HeldFile, name: str, tensor: _Tensor) -> StoredTensor | Stride
     count = 1 + sum(steps) if math.prod(shape) else 0  # elements from the first to the last
     end = tensor.record.offset + tensor.record.size
     offset = tensor.record.offset + tensor.start * bytes_each
-    is_sound = bytes_each and min(tensor.start, *strides, *shape, 0) >= 0
-    if not is_sound or offset + count * bytes_each > min(end, file.identity[2]):
+    if not bytes_each or offset + count * bytes_each > min(end, file.identity[2]):
         raise CheckpointError(
             f"{file.path}: {name} does not lie within its storage, expected the whole tensor; "
             "download it again"

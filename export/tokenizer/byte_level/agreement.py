@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from ..tokenizer_probes import PROBE_TEXTS
 
-# Words that the patterns of Llama 3 and of Mistral's tekken cut differently.
+# Texts that the split regexes of Llama 3 and of Mistral's tekken split differently.
 MIXED_CASE = ("eBay", "mL of NaOH at pH 7", "McDonald's iPhone", "it's WE'LL", "12345", "a//\n\nb")
 _TEXTS = (*PROBE_TEXTS, *MIXED_CASE)
 

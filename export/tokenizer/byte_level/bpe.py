@@ -37,7 +37,7 @@ def merges_of(ranks: Mapping[bytes, int]) -> list[tuple[str, str]]:
 
     Each token has one merge. Inside a text, tiktoken makes a token of the same two parts as when
     it encodes that token alone, since until then it has joined nothing across the token's ends.
-    A token that its own bytes do not become has no merge: only a whole word is that token.
+    A token that its own bytes do not become has no merge: only a whole split is that token.
 
     Args:
         ranks: rank of each token; the lowest is joined first.
@@ -70,8 +70,8 @@ class ByteLevelBpe:
 
     vocabulary: Mapping[str, int]  # ids of spelled tokens, and of added tokens as they are
     merges: Sequence[tuple[str, str]]
-    words: pre_tokenizers.PreTokenizer  # cuts a text into words, and spells their bytes
-    is_whole_first: bool  # a word that is a token is that token, whatever the merges make of it
+    pre_tokenizer: pre_tokenizers.PreTokenizer  # splits a text, and spells the bytes
+    is_whole_first: bool  # a split that is a token is that token, whatever the merges make of it
     added: Sequence[AddedToken] = ()
     start: str | None = None  # token in front of a text
 
@@ -90,7 +90,7 @@ class ByteLevelBpe:
         except Exception as error:  # what tokenizers raises has no type of its own
             raise ValueError(str(error)) from error
         found = Tokenizer(model)
-        found.pre_tokenizer = self.words
+        found.pre_tokenizer = self.pre_tokenizer
         found.decoder = decoders.ByteLevel()
         found.post_processor = processors.ByteLevel(trim_offsets=False)
         if self.start is not None:

@@ -16,7 +16,7 @@ from ....runtime.tokenizers.hugging_face import parse_tokenizer_json
 from ...formats.held_files import HeldFile, HeldFiles
 from ..json_parts import to_bytes
 from . import tekken, tiktoken_ranks
-from .mistral_words import correct_words
+from .mistral_split_regex import correct_split_regex
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +39,7 @@ def read_json(folder: Path, held: HeldFiles) -> JsonTokenizer:
     """Read a folder's ``tokenizer.json``, or make it.
 
     Mistral's ``tekken.json`` and Llama 3's ``tokenizer.model`` may lie beside it; both then say
-    the same. Of Mistral's own files, those with a wrong pattern of words are corrected.
+    the same. Of Mistral's own files, those with a wrong split regex are corrected.
 
     Raises:
         CheckpointError: no file, an unreadable one, or two that disagree.
@@ -62,9 +62,9 @@ def _published(file: HeldFile, held: HeldFiles) -> JsonTokenizer:
         tiktoken_ranks.refuse_other(model.read_bytes(), found, model.path)
     other = held.find(folder / tekken.FILE)
     published = None if other is None else tekken.read_tekken(other)
-    if correct_words(found, path=file.path, tekken=published):
+    if correct_split_regex(found, path=file.path, tekken=published):
         return JsonTokenizer(
-            content=to_bytes(found), made_from=f"{file.name}, its pattern of words corrected"
+            content=to_bytes(found), made_from=f"{file.name}, its split regex corrected"
         )
     return JsonTokenizer(content=content)
 

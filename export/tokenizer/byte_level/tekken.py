@@ -1,6 +1,6 @@
 """Mistral's ``tekken.json`` as ``tokenizer.json``.
 
-A file lists ordinary tokens by rank, more of them than are used, and the pattern of its words.
+A file lists ordinary tokens by rank, more of them than are used, and the split regex.
 Special tokens have the first ids: the id of an ordinary token is its rank plus their number.
 
 Source: mistral-common 1.9, mistral_common/tokens/tokenizers/tekken.py.
@@ -21,7 +21,7 @@ from ....runtime.errors import CheckpointError, ConfigError
 from ...formats.held_files import HeldFile
 from ...formats.metadata_fields import number, read_json_object, shown
 from .bpe import ByteLevelBpe, merges_of, spell
-from .words import cut_by
+from .pre_tokenizers import split_by
 
 FILE = "tekken.json"
 START, END, UNKNOWN, PADDING = "<s>", "</s>", "<unk>", "<pad>"
@@ -53,7 +53,7 @@ class Tekken:
         return ByteLevelBpe(
             vocabulary={**self.ordinary_ids(), **{t: i for i, t in enumerate(self.special)}},
             merges=merges_of({token: rank for rank, token in enumerate(self.tokens)}),
-            words=cut_by(self.pattern),
+            pre_tokenizer=split_by(self.pattern),
             is_whole_first=True,
             added=[AddedToken(token, special=True, normalized=False) for token in self.special],
             start=START,

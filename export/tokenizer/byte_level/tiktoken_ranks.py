@@ -1,6 +1,6 @@
 """tiktoken's files, such as the ``tokenizer.model`` of Llama 3: recognized, read and compared.
 
-Such a file lists ordinary tokens alone: neither special tokens nor the pattern of words.
+Such a file lists ordinary tokens alone: neither special tokens nor the split regex.
 The ``tokenizer.json`` of the same checkpoint has all three.
 
 Source: openai/tiktoken, tiktoken/load.py, ``load_tiktoken_bpe``.
@@ -34,7 +34,7 @@ def refuse_alone(path: Path) -> None:
     """
     raise CheckpointError(
         f"{path}: is a tiktoken file (as Llama 3 has), which lacks the special tokens and the "
-        "pattern of words, expected a tokenizer.json beside it; copy the tokenizer.json of the "
+        "split regex, expected a tokenizer.json beside it; copy the tokenizer.json of the "
         "same model into the folder"
     )
 
@@ -53,7 +53,7 @@ def refuse_other(content: bytes, published: Tokenizer, path: Path) -> None:
         alone = ByteLevelBpe(
             vocabulary=ids,
             merges=merges_of(ranks),
-            words=published.pre_tokenizer,
+            pre_tokenizer=published.pre_tokenizer,
             is_whole_first=True,
         )
         difference = first_other_text(published, alone.tokenizer())

@@ -29,6 +29,9 @@ class Method(abc.ABC):
 
     # Whether it must know the largest magnitudes of activations: the export calibrates first.
     observes_activations: bool = False
+    # Whether calibration itself rounds the layers' matrices: each for the inputs that it gets from
+    # the matrices before it, rounded already.
+    rounds_in_calibration: bool = False
     # Whether it divides channels of norms by powers of two, and multiplies the weights that read
     # them: the parity gate then compares both up to such powers.
     smooths_activations: bool = False

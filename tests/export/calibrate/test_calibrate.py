@@ -17,7 +17,12 @@ from tramontane.console.text_file import read_text
 from tramontane.export.calibrate import calibrate_subprocess
 from tramontane.export.calibrate.calibrate import calibrate
 from tramontane.export.calibrate.calibrate_subprocess import calibrate_in_subprocess
-from tramontane.export.calibrate.tokens import TEXT, calibration_tokens
+from tramontane.export.calibrate.tokens import (
+    TEXT,
+    TOKENS_FOR_MAXIMA,
+    CalibrationTokens,
+    calibration_tokens,
+)
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.graphs.quantization.activation_ranges import Calibration, LayerMaxima
 from tramontane.runtime.errors import CheckpointError, ConfigError, GraphError, TraceError
@@ -25,6 +30,7 @@ from tramontane.runtime.errors import CheckpointError, ConfigError, GraphError, 
 Write = Callable[..., Path]
 ROPE_READER = "transformers.models.mistral.modeling_mistral.apply_rotary_pos_emb"
 SEQUENCES = [np.arange(5, 25) * 7, np.arange(30)[::-1] * 11]  # both longer than the window of 8
+TOKENS = CalibrationTokens(text=SEQUENCES[:1], random=SEQUENCES[1])
 
 
 def seen_by_transformers(checkpoint: Path) -> dict[str, np.ndarray]:
@@ -59,7 +65,7 @@ def seen_by_transformers(checkpoint: Path) -> dict[str, np.ndarray]:
 def test_maxima_are_those_of_transformers_own_model(tiny_checkpoint: Write) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint())
     expected = seen_by_transformers(checkpoint.path)
-    found = calibrate(checkpoint.config, checkpoint, SEQUENCES)
+    found = calibrate(checkpoint.config, checkpoint, TOKENS)
     assert len(found.layers) == 2
     assert len(expected) == 2 * 4
     for name, maxima in expected.items():
@@ -74,8 +80,8 @@ def test_maxima_grow_with_the_sequences_and_their_order_does_not_matter(
 ) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint())
     one, both, turned = (
-        calibrate(checkpoint.config, checkpoint, sequences)
-        for sequences in (SEQUENCES[:1], SEQUENCES, SEQUENCES[::-1])
+        calibrate(checkpoint.config, checkpoint, CalibrationTokens(text=text, random=last))
+        for *text, last in (SEQUENCES[:1], SEQUENCES, SEQUENCES[::-1])
     )
     assert both.to_bytes() == turned.to_bytes()
     assert (both.layers[1].mlp_input >= one.layers[1].mlp_input).all()
@@ -86,8 +92,9 @@ def test_maxima_grow_with_the_sequences_and_their_order_does_not_matter(
 def test_what_is_found_apart_is_what_is_found_here(tiny_checkpoint: Write) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint())
     config, text = checkpoint.config, "for name in names:\n    print(name)\n" * 20
-    here = calibrate(config, checkpoint, calibration_tokens(config, checkpoint, text))
-    assert calibrate_in_subprocess(config, checkpoint, text).to_bytes() == here.to_bytes()
+    here = calibrate(config, checkpoint, calibration_tokens(config, checkpoint, text, most=512))
+    apart = calibrate_in_subprocess(config, checkpoint, text, tokens=512)
+    assert apart.to_bytes() == here.to_bytes()
 
 
 def test_text_of_calibration_shares_no_line_with_the_text_that_parity_is_measured_on() -> None:
@@ -103,20 +110,23 @@ def test_text_is_cut_where_positions_end_and_every_piece_begins_as_a_prompt(
     stdlib_5m: Path, tiny_checkpoint: Write
 ) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint())
-    *pieces, random = calibration_tokens(
-        checkpoint.config, checkpoint, TEXT.read_text(encoding="utf-8")
+    found = calibration_tokens(
+        checkpoint.config,
+        checkpoint,
+        TEXT.read_text(encoding="utf-8"),
+        most=TOKENS_FOR_MAXIMA,
     )
-    assert [len(piece) for piece in pieces] == [256] * 4
-    assert {int(piece[0]) for piece in pieces} == {1}
-    assert len(random) == 256
-    assert random.max() < checkpoint.config.vocab_size
+    assert [len(piece) for piece in found.text] == [256] * 4
+    assert {int(piece[0]) for piece in found.text} == {1}
+    assert len(found.random) == 256
+    assert found.random.max() < checkpoint.config.vocab_size
 
 
 @pytest.mark.slow
 def test_text_of_a_few_words_is_refused(tiny_checkpoint: Write, tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint())
     with pytest.raises(ConfigError, match="--calibration-text: 2 tokens, expected at least 32"):
-        calibrate_in_subprocess(checkpoint.config, checkpoint, "return x")
+        calibrate_in_subprocess(checkpoint.config, checkpoint, "return x", tokens=512)
     with pytest.raises(ConfigError, match="--calibration-text .*nowhere.txt.*name a UTF-8"):
         read_text(tmp_path / "nowhere.txt", flag="--calibration-text")
 
@@ -133,7 +143,8 @@ def test_weight_that_is_no_number_is_named_from_the_other_process(
     save_file(tensors, folder / "model.safetensors")
     checkpoint = Checkpoint.open(folder)
     with pytest.raises(CheckpointError, match="layers.1.mlp.up_proj.weight holds 1 values"):
-        calibrate_in_subprocess(checkpoint.config, checkpoint, TEXT.read_text(encoding="utf-8"))
+        text = TEXT.read_text(encoding="utf-8")
+        calibrate_in_subprocess(checkpoint.config, checkpoint, text, tokens=512)
 
 
 def test_process_that_fails_or_is_killed_is_told(
@@ -152,7 +163,7 @@ def test_process_that_fails_or_is_killed_is_told(
             lambda _, command=command, **options: run(command, **options),
         )
         with pytest.raises(TraceError, match=told):
-            calibrate_in_subprocess(checkpoint.config, checkpoint, "text")
+            calibrate_in_subprocess(checkpoint.config, checkpoint, "text", tokens=512)
 
 
 def test_maxima_come_back_from_bytes_and_other_bytes_are_refused() -> None:

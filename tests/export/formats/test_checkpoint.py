@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tramontane.export.formats import checkpoint as checkpoint_module
 from tramontane.export.formats.checkpoint import Checkpoint
@@ -138,6 +139,24 @@ def test_hashes_are_of_the_files_that_matter(tiny_checkpoint: Write) -> None:
     assert INDEX in open_checkpoint(tiny_checkpoint(**SHARDED)).hashes()
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "tekken.json",
+    ],
+)
+def test_every_file_that_decides_the_tokens_is_hashed(tiny_checkpoint: Write, name: str) -> None:
+    folder = tiny_checkpoint()
+    (folder / name).write_text("{}")
+    checkpoint = open_checkpoint(folder)
+    assert folder / name in checkpoint.files
+    assert checkpoint.hashes()[name] == hashlib.sha256(b"{}").hexdigest()
+
+
 def test_reference_holds_the_checkpoint_and_leaves_the_random_state(
     tiny_checkpoint: Write,
 ) -> None:
@@ -181,7 +200,13 @@ def test_other_head_beside_a_tied_embedding_is_refused(tiny_checkpoint: Write) -
             {"model.layers.0.self_attn.q_proj.bias": torch.full((64,), -0.5)},
             r"q_proj\.bias is not zero \(largest magnitude 0\.5\)",
         ),
-        ({"v_head.weight": torch.ones(64)}, r"v_head\.weight is unexpected \(1 such in all\)"),
+        (
+            {"model.layers.2.input_layernorm.weight": torch.ones(64)},
+            r"layers\.2\.input_layernorm\.weight is unexpected \(1 such in all\)",
+        ),
+        ({"model.norm.extra": torch.ones(64)}, r"model\.norm\.extra is unexpected"),
+        ({"lm_head.scale": torch.ones(64)}, r"lm_head\.scale is unexpected"),
+        ({"score.lora_A.weight": torch.ones(64)}, r"score\.lora_A\.weight is unexpected"),
         ({QUERY: torch.ones(32, 64)}, r"q_proj.weight has shape \(32, 64\), .* \(64, 64\)"),
         ({QUERY: torch.ones(64, 64, dtype=torch.int8)}, "is of type I8, expected one of F32"),
     ],
@@ -377,3 +402,29 @@ def test_numbered_files_of_two_saved_models_are_refused(tiny_checkpoint: Write) 
         CheckpointError, match=r"holds files of 2 saved models, in \d+ and in 00009"
     ):
         open_checkpoint(folder)
+
+
+HEADS = {
+    "v_head.summary.weight": torch.ones(1, 64),
+    "v_head.summary.bias": torch.ones(1),
+    "score.weight": torch.ones(2, 64),
+}
+
+
+@pytest.mark.situation("the head of a reward model beside the decoder", package="transformers")
+def test_heads_of_another_task_are_named_and_left_out_as_in_transformers(
+    tiny_checkpoint: Write,
+) -> None:
+    folder = tiny_checkpoint(dtype="float32")
+    path = folder / "model.safetensors"
+    save_file({**load_file(path), **HEADS}, path, metadata={"format": "pt"})
+    checkpoint = open_checkpoint(folder)
+    (note,) = checkpoint.notes
+    assert note.startswith(f"{folder}: tensors that are not of the decoder are not read")
+    assert all(name in note for name in HEADS)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokens = torch.arange(3, 40)[None]
+    model = load_reference(checkpoint.config, checkpoint)
+    with torch.no_grad():
+        ours, _ = model(tokens, torch.ones_like(tokens), model.empty_cache())
+        torch.testing.assert_close(ours, theirs(tokens).logits, atol=1e-4, rtol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import io
 import json
 import os
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.formats.held_files import HeldFile
+from tramontane.export.formats.weight_files import torch_file
 from tramontane.export.formats.weight_files.torch_file import read_headers
 from tramontane.runtime.errors import CheckpointError
 
@@ -201,4 +203,103 @@ def test_reference_to_something_else_than_a_storage_is_refused(tmp_path: Path) -
     Pickler(out).dump({"a": b"x"})
     repacked(tmp_path / BIN, lambda n, c: out.getvalue() if n.endswith("data.pkl") else c)
     with pytest.raises(CheckpointError, match="a reference to 'module'"):
+        read_headers(HeldFile(tmp_path / BIN))
+
+
+def described(path: Path, content: Callable[[Any], Any], storage: str = "FloatStorage") -> None:
+    """Write an archive whose pickle says of a storage of 8 bytes what no PyTorch would write."""
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, obj: Any) -> Any:
+            return ("storage", getattr(torch, storage), "0", "cpu", 2) if obj == b"x" else None
+
+    class Made:
+        def __init__(self, *arguments: Any) -> None:
+            self.arguments = arguments
+
+        def __reduce__(self) -> Any:
+            return torch._utils._rebuild_tensor_v2, self.arguments
+
+    torch.save({"a": torch.ones(2)}, path)
+    out = io.BytesIO()
+    Pickler(out, protocol=2).dump(content(Made))
+    repacked(path, lambda n, c: out.getvalue() if n.endswith("data.pkl") else c)
+
+
+@pytest.mark.parametrize(
+    ("start", "shape", "strides"),
+    [
+        (0, (2,), (1.0,)),
+        (0, (2.0,), (1,)),
+        (0, (2,), (1, 1)),
+        (0, [2], [1]),
+        (0, (True,), (1,)),
+        (0, 2, 1),
+        (0, None, None),
+        (0, ("2",), ("1",)),
+        (0, (-2,), (1,)),
+        (0, (2,), (-1,)),
+        (0.5, (1,), (1,)),
+        (-1, (1,), (1,)),
+    ],
+)
+def test_sizes_that_are_no_whole_numbers_are_refused(
+    tmp_path: Path, start: Any, shape: Any, strides: Any
+) -> None:
+    described(tmp_path / BIN, lambda made: {"a": made(b"x", start, shape, strides, False, {})})
+    with pytest.raises(CheckpointError, match=rf"{BIN}: unreadable .*download it again"):
+        read_headers(HeldFile(tmp_path / BIN))
+
+
+def test_sound_sizes_are_read(tmp_path: Path) -> None:
+    described(tmp_path / BIN, lambda made: {"a": made(b"x", 0, (2,), (1,), False, {})})
+    (header,) = read_headers(HeldFile(tmp_path / BIN))
+    assert header.shape == (2,)
+
+
+def test_tensor_without_a_storage_is_refused(tmp_path: Path) -> None:
+    described(tmp_path / BIN, lambda made: {"a": made("x", 0, (2,), (1,), False, {})})
+    with pytest.raises(CheckpointError, match=rf"{BIN}: unreadable .*download it again"):
+        read_headers(HeldFile(tmp_path / BIN))
+
+
+@pytest.mark.parametrize("attribute", ["items", "__len__", "__eq__", "__bool__", "__iter__"])
+def test_attributes_that_a_file_gives_its_dictionary_change_nothing(
+    tmp_path: Path, attribute: str
+) -> None:
+    class Dictionary:
+        def __init__(self, tensor: Any) -> None:
+            self.tensor = tensor
+
+        def __reduce__(self) -> Any:
+            state, items = {attribute: 3}, iter([("a", self.tensor)])
+            return collections.OrderedDict, (), state, None, items
+
+    described(tmp_path / BIN, lambda made: Dictionary(made(b"x", 0, (2,), (1,), False, {})))
+    (header,) = read_headers(HeldFile(tmp_path / BIN))
+    assert header.name == "a"
+
+
+@pytest.mark.parametrize("record", ["data.pkl", "byteorder", "data/0"])
+def test_compressed_record_is_refused(tmp_path: Path, record: str) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / BIN)
+    with zipfile.ZipFile(tmp_path / BIN) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / BIN, "w") as archive:
+        for name, content in records.items():
+            how = zipfile.ZIP_DEFLATED if name.endswith(record) else zipfile.ZIP_STORED
+            archive.writestr(name, content, compress_type=how)
+    with pytest.raises(CheckpointError, match=rf"unreadable .*{record} is compressed"):
+        read_headers(HeldFile(tmp_path / BIN))
+
+
+def test_lack_of_memory_is_not_called_a_damaged_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(_: pickle.Unpickler) -> Any:
+        raise MemoryError
+
+    torch.save({"a": torch.ones(2)}, tmp_path / BIN)
+    monkeypatch.setattr(torch_file._Unpickler, "load", load)
+    with pytest.raises(MemoryError):
         read_headers(HeldFile(tmp_path / BIN))

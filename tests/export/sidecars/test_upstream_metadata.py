@@ -92,8 +92,33 @@ def test_card_whose_metadata_cannot_be_read_is_named_and_stops_nothing(
     (folder / "README.md").write_bytes(card)
     assert origin(folder) == {"name": "Mistral-Tiny-v0.1"}
     said = capsys.readouterr().err
-    assert said.startswith(f"{folder / 'README.md'}: its metadata cannot be read (")
-    assert "names no licence" in said
+    assert said.startswith(f"{folder / 'README.md'}: its metadata cannot be read as YAML (")
+    assert "no line names a licence" in said
+    assert "look up the model's licence" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (b"license: apache-2.0\ntags: [a", {"license": "apache-2.0"}),
+        (b"a: b\n\tc: d\nlicense: 'mit'  ", {"license": "mit"}),
+        (
+            b"title: a: b\nlicense: other\nlicense_name: my-own\nlicense_link: https://a.b/c",
+            {"license": "other", "license_name": "my-own", "license_link": "https://a.b/c"},
+        ),
+        (b"author: \xff\nlicense: llama2", {"license": "llama2"}),
+    ],
+)
+def test_licence_is_kept_where_its_line_can_be_read_in_broken_metadata(
+    folder: Path, lines: bytes, expected: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "README.md").write_bytes(b"---\n%b\n---\nlicense: of-the-text\n" % lines)
+    assert origin(folder) == {"name": "Mistral-Tiny-v0.1", **expected}
+    said = capsys.readouterr().err
+    assert f"license {expected['license']}" in said
+    assert "what else it says is lost" in said
+    assert said.count("\n") == 1
 
 
 def test_repository_is_known_in_a_hubs_cache(folder: Path, tmp_path: Path) -> None:

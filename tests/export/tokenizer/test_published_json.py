@@ -189,7 +189,7 @@ def test_lengths_to_cut_at_and_to_pad_to_change_no_prompt(
     assert write(folder, tmp_path / "out").encode(text) == expected
 
 
-def test_a_start_token_that_the_file_does_not_have_is_refused(
+def test_a_file_that_puts_no_start_token_in_front_decides_that_prompts_have_none(
     checkpoint: Callable[[str], Path],
 ) -> None:
     folder = checkpoint("llama_3")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tramontane.graphs.writing.journal import Identity
 from tramontane.graphs.writing.partial_folder import partial_of
-from tramontane.graphs.writing.staging import refuse_occupied, staged
+from tramontane.graphs.writing.staging import claimed, refuse_occupied, staged
 from tramontane.runtime.contract import DATA_FILE, MANIFEST_FILE, MODEL_FILE
 from tramontane.runtime.errors import (
     ContractError,
@@ -262,3 +262,28 @@ def test_lock_is_the_last_to_go(out: Path, monkeypatch: pytest.MonkeyPatch) -> N
         raise GraphError
     assert left == [[".tramontane", "lock"]]
     assert names(out.parent) == []
+
+
+@pytest.mark.parametrize("failure", [GraphError, KeyboardInterrupt, OSError])
+def test_failure_before_a_folder_is_begun_leaves_nothing(
+    out: Path, failure: type[BaseException]
+) -> None:
+    with pytest.raises(failure), claimed(out) as claim:
+        write(claim.early / "tokenizer.json", "{}")
+        raise failure
+    assert names(out.parent) == []
+
+
+def test_failure_before_a_folder_is_begun_keeps_what_an_earlier_run_wrote(out: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), staged(out, identity=IDENTITY) as staging:
+        write(staging.folder / DATA_FILE, "half")
+        raise KeyboardInterrupt
+    with pytest.raises(GraphError), claimed(out) as claim:
+        write(claim.early / "left", "by a run that is killed")
+        raise GraphError
+    with claimed(out) as claim:
+        assert names(claim.early) == []
+        staging = claim.begin(identity=IDENTITY)
+        assert staging.is_resumed
+        assert (staging.folder / DATA_FILE).read_text() == "half"
+    assert names(out.parent) == [out.name]

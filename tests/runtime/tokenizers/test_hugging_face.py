@@ -143,3 +143,18 @@ def test_truncation_and_padding_of_the_file_are_not_applied() -> None:
     assert found("a b c d e f g") == HuggingFace(KINDS["byte_level"]().to_str().encode()).encode(
         "a b c d e f g"
     )
+
+
+def test_a_special_token_that_merges_make_and_the_vocabulary_lacks_is_refused() -> None:
+    content = json.loads(theirs("byte_level").to_str())
+    left, right = content["model"]["merges"][0]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    token = content["model"]["vocab"].pop(left + right)
+    content["added_tokens"].append(
+        {"id": token, "content": left + right, "special": True, **flags}
+    )
+    content["model"]["merges"] = [
+        one for one in content["model"]["merges"] if left + right not in one
+    ] + [[left, right]]
+    with pytest.raises(ValueError, match="out of vocabulary"):
+        HuggingFace(json.dumps(content).encode())

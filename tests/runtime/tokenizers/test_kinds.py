@@ -17,6 +17,7 @@ import pytest
 from tramontane.runtime import Model, Session
 from tramontane.runtime.errors import ContractError
 from tramontane.runtime.manifest import read_manifest, to_json, write_manifest
+from tramontane.runtime.tokenizers.added_tokens import AddedToken, AddedTokens
 from tramontane.runtime.tokenizers.kinds import KINDS, Kind, open_tokenizer
 
 
@@ -72,7 +73,9 @@ def test_a_new_kind_needs_its_codec_and_an_entry_alone(
     folder = make(tmp_path / "tiny")
     rewrite(folder, kind="words", add_bos_token=False)
     (folder / "words.txt").write_text(" ".join(f"w{i}" for i in range(2048)))
-    monkeypatch.setitem(KINDS, "words", Kind(file="words.txt", parse=Words))
+    monkeypatch.setitem(
+        KINDS, "words", Kind(file="words.txt", parse=lambda content, _: Words(content))
+    )
     session = Session.load(folder, threads=1)
     text = "".join(session.stream("w5 w6", max_new_tokens=9))
     session.reset()
@@ -90,6 +93,21 @@ def test_a_manifest_that_names_no_kind_has_sentencepiece(
     del content["manifest_sha256"]
     write_text(folder, content)
     assert Model.load(folder, threads=1).tokenizer.encode("def f(x):") == expected
+
+
+def test_the_manifest_has_the_tokens_that_are_added_to_a_model(
+    make: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make(tmp_path / "tiny")
+    assert "added_tokens" not in json.loads((folder / "manifest.json").read_text())["vocabulary"]
+    token = AddedToken(token=2060, text="<|end|>", special=True, rstrip=True)
+    added = AddedTokens(tokens=(token,), prepend_scheme="always", doubles_space=False)
+    rewrite(folder, added_tokens=added)
+    manifest = read_manifest(folder)
+    assert manifest.vocabulary.added_tokens == added
+    found = open_tokenizer(folder, manifest).encode("x<|end|> \ny", allow_special=True)
+    assert found == [1, *found[1:-2], 2060, found[-1]]
+    assert found[-1:] == open_tokenizer(folder, manifest).encode("y", is_first=False)
 
 
 def test_an_unknown_kind_is_refused_before_the_graph_is_loaded(

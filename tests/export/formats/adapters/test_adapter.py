@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -259,5 +260,31 @@ def test_tokenizer_of_the_adapter_takes_the_place_of_the_bases(
     (folder / "tokenizer_config.json").write_text('{"add_bos_token": false}')
     with Checkpoint.open(base, [folder]) as checkpoint:
         tokenizer = checkpoint.read_tokenizer()
+        assert checkpoint.read_tokenizer() is tokenizer  # parsed once
         assert (tokenizer.path, tokenizer.adds_bos) == (folder / "tokenizer.model", False)
         assert sum(path.name == "tokenizer.model" for path in checkpoint.files) == 1
+        assert folder / "tokenizer_config.json" in checkpoint.files
+    (base / "tokenizer_config.json").write_text('{"add_bos_token": true}')
+    (folder / "tokenizer_config.json").unlink()
+    with Checkpoint.open(base, [folder]) as checkpoint:
+        assert "tokenizer_config.json" not in checkpoint.hashes()
+
+
+def test_of_two_adapters_with_tokenizers_the_last_alone_is_a_source(
+    base: Path, adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    first = adapter()
+    own = transformers.AutoTokenizer.from_pretrained(base)
+    own.save_pretrained(first)
+    assert not (first / "tokenizer.model").exists()
+    second = Path(shutil.copytree(first, tmp_path / "second"))
+    (second / "tokenizer.json").unlink()
+    shutil.copy(base / "tokenizer.model", second)
+    for folders, deciding in (
+        ([first, second], second / "tokenizer.model"),
+        ([second, first], first / "tokenizer.json"),
+    ):
+        with Checkpoint.open(base, folders) as checkpoint:
+            named = [path for path in checkpoint.files if path.name.startswith("tokenizer.")]
+            assert named == [deciding]
+            assert checkpoint.read_tokenizer().path == deciding

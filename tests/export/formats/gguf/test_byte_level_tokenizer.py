@@ -15,8 +15,14 @@ from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.formats.gguf.byte_level_tokenizer import build_byte_level
 from tramontane.export.formats.gguf.file import read_gguf
 from tramontane.export.tokenizer.byte_level.agreement import MIXED_CASE
+from tramontane.export.tokenizer.byte_level.pre_tokenizers import (
+    LLAMA_3,
+    TEKKEN,
+    gpt_2,
+    smollm,
+    split_by,
+)
 from tramontane.export.tokenizer.byte_level.tekken import read_tekken
-from tramontane.export.tokenizer.byte_level.words import LLAMA_3, TEKKEN, cut_by, gpt_2, smollm
 from tramontane.export.tokenizer.tokenizer import CheckpointTokenizer
 from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS
 from tramontane.export.tokenizer.write_tokenizer import write_tokenizer
@@ -31,8 +37,8 @@ ADDED = tuple(
 )
 TEXTS = (*PROBE_TEXTS, *SENTENCES.values(), *MIXED_CASE, *ADDED)
 WORDS = {
-    "llama-bpe": lambda: cut_by(LLAMA_3),
-    "tekken": lambda: cut_by(TEKKEN),
+    "llama-bpe": lambda: split_by(LLAMA_3),
+    "tekken": lambda: split_by(TEKKEN),
     "smollm": smollm,
     "gpt-2": gpt_2,
 }
@@ -94,7 +100,7 @@ def test_tokenizer_is_the_one_that_the_file_was_made_from(
     expected = source(pre)
     path = as_gguf(tiny_checkpoint(), metadata=metadata(expected, pre))
     found, adds_start = built(path)
-    # transformers reads the file by itself; it knows no name for SmolLM's words.
+    # transformers reads the file by itself; it knows no name for SmolLM's pre-tokenizer.
     witness = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     for text in TEXTS:
         tokens = expected.encode(text, add_special_tokens=False).ids
@@ -129,7 +135,7 @@ def test_start_token_is_as_the_file_says(tiny_checkpoint: Write, as_gguf: Write)
 
 
 @pytest.mark.parametrize("name", [None, "default"])
-def test_file_without_a_named_pre_tokenizer_cuts_words_as_llama_cpp_does(
+def test_file_without_a_named_pre_tokenizer_splits_text_as_llama_cpp_does(
     tiny_checkpoint: Write, as_gguf: Write, capsys: pytest.CaptureFixture[str], name: str | None
 ) -> None:
     found, _ = built(as_gguf(tiny_checkpoint(), metadata=metadata(source("gpt-2"), name)))
@@ -138,7 +144,7 @@ def test_file_without_a_named_pre_tokenizer_cuts_words_as_llama_cpp_does(
         "it", "'", "s", "Ġ", "<", "b", ">", "Ġ", "123", "45", "Ċ", "Ġx", "!?",
     ]  # fmt: skip
     said = capsys.readouterr().err
-    assert ("tokenizer.ggml.pre is missing; words are cut as llama.cpp does" in said) == (not name)
+    assert ("tokenizer.ggml.pre is missing; text is split as llama.cpp does" in said) == (not name)
 
 
 TEMPLATE = "{% for message in messages %}<|im_start|>{{ message['content'] }}{% endfor %}"
@@ -194,7 +200,7 @@ def test_pixtrals_pattern_is_corrected(
     expected = Tekkenizer.from_file(tmp_path / "tekken.json")
     for text in (*SENTENCES.values(), *MIXED_CASE):
         assert found.encode(text).ids == expected.encode(text, bos=True, eos=False), text
-    assert f"{path}: cuts words by a wrong pattern" in capsys.readouterr().err
+    assert f"{path}: has a wrong split regex" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -216,8 +222,14 @@ def test_smollm2_reads_as_transformers_reads_its_vocabulary(shared: Path) -> Non
     ("changes", "message"),
     [
         ({"pre": "qwen2"}, r"tokenizer\.ggml\.pre is 'qwen2', expected one of default, falcon3, "),
-        ({"tokens": None}, r"tokenizer\.ggml\.tokens is None, expected a list; convert it again$"),
-        ({"merges": None}, r"tokenizer\.ggml\.merges is None, expected a list; convert it again$"),
+        (
+            {"tokens": None},
+            r"tokenizer\.ggml\.tokens is missing or empty, expected a list of texts; convert it again$",
+        ),
+        (
+            {"merges": None},
+            r"tokenizer\.ggml\.merges is missing, expected a list of texts; convert it again$",
+        ),
         ({"token_type": [1]}, "has 1505 tokens, 1 token_type, expected as many of each"),
         (
             {"bos_token_id": None},

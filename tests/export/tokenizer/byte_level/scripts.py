@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tramontane.export.tokenizer.byte_level.bpe import bytes_of
-from tramontane.export.tokenizer.byte_level.words import TEKKEN, cut_by
+from tramontane.export.tokenizer.byte_level.pre_tokenizers import TEKKEN, split_by
 
 SENTENCES = {
     "Latin": "Good morning! The eBay parcel of 250 mL arrived, and it's at pH 7.",
@@ -51,7 +51,7 @@ NUM_SPECIAL = 40
 def trained() -> tuple[bytes, ...]:
     """Tokens by rank: every byte, then what the sentences teach."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = cut_by(TEKKEN)
+    tokenizer.pre_tokenizer = split_by(TEKKEN)
     trainer = trainers.BpeTrainer(
         vocab_size=1200,
         show_progress=False,

@@ -11,8 +11,8 @@ from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from tokenizers import AddedToken, Tokenizer
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.tokenizer.byte_level.bpe import ByteLevelBpe, merges_of, spell
+from tramontane.export.tokenizer.byte_level.pre_tokenizers import LLAMA_3, split_by
 from tramontane.export.tokenizer.byte_level.tekken import read_tekken
-from tramontane.export.tokenizer.byte_level.words import LLAMA_3, cut_by
 from tramontane.export.tokenizer.tokenizer import CheckpointTokenizer, read_vocabulary
 from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS
 from tramontane.export.tokenizer.write_tokenizer import AS_PUBLISHED, write_tokenizer
@@ -35,10 +35,10 @@ def mistral(tiny_checkpoint: Write) -> Path:
 
 
 def publish(folder: Path, *, pattern: str | None = None) -> bytes:
-    """Put a ``tokenizer.json`` beside, cut by a pattern of its own."""
+    """Put a ``tokenizer.json`` beside, with a split regex of its own."""
     found = read_tekken(folder / "tekken.json").tokenizer()
     if pattern is not None:
-        found.pre_tokenizer = cut_by(pattern)
+        found.pre_tokenizer = split_by(pattern)
     (folder / "tokenizer.json").write_text(found.to_str(pretty=True))
     return (folder / "tokenizer.json").read_bytes()
 
@@ -82,7 +82,7 @@ def test_tekken_json_of_mistrals_own_layout_is_read(
 
 
 @pytest.mark.parametrize("is_beside", [False, True])
-def test_wrong_pattern_is_corrected_in_the_artifact_and_said_once(
+def test_wrong_split_regex_is_corrected_in_the_artifact_and_said_once(
     mistral: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], is_beside: bool
 ) -> None:
     publish(mistral, pattern=LLAMA_3)
@@ -90,14 +90,14 @@ def test_wrong_pattern_is_corrected_in_the_artifact_and_said_once(
     if not is_beside:
         (mistral / "tekken.json").unlink()
     made = write(mistral, tmp_path / "out")
-    assert made == "made from tokenizer.json, its pattern of words corrected"
+    assert made == "made from tokenizer.json, its split regex corrected"
     written = HuggingFace((tmp_path / "out" / "tokenizer.json").read_bytes())
     for text in (*TEXTS, "eBay mL pH"):
         assert written.encode(text) == expected.encode(text, bos=False, eos=False), text
-    assert capsys.readouterr().err.count("cuts words by a wrong pattern") == 1
+    assert capsys.readouterr().err.count("has a wrong split regex") == 1
 
 
-def test_right_pattern_keeps_the_bytes_of_the_file(mistral: Path, tmp_path: Path) -> None:
+def test_right_split_regex_keeps_the_bytes_of_the_file(mistral: Path, tmp_path: Path) -> None:
     content = publish(mistral)
     assert write(mistral, tmp_path / "out") == AS_PUBLISHED
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == content
@@ -119,7 +119,7 @@ def llama_3(tiny_checkpoint: Write) -> Path:
     found = ByteLevelBpe(
         vocabulary={spell(token): rank for token, rank in ranks.items()},
         merges=merges_of(ranks),
-        words=cut_by(LLAMA_3),
+        pre_tokenizer=split_by(LLAMA_3),
         is_whole_first=True,
         added=[AddedToken("<|begin_of_text|>", special=True, normalized=False)],
     ).tokenizer()
@@ -154,7 +154,7 @@ def test_tokenizer_json_that_is_none_is_refused_where_it_is_opened(llama_3: Path
         read_vocabulary(Checkpoint.open(llama_3))
 
 
-def test_llama_3s_own_pattern_stays(llama_3: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_llama_3s_own_split_regex_stays(llama_3: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tokenizer = CheckpointTokenizer.read(Checkpoint.open(llama_3))
     published = Tokenizer.from_file(str(llama_3 / "tokenizer.json"))
     assert tokenizer.codec.encode("eBay") == published.encode("eBay").ids

@@ -7,12 +7,12 @@ import pytest
 import tiktoken
 from tokenizers import AddedToken, Tokenizer
 from tramontane.export.tokenizer.byte_level.bpe import ByteLevelBpe, bytes_of, merges_of, spell
+from tramontane.export.tokenizer.byte_level.pre_tokenizers import LLAMA_3, split_by
 from tramontane.export.tokenizer.byte_level.tiktoken_ranks import (
     is_tiktoken,
     refuse_alone,
     refuse_other,
 )
-from tramontane.export.tokenizer.byte_level.words import LLAMA_3, cut_by
 from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS
 from tramontane.runtime.errors import CheckpointError
 
@@ -47,7 +47,7 @@ def published() -> Tokenizer:
     return ByteLevelBpe(
         vocabulary={spell(token): rank for token, rank in own.items()},
         merges=[(left, right) for *_, left, right in sorted(pairs)],
-        words=cut_by(LLAMA_3),
+        pre_tokenizer=split_by(LLAMA_3),
         is_whole_first=True,
         added=added,
     ).tokenizer()
@@ -62,7 +62,7 @@ def test_both_files_of_llama_3_encode_as_tiktoken() -> None:
     alone = ByteLevelBpe(
         vocabulary={spell(token): rank for token, rank in own.items()},
         merges=merges_of(own),
-        words=cut_by(LLAMA_3),
+        pre_tokenizer=split_by(LLAMA_3),
         is_whole_first=False,
     ).tokenizer()
     beside = published()
@@ -86,7 +86,7 @@ def test_merges_join_what_tiktoken_joins_whatever_the_order_of_ranks() -> None:
         found = ByteLevelBpe(
             vocabulary={spell(token): rank for token, rank in own.items()},
             merges=merges_of(own),
-            words=cut_by(r"[\s\S]+"),
+            pre_tokenizer=split_by(r"[\s\S]+"),
             is_whole_first=True,
         ).tokenizer()
         for number in range(2, 1 << 11):
@@ -96,7 +96,7 @@ def test_merges_join_what_tiktoken_joins_whatever_the_order_of_ranks() -> None:
 
 def test_bytes_have_the_spelling_of_the_library() -> None:
     text = "".join(map(chr, range(0x800))) + "\uffff\U0010ffff"
-    spelled = "".join(each for each, _ in cut_by(r"[\s\S]+").pre_tokenize_str(text))
+    spelled = "".join(each for each, _ in split_by(r"[\s\S]+").pre_tokenize_str(text))
     assert spell(text.encode()) == spelled
     assert bytes_of(spelled) == text.encode()
     assert bytes_of("a b") is None
@@ -132,7 +132,7 @@ def test_other_merges_are_refused_by_the_first_text() -> None:
     without = ByteLevelBpe(
         vocabulary={spell(token): rank for token, rank in own.items()},
         merges=[],
-        words=cut_by(LLAMA_3),
+        pre_tokenizer=split_by(LLAMA_3),
         is_whole_first=False,
     ).tokenizer()
     with pytest.raises(CheckpointError, match=r"tokenizer.json: '.*' is \[.*\], and \[.*\] in"):

@@ -1,4 +1,4 @@
-"""Pre-tokenizers of the supported models: how a text is cut into words before BPE."""
+"""Pre-tokenizers of the supported models: how a text is split before BPE."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEKKEN = (
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# What llama.cpp does where a GGUF file names no pre-tokenizer: punctuation, GPT-2's pattern, then
+# What llama.cpp does where a GGUF file names no pre-tokenizer: punctuation, GPT-2's regex, then
 # digits in threes. Source: llama.cpp, src/llama-vocab.cpp.
 UNNAMED = (
     r"[\p{P}\$\+<=>\^~\|]+",
@@ -26,17 +26,17 @@ UNNAMED = (
 )
 
 
-def cut_by(*patterns: str) -> PreTokenizer:
-    """Cut by each pattern in turn: matches and what lies between them are words."""
-    cuts = [Split(Regex(pattern), behavior="isolated") for pattern in patterns]
-    return Sequence([*cuts, ByteLevel(add_prefix_space=False, use_regex=False)])
+def split_by(*regexes: str) -> PreTokenizer:
+    """Split by each regex in turn: matches, and what lies between them, are splits."""
+    splits = [Split(Regex(regex), behavior="isolated") for regex in regexes]
+    return Sequence([*splits, ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def gpt_2() -> PreTokenizer:
-    """GPT-2's pattern, which ``ByteLevel`` has built in."""
+    """GPT-2's split regex, which ``ByteLevel`` has built in."""
     return ByteLevel(add_prefix_space=False, use_regex=True)
 
 
 def smollm() -> PreTokenizer:
-    """Each digit alone, then GPT-2's pattern."""
+    """Each digit alone, then GPT-2's split regex."""
     return Sequence([Digits(individual_digits=True), gpt_2()])

@@ -8,9 +8,9 @@ import pytest
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 from tramontane.export.tokenizer.byte_level.agreement import MIXED_CASE
-from tramontane.export.tokenizer.byte_level.mistral_words import correct_words
+from tramontane.export.tokenizer.byte_level.mistral_split_regex import correct_split_regex
+from tramontane.export.tokenizer.byte_level.pre_tokenizers import LLAMA_3, split_by
 from tramontane.export.tokenizer.byte_level.tekken import Tekken, read_tekken
-from tramontane.export.tokenizer.byte_level.words import LLAMA_3, cut_by
 from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS
 from tramontane.runtime.errors import CheckpointError
 
@@ -28,9 +28,9 @@ def beside(tmp_path: Path) -> Path:
 
 
 def wrong(beside: Path) -> Tokenizer:
-    """A file as those of 2025: right but for the pattern."""
+    """A file as those of 2025: right but for the split regex."""
     found = read_tekken(beside).tokenizer()
-    found.pre_tokenizer = cut_by(LLAMA_3)
+    found.pre_tokenizer = split_by(LLAMA_3)
     return Tokenizer.from_str(found.to_str())
 
 
@@ -45,34 +45,34 @@ def expected(beside: Path) -> list[list[int]]:
 
 
 @pytest.mark.situation(
-    "`tokenizer.json` with the wrong pattern of Mistral's 2025 releases, with or without `tekken.json`",
+    "`tokenizer.json` with the wrong split regex of Mistral's 2025 releases, with or without `tekken.json`",
     package="mistral-common",
 )
 @pytest.mark.parametrize("is_beside", [False, True])
-def test_wrong_pattern_is_corrected_to_what_mistral_common_does(
+def test_wrong_split_regex_is_corrected_to_what_mistral_common_does(
     beside: Path, capsys: pytest.CaptureFixture[str], is_beside: bool
 ) -> None:
     published = wrong(beside)
     assert encoded(published) != expected(beside)
     other = read_tekken(beside) if is_beside else None
-    assert correct_words(published, path=PUBLISHED, tekken=other)
+    assert correct_split_regex(published, path=PUBLISHED, tekken=other)
     assert encoded(Tokenizer.from_str(published.to_str())) == expected(beside)
     why = "tekken.json beside it has another" if is_beside else "the vocabulary is Mistral's"
     said = capsys.readouterr().err
-    assert f"{PUBLISHED}: cuts words by a wrong pattern, since {why}" in said
-    assert "corrected: words were ['eBay'], and are ['e', 'Bay']\n" in said
-    assert not correct_words(published, path=PUBLISHED, tekken=other)
+    assert f"{PUBLISHED}: has a wrong split regex, since {why}" in said
+    assert "corrected: its splits were ['eBay'], and are ['e', 'Bay']\n" in said
+    assert not correct_split_regex(published, path=PUBLISHED, tekken=other)
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("is_beside", [False, True])
-def test_right_pattern_is_left_alone(
+def test_right_split_regex_is_left_alone(
     beside: Path, capsys: pytest.CaptureFixture[str], is_beside: bool
 ) -> None:
     published = read_tekken(beside).tokenizer()
     before = published.to_str()
     other = read_tekken(beside) if is_beside else None
-    assert not correct_words(published, path=PUBLISHED, tekken=other)
+    assert not correct_split_regex(published, path=PUBLISHED, tekken=other)
     assert published.to_str() == before
     assert capsys.readouterr().err == ""
 
@@ -94,12 +94,12 @@ def _cut_at_spaces(published: Tokenizer) -> Tokenizer:
 
 
 @pytest.mark.parametrize("change", [_renamed, _in_another_order, _cut_at_spaces])
-def test_llama_3s_pattern_stays_where_the_vocabulary_or_the_pattern_is_another(
+def test_llama_3s_split_regex_stays_where_the_vocabulary_or_the_regex_is_another(
     beside: Path, change: Callable[[Tokenizer], Tokenizer]
 ) -> None:
     published = change(wrong(beside))
     before = published.to_str()
-    assert not correct_words(published, path=PUBLISHED, tekken=None)
+    assert not correct_split_regex(published, path=PUBLISHED, tekken=None)
     assert published.to_str() == before
 
 
@@ -114,7 +114,7 @@ def test_other_vocabulary_beside_is_refused_by_its_first_token(beside: Path) -> 
         match=r"^folder/tokenizer.json: 'zzzzz' is token None, and 340 in the tekken.json beside "
         "it, expected one tokenizer in both files; remove the file that is not the model's$",
     ):
-        correct_words(wrong_of(tekken("v11", START), beside), path=PUBLISHED, tekken=other)
+        correct_split_regex(wrong_of(tekken("v11", START), beside), path=PUBLISHED, tekken=other)
 
 
 def wrong_of(content: dict[str, object], beside: Path) -> Tokenizer:
@@ -131,13 +131,13 @@ def test_other_merges_beside_are_refused_by_the_first_text(beside: Path) -> None
     with pytest.raises(
         CheckpointError, match=r"tokenizer.json: '.*' is \[.*\], and \[.*\] in the"
     ):
-        correct_words(published, path=PUBLISHED, tekken=read_tekken(beside))
+        correct_split_regex(published, path=PUBLISHED, tekken=read_tekken(beside))
 
 
 def test_special_tokens_may_have_other_names_and_more_may_be_added(beside: Path) -> None:
     published = wrong(beside)
     published.add_special_tokens([AddedToken("<|im_start|>", special=True)])
-    assert correct_words(published, path=PUBLISHED, tekken=read_tekken(beside))
+    assert correct_split_regex(published, path=PUBLISHED, tekken=read_tekken(beside))
     assert published.token_to_id("<|im_start|>") == len(trained()) - 5 + 40
 
 

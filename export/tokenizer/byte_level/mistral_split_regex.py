@@ -1,7 +1,7 @@
 """Correct the pre-tokenizer of Mistral's ``tokenizer.json`` files of 2025.
 
-They cut a text into words by Llama 3's pattern, the default of the script that made them.
-The models were trained with tekken's, which cuts ``eBay`` into ``e`` and ``Bay``.
+They have Llama 3's split regex, the default of the script that made them.
+The models were trained with tekken's, which splits ``eBay`` into ``e`` and ``Bay``.
 
 Source: huggingface/transformers, pull requests 42131 and 42299; 5.23 has ``fix_mistral_regex``.
 """
@@ -19,17 +19,17 @@ from ....console.progress import say
 from ....runtime.errors import CheckpointError
 from .agreement import first_other_text, first_other_token
 from .bpe import spell
+from .pre_tokenizers import LLAMA_3, TEKKEN, split_by
 from .tekken import END, FILE, START, UNKNOWN, Tekken
-from .words import LLAMA_3, TEKKEN, cut_by
 
 _FIRST = (UNKNOWN, START, END)  # special tokens of every tekken vocabulary, by id
 
 
-def correct_words(published: Tokenizer, *, path: Path, tekken: Tekken | None) -> bool:
-    """Cut words as the model was trained; print a line where the published file does not.
+def correct_split_regex(published: Tokenizer, *, path: Path, tekken: Tekken | None) -> bool:
+    """Set the split regex that the model was trained with; print a line where it changes.
 
-    With a ``tekken.json``, its pattern decides, and both files must agree on everything else.
-    Without one, a tekken vocabulary with Llama 3's pattern gets tekken's.
+    With a ``tekken.json``, its split regex decides, and both files must agree on everything else.
+    Without one, a tekken vocabulary with Llama 3's split regex gets tekken's.
 
     Args:
         published: the tokenizer of ``tokenizer.json``; it is changed.
@@ -45,19 +45,19 @@ def correct_words(published: Tokenizer, *, path: Path, tekken: Tekken | None) ->
     """
     if tekken is None:
         is_wrong = is_tekken(published) and _state(published.pre_tokenizer) == _state(
-            cut_by(LLAMA_3)
+            split_by(LLAMA_3)
         )
-        pattern, why = TEKKEN, "the vocabulary is Mistral's tekken"
+        regex, why = TEKKEN, "the vocabulary is Mistral's tekken"
     else:
         _refuse_others(first_other_token(published, tekken.ordinary_ids()), path)
-        is_wrong = _state(published.pre_tokenizer) != _state(cut_by(tekken.pattern))
-        pattern, why = tekken.pattern, f"{FILE} beside it has another"
+        is_wrong = _state(published.pre_tokenizer) != _state(split_by(tekken.pattern))
+        regex, why = tekken.pattern, f"{FILE} beside it has another"
     if is_wrong:
-        before = _words(published, "eBay")
-        published.pre_tokenizer = cut_by(pattern)
-        after = _words(published, "eBay")
-        example = f": words were {before}, and are {after}" if before != after else ""
-        say(f"{path}: cuts words by a wrong pattern, since {why}; corrected{example}")
+        before = _splits(published, "eBay")
+        published.pre_tokenizer = split_by(regex)
+        after = _splits(published, "eBay")
+        example = f": its splits were {before}, and are {after}" if before != after else ""
+        say(f"{path}: has a wrong split regex, since {why}; corrected{example}")
     if tekken is not None:
         _refuse_others(first_other_text(published, tekken.tokenizer()), path)
     return is_wrong
@@ -71,9 +71,9 @@ def is_tekken(published: Tokenizer) -> bool:
     return all(published.token_to_id(spell(bytes([i]))) == start + i for i in range(256))
 
 
-def _words(published: Tokenizer, text: str) -> list[str]:
-    words = published.pre_tokenizer
-    return [text] if words is None else [word for word, _ in words.pre_tokenize_str(text)]
+def _splits(published: Tokenizer, text: str) -> list[str]:
+    own = published.pre_tokenizer
+    return [text] if own is None else [split for split, _ in own.pre_tokenize_str(text)]
 
 
 def _refuse_others(difference: str | None, path: Path) -> None:
@@ -84,11 +84,11 @@ def _refuse_others(difference: str | None, path: Path) -> None:
         )
 
 
-def _state(words: PreTokenizer | None) -> Any:
-    """What decides the words, as ``tokenizer.json`` has it; without what changes offsets alone."""
-    if words is None:
+def _state(pre_tokenizer: PreTokenizer | None) -> Any:
+    """What decides the splits, as ``tokenizer.json`` has it, without what changes offsets."""
+    if pre_tokenizer is None:
         return None
-    return _without_offsets(json.loads(words.__getstate__()))
+    return _without_offsets(json.loads(pre_tokenizer.__getstate__()))
 
 
 def _without_offsets(state: Any) -> Any:

@@ -1,0 +1,207 @@
+"""GPTQ: rounds one matrix so that its outputs, for inputs like those observed, change least.
+
+Source: GPTQ, arXiv:2210.17323, algorithm 1. Columns are rounded in the order of their inputs'
+size, and scales are chosen before any is, by the columns' places in the matrix: so the graph needs
+no index. Then the scales are fitted once more, by least squares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...graphs.quantization.codes import LARGEST, STEPS, Blocks, pack_nibbles
+from ...graphs.quantization.codes import MIDDLE as MIDDLE_CODE
+from ...graphs.quantization.methods.round_to_nearest import quantize
+from ...graphs.quantization.scheme import Scheme
+from ...runtime.errors import GraphError
+
+DAMPING = 0.01  # of the mean of the Hessian's diagonal, added to all of it
+_MOST_DAMPING = 100.0
+_COLUMNS_AT_ONCE = 128  # rounded before the columns behind them are corrected
+_ROWS_AT_ONCE = 256  # of one system of equations for scales
+# A scale that is fitted stays this near to the one before, or that one is kept: where few codes of
+# a block are not zero, the equations hardly determine it.
+_NEAREST, _FARTHEST = 0.5, 2.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Correlations:
+    """How the inputs of a matrix correlate, ready for rounding every matrix that reads them."""
+
+    hessian: Tensor  # (K, K) float32, damped: mean of x xᵀ over positions
+    order: Tensor  # (K,) int64: columns, those of the largest inputs first
+    factor: Tensor  # (K, K) float32, upper, in that order: factorᵀ factor is the inverse Hessian
+    damping: float  # of the mean of the diagonal, that it took to factorize
+
+
+def correlations(
+    inputs: Iterable[Tensor], *, columns: int, damping: float = DAMPING
+) -> Correlations:
+    """Add up the inputs of a matrix and factorize.
+
+    The damping grows tenfold until the factorization holds.
+
+    Args:
+        inputs: (T, K) float32 each.
+        columns: K.
+        damping: to begin with, of the mean of the Hessian's diagonal.
+
+    Raises:
+        GraphError: inputs that are not finite.
+    """
+    hessian, positions = torch.zeros(columns, columns), 0
+    for x in inputs:
+        hessian.addmm_(x.T, x)
+        positions += len(x)
+    hessian /= max(positions, 1)
+    mean = float(hessian.diagonal().mean())
+    if not np.isfinite(mean):
+        raise GraphError(
+            "calibration: activations are not finite, expected numbers; the model overflows on "
+            "this text, name another with --calibration-text"
+        )
+    order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
+    added = 0.0
+    while damping <= _MOST_DAMPING:
+        hessian.diagonal().add_(damping * (mean or 1.0) - added)
+        added = damping * (mean or 1.0)
+        factor = _inverse_factor(hessian[order][:, order])
+        if factor is not None:
+            return Correlations(hessian=hessian, order=order, factor=factor, damping=damping)
+        damping *= 10
+    raise GraphError(
+        f"calibration: a Hessian of {columns} columns cannot be factorized with damping of "
+        f"{_MOST_DAMPING:.0%}; this is a bug, report it"
+    )
+
+
+def _inverse_factor(hessian: Tensor) -> Tensor | None:
+    """The upper triangular U with UᵀU the inverse of a matrix (K, K); None: not positive definite.
+
+    With rows and columns in reverse, the Cholesky factor L of the matrix becomes an upper R with
+    R Rᵀ the matrix; so its inverse is R⁻ᵀ R⁻¹, and U is R⁻¹.
+    """
+    lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1))
+    if int(failed):
+        return None
+    upper = lower.flip(0, 1)
+    del lower
+    factor = torch.eye(len(upper))
+    torch.linalg.solve_triangular(upper, factor, upper=True, out=factor)
+    return factor if bool(torch.isfinite(factor.diagonal()).all()) else None
+
+
+def gptq(matrix: np.ndarray, scheme: Scheme, found: Correlations) -> Blocks:
+    """Round a matrix.
+
+    Args:
+        matrix: (N, K) float32.
+        scheme: bits and block.
+        found: of the inputs of this matrix.
+    """
+    weights, columns = torch.from_numpy(matrix), matrix.shape[1]
+    nearest = quantize(matrix, scheme)
+    scales = torch.from_numpy(nearest.scales)
+    zero_points = torch.from_numpy(nearest.zero_points).to(torch.float32)
+    steps = round_columns(weights, scheme, scales, zero_points, found)
+    scales = refit_scales(weights, scheme, scales, steps, found.hessian)
+    codes = steps + spread(zero_points, scheme, columns)
+    missing = -columns % scheme.block
+    if missing:  # filled with the codes of zero
+        codes = torch.cat([codes, zero_points[:, -1:].expand(-1, missing)], dim=1)
+    shaped = codes.to(torch.uint8).numpy().reshape(len(matrix), -1, scheme.block)
+    return Blocks(
+        codes=shaped if scheme.bits == 8 else pack_nibbles(shaped),
+        scales=scales.numpy(),
+        zero_points=nearest.zero_points,
+    )
+
+
+def spread(values: Tensor, scheme: Scheme, columns: int) -> Tensor:
+    """Values of blocks (N, blocks) as values of columns (N, K)."""
+    return values.repeat_interleave(scheme.block, dim=1)[:, :columns]
+
+
+def round_columns(
+    weights: Tensor, scheme: Scheme, scales: Tensor, zero_points: Tensor, found: Correlations
+) -> Tensor:
+    """Round column by column, correcting the columns that follow.
+
+    Args:
+        weights: (N, K) float32.
+        scheme: bits and block.
+        scales: (N, blocks) float32.
+        zero_points: (N, blocks) float32, whole.
+        found: of the inputs of this matrix.
+
+    Returns:
+        (N, K) float32, whole: code - zero point of each weight.
+    """
+    order, factor, columns = found.order, found.factor, weights.shape[1]
+    low, high = (1, MIDDLE_CODE + LARGEST) if scheme.bits == 8 else (0, STEPS)
+    left = weights[:, order]  # what is left to round: columns corrected so far
+    scale, zero = (
+        spread(each, scheme, columns)[:, order].T.contiguous() for each in (scales, zero_points)
+    )
+    divisor = torch.where(scale == 0, 1, scale)
+    steps = torch.empty_like(left)
+    for start in range(0, columns, _COLUMNS_AT_ONCE):
+        end = min(start + _COLUMNS_AT_ONCE, columns)
+        here = left[:, start:end].T.contiguous()
+        errors = torch.empty_like(here)
+        rows = factor[start:end, start:end]
+        for i, column in enumerate(range(start, end)):
+            code = torch.round(here[i] / divisor[column]) + zero[column]
+            step = code.clamp_(low, high) - zero[column]
+            steps[:, column] = step
+            errors[i] = (here[i] - step * scale[column]) / rows[i, i]
+            here[i + 1 :].addr_(rows[i, i + 1 :], errors[i], alpha=-1)
+        left[:, end:].addmm_(errors.T, factor[start:end, end:], alpha=-1)
+    return steps[:, torch.argsort(order)]
+
+
+def refit_scales(
+    weights: Tensor, scheme: Scheme, scales: Tensor, steps: Tensor, hessian: Tensor
+) -> Tensor:
+    """The scales with which these codes change a matrix's outputs least, row by row.
+
+    With c the steps of one block, zero elsewhere, the scales s of a row w solve the normal
+    equations: for each block g, the sum over blocks h of (c_g H c_h) s_h is c_g H w.
+
+    Args:
+        weights: (N, K) float32.
+        scheme: bits and block.
+        scales: (N, blocks) float32, that the codes were chosen with.
+        steps: (N, K) float32, code - zero point of each weight.
+        hessian: (K, K) float32.
+
+    Returns:
+        (N, blocks) float32.
+    """
+    blocks = scales.shape[1]
+    fitted, missing = scales.clone(), -weights.shape[1] % scheme.block
+
+    def by_block(products: Tensor) -> Tensor:
+        filled = functional.pad(products, (0, missing))
+        return filled.reshape(len(products), blocks, scheme.block).sum(dim=2)
+
+    for start in range(0, len(weights), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        codes, before = steps[rows], scales[rows]
+        system = torch.empty(len(codes), blocks, blocks, dtype=torch.float64)
+        for block in range(blocks):
+            held = slice(block * scheme.block, (block + 1) * scheme.block)
+            system[:, block] = by_block((codes[:, held] @ hessian[held]) * codes)
+        wanted = by_block((weights[rows] @ hessian) * codes).to(torch.float64)
+        diagonal = system.diagonal(dim1=1, dim2=2)
+        diagonal += torch.where(diagonal <= 0, 1.0, 1e-9 * diagonal)  # blocks of zeros alone
+        found = torch.linalg.solve(system, wanted).to(torch.float32)
+        is_near = (found >= _NEAREST * before) & (found <= _FARTHEST * before)
+        fitted[rows] = torch.where(is_near, found, before)
+    return fitted

@@ -1,0 +1,98 @@
+"""Runs one layer on many sequences, stage by stage, and lets a visitor see each matrix's inputs.
+
+A visitor may replace the weights of the matrices whose inputs it sees: all that is computed behind
+them is computed with the new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..config import MistralConfig
+from ..model.attention import sliding_window_attention
+from ..model.model import Layer
+from ..model.rope import Tables
+
+# Yields the inputs (T, K) of each sequence in turn, computed anew each time.
+Inputs = Callable[[], Iterator[Tensor]]
+
+STAGES = (
+    ("attention.query", "attention.key", "attention.value"),
+    ("attention.output",),
+    ("mlp.gate", "mlp.up"),
+    ("mlp.down",),
+)
+
+
+class Visitor(Protocol):
+    """Sees what one layer computes."""
+
+    def see_inputs(self, names: Sequence[str], inputs: Inputs) -> None:
+        """The inputs of matrices with these names in the layer, which all read the same."""
+
+    def see_cache(self, keys: Tensor, values: Tensor) -> None:
+        """Keys, rope applied, and values of one sequence, (T, G, D) each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visitors:
+    """Several as one, in this order."""
+
+    every: Sequence[Visitor]
+
+    def see_inputs(self, names: Sequence[str], inputs: Inputs) -> None:
+        """Let each see them."""
+        for visitor in self.every:
+            visitor.see_inputs(names, inputs)
+
+    def see_cache(self, keys: Tensor, values: Tensor) -> None:
+        """Let each see them."""
+        for visitor in self.every:
+            visitor.see_cache(keys, values)
+
+
+@torch.no_grad()
+def walk_layer(
+    layer: Layer,
+    config: MistralConfig,
+    rope: Tables,
+    hidden: Sequence[Tensor],
+    visitor: Visitor,
+) -> list[Tensor]:
+    """Run sequences (T, M) through a layer whose cache grows; return what leaves it."""
+    attention, mlp = layer.attention, layer.mlp
+    names = iter(STAGES)
+
+    def normed() -> Iterator[Tensor]:
+        return (layer.attention_norm(x[None])[0] for x in hidden)
+
+    visitor.see_inputs(next(names), normed)
+    shape = (1, config.num_key_value_heads, 0, config.head_dim)
+    past = torch.zeros(shape), torch.zeros(shape)
+    attended = []
+    for x in normed():
+        mask = torch.ones(1, len(x), dtype=torch.int64)
+        projected = (each(x[None]) for each in (attention.query, attention.key, attention.value))
+        found, keys, values = sliding_window_attention(
+            *projected, *past, mask, *rope, attention.window, attention.grows
+        )
+        visitor.see_cache(*(rows[0].transpose(0, 1) for rows in (keys, values)))
+        attended.append(found[0])
+    visitor.see_inputs(next(names), lambda: iter(attended))
+    middle = [x + attention.output(y[None])[0] for x, y in zip(hidden, attended, strict=True)]
+
+    def mlp_normed() -> Iterator[Tensor]:
+        return (layer.mlp_norm(x[None])[0] for x in middle)
+
+    def product() -> Iterator[Tensor]:
+        return (functional.silu(mlp.gate(x)) * mlp.up(x) for x in mlp_normed())
+
+    visitor.see_inputs(next(names), mlp_normed)
+    visitor.see_inputs(next(names), product)
+    return [x + mlp.down(y) for x, y in zip(middle, product(), strict=True)]
