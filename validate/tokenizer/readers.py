@@ -108,22 +108,40 @@ def read_transformers(published: PublishedTokenizer) -> Reading | str | None:
     )
 
 
-def without_added(expected: Reading, codec: Codec, added: Iterable[str]) -> Reading:
+def beside_sentencepiece(
+    expected: Reading, codec: Codec, *, listed: Iterable[str], added: Iterable[str]
+) -> Reading:
     """What a ``tokenizer.json`` beside a SentencePiece model must give.
 
-    It reads control tokens where SentencePiece reads text, so that chat templates work: such a
-    token alone has the id of its piece, and other texts that spell one are not compared.
+    Where it lists the model's control pieces, it reads them in every text, for chat templates.
+    Such a piece alone has its id; other texts that spell one are not compared, since spaces beside
+    it differ. Where it does not list them, they are read as text.
+
+    Args:
+        expected: the checkpoint's tokenizer, as the export reads it.
+        codec: the same.
+        listed: texts of the added tokens of the ``tokenizer.json``.
+        added: texts of the tokens that were added to the model; both files read them alike.
     """
-    own = frozenset(added)
+    added, listed = frozenset(added), frozenset(listed)
+    pieces = filter(None, map(codec.piece, range(len(codec))))
+    control = {
+        piece
+        for piece in pieces
+        if piece not in added and codec.encode(piece) != codec.encode(piece, allow_special=True)
+    }
 
     def encode(text: str) -> list[int] | None:
-        token = codec.find(text) if text in own else None
-        if token is not None:
-            return [token]
-        return None if any(one in text for one in own) else expected.encode(text)
+        spelled = {piece for piece in control if piece in text}
+        if not spelled:
+            return expected.encode(text)
+        if not spelled.isdisjoint(listed):
+            token = codec.find(text) if text in spelled else None
+            return None if token is None else [token]
+        return None if any(one in text for one in added) else codec.encode(text)
 
     def decode(tokens: Sequence[int]) -> str:
-        return expected.decode([token for token in tokens if codec.piece(token) not in own])
+        return expected.decode([token for token in tokens if codec.piece(token) not in control])
 
     return dataclasses.replace(expected, encode=encode, decode=decode)
 
