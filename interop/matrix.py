@@ -98,7 +98,7 @@ class Matrix:
             "  of the parity gate.",
             "- *text*: the runtime's own tokenizer encoded the prompt and decoded the answer.",
             "- *strings differ*: the runtime's tokenizer does not know a rule of the artifact's;",
-            "  so many of the hard strings are encoded or decoded otherwise, the others alike.",
+            "  so many of the hard strings are encoded or decoded otherwise, and others alike.",
             "- *-*: not tried: the runtime cannot run the artifact (`docs/runtimes.md` says why),",
             "  or an emulated processor would take too long.",
             "",

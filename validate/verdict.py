@@ -31,7 +31,8 @@ class Check:
     """One comparison and its verdict; ``failures`` name figure, value and bound."""
 
     name: str
-    kind: str  # distance, logits, cache, greedy, batch, weights, operators or rows
+    kind: str  # distance, logits, cache, greedy, batch, weights, rounding,
+    # operators or rows
     figures: dict[str, float]
     bounds: dict[str, float] = field(default_factory=dict)  # by figure
     failures: tuple[str, ...] = ()

@@ -33,8 +33,9 @@ def do(job: dict[str, Any]) -> dict[str, Any]:
     tokenizer, prompts = session.tokenizer, job["prompts"]
     tokens = [continue_greedily(session, prompt, job["new_tokens"]) for prompt in prompts]
     read = [tokenizer.encode(text) for text in job["texts"]]
-    # Other runtimes read what spells a special token as that token.
-    ids = [tokenizer.encode(string, allow_special=True) for string in job["strings"]]
+    # With a chat template, other runtimes read what spells a special token as that token.
+    reads_special = job["chat"] is not None
+    ids = [tokenizer.encode(string, allow_special=reads_special) for string in job["strings"]]
     if job.get("score") and job.get("logits"):
         session.reset()
         scored = session.prefill(job["score"], all_logits=True, chunk=len(job["score"]))

@@ -8,8 +8,8 @@ import pytest
 import transformers
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.tokenizer.tokenizer import CheckpointTokenizer
-from tramontane.interop.tokenized import ADDED, CHAT, MAKERS, make_checkpoint
-from tramontane.runtime.manifest import TOKENIZERS
+from tramontane.interop.tokenized import ADDED, ADDED_TOKENS, CHAT, MAKERS, make_checkpoint
+from tramontane.runtime.manifest import SENTENCEPIECE, TOKENIZERS
 from tramontane.validate.tokenizer.check_tokenizer import around
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ def test_such_a_checkpoint_has_its_added_tokens_and_a_template(
     made = make_checkpoint(name, stdlib_5m, tmp_path / "model")
     checkpoint = Checkpoint.open(made)
     tokenizer = CheckpointTokenizer.read(checkpoint)
-    assert tokenizer.vocabulary.kind == TOKENIZERS
+    assert tokenizer.vocabulary.kind == (SENTENCEPIECE if name == ADDED_TOKENS else TOKENIZERS)
     assert tokenizer.vocabulary.add_bos_token
     ids = [tokenizer.codec.find(text) for text in ADDED[name]]
     assert None not in ids

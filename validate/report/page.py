@@ -32,8 +32,8 @@ _CARDS = {
     "same_greedy_tokens": ("Greedy tokens", "that agree before the first difference"),
 }
 _TOTAL = "estimated RAM to run"
-_ALONE = ("weights", "operators", "rows")
-_ERRORS = ("weight_error", "operator_error", "row_error")
+_ALONE = ("weights", "rounding", "operators", "rows")
+_ERRORS = ("weight_error", "rounding_error", "operator_error", "row_error")
 # Of each kind of check: a caption, and the heading and figures of each column.
 _TABLES: tuple[tuple[str, tuple[str, ...], dict[str, tuple[str, ...]]], ...] = (
     (

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _MOST_DOTS = 2048  # beyond it, a dot stands for several positions
 _MOST_NAMES = 4  # written beside dots
-_MARKERS = {"weights": "o", "operators": "D", "rows": "s"}
+_MARKERS = {"weights": "o", "rounding": "^", "operators": "D", "rows": "s"}
 
 
 def plot_positions(
@@ -153,7 +153,7 @@ def plot_findings(findings: Sequence[LayerFinding]) -> Plot:
     kinds = [one.kind for one in findings]
     axis = LogScale.over(np.append(shares, [1.0, 2.0]), margin=0.09)
     placed = axis.place(shares)
-    offsets = {"weights": -0.2, "operators": 0.0, "rows": 0.2}
+    offsets = {"weights": -0.2, "rounding": -0.2, "operators": 0.0, "rows": 0.2}
     places = np.array(
         [column + offsets[kind] for column, kind in zip(columns, kinds, strict=True)]
     )

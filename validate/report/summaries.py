@@ -37,6 +37,7 @@ _ERRORS = (
     "mean_cache_error",
     "greedy_gap",
     "weight_error",
+    "rounding_error",
     "operator_error",
     "row_error",
     check_tokenizer.FIGURE,

@@ -53,7 +53,7 @@ def check_tokenizer(artifact: Path, manifest: Manifest, checkpoint: Checkpoint) 
     published, sidecar = checkpoint.read_tokenizer(), artifact / TOKENIZER_JSON_FILE
     content = sidecar.read_bytes() if sidecar.is_file() else None
     added = _added(content)
-    spelled = dict.fromkeys([*_published_added(checkpoint), *added])
+    spelled = dict.fromkeys([*_published_added(own, checkpoint), *added])
     texts = [*PROBE_TEXTS, *MIXED_CASE, *around(spelled)]
     driver = read_driver(artifact, manifest)
     checks = [_judged(driver, expected, texts, size=size, path=artifact)]
@@ -61,11 +61,10 @@ def check_tokenizer(artifact: Path, manifest: Manifest, checkpoint: Checkpoint) 
     if content is None:
         notes.append(_LEFT_OUT)
     else:
-        wanted = (
-            beside_sentencepiece(expected, own.codec, added)
-            if is_sentencepiece(manifest)
-            else expected
-        )
+        wanted = expected
+        if is_sentencepiece(manifest):
+            beside = [one.text for one in own.vocabulary.added_tokens.tokens]
+            wanted = beside_sentencepiece(expected, own.codec, listed=added, added=beside)
         checks.append(_sidecar(content, wanted, texts, size=size, path=artifact))
     others = read_transformers(published)
     if isinstance(others, str):
@@ -86,10 +85,11 @@ def around(added: Iterable[str]) -> Iterator[str]:
         yield from (one, f"a{one}b", f"a {one} b", f"  {one}", one * 2)
 
 
-def _published_added(checkpoint: Checkpoint) -> list[str]:
-    """Added tokens of a checkpoint whose tokenizer is a ``tokenizer.json``."""
+def _published_added(own: CheckpointTokenizer, checkpoint: Checkpoint) -> list[str]:
+    """Texts of the added tokens of a checkpoint."""
+    beside = [one.text for one in own.vocabulary.added_tokens.tokens]
     tokenizer = with_added_tokens(checkpoint.read_tokenizer(), checkpoint.config)
-    return added_texts(tokenizer.model) if tokenizer.kind == TOKENIZERS else []
+    return added_texts(tokenizer.model) if tokenizer.kind == TOKENIZERS else beside
 
 
 def _added(content: bytes | None) -> list[str]:

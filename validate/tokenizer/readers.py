@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import logging
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,27 +108,40 @@ def read_transformers(published: PublishedTokenizer) -> Reading | str | None:
     )
 
 
-def beside_sentencepiece(expected: Reading, codec: Codec, added: Iterable[str]) -> Reading:
+def beside_sentencepiece(
+    expected: Reading, codec: Codec, *, listed: Iterable[str], added: Iterable[str]
+) -> Reading:
     """What a ``tokenizer.json`` beside a SentencePiece model must give.
 
-    Text that spells none of its added tokens is text alone: control pieces too, which the driver
-    reads as such where special tokens are allowed. Around its added tokens it gives the driver's
-    tokens; where the rest of a text spells a control piece, the two differ by design.
+    Where it lists the model's control pieces, it reads them in every text, for chat templates.
+    Such a piece alone has its id; other texts that spell one are not compared, since spaces beside
+    it differ. Where it does not list them, they are read as text.
+
+    Args:
+        expected: the checkpoint's tokenizer, as the export reads it.
+        codec: the same.
+        listed: texts of the added tokens of the ``tokenizer.json``.
+        added: texts of the tokens that were added to the model; both files read them alike.
     """
-    own = frozenset(added)
-    apart = re.compile("|".join(map(re.escape, sorted(own, key=len, reverse=True))))
+    added, listed = frozenset(added), frozenset(listed)
+    pieces = filter(None, map(codec.piece, range(len(codec))))
+    control = {
+        piece
+        for piece in pieces
+        if piece not in added and codec.encode(piece) != codec.encode(piece, allow_special=True)
+    }
 
     def encode(text: str) -> list[int] | None:
-        if not any(one in text for one in own):
-            return codec.encode(text)
-        is_plain = all(
-            codec.encode(part) == codec.encode(part, allow_special=True)
-            for part in apart.split(text)
-        )
-        return codec.encode(text, allow_special=True) if is_plain else None
+        spelled = {piece for piece in control if piece in text}
+        if not spelled:
+            return expected.encode(text)
+        if not spelled.isdisjoint(listed):
+            token = codec.find(text) if text in spelled else None
+            return None if token is None else [token]
+        return None if any(one in text for one in added) else codec.encode(text)
 
     def decode(tokens: Sequence[int]) -> str:
-        return expected.decode([token for token in tokens if codec.piece(token) not in own])
+        return expected.decode([token for token in tokens if codec.piece(token) not in control])
 
     return dataclasses.replace(expected, encode=encode, decode=decode)
 

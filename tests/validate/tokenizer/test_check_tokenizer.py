@@ -14,6 +14,7 @@ from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.options import recipe_named
 from tramontane.faults import in_tokenizer
 from tramontane.faults.planting import Fault, planted
+from tramontane.interop.tokenized import make_checkpoint
 from tramontane.runtime.errors import ParityError
 from tramontane.runtime.manifest import read_manifest
 from tramontane.validate.causes.of_tokenizer import cause_of_tokenizer
@@ -181,16 +182,35 @@ def test_where_transformers_is_not_installed_nothing_else_changes(
     assert readers.read_transformers(published) is None
 
 
-def test_control_pieces_are_text_unless_the_file_adds_them(stdlib_5m: Path) -> None:
+def test_control_pieces_that_only_a_sidecar_reads_are_compared_alone(stdlib_5m: Path) -> None:
     own = readers.CheckpointTokenizer.read(Checkpoint.open(stdlib_5m))
-    read = readers.read_checkpoint(own)
-    wanted = readers.beside_sentencepiece(read, own.codec, ["</s>"])
+    expected, codec = readers.read_checkpoint(own), own.codec
+    wanted = readers.beside_sentencepiece(expected, codec, listed=["<s>", "</s>"], added=[])
     assert wanted.encode("</s>") == [2]
-    assert wanted.encode("a</s>") == [*own.codec.encode("a"), 2]
-    assert wanted.encode("<s>") == own.codec.encode("<s>") != [1]
-    assert wanted.encode("<s></s>") is None
-    assert wanted.encode("a") == own.codec.encode("a")
+    assert wanted.encode("a</s>") is None
+    assert wanted.encode("a") == codec.encode("a")
     assert wanted.decode([2]) == ""
+    wanted = readers.beside_sentencepiece(expected, codec, listed=[], added=["<x>"])
+    assert wanted.encode("a</s>") == codec.encode("a</s>")
+    assert wanted.encode("<x></s>") is None
+
+
+def test_the_bundled_model_and_one_with_added_tokens_pass(
+    stdlib_5m: Path, embedded_artifact: Callable[[str], Path], tmp_path: Path
+) -> None:
+    assert failed(embedded_artifact("fp32-ort"), stdlib_5m) == []
+    model = make_checkpoint("added tokens", stdlib_5m, tmp_path / "model")
+    out = tmp_path / "artifact"
+    export_checkpoint(model, out, recipe_named("fp32-ort"))
+    found = checked(out, model)
+    assert [check.failures for check in found.checks] == [()] * len(found.checks)
+    path = out / "tokenizer.json"
+    content = json.loads(path.read_bytes())
+    kept = [one for one in content["added_tokens"] if one["content"] != "<|im_end|>"]
+    path.write_text(json.dumps({**content, "added_tokens": kept}))
+    (check,) = failed(out, model)
+    assert check.name == "tokenizer.json, as tokenizers reads it"
+    assert "'<|im_end|>'" in check.failures[0]
 
 
 def test_start_and_end_are_among_the_tokens_that_are_compared(good: Path) -> None:
