@@ -19,13 +19,12 @@ from ...runtime.manifest import TOKENIZERS
 from ...runtime.tokenizers.hugging_face import parse_tokenizer_json
 from ...runtime.tokenizers.sentencepiece import SPACE
 from ..formats.checkpoint import Checkpoint
-from ..formats.metadata_fields import shown
 from .byte_level.agreement import MIXED_CASE
-from .tokenizer_probes import PROBE_TEXTS
+from .tokenizer_probes import PROBE_TEXTS, first_other
 
 _MODEL_TYPE = "llama"  # the others of this family have the file read as it is
 _SPACED_DIGITS = ("a  1", "12  34")  # cut otherwise without a rule for digits
-_TEXTS = (*PROBE_TEXTS, *MIXED_CASE, *_SPACED_DIGITS)
+_TEXTS = (*_SPACED_DIGITS, *PROBE_TEXTS, *MIXED_CASE)
 
 
 def note_of_transformers(checkpoint: Checkpoint) -> str | None:
@@ -52,10 +51,11 @@ def note_of_transformers(checkpoint: Checkpoint) -> str | None:
     for text in _TEXTS:
         own, other = (each.encode(text, add_special_tokens=False).ids for each in (found, theirs))
         if own != other:
+            place, ours, changed = first_other(own, other)
             return (
-                f"{published}: {text!r} is {shown(own)}, and {shown(other)} in transformers 5, "
-                f"which takes only the vocabulary from this file for tokenizer_class {named}; the "
-                "artifact has the file as published, as other runtimes read it (to have "
+                f"{published}: token {place} of {text!r} is {ours}, and {changed} in transformers "
+                f"5, which takes only the vocabulary from this file for tokenizer_class {named}; "
+                "the artifact has the file as published, as other runtimes read it (to have "
                 "transformers read it so, set tokenizer_class to TokenizersBackend)"
             )
     return None

@@ -1,6 +1,9 @@
-"""Texts on which two tokenizers are compared."""
+"""Texts on which two tokenizers are compared, and where their tokens differ."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
 
 _WHITESPACE = (
     "", "a", " a", "  a", "a ", "a  b", " ", "   ", " " * 40, "\t", "\n", "\n\n", "\r\n",
@@ -24,3 +27,13 @@ _CODE = (
 )  # fmt: skip
 
 PROBE_TEXTS = (*_WHITESPACE, *_SCRIPTS, *_EMOJI, *_BYTES, *_CONTROL, *_SPACE_SIGN, *_CODE)
+
+
+def first_other(own: Sequence[int], other: Sequence[int]) -> tuple[int, int | None, int | None]:
+    """Place and ids of the first token that differs; None: the text has ended there.
+
+    >>> first_other([5, 6], [5, 6, 7])
+    (2, None, 7)
+    """
+    pairs = enumerate(zip_longest(own, other))
+    return next((place, one, two) for place, (one, two) in pairs if one != two)

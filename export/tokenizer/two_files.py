@@ -11,11 +11,10 @@ from ...runtime.tokenizers.hugging_face import parse_tokenizer_json
 from ...runtime.tokenizers.protocol import Codec
 from ...runtime.tokenizers.sentencepiece import SPACE
 from ..formats.checkpoint import Checkpoint
-from ..formats.metadata_fields import shown
 from .added_tokens import with_added_tokens
 from .byte_level.agreement import MIXED_CASE
 from .tokenizer import open_codec
-from .tokenizer_probes import PROBE_TEXTS
+from .tokenizer_probes import PROBE_TEXTS, first_other
 
 
 def refuse_two_tokenizers(checkpoint: Checkpoint) -> None:
@@ -43,8 +42,9 @@ def refuse_two_tokenizers(checkpoint: Checkpoint) -> None:
     codec = open_codec(tokenizer)
     if (text := _first_other(ids, codec)) is None:
         return
+    place, own, other = first_other(ids[text], codec.encode(text))
     raise CheckpointError(
-        f"{published}: {text!r} is {shown(ids[text])}, and {shown(codec.encode(text))} in "
+        f"{published}: token {place} of {text!r} is {own}, and {other} in "
         f"{tokenizer.path.name} beside it, expected the same tokens in both; remove the one that "
         "is not of this model"
     )
