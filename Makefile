@@ -6,7 +6,7 @@
 #
 #? MODEL                    checkpoint: a folder or a GGUF file
 #? ADAPTER                  folders of LoRA adapters (PEFT) to merge into MODEL, in this order
-#? QUANT                    weight format: fp32, int8, int4 or int8-dynamic
+#? QUANT                    weight format: fp32, int8, int4, int4-rtn or int8-dynamic
 #? QUANT/bench-flat         weight format of the artifact that is measured
 #? TARGET                   kernels: ort, portable (any runtime) or web (browsers' WASM)
 #? OUT                      artifact folder (default: artifacts/ and a name made of the options)
@@ -23,8 +23,8 @@
 #? BASE_MODEL               the checkpoint's name on the Hub, ORG/NAME, for the model card
 #? MAX_SHARD                cut the weights into files of at most this size, e.g. 2GB
 #? MAX_SHARD/synthetic      cut the checkpoint into files of at most this size (default: 5GB)
-#? CALIBRATION_TEXT         text by which int4 is rounded and others scaled; not TEXT (default: a bundled one)
-#? CALIBRATION_TOKENS       tokens of it by which int4 is rounded (default: 16384)
+#? CALIBRATION_TEXT         text that int4 is rounded and others are scaled by (default: a bundled one)
+#? CALIBRATION_TOKENS       tokens of it that int4 is rounded by (default: 16384)
 #? TEXT                     text to measure parity on (default: a bundled one, half code, half story)
 #? SEED                     seed for the random tokens and the start in TEXT (default: 0)
 #? SEED/synthetic           seed of the weights (default: 0)

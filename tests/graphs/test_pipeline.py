@@ -35,7 +35,7 @@ class BreakOpset(ir.passes.InPlacePass):
             "ort",
             "int3",
             32,
-            "--quant int3: unknown; expected one of fp32, int8, int4, int8-dynamic",
+            "--quant int3: unknown; expected one of fp32, int8, int4, int4-rtn, int8-dynamic",
         ),
         ("web", "int3", 32, "--quant int3: unknown"),
         (
@@ -62,6 +62,7 @@ BITS = {
     "fp32": set(),
     "int8": {(8, 16)},
     "int4": {(4, 16), (8, 16)},
+    "int4-rtn": {(4, 16), (8, 16)},
     "int8-dynamic": {(8, 16)},  # of ends alone: ``promised`` has no layers
 }
 NONE = Calibration(layers=())
@@ -134,4 +135,4 @@ def test_matrix_that_cannot_be_packed_is_named_with_its_pass(
     promised.graph.initializers["w"].const_value = odd.const_value
     message = "pass PackForOrt failed: w: rows of 15 weights do not fill bytes in 4 bits"
     with pytest.raises(GraphError, match=message):
-        run(promised, geometry, passes(target="ort", quant="int4"))
+        run(promised, geometry, passes(target="ort", quant="int4-rtn"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tramontane.graphs.quantization.methods import round_to_nearest, smooth_then_round
+from tramontane.graphs.quantization.methods import gptq, round_to_nearest, smooth_then_round
 from tramontane.graphs.quantization.weight_formats import (
     MatrixSchemes,
     Role,
@@ -30,7 +30,13 @@ def test_float_has_no_recipe() -> None:
 
 
 @pytest.mark.parametrize(
-    ("quant", "bits"), [("int8", (8, 8, 8)), ("int4", (4, 4, 8)), ("int8-dynamic", (8, 8, 8))]
+    ("quant", "bits"),
+    [
+        ("int8", (8, 8, 8)),
+        ("int4", (4, 4, 8)),
+        ("int4-rtn", (4, 4, 8)),
+        ("int8-dynamic", (8, 8, 8)),
+    ],
 )
 @pytest.mark.parametrize("block", BLOCKS)
 def test_head_keeps_8_bits_and_all_have_the_block_that_was_asked_for(
@@ -56,22 +62,25 @@ def test_of_several_readers_the_one_of_most_bits_decides() -> None:
     assert schemes.scheme_for([Role.LAYER]) == schemes.scheme_for([Role.AFTER_PRODUCT])
 
 
-def test_only_a_format_that_smooths_or_an_int8_cache_is_calibrated() -> None:
+def test_only_a_format_that_observes_activations_or_an_int8_cache_is_calibrated() -> None:
     found = {name for name in format_names() if find_format(name).is_calibrated("float32")}
-    assert found == {"int8-dynamic"}
+    assert found == {"int4", "int8-dynamic"}
     assert all(find_format(name).is_calibrated("int8") for name in format_names())
     assert find_format("int8-dynamic").method is smooth_then_round.METHOD
-    assert find_format("int4").method is round_to_nearest.METHOD
+    assert find_format("int4").method is gptq.METHOD
+    assert find_format("int4-rtn").method is round_to_nearest.METHOD
 
 
 def test_another_exporter_s_graph_is_held_to_the_format_of_its_bits() -> None:
     found = {bits: format_of_bits(bits).name for bits in (32, 16, 8, 4, 2)}
-    assert found == {32: "fp32", 16: "int4", 8: "int8", 4: "int4", 2: "int4"}
+    assert found == {32: "fp32", 16: "int4-rtn", 8: "int8", 4: "int4-rtn", 2: "int4-rtn"}
 
 
 @pytest.mark.parametrize("quant", ["int3", "INT8"])
 def test_unknown_quant_is_refused_by_name(quant: str) -> None:
-    message = f"--quant {quant}: unknown; expected one of fp32, int8, int4, int8-dynamic$"
+    message = (
+        f"--quant {quant}: unknown; expected one of fp32, int8, int4, int4-rtn, int8-dynamic$"
+    )
     with pytest.raises(GraphError, match=message):
         find_format(quant)
 

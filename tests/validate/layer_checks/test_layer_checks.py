@@ -52,7 +52,7 @@ def checked(
         gate.words.tokens(gate.text, length),
         chunks(subject.edges, length),
         layers=layers,
-        tolerance=tolerance_for(int8_cache=subject.has_int8_cache),
+        tolerance=tolerance_for(subject.weight_format.method, int8_cache=subject.has_int8_cache),
         track=untracked,
     )
 
@@ -77,7 +77,7 @@ def test_every_matrix_and_operator_of_each_layer_is_looked_at_and_sound(
     assert len(found.drift) == 6
 
 
-@pytest.mark.parametrize(("recipe", "bits"), [("int8-ort", 8), ("int4-ort", 4)])
+@pytest.mark.parametrize(("recipe", "bits"), [("int8-ort", 8), ("int4-rtn-ort", 4)])
 def test_a_probed_matrix_is_the_one_that_was_packed(
     embedded_artifact: Artifact, checkpoint: Checkpoint, recipe: str, bits: int
 ) -> None:

@@ -102,6 +102,7 @@ def passing() -> Report:
         "tolerance": {
             "noise": 3.0,
             "weight_error": {"4": 0.067, "8": 4e-3, "32": 1e-6},
+            "rounding_error": 1.0,
             "max_kl": 2.0,
             "min_agreement": 0.2,
             "float_error": 2e-5,
