@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...graphs.quantization.codes import LARGEST, STEPS, Blocks, pack_nibbles
-from ...graphs.quantization.codes import MIDDLE as MIDDLE_CODE
+from ...graphs.quantization.codes import LARGEST, MIDDLE, STEPS, Blocks, pack_nibbles
 from ...graphs.quantization.methods.round_to_nearest import quantize
 from ...graphs.quantization.scheme import Scheme
 from ...runtime.errors import GraphError
@@ -32,18 +31,21 @@ _NEAREST, _FARTHEST = 0.5, 2.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Correlations:
-    """How the inputs of a matrix correlate, ready for rounding every matrix that reads them."""
+    """How the inputs of a matrix correlate, ready for rounding every matrix that reads them.
+
+    Columns are rounded from the last to the first of ``order``, those of the largest inputs first.
+    """
 
     hessian: Tensor  # (K, K) float32, damped: mean of x xᵀ over positions
-    order: Tensor  # (K,) int64: columns, those of the largest inputs first
-    factor: Tensor  # (K, K) float32, upper, in that order: factorᵀ factor is the inverse Hessian
+    order: Tensor  # (K,) int64: columns, those of the smallest inputs first
+    inverse: Tensor  # (K, K) float32, in that order: the inverse of the Hessian's Cholesky factor
     damping: float  # of the mean of the diagonal, that it took to factorize
 
 
 def correlations(
     inputs: Iterable[Tensor], *, columns: int, damping: float = DAMPING
 ) -> Correlations:
-    """Add up the inputs of a matrix and factorize.
+    """Add up the inputs of a matrix and factorize; three matrices of (K, K) are in memory at most.
 
     The damping grows tenfold until the factorization holds.
 
@@ -66,14 +68,14 @@ def correlations(
             "calibration: activations are not finite, expected numbers; the model overflows on "
             "this text, name another with --calibration-text"
         )
-    order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
+    order = torch.argsort(hessian.diagonal(), descending=True, stable=True).flip(0)
     added = 0.0
     while damping <= _MOST_DAMPING:
         hessian.diagonal().add_(damping * (mean or 1.0) - added)
         added = damping * (mean or 1.0)
-        factor = _inverse_factor(hessian[order][:, order])
-        if factor is not None:
-            return Correlations(hessian=hessian, order=order, factor=factor, damping=damping)
+        inverse = _inverse_of_factor(hessian, order)
+        if inverse is not None:
+            return Correlations(hessian=hessian, order=order, inverse=inverse, damping=damping)
         damping *= 10
     raise GraphError(
         f"calibration: a Hessian of {columns} columns cannot be factorized with damping of "
@@ -81,20 +83,19 @@ def correlations(
     )
 
 
-def _inverse_factor(hessian: Tensor) -> Tensor | None:
-    """The upper triangular U with UᵀU the inverse of a matrix (K, K); None: not positive definite.
-
-    With rows and columns in reverse, the Cholesky factor L of the matrix becomes an upper R with
-    R Rᵀ the matrix; so its inverse is R⁻ᵀ R⁻¹, and U is R⁻¹.
-    """
-    lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1))
+def _inverse_of_factor(hessian: Tensor, order: Tensor) -> Tensor | None:
+    """The inverse of the lower Cholesky factor of a matrix in an order; None: it has none."""
+    factor = torch.empty_like(hessian)
+    for row, column in enumerate(order.tolist()):  # indexing both at once would take a third one
+        torch.index_select(hessian[column], 0, order, out=factor[row])
+    # In place, which needs the matrix column by column: transposed, it is the same.
+    failed = torch.empty((), dtype=torch.int32)
+    torch.linalg.cholesky_ex(factor.mT, out=(factor.mT, failed))
     if int(failed):
         return None
-    upper = lower.flip(0, 1)
-    del lower
-    factor = torch.eye(len(upper))
-    torch.linalg.solve_triangular(upper, factor, upper=True, out=factor)
-    return factor if bool(torch.isfinite(factor.diagonal()).all()) else None
+    inverse = torch.eye(len(hessian))
+    torch.linalg.solve_triangular(factor.mT, inverse.mT, upper=False, out=inverse.mT)
+    return inverse.mT if bool(torch.isfinite(inverse.diagonal()).all()) else None
 
 
 def gptq(matrix: np.ndarray, scheme: Scheme, found: Correlations) -> Blocks:
@@ -108,62 +109,53 @@ def gptq(matrix: np.ndarray, scheme: Scheme, found: Correlations) -> Blocks:
     weights, columns = torch.from_numpy(matrix), matrix.shape[1]
     nearest = quantize(matrix, scheme)
     scales = torch.from_numpy(nearest.scales)
-    zero_points = torch.from_numpy(nearest.zero_points).to(torch.float32)
+    zero_points = torch.from_numpy(nearest.zero_points).to(torch.int16)
     steps = round_columns(weights, scheme, scales, zero_points, found)
     scales = refit_scales(weights, scheme, scales, steps, found.hessian)
-    codes = steps + spread(zero_points, scheme, columns)
-    missing = -columns % scheme.block
-    if missing:  # filled with the codes of zero
-        codes = torch.cat([codes, zero_points[:, -1:].expand(-1, missing)], dim=1)
-    shaped = codes.to(torch.uint8).numpy().reshape(len(matrix), -1, scheme.block)
+    blocks, missing = nearest.scales.shape[1], -columns % scheme.block
+    filled = functional.pad(steps, (0, missing))  # with steps of zero
+    codes = filled.reshape(len(matrix), blocks, scheme.block) + zero_points[:, :, None]
+    packed = codes.to(torch.uint8).numpy()
     return Blocks(
-        codes=shaped if scheme.bits == 8 else pack_nibbles(shaped),
+        codes=packed if scheme.bits == 8 else pack_nibbles(packed),
         scales=scales.numpy(),
         zero_points=nearest.zero_points,
     )
 
 
-def spread(values: Tensor, scheme: Scheme, columns: int) -> Tensor:
-    """Values of blocks (N, blocks) as values of columns (N, K)."""
-    return values.repeat_interleave(scheme.block, dim=1)[:, :columns]
-
-
 def round_columns(
     weights: Tensor, scheme: Scheme, scales: Tensor, zero_points: Tensor, found: Correlations
 ) -> Tensor:
-    """Round column by column, correcting the columns that follow.
+    """Round column by column, correcting the columns that are left.
 
     Args:
         weights: (N, K) float32.
         scheme: bits and block.
         scales: (N, blocks) float32.
-        zero_points: (N, blocks) float32, whole.
+        zero_points: (N, blocks) int16.
         found: of the inputs of this matrix.
 
     Returns:
-        (N, K) float32, whole: code - zero point of each weight.
+        (N, K) int16: code - zero point of each weight.
     """
-    order, factor, columns = found.order, found.factor, weights.shape[1]
-    low, high = (1, MIDDLE_CODE + LARGEST) if scheme.bits == 8 else (0, STEPS)
-    left = weights[:, order]  # what is left to round: columns corrected so far
-    scale, zero = (
-        spread(each, scheme, columns)[:, order].T.contiguous() for each in (scales, zero_points)
-    )
-    divisor = torch.where(scale == 0, 1, scale)
-    steps = torch.empty_like(left)
-    for start in range(0, columns, _COLUMNS_AT_ONCE):
-        end = min(start + _COLUMNS_AT_ONCE, columns)
-        here = left[:, start:end].T.contiguous()
+    low, high = (1, MIDDLE + LARGEST) if scheme.bits == 8 else (0, STEPS)
+    left = weights[:, found.order]  # corrected so far
+    rounded = torch.empty(left.shape, dtype=torch.int16)
+    for end in range(weights.shape[1], 0, -_COLUMNS_AT_ONCE):
+        start = max(end - _COLUMNS_AT_ONCE, 0)
+        blocks = found.order[start:end] // scheme.block
+        scale, zero = (each[:, blocks].T.contiguous() for each in (scales, zero_points))
+        divisor = torch.where(scale == 0, 1, scale)
+        here, rows = left[:, start:end].T.contiguous(), found.inverse[start:end]
         errors = torch.empty_like(here)
-        rows = factor[start:end, start:end]
-        for i, column in enumerate(range(start, end)):
-            code = torch.round(here[i] / divisor[column]) + zero[column]
-            step = code.clamp_(low, high) - zero[column]
-            steps[:, column] = step
-            errors[i] = (here[i] - step * scale[column]) / rows[i, i]
-            here[i + 1 :].addr_(rows[i, i + 1 :], errors[i], alpha=-1)
-        left[:, end:].addmm_(errors.T, factor[start:end, end:], alpha=-1)
-    return steps[:, torch.argsort(order)]
+        for i in reversed(range(end - start)):
+            code = torch.round(here[i] / divisor[i]) + zero[i]
+            steps = code.clamp_(low, high) - zero[i]
+            rounded[:, start + i] = steps
+            errors[i] = (here[i] - steps * scale[i]) / rows[i, start + i]
+            here[:i].addr_(rows[i, start : start + i], errors[i], alpha=-1)
+        left[:, :start].addmm_(errors.T, rows[:, :start], alpha=-1)
+    return rounded[:, torch.argsort(found.order)]
 
 
 def refit_scales(
@@ -178,7 +170,7 @@ def refit_scales(
         weights: (N, K) float32.
         scheme: bits and block.
         scales: (N, blocks) float32, that the codes were chosen with.
-        steps: (N, K) float32, code - zero point of each weight.
+        steps: (N, K) int16, code - zero point of each weight.
         hessian: (K, K) float32.
 
     Returns:
@@ -193,7 +185,7 @@ def refit_scales(
 
     for start in range(0, len(weights), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
-        codes, before = steps[rows], scales[rows]
+        codes, before = steps[rows].to(torch.float32), scales[rows]
         system = torch.empty(len(codes), blocks, blocks, dtype=torch.float64)
         for block in range(blocks):
             held = slice(block * scheme.block, (block + 1) * scheme.block)
