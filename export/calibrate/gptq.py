@@ -22,7 +22,7 @@ from ...runtime.errors import GraphError
 
 DAMPING = 0.01  # of the mean of the Hessian's diagonal, added to all of it
 _MOST_DAMPING = 100.0
-_COLUMNS_AT_ONCE = 128  # rounded before the columns behind them are corrected
+_COLUMNS_AT_ONCE = 64  # rounded before the columns behind them are corrected
 _ROWS_AT_ONCE = 256  # of one system of equations for scales
 # A scale that is fitted stays this near to the one before, or that one is kept: where few codes of
 # a block are not zero, the equations hardly determine it.
@@ -180,20 +180,23 @@ def refit_scales(
     fitted, missing = scales.clone(), -weights.shape[1] % scheme.block
 
     def by_block(products: Tensor) -> Tensor:
+        """Sums over each block of what may begin with a later one than the first."""
         filled = functional.pad(products, (0, missing))
-        return filled.reshape(len(products), blocks, scheme.block).sum(dim=2)
+        return filled.reshape(len(products), -1, scheme.block).sum(dim=2)
 
-    for start in range(0, len(weights), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
+    for row in range(0, len(weights), _ROWS_AT_ONCE):
+        rows = slice(row, row + _ROWS_AT_ONCE)
         codes, before = steps[rows].to(torch.float32), scales[rows]
         system = torch.empty(len(codes), blocks, blocks, dtype=torch.float64)
         for block in range(blocks):
-            held = slice(block * scheme.block, (block + 1) * scheme.block)
-            system[:, block] = by_block((codes[:, held] @ hessian[held]) * codes)
+            start, end = block * scheme.block, (block + 1) * scheme.block
+            found = codes[:, start:end] @ hessian[start:end, start:]
+            system[:, block, block:] = by_block(found.mul_(codes[:, start:]))
+            system[:, block:, block] = system[:, block, block:]  # it is symmetric
         wanted = by_block((weights[rows] @ hessian) * codes).to(torch.float64)
         diagonal = system.diagonal(dim1=1, dim2=2)
         diagonal += torch.where(diagonal <= 0, 1.0, 1e-9 * diagonal)  # blocks of zeros alone
-        found = torch.linalg.solve(system, wanted).to(torch.float32)
-        is_near = (found >= _NEAREST * before) & (found <= _FARTHEST * before)
-        fitted[rows] = torch.where(is_near, found, before)
+        solved = torch.linalg.solve(system, wanted).to(torch.float32)
+        is_near = (solved >= _NEAREST * before) & (solved <= _FARTHEST * before)
+        fitted[rows] = torch.where(is_near, solved, before)
     return fitted
