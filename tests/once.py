@@ -88,12 +88,13 @@ def exports_in_one_process(once: Once) -> Iterator[None]:
     it by its name; commands that run as a process of their own, and killed exports, have it too.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "trace_in_subprocess", lambda *asked: _traced(once, *asked))
+        patch.setattr(build, "trace_in_subprocess", lambda *asked: traced(once, *asked))
         patch.setattr(build, "calibrate_in_subprocess", lambda *asked: _calibrated(once, *asked))
         yield
 
 
-def _traced(once: Once, config: Any, cache: CacheChoice) -> ir.Model:
+def traced(once: Once, config: Any, cache: CacheChoice) -> ir.Model:
+    """The graph of an architecture, traced once in this process or in another of the run."""
     from tramontane.export.trace.trace import trace
 
     cache = CacheChoice(grows=cache.grows)  # numbers of another type come by a pass
