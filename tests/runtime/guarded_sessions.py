@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -32,6 +33,12 @@ USES: dict[str, Callable[[Session], object]] = {
 }
 
 
+@functools.cache
+def is_ours(file: str) -> bool:
+    """Whether a file of code is the driver's; asked at each call, so the answer is kept."""
+    return RUNTIME in Path(file).parents
+
+
 class InterruptAt:
     """Raise KeyboardInterrupt before the ``place``-th instruction that our driver executes."""
 
@@ -46,7 +53,7 @@ class InterruptAt:
         sys.settrace(self.was)
 
     def enter(self, frame: FrameType, event: str, arg: object) -> Any:
-        if RUNTIME not in Path(frame.f_code.co_filename).parents:
+        if not is_ours(frame.f_code.co_filename):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return self.count
@@ -73,7 +80,7 @@ class InterruptAtCall:
         sys.setprofile(None)
 
     def count(self, frame: FrameType, event: str, arg: object) -> None:
-        if event in ("call", "c_return") and RUNTIME in Path(frame.f_code.co_filename).parents:
+        if event in ("call", "c_return") and is_ours(frame.f_code.co_filename):
             self.left -= 1
             if self.left < 0:
                 sys.setprofile(None)
