@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
 import os
 import tempfile
@@ -97,11 +99,27 @@ def traced(once: Once, config: Any, cache: CacheChoice) -> ir.Model:
     """The graph of an architecture, traced once in this process or in another of the run."""
     from tramontane.export.trace.trace import trace
 
+    keep_torchlib()
     cache = CacheChoice(grows=cache.grows)  # numbers of another type come by a pass
     graph = once.bytes(
         "graph", (config, cache), lambda: ir.to_proto(trace(config, cache)).SerializeToString()
     )
     return ir.from_proto(onnx.load_model_from_string(graph))
+
+
+@functools.cache
+def keep_torchlib() -> None:
+    """Let torch's exporter read torchlib's operators once, and not at each trace of this process."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    read = functools.cache(ONNXRegistry.from_torchlib)
+
+    def copied(opset_version: int) -> ONNXRegistry:
+        registry = copy.copy(read(opset_version))
+        registry.functions = {name: [*found] for name, found in registry.functions.items()}
+        return registry
+
+    ONNXRegistry.from_torchlib = staticmethod(copied)
 
 
 def _calibrated(once: Once, config: Any, checkpoint: Checkpoint, text: str) -> Calibration:
