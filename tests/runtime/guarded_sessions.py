@@ -1,4 +1,4 @@
-"""Interrupts, threads and uses of a session: what the tests of its guard share."""
+"""Tokens, interrupts, threads and uses of a session: what its tests share."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tramontane.runtime import Session
+from tramontane.runtime import Sampler, Session
 from tramontane.runtime.errors import ContractError
 
+V, POSITIONS = 2048, 600  # of the artifact in conftest.py
 RUNTIME = Path(sys.modules[Session.__module__].__file__ or "").parent
 TOLERANCE = 1e-5  # float32 sums in another order, of logits near 1
+GREEDY = Sampler()
 SEQUENCE = [int(token) for token in np.random.default_rng(3).integers(3, 2048, 262)]
 UNFINISHED = r"an earlier call was interrupted or failed .*; call reset\(\) and give the whole"
 IN_USE = r"this session is in use by thread '.*' while thread '.*' calls it, expected one thread"
@@ -104,6 +106,10 @@ class Patched:
 
     def __exit__(self, *_: object) -> None:
         self.session._graph = self.graph
+
+
+def tokens(count: int, seed: int = 1) -> list[int]:
+    return [int(token) for token in np.random.default_rng(seed).integers(3, V, count)]
 
 
 def close(actual: np.ndarray, expected: np.ndarray) -> None:
