@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import (
     in_attention,
     in_cache,
+    in_calibration,
     in_int8_dynamic,
     in_operators,
     in_tokenizer,
@@ -13,5 +14,14 @@ from . import (
 )
 from .planting import Fault
 
-_KINDS = (in_attention, in_cache, in_operators, in_weights, in_web, in_int8_dynamic, in_tokenizer)
+_KINDS = (
+    in_attention,
+    in_cache,
+    in_operators,
+    in_weights,
+    in_calibration,
+    in_web,
+    in_int8_dynamic,
+    in_tokenizer,
+)
 FAULTS: list[Fault] = [fault for kind in _KINDS for fault in kind.FAULTS]

@@ -158,14 +158,14 @@ FAULTS = [
     ),
     Fault(
         name="nibbles swapped",
-        recipe="int4-ort",
+        recipe="int4-rtn-ort",
         plant=_part(_changed, name="layers.2.mlp.up.weight.codes", change="nibbles"),
         place="layer 2, mlp.up weights",
         cause="nibbles",
     ),
     Fault(
         name="zero point off by one in one block",
-        recipe="int4-ort",
+        recipe="int4-rtn-ort",
         plant=_part(
             _changed,
             name="layers.3.attention.output.weight.packed_zero_points",
@@ -183,7 +183,7 @@ FAULTS = [
     ),
     Fault(
         name="one scale doubled, in int4",
-        recipe="int4-ort",
+        recipe="int4-rtn-ort",
         plant=_part(_changed, name="layers.5.mlp.down.weight.scales", change="one scale"),
         place="layer 5, mlp.down weights, row 5, block 1",
         cause="the scale of 1 of",
@@ -197,14 +197,14 @@ FAULTS = [
     ),
     Fault(
         name="scales of a row's blocks reversed",
-        recipe="int4-ort",
+        recipe="int4-rtn-ort",
         plant=_part(_changed, name="layers.4.mlp.down.weight.scales", change="reversed blocks"),
         place="layer 4, mlp.down weights",
         cause="the scales of",
     ),
     Fault(
         name="one byte of quantized values flipped",
-        recipe="int4-ort",
+        recipe="int4-rtn-ort",
         plant=_part(_changed, name="layers.1.mlp.gate.weight.codes", change="one code"),
         place="layer 1, mlp.gate weights, row 9",
         cause="quantized values of 1 of",

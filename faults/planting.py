@@ -31,9 +31,14 @@ class Graph:
         self._weights = {weight.name: weight for weight in self.model.graph.initializer}
 
     @property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint that the artifact was made from."""
+        return Checkpoint.open(self._checkpoint)
+
+    @property
     def config(self) -> MistralConfig:
         """Architecture of the checkpoint; the artifact's window may be another."""
-        return Checkpoint.open(self._checkpoint).config
+        return self.checkpoint.config
 
     @property
     def layers(self) -> int:
@@ -108,7 +113,7 @@ class Graph:
 
     def published(self, name: str) -> np.ndarray:
         """Values of a weight in the checkpoint."""
-        return Checkpoint.open(self._checkpoint).read(name)
+        return self.checkpoint.read(name)
 
     def change(self, name: str, change: Change) -> None:
         """Replace a weight's values by changed ones."""

@@ -32,8 +32,37 @@ ROOT = Path(tramontane.__file__).parent  # imported before onnxruntime is: no te
 
 
 @pytest.fixture(scope="session")
-def embedded_artifact(once: Once) -> Callable[[str], Path]:
+def embedded_artifact(
+    artifact_of: Callable[[Path, str], Path], stdlib_5m: Path
+) -> Callable[[str], Path]:
     """Artifacts of the bundled demo model by recipe, e.g. ``int8-ort`` or ``int8-ort-int8``, not proved; each made once."""
+    return lambda recipe: artifact_of(stdlib_5m, recipe)
+
+
+@pytest.fixture(scope="session")
+def six_layers(once: Once, tiny_checkpoint: Callable[..., Path]) -> Path:
+    """A random checkpoint that every fault can be planted in: six layers, rows of two blocks, a window of 64."""
+    sizes = {
+        "num_hidden_layers": 6,
+        "hidden_size": 256,
+        "intermediate_size": 256,
+        "sliding_window": 64,
+        "max_position_embeddings": 1024,
+        "rms_norm_eps": 1e-5,
+        "initializer_range": 0.07,
+    }
+    return once("six-layers", lambda out: tiny_checkpoint(**sizes).rename(out))
+
+
+@pytest.fixture(scope="session")
+def two_layers(once: Once, tiny_checkpoint: Callable[..., Path]) -> Path:
+    """The smallest random checkpoint with a window, of 8: for tests that need no trained model."""
+    return once("two-layers", lambda out: tiny_checkpoint().rename(out))
+
+
+@pytest.fixture(scope="session")
+def artifact_of(once: Once) -> Callable[[Path, str], Path]:
+    """Artifacts of a checkpoint of one of these fixtures by recipe, not proved; each made once."""
     from tramontane.export.build import (
         export_checkpoint,
     )
@@ -41,9 +70,11 @@ def embedded_artifact(once: Once) -> Callable[[str], Path]:
         recipe_named,
     )
 
-    def artifact(recipe: str) -> Path:
-        model = ROOT / "models" / "stdlib-5m"
-        return once(recipe, lambda out: export_checkpoint(model, out, recipe_named(recipe)))
+    def artifact(checkpoint: Path, recipe: str) -> Path:
+        return once(
+            f"{checkpoint.name}-{recipe}",
+            lambda out: export_checkpoint(checkpoint, out, recipe_named(recipe)),
+        )
 
     return artifact
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -93,19 +94,36 @@ def exports_in_one_process(once: Once) -> Iterator[None]:
     it by its name; commands that run as a process of their own, and killed exports, have it too.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "trace_in_subprocess", lambda *asked: _traced(once, *asked))
+        patch.setattr(build, "trace_in_subprocess", lambda *asked: traced(once, *asked))
         patch.setattr(build, "calibrate_in_subprocess", functools.partial(_calibrated, once))
         yield
 
 
-def _traced(once: Once, config: Any, cache: CacheChoice) -> ir.Model:
+def traced(once: Once, config: Any, cache: CacheChoice) -> ir.Model:
+    """The graph of an architecture, traced once in this process or in another of the run."""
     from tramontane.export.trace.trace import trace
 
+    keep_torchlib()
     cache = CacheChoice(grows=cache.grows)  # numbers of another type come by a pass
     graph = once.bytes(
         "graph", (config, cache), lambda: ir.to_proto(trace(config, cache)).SerializeToString()
     )
     return ir.from_proto(onnx.load_model_from_string(graph))
+
+
+@functools.cache
+def keep_torchlib() -> None:
+    """Let torch's exporter read torchlib's operators once, and not at each trace of this process."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    read = functools.cache(ONNXRegistry.from_torchlib)
+
+    def copied(opset_version: int) -> ONNXRegistry:
+        registry = copy.copy(read(opset_version))
+        registry.functions = {name: [*found] for name, found in registry.functions.items()}
+        return registry
+
+    ONNXRegistry.from_torchlib = staticmethod(copied)
 
 
 def _calibrated(

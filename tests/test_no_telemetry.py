@@ -133,7 +133,7 @@ def test_no_command_asks_the_network_or_leaves_an_id(
     tiny_checkpoint: Callable[..., Path], room: Callable[[], Room]
 ) -> None:
     at = room()
-    for words in commands(tiny_checkpoint(sliding_window=16)):
+    for words in commands(tiny_checkpoint(num_hidden_layers=1, sliding_window=16)):
         at.run("-m", "tramontane.cli.main", *words)
     assert at.left_at_home() == []
     assert at.asked() == []

@@ -38,6 +38,8 @@ from tramontane.runtime.ort_session import ort
 from tramontane.validate.run_gate import prove
 from tramontane.validate.run_graph import GraphFeeder, feed_all
 
+from .once import keep_torchlib
+
 SMALL = MistralConfig(
     architecture="MistralForCausalLM",
     hidden_size=64,
@@ -112,6 +114,7 @@ class Small:
         with torch.no_grad():
             logits, _ = model(torch.tensor(self.tokens)[None], mask, model.empty_cache())
         self.logits = logits[0].numpy()
+        keep_torchlib()
         self._traced = ir.to_proto(trace(config, cache)).SerializeToString()
 
     def run(self, *, target: str, quant: str, kv: str) -> list[np.ndarray]:

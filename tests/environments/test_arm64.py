@@ -143,10 +143,10 @@ def test_absent_where_the_distribution_has_no_such_package(
         arm64.python()
 
 
-@pytest.mark.slow
 def test_absent_when_the_packages_hold_no_python(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(qemu, "program", lambda _: home / "qemu-aarch64")
     monkeypatch.setattr(arm64, "_make", lambda _: None)
     with pytest.raises(Absent, match=r"no usr/bin/python3\.N in the packages for arm64"):
         arm64.python()

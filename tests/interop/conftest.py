@@ -1,17 +1,28 @@
-"""Which artifact and job do the tests of interop share?"""
+"""An artifact, its job and its right answer, and runtimes that replay it."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from tramontane.console import process_per_core
 from tramontane.export.options import (
     ExportOptions,
 )
-from tramontane.interop import cases
+from tramontane.interop import __main__ as command
+from tramontane.interop import cases, rows
 from tramontane.interop.cases import Case, Exported
+from tramontane.interop.judge import Answer
+from tramontane.interop.runners import driver
+from tramontane.interop.runtimes import DRIVER, Runtime
+
+from .replays import NEW_TOKENS, Use, no_browser, replay
 
 
 @pytest.fixture
@@ -34,3 +45,50 @@ def exported(
 
 def _first_case(model: Path) -> Case:
     return next(cases.cases(model, None))
+
+
+@pytest.fixture
+def first_case_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def first(model: Path, shared: Path | None) -> list[Case]:
+        return list(islice(cases.cases(model, None), 1))
+
+    monkeypatch.setattr(command, "cases", first)
+
+
+@pytest.fixture
+def right(exported: Exported) -> Answer:
+    """The driver's answer; its logits lie beside the artifact."""
+    found = driver.do({**exported.job, "new_tokens": NEW_TOKENS})
+    Path(exported.job["logits"]).rename(exported.folder / "logits")
+    return found
+
+
+@pytest.fixture
+def use(
+    first_case_alone: None, exported: Exported, right: Answer, monkeypatch: pytest.MonkeyPatch
+) -> Use:
+    """Put other runtimes beside a driver and a reference that answer at once, and rightly."""
+
+    def with_others(
+        *others: Runtime,
+        quant: str = "fp32",
+        driver_gives: Any = None,
+        driver_scores: Callable[[np.ndarray], np.ndarray] = lambda logits: logits,
+    ) -> None:
+        manifest = replace(exported.manifest, quant=quant)
+        made = replace(exported, manifest=manifest)
+        monkeypatch.setattr(rows, "export", lambda case, _: replace(made, case=case))
+        monkeypatch.setattr(rows, "REFERENCE", replay("transformers", exported, right))
+        ours = {**right, **(driver_gives or {})}
+        scored = np.fromfile(exported.folder / "logits", "<f4")
+        driver_scores(scored).tofile(exported.folder / "tramontane.logits")
+        its_own = replay("tramontane", exported, ours, logits="tramontane.logits")
+        its_own = replace(its_own, rounds_like=DRIVER.rounds_like)
+        for module in (command, rows):
+            monkeypatch.setattr(module, "DRIVER", its_own)
+        monkeypatch.setattr(command, "OTHERS", others)
+        monkeypatch.setattr(process_per_core, "usable_cores", list)  # all in this process
+
+        monkeypatch.setattr(rows, "visit", no_browser)
+
+    return with_others

@@ -18,10 +18,10 @@ from tramontane.runtime.contract import MODEL_FILE, Geometry
 from tramontane.runtime.manifest import Manifest, Vocabulary, describe_file, write_manifest
 from tramontane.runtime.memory import MemoryPlan
 
-from .guarded_sessions import SEQUENCE
+from .guarded_sessions import POSITIONS, SEQUENCE, V
 
 TOKENIZER = Path(__file__).parents[2] / "models/stdlib-5m/tokenizer.model"
-V, WINDOW, ROWS, POSITIONS = 2048, 8, 24, 600
+WINDOW, ROWS = 8, 24
 
 GRAPH = """<ir_version: 10, opset_import: ["":23, "com.microsoft":1]> tiny (
 int64[batch_size,sequence_length] input_ids, int64[batch_size,total_sequence_length] attention_mask,

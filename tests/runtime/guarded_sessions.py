@@ -1,7 +1,8 @@
-"""Interrupts, threads and uses of a session: what the tests of its guard share."""
+"""Tokens, interrupts, threads and uses of a session: what its tests share."""
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -11,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tramontane.runtime import Session
+from tramontane.runtime import Sampler, Session
 from tramontane.runtime.errors import ContractError
 
+V, POSITIONS = 2048, 600  # of the artifact in conftest.py
 RUNTIME = Path(sys.modules[Session.__module__].__file__ or "").parent
 TOLERANCE = 1e-5  # float32 sums in another order, of logits near 1
+GREEDY = Sampler()
 SEQUENCE = [int(token) for token in np.random.default_rng(3).integers(3, 2048, 262)]
 UNFINISHED = r"an earlier call was interrupted or failed .*; call reset\(\) and give the whole"
 IN_USE = r"this session is in use by thread '.*' while thread '.*' calls it, expected one thread"
@@ -32,6 +35,12 @@ USES: dict[str, Callable[[Session], object]] = {
 }
 
 
+@functools.cache
+def is_ours(file: str) -> bool:
+    """Whether a file of code is the driver's; asked at each call, so the answer is kept."""
+    return RUNTIME in Path(file).parents
+
+
 class InterruptAt:
     """Raise KeyboardInterrupt before the ``place``-th instruction that our driver executes."""
 
@@ -46,7 +55,7 @@ class InterruptAt:
         sys.settrace(self.was)
 
     def enter(self, frame: FrameType, event: str, arg: object) -> Any:
-        if RUNTIME not in Path(frame.f_code.co_filename).parents:
+        if not is_ours(frame.f_code.co_filename):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return self.count
@@ -73,7 +82,7 @@ class InterruptAtCall:
         sys.setprofile(None)
 
     def count(self, frame: FrameType, event: str, arg: object) -> None:
-        if event in ("call", "c_return") and RUNTIME in Path(frame.f_code.co_filename).parents:
+        if event in ("call", "c_return") and is_ours(frame.f_code.co_filename):
             self.left -= 1
             if self.left < 0:
                 sys.setprofile(None)
@@ -97,6 +106,10 @@ class Patched:
 
     def __exit__(self, *_: object) -> None:
         self.session._graph = self.graph
+
+
+def tokens(count: int, seed: int = 1) -> list[int]:
+    return [int(token) for token in np.random.default_rng(seed).integers(3, V, count)]
 
 
 def close(actual: np.ndarray, expected: np.ndarray) -> None:

@@ -17,6 +17,7 @@ from ..sequences.sequences import Feed, feeds
 from ..tokenizer import check_tokenizer
 from ..verdict import Check
 from .of_operators import ROTATED, cause_of_operator
+from .of_rounding import cause_of_rounding
 from .of_rows import cause_of_rows
 from .of_scales import cause_of_scales
 from .of_tokenizer import cause_of_tokenizer
@@ -83,6 +84,8 @@ def _explained(gate: Gate, layer_checks: LayerChecks, compared: ComparedTensor) 
     found: Found | None
     if finding.name.endswith(SCALES):
         found = cause_of_scales(compared)
+    elif finding.kind == "rounding":
+        found = cause_of_rounding(compared)
     elif finding.kind == "weights":
         prefix = "" if finding.layer is None else f"layers.{finding.layer}."
         parameter, checkpoint = f"{prefix}{finding.name}.weight", gate.reference.checkpoint

@@ -53,9 +53,9 @@ def test_too_few_tokens_to_tell_are_refused(embedded_artifact) -> None:
 
 @pytest.mark.slow
 def test_a_longer_copy_decodes_past_what_the_checkpoint_has(
-    stdlib_5m: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_layers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    artifact = long_context.export_long(stdlib_5m, tmp_path, quant="int8", positions=9000)
+    artifact = long_context.export_long(two_layers, tmp_path, quant="int8", positions=9000)
     session = Session.load(artifact, threads=1)
     assert session.manifest.geometry.max_positions == 9000
     monkeypatch.setattr(long_context, "AT_ONCE", 100)

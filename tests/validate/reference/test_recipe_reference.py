@@ -139,7 +139,7 @@ def test_a_model_on_text_that_it_never_saw_passes_and_is_called_poor(
     shared: Path, tmp_path: Path
 ) -> None:
     recipe = ExportOptions(quant="int4", target="ort")
-    verdict = proved(shared, "stories15M", recipe, tmp_path, GateOptions())
+    verdict = proved(shared, "stories260K", recipe, tmp_path, GateOptions())
     assert verdict.measurement.passed
     assert verdict.as_json()["headline"]["distance"] == "poor"
     assert any(

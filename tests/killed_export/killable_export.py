@@ -1,6 +1,6 @@
 """How does a test get an export that it may kill? A fork of a process that imported it all before.
 
-Run with the folder of a checkpoint; then each line of standard input is a ``Request`` in JSON, and
+Run with the file of a traced graph; then each line of standard input is a ``Request`` in JSON, and
 each is answered by one line: ``start`` by the export's process id, ``wait`` by its exit status
 (minus the signal's number, where one ended it). An export is the command line itself. What happens
 to it besides is arranged here, in its own process: the command knows nothing of it.
@@ -18,10 +18,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+import tramontane.cli.commands.export
+import tramontane.export.sidecars.card  # noqa: F401
 from tramontane.cli import main as cli
 from tramontane.export import build
-from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.graphs import weights
+from tramontane.graphs.targets.known import TARGETS, find_target
 from tramontane.graphs.writing import artifact, external_data
 
 _PIECES = 8  # of a weight that is written slowly
@@ -30,8 +33,9 @@ _WAIT_SECONDS = 120  # for the test that kills; far longer than one takes
 
 def main() -> None:
     """Serve until standard input ends."""
-    checkpoint = Checkpoint.open(Path(sys.argv[1]))
-    model = build.trace_in_subprocess(checkpoint.config)
+    model = ir.load(sys.argv[1])
+    for name in TARGETS:  # imports what an export imports when it needs it
+        find_target(name)
     # Of the code as it was imported, whatever becomes of the files.
     digest = build.weights_code_digest()
     print("ready", flush=True)

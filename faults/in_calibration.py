@@ -1,0 +1,101 @@
+"""Planted faults of matrices that calibration rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..export.calibrate.gptq import Correlations, correlations, gptq
+from ..export.calibrate.layer_walk import Inputs, walk_layer
+from ..export.formats.tensor_names import EMBEDDING
+from ..export.model.load import load_layer
+from ..export.model.rope import rope_tables
+from ..graphs.quantization.codes import pack_nibbles, unpack_nibbles
+from ..graphs.quantization.scheme import Scheme
+from .planting import Fault, Graph
+
+_TOKENS = 512
+_DOWN = "mlp.down"
+
+
+class _InputsOfDown:
+    """A visitor that keeps how the inputs of a layer's last matrix correlate."""
+
+    found: Correlations
+
+    def see_inputs(self, names: Sequence[str], inputs: Inputs) -> None:
+        if names[0] == _DOWN:
+            x = torch.cat(list(inputs()))
+            self.found = correlations([x], columns=x.shape[1])
+
+    def see_cache(self, keys: Tensor, values: Tensor) -> None:
+        """Not asked for."""
+
+
+def _hessian_of_another_layer(graph: Graph) -> None:
+    """Round layer 4's down projection for the inputs of layer 0's, whose channels are others."""
+    config, checkpoint = graph.config, graph.checkpoint
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, _TOKENS)
+    length = min(_TOKENS, config.max_position_embeddings)
+    embedded = checkpoint.read(EMBEDDING)[tokens]
+    hidden = list(torch.from_numpy(embedded).split(length))
+    seen = _InputsOfDown()
+    walk_layer(
+        load_layer(config, checkpoint, 0, grows=True), config, rope_tables(config), hidden, seen
+    )
+    name = f"layers.4.{_DOWN}.weight"
+    scheme = _scheme_of(graph, name)
+    blocks = gptq(checkpoint.read(name), scheme, seen.found)
+    graph.write(f"{name}.codes", blocks.codes)
+    graph.write(f"{name}.scales", blocks.scales)
+    graph.write(f"{name}.packed_zero_points", pack_nibbles(blocks.zero_points))
+
+
+def _order_not_undone(graph: Graph) -> None:
+    """Leave codes in the order in which columns are rounded: some other than the matrix has."""
+    name = "layers.2.mlp.up.weight.codes"
+    packed = graph.read(name)
+    codes = unpack_nibbles(packed).reshape(len(packed), -1)
+    order = np.random.default_rng(0).permutation(codes.shape[1])
+    graph.write(name, pack_nibbles(codes[:, order]).reshape(packed.shape))
+
+
+def _row_without_scales(graph: Graph) -> None:
+    """Set the scales of one row to one, as where they were never written."""
+    name = "layers.3.mlp.gate.weight.scales"
+    scales = graph.read(name)
+    scales[11] = 1
+    graph.write(name, scales)
+
+
+def _scheme_of(graph: Graph, name: str) -> Scheme:
+    """Of a matrix in 4 bits, from the shape of its codes."""
+    return Scheme(bits=4, block=2 * graph.read(f"{name}.codes").shape[2])
+
+
+FAULTS = [
+    Fault(
+        name="a matrix rounded for the inputs of another layer",
+        recipe="int4-ort",
+        plant=_hessian_of_another_layer,
+        place="layer 4, mlp.down rounding",
+        cause="rounded for other inputs",
+    ),
+    Fault(
+        name="codes left in the order of rounding",
+        recipe="int4-ort",
+        plant=_order_not_undone,
+        place="layer 2, mlp.up weights",
+        cause="quantized values of",
+    ),
+    Fault(
+        name="a row without its scales, rounded by calibration",
+        recipe="int4-ort",
+        plant=_row_without_scales,
+        place="layer 3, mlp.gate weights, row 11",
+        cause="the scale",
+    ),
+]
