@@ -41,7 +41,8 @@ def _hessian_of_another_layer(graph: Graph) -> None:
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, _TOKENS)
     length = min(_TOKENS, config.max_position_embeddings)
     embedded = checkpoint.read(EMBEDDING)[tokens]
-    hidden = list(torch.from_numpy(embedded).split(length))
+    starts = range(0, _TOKENS, length)
+    hidden = [torch.from_numpy(embedded[start : start + length]) for start in starts]
     seen = _InputsOfDown()
     walk_layer(
         load_layer(config, checkpoint, 0, grows=True), config, rope_tables(config), hidden, seen

@@ -7,7 +7,8 @@ no index. Then the scales are fitted once more, by least squares.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,15 +148,30 @@ def round_columns(
         scale, zero = (each[:, blocks].T.contiguous() for each in (scales, zero_points))
         divisor = torch.where(scale == 0, 1, scale)
         here, rows = left[:, start:end].T.contiguous(), found.inverse[start:end]
-        errors = torch.empty_like(here)
-        for i in reversed(range(end - start)):
-            code = torch.round(here[i] / divisor[i]) + zero[i]
-            steps = code.clamp_(low, high) - zero[i]
-            rounded[:, start + i] = steps
-            errors[i] = (here[i] - steps * scale[i]) / rows[i, start + i]
-            here[:i].addr_(rows[i, start : start + i], errors[i], alpha=-1)
+        errors, own = torch.empty_like(here), rows[:, start:end]
+        with _one_thread():
+            for i in reversed(range(end - start)):
+                code = torch.round(here[i] / divisor[i]) + zero[i]
+                steps = code.clamp_(low, high) - zero[i]
+                rounded[:, start + i] = steps
+                errors[i] = (here[i] - steps * scale[i]) / own[i, i]
+                here[:i].addr_(own[i, :i], errors[i], alpha=-1)
         left[:, :start].addmm_(errors.T, rows[:, :start], alpha=-1)
     return rounded[:, torch.argsort(found.order)]
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute with one thread: many short steps, after each of which threads would wait.
+
+    On a machine with other work to do, they would wait for a turn each time.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def refit_scales(
