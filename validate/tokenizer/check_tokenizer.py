@@ -28,7 +28,7 @@ from .reading import Reading, differences, name_of
 from .templates import first_other, published_templates, written_templates
 
 KIND = "tokenizer"
-FIGURE, LABEL = "differing", "strings and tokens that differ"
+FIGURE = "differing"
 TEMPLATES = "chat templates"
 _LEFT_OUT = "the artifact has no tokenizer.json, so none was compared"
 
