@@ -316,7 +316,7 @@ def test_tokenizer_that_is_not_reproduced_is_left_out_with_the_text_that_shows_i
     monkeypatch.setattr(TokenizerJson, "tokenizer", without_rules)
     found = write(Checkpoint.open(tiny_checkpoint()), tmp_path)
     assert found.startswith("left out: 'a' is [")
-    assert contents(tmp_path).keys() == {"tokenizer.model"}
+    assert contents(tmp_path).keys() == {"tokenizer.model", "tokenizer_config.json"}
 
 
 @pytest.mark.parametrize("as_layout", ["as_mistral", "as_gguf"])

@@ -8,7 +8,8 @@ import sentencepiece
 import transformers
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.tokenizer.tokenizer import CheckpointTokenizer
-from tramontane.export.tokenizer.write_tokenizer import MADE, write_tokenizer
+from tramontane.export.tokenizer.write_tokenizer import LEFT_OUT, MADE, write_tokenizer
+from tramontane.validate.tokenizer.templates import published_templates, written_templates
 
 Write = Callable[..., Path]
 TEMPLATE = "{% for message in messages %}[INST] {{ message['content'] }} [/INST]{% endfor %}"
@@ -79,3 +80,18 @@ def test_end_of_turn_and_chat_template_are_carried(
     assert theirs.chat_template == TEMPLATE
     # A template writes control tokens, which other runtimes read out of its text.
     assert theirs.encode("</s><|im_end|>", add_special_tokens=False) == [2, 2048]
+
+
+def test_template_is_carried_where_tokenizer_json_is_left_out(
+    chat_model: Path, tmp_path: Path
+) -> None:
+    checkpoint, out = Checkpoint.open(chat_model), tmp_path / "out"
+    found = CheckpointTokenizer.read(checkpoint)
+    out.mkdir()
+    assert write_tokenizer(checkpoint, out, found.vocabulary).startswith(LEFT_OUT)
+    assert not (out / "tokenizer.json").exists()
+    published = checkpoint.read_tokenizer()
+    assert written_templates(out) == published_templates(published) != {}
+    theirs = transformers.AutoTokenizer.from_pretrained(out)
+    assert theirs.chat_template == TEMPLATE
+    assert (theirs.bos_token, theirs.eos_token) == ("<s>", "</s>")
