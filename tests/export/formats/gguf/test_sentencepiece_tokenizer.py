@@ -67,6 +67,28 @@ def test_control_pieces_are_never_made_of_text(chat_model: Path) -> None:
     assert codec.decode(tokens) == "x<|im_end|>y</s>"
 
 
+# Of llama.cpp's llama_tokenize (llama-cpp-python 0.3.36), with parse_special, on this file.
+AS_LLAMA_CPP = {
+    "<|im_end|>def": [2050, 428],
+    "<|im_end|> def": [2050, 259, 311],
+    "a <|im_end|> b": [271, 1953, 2050, 259, 1979],
+    "a<|im_end|><|im_end|>\nx": [271, 2050, 2050, 1953, 13, 1984],
+    "<s>def f(": [1, 428, 287, 1974],
+    "<unk>x": [0, 800],
+    "<|im_end|>  two": [2050, 259, 1623],
+    "x<|im_end|>": [800, 2050],
+}
+
+
+@pytest.mark.parametrize("text", AS_LLAMA_CPP)
+def test_text_after_a_control_piece_gets_a_space_in_front_as_in_llama_cpp(
+    chat_model: Path, text: str
+) -> None:
+    found = CheckpointTokenizer.read(Checkpoint.open(chat_model))
+    assert found.codec.encode(text, allow_special=True) == AS_LLAMA_CPP[text]
+    assert found.vocabulary.added_tokens.prepend_scheme == "always"
+
+
 def test_end_of_turn_and_chat_template_are_carried(
     tiny_checkpoint: Write, as_gguf: Write, tmp_path: Path
 ) -> None:
