@@ -17,14 +17,13 @@ from ..export.build import (
 from ..export.options import (
     ExportOptions,
 )
-from ..export.tokenizer.tokenizer_probes import PROBE_TEXTS
+from ..export.tokenizer.tokenizer_probes import PROBE_TEXTS, around
 from ..graphs.quantization.weight_formats import find_format
 from ..runtime.errors import ContractError
 from ..runtime.manifest import Manifest, read_manifest
 from ..runtime.sizes import counted
 from ..runtime.tokenizers.kinds import open_tokenizer
 from ..validate.sequences.tokens import SAMPLE
-from ..validate.tokenizer.check_tokenizer import around
 from .tokenized import ADDED, CHAT, MAKERS, make_checkpoint
 
 NEW_TOKENS = 160  # several windows

@@ -1,4 +1,4 @@
-"""Tests of examples/web/text.js in Node: it streams the text that the driver streams."""
+"""Tests of examples/web/text.js in Node: it encodes and streams text as the driver does."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from tramontane.runtime.tokenizers.detokenizer import Detokenizer
 from tramontane.runtime.tokenizers.hugging_face import HuggingFace
 from tramontane.runtime.tokenizers.tokenizer import Tokenizer
 
-from .tiny_tokenizers import like_sentencepiece, llama_3, non_special
+from .tiny_tokenizers import KINDS, SPECIAL, START, like_sentencepiece, llama_3, non_special
 
 TEXT_JS = Path(__file__).parents[1] / "examples" / "web" / "text.js"
 VOCABULARY = Vocabulary(bos_token_id=None, eos_token_ids=(), add_bos_token=False)
 TEXTS = ("naïve café", "日本語のテキスト", "👩\u200d👩\u200d👧 ok", "𐍈a\u00adb\x7f", "def f(x):\n")
+
+FLAGS = dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), False)
 
 # The package of the page is not in the repository; this decodes pieces as its decoders do.
 STREAM = """
@@ -54,7 +56,34 @@ const parts = job.tokens.map((id) => stream.push(id));
 console.log(JSON.stringify([...parts, stream.flush()]));
 """
 
+# The file that the page gives to the package's tokenizer for each way to encode.
+GIVEN = """
+import { readFileSync } from "node:fs";
+const source = readFileSync(process.argv[1]);
+const { Text } = await import(`data:text/javascript;base64,${source.toString("base64")}`);
+const file = JSON.parse(readFileSync(0, "utf8"));
+class Tokenizer {
+  constructor(file) { this.file = file; }
+  encode() { return { ids: [this.file] }; }
+}
+const text = new Text(Tokenizer, [file, {}], { add_bos_token: false });
+const ways = [{}, { allowSpecial: true }].map((options) => text.encode("x", options)[0]);
+console.log(JSON.stringify(ways));
+"""
+
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
+
+
+def node(code: str, job: dict[str, Any]) -> Any:
+    done = subprocess.run(
+        ["node", "--input-type=module", "-e", code, "--", TEXT_JS],
+        input=json.dumps(job),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def in_node(
@@ -70,15 +99,7 @@ def in_node(
         "tokens": list(tokens),
         "prompt": list(prompt),
     }
-    done = subprocess.run(
-        ["node", "--input-type=module", "-e", STREAM, "--", TEXT_JS],
-        input=json.dumps(job),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    parts: list[str] = json.loads(done.stdout)
+    parts: list[str] = node(STREAM, job)
     return parts
 
 
@@ -139,3 +160,38 @@ def test_byte_pieces_are_joined_as_before() -> None:
     whole = like_sentencepiece()
     bytes_of = [whole.token_to_id(f"<0x{one:02X}>") for one in "é日".encode()]
     assert streamed(whole, bytes_of) == ["", "é", "", "", "日", ""]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_tokens_are_read_in_text_only_where_it_is_asked_for_as_in_the_driver(
+    kind: str,
+) -> None:
+    whole = KINDS[kind]()
+    whole.add_tokens([non_special("def_of")])
+    content = json.loads(whole.to_str())
+    codec = HuggingFace(whole.to_str().encode())
+    plain, special = (Whole.from_str(json.dumps(one)) for one in node(GIVEN, content))
+    for one in (*SPECIAL, "<unk>", "def_of", *TEXTS):
+        for text in (one, f"a{one}b", f"a {one} b", one * 2):
+            found, read = (
+                each.encode(text, add_special_tokens=False).ids for each in (plain, special)
+            )
+            assert found == codec.encode(text), text
+            assert read == codec.encode(text, allow_special=True), text
+    start = whole.token_to_id(START)
+    assert start not in plain.encode(START, add_special_tokens=False).ids
+    assert special.encode(START, add_special_tokens=False).ids == [start]
+
+
+def test_merges_that_make_a_special_token_are_left_out_in_both_spellings() -> None:
+    model = {"type": "BPE", "vocab": {"<": 0, "s": 1, "<s": 2, "a": 3, "sa": 4}, "unk_token": "<s"}
+    added = [{**FLAGS, "id": 2, "content": "<s", "special": True}]
+    for merges in ([["<", "s"], ["s", "a"]], ["< s", "s a"]):
+        file = {"model": {**model, "merges": merges}, "added_tokens": added}
+        plain, special = node(GIVEN, file)
+        assert special == file
+        assert plain["model"]["merges"] == merges[1:]
+        (name,) = (piece for piece, token in plain["model"]["vocab"].items() if token == 2)
+        assert name.endswith("<s")
+        assert len(name) > 20
+        assert plain["model"]["unk_token"] == plain["added_tokens"][0]["content"] == name

@@ -23,6 +23,7 @@ FIGURE_LABELS = {
     "rounding_error": "error by rounding, over that of rounding to nearest",
     "operator_error": "error of an operator",
     "row_error": "error of a cached row",
+    "differing": "strings and tokens that differ",
 }
 
 
@@ -31,8 +32,8 @@ class Check:
     """One comparison and its verdict; ``failures`` name figure, value and bound."""
 
     name: str
-    kind: str  # distance, logits, cache, greedy, batch, weights, rounding,
-    # operators or rows
+    kind: str  # distance, logits, cache, greedy, batch, weights, rounding, operators, rows
+    # or tokenizer
     figures: dict[str, float]
     bounds: dict[str, float] = field(default_factory=dict)  # by figure
     failures: tuple[str, ...] = ()

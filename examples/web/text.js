@@ -8,9 +8,16 @@ for (let byte = 0, others = 0; byte < 0x100; byte += 1) {
   BYTES.set(String.fromCodePoint(isPrintable ? byte : 0x100 + others++), byte);
 }
 
-/** The artifact's tokenizer, over @huggingface/tokenizers. */
+/**
+ * The artifact's tokenizer, over @huggingface/tokenizers.
+ *
+ * As in the driver, special tokens get names that no text has, so that text of users is never read
+ * as one; the package has no option for that.
+ */
 export class Text {
   #tokenizer;
+  #whole = null; // reads special tokens in a text; made at its first use
+  #makeWhole;
   #vocabulary;
   #isByteLevel;
   #added = new Map(); // whether each added token is special, by id
@@ -21,7 +28,8 @@ export class Text {
    * @param {object} vocabulary the manifest's
    */
   constructor(Tokenizer, [tokenizer, config], vocabulary) {
-    this.#tokenizer = new Tokenizer(tokenizer, config);
+    this.#tokenizer = new Tokenizer(renamed(tokenizer), config);
+    this.#makeWhole = () => new Tokenizer(tokenizer, config);
     this.#vocabulary = vocabulary;
     const { type, decoders = [] } = tokenizer.decoder ?? {};
     this.#isByteLevel = [type, ...decoders.map((one) => one.type)].includes("ByteLevel");
@@ -31,9 +39,18 @@ export class Text {
     for (const { id, special } of tokenizer.added_tokens ?? []) this.#added.set(id, special);
   }
 
-  /** Tokens of a prompt that begins a sequence, after the start token if the model has one. */
-  encode(prompt) {
-    const { ids } = this.#tokenizer.encode(prompt, { add_special_tokens: false });
+  /**
+   * Tokens of a prompt that begins a sequence, after the start token if the model has one.
+   *
+   * @param {string} prompt
+   * @param {object} [options]
+   * @param {boolean} [options.allowSpecial] text that spells a special token becomes that token, as
+   *   chat templates need; otherwise it is encoded as any other text
+   */
+  encode(prompt, { allowSpecial = false } = {}) {
+    if (allowSpecial) this.#whole ??= this.#makeWhole();
+    const tokenizer = allowSpecial ? this.#whole : this.#tokenizer;
+    const { ids } = tokenizer.encode(prompt, { add_special_tokens: false });
     const { add_bos_token, bos_token_id } = this.#vocabulary;
     return add_bos_token ? [bos_token_id, ...ids] : ids;
   }
@@ -104,6 +121,29 @@ export class Detokenizer {
     this.#waiting = [];
     return text;
   }
+}
+
+/** The same tokenizer.json, whose special tokens have names that nobody can guess. */
+function renamed(tokenizer) {
+  const special = (tokenizer.added_tokens ?? []).filter((one) => one.special);
+  if (!special.length) return tokenizer;
+  const secret = crypto.getRandomValues(new BigUint64Array(2)).join("");
+  const names = new Map(special.map(({ content }) => [content, secret + content]));
+  const nameOf = (piece) => names.get(piece) ?? piece;
+  const model = { ...tokenizer.model };
+  const { vocab, merges, unk_token } = model;
+  const pairs = (list) => list.map(([piece, value]) => [nameOf(piece), value]);
+  if (Array.isArray(vocab)) model.vocab = pairs(vocab); // of a unigram model: pieces and scores
+  else if (vocab) model.vocab = Object.fromEntries(pairs(Object.entries(vocab)));
+  if (merges) {
+    model.merges = merges.filter((one) => {
+      const [left, right] = Array.isArray(one) ? one : one.split(" ", 2);
+      return ![left, right, left + right].some((piece) => names.has(piece));
+    });
+  }
+  if (unk_token) model.unk_token = nameOf(unk_token);
+  const added = tokenizer.added_tokens.map((one) => ({ ...one, content: nameOf(one.content) }));
+  return { ...tokenizer, model, added_tokens: added };
 }
 
 /** Bytes that a character lacks after this byte; `missing` is the count before it. */

@@ -53,8 +53,8 @@ class PublishedTokenizer:
     made_from: str | None = (
         None  # the file that a tokenizer.json was made from; None: as published
     )
-    # Of kind sentencepiece: what the files beside the model add to it.
-    added_tokens: AddedTokens = field(default_factory=AddedTokens)
+    # Of kind sentencepiece: what is added to the model. None: the files beside it say that.
+    added_tokens: AddedTokens | None = None
     tokenizer_json: bytes | None = None  # with these tokens; None: none is added
     why_not_sentencepiece: str | None = None  # why the kind is tokenizers, where there is a model
     remedy: str = "download it again"  # what to do where the driver does not read it

@@ -47,6 +47,8 @@ def with_added_tokens(tokenizer: PublishedTokenizer, config: MistralConfig) -> P
     Source: transformers 5.23, ``PreTrainedTokenizerBase._from_pretrained`` and
         ``AutoTokenizer.from_pretrained``, which read the same files.
     """
+    if tokenizer.added_tokens is not None:
+        return tokenizer
     listed = [one for one in read_added(tokenizer) if one.token < config.vocab_size]
     if tokenizer.kind != SENTENCEPIECE:
         return _completed(tokenizer, agreed(listed))

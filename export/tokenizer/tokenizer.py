@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ...runtime.errors import CheckpointError
 from ...runtime.manifest import SENTENCEPIECE, Vocabulary
+from ...runtime.tokenizers.added_tokens import AddedTokens
 from ...runtime.tokenizers.kinds import KINDS
 from ...runtime.tokenizers.protocol import Codec
 from ..formats.checkpoint import Checkpoint
@@ -53,7 +54,7 @@ class CheckpointTokenizer:
             eos_token_ids=end_tokens(checkpoint, tokenizer, codec),
             add_bos_token=adds_start,
             kind=tokenizer.kind,
-            added_tokens=tokenizer.added_tokens,
+            added_tokens=tokenizer.added_tokens or AddedTokens(),
         )
         return cls(codec=codec, vocabulary=vocabulary)
 
@@ -76,7 +77,9 @@ def open_codec(tokenizer: PublishedTokenizer) -> Codec:
         CheckpointError: it is not of the kind that it is published as.
     """
     try:
-        return KINDS[tokenizer.kind].parse(tokenizer.model, tokenizer.added_tokens)
+        return KINDS[tokenizer.kind].parse(
+            tokenizer.model, tokenizer.added_tokens or AddedTokens()
+        )
     except ValueError as error:
         what = "a SentencePiece model" if tokenizer.kind == SENTENCEPIECE else "a tokenizer.json"
         raise CheckpointError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 
 _WHITESPACE = (
@@ -27,6 +27,16 @@ _CODE = (
 )  # fmt: skip
 
 PROBE_TEXTS = (*_WHITESPACE, *_SCRIPTS, *_EMOJI, *_BYTES, *_CONTROL, *_SPACE_SIGN, *_CODE)
+
+
+def around(added: Iterable[str]) -> Iterator[str]:
+    """Each added token alone, between letters, after one space and two, and doubled.
+
+    >>> list(around(["<x>"]))
+    ['<x>', 'a<x>b', 'a <x> b', '  <x>', '<x><x>']
+    """
+    for one in added:
+        yield from (one, f"a{one}b", f"a {one} b", f"  {one}", one * 2)
 
 
 def first_other(own: Sequence[int], other: Sequence[int]) -> tuple[int, int | None, int | None]:

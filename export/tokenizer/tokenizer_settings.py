@@ -56,11 +56,27 @@ def settings_of_json(
     codec: Codec, vocabulary: Vocabulary, *, max_positions: int
 ) -> dict[str, Any]:
     """``tokenizer_config.json`` for a ``tokenizer.json`` that was published without one."""
+    # This class reads tokenizer.json as it is.
+    return _settings("PreTrainedTokenizerFast", codec, vocabulary, max_positions)
+
+
+def settings_of_model(
+    codec: Codec, vocabulary: Vocabulary, *, max_positions: int
+) -> dict[str, Any]:
+    """``tokenizer_config.json`` for a SentencePiece model that has no ``tokenizer.json``."""
+    adds = {"add_bos_token": vocabulary.add_bos_token, "add_eos_token": False}
+    return {**_settings("LlamaTokenizer", codec, vocabulary, max_positions), **adds}
+
+
+def _settings(
+    name: str, codec: Codec, vocabulary: Vocabulary, max_positions: int
+) -> dict[str, Any]:
+    """Settings of a class of transformers, by its name."""
     texts = TokenTexts(codec, {})
     ends = vocabulary.eos_token_ids
     named = {"bos_token": vocabulary.bos_token_id, "eos_token": next(iter(ends), None)}
     return {
-        "tokenizer_class": "PreTrainedTokenizerFast",  # reads tokenizer.json as it is
+        "tokenizer_class": name,
         "clean_up_tokenization_spaces": False,
         "model_max_length": max_positions,
         **{name: text for name, token in named.items() if (text := texts.text(token)) is not None},

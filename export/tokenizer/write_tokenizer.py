@@ -19,7 +19,7 @@ from .added_tokens import with_added_tokens
 from .json_parts import read_around, to_bytes
 from .tokenizer import open_codec
 from .tokenizer_json import NotExpressible, TokenizerJson, first_difference
-from .tokenizer_settings import correct_settings, settings_of_json
+from .tokenizer_settings import correct_settings, settings_of_json, settings_of_model
 
 AS_PUBLISHED, MADE, LEFT_OUT = "as published", f"made from {TOKENIZER_FILE}", "left out: "
 # The format has two ways to put a space in front of the first stretch alone. transformers and
@@ -35,7 +35,8 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
 
     Where the driver reads a SentencePiece model, ``tokenizer.json`` is the published one if it
     encodes and decodes the probe texts, and every piece, as that model does. Otherwise it is made
-    from the model and compared with it on the same texts.
+    from the model and compared with it on the same texts. ``tokenizer_config.json``, which has
+    chat templates, is written in all cases.
 
     Returns:
         Where ``tokenizer.json`` comes from, or why it was left out: ``AS_PUBLISHED``, ``MADE``,
@@ -105,6 +106,10 @@ def _write_beside_model(
     except NotExpressible as why:
         say(f"{tokenizer.path}: {TOKENIZER_JSON_FILE} is left out, since {why}")
         path.unlink(missing_ok=True)
+        if settings is None:
+            ours = settings_of_model(codec, vocabulary, max_positions=max_positions)
+            content = to_json({**tokenizer.settings, **ours})
+            (artifact / SETTINGS_FILE).write_text(content, encoding="utf-8")
         return f"{LEFT_OUT}{why}"
     path.write_bytes(to_bytes(made.tokenizer()))
     ours = made.settings(max_positions=max_positions)

@@ -8,9 +8,9 @@ import pytest
 import transformers
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.tokenizer.tokenizer import CheckpointTokenizer
+from tramontane.export.tokenizer.tokenizer_probes import around
 from tramontane.interop.tokenized import ADDED, ADDED_TOKENS, CHAT, MAKERS, make_checkpoint
 from tramontane.runtime.manifest import SENTENCEPIECE, TOKENIZERS
-from tramontane.validate.tokenizer.check_tokenizer import around
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,15 @@ from markupsafe import Markup
 from ...runtime.sizes import format_bytes
 from ..layer_checks.findings import LayerFinding
 from ..tokenizer import check_tokenizer
-from ..verdict import COMPARED, WORDS, Check, checks_of, judged_checks, number_of
+from ..verdict import (
+    COMPARED,
+    FIGURE_LABELS,
+    WORDS,
+    Check,
+    checks_of,
+    judged_checks,
+    number_of,
+)
 from . import plots
 from .scales import write_number
 
@@ -87,7 +95,10 @@ _TABLES: tuple[tuple[str, tuple[str, ...], dict[str, tuple[str, ...]]], ...] = (
     (
         "Tokenizer and chat templates, compared with the checkpoint's",
         (check_tokenizer.KIND,),
-        {check_tokenizer.LABEL: (check_tokenizer.FIGURE,), "compared": ("compared",)},
+        {
+            FIGURE_LABELS[check_tokenizer.FIGURE]: (check_tokenizer.FIGURE,),
+            "compared": ("compared",),
+        },
     ),
 )
 

@@ -31,7 +31,6 @@ _FIGURES = {
     "mean_kl": "mean KL",
     "same_top": "top-1 agreement",
 }
-_LABELS = {**FIGURE_LABELS, check_tokenizer.FIGURE: check_tokenizer.LABEL}
 # The most important figure of the other kinds of checks.
 _ERRORS = (
     "mean_cache_error",
@@ -90,7 +89,7 @@ def _checks_table(checks: Sequence[Check]) -> Table:
         table.add_row(
             kind,
             str(len(alike)),
-            f"{_LABELS[figure]}: {check.name}",
+            f"{FIGURE_LABELS[figure]}: {check.name}",
             _shown(check.figures[figure], digits=1),
             f"{'>=' if is_share(figure) else '<='} {_shown(check.bounds[figure], digits=1)}",
         )

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...export.formats.checkpoint import Checkpoint
 from ...export.tokenizer.added_tokens import with_added_tokens
 from ...export.tokenizer.byte_level.agreement import MIXED_CASE
+from ...export.tokenizer.in_transformers import note_of_transformers, read_rebuilt
 from ...export.tokenizer.tokenizer import CheckpointTokenizer
-from ...export.tokenizer.tokenizer_probes import PROBE_TEXTS
+from ...export.tokenizer.tokenizer_probes import PROBE_TEXTS, around
 from ...runtime.contract import TOKENIZER_JSON_FILE
 from ...runtime.manifest import TOKENIZERS, Manifest
 from ..verdict import Check
 from .readers import (
     TOKENIZERS_PACKAGE,
     added_texts,
+    as_rebuilt,
     beside_sentencepiece,
     is_sentencepiece,
     read_checkpoint,
@@ -28,7 +30,7 @@ from .reading import Reading, differences, name_of
 from .templates import first_other, published_templates, written_templates
 
 KIND = "tokenizer"
-FIGURE, LABEL = "differing", "strings and tokens that differ"
+FIGURE = "differing"
 TEMPLATES = "chat templates"
 _LEFT_OUT = "the artifact has no tokenizer.json, so none was compared"
 
@@ -70,19 +72,12 @@ def check_tokenizer(artifact: Path, manifest: Manifest, checkpoint: Checkpoint) 
     if isinstance(others, str):
         notes.append(f"{published.path.name}: {others}, so its tokens were not compared")
     elif others is not None:
-        checks.append(_judged(others, expected, texts, size=size, path=published.path.parent))
+        rebuilt = read_rebuilt(checkpoint)
+        wanted = expected if rebuilt is None else as_rebuilt(rebuilt, expected)
+        checks.append(_judged(others, wanted, texts, size=size, path=published.path.parent))
+        notes += filter(None, [note_of_transformers(checkpoint)])
     checks.append(_templates(artifact, published_templates(published)))
     return TokenizerChecks(checks=checks, notes=notes)
-
-
-def around(added: Iterable[str]) -> Iterator[str]:
-    """Each added token alone, between letters, after one space and two, and doubled.
-
-    >>> list(around(["<x>"]))
-    ['<x>', 'a<x>b', 'a <x> b', '  <x>', '<x><x>']
-    """
-    for one in added:
-        yield from (one, f"a{one}b", f"a {one} b", f"  {one}", one * 2)
 
 
 def _published_added(own: CheckpointTokenizer, checkpoint: Checkpoint) -> list[str]:

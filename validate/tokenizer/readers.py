@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from ...export.formats.tokenizer_files import PublishedTokenizer
 from ...export.tokenizer.json_parts import read_around
 from ...export.tokenizer.tokenizer import CheckpointTokenizer
@@ -106,6 +108,17 @@ def read_transformers(published: PublishedTokenizer) -> Reading | str | None:
         piece=lambda token: _content(added.get(token)) or _piece(tokenizer, token),
         start=_before(text, whole),
     )
+
+
+def as_rebuilt(rebuilt: Tokenizer, expected: Reading) -> Reading:
+    """What transformers must give where it takes only the vocabulary from the published file.
+
+    Args:
+        rebuilt: the tokenizer that its class makes of this vocabulary.
+        expected: the checkpoint's tokenizer, as the export reads it.
+    """
+    reading = read_sidecar(rebuilt.to_str().encode())
+    return dataclasses.replace(reading, start=expected.start)
 
 
 def beside_sentencepiece(

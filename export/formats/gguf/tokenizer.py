@@ -10,6 +10,7 @@ from typing import Any
 
 from ....runtime.errors import CheckpointError, ConfigError
 from ....runtime.manifest import SENTENCEPIECE, TOKENIZERS
+from ....runtime.tokenizers.added_tokens import ALWAYS, AddedTokens
 from ...tokenizer.json_parts import to_bytes
 from ..metadata_fields import flag, shown, text, token_id
 from ..tokenizer_files import PublishedTokenizer
@@ -56,10 +57,18 @@ def rebuild_tokenizer(file: GgufFile) -> PublishedTokenizer:
 
 
 def _sentencepiece(file: GgufFile, settings: Mapping[str, Any]) -> PublishedTokenizer:
+    """SentencePiece's BPE; text after a control token gets a space in front, as in llama.cpp.
+
+    llama.cpp puts one after a user-defined piece too. SentencePiece and transformers do not, and
+    it would be in the text that is decoded: "a<sep>b" would be "a<sep> b".
+
+    Source: llama.cpp, src/llama-vocab.cpp, ``llama_vocab::impl::tokenize``.
+    """
     return PublishedTokenizer(
         path=file.path,
         kind=SENTENCEPIECE,
         model=build_sentencepiece(settings, file.path),
+        added_tokens=AddedTokens(prepend_scheme=ALWAYS),
         adds_bos=flag(settings, "add_bos_token", True),
         settings=_templates(file),
         remedy=REMEDY,

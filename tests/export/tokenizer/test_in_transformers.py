@@ -15,8 +15,8 @@ from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.options import ExportOptions
 from tramontane.export.preflight import preflight
 from tramontane.export.tokenizer import in_transformers
-from tramontane.export.tokenizer.in_transformers import note_of_transformers
-from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS
+from tramontane.export.tokenizer.in_transformers import note_of_transformers, read_rebuilt
+from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS, around
 
 from ...tiny_tokenizers import KINDS, save
 
@@ -96,7 +96,8 @@ def test_note_names_the_first_text_that_transformers_reads_otherwise(
     found = Tokenizer.from_file(str(path / "tokenizer.json"))
     monkeypatch.setattr(in_transformers, "_TEXTS", TEXTS)
     note = note_of_transformers(Checkpoint.open(path))
-    for text in TEXTS:
+    added = [one.content for one in found.get_added_tokens_decoder().values()]
+    for text in (*TEXTS, *around(added)):
         own = found.encode(text, add_special_tokens=False).ids
         other = theirs.encode(text, add_special_tokens=False)
         if own != other:
@@ -116,6 +117,23 @@ def test_texts_of_the_export_find_a_rule_for_digits_that_is_dropped(
     note = note_of_transformers(Checkpoint.open(path))
     assert note is not None
     assert " of 'a  1' is " in note
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "architecture", "settings"), CASES)
+def test_the_rebuilt_tokenizer_encodes_and_decodes_as_transformers(
+    folder: Callable[..., Path], kind: str, architecture: str, settings: dict[str, Any]
+) -> None:
+    path = folder(kind, architecture, **settings)
+    rebuilt = read_rebuilt(Checkpoint.open(path))
+    if rebuilt is None:
+        return
+    theirs = transformers.AutoTokenizer.from_pretrained(path)
+    added = [one.content for one in rebuilt.get_added_tokens_decoder().values()]
+    for text in (*TEXTS, *around(added)):
+        ids = theirs.encode(text, add_special_tokens=False)
+        assert rebuilt.encode(text, add_special_tokens=False).ids == ids, text
+        assert rebuilt.decode(ids) == theirs.decode(ids, skip_special_tokens=True), text
 
 
 def test_export_says_it_in_one_line(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from tramontane.export.tokenizer.tokenizer import read_vocabulary
 from tramontane.export.tokenizer.tokenizer_json import TokenizerJson, first_difference
 from tramontane.export.tokenizer.write_tokenizer import AS_PUBLISHED, MADE, write_tokenizer
 from tramontane.runtime.errors import CheckpointError
+from tramontane.runtime.tokenizers.added_tokens import AddedTokens
 from tramontane.runtime.tokenizers.sentencepiece import SentencePiece
 
 Write = Callable[..., Path]
@@ -74,9 +76,13 @@ def test_tokenizer_built_again_from_gguf_reads_and_writes_as_the_original(
 
 
 @pytest.mark.slow
-def test_gguf_gives_the_vocabulary_of_the_folder(published: Path, as_gguf: Write) -> None:
+def test_gguf_gives_the_vocabulary_of_the_folder_with_spaces_as_in_llama_cpp(
+    published: Path, as_gguf: Write
+) -> None:
     found = read_vocabulary(Checkpoint.open(as_gguf(published)))
-    assert found == read_vocabulary(Checkpoint.open(published))
+    expected = read_vocabulary(Checkpoint.open(published))
+    spaces = AddedTokens(prepend_scheme="always")
+    assert found == dataclasses.replace(expected, added_tokens=spaces)
 
 
 def test_settings_of_gguf_are_kept(tiny_checkpoint: Write, as_gguf: Write) -> None:
@@ -316,7 +322,7 @@ def test_tokenizer_that_is_not_reproduced_is_left_out_with_the_text_that_shows_i
     monkeypatch.setattr(TokenizerJson, "tokenizer", without_rules)
     found = write(Checkpoint.open(tiny_checkpoint()), tmp_path)
     assert found.startswith("left out: 'a' is [")
-    assert contents(tmp_path).keys() == {"tokenizer.model"}
+    assert contents(tmp_path).keys() == {"tokenizer.model", "tokenizer_config.json"}
 
 
 @pytest.mark.parametrize("as_layout", ["as_mistral", "as_gguf"])

@@ -12,6 +12,7 @@ import transformers
 from tramontane.export.build import export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.options import recipe_named
+from tramontane.export.tokenizer import in_transformers
 from tramontane.faults import in_tokenizer
 from tramontane.faults.planting import Fault, planted
 from tramontane.interop.tokenized import make_checkpoint
@@ -21,6 +22,7 @@ from tramontane.validate.causes.of_tokenizer import cause_of_tokenizer
 from tramontane.validate.run_gate import prove
 from tramontane.validate.tokenizer import readers
 from tramontane.validate.tokenizer.check_tokenizer import TokenizerChecks, check_tokenizer
+from tramontane.validate.tokenizer.reading import Reading, differences
 from tramontane.validate.verdict import Check
 
 from ...tiny_tokenizers import END, START, llama_3, non_special, save
@@ -180,6 +182,38 @@ def test_where_transformers_is_not_installed_nothing_else_changes(
     monkeypatch.setattr(readers.importlib.util, "find_spec", lambda _: None)
     published = Checkpoint.open(chat).read_tokenizer()
     assert readers.read_transformers(published) is None
+
+
+def test_a_published_file_that_transformers_rebuilds_is_compared_with_what_it_makes(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As transformers saves a Llama with legacy: true; the saved settings lack that."""
+    folder = shutil.copytree(
+        tiny_checkpoint("LlamaForCausalLM", vocab_size=2064), tmp_path / "model"
+    )
+    settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "legacy": True}))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.add_tokens([transformers.AddedToken("def_of", normalized=False)])
+    (folder / "tokenizer.model").unlink()
+    tokenizer.save_pretrained(folder)
+    out = tmp_path / "artifact"
+    export_checkpoint(folder, out, recipe_named("fp32-ort"))
+    found = checked(out, folder)
+    assert [check.failures for check in found.checks] == [()] * 4
+    assert found.checks[2].name == "tokenizer.json, as transformers reads it"
+    (note,) = found.notes
+    assert " in transformers 5, which takes only the vocabulary from this file" in note
+    path = folder / "tokenizer_config.json"
+    content = {**json.loads(path.read_bytes()), "add_prefix_space": False, "legacy": True}
+    expected = in_transformers.read_rebuilt(Checkpoint.open(folder))
+    path.write_text(json.dumps(content))
+    assert expected is not None
+    other = readers.read_transformers(Checkpoint.open(folder).read_tokenizer())
+    assert isinstance(other, Reading)
+    wanted = readers.as_rebuilt(expected, other)
+    assert list(differences(other, wanted, ["hello"], size=0))  # the check can fail
 
 
 def test_control_pieces_that_only_a_sidecar_reads_are_compared_alone(stdlib_5m: Path) -> None:

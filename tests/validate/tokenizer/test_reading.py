@@ -6,8 +6,10 @@ import dataclasses
 import json
 from pathlib import Path
 
+from tramontane.validate.tokenizer.check_tokenizer import FIGURE, KIND
 from tramontane.validate.tokenizer.reading import Reading, differences
 from tramontane.validate.tokenizer.templates import written_templates
+from tramontane.validate.verdict import judged
 
 LETTERS = Reading(
     file="a.json",
@@ -47,6 +49,13 @@ def test_other_starts_pieces_tokens_and_texts_are_differences() -> None:
 def test_what_a_file_does_not_say_is_not_compared() -> None:
     assert found(start=None) == []
     assert found(encode=lambda _: None) == []
+
+
+def test_the_label_of_the_figure_is_in_the_table_of_labels() -> None:
+    check = judged(
+        name="a.json", kind=KIND, figures={FIGURE: 2.0}, bounds={FIGURE: 0.0}, where="'a'"
+    )
+    assert check.failures == ("strings and tokens that differ 2 > 0 ('a')",)
 
 
 def test_an_error_on_encoding_is_a_difference_unless_both_raise_it() -> None:

@@ -8,7 +8,8 @@ import sentencepiece
 import transformers
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.tokenizer.tokenizer import CheckpointTokenizer
-from tramontane.export.tokenizer.write_tokenizer import MADE, write_tokenizer
+from tramontane.export.tokenizer.write_tokenizer import LEFT_OUT, MADE, write_tokenizer
+from tramontane.validate.tokenizer.templates import published_templates, written_templates
 
 Write = Callable[..., Path]
 TEMPLATE = "{% for message in messages %}[INST] {{ message['content'] }} [/INST]{% endfor %}"
@@ -66,6 +67,28 @@ def test_control_pieces_are_never_made_of_text(chat_model: Path) -> None:
     assert codec.decode(tokens) == "x<|im_end|>y</s>"
 
 
+# Of llama.cpp's llama_tokenize (llama-cpp-python 0.3.36), with parse_special, on this file.
+AS_LLAMA_CPP = {
+    "<|im_end|>def": [2050, 428],
+    "<|im_end|> def": [2050, 259, 311],
+    "a <|im_end|> b": [271, 1953, 2050, 259, 1979],
+    "a<|im_end|><|im_end|>\nx": [271, 2050, 2050, 1953, 13, 1984],
+    "<s>def f(": [1, 428, 287, 1974],
+    "<unk>x": [0, 800],
+    "<|im_end|>  two": [2050, 259, 1623],
+    "x<|im_end|>": [800, 2050],
+}
+
+
+@pytest.mark.parametrize("text", AS_LLAMA_CPP)
+def test_text_after_a_control_piece_gets_a_space_in_front_as_in_llama_cpp(
+    chat_model: Path, text: str
+) -> None:
+    found = CheckpointTokenizer.read(Checkpoint.open(chat_model))
+    assert found.codec.encode(text, allow_special=True) == AS_LLAMA_CPP[text]
+    assert found.vocabulary.added_tokens.prepend_scheme == "always"
+
+
 def test_end_of_turn_and_chat_template_are_carried(
     tiny_checkpoint: Write, as_gguf: Write, tmp_path: Path
 ) -> None:
@@ -79,3 +102,18 @@ def test_end_of_turn_and_chat_template_are_carried(
     assert theirs.chat_template == TEMPLATE
     # A template writes control tokens, which other runtimes read out of its text.
     assert theirs.encode("</s><|im_end|>", add_special_tokens=False) == [2, 2048]
+
+
+def test_template_is_carried_where_tokenizer_json_is_left_out(
+    chat_model: Path, tmp_path: Path
+) -> None:
+    checkpoint, out = Checkpoint.open(chat_model), tmp_path / "out"
+    found = CheckpointTokenizer.read(checkpoint)
+    out.mkdir()
+    assert write_tokenizer(checkpoint, out, found.vocabulary).startswith(LEFT_OUT)
+    assert not (out / "tokenizer.json").exists()
+    published = checkpoint.read_tokenizer()
+    assert written_templates(out) == published_templates(published) != {}
+    theirs = transformers.AutoTokenizer.from_pretrained(out)
+    assert theirs.chat_template == TEMPLATE
+    assert (theirs.bos_token, theirs.eos_token) == ("<s>", "</s>")
