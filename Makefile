@@ -60,7 +60,7 @@
 #? GEOMETRY                 a known model's name; an unknown one prints the list
 #? LAYERS/synthetic         number of layers to write, from the first (default: all)
 #? LAYERS/bench-export      numbers of layers; each is exported (default: all layers)
-#? QUANTS                   weight formats to measure (default: int8 int4)
+#? QUANTS                   weight formats to measure (default: int8 int4-rtn)
 #? LAYOUT                   layout of the files: huggingface (default) or mistral
 #? DTYPE                    bfloat16 (default), float16 or float32
 #? MEASURED                 folder that keeps what the benchmarks measured

@@ -107,8 +107,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--quant",
         nargs="+",
-        default=["int8", "int4"],
-        help="weight formats to measure (default: int8 int4)",
+        default=["int8", "int4-rtn"],
+        help="weight formats to measure (default: int8 int4-rtn)",
     )
     parser.add_argument(
         "--tokens", type=int, default=1024, help="tokens to prefill (default: %(default)s)"
