@@ -102,10 +102,27 @@ class Graph:
         return (name for name in self._weights if name.startswith(start))
 
     def embedding(self) -> list[str]:
-        """Names of the weights that token ids are looked up in; the head's where they are tied."""
+        """Names of the weights that token ids are looked up in; the head's where they are tied.
+
+        If the head's columns are gathered, the tokens get rows of their own first.
+        """
+        for gather in self.nodes("Gather"):
+            if gather.input[0] == "head.weight.transposed":
+                self._store_rows(gather, "embedding.weight")
         own = list(self.names("embedding.weight"))
-        tied = (name for name in self.names("head.weight") if not name.endswith(".transposed"))
-        return own or list(tied)
+        return own or list(self.names("head.weight"))
+
+    def _store_rows(self, gather: Any, name: str) -> None:
+        """Let a gather of columns, and the transpose behind it, read rows instead."""
+        rows = numpy_helper.from_array(self.read(gather.input[0]).T.copy(), name)
+        self._weights[name] = self.model.graph.initializer.add()
+        self._weights[name].CopyFrom(rows)
+        (transpose,) = (
+            node for node in self.nodes("Transpose") if node.input[0] == gather.output[0]
+        )
+        gather.input[0] = name
+        gather.attribute[0].i = 0
+        transpose.attribute[0].ints.sort()
 
     def read(self, name: str) -> np.ndarray:
         """Values of a weight."""

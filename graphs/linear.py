@@ -100,6 +100,13 @@ def gathers(graph: ir.Graph) -> Iterator[ir.Node]:
             yield node
 
 
+def rank_of(ids: ir.Value | None) -> int:
+    """Sizes of a traced tensor."""
+    shape = None if ids is None else ids.shape
+    assert shape is not None, "a traced value's rank is known"
+    return len(shape)
+
+
 def replace_node(
     graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node], outputs: Sequence[ir.Value]
 ) -> None:

@@ -72,11 +72,17 @@ def find_tensor_roles(graph: ir.Graph, *, num_layers: int) -> TensorRoles:
     )
 
 
-def _rows(gathered: ir.Value) -> ir.Value:
-    """What is left of gathered rows where a slice drops the columns that fill their last block."""
+def _rows(gather: ir.Node) -> ir.Value:
+    """Gathered rows after what follows at once.
+
+    A slice drops the columns that fill their last block; columns of a matrix that is stored
+    transposed become rows.
+    """
+    gathered = gather.outputs[0]
+    follows = "Transpose" if gather.attributes.get_int("axis", 0) == 1 else "Slice"
     readers = [reader for reader, _ in gathered.uses()]
-    is_cut = len(readers) == 1 and readers[0].op_type == "Slice"
-    return readers[0].outputs[0] if is_cut else gathered
+    is_followed = len(readers) == 1 and readers[0].op_type == follows
+    return readers[0].outputs[0] if is_followed else gathered
 
 
 def _embedding(graph: ir.Graph) -> tuple[str, int, int | None] | None:
@@ -91,7 +97,7 @@ def _embedding(graph: ir.Graph) -> tuple[str, int, int | None] | None:
         return None
     table = stored_weight(gather.inputs[0])
     if gather.op_type != "Gather" or table.dtype == ir.DataType.FLOAT:
-        return name_of(_rows(gather.outputs[0])), *weight_rounding(gather)
+        return name_of(_rows(gather)), *weight_rounding(gather)
     reached, bits = set(gather.outputs), 8
     for node in graph:
         if reached.isdisjoint(node.inputs):

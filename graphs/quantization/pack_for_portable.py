@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from ..linear import Linear, replace_node
+from ..linear import Linear, rank_of, replace_node
 from .pack_matrices import PackMatrices, register, role_of
 from .packed_weight import Packed
 from .weight_formats import Role
@@ -49,16 +49,10 @@ class PackForPortable(PackMatrices):
             tape.op("Gather", [part, gather.inputs[1]], {"axis": 0}) for part in parts
         )
         if matrix.scheme.bits == 4:
-            codes = _part_nibbles(tape, codes, rank=_rank(gather.inputs[1]))
+            codes = _part_nibbles(tape, codes, rank=rank_of(gather.inputs[1]))
         sizes = {"axis": -1, "block_size": matrix.scheme.block}
         unpacked = tape.op("DequantizeLinear", [codes, *others], sizes)
         replace_node(graph, gather, list(tape.nodes), (unpacked,))
-
-
-def _rank(ids: ir.Value | None) -> int:
-    shape = None if ids is None else ids.shape
-    assert shape is not None, "a traced value's rank is known"
-    return len(shape)
 
 
 def _part_nibbles(tape: ir.tape.Tape, packed: ir.Value, *, rank: int) -> ir.Value:

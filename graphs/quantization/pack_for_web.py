@@ -5,7 +5,9 @@ After:   scale * MatMulIntegerToFloat(Round(x / scale) + 128, codes, scales of t
          where scale = Max(Abs(x)) / 127 over each position's row, shared by all readers of x; for
          the projection that ends the perceptron, x is rounded twice, the second time what the
          first left over: two rows of bytes, multiplied at once, then added;
-         and DequantizeLinear(Gather(codes, ids), Gather(scales, ids))
+         and DequantizeLinear(Gather(codes, ids), Gather(scales, ids)); of a matrix that is
+         multiplied too, DequantizeLinear(Transpose(Gather(codes, ids, axis=1)),
+         Gather(scales of the columns, ids)), so that the file holds it once
 Legal within the rounding of the weights, at most half a step of their row, and of the activations,
 half of 1 in 127 steps of their position; parity measures what it costs. The gated product that the
 last projection reads has outliers, which would leave the rest of their row a few steps.
@@ -15,9 +17,11 @@ Source: onnxruntime, docs/ContribOperators.md, com.microsoft.MatMulIntegerToFloa
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx_ir as ir
 
-from ..linear import Linear, is_product
+from ..linear import Linear, is_product, rank_of, replace_node
 from ..operator import schema
 from .dynamic_quantize import (
     LARGEST,
@@ -42,6 +46,7 @@ class PackForWeb(PackMatrices):
     def __init__(self, schemes: MatrixSchemes) -> None:
         super().__init__(schemes)
         self._gathers = PackForPortable(schemes)
+        self._tied: set[Packed] = set()  # both gathered and multiplied
         self._rounded: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -49,12 +54,30 @@ class PackForWeb(PackMatrices):
         self._rounded.clear()
         return super().call(model)
 
+    def pack(self, matrix: ir.Value, roles: Collection[Role]) -> Packed:
+        """A matrix (N, K): in blocks where it is only gathered, else a scale a row.
+
+        Raises:
+            GraphError: rows of an odd number of weights cannot lie two to a byte.
+        """
+        packed = super().pack(matrix, roles)
+        if set(roles) == {Role.EMBEDDING}:
+            return packed
+        whole_rows = packed.in_blocks_of(packed.columns)
+        if Role.EMBEDDING in roles:
+            self._tied.add(whole_rows)
+        return whole_rows
+
     def weights_for(self, role: Role, matrix: Packed) -> list[ir.Value]:
-        """Codes in columns and a scale a row; for the gather, rows in blocks."""
-        if role is Role.EMBEDDING:
+        """Codes in columns and a scale a row; rows in blocks if all that reads it is a gather."""
+        if role is Role.EMBEDDING and matrix not in self._tied:
             return self._gathers.weights_for(role, matrix)
-        whole_rows = matrix.in_blocks_of(matrix.columns)
-        return [whole_rows.codes_in_columns, whole_rows.column_scales]
+        return [matrix.codes_in_columns, matrix.column_scales]
+
+    def copies_in_memory(self, role: Role, weight: ir.Value) -> int:  # noqa: ARG002
+        """Two of codes that are gathered too: as stored, and as the other kernel packs them."""
+        is_shared = any(weight is matrix.codes_in_columns for matrix in self._tied)
+        return 1 + is_shared
 
     def pack_linear(self, graph: ir.Graph, layer: Linear, matrix: Packed) -> None:
         """Multiply bytes by bytes, and scale what comes of it."""
@@ -81,7 +104,21 @@ class PackForWeb(PackMatrices):
 
     def pack_gather(self, graph: ir.Graph, gather: ir.Node, matrix: Packed) -> None:
         """Gather codes and scales, then unpack the rows: no build for browsers lacks that."""
-        self._gathers.pack_gather(graph, gather, matrix)
+        if matrix not in self._tied:
+            self._gathers.pack_gather(graph, gather, matrix)
+            return
+        codes, scales = parts = self.weights_for(Role.EMBEDDING, matrix)
+        register(graph, *parts)
+        ids, tape = gather.inputs[1], ir.tape.Tape()
+        columns = tape.op("Gather", [codes, ids], {"axis": 1})
+        rows = tape.op("Transpose", [columns], {"perm": [*range(1, 1 + rank_of(ids)), 0]})
+        last = tape.op("Constant", [], {"value_ints": [-1]})
+        steps = tape.op("Unsqueeze", [tape.op("Gather", [scales, ids], {"axis": 0}), last])
+        middle = ir.tensor([MIDDLE], dtype=ir.DataType.UINT8)
+        middles = tape.op("ConstantOfShape", [tape.op("Shape", [steps])], {"value": middle})
+        sizes = {"axis": -1, "block_size": matrix.columns}
+        unpacked = tape.op("DequantizeLinear", [rows, steps, middles], sizes)
+        replace_node(graph, gather, list(tape.nodes), (unpacked,))
 
 
 def _rounded_twice(tape: ir.tape.Tape, x: ir.Value) -> tuple[ir.Value, ir.Value]:

@@ -35,8 +35,9 @@ def stored_size(
     matrix = _stand_in(shape)
     held: dict[ir.Value, int] = {}  # how often it is in memory, by weight; shared ones once
     if packer is None:
-        for role in roles:  # FoldTransposes stores the columns for a multiplication
-            held[matrix if role is Role.EMBEDDING else weights.transposed(matrix)] = 1
+        # FoldTransposes stores one matrix for all readers. Where it is gathered, a session has it
+        # as stored, beside what the multiplication's kernel packs.
+        held[matrix] = len({role is Role.EMBEDDING for role in roles})
     else:
         packed = packer.pack(matrix, roles)
         for role in roles:

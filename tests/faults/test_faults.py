@@ -9,7 +9,9 @@ from pathlib import Path
 import onnx
 import pytest
 from tramontane.console import process_per_core
+from tramontane.export.build import export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.options import recipe_named
 from tramontane.faults import __main__ as command
 from tramontane.faults import in_tokenizer, parallel
 from tramontane.faults.__main__ import as_markdown
@@ -17,7 +19,8 @@ from tramontane.faults.catalogue import FAULTS
 from tramontane.faults.planting import Fault, Graph, planted
 from tramontane.faults.trial import Outcome, Trial
 from tramontane.runtime.contract import MODEL_FILE
-from tramontane.runtime.errors import GraphError
+from tramontane.runtime.errors import GraphError, ParityError
+from tramontane.validate.run_gate import prove
 
 ArtifactOf = Callable[[Path, str], Path]
 IN_GRAPHS = [fault for fault in FAULTS if fault.plant is not None]
@@ -141,3 +144,17 @@ def test_faults_of_added_tokens_and_templates_are_left_out_where_the_model_has_n
     assert "tokenizer.json: the start token of prompts left out" in names
     assert "tokenizer.json: the ids of two added tokens exchanged" not in names
     assert "the chat template lost" not in names
+
+
+@pytest.mark.slow
+def test_fault_of_a_tied_embedding_in_float32_leaves_the_head_as_it_is(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    checkpoint, artifact = tiny_checkpoint(tie=True), tmp_path / "tied"
+    export_checkpoint(checkpoint, artifact, recipe_named("fp32-ort"))
+    (fault,) = (one for one in FAULTS if one.name == "embedding rows off by one")
+    spoilt = planted(fault, artifact, tmp_path / "spoilt", checkpoint)
+    with pytest.raises(ParityError, match="first at fault: embedding weights") as refused:
+        prove(spoilt, Checkpoint.open(checkpoint))
+    assert fault.cause in str(refused.value)
+    assert "head weights" not in str(refused.value)

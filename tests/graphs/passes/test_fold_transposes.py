@@ -67,3 +67,26 @@ def test_values_agree_where_two_layers_read_the_transpose(
     before = evaluate(model, x=x)
     FoldTransposes()(model)
     assert_agree(evaluate(model, x=x), before)
+
+
+TIED = """(int64[b,t] ids) => (float[b,t,6] y) <float[6,4] w, float[6,4] v> {
+    rows = Gather(w, ids)
+    others = Gather(v, ids)
+    sum = Add(rows, others)
+    columns = Transpose<perm = [1, 0]>(w)
+    y = MatMul(sum, columns)
+}"""
+
+
+def test_rows_of_a_tied_matrix_are_gathered_from_its_columns_and_no_bit_changes(
+    build: Callable, evaluate: Callable, op_types: Callable, normal: Callable
+) -> None:
+    model, ids = build(TIED, w=normal(6, 4), v=normal(6, 4)), np.array([[5, 0, 3], [1, 1, 2]])
+    before = evaluate(model, ids=ids)
+    assert FoldTransposes()(model).modified
+    assert op_types(model) == ["Gather", "Transpose", "Gather", "Add", "MatMul"]
+    table, other = (node.inputs[0] for node in model.graph if node.op_type == "Gather")
+    assert table is model.graph.node(4).inputs[1]
+    assert other.name == "v"
+    np.testing.assert_array_equal(evaluate(model, ids=ids)["y"], before["y"])
+    assert not FoldTransposes()(model).modified

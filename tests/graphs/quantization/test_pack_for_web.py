@@ -247,7 +247,8 @@ def test_values_of_a_matrix_with_both_readers_agree(
     w = normal(N, 256) + 0.3
     model = build(TIED.format(K=256), w=w)
     packing()(model)
-    x = rounded(w, BLOCK)[IDS]
+    assert model.graph.initializers.keys() == {"w", "w.columns", "w.column_scales"}
+    x = rounded(w)[IDS]
     x = np.round(x / steps(x)) * steps(x)
     assert_agree(evaluate(model, ids=IDS), {"y": x @ rounded(w).T})
 
