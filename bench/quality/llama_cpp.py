@@ -77,11 +77,14 @@ class LlamaFiles:
             Absent: llama.cpp cannot be built here, or cannot quantize to it.
             CheckpointError: the checkpoint cannot be written as GGUF.
         """
-        llama_runtime.runner("llama_quantize.py")  # before anything is written
+        try:
+            llama_runtime.runner("llama_quantize.py")  # before anything is written
+        except Absent as why:
+            raise Absent(f"not installed: {why}") from why
         made_of = (
             sorted(self._checkpoint.hashes().items()),
             code_digest(str(gguf_writer.__file__)),
-            code_digest(str(importance.__file__)) if one.has_importance else "",
+            _importance_digest() if one.has_importance else "",
             llama_runtime.PACKAGES,
             one,
         )
@@ -103,12 +106,22 @@ class LlamaFiles:
         whole = self.path(FORMATS[0])
         job = {"model": str(whole), "quantize": {one.kind: str(path)}, "threads": self._threads}
         if one.has_importance:
-            matrix = folder / "importance.npz"
-            importance.write_importance(self._checkpoint, self._reference, matrix)
-            job["imatrix"] = str(matrix)
+            job["imatrix"] = str(self._importance())
         runner = llama_runtime.runner("llama_quantize.py")
         if llama_runtime.ask(runner, job, folder)["failed"]:
             raise Absent(f"llama.cpp cannot quantize this model to {one.kind}")
+
+    def _importance(self) -> Path:
+        """The importance matrix, which all formats share."""
+        name = "importance.npz"
+
+        def make(folder: Path) -> None:
+            importance.write_importance(self._checkpoint, self._reference, folder / name)
+            self._checkpoint.refuse_changed()
+
+        made_of = (sorted(self._checkpoint.hashes().items()), _importance_digest())
+        folder = self._folder / "importance"
+        return folders.make_once(folder, made_of, make, saying="importance matrix") / name
 
     def score(self, path: Path, sequences: np.ndarray, logits: Path) -> dict[str, Any]:
         """Run sequences (N, T) int64, each from an empty cache, through llama.cpp.
@@ -134,6 +147,10 @@ class LlamaFiles:
         runner = llama_runtime.runner("llama_speed.py")
         versions: dict[str, Any] = llama_runtime.ask(runner, job, path.parent)["versions"]
         return versions
+
+
+def _importance_digest() -> str:
+    return code_digest(str(importance.__file__))
 
 
 def weights_of(path: Path, one: LlamaFormat) -> Weights:

@@ -101,7 +101,7 @@ class Measurement:
         try:
             weights = score(path)
         except Absent as why:
-            return Row(**about, why=f"not installed: {why}")
+            return Row(**about, why=str(why))
         except TramontaneError as why:
             return Row(**about, why=f"not supported: {why}")
         figures = compare(expected, self._mapped(path, mode="r"), self._passages.targets)

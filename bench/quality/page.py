@@ -23,7 +23,15 @@ from ..performance_page import describe_machines
 _TEMPLATE = Path(__file__).with_name("quality.md.jinja")
 PATTERN = "quality-*.json"
 COLUMNS = (
-    *("format", "bits per weight", "mean KL", "99.9 % KL", "max KL", "same top"),
+    *(
+        "format",
+        "bits per weight",
+        "without rope tables",
+        "mean KL",
+        "99.9 % KL",
+        "max KL",
+        "same top",
+    ),
     *("perplexity ratio", "front", "types"),
 )
 
@@ -105,19 +113,25 @@ def _describe(report: dict[str, Any], plots: Collection[str]) -> dict[str, Any]:
         "rows": [_cells(row) for row in report["rows"]],
         "notes": _notes(report),
         "plot": plot if plot in plots else "",
-        "machine": describe_machines([report["machine"]]),
+        "machine": describe_machines([_shortened(report["machine"])]),
     }
+
+
+def _shortened(machine: dict[str, Any]) -> dict[str, Any]:
+    """The machine, with the versions alone of what lists how it was built too."""
+    versions = {name: text.partition(",")[0] for name, text in machine["versions"].items()}
+    return {**machine, "versions": versions}
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
     if row["why"]:
-        return [row["name"], *[""] * 7, row["why"].replace("\n", " ").replace("|", "/")]
+        return [row["name"], *[""] * 8, row["why"].replace("\n", " ").replace("|", "/")]
     types = row["types"]
     if row["fallen_back"]:
         types += f" ({row['fallen_back']} fell back)"
     return [
         row["name"],
-        f"{row['bits_per_weight']:.2f}",
+        *(f"{row[name]:.2f}" for name in ("bits_per_weight", "bits_without_tables")),
         *(write_number(row[name], keeps_zeros=True) for name in ("mean_kl", "p999_kl", "max_kl")),
         f"{row['same_top']:.2%}",
         "not a number" if row["perplexity_ratio"] is None else f"{row['perplexity_ratio']:.4f}",
@@ -134,7 +148,8 @@ def _notes(report: dict[str, Any]) -> list[str]:
         bits = 8 * tables / report["num_parameters"]
         notes.append(
             f"Rope tables are {bits:.2f} of the bits per weight of each of our artifacts: they "
-            "have a row for each position, however small the model is."
+            "have a row for each position, however small the model is. The column without them "
+            "shows what a larger model would ship; the front counts them."
         )
     fallen = [row for row in measured if row["fallen_back"]]
     if fallen:

@@ -34,10 +34,11 @@ class Row:
     figures: Figures | None = None  # likewise
     why: str = ""  # of not measuring it
 
-    def bits(self, num_parameters: int) -> float:
-        """Bits per weight."""
+    def bits(self, num_parameters: int, *, counts_tables: bool = True) -> float:
+        """Bits per weight, with or without rope tables."""
         assert self.weights is not None, "only measured formats have a size"
-        return bits_per_weight(self.weights.weights_bytes, num_parameters)
+        left_out = 0 if counts_tables else self.weights.table_bytes
+        return bits_per_weight(self.weights.weights_bytes - left_out, num_parameters)
 
 
 def as_json(rows: Sequence[Row], *, num_parameters: int) -> list[dict[str, Any]]:
@@ -59,6 +60,7 @@ def _row(row: Row, num_parameters: int) -> dict[str, Any]:
         **about,
         "why": "",
         "bits_per_weight": row.bits(num_parameters),
+        "bits_without_tables": row.bits(num_parameters, counts_tables=False),
         **asdict(row.weights),
         **figures,
         "perplexity_ratio": _ratio(
