@@ -13,6 +13,7 @@
 #? OUT/validate             artifact folder, or any exporter's model.onnx
 #? OUT/inspect              artifact folder or model.onnx to describe, instead of a checkpoint
 #? OUT/synthetic            checkpoint folder to write (default: artifacts/GEOMETRY)
+#? OUT/bench-quality        folder of the quantized models (default: artifacts/quality/MODEL)
 #? OUT/bench-peers          folder of the other runtimes (default: artifacts/peers/MODEL)
 #? WINDOW                   window length in tokens, overrides the checkpoint's, changes the model
 #? WINDOW/validate          window in tokens of another exporter's graph (default: MODEL's)
@@ -26,6 +27,8 @@
 #? CALIBRATION_TEXT         text that int4 is rounded and others are scaled by (default: a bundled one)
 #? CALIBRATION_TOKENS       tokens of it that int4 is rounded by (default: 16384)
 #? TEXT                     text to measure parity on (default: a bundled one, half code, half story)
+#? TEXT/bench-quality       text to score (default, for the bundled model alone: files it never saw)
+#? POSITIONS                positions of TEXT to score, at least (default: 8192)
 #? SEED                     seed for the random tokens and the start in TEXT (default: 0)
 #? SEED/synthetic           seed of the weights (default: 0)
 #? TOLERANCE                multiplies the bounds against the recipe; 0.5: twice as strict
@@ -47,6 +50,7 @@
 #? ONLY/interop             names of runtimes, or parts of them; the others are left out
 #? ONLY/faults              plant the faults whose name contains this
 #? ONLY/bench-peers         names of runtimes; the others are left out
+#? ONLY/bench-quality       parts of formats' names, such as int4; the others are left out
 #? ONLY/gguf                kinds of file, such as Q4_K_M; the others are left out
 #? ARTIFACTS                words of artifact names, or all (default: those that ONLY needs)
 #? REQUIRE                  names of runtimes that must be installed, or all
@@ -120,7 +124,7 @@ stem = $$(basename -- "$$MODEL")
 in-parallel = --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .PHONY: help dev export run validate inspect card parity faults synthetic interop gguf models \
-  reduced web bench-export bench-others bench-peers bench-web bench bench-flat bench-kernels \
+  reduced web bench-export bench-others bench-peers bench-quality bench-web bench bench-flat bench-kernels \
   performance test test-fast lint types clean
 
 help:  ## start here: list the targets; make help-TARGET lists the options of one
@@ -198,6 +202,13 @@ bench-peers: $(READY)  ## measure: llama.cpp and onnxruntime-genai on the same w
 	@$(module).bench.peers "$$MODEL" --work="$${OUT:-artifacts/peers/$(stem)}" \
 	  --out="$$MEASURED/peers-$(stem).json" $(call many,ONLY,only) $(call flag,ROUNDS,rounds) \
 	  $(call many,PREFILL,prefill) $(call many,DECODE,decode)
+
+bench-quality: $(READY)  ## measure: how close our recipes and llama.cpp's formats are to the model, for their bits
+	@mkdir -p "$$MEASURED"
+	@$(module).bench.quality "$$MODEL" --work="$${OUT:-artifacts/quality/$(stem)}" \
+	  --out="$$MEASURED/quality-$(stem).json" $(call flag,TEXT,text) \
+	  $(call flag,POSITIONS,positions) $(call many,ONLY,only) $(call flag,THREADS,threads)
+	@$(if $(or $(ONLY),$(given-MODEL)),,$(module).bench.quality.page "$$MEASURED" --out=docs/quality.md)
 
 bench-others: $(READY)  ## measure: the parity check and the linter on other exporters' artifacts
 	@$(module).bench.other_exporters "$$MODEL" --out=docs/other-exporters.md \

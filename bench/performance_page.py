@@ -81,7 +81,7 @@ def render(
     )
     return template.render(
         folder=folder.as_posix(),
-        machine=_machine(machines),
+        machine=describe_machines(machines),
         threads=machines[0]["threads"],
         speeds=[_speed(one, whats, plots) for one in speeds],
         prefill=prefill,
@@ -119,7 +119,7 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _machine(machines: Sequence[dict[str, Any]]) -> str:
+def describe_machines(machines: Sequence[dict[str, Any]]) -> str:
     """The machine of the measurements, or all machines if they differ."""
     told = dict.fromkeys(
         f"{one['processor']}, {counted(one['cores'], 'core')}, "

@@ -15,15 +15,14 @@ import json
 import math
 import platform
 import random
-import sysconfig
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
 import torch
 import transformers
+from stdlib_corpus import HELD_OUT_SHARE, read_corpus
 from torch import Tensor
 from torch.nn import functional
 from transformers import MistralConfig, MistralForCausalLM
@@ -47,29 +46,6 @@ CONFIG = MistralConfig(
     bos_token_id=1,
     eos_token_id=2,
 )
-# Folders that teach little Python: other packages, tests, tables of characters and words.
-SKIPPED = {"site-packages", "test", "tests", "idle_test", "encodings", "__pycache__"}
-HELD_OUT_SHARE = 20  # one file in so many
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Source files, split once and for all into those learned from and those held out."""
-
-    train: list[str]
-    held_out: list[str]
-
-
-def read_corpus() -> Corpus:
-    """Read the standard library of the running Python, in the order of its paths."""
-    root = Path(sysconfig.get_paths()["stdlib"])
-    paths = sorted(
-        path for path in root.rglob("*.py") if not SKIPPED & set(path.relative_to(root).parts)
-    )
-    texts = [path.read_text(encoding="utf-8", errors="replace") for path in paths]
-    texts = [text for text in texts if len(text) > 200]
-    held_out = texts[::HELD_OUT_SHARE]
-    return Corpus([text for i, text in enumerate(texts) if i % HELD_OUT_SHARE], held_out)
 
 
 def train_tokenizer(texts: list[str]) -> bytes:

@@ -4,7 +4,8 @@ A job is one of:
 
 - ``{"list": true}``: the kinds of file that llama.cpp's quantizer makes, and its types of tensors.
 - ``{"model": FILE, "quantize": {KIND: FILE}}``: files of some kinds. ``"importance"`` has the
-  columns of each matrix by name: the low types need weights' importance, which is 1 for all.
+  columns of each matrix by name: the low types need weights' importance, which is 1 for all; or
+  ``"imatrix"`` names an npz file with the importance of each column, by the matrix's name.
 - ``{"model": FILE, "all": {TYPE: FILE}}``: files in which all matrices have a type.
 - ``{"model": FILE, "save": {NAME: FILE}}``: the model as llama.cpp saves what it has loaded.
 - ``{"dequantize": {FILE: FILE}}``: what llama.cpp reads in each file, in F32.
@@ -78,19 +79,28 @@ def write(
     options.ftype = getattr(llama, _ALL_F32 if kind == "F32" else f"{_KIND}{kind}")
     options.nthread = job["threads"]
     options.allow_requantize = True  # from which F32 follows
-    importance = job.get("importance", {})
-    ones = {name: np.ones(columns, np.float32) for name, columns in importance.items()}
-    entries = (llama.llama_model_imatrix_data * (len(ones) + 1))()  # the last one ends the list
-    for entry, (name, weights) in zip(entries, ones.items(), strict=False):
+    importance = importance_of(job)
+    # The last one ends the list.
+    entries = (llama.llama_model_imatrix_data * (len(importance) + 1))()
+    for entry, (name, weights) in zip(entries, importance.items(), strict=False):
         entry.name, entry.size = name.encode(), weights.size
         entry.data = weights.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-    if ones:
+    if importance:
         options.imatrix = ctypes.cast(entries, type(options.imatrix))
     overrides = (llama.llama_model_tensor_override * 2)()  # likewise
     if tensors is not None:
         overrides[0].pattern, overrides[0].type = b".*", getattr(llama, f"{_TYPE}{tensors}")
         options.tt_overrides = ctypes.cast(overrides, type(options.tt_overrides))
     return not llama.llama_model_quantize(source.encode(), path.encode(), ctypes.byref(options))
+
+
+def importance_of(job: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The importance of each column, (K,) float32, by the matrix's name; empty: none is used."""
+    if "imatrix" in job:
+        with np.load(job["imatrix"]) as file:
+            return {name: np.ascontiguousarray(file[name], np.float32) for name in file.files}
+    columns: dict[str, int] = job.get("importance", {})
+    return {name: np.ones(count, np.float32) for name, count in columns.items()}
 
 
 if __name__ == "__main__":

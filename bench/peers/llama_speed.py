@@ -31,12 +31,23 @@ def main(argv: Sequence[str]) -> int:
 
 def do(job: dict[str, Any]) -> dict[str, Any]:
     """Score or measure, depending on the job."""
+    built = llama.llama_print_system_info().decode().strip(" |")
+    versions = {"llama.cpp": f"of llama-cpp-python {llama.__version__}, {built}"}
+    if "sequences" in job:
+        longest = max(map(len, job["sequences"]))
+        with (
+            loaded(job) as model,
+            context(model, {**job, "chunk": longest}, tokens=longest) as ctx,
+            Path(job["logits"]).open("wb") as file,
+        ):
+            for tokens in job["sequences"]:
+                llama.llama_memory_clear(llama.llama_get_memory(ctx), True)
+                score_at_once(ctx, model, tokens).tofile(file)
+        return {"versions": versions}
     if "logits" in job:
         with loaded(job) as model, context(model, job, tokens=len(job["score"])) as ctx:
             score(ctx, model, job["score"]).tofile(job["logits"])
         return {}
-    built = llama.llama_print_system_info().decode().strip(" |")
-    versions = {"llama.cpp": f"of llama-cpp-python {llama.__version__}, {built}"}
     return {"versions": versions, "ways": measure(job), "failed": {}}
 
 
@@ -48,6 +59,23 @@ def score(ctx: Any, model: Any, tokens: Sequence[int]) -> np.ndarray:
         decode(ctx, [token])
         logits[position] = np.ctypeslib.as_array(llama.llama_get_logits_ith(ctx, -1), (V,))
     return logits
+
+
+def score_at_once(ctx: Any, model: Any, tokens: Sequence[int]) -> np.ndarray:
+    """Logits after every token of a sequence in one batch: (T, V) float32, until the next call."""
+    T, V = len(tokens), llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
+    batch = llama.llama_batch_init(T, 0, 1)
+    try:
+        batch.n_tokens = T
+        for position, token in enumerate(tokens):
+            batch.token[position], batch.pos[position] = token, position
+            batch.n_seq_id[position], batch.seq_id[position][0] = 1, 0
+            batch.logits[position] = 1
+        if status := llama.llama_decode(ctx, batch):
+            raise RuntimeError(f"llama.cpp failed with status {status} on {T} tokens")
+        return np.ctypeslib.as_array(llama.llama_get_logits(ctx), (T, V))
+    finally:
+        llama.llama_batch_free(batch)
 
 
 def measure(job: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -138,9 +166,10 @@ def decode(ctx: Any, tokens: Sequence[int]) -> None:
 
 @contextmanager
 def loaded(job: dict[str, Any]) -> Iterator[Any]:
-    """A model, its weights mapped and repacked as llama.cpp does by default."""
-    path = job["model"]
-    model = llama.llama_model_load_from_file(path.encode(), llama.llama_model_default_params())
+    """A model, its weights mapped and, unless a job says otherwise, repacked as by default."""
+    path, options = job["model"], llama.llama_model_default_params()
+    options.use_extra_bufts = job.get("repacks", True)
+    model = llama.llama_model_load_from_file(path.encode(), options)
     if not model:
         raise RuntimeError(f"{path}: llama.cpp could not load it")
     try:

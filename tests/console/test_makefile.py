@@ -21,6 +21,7 @@ LISTS = {
     ("interop", "ONLY"),
     ("interop", "REQUIRE"),
     ("bench-peers", "ONLY"),
+    ("bench-quality", "ONLY"),
     ("gguf", "ONLY"),
     ("bench-peers", "PREFILL"),
     ("bench-peers", "DECODE"),

@@ -1,0 +1,1 @@
+"""Compares how near quantized models are to the unquantized one, by their bits per weight."""

@@ -1,0 +1,141 @@
+"""Scores each format of both families on the same tokens, and compares it with the reference."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...console.progress import say, track
+from ...environments.errors import Absent
+from ...export.formats.checkpoint import Checkpoint
+from ...runtime.errors import ContractError, ParityError, TramontaneError
+from ...validate.figures import Figures, compare
+from ...validate.reference.reference import Reference
+from ...validate.reference.reference_cache import Store
+from ..peers.convert import PROOF_KL
+from . import llama_cpp, ours
+from .passages import Passages
+from .rows import LLAMA_CPP, OURS, Row, Weights
+
+# Fills logits (N * T, V), and returns what ships.
+Score = Callable[[Path], Weights]
+
+
+class Measurement:
+    """One model on one text: the reference's logits, then those of each format."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, passages: Passages, work: Path, *, threads: int
+    ) -> None:
+        """Compute nothing yet.
+
+        Args:
+            checkpoint: the unquantized model.
+            passages: what is scored.
+            work: folder that keeps artifacts and files.
+            threads: to compute with.
+        """
+        self.versions: dict[str, Any] = {}
+        self._checkpoint, self._passages = checkpoint, passages
+        self._work, self._threads = work, threads
+        self._shape = passages.positions, checkpoint.config.vocab_size
+
+    def run(self, names: Sequence[str]) -> list[Row]:
+        """Measure formats by their names; one that cannot be had says why.
+
+        Raises:
+            CheckpointError: a tensor is unreadable or holds a NaN or infinity.
+            ParityError: llama.cpp computes another model.
+        """
+        self._work.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._work) as folder:
+            own = Path(folder)
+            store = Store(own / "store")
+            reference = Reference(
+                self._checkpoint.config, self._checkpoint, store=store, track=track
+            )
+            expected = self._mapped(own / "reference.bin", mode="w+")
+            runs = reference.runs(list(self._passages.sequences))
+            for rows, run in zip(np.split(expected, len(runs)), runs, strict=True):
+                rows[:] = run.logits
+            found = []
+            for name, (row, score) in self._formats(reference).items():
+                if name in names:
+                    say(f"{name}: scoring {self._passages.positions} positions")
+                    found.append(self._row(row, score, expected, own / "logits.bin"))
+            return found
+
+    def _formats(self, reference: Reference) -> Mapping[str, tuple[dict[str, Any], Score]]:
+        files = llama_cpp.LlamaFiles(
+            self._checkpoint, reference, self._work, threads=self._threads
+        )
+
+        def score_ours(recipe: str, path: Path) -> Weights:
+            options = ours.recipes()[recipe]
+            folder = self._work / f"ours-{recipe.replace(' ', '-')}"
+            artifact = ours.make_artifact(self._checkpoint, options, folder)
+            logits = self._mapped(path, mode="w+")
+            ours.score(artifact, self._passages.sequences, logits, threads=self._threads)
+            return ours.weights_of(artifact)
+
+        def score_theirs(one: llama_cpp.LlamaFormat, path: Path) -> Weights:
+            file = files.path(one)
+            self.versions |= files.score(file, self._passages.sequences, path)
+            return llama_cpp.weights_of(file, one)
+
+        found: dict[str, tuple[dict[str, Any], Score]] = {}
+        for recipe, options in ours.recipes().items():
+            about = {"family": OURS, "is_quantized": options.weight_format.is_quantized}
+            found[f"{OURS} {recipe}"] = about, partial(score_ours, recipe)
+        for one in llama_cpp.FORMATS:
+            about = {"family": LLAMA_CPP, "is_quantized": one.kind is not None}
+            found[f"{LLAMA_CPP} {one.name}"] = about, partial(score_theirs, one)
+        return {name: ({"name": name, **about}, score) for name, (about, score) in found.items()}
+
+    def _row(self, about: dict[str, Any], score: Score, expected: np.ndarray, path: Path) -> Row:
+        try:
+            weights = score(path)
+        except Absent as why:
+            return Row(**about, why=str(why))
+        except TramontaneError as why:
+            return Row(**about, why=f"not supported: {why}")
+        figures = compare(expected, self._mapped(path, mode="r"), self._passages.targets)
+        self._refuse_other_model(about, figures)
+        return Row(**about, weights=weights, figures=figures)
+
+    def _refuse_other_model(self, about: dict[str, Any], figures: Figures) -> None:
+        if not about["is_quantized"] and not figures.mean_kl <= PROOF_KL:
+            raise ParityError(
+                f"{about['name']}: mean KL {figures.mean_kl:.1e} where nothing is quantized, "
+                f"expected at most {PROOF_KL:.0e}; it computes another model than "
+                f"{self._checkpoint.path}"
+            )
+
+    def _mapped(self, path: Path, *, mode: Any) -> np.ndarray:
+        return np.memmap(path, "<f4", mode=mode, shape=self._shape)
+
+
+def format_names() -> list[str]:
+    """All formats, ours first."""
+    theirs = (f"{LLAMA_CPP} {one.name}" for one in llama_cpp.FORMATS)
+    return [*(f"{OURS} {recipe}" for recipe in ours.recipes()), *theirs]
+
+
+def chosen(only: Sequence[str] | None) -> list[str]:
+    """The formats whose names contain one of some words; None: all.
+
+    Raises:
+        ContractError: there is none.
+    """
+    names = format_names()
+    found = [name for name in names if only is None or any(word in name for word in only)]
+    if not found:
+        raise ContractError(
+            f"--only {' '.join(only or ())}: no format, expected parts of {'; '.join(names)}"
+        )
+    return found

@@ -1,0 +1,100 @@
+"""Our recipes of one model: their artifacts, sizes and logits."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...environments import folders
+from ...export.build import export_checkpoint, weights_code_digest
+from ...export.fingerprint import tool_versions
+from ...export.formats.checkpoint import Checkpoint
+from ...export.options import ExportOptions
+from ...graphs.quantization.weight_formats import DEFAULT_BLOCK, FORMATS
+from ...runtime import Session
+from ...runtime.manifest import Manifest, read_manifest
+from .rows import Weights
+
+SMALL_BLOCK = 32  # that of llama.cpp's plain formats
+_TABLES = ("cos_cache", "sin_cache")
+
+
+def recipes() -> dict[str, ExportOptions]:
+    """Options by name: every weight format, and those with blocks in small ones too."""
+    found = {}
+    for one in FORMATS:
+        blocks = (DEFAULT_BLOCK, SMALL_BLOCK) if one.has_blocks else (DEFAULT_BLOCK,)
+        for block in blocks:
+            name = one.name if block == DEFAULT_BLOCK else f"{one.name} block {block}"
+            found[name] = ExportOptions(quant=one.name, target="ort", block=block)
+    return found
+
+
+def make_artifact(checkpoint: Checkpoint, options: ExportOptions, folder: Path) -> Path:
+    """Export once; again if the checkpoint, the recipe or what makes the weights changed.
+
+    Raises:
+        Absent: a folder that is not ours has that name.
+        TramontaneError: as ``export_checkpoint``.
+    """
+    source = sorted(checkpoint.hashes().items())
+
+    def make(made: Path) -> None:
+        export_checkpoint(checkpoint.path, made / "artifact", options, resume=False)
+        checkpoint.refuse_changed()
+
+    made_of = (source, options, weights_code_digest(), tool_versions())
+    return folders.make_once(folder, made_of, make, saying=f"exporting {folder.name}") / "artifact"
+
+
+def weights_of(artifact: Path) -> Weights:
+    """The sizes of an artifact, by its manifest."""
+    manifest = read_manifest(artifact)
+    found = Counter(
+        "float32" if one.get("why_float") else f"int{one['bits']}"
+        for one in manifest.tensors
+        if _is_matrix(one)
+    )
+    return Weights(
+        weights_bytes=manifest.memory.weights_bytes,
+        types=", ".join(f"{name} x {count}" for name, count in sorted(found.items())),
+        table_bytes=_table_bytes(manifest),
+    )
+
+
+def _is_matrix(tensor: dict[str, Any]) -> bool:
+    """Whether it holds learned numbers: no table, no vector, no scales or zero points."""
+    is_float = "why_float" in tensor
+    is_learned = "block" in tensor or (is_float and "scales" not in tensor["why_float"])
+    return is_learned and len(tensor["shape"]) > 1 and tensor["name"] not in _TABLES
+
+
+def _table_bytes(manifest: Manifest) -> int:
+    return sum(
+        math.prod(one["shape"]) * one["bits"] // 8
+        for one in manifest.tensors
+        if one["name"] in _TABLES
+    )
+
+
+def score(artifact: Path, sequences: np.ndarray, logits: np.ndarray, *, threads: int) -> None:
+    """Run sequences (N, T) int64, each from an empty cache, through the driver.
+
+    Args:
+        artifact: folder written by export.
+        sequences: tokens.
+        logits: (N * T, V) float32 that is filled.
+        threads: for one operator.
+
+    Raises:
+        ContractError: as ``Session``.
+    """
+    session, T = Session.load(artifact, threads=threads), sequences.shape[1]
+    for number, tokens in enumerate(sequences):
+        session.reset()
+        rows = slice(number * T, (number + 1) * T)
+        logits[rows] = session.prefill(tokens.tolist(), all_logits=True, chunk=T)

@@ -1,0 +1,169 @@
+"""Prints docs/quality.md, and a table, from what ``make bench-quality`` measured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from rich.console import Console
+from rich.table import Table
+
+from ...console.status import status_of
+from ...runtime.errors import ContractError
+from ...runtime.sizes import counted
+from ...validate.report.scales import write_number
+from ..performance_page import describe_machines
+
+_TEMPLATE = Path(__file__).with_name("quality.md.jinja")
+PATTERN = "quality-*.json"
+COLUMNS = (
+    *(
+        "format",
+        "bits per weight",
+        "without rope tables",
+        "mean KL",
+        "99.9 % KL",
+        "max KL",
+        "same top",
+    ),
+    *("perplexity ratio", "front", "types"),
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read a folder of measurements, write the page and its plots."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tramontane.bench.quality.page", description=__doc__
+    )
+    parser.add_argument("folder", type=Path, help=f"holds {PATTERN}")
+    parser.add_argument("--out", type=Path, required=True, help="the page, Markdown")
+    args = parser.parse_args(argv)
+    reports = [_read(path) for path in sorted(args.folder.glob(PATTERN))]
+    if not reports:
+        raise ContractError(
+            f"{args.folder}: no {PATTERN}, expected what make bench-quality writes; run it first"
+        )
+    plots = {path.name: path for path in args.folder.glob("quality-*.svg")}
+    args.out.write_text(render(reports, plots=plots.keys()), encoding="utf-8")
+    for name, path in plots.items():
+        shutil.copyfile(path, args.out.with_name(name))
+    print(f"wrote {args.out}")
+    return 0
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ContractError(
+            f"{path}: cannot be read ({error}), expected JSON; measure it again"
+        ) from error
+    return found
+
+
+def render(reports: Sequence[dict[str, Any]], *, plots: Collection[str]) -> str:
+    """The page.
+
+    Args:
+        reports: what was measured, of one model each.
+        plots: names of the pictures that exist.
+    """
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(reports=[_describe(one, plots) for one in reports]) + "\n"
+
+
+def print_table(report: dict[str, Any]) -> None:
+    """The same table, on standard output."""
+    table = Table(*COLUMNS)
+    for row in report["rows"]:
+        table.add_row(*_cells(row))
+    console = Console(width=160)
+    console.print(table)
+    for note in _notes(report):
+        console.print(note, markup=False)
+
+
+def _describe(report: dict[str, Any], plots: Collection[str]) -> dict[str, Any]:
+    text, window, plot = report["text"], report["window"], f"quality-{report['model']}.svg"
+    scored = (
+        f"{text['positions']} positions: all of {text['sequences']} sequences of "
+        f"{text['length']} tokens, spread evenly over {text['source']}. Each sequence starts "
+        "with an empty KV cache and, where the model has one, the start token."
+    )
+    fits = (
+        ""
+        if window is None
+        else f"The model has a window of {window} tokens, which llama.cpp does not apply to this "
+        "architecture. No sequence is longer than the window, so every runtime computes the "
+        "same model."
+    )
+    return {
+        "model": report["model"],
+        "scored": scored,
+        "window": fits,
+        "rows": [_cells(row) for row in report["rows"]],
+        "notes": _notes(report),
+        "plot": plot if plot in plots else "",
+        "machine": describe_machines([_shortened(report["machine"])]),
+    }
+
+
+def _shortened(machine: dict[str, Any]) -> dict[str, Any]:
+    """The machine, with the versions alone of what lists how it was built too."""
+    versions = {name: text.partition(",")[0] for name, text in machine["versions"].items()}
+    return {**machine, "versions": versions}
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    if row["why"]:
+        return [row["name"], *[""] * 8, row["why"].replace("\n", " ").replace("|", "/")]
+    types = row["types"]
+    if row["fallen_back"]:
+        types += f" ({row['fallen_back']} fell back)"
+    return [
+        row["name"],
+        *(f"{row[name]:.2f}" for name in ("bits_per_weight", "bits_without_tables")),
+        *(write_number(row[name], keeps_zeros=True) for name in ("mean_kl", "p999_kl", "max_kl")),
+        f"{row['same_top']:.2%}",
+        "not a number" if row["perplexity_ratio"] is None else f"{row['perplexity_ratio']:.4f}",
+        "yes" if row["is_on_front"] else "",
+        types,
+    ]
+
+
+def _notes(report: dict[str, Any]) -> list[str]:
+    measured = [row for row in report["rows"] if not row["why"]]
+    notes = []
+    tables = max((row["table_bytes"] for row in measured), default=0)
+    if tables:
+        bits = 8 * tables / report["num_parameters"]
+        notes.append(
+            f"Rope tables are {bits:.2f} of the bits per weight of each of our artifacts: they "
+            "have a row for each position, however small the model is. The column without them "
+            "shows what a larger model would ship; the front counts them."
+        )
+    fallen = [row for row in measured if row["fallen_back"]]
+    if fallen:
+        notes.append(
+            "*Fell back*: matrices whose number of columns is no multiple of the format's block; "
+            "llama.cpp quantizes them to another type, of more bits: "
+            + ", ".join(
+                f"{row['name']} {counted(row['fallen_back'], 'matrix', 'matrices')}"
+                for row in fallen
+            )
+            + "."
+        )
+    return notes
+
+
+if __name__ == "__main__":
+    sys.exit(status_of(main))
