@@ -60,6 +60,17 @@ def test_rows_whose_last_block_was_filled_are_those_behind_the_slice(build: Buil
     assert find_tensor_roles(model.graph, num_layers=2).embedding == "y0"
 
 
+def test_rows_of_a_matrix_that_is_stored_transposed_are_those_behind_the_transpose(
+    build: Build,
+) -> None:
+    model = named(build)
+    gather, following = list(model.graph)[:2]
+    following.op_type = "Transpose"
+    assert find_tensor_roles(model.graph, num_layers=2).embedding == "x"
+    gather.attributes["axis"] = ir.AttrInt64("axis", 1)
+    assert find_tensor_roles(model.graph, num_layers=2).embedding == "y0"
+
+
 def test_a_layer_that_lacks_one_is_refused_by_its_name(build: Build) -> None:
     model = named(build)
     for node in model.graph:
