@@ -142,7 +142,7 @@ class LlamaFiles:
             "sequences": sequences.tolist(),
             "logits": str(logits),
             "threads": self._threads,
-            "repacks": False,  # same types and numbers; AMX kernels crash on some virtual machines
+            "repacks": False,  # its AMX kernels crash on some virtual machines; see the page
         }
         runner = llama_runtime.runner("llama_speed.py")
         versions: dict[str, Any] = llama_runtime.ask(runner, job, path.parent)["versions"]
