@@ -2,54 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import torch
-from torch import Tensor
 
-from ..export.calibrate.gptq import Correlations, correlations, gptq
-from ..export.calibrate.layer_walk import Inputs, walk_layer
-from ..export.formats.tensor_names import EMBEDDING
-from ..export.model.load import load_layer
-from ..export.model.rope import rope_tables
+from ..export.calibrate.one_matrix import round_for_first_layer
 from ..graphs.quantization.codes import pack_nibbles, unpack_nibbles
 from ..graphs.quantization.scheme import Scheme
 from .planting import Fault, Graph
 
-_TOKENS = 512
-_DOWN = "mlp.down"
-
-
-class _InputsOfDown:
-    """A visitor that keeps how the inputs of a layer's last matrix correlate."""
-
-    found: Correlations
-
-    def see_inputs(self, names: Sequence[str], inputs: Inputs) -> None:
-        if names[0] == _DOWN:
-            x = torch.cat(list(inputs()))
-            self.found = correlations([x], columns=x.shape[1])
-
-    def see_cache(self, keys: Tensor, values: Tensor) -> None:
-        """Not asked for."""
-
 
 def _hessian_of_another_layer(graph: Graph) -> None:
     """Round layer 4's down projection for the inputs of layer 0's, whose channels are others."""
-    config, checkpoint = graph.config, graph.checkpoint
-    tokens = np.random.default_rng(0).integers(0, config.vocab_size, _TOKENS)
-    length = min(_TOKENS, config.max_position_embeddings)
-    embedded = checkpoint.read(EMBEDDING)[tokens]
-    starts = range(0, _TOKENS, length)
-    hidden = [torch.from_numpy(embedded[start : start + length]) for start in starts]
-    seen = _InputsOfDown()
-    walk_layer(
-        load_layer(config, checkpoint, 0, grows=True), config, rope_tables(config), hidden, seen
-    )
-    name = f"layers.4.{_DOWN}.weight"
+    name = "layers.4.mlp.down.weight"
     scheme = _scheme_of(graph, name)
-    blocks = gptq(checkpoint.read(name), scheme, seen.found)
+    blocks = round_for_first_layer(graph.config, graph.checkpoint, 4, "mlp.down", scheme)
     graph.write(f"{name}.codes", blocks.codes)
     graph.write(f"{name}.scales", blocks.scales)
     graph.write(f"{name}.packed_zero_points", pack_nibbles(blocks.zero_points))

@@ -51,7 +51,7 @@ def test_a_graph_inside_an_artifact_is_the_artifact(
     folder = embedded_artifact("int8-ort")
     for path in (folder, folder / "onnx" / "model.onnx"):
         subject = open_subject(path, checkpoint.config)
-        assert (subject.manifest is not None, subject.name) == (True, "int8-ort")
+        assert (subject.manifest is not None, subject.name) == (True, folder.name)
     shutil.copytree(folder / "onnx", tmp_path / "other" / "onnx")
     shutil.copy(folder / "manifest.json", tmp_path)  # of something else
     for path in (tmp_path / "other", tmp_path / "other" / "onnx" / "model.onnx"):
