@@ -14,7 +14,7 @@ from typing import Any
 
 INT8 = ("--quant", "int8")
 INT8_IN_FILES = (*INT8, "--max-shard", "600kB")
-INT4 = ("--quant", "int4")
+INT4 = ("--quant", "int4-rtn")
 INT4_IN_FILES = (*INT4, "--max-shard", "600kB")
 
 GOING_ON = "an earlier run was interrupted: resuming it\n"

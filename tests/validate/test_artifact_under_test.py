@@ -71,14 +71,16 @@ def test_a_graph_with_a_fixed_cache_beside_a_checkpoint_without_window_asks_for_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["int8-ort", "int4-ort", "fp32-portable", "int4-portable"])
+@pytest.mark.parametrize(
+    "recipe", ["int8-ort", "int4-rtn-ort", "fp32-portable", "int4-rtn-portable"]
+)
 def test_a_bare_graph_is_read_for_its_recipe_and_rows(
     embedded_artifact: Artifact, checkpoint: Checkpoint, tmp_path: Path, recipe: str
 ) -> None:
     folder = as_another(embedded_artifact(recipe), tmp_path / "graph")
     for path in (folder, folder / "model.onnx"):
         subject = open_subject(path, checkpoint.config)
-        assert (subject.manifest, subject.quant) == (None, recipe.split("-", maxsplit=1)[0])
+        assert (subject.manifest, subject.quant) == (None, recipe.rpartition("-")[0])
         assert subject.layouts[0].rows == 80
 
 
