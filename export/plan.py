@@ -10,13 +10,14 @@ import math
 from dataclasses import dataclass
 
 from ..graphs.quantization.pack_matrices import refuse_odd_rows
-from ..graphs.quantization.weight_formats import DEFAULT_BLOCK, find_format
+from ..graphs.quantization.weight_formats import DEFAULT_BLOCK, Role, find_format
 from ..graphs.targets.known import find_target
 from ..graphs.writing.external_data import ALIGNMENT_BYTES, SPARE_BYTES
 from ..runtime.errors import GraphError
 from ..runtime.memory import DEFAULT_CHUNK, RUNTIME_BYTES, MemoryPlan
 from ..runtime.sizes import bits_per_weight
 from .cache_choice import WINDOWED, CacheChoice, geometry_of
+from .calibrate.tokens import DEFAULT_TOKENS
 from .config import MistralConfig
 from .formats.tensor_names import EMBEDDING, parameters
 from .planned_weights import PlannedWeights
@@ -104,10 +105,10 @@ def plan(
     )
     return Plan(
         memory=memory,
-        disk_bytes=weights_bytes + SPARE_BYTES,
+        disk_bytes=weights_bytes + _scratch_bytes(weights, weights_bytes) + SPARE_BYTES,
         export_peak_bytes=max(
             _export_peak_bytes(weights),
-            _calibrating_bytes(config) if weights.weight_format.is_calibrated(cache.dtype) else 0,
+            _calibrating_bytes(weights) if weights.weight_format.is_calibrated(cache.dtype) else 0,
         ),
         reference_bytes=reference_bytes(config),
         bits_per_weight=bits_per_weight(weights_bytes, config.num_parameters),
@@ -183,9 +184,31 @@ def _export_peak_bytes(weights: PlannedWeights) -> int:
     )
 
 
-def _calibrating_bytes(config: MistralConfig) -> int:
-    """What calibrating takes, in a process beside the one that will write."""
-    return _WRITER_BYTES + _CALIBRATING_BYTES + _largest_at_once(config)
+def _calibrating_bytes(weights: PlannedWeights) -> int:
+    """What calibrating takes, in a process beside the one that will write.
+
+    Where it rounds, three matrices as wide as the widest inputs are in memory at once, and what
+    enters and leaves a layer.
+    """
+    config = weights.config
+    found = _WRITER_BYTES + _CALIBRATING_BYTES + _largest_at_once(config)
+    if weights.weight_format.method.rounds_in_calibration:
+        widest = max(
+            shape[1] for shape, roles in weights.matrices() if Role.EMBEDDING not in roles
+        )
+        found += 3 * 4 * widest**2 + 2 * _hidden_bytes(config)
+    return found
+
+
+def _scratch_bytes(weights: PlannedWeights, weights_bytes: int) -> int:
+    """What lies on the disk until the weights are written: rounded matrices, hidden states."""
+    if not weights.weight_format.method.rounds_in_calibration:
+        return 0
+    return weights_bytes + 2 * _hidden_bytes(weights.config)  # written anew before it is replaced
+
+
+def _hidden_bytes(config: MistralConfig) -> int:
+    return 4 * DEFAULT_TOKENS * config.hidden_size
 
 
 def _aligned(size: int) -> int:

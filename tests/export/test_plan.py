@@ -186,6 +186,19 @@ def test_more_layers_raise_the_export_peak_by_no_more_than_their_graph() -> None
     assert max(peaks) <= 2 << 30
 
 
+def test_rounding_by_calibration_takes_memory_for_the_widest_inputs_and_disk_for_its_results() -> (
+    None
+):
+    config = GEOMETRIES["mistral-7b-v0.1"]
+    plain, rounded = (plan(config, quant=one, target="ort") for one in ("int4-rtn", "int4"))
+    assert rounded.memory == dataclasses.replace(
+        plain.memory, other_quants=rounded.memory.other_quants
+    )
+    hessians = 3 * 4 * config.intermediate_size**2
+    assert rounded.export_peak_bytes > hessians
+    assert rounded.disk_bytes - plain.disk_bytes > plain.memory.weights_bytes
+
+
 def test_unknown_block_is_refused_by_name() -> None:
     with pytest.raises(GraphError, match="--block 100: expected one of 16, 32"):
         plan(GEOMETRIES["stdlib-5m"], quant="int8", target="ort", block=100)
