@@ -12,7 +12,6 @@ REMOVE = {"rmtree", "unlink", "rmdir", "rename", "renames", "removedirs"}
 OF_THE_SYSTEM = {"remove", "replace", "truncate"}  # other things have methods of these names
 REASONS = {
     "bench/artifact/speed.py": "a job's file that mkstemp made",
-    "export/calibrate/progress_file.py": "its own file in a folder marked as not whole",
     "faults/in_tokenizer.py": "a file of a copy in a temporary folder",
     "faults/planting.py": "a copy in a temporary folder",
     "graphs/quantization/rounded_matrices.py": "its own file in a folder marked as not whole",

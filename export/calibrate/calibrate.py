@@ -16,7 +16,7 @@ from ...graphs.quantization.codes import dequantize
 from ...graphs.quantization.methods.round_to_nearest import quantize
 from ...graphs.quantization.rounded_matrices import RoundedMatrices
 from ...graphs.quantization.scheme import Scheme
-from ...runtime.errors import TramontaneError
+from ...runtime.errors import ContractError, TramontaneError
 from ..config import MistralConfig, config_from_json
 from ..formats.checkpoint import Checkpoint
 from ..formats.tensor_names import EMBEDDING
@@ -55,6 +55,7 @@ def calibrate(
     if progress is None:
         progress = Progress((), _embedded(checkpoint, tokens, rounding))
     layers, hidden = progress
+    del progress  # which would keep what entered the first layer
     numbers = range(len(layers), config.num_hidden_layers)
     for number in track(numbers, "calibrating, layer by layer"):
         layer = load_layer(config, checkpoint, number, grows=True)  # a row for every position
@@ -106,6 +107,12 @@ def main() -> int:
                 )
                 checkpoint.refuse_others(asked["files"])
                 out.write(calibrate(config, checkpoint, tokens, rounding).to_bytes())
+        except OSError as error:  # a full disk, most likely: what is whole is kept
+            refusal = (
+                f"calibration: cannot be written ({error}); free some disk space and try again"
+            )
+            out.write(json.dumps([ContractError.__name__, refusal]).encode())
+            return REFUSED
         except TramontaneError as error:
             out.write(json.dumps([type(error).__name__, str(error)]).encode())
             return REFUSED

@@ -24,7 +24,8 @@ from ...runtime.errors import GraphError
 DAMPING = 0.01  # of the mean of the Hessian's diagonal, added to all of it
 _MOST_DAMPING = 100.0
 _COLUMNS_AT_ONCE = 64  # rounded before the columns behind them are corrected
-_ROWS_AT_ONCE = 256  # of one system of equations for scales
+# Rows whose scales are fitted together, at most, and bytes of their systems of equations.
+_ROWS_AT_ONCE, _SYSTEM_BYTES = 256, 1 << 27
 # A scale that is fitted stays this near to the one before, or that one is kept: where few codes of
 # a block are not zero, the equations hardly determine it.
 _NEAREST, _FARTHEST = 0.5, 2.0
@@ -200,8 +201,9 @@ def refit_scales(
         filled = functional.pad(products, (0, missing))
         return filled.reshape(len(products), -1, scheme.block).sum(dim=2)
 
-    for row in range(0, len(weights), _ROWS_AT_ONCE):
-        rows = slice(row, row + _ROWS_AT_ONCE)
+    at_once = min(_ROWS_AT_ONCE, max(1, _SYSTEM_BYTES // (8 * blocks**2)))
+    for row in range(0, len(weights), at_once):
+        rows = slice(row, row + at_once)
         codes, before = steps[rows].to(torch.float32), scales[rows]
         system = torch.empty(len(codes), blocks, blocks, dtype=torch.float64)
         for block in range(blocks):

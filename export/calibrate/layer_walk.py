@@ -86,6 +86,7 @@ def walk_layer(
         attended.append(found[0])
     visitor.see_inputs(next(names), lambda: iter(attended))
     middle = [x + attention.output(y[None])[0] for x, y in zip(hidden, attended, strict=True)]
+    attended.clear()
 
     def mlp_normed() -> Iterator[Tensor]:
         return (layer.mlp_norm(x[None])[0] for x in middle)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...graphs.quantization.activation_ranges import Calibration, LayerMaxima
+from ...graphs.quantization.rounded_matrices import write_whole
 
 _NAME = "progress.npz"
 
@@ -25,17 +25,12 @@ class Progress(NamedTuple):
 
 def save(folder: Path, progress: Progress) -> None:
     """Write it in place of what was there before; a file has its name only when it is whole."""
-    path = folder / _NAME
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.savez(
-            file,
-            allow_pickle=False,
-            maxima=np.frombuffer(Calibration(layers=progress.layers).to_bytes(), np.uint8),
-            lengths=np.array([len(x) for x in progress.hidden]),
-            hidden=torch.cat(progress.hidden).numpy(),
-        )
-    os.replace(partial, path)
+    write_whole(
+        folder / _NAME,
+        maxima=np.frombuffer(Calibration(layers=progress.layers).to_bytes(), np.uint8),
+        lengths=np.array([len(x) for x in progress.hidden]),
+        hidden=torch.cat(progress.hidden).numpy(),
+    )
 
 
 def load(folder: Path) -> Progress | None:
@@ -44,6 +39,6 @@ def load(folder: Path) -> Progress | None:
         with np.load(folder / _NAME) as arrays:
             calibration = Calibration.from_bytes(arrays["maxima"].tobytes())
             hidden = np.split(arrays["hidden"], arrays["lengths"].cumsum()[:-1])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     return Progress(calibration.layers, [torch.from_numpy(each) for each in hidden])

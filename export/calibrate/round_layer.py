@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from ...console.progress import say
 from ...graphs.quantization.codes import Blocks, dequantize
 from ...graphs.quantization.scheme import Scheme
+from ...runtime.errors import GraphError
 from ..model.model import Layer
-from .gptq import DAMPING, correlations, gptq
+from .gptq import DAMPING, Correlations, correlations, gptq
 from .layer_walk import Inputs
 
 # Takes a parameter's name, its blocks and their scheme.
@@ -46,7 +47,7 @@ class RoundLayer:
             parameter = f"layers.{self._number}.{name}.weight"
             scheme, columns = self._schemes[parameter], linear.in_features
             if found is None:
-                found = correlations(itertools.islice(inputs(), self._texts), columns=columns)
+                found = self._correlations(parameter, inputs, columns)
                 if found.damping > DAMPING:
                     usual = f"{found.damping:.0%} of its mean, usually {DAMPING:.0%}"
                     say(f"{parameter}: its Hessian was damped by {usual}")
@@ -54,6 +55,17 @@ class RoundLayer:
             self._keep(parameter, blocks, scheme)
             rounded = dequantize(blocks, scheme, columns=columns)
             linear.weight = nn.Parameter(torch.from_numpy(rounded), requires_grad=False)
+
+    def _correlations(self, parameter: str, inputs: Inputs, columns: int) -> Correlations:
+        """How the inputs of a text correlate.
+
+        Raises:
+            GraphError: naming the parameter.
+        """
+        try:
+            return correlations(itertools.islice(inputs(), self._texts), columns=columns)
+        except GraphError as error:
+            raise GraphError(f"{parameter}: {error}") from error
 
     def see_cache(self, keys: Tensor, values: Tensor) -> None:
         """Keys and values are not rounded here."""

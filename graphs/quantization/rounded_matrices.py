@@ -22,12 +22,8 @@ class RoundedMatrices:
 
     def write(self, name: str, blocks: Blocks, scheme: Scheme) -> None:
         """Keep the blocks of a matrix; a file has its name only when it is whole."""
-        path = self._path(name)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            sizes = np.array([scheme.bits, scheme.block])
-            np.savez(file, allow_pickle=False, scheme=sizes, **blocks._asdict())
-        os.replace(partial, path)
+        sizes = np.array([scheme.bits, scheme.block])
+        write_whole(self._path(name), scheme=sizes, **blocks._asdict())
 
     def read(self, name: str, scheme: Scheme) -> Blocks:
         """The blocks of a matrix.
@@ -39,7 +35,7 @@ class RoundedMatrices:
             with np.load(self._path(name)) as arrays:
                 bits, block = (int(size) for size in arrays["scheme"])
                 blocks = Blocks(**{field: arrays[field] for field in Blocks._fields})
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise GraphError(
                 f"{name}: not found among the matrices that calibration rounded ({error}), "
                 "expected all of the layers; export again with --no-resume"
@@ -53,3 +49,13 @@ class RoundedMatrices:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.npz"
+
+
+def write_whole(path: Path, **arrays: np.ndarray) -> None:
+    """Write arrays as numpy's npz, in place of what was there; no half a file has the name."""
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...runtime.contract import DATA_FILE, MANIFEST_FILE
-from ...runtime.errors import ContractError, TramontaneError
+from ...runtime.errors import ContractError, TraceError, TramontaneError
 from .journal import Identity, Journal
 from .own_folders import files_of_artifact, foreign_files, is_free, refuse_mounted, target_of
 from .partial_folder import PartialKind, open_partial
@@ -71,9 +71,10 @@ class Claim:
             return (self._partial / _JOURNAL).exists()
         if not isinstance(error, TramontaneError):
             return True
-        # What was written is good where disk or machine alone were in the way.
+        # What was written is good where disk or machine alone were in the way; a process that was
+        # killed, as where memory ran out, is a TraceError.
         is_begun = self.staging.journal.num_noted > 0 or any(self.staging.scratch.iterdir())
-        return isinstance(error, ContractError) and is_begun
+        return isinstance(error, ContractError | TraceError) and is_begun
 
 
 @contextlib.contextmanager
@@ -210,7 +211,8 @@ def _begin(partial: Path, identity: Identity, *, resume: bool) -> Staging:
         note = _why_over(folder, differences, resume=resume)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        shutil.rmtree(scratch, ignore_errors=True)
+        if scratch.exists():
+            shutil.rmtree(scratch)  # nothing of another recipe may stay
         journal.begin(identity)
     scratch.mkdir(exist_ok=True)
     return Staging(

@@ -35,7 +35,7 @@ class Gptq(Method):
     # A weight that makes up for the errors of others moves away from its own value, by several
     # steps where its input is small. That the whole matrix is rounded well is another check, of
     # what it computes.
-    weight_errors: ClassVar[Mapping[int, float]] = {8: ROUND_TO_NEAREST.weight_errors[8], 4: 1.0}
+    weight_errors: ClassVar[Mapping[int, float]] = {8: ROUND_TO_NEAREST.weight_errors[8], 4: 1.5}
 
     def rounder(self, calibration: Calibration | None) -> Rounder:
         """Looks up the layers' matrices, and rounds the others to nearest."""

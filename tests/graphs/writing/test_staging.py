@@ -16,6 +16,7 @@ from tramontane.runtime.contract import DATA_FILE, MANIFEST_FILE, MODEL_FILE
 from tramontane.runtime.errors import (
     ContractError,
     GraphError,
+    TraceError,
 )
 
 from .staged_folders import IDENTITY, NOT_OURS, OURS, files, interrupt, names, write, write_old
@@ -49,6 +50,23 @@ def test_interrupted_run_is_gone_on_with(out: Path, failure: type[BaseException]
     with staged(out, identity=dict(reversed(IDENTITY.items()))) as staging:
         assert staging.note == "an earlier run was interrupted: resuming it"
         assert (staging.folder / DATA_FILE).read_text() == "half"
+    assert names(out.parent) == ["artifact"]
+
+
+@pytest.mark.parametrize("failure", [ContractError, TraceError, KeyboardInterrupt])
+def test_what_a_calibration_has_done_is_kept_where_the_machine_failed(
+    out: Path, failure: type[BaseException]
+) -> None:
+    with pytest.raises(failure), staged(out, identity=IDENTITY) as staging:
+        (staging.scratch / "progress.npz").write_bytes(b"half")
+        raise failure
+    with staged(out, identity=IDENTITY) as staging:
+        assert (staging.scratch / "progress.npz").read_bytes() == b"half"
+    with pytest.raises(failure), staged(out, identity=IDENTITY) as staging:
+        (staging.scratch / "progress.npz").write_bytes(b"half")
+        raise failure
+    with staged(out, identity={**IDENTITY, "block": 64}) as staging:
+        assert names(staging.scratch) == []
     assert names(out.parent) == ["artifact"]
 
 
