@@ -21,7 +21,7 @@ Keep = Callable[[str, Blocks, Scheme], None]
 
 
 class RoundLayer:
-    """A visitor of one layer, which rounds each matrix and goes on with the rounded one."""
+    """A visitor of one layer, which rounds each matrix and continues with the rounded one."""
 
     def __init__(
         self, layer: Layer, number: int, schemes: Mapping[str, Scheme], texts: int, keep: Keep

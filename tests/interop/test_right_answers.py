@@ -1,4 +1,4 @@
-"""What is a runtime's answer held against, in each recipe?"""
+"""With what is a runtime's answer compared, in each recipe?"""
 
 from __future__ import annotations
 

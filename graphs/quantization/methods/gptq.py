@@ -1,7 +1,7 @@
 """Round so that what a layer computes changes least, which calibration observes (GPTQ).
 
-Weights are rounded one column after the other; the error of each is made up for by the columns
-that are not rounded yet, by how the layer's inputs correlate. Calibration does it
+Weights are rounded one column after the other; the columns that are not rounded yet compensate the
+error of each, as far as the layer's inputs correlate. Calibration does it
 (``export/calibrate/gptq.py``), since the next layer's inputs depend on it; here its result is
 looked up. The embedding, which multiplies nothing, and the head are rounded to nearest.
 Source: GPTQ, arXiv:2210.17323.
