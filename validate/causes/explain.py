@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from dataclasses import dataclass
 
@@ -25,6 +26,9 @@ from .of_weights import cause_of_weights
 from .rank_causes import Found
 
 _EXPORT_AGAIN = "export again, and keep the artifact's files as they are written"
+# Of a weight, relative to the largest of its block: GPTQ moves none further in the trained models,
+# so blocks beyond it are those to look at, and what is nearer is alike.
+_USUAL_BY_GPTQ = 0.6
 _REPORT = "please report this, with the checkpoint's tokenizer files"
 
 
@@ -89,6 +93,9 @@ def _explained(gate: Gate, layer_checks: LayerChecks, compared: ComparedTensor) 
     elif finding.kind == "weights":
         prefix = "" if finding.layer is None else f"layers.{finding.layer}."
         parameter, checkpoint = f"{prefix}{finding.name}.weight", gate.reference.checkpoint
+        if gate.subject.is_rounded_in_calibration and finding.layer is not None:
+            usual = dataclasses.replace(finding, bound=_USUAL_BY_GPTQ)
+            compared = dataclasses.replace(compared, finding=usual)
         found = cause_of_weights(compared, parameter, config, checkpoint)
     else:
         found, checkpoint = None, gate.reference.checkpoint

@@ -8,6 +8,7 @@ import torch
 from ...export.model.model import Layer
 from ...graphs.probing.matmuls import Matmul
 from ...graphs.quantization.codes import dequantize
+from ...graphs.quantization.methods.round_to_nearest import METHOD as ROUND_TO_NEAREST
 from ...graphs.quantization.methods.round_to_nearest import quantize
 from ...graphs.quantization.scheme import Scheme
 from ..artifact_under_test import Subject
@@ -56,6 +57,13 @@ class MatrixChecks:
                 number, prefix + role, expected, found, bits=linear.bits, block=linear.block
             )
         return whole
+
+    def _bound(self, number: int | None, bits: int) -> float:
+        """The bound on a weight: calibration rounds layers alone, the ends are to nearest."""
+        is_nearest = number is None and self._subject.is_rounded_in_calibration
+        if is_nearest and bits in ROUND_TO_NEAREST.weight_errors:
+            return ROUND_TO_NEAREST.weight_errors[bits] * self._tolerance.scale
+        return self._tolerance.weight_error_for(bits)
 
     def compare_rounding(
         self,
@@ -132,7 +140,7 @@ class MatrixChecks:
             name=name,
             kind="weights",
             error=float(errors[row, column]),
-            bound=self._tolerance.weight_error_for(bits) * slack,
+            bound=self._bound(number, bits) * slack,
             position=None,
             detail=f"row {row}" + (f", block {column}" if errors.shape[1] > 1 else ""),
         )
