@@ -20,8 +20,8 @@ from ..config import MistralConfig
 from ..formats.checkpoint import Checkpoint
 
 _MODULE = "tramontane.export.calibrate.calibrate"
-# Of torch's threads after each step of a small layer. Where they wait busily, as by default, a
-# machine with other work to do takes six times as long (measured with four other processes).
+# How torch's threads wait for each other after each step. By default they do so busily, and on a
+# machine with other work to do they take each other's turns: several times as slow.
 _WAIT_POLICY = "PASSIVE"
 REFUSED = 3  # its exit status when one of our errors is on standard output, as JSON
 

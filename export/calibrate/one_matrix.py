@@ -1,4 +1,4 @@
-"""Rounds one matrix for the inputs of a matrix of its own choice: for planted faults."""
+"""Rounds one matrix for the inputs that it would have in another layer: a fault to be planted."""
 
 from __future__ import annotations
 

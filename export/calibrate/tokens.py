@@ -16,8 +16,8 @@ from ..tokenizer.tokenizer import CheckpointTokenizer
 TEXT = Path(__file__).with_name("calibration.txt")
 # Of a text, for recipes that observe the largest activations alone: those show early.
 TOKENS_FOR_MAXIMA = 2048
-# For those that round matrices by their inputs. Measured on the bundled model, mean KL of int4 by
-# tokens: 2 048 2.0e-2, 8 192 1.7e-2, 32 768 1.65e-2.
+# For those that round matrices by their inputs. More are closer to the float model, but hardly
+# beyond this.
 DEFAULT_TOKENS = 16384
 SEQUENCE_LENGTH = 512  # of one sequence
 _FEWEST_TOKENS = 32
@@ -48,7 +48,8 @@ def calibration_tokens(
         config: of the model.
         checkpoint: that has the tokenizer.
         text: what is cut into sequences.
-        most: tokens of text, at most; whole sequences of them.
+        most: tokens of text, at most; of 512, so many sequences, or as many shorter ones where the
+            model has fewer positions.
 
     Raises:
         ConfigError: the text has too few tokens.
