@@ -1,27 +1,37 @@
-"""The driver: decodes from an artifact with numpy, onnxruntime and sentencepiece alone."""
+"""The driver: decodes from an artifact with numpy, onnxruntime and sentencepiece alone.
+
+``Model.load(folder)`` opens an artifact; ``model.session()`` begins a sequence of tokens with its
+KV cache. Errors are ``ContractError``. The logger is ``tramontane.runtime`` of ``logging``.
+"""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .errors import ContractError as ContractError
+    from .memory import MemoryPlan as MemoryPlan
     from .model import Model as Model
     from .sampling import Sampler as Sampler
     from .session import Session as Session
 
+_HOMES = {
+    "ContractError": "errors",
+    "MemoryPlan": "memory",
+    "Model": "model",
+    "Sampler": "sampling",
+    "Session": "session",
+}
+__all__ = list(_HOMES)
+
 
 def __getattr__(name: str) -> Any:
     # Imported late, so that reading only the contract does not load onnxruntime.
-    if name == "Model":
-        from .model import Model
-
-        return Model
-    if name == "Session":
-        from .session import Session
-
-        return Session
-    if name == "Sampler":
-        from .sampling import Sampler
-
-        return Sampler
+    if name in _HOMES:
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__all__", "__doc__", "__file__", "__name__", "__path__"]

@@ -27,7 +27,7 @@ class Binding:
 
     def __init__(self, graph: ort.InferenceSession, geometry: contract.Geometry) -> None:
         """Bind nothing yet."""
-        self.handle = graph.io_binding()
+        self.handle: Any = graph.io_binding()
         self.cache: list[CacheRows] = []  # (1, G, rows, D) each: key and value, layer by layer
         self.capacity = 0  # tokens for which every layer has rows, which are bound
         self._geometry = geometry
@@ -76,6 +76,12 @@ class Binding:
             self.handle.bind_ortvalue_input(names[0], value)
             self.handle.bind_ortvalue_output(names[1], value)
         self.capacity = most if geometry.is_bounded else growing_rows(tokens, most=most)
+
+    def release(self) -> None:
+        """Free all arrays; nothing can be bound afterwards."""
+        self.handle, self.capacity = None, 0
+        self.cache.clear()
+        self._bound.clear()
 
     def repeat(self, tokens: int, *, until: int) -> None:
         """Fill the rows that a sequence of ``until`` tokens holds beyond those of ``tokens``.

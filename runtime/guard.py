@@ -15,7 +15,7 @@ _THREAD = "thread"
 
 
 class Guard:
-    """One thread at a time may be inside ``with guard:``.
+    """One thread at a time may be inside ``with guard:``, and none after ``close``.
 
     A call that changes what is guarded sets ``is_whole`` to false before its first change and to
     true after its last one. If an error or an interrupt comes between, every later use is refused
@@ -31,6 +31,7 @@ class Guard:
         """
         self.changes = 0  # begun so far; a caller compares it to find changes of others
         self.is_whole = True
+        self.is_closed = False
         self._what = what
         self._remedy = remedy
         self._inside: dict[str, int] = {}  # of a dict, setdefault is atomic
@@ -39,7 +40,7 @@ class Guard:
         """Enter, or be refused.
 
         Raises:
-            ContractError: another call is inside, or an earlier one did not end.
+            ContractError: another call is inside, an earlier one did not end, or it is closed.
         """
         me = get_ident()
         if self._inside or self._inside.setdefault(_THREAD, me) != me:
@@ -52,7 +53,7 @@ class Guard:
         self._inside.clear()
 
     def leave(self) -> None:
-        """Leave after ``reopen``."""
+        """Leave after ``reopen`` or ``close``."""
         self._inside.clear()
 
     def begin(self) -> int:
@@ -63,6 +64,27 @@ class Guard:
 
     def reopen(self) -> None:
         """Enter after a call that did not end, as well as after one that did.
+
+        Raises:
+            ContractError: a call of another thread is inside, or it is closed.
+        """
+        self._enter_anew()
+        if self.is_closed:
+            self._inside.clear()
+            raise self._unfinished()
+
+    def close(self) -> None:
+        """Enter as ``reopen`` does; every later use is refused.
+
+        Raises:
+            ContractError: a call of another thread is inside.
+        """
+        self._enter_anew()
+        self.is_whole, self.is_closed = False, True
+        self.changes += 1
+
+    def _enter_anew(self) -> None:
+        """Enter, also after a call of this thread that did not end.
 
         Raises:
             ContractError: a call of another thread is inside.
@@ -86,6 +108,10 @@ class Guard:
         )
 
     def _unfinished(self) -> ContractError:
+        if self.is_closed:
+            return ContractError(
+                f"{self._what} is closed, expected an open one; make another with model.session()"
+            )
         return ContractError(
             f"{self._what}: an earlier call was interrupted or failed before it ended, so its "
             f"state is unknown; {self._remedy}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Sequence
 from functools import cached_property
@@ -14,22 +15,32 @@ import numpy.typing as npt
 from . import contract
 from .check_interface import refuse_broken_promises
 from .errors import ContractError
+from .log import logger
 from .manifest import Manifest, read_manifest, verify_files
-from .memory import refuse_beyond
+from .memory import MemoryPlan, refuse_beyond
 from .ort_session import open_graph, ort
-from .sizes import counted
+from .sizes import counted, format_bytes, parse_size
 from .tokenizers.kinds import find_kind, open_tokenizer
 
 if TYPE_CHECKING:
+    from .session import Session
     from .tokenizers.tokenizer import Tokenizer
 
 Integers = npt.NDArray[np.int64]
 
 
 class Model:
-    """What the sequences of an artifact share: make a ``Session(model)`` for each of them.
+    """What the sequences of an artifact share: the graph with the weights, and the tokenizer.
 
-    Several threads may use one model at once.
+    Several threads may use one model at once. ``with`` closes it.
+
+    >>> from tramontane.runtime import Model
+    >>> with Model.load("ARTIFACT") as model:
+    ...     first, second = model.session(), model.session()
+    ...     first.prefill(model.tokenizer.encode("def f(x):")).shape
+    (2048,)
+    >>> first.tokens, second.tokens
+    (6, 0)
     """
 
     def __init__(
@@ -43,9 +54,10 @@ class Model:
         """Join the parts of an artifact; most callers want ``load``."""
         self.folder = folder
         self.manifest = manifest
-        self.graph = graph
+        self._graph: ort.InferenceSession | None = graph
         self._max_memory_bytes = max_memory_bytes
-        self._cache_bytes: dict[int, int] = {}  # of each session, by its id
+        self._sessions: dict[int, weakref.ref[Session]] = {}  # those not yet freed, by id
+        self._cache_bytes: dict[int, int] = {}  # of each, by its id
 
     @classmethod
     def load(
@@ -54,7 +66,7 @@ class Model:
         *,
         threads: int | None = None,
         verify: bool = False,
-        max_memory_bytes: int | None = None,
+        max_memory: int | str | None = None,
     ) -> Model:
         """Open an artifact.
 
@@ -62,22 +74,27 @@ class Model:
             folder: written by export.
             threads: for one operator; None for as many as there are physical cores.
             verify: first compare every file's hash with the manifest's.
-            max_memory_bytes: resident memory that the process may take with all sessions of this
-                model, as the manifest plans it; None for as much as they need.
+            max_memory: resident memory that the process may take with all sessions of this model,
+                as the manifest plans it: bytes, or text such as ``"6GiB"``; None for as much as
+                they need.
 
         Raises:
             ContractError: a file is missing or damaged, the graph is not what the manifest
                 promises, its kind of tokenizer is unknown, or it would take more memory than
                 allowed.
+            ConfigError: ``max_memory`` is text, but not a size.
         """
-        folder = Path(folder)
+        folder, start = Path(folder), time.perf_counter()
+        limit = (
+            parse_size(max_memory, flag="max_memory")
+            if isinstance(max_memory, str)
+            else max_memory
+        )
         if threads is not None and threads < 1:
             raise ContractError(f"threads is {threads}; expected 1 or more")
         manifest = read_manifest(folder)
         find_kind(folder, manifest)
-        refuse_beyond(
-            manifest.memory, manifest.geometry, tokens=1, limit=max_memory_bytes, what=folder
-        )
+        refuse_beyond(manifest.memory, manifest.geometry, tokens=1, limit=limit, what=folder)
         if verify:
             verify_files(folder, manifest)
         path = folder / contract.MODEL_FILE
@@ -85,9 +102,66 @@ class Model:
             raise ContractError(f"{path}: missing; copy the artifact again")
         graph = open_graph(path, threads=threads, made_with=manifest.tools.get("onnxruntime"))
         refuse_broken_promises(path, manifest.geometry, graph)
-        return cls(
-            folder=folder, manifest=manifest, graph=graph, max_memory_bytes=max_memory_bytes
-        )
+        needed = format_bytes(manifest.memory.resident_bytes)
+        seconds = time.perf_counter() - start
+        logger.info("%s: loaded in %.2f s; planned memory is %s", folder, seconds, needed)
+        return cls(folder=folder, manifest=manifest, graph=graph, max_memory_bytes=limit)
+
+    @staticmethod
+    def plan(folder: Path | str) -> MemoryPlan:
+        """The memory that a process with one session needs; nothing is loaded.
+
+        Raises:
+            ContractError: not an artifact.
+
+        >>> plan = Model.plan("ARTIFACT")
+        >>> plan.weights_bytes < plan.resident_bytes < 150_000_000
+        True
+        """
+        return read_manifest(Path(folder)).memory
+
+    def session(self) -> Session:
+        """Begin an empty sequence with a KV cache of its own.
+
+        Raises:
+            ContractError: with the caches of the other sessions, it would take more memory than
+                allowed, or the model is closed.
+        """
+        from .session import Session
+
+        return Session(self)
+
+    @property
+    def graph(self) -> ort.InferenceSession:
+        """The graph with its weights.
+
+        Raises:
+            ContractError: the model is closed.
+        """
+        if self._graph is None:
+            raise ContractError(
+                f"{self.folder}: this model is closed, expected an open one; load it again with "
+                "Model.load"
+            )
+        return self._graph
+
+    def close(self) -> None:
+        """Close the model's sessions and free its weights; a second time it does nothing.
+
+        Raises:
+            ContractError: another thread is inside a call of one of the sessions, which stays
+                open, and so does the model.
+        """
+        for found in list(self._sessions.values()):
+            if (session := found()) is not None:
+                session.close()
+        self._graph = None
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -98,14 +172,16 @@ class Model:
         """
         return open_tokenizer(self.folder, self.manifest)
 
-    def note_cache(self, session: object, *, cache_bytes: int) -> None:
+    def note_cache(self, session: Session, *, cache_bytes: int) -> None:
         """Note what the cache of a session takes, for the limit on memory, until it is freed."""
-        if id(session) not in self._cache_bytes:
-            freed = weakref.finalize(session, self._cache_bytes.pop, id(session), None)
-            freed.atexit = False
+        if id(session) not in self._sessions:
+            for by_id in (self._sessions, self._cache_bytes):
+                freed = weakref.finalize(session, by_id.pop, id(session), None)
+                freed.atexit = False
+            self._sessions[id(session)] = weakref.ref(session)
         self._cache_bytes[id(session)] = cache_bytes
 
-    def refuse_memory(self, session: object, *, tokens: int) -> None:
+    def refuse_memory(self, session: Session, *, tokens: int) -> None:
         """Refuse a session of so many tokens if the process would take more than allowed.
 
         Raises:

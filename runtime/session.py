@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,15 @@ class Session:
 
     A step copies no rows of the cache but those that an eviction moves.
 
+    ``model.session()`` makes one; ``with`` closes it. ``tokens`` counts the sequence:
+
+    >>> from tramontane.runtime import Model
+    >>> session = Model.load("ARTIFACT").session()
+    >>> logits = session.prefill([1, 300, 301])
+    >>> logits = session.step(int(logits.argmax()))
+    >>> session.tokens
+    4
+
     One thread at a time may use a session: a call while another thread is inside one raises
     ContractError at once. Threads that use sessions of their own may share the model. After an
     error or an interrupt while tokens were being appended, every call raises it until ``reset``.
@@ -44,9 +54,10 @@ class Session:
             ContractError: with the caches of the model's other sessions, it would take more memory
                 than the model was allowed.
         """
+        self._graph: Any = model.graph
         model.refuse_memory(self, tokens=1)
         self.model = model
-        self._graph = model.graph
+        self._owns_model = False
         self._geometry = model.manifest.geometry
         self._tokens = 0
         self._guard = Guard(
@@ -59,6 +70,7 @@ class Session:
         self._step_logits = np.zeros((1, 1, self._geometry.vocab_size), np.float32)
         self._next_logits: Floats = self._step_logits[0, 0]
         self._next_logits.flags.writeable = False
+        model.note_cache(self, cache_bytes=0)
         if self._geometry.is_bounded:
             self._allocate(self._geometry.max_positions)
 
@@ -69,23 +81,25 @@ class Session:
         *,
         threads: int | None = None,
         verify: bool = False,
-        max_memory_bytes: int | None = None,
+        max_memory: int | str | None = None,
     ) -> Session:
-        """Open an artifact for one sequence; ``Session(Model.load(folder))`` is the same.
+        """Open an artifact for one sequence, as ``Model.load(folder).session()`` does.
+
+        Closing the session then closes the model.
 
         Args:
             folder: written by export.
             threads: for one operator; None for as many as there are physical cores.
             verify: first compare every file's hash with the manifest's.
-            max_memory_bytes: resident memory that the process may take, as the manifest plans
-                it; None for as much as it needs.
+            max_memory: resident memory that the process may take, as the manifest plans it: bytes,
+                or text such as ``"6GiB"``; None for as much as it needs.
 
         Raises:
-            ContractError: as ``Model.load``.
+            ContractError, ConfigError: as ``Model.load``.
         """
-        return cls(
-            Model.load(folder, threads=threads, verify=verify, max_memory_bytes=max_memory_bytes)
-        )
+        session = cls(Model.load(folder, threads=threads, verify=verify, max_memory=max_memory))
+        session._owns_model = True
+        return session
 
     @property
     def folder(self) -> Path:
@@ -106,6 +120,29 @@ class Session:
     def tokens(self) -> int:
         """Tokens of the sequence so far."""
         return self._tokens
+
+    def close(self) -> None:
+        """Free the KV cache; a second time it does nothing. Every other call then raises.
+
+        Raises:
+            ContractError: another thread is inside a call.
+        """
+        self._guard.close()
+        try:
+            self._graph = None
+            self._binding.release()
+            self.model.note_cache(self, cache_bytes=0)
+        finally:
+            self._guard.leave()
+        if self._owns_model:
+            self._owns_model = False
+            self.model.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def reset(self) -> None:
         """Begin an empty sequence; rows of the old one are never read again.

@@ -90,7 +90,7 @@ def main(args: Namespace) -> int:
         args.artifact,
         threads=args.threads,
         verify=args.verify,
-        max_memory_bytes=size_of(args.max_memory, flag="--max-memory"),
+        max_memory=size_of(args.max_memory, flag="--max-memory"),
     )
     prompt = read_standard_input() if given is None else given
     pieces = session.stream(

@@ -134,7 +134,7 @@ def test_the_limit_on_memory_counts_the_caches_of_all_sessions(
     """The hand-made manifest plans 1100 bytes besides the cache, and a byte for each token."""
     folder = make(tmp_path / "tiny")
     cache_bytes = 2 * 2 * 24 * 16 * 4
-    model = Model.load(folder, threads=1, max_memory_bytes=1100 + 24 + cache_bytes)
+    model = Model.load(folder, threads=1, max_memory=1100 + 24 + cache_bytes)
     first = Session(model)
     first.prefill([5])
     second = Session(model)
@@ -150,7 +150,7 @@ def test_a_growing_cache_is_refused_rows_that_other_sessions_have(
 ) -> None:
     folder = make(tmp_path / "tiny", built=None)
     cache_bytes = 2 * 2 * 256 * 16 * 4
-    model = Model.load(folder, threads=1, max_memory_bytes=1100 + 256 + cache_bytes)
+    model = Model.load(folder, threads=1, max_memory=1100 + 256 + cache_bytes)
     first, second = Session(model), Session(model)
     second.prefill([5] * 100)
     first.prefill([5] * 256)

@@ -108,16 +108,16 @@ def test_memory_beyond_what_is_allowed_is_refused_before_the_graph_is_loaded(
     folder = make(tmp_path / "tiny")
     (folder / MODEL_FILE).unlink()
     with pytest.raises(ContractError, match=r"needs 1\.\d\d kB of memory .*, allowed are 500 B"):
-        Session.load(folder, max_memory_bytes=500)
+        Session.load(folder, max_memory=500)
     with pytest.raises(ContractError, match="missing"):
-        Session.load(folder, max_memory_bytes=10_000)
+        Session.load(folder, max_memory=10_000)
 
 
 def test_tokens_that_a_growing_cache_may_not_hold_are_refused_and_fewer_run(
     make: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    session = Session.load(make(tmp_path / "tiny", built=None), max_memory_bytes=1100 + 300)
+    session = Session.load(make(tmp_path / "tiny", built=None), max_memory=1100 + 300)
     sampler = Sampler(temperature=0)
     with pytest.raises(ContractError, match="what would fit: at most 256 tokens"):
         session.generate([1, 2, 3], max_new_tokens=300, sampler=sampler)
