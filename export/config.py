@@ -27,7 +27,7 @@ _ABOVE_ZERO = ("rms_norm_eps", "rope_theta")
 class MistralConfig:
     """Architecture of one checkpoint; names follow Hugging Face ``config.json``."""
 
-    architecture: str  # MistralForCausalLM or LlamaForCausalLM
+    architecture: str  # as in ``export/formats/architectures/known.py``
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
@@ -43,7 +43,7 @@ class MistralConfig:
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     # Window of each layer where they differ: ``sliding_window`` is then the largest. Empty where
-    # all layers have ``sliding_window``; no checkpoint format that is read gives anything else.
+    # all layers have ``sliding_window``.
     layer_windows: tuple[int | None, ...] = ()
 
     def __post_init__(self) -> None:
@@ -91,11 +91,7 @@ class MistralConfig:
 
     def with_windows(self, windows: Sequence[int | None]) -> MistralConfig:
         """The same architecture with these windows, one for each layer."""
-        return dataclasses.replace(
-            self,
-            sliding_window=max((one for one in windows if one is not None), default=None),
-            layer_windows=tuple(windows) if len(set(windows)) > 1 else (),
-        )
+        return dataclasses.replace(self, **describe_windows(windows))
 
     @property
     def num_parameters(self) -> int:
@@ -106,6 +102,18 @@ class MistralConfig:
         layer = attention + 3 * M * self.intermediate_size + 2 * M
         matrices = 1 if self.tie_word_embeddings else 2
         return matrices * self.vocab_size * M + self.num_hidden_layers * layer + M
+
+
+def describe_windows(windows: Sequence[int | None]) -> dict[str, Any]:
+    """The fields that say windows of layers.
+
+    >>> describe_windows([8, 8]), describe_windows([None, 8])["layer_windows"]
+    ({'sliding_window': 8, 'layer_windows': ()}, (None, 8))
+    """
+    return {
+        "sliding_window": max((one for one in windows if one is not None), default=None),
+        "layer_windows": tuple(windows) if len(set(windows)) > 1 else (),
+    }
 
 
 def config_from_json(content: Mapping[str, Any]) -> MistralConfig:

@@ -6,31 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.errors import ConfigError
-from ..config import MistralConfig
+from ..config import MistralConfig, describe_windows
 from ..tokenizer.spelling import write_ids
+from .architectures.architecture import Architecture
+from .architectures.known import ARCHITECTURES, architecture_of
 from .held_files import HeldFile, HeldFiles
 from .metadata_fields import flag, number, read_json_object, shown, token_id, token_ids
 
 CONFIG_FILE = "config.json"
 
-# What a config.json that leaves a key out means by it.
-# Source: transformers 5.23, MistralConfig and LlamaConfig, which write and document the format.
-_DOCUMENTED_DEFAULTS: dict[str, dict[str, Any]] = {
-    "MistralForCausalLM": {
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 10000.0,
-        "sliding_window": 4096,
-        "max_position_embeddings": 131072,
-    },
-    "LlamaForCausalLM": {
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 10000.0,
-        "sliding_window": None,
-        "max_position_embeddings": 2048,
-    },
-}
-MODEL_TYPES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral"}
-_SUPPORTED = ", ".join(sorted(_DOCUMENTED_DEFAULTS))
+_SUPPORTED = ", ".join(ARCHITECTURES)
 _BIASES = ("attention_bias", "mlp_bias")
 _QUANTIZATION = "quantization_config"
 _PLAIN_ROPE = {"rope_type", "type", "rope_theta", "factor", "partial_rotary_factor"}
@@ -90,18 +75,17 @@ def to_hugging_face(config: MistralConfig) -> dict[str, Any]:
 
     ``rope_theta`` stands at the top, where every version of transformers finds it.
     """
-    is_mistral = config.architecture == "MistralForCausalLM"
+    architecture = architecture_of(config)
     return {
-        "architectures": [config.architecture],
-        "model_type": MODEL_TYPES[config.architecture],
+        "architectures": [architecture.name],
+        "model_type": architecture.model_type,
         **{name: getattr(config, name) for name in _GEOMETRY},
         "num_key_value_heads": config.num_key_value_heads,
         "head_dim": config.head_dim,
         "max_position_embeddings": config.max_position_embeddings,
         "rms_norm_eps": config.rms_norm_eps,
         "rope_theta": config.rope_theta,
-        **({"sliding_window": config.sliding_window} if is_mistral else {}),
-        **({"layer_windows": list(config.layer_windows)} if config.layer_windows else {}),
+        **architecture.windows_as_json(config),
         "tie_word_embeddings": config.tie_word_embeddings,
         "hidden_act": "silu",
         **write_ids(bos=config.bos_token_id, eos=config.eos_token_ids),
@@ -110,39 +94,44 @@ def to_hugging_face(config: MistralConfig) -> dict[str, Any]:
 
 def _parse(published: dict[str, Any]) -> MistralConfig:
     architecture = _architecture(published)
-    _refuse_unsupported(published, architecture)
-    defaults = _DOCUMENTED_DEFAULTS[architecture]
+    _refuse_unsupported(published)
     values = {name: number(published, name, int) for name in _GEOMETRY}
-    heads = values["num_attention_heads"]
-    if published.get("head_dim") is None and values["hidden_size"] % max(heads, 1):
+    hidden, heads = values["hidden_size"], values["num_attention_heads"]
+    if published.get("head_dim") is None and not architecture.head_dim and hidden % max(heads, 1):
         raise ConfigError(
-            f"head_dim is missing and hidden_size ({values['hidden_size']}) is not a multiple "
+            f"head_dim is missing and hidden_size ({hidden}) is not a multiple "
             f"of num_attention_heads ({heads})"
         )
+    windows = architecture.windows(published, values["num_hidden_layers"])
     return MistralConfig(
-        architecture=architecture,
+        architecture=architecture.name,
         **values,
         num_key_value_heads=_key_value_heads(published, architecture, heads),
-        head_dim=number(published, "head_dim", int, values["hidden_size"] // max(heads, 1)),
-        max_position_embeddings=number(
-            published, "max_position_embeddings", int, defaults["max_position_embeddings"]
+        head_dim=number(
+            published, "head_dim", int, architecture.head_dim or hidden // max(heads, 1)
         ),
-        rms_norm_eps=number(published, "rms_norm_eps", float, defaults["rms_norm_eps"]),
-        rope_theta=_rope_theta(published, defaults["rope_theta"]),
-        sliding_window=_sliding_window(published, architecture),
-        tie_word_embeddings=flag(published, "tie_word_embeddings"),
+        max_position_embeddings=number(
+            published, "max_position_embeddings", int, architecture.max_position_embeddings
+        ),
+        rms_norm_eps=number(published, "rms_norm_eps", float, architecture.rms_norm_eps),
+        rope_theta=_rope_theta(published, architecture.rope_theta),
+        **describe_windows(windows),
+        tie_word_embeddings=flag(
+            published, "tie_word_embeddings", architecture.tie_word_embeddings
+        ),
         bos_token_id=token_id(published, "bos_token_id"),
         eos_token_ids=token_ids(published, "eos_token_id"),
     )
 
 
-def _architecture(published: dict[str, Any]) -> str:
+def _architecture(published: dict[str, Any]) -> Architecture:
     """The class that transformers loads: ``model_type`` decides, ``architectures`` must agree.
 
     Source: transformers 5.23, ``AutoModelForCausalLM``, which reads ``model_type``.
     """
     named, kind = published.get("architectures"), published.get("model_type")
-    of_type = next((name for name, own in MODEL_TYPES.items() if own == kind), None)
+    every = ARCHITECTURES.values()
+    of_type = next((own for own in every if own.model_type == kind), None)
     if named in (None, []):
         if of_type is not None:
             return of_type
@@ -150,9 +139,10 @@ def _architecture(published: dict[str, Any]) -> str:
             f"architectures is {shown(named)} and model_type is {shown(kind)}; supported are "
             f"{_SUPPORTED}"
         )
-    for supported in _DOCUMENTED_DEFAULTS:
-        if named in ([supported], [supported.replace("ForCausalLM", "Model")]):
-            if kind is not None and of_type != supported:
+    for supported in every:
+        name = supported.name
+        if named in ([name], [name.replace("ForCausalLM", "Model")]):
+            if kind is not None and of_type is not supported:
                 raise ConfigError(
                     f"architectures is {shown(named)} and model_type is {shown(kind)}, expected "
                     f"them to agree: transformers loads what model_type says; correct one of them"
@@ -161,7 +151,7 @@ def _architecture(published: dict[str, Any]) -> str:
     raise ConfigError(f"architectures is {shown(named)}; supported are {_SUPPORTED}")
 
 
-def _refuse_unsupported(published: dict[str, Any], architecture: str) -> None:
+def _refuse_unsupported(published: dict[str, Any]) -> None:
     """Name whatever would make the export something else than the model."""
     for name in _BIASES:  # the files decide whether there are any
         flag(published, name)
@@ -170,10 +160,6 @@ def _refuse_unsupported(published: dict[str, Any], architecture: str) -> None:
     refused = {
         f"rope scaling ({kind})": bool(kind),
         f"activation {shown(activation)} (supported: silu)": activation != "silu",
-        "a sliding_window, which LlamaForCausalLM ignores (remove it, or give --window)": bool(
-            architecture == "LlamaForCausalLM" and published.get("sliding_window")
-        ),
-        "layer_types other than one kind for all layers": (_are_mixed(published, "layer_types")),
         "layer_windows, a window for each layer": bool(published.get("layer_windows")),
         "partial rotary embedding": any(
             number(source, "partial_rotary_factor", float, 1) != 1 for source in (published, rope)
@@ -214,18 +200,8 @@ def _object(published: dict[str, Any], name: str) -> dict[str, Any]:
     return value
 
 
-def _are_mixed(published: dict[str, Any], name: str) -> bool:
-    value = published.get(name)
-    if value is None:
-        return False
-    if not isinstance(value, list) or not all(isinstance(kind, str) for kind in value):
-        raise ConfigError(f"{name} is {shown(value)}; expected a list of names")
-    return len(set(value)) > 1
-
-
-def _key_value_heads(published: dict[str, Any], architecture: str, heads: int) -> int:
-    """Llama documents ``num_attention_heads`` as the default; Mistral's 8 is no safe guess."""
-    default = heads if architecture == "LlamaForCausalLM" else None
+def _key_value_heads(published: dict[str, Any], architecture: Architecture, heads: int) -> int:
+    default = heads if architecture.has_as_many_kv_heads else None
     return int(number(published, "num_key_value_heads", int, default))
 
 
@@ -239,12 +215,3 @@ def _rope_theta(published: dict[str, Any], default: float) -> float:
     if len(found) > 1:
         raise ConfigError(f"rope_theta is given twice and differs: {sorted(found)}")
     return found.pop() if found else default
-
-
-def _sliding_window(published: dict[str, Any], architecture: str) -> int | None:
-    """A missing key means the documented default; an explicit null means no window."""
-    default = _DOCUMENTED_DEFAULTS[architecture]["sliding_window"]
-    value = published.get("sliding_window", default)
-    if value is None:
-        return None
-    return int(number({"sliding_window": value}, "sliding_window", int))

@@ -106,6 +106,20 @@ def listed(published: Mapping[str, Any], name: str, kind: type[Any]) -> list[Any
     return value
 
 
+def texts(published: Mapping[str, Any], name: str) -> list[str]:
+    """Read a list of names of a published description; a missing or null one is empty.
+
+    Raises:
+        ConfigError: it is no list, or has anything but texts.
+    """
+    value = published.get(name)
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ConfigError(f"{name} is {shown(value)}; expected a list of names")
+    return value
+
+
 def token_id(published: Mapping[str, Any], name: str) -> int | None:
     """Read one token id of a published description; None where it is missing or null.
 

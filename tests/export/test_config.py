@@ -17,6 +17,7 @@ from tramontane.export.formats.mistral import to_params_json
 from tramontane.export.model.model import Mistral
 from tramontane.runtime.errors import ConfigError
 from transformers import AutoConfig, LlamaConfig
+from transformers import MinistralConfig as PublishedMinistralConfig
 from transformers import MistralConfig as PublishedMistralConfig
 from transformers.models.mistral.modeling_mistral import MistralRotaryEmbedding
 
@@ -103,6 +104,54 @@ def test_null_window_is_no_window(tmp_path: Path) -> None:
     assert read(tmp_path, sliding_window=None).sliding_window is None
 
 
+MINISTRAL = {**MISTRAL, "architectures": ["MinistralForCausalLM"]}
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+@pytest.mark.parametrize(
+    ("changes", "windows"),
+    [
+        ({"sliding_window": 8, "layer_types": [FULL, SLIDING]}, (None, 8)),
+        ({"sliding_window": 8, "layer_types": [FULL, FULL]}, (None, None)),
+        ({"sliding_window": 8, "layer_types": None}, (8, 8)),
+        ({"layer_types": [SLIDING, FULL]}, (4096, None)),
+        ({"sliding_window": None}, (None, None)),
+        ({}, (4096, 4096)),
+    ],
+    ids=str,
+)
+def test_layers_of_ministral_have_the_windows_of_their_types(
+    tmp_path: Path, changes: dict[str, Any], windows: tuple[int | None, ...]
+) -> None:
+    config = read(tmp_path, MINISTRAL, **changes)
+    assert config.windows == windows
+    theirs = PublishedMinistralConfig.from_pretrained(tmp_path)
+    assert windows == tuple(
+        theirs.sliding_window if kind == SLIDING else None for kind in theirs.layer_types
+    )
+    (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(config)))
+    assert read_config(tmp_path) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer_types": [FULL]}, "layer_types has 1 entries, expected one for each of the 2"),
+        ({"layer_types": [FULL, "chunked_attention"]}, "layer_types has 'chunked_attention'"),
+        (
+            {"layer_types": [FULL, SLIDING], "sliding_window": None},
+            "sliding_attention and no window is given",
+        ),
+    ],
+    ids=str,
+)
+def test_layer_types_that_say_no_window_for_each_layer_are_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path, MINISTRAL, **changes)
+
+
 def test_given_values_are_kept(tmp_path: Path) -> None:
     config = read(
         tmp_path, head_dim=32, sliding_window=8, tie_word_embeddings=True, eos_token_id=[2, 3]
@@ -135,7 +184,7 @@ def test_config_that_transformers_writes_is_read(stdlib_5m: Path) -> None:
         ({"rope_parameters": {"rope_type": "llama3"}}, r"rope scaling \(llama3\)"),
         ({"rope_parameters": {"rope_theta": 1.0}, "rope_theta": 2.0}, "given twice and differs"),
         ({"hidden_act": "gelu"}, "activation 'gelu'"),
-        ({"architectures": ["MixtralForCausalLM"]}, "supported are LlamaForCausalLM, Mistral"),
+        ({"architectures": ["MixtralForCausalLM"]}, "supported are LlamaForCausalLM, Ministral"),
         ({"architectures": MISSING}, "architectures is None and model_type is None; supported"),
         (
             {"architectures": MISSING, "model_type": "gemma"},

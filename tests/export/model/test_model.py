@@ -21,6 +21,8 @@ W = 8
 LENGTHS = [1, W - 1, W, W + 1, 3 * W]
 BOUND = 1e-4  # largest |difference| of two float32 logits
 LLAMA = {"architecture": "LlamaForCausalLM"}
+MINISTRAL = {"architecture": "MinistralForCausalLM", "sliding_window": W}
+FULL, SLIDING = "full_attention", "sliding_attention"
 KINDS = [
     {},
     {"tie": True},
@@ -30,6 +32,9 @@ KINDS = [
     LLAMA,
     {**LLAMA, "tie": True},
     {**LLAMA, "num_key_value_heads": 4},
+    MINISTRAL,
+    {**MINISTRAL, "layer_types": [FULL, SLIDING]},
+    {**MINISTRAL, "layer_types": [SLIDING, FULL], "tie": True},
 ]
 
 
@@ -80,7 +85,9 @@ def test_logits_are_those_of_transformers(tiny_checkpoint: Write, kind: dict[str
         assert difference(our_logits(model, ids), published_logits(folder, ids)) <= BOUND
 
 
-@pytest.mark.parametrize("kind", [{}, LLAMA], ids=str)
+@pytest.mark.parametrize(
+    "kind", [{}, LLAMA, {**MINISTRAL, "layer_types": [FULL, SLIDING]}], ids=str
+)
 def test_stepping_gives_the_logits_of_transformers(
     tiny_checkpoint: Write, kind: dict[str, Any]
 ) -> None:

@@ -1,0 +1,1 @@
+"""Architectures of Hugging Face's ``config.json``, an object each."""

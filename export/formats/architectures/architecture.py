@@ -1,0 +1,35 @@
+"""What differs between the architectures of ``config.json``: defaults, and what layers have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...config import MistralConfig
+
+Published = Mapping[str, Any]  # a config.json
+Windows = tuple[int | None, ...]  # of each layer; None: a query sees all keys before it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Architecture:
+    """One class of transformers, and how its ``config.json`` is read and written."""
+
+    name: str  # of the class, as ``architectures`` has it
+    model_type: str
+    # Of keys that a config.json leaves out: those of the class in transformers, which documents
+    # them.
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    max_position_embeddings: int
+    tie_word_embeddings: bool = False
+    head_dim: int | None = None  # None: hidden_size over num_attention_heads
+    has_as_many_kv_heads: bool = False  # as query heads, by default; else there is no safe guess
+    # Windows of a config.json with so many layers.
+    windows: Callable[[Published, int], Windows]
+    # The keys that say the same of a config.
+    windows_as_json: Callable[[MistralConfig], dict[str, Any]]
+    # The class of the same model with a window in all layers, and in some; None: the same class.
+    with_window: str | None = None
+    with_layer_windows: str | None = None
