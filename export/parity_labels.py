@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from string import Formatter
 from typing import Any
+
+from ..runtime.untrusted.fields import decode
 
 # By figure, in the order in which they are shown: its label, and its format.
 PARITY_LABELS = {
@@ -31,8 +34,16 @@ def parity_rows(parity: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def figure_text(name: str, parity: Mapping[str, Any]) -> str:
-    """One figure as it is shown; None in JSON stands for a figure that is not a number."""
+    """One figure as it is shown; None in JSON stands for a figure that is not a number.
+
+    Raises:
+        ContractError: it is of another type.
+    """
     value = parity[name]
-    if value is None or math.isnan(value):
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return "not a number"
-    return PARITY_LABELS[name][1].format(value, **parity)
+    pattern = PARITY_LABELS[name][1]
+    fields = [each for _, each, _, _ in Formatter().parse(pattern) if each]
+    for field in (name, *fields):
+        decode(float, parity.get(field), where=f"parity.{field}")
+    return pattern.format(value, **{field: parity[field] for field in fields})

@@ -31,6 +31,18 @@ Shape = tuple[int, int, int, int]
 # Types of keys and values in the cache, and the bytes of one number.
 CACHE_DTYPES = {"float32": 4, "int8": 1}
 
+# The largest sizes that a config or a manifest may state: several times those of any published
+# model, so that a wrong one is refused before anything of its size is allocated.
+LARGEST = {
+    "num_layers": 1 << 12,
+    "num_key_value_heads": 1 << 14,
+    "head_dim": 1 << 14,
+    "vocab_size": 1 << 24,
+    "max_positions": 1 << 24,
+    "windows": 1 << 24,
+    "rows": (1 << 24) + (1 << 22),
+}
+
 
 def is_quantized_cache(dtype: str) -> bool:
     """Whether a type of ``CACHE_DTYPES`` holds codes; the graph then has a scale a channel."""

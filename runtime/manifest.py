@@ -9,15 +9,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from .cache import CacheLayout
-from .contract import MANIFEST_FILE, Geometry
-from .errors import ContractError
+from .contract import CACHE_DTYPES, LARGEST, MANIFEST_FILE, Geometry
+from .errors import ContractError, printable
 from .memory import MemoryPlan
-from .tokenizers.added_tokens import AddedToken, AddedTokens
+from .tokenizers.added_tokens import AddedTokens
+from .untrusted.fields import decode, shown
+from .untrusted.files import is_file, is_name_inside, open_regular, read_file
+from .untrusted.json_text import SMALL_BYTES, parse_object
 
 SCHEMA_VERSION = 4
 # Kinds of tokenizer; manifests that name none have the first.
@@ -82,28 +85,29 @@ def read_manifest(folder: Path) -> Manifest:
         ContractError: no such folder or file, another schema version, or not the text written.
     """
     path = folder / MANIFEST_FILE
-    if not folder.is_dir():
+    try:
+        is_there = folder.is_dir()
+    except (OSError, ValueError) as error:  # a name that no folder can have
+        raise ContractError(f"{folder}: {error}; name an artifact written by export") from error
+    if not is_there:
         raise ContractError(f"{folder}: no such folder; name an artifact written by export")
     if not path.is_file():
         raise ContractError(f"{folder}: not an artifact, it holds no {MANIFEST_FILE}")
-    text = path.read_text(encoding="utf-8", errors="replace")
-    try:
-        content = json.loads(text)
-        version = content.pop("schema_version")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ContractError(f"{path}: not a manifest ({error}); export again") from error
+    text = read_file(path, most=SMALL_BYTES, remedy="export again")
+    content = parse_object(text, what=f"{path}: not a manifest", remedy="export again")
+    version = content.pop("schema_version", None)
     if version != SCHEMA_VERSION:
         raise ContractError(
-            f"{path}: schema version {version}, expected {SCHEMA_VERSION}; "
+            f"{path}: schema version {shown(version)}, expected {SCHEMA_VERSION}; "
             "use the tramontane that wrote it, or export again"
         )
     content.pop(_DIGEST, None)
     # The text is compared before it is parsed: an older manifest lacks newer fields.
-    if _text({**content, "schema_version": version}) != text:
+    if _text({**content, "schema_version": version}).encode() != text:
         raise ContractError(f"{path}: changed since it was written; export again")
     try:
         return _parse(content)
-    except (TypeError, KeyError, ContractError) as error:
+    except ContractError as error:
         raise ContractError(f"{path}: not a manifest ({error}); export again") from error
 
 
@@ -115,23 +119,34 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
     """
     for name, promised in manifest.files.items():
         path = folder / name
-        if not path.is_file():
+        if not is_file(path):
             raise ContractError(f"{path}: missing, the manifest promises it; copy it again")
-        found = describe_file(path)
+        found = describe_file(path, most=promised["bytes"])
         if found != promised:
             raise ContractError(
                 f"{path}: {found['bytes']} bytes with sha256 {found['sha256']}, the manifest "
-                f"promises {promised['bytes']} bytes with {promised['sha256']}; copy it again"
+                f"promises {promised['bytes']} bytes with "
+                f"{printable(promised['sha256'], most=64)}; copy it again"
             )
 
 
-def describe_file(path: Path) -> dict[str, Any]:
-    """Size in bytes and sha256 of a file, read in small pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_CHUNK_BYTES):
+def describe_file(path: Path, *, most: int | None = None) -> dict[str, Any]:
+    """Size in bytes and sha256 of a regular file, read in small pieces.
+
+    Args:
+        path: the file.
+        most: bytes that are hashed; None for all. Some files of the system have no end.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    digest, left = hashlib.sha256(), most
+    with open(open_regular(path), "rb") as file:
+        while piece := file.read(_CHUNK_BYTES if left is None else min(left, _CHUNK_BYTES)):
             digest.update(piece)
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+            left = None if left is None else left - len(piece)
+        size_bytes = os.fstat(file.fileno()).st_size
+    return {"bytes": size_bytes, "sha256": digest.hexdigest()}
 
 
 def to_json(content: Any) -> str:
@@ -145,17 +160,58 @@ def _text(content: dict[str, Any]) -> str:
     return to_json({**content, _DIGEST: digest})
 
 
+class _File(TypedDict):
+    bytes: int
+    sha256: str
+
+
+class _Weight(TypedDict):
+    name: str
+    shape: list[int]
+    bits: int
+
+
+class _Tensor(_Weight, total=False):
+    """Quantized values have a block; others may say why they stayed in float."""
+
+    block: int
+    why_float: str
+
+
 def _parse(content: dict[str, Any]) -> Manifest:
-    vocabulary = content["vocabulary"]
-    vocabulary["eos_token_ids"] = tuple(vocabulary["eos_token_ids"])
-    if "added_tokens" in vocabulary:
-        added = vocabulary["added_tokens"]
-        tokens = tuple(AddedToken(**one) for one in added["tokens"])
-        vocabulary["added_tokens"] = AddedTokens(**{**added, "tokens": tokens})
-    content["vocabulary"] = Vocabulary(**vocabulary)
-    content["geometry"] = _parse_geometry(content["geometry"])
-    content["memory"] = MemoryPlan(**content["memory"])
-    return Manifest(**content)
+    """The manifest, every field of the type that it declares.
+
+    Raises:
+        ContractError: naming the first field that is not.
+    """
+    geometry = _parse_geometry(content.pop("geometry", None))
+    vocabulary = decode(Vocabulary, content.pop("vocabulary", None), where="vocabulary")
+    decode(list[_Tensor], content.get("tensors"), where="tensors")
+    files = decode(dict[str, _File], content.get("files", {}), where="files")
+    for name, promised in files.items():
+        if not is_name_inside(name):
+            raise ContractError(
+                f"files names {shown(name)}, expected names of files below the artifact's folder; "
+                "do not trust this artifact"
+            )
+        if promised["bytes"] < 0:
+            raise ContractError(f"files.{shown(name)}.bytes is {promised['bytes']}, expected 0")
+    _refuse_other_tokens(vocabulary, geometry)
+    joined = {"geometry": geometry, "vocabulary": vocabulary}
+    manifest: Manifest = decode(Manifest, {**content, **joined}, where="")
+    return manifest
+
+
+def _refuse_other_tokens(vocabulary: Vocabulary, geometry: Geometry) -> None:
+    """Refuse tokens that no model has; a tokenizer may have more of them than its model."""
+    tokens = [*vocabulary.eos_token_ids, *(one.token for one in vocabulary.added_tokens.tokens)]
+    for name, named, most in (
+        ("bos_token_id", [vocabulary.bos_token_id], geometry.vocab_size),
+        ("eos_token_ids and added_tokens", tokens, LARGEST["vocab_size"]),
+    ):
+        for token in named:
+            if token is not None and not 0 <= token < most:
+                raise ContractError(f"vocabulary.{name}: {token}, expected 0 to {most - 1}")
 
 
 def _describe_vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
@@ -174,9 +230,26 @@ def _describe_geometry(geometry: Geometry) -> dict[str, Any]:
     return {**content, "num_layers": geometry.num_layers, **differing}
 
 
-def _parse_geometry(content: dict[str, Any]) -> Geometry:
-    sizes = dict(content)
-    count, layers = sizes.pop("num_layers"), sizes.pop("layers", None)
-    if layers is None:
-        layers = [{"window": sizes.pop("window"), "rows": sizes.pop("rows")}] * count
-    return Geometry(layers=tuple(CacheLayout(**layer) for layer in layers), **sizes)
+def _parse_geometry(content: object) -> Geometry:
+    sizes = decode(dict[str, Any], content, where="geometry")
+    count = decode(int, sizes.pop("num_layers", None), where="geometry.num_layers")
+    _refuse_size("num_layers", count)
+    if sizes.get("layers") is None:
+        shared = {name: sizes.pop(name, None) for name in ("window", "rows")}
+        sizes["layers"] = [shared] * count
+    geometry: Geometry = decode(Geometry, sizes, where="geometry")
+    for name in LARGEST:
+        found = getattr(geometry, name)
+        for size in found if isinstance(found, tuple) else (found,):
+            _refuse_size(name, size)
+    if geometry.cache_dtype not in CACHE_DTYPES:
+        raise ContractError(
+            f"geometry.cache_dtype is {shown(geometry.cache_dtype)}, expected "
+            f"{' or '.join(CACHE_DTYPES)}"
+        )
+    return geometry
+
+
+def _refuse_size(name: str, size: int | None) -> None:
+    if size is not None and not 0 <= size <= LARGEST[name]:
+        raise ContractError(f"geometry.{name} is {size}, expected 0 to {LARGEST[name]}")

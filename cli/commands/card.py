@@ -24,8 +24,14 @@ def add(subparsers: Any) -> None:
 def main(args: Namespace) -> int:
     """Print an artifact's model card."""
     from ...export.sidecars.card import render_card
+    from ...runtime.contract import MANIFEST_FILE
+    from ...runtime.errors import TramontaneError
     from ...runtime.manifest import read_manifest
 
-    text = render_card(read_manifest(args.artifact))
+    manifest = read_manifest(args.artifact)
+    try:
+        text = render_card(manifest)
+    except TramontaneError as error:
+        raise type(error)(f"{args.artifact / MANIFEST_FILE}: {error}") from error
     print(json.dumps({"card": text}) if args.json else text, end="\n" if args.json else "")
     return 0

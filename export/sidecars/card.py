@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import jinja2
 from huggingface_hub import ModelCardData
@@ -14,7 +15,8 @@ from ...graphs.quantization.weight_formats import find_format
 from ...graphs.targets.known import find_target
 from ...runtime.cache import by_layer
 from ...runtime.manifest import Manifest
-from ...runtime.tokenizers.kinds import KINDS
+from ...runtime.tokenizers.kinds import kind_named
+from ...runtime.untrusted.fields import decode
 from ..example_prompt import example_prompt
 from ..parity_labels import parity_rows
 from ..tokenizer.write_tokenizer import LEFT_OUT
@@ -29,8 +31,32 @@ _TAGS = ("tramontane", "onnx", "onnxruntime")
 _GENAI = "onnxruntime-genai"
 
 
+class _Named(TypedDict):
+    name: str
+
+
+class _Origin(_Named, total=False):
+    license_files: list[str]
+
+
+class _Tools(TypedDict):
+    tramontane: str
+
+
+class _Parity(TypedDict):
+    distance: str
+
+
 def render_card(manifest: Manifest) -> str:
-    """Render the card as Markdown, its metadata first, as hubs read it."""
+    """Render the card as Markdown, its metadata first, as hubs read it.
+
+    Raises:
+        ContractError: a field that it prints is missing or of another type.
+    """
+    decode(_Origin, manifest.origin, where="origin")
+    decode(_Tools, manifest.tools, where="tools")
+    if manifest.parity is not None:
+        decode(_Parity, manifest.parity, where="parity")
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -48,7 +74,7 @@ def render_card(manifest: Manifest) -> str:
         start="none" if start is None else start,
         first=start or 0,
         genai_length=default_length(manifest.geometry),
-        tokenizer_package=KINDS[vocabulary.kind].package,
+        tokenizer_package=kind_named(vocabulary.kind).package,
         has_tokenizer_json=not manifest.tokenizer_json.startswith(LEFT_OUT),
         target=find_target(manifest.target),
         weight_format=find_format(manifest.quant),

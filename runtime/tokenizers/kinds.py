@@ -13,6 +13,9 @@ from pathlib import Path
 from ..contract import MANIFEST_FILE, TOKENIZER_FILE, TOKENIZER_JSON_FILE
 from ..errors import ContractError
 from ..manifest import SENTENCEPIECE, TOKENIZERS, Manifest
+from ..untrusted.fields import shown
+from ..untrusted.files import read_file
+from ..untrusted.json_text import LARGE_BYTES
 from .added_tokens import AddedTokens
 from .protocol import Codec
 from .tokenizer import Tokenizer
@@ -54,19 +57,28 @@ def find_kind(folder: Path, manifest: Manifest) -> Kind:
         ContractError: this version has no such kind, or the package that it needs is missing.
     """
     name = manifest.vocabulary.kind
-    if name not in KINDS:
-        raise ContractError(
-            f"{folder / MANIFEST_FILE}: vocabulary.kind is {name!r}, expected "
-            f"{' or '.join(map(repr, sorted(KINDS)))}, the kinds of tokenizer that this version "
-            "reads; update tramontane: pip install path/to/tramontane, from a newer checkout"
-        )
-    kind = KINDS[name]
+    kind = kind_named(name, where=f"{folder / MANIFEST_FILE}: ")
     if kind.package is not None and importlib.util.find_spec(kind.package) is None:
         raise ContractError(
             f"{folder / MANIFEST_FILE}: vocabulary.kind is {name!r}, which needs the package "
             f"{kind.package}, and it is not installed; pip install {kind.package}"
         )
     return kind
+
+
+def kind_named(name: str, *, where: str = "") -> Kind:
+    """The kind of that name; ``where`` begins the message.
+
+    Raises:
+        ContractError: this version has no such kind.
+    """
+    if name not in KINDS:
+        raise ContractError(
+            f"{where}vocabulary.kind is {shown(name)}, expected "
+            f"{' or '.join(map(repr, sorted(KINDS)))}, the kinds of tokenizer that this version "
+            "reads; update tramontane: pip install path/to/tramontane, from a newer checkout"
+        )
+    return KINDS[name]
 
 
 def open_tokenizer(folder: Path, manifest: Manifest) -> Tokenizer:
@@ -80,9 +92,10 @@ def open_tokenizer(folder: Path, manifest: Manifest) -> Tokenizer:
     path = folder / kind.file
     if not path.is_file():
         raise ContractError(f"{path}: missing; copy the artifact again")
+    content = read_file(path, most=LARGE_BYTES, remedy="copy the artifact again")
     try:
-        codec = kind.parse(path.read_bytes(), manifest.vocabulary.added_tokens)
-    except (ValueError, OSError) as error:
+        codec = kind.parse(content, manifest.vocabulary.added_tokens)
+    except (ValueError, RecursionError) as error:
         raise ContractError(
             f"{path}: not a {manifest.vocabulary.kind} model ({error}); copy the artifact again"
         ) from error

@@ -159,7 +159,8 @@ def test_repository_that_is_given_is_kept(folder: Path) -> None:
 def test_repository_in_another_form_is_refused(folder: Path, given: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         origin(folder, base_model=given)
-    expected = f"--base-model {given}: expected ORGANIZATION/NAME, as on a hub"
+    escaped = given.replace("\n", "\\n")
+    expected = f"--base-model {escaped}: expected ORGANIZATION/NAME, as on a hub"
     assert str(refusal.value) == expected
 
 

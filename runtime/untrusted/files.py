@@ -1,0 +1,78 @@
+"""Opens and reads regular files alone, up to a size."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path, PureWindowsPath
+
+from ..errors import ContractError, TramontaneError
+from ..sizes import format_bytes
+
+# A fifo opened so does not wait for a writer; regular files are read as ever.
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+def open_regular(path: Path) -> int:
+    """Open a file to read, never a folder, a fifo or a device; return its descriptor.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file; ``strerror`` says why.
+    """
+    try:
+        descriptor = os.open(path, _FLAGS | getattr(os, "O_CLOEXEC", 0))
+    except ValueError as error:  # a NUL in its name
+        raise OSError(None, str(error), str(path)) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(None, "not a regular file", str(path))
+    return descriptor
+
+
+def read_file(
+    path: Path,
+    *,
+    most: int,
+    error: type[TramontaneError] = ContractError,
+    remedy: str = "copy it again",
+) -> bytes:
+    """Read a regular file of at most so many bytes.
+
+    Raises:
+        error: it cannot be read, is no regular file, or is larger.
+    """
+    try:
+        descriptor = open_regular(path)
+        with open(descriptor, "rb") as file:
+            content = file.read(most + 1)
+    except OSError as cause:
+        raise error(
+            f"{path}: cannot be read ({cause.strerror}), expected a regular file; {remedy}"
+        ) from cause
+    if len(content) > most:
+        raise error(
+            f"{path}: is larger than {format_bytes(most)}, expected a smaller file; {remedy}"
+        )
+    return content
+
+
+def is_file(path: Path) -> bool:
+    """Whether a regular file has that name; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or NUL
+        return False
+
+
+def is_name_inside(name: str) -> bool:
+    r"""Whether a name of a manifest is one of a file below its folder, on every system.
+
+    >>> [is_name_inside(name) for name in ("onnx/model.onnx", "../a", "/a", "a\\b", "C:a", "a\n")]
+    [True, False, False, False, False, False]
+    """
+    return (
+        name.isprintable()
+        and not {"", ".", ".."} & set(name.split("/"))  # absolute, upward, or not its one spelling
+        and "\\" not in name
+        and not PureWindowsPath(name).drive
+    )

@@ -1,0 +1,103 @@
+"""Parses JSON that others wrote: text in UTF-8, of bounded depth, without halves of characters."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ..errors import ContractError, TramontaneError, printable
+from .files import read_file
+
+SMALL_BYTES = 64 << 20  # of a config or a manifest, which is read whole
+LARGE_BYTES = 512 << 20  # of a tokenizer, which may have a million pieces
+_DEEPEST = 100  # objects and lists inside each other
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_WORDS = 200  # characters of what the parser says
+
+
+def parse_json(
+    content: bytes,
+    *,
+    what: object,
+    error: type[TramontaneError] = ContractError,
+    remedy: str = "copy it again",
+) -> Any:
+    """Parse a JSON document.
+
+    Args:
+        content: the document.
+        what: the file or the part of one that messages name.
+        error: the type of error that is raised.
+        remedy: what messages advise.
+
+    Raises:
+        error: it is not UTF-8, not JSON, nested too deep, or has half of a surrogate pair.
+    """
+    try:
+        found = json.loads(content.decode())
+    except (ValueError, RecursionError) as cause:
+        said = printable(str(cause), most=_WORDS)
+        raise error(f"{what}: not JSON ({said}), expected JSON in UTF-8; {remedy}") from cause
+    if _is_deeper(found, _DEEPEST):
+        raise error(
+            f"{what}: lists or objects nested deeper than {_DEEPEST}, expected fewer; {remedy}"
+        )
+    if _SURROGATE.search(content) and _has_half_character(found):
+        raise error(
+            f"{what}: has half of a surrogate pair, such as \\ud800 alone, expected whole "
+            f"characters; {remedy}"
+        )
+    return found
+
+
+def parse_object(
+    content: bytes,
+    *,
+    what: object,
+    error: type[TramontaneError] = ContractError,
+    remedy: str = "copy it again",
+) -> dict[str, Any]:
+    """Parse a JSON document that is an object.
+
+    Raises:
+        error: as ``parse_json``, or it is no object.
+    """
+    found = parse_json(content, what=what, error=error, remedy=remedy)
+    if not isinstance(found, dict):
+        raise error(f"{what}: holds a {type(found).__name__}, expected an object; {remedy}")
+    return found
+
+
+def read_object(path: Path, *, error: type[TramontaneError] = ContractError) -> dict[str, Any]:
+    """Read a small JSON file that holds an object.
+
+    Raises:
+        error: as ``parse_object``, or it is no regular file or a large one.
+    """
+    return parse_object(read_file(path, most=SMALL_BYTES, error=error), what=path, error=error)
+
+
+def _is_deeper(content: Any, most: int) -> bool:
+    """Whether lists and objects are nested deeper; level by level, so that nothing recurses."""
+    level = [content]
+    for _ in range(most):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _has_half_character(content: Any) -> bool:
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
