@@ -10,17 +10,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .decoding.generation import Generation as Generation
+    from .decoding.result import Result as Result
+    from .decoding.sampler import Sampler as Sampler
     from .errors import ContractError as ContractError
     from .memory import MemoryPlan as MemoryPlan
     from .model import Model as Model
-    from .sampling import Sampler as Sampler
     from .session import Session as Session
 
 _HOMES = {
     "ContractError": "errors",
+    "Generation": "decoding.generation",
     "MemoryPlan": "memory",
     "Model": "model",
-    "Sampler": "sampling",
+    "Result": "decoding.result",
+    "Sampler": "decoding.sampler",
     "Session": "session",
 }
 __all__ = list(_HOMES)

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from .sizes import counted, format_bytes, parse_size
 from .tokenizers.kinds import find_kind, open_tokenizer
 
 if TYPE_CHECKING:
+    from .decoding.generation import Generation
     from .session import Session
     from .tokenizers.tokenizer import Tokenizer
 
@@ -162,6 +163,14 @@ class Model:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def generate(self, prompt: str | Sequence[int], **options: Any) -> Generation:
+        """Continue a prompt in a session of its own; options are those of ``Session.generate``.
+
+        Raises:
+            ContractError: as ``Session`` and ``Session.generate``.
+        """
+        return self.session().generate(prompt, **options)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .binding import Binding, CacheRows
+from .decoding.generation import DEFAULT_NEW_TOKENS, Generation, Request
+from .decoding.sampler import Sampler
+from .decoding.stop_strings import StopStrings
 from .errors import ContractError
-from .generate import DEFAULT_NEW_TOKENS, Generation, TextStream
 from .guard import Guard
 from .manifest import Manifest
 from .memory import DEFAULT_CHUNK
 from .model import Model
-from .sampling import Sampler
 from .sizes import counted
 from .tokenizers.detokenizer import Detokenizer
 from .tokenizers.tokenizer import Tokenizer
@@ -43,8 +45,8 @@ class Session:
     One thread at a time may use a session: a call while another thread is inside one raises
     ContractError at once. Threads that use sessions of their own may share the model. After an
     error or an interrupt while tokens were being appended, every call raises it until ``reset``.
-    So does a second ``generate`` or ``stream`` before the first has ended: read to its end,
-    closed, no longer referenced, or the sequence was changed by other calls.
+    So does a second ``generate`` before the first has ended: read to its end, closed, no longer
+    referenced, or the sequence was changed by other calls.
     """
 
     def __init__(self, model: Model) -> None:
@@ -230,81 +232,75 @@ class Session:
 
     def generate(
         self,
-        prompt_tokens: Sequence[int],
+        prompt: str | Sequence[int],
         *,
         max_new_tokens: int | None = None,
         sampler: Sampler | None = None,
+        stop: str | Sequence[str] = (),
+        allow_special: bool = False,
+        cancel: Event | None = None,
+        progress: Callable[[int, int], object] | None = None,
     ) -> Generation:
-        """Append a prompt, then choose and append tokens until an end token, which is neither.
-
-        A token is appended when the next is asked for, the last one included.
+        """Append a prompt, then choose and append tokens; the iterator gives their text.
 
         Args:
-            prompt_tokens: at least one.
+            prompt: text, which the start token leads where it is the sequence's first and there
+                is one; or tokens, at least one, which are appended as they are.
             max_new_tokens: None for ``DEFAULT_NEW_TOKENS``, or fewer where the artifact has fewer
                 positions left.
             sampler: None for the most likely token each time.
-
-        Raises:
-            ContractError: as ``prefill``; also if prompt and new tokens may become too many, or an
-                earlier generation of this session has not ended.
-        """
-        return self._begin(prompt_tokens, max_new_tokens, sampler, changes=self._guard.changes)
-
-    def stream(
-        self,
-        prompt: str,
-        *,
-        max_new_tokens: int | None = None,
-        sampler: Sampler | None = None,
-        allow_special: bool = False,
-    ) -> TextStream:
-        """Append a prompt and hand on the text that follows it, whole characters at a time.
-
-        Args:
-            prompt: text; the first of a sequence is led by the start token where there is one.
-            max_new_tokens, sampler: as ``generate``.
+            stop: strings that end the text before them, also where they cross tokens.
             allow_special: as ``Tokenizer.encode``: for text made by a chat template.
+            cancel: once set, it ends within one step, or one chunk of the prompt.
+            progress: called after each chunk of the prompt with the tokens appended so far and
+                all of the prompt's.
 
         Raises:
-            ContractError: as ``generate``; also if the prompt has no tokens.
+            ContractError: as ``prefill``; also if a text has no tokens, if prompt and new tokens
+                may become too many, or if an earlier generation of this session has not ended.
         """
         changes = self._guard.changes
-        tokens = self.tokenizer.encode(
-            prompt, is_first=self._tokens == 0, allow_special=allow_special
-        )
-        new = self._begin(tokens, max_new_tokens, sampler, changes=changes)
-        return TextStream(new, Detokenizer(self.tokenizer, tokens))
-
-    def _begin(
-        self,
-        prompt: Sequence[int],
-        max_new_tokens: int | None,
-        sampler: Sampler | None,
-        *,
-        changes: int,
-    ) -> Generation:
-        """Begin a generation, after the sequence as it was at that number of changes."""
+        tokens = prompt
+        if isinstance(tokens, str):
+            tokens = self.tokenizer.encode(
+                tokens, is_first=self._tokens == 0, allow_special=allow_special
+            )
+        stops = StopStrings(stop)
         with self._guard:
             unfinished = None if self._generation is None else self._generation()
             if unfinished is not None and unfinished.is_live:
                 raise ContractError(
-                    f"{self.folder}: an earlier generate() or stream() of this session has not "
-                    "ended, expected one at a time; read it to its end or close() it first"
+                    f"{self.folder}: an earlier generate() of this session has not ended, "
+                    "expected one at a time; read it to its end or close() it first"
                 )
-            ids = self.model.checked_ids(prompt, after=self._tokens)
-            count = self._new_tokens(ids.shape[1], max_new_tokens)
+            ids = self.model.checked_ids(tokens, after=self._tokens)
+            request = Request(
+                prompt=tokens,
+                max_new_tokens=self._new_tokens(ids.shape[1], max_new_tokens),
+                eos_token_ids=self.manifest.vocabulary.eos_token_ids,
+                choose=(sampler or Sampler()).start(),
+                cancel=cancel or Event(),
+                progress=progress,
+            )
             generation = Generation(
                 self,
                 self._guard,
-                prompt,
-                max_new_tokens=count,
-                eos_token_ids=self.manifest.vocabulary.eos_token_ids,
-                choose=(sampler or Sampler()).start(),
+                request,
+                detokenizer=Detokenizer(self.tokenizer, tokens),
+                stops=stops,
                 changes=changes,
             )
             self._generation = weakref.ref(generation)
         return generation
+
+    def cancel(self) -> None:
+        """End the generation that was begun last, within one step or one chunk of its prompt.
+
+        Any thread may call it. Without a generation that has not ended, it does nothing.
+        """
+        generation = None if self._generation is None else self._generation()
+        if generation is not None:
+            generation.cancel()
 
     def _new_tokens(self, prompt_tokens: int, asked: int | None) -> int:
         """How many tokens may follow a prompt: as many as asked for, if they fit."""

@@ -115,7 +115,7 @@ def test_session_that_is_reset_forgets_its_codes(artifact: Callable[..., Path]) 
 
 def test_script_of_the_card_decodes_as_the_driver_does(artifact: Callable[..., Path]) -> None:
     session, prompt = Session.load(artifact()), tokens(30)
-    expected = list(session.generate(prompt, max_new_tokens=20, sampler=Sampler()))
+    expected = session.generate(prompt, max_new_tokens=20, sampler=Sampler()).finish().tokens
     asked = [sys.executable, minimal_decode.__file__, artifact(), "20", *map(str, prompt)]
     said = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
     assert [int(token) for token in said.split()][: len(expected)] == expected

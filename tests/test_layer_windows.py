@@ -240,7 +240,7 @@ def test_files_of_other_runtimes_promise_one_window_no_longer(model: Model) -> N
 def test_the_script_of_the_card_decodes(model: Model) -> None:
     out, prompt = artifact(model, target="ort"), [5, 6, 7]
     session = Session.load(out, threads=1)
-    expected = list(session.generate(prompt, max_new_tokens=40))
+    expected = session.generate(prompt, max_new_tokens=40).finish().tokens
     found = minimal_decode.decode(out, prompt, 40)
     assert found[: len(expected)] == expected
 

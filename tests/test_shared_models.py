@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 def greedy(artifact: Path, steps: int) -> list[int]:
     session = Session.load(artifact)
     prompt = session.tokenizer.encode("")
-    return list(session.generate(prompt, max_new_tokens=steps, sampler=Sampler()))
+    return session.generate(prompt, max_new_tokens=steps, sampler=Sampler()).finish().tokens
 
 
 @torch.no_grad()
@@ -56,7 +56,7 @@ def test_stories260k_tells_the_published_story(shared: Path, tmp_path: Path, tar
         model, tmp_path / "a", ExportOptions(quant="fp32", target=target), gate=prove
     )
     session = Session.load(tmp_path / "a")
-    text = "".join(session.stream("", max_new_tokens=250, sampler=Sampler()))
+    text = "".join(session.generate("", max_new_tokens=250, sampler=Sampler()))
     assert text[: len(expected)] == expected
 
 

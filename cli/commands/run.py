@@ -93,7 +93,7 @@ def main(args: Namespace) -> int:
         max_memory=size_of(args.max_memory, flag="--max-memory"),
     )
     prompt = read_standard_input() if given is None else given
-    pieces = session.stream(
+    pieces = session.generate(
         prompt,
         max_new_tokens=args.max_new_tokens,
         sampler=sampler,

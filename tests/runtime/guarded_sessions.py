@@ -22,8 +22,9 @@ GREEDY = Sampler()
 SEQUENCE = [int(token) for token in np.random.default_rng(3).integers(3, 2048, 262)]
 UNFINISHED = r"an earlier call was interrupted or failed .*; call reset\(\) and give the whole"
 IN_USE = r"this session is in use by thread '.*' while thread '.*' calls it, expected one thread"
-NOT_ENDED = r"an earlier generate\(\) or stream\(\) of this session has not ended.* or close\(\)"
-CHANGED = r"was reset or given other tokens after this generate\(\) or stream\(\) began; start"
+NOT_ENDED = r"an earlier generate\(\) of this session has not ended.* or close\(\)"
+CHANGED = r"was reset or given other tokens after this generate\(\) began; start"
+FAILED = r"this generate\(\) was interrupted or failed before its next piece; start a new one"
 
 USES: dict[str, Callable[[Session], object]] = {
     "step": lambda s: s.step(5),
@@ -31,7 +32,7 @@ USES: dict[str, Callable[[Session], object]] = {
     "cache": lambda s: s.cache(),
     "seek": lambda s: s.seek(s.tokens),
     "generate": lambda s: s.generate([5]),
-    "stream": lambda s: s.stream("x"),
+    "generate from text": lambda s: s.generate("x"),
 }
 
 

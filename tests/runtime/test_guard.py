@@ -6,27 +6,27 @@ from collections.abc import Callable
 from itertools import islice
 
 import pytest
-from tramontane.runtime import Session
+from tramontane.runtime import Sampler, Session
+from tramontane.runtime.decoding.generation import Generation
 from tramontane.runtime.errors import ContractError
-from tramontane.runtime.generate import Generation, TextStream
 
-from .guarded_sessions import CHANGED, NOT_ENDED, strike
+from .guarded_sessions import CHANGED, FAILED, NOT_ENDED, strike
 
-BEGIN: dict[str, Callable[[Session], Generation | TextStream]] = {
-    "generate": lambda s: s.generate([5, 6], max_new_tokens=5),
-    "stream": lambda s: s.stream("def f(x):", max_new_tokens=5),
+BEGIN: dict[str, Callable[[Session], Generation]] = {
+    "tokens": lambda s: s.generate([5, 6], max_new_tokens=5),
+    "text": lambda s: s.generate("def f(x):", max_new_tokens=5),
 }
 
 
 @pytest.fixture(params=BEGIN.values(), ids=list(BEGIN))
-def begin(request: pytest.FixtureRequest) -> Callable[[Session], Generation | TextStream]:
-    function: Callable[[Session], Generation | TextStream] = request.param
+def begin(request: pytest.FixtureRequest) -> Callable[[Session], Generation]:
+    function: Callable[[Session], Generation] = request.param
     return function
 
 
 @pytest.mark.parametrize("taken", [0, 1])
 def test_a_second_generation_is_refused_until_the_first_has_ended(
-    session: Session, begin: Callable[[Session], Generation | TextStream], taken: int
+    session: Session, begin: Callable[[Session], Generation], taken: int
 ) -> None:
     first = begin(session)
     start = list(islice(first, taken))
@@ -54,7 +54,7 @@ def test_a_second_generation_is_refused_until_the_first_has_ended(
 )
 def test_a_generation_does_not_continue_a_sequence_that_others_changed(
     session: Session,
-    begin: Callable[[Session], Generation | TextStream],
+    begin: Callable[[Session], Generation],
     change: Callable[[Session], object],
     taken: int,
 ) -> None:
@@ -72,11 +72,13 @@ def test_a_generation_does_not_continue_a_sequence_that_others_changed(
 def test_an_error_of_a_sampler_leaves_the_session_usable(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    new = session.generate([5, 6], max_new_tokens=3)
-    monkeypatch.setattr(new, "_choose", lambda _: strike(RuntimeError))
+    with monkeypatch.context() as patch:
+        patch.setattr(Sampler, "start", lambda _: lambda *_: strike(RuntimeError))
+        new = session.generate([5, 6], max_new_tokens=3)
     with pytest.raises(RuntimeError, match="struck"):
         next(new)
-    with pytest.raises(ContractError, match=CHANGED):
-        next(new)
+    for use in (lambda: next(new), lambda: new.result):
+        with pytest.raises(ContractError, match=FAILED):
+            use()
     assert session.tokens == 2
-    assert list(session.generate([7], max_new_tokens=3))
+    assert session.generate([7], max_new_tokens=3).finish().tokens

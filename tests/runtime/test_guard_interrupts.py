@@ -87,9 +87,9 @@ def test_interrupted_anywhere_a_seek_is_refused_until_reset_or_was_done_or_not_a
         (lambda s: s.step(SEQUENCE[24]), 1),
         (lambda s: s.prefill(SEQUENCE[24:34], chunk=4), 1),
         (lambda s: s.prefill(SEQUENCE[24:34], chunk=4), 3),
-        (lambda s: list(s.generate(SEQUENCE[24:30], max_new_tokens=4)), 1),
-        (lambda s: list(s.generate(SEQUENCE[24:30], max_new_tokens=4)), 3),
-        (lambda s: list(s.stream("def f(x):", max_new_tokens=20)), 4),
+        (lambda s: s.generate(SEQUENCE[24:30], max_new_tokens=4).finish(), 1),
+        (lambda s: s.generate(SEQUENCE[24:30], max_new_tokens=4).finish(), 3),
+        (lambda s: s.generate("def f(x):", max_new_tokens=20).finish(), 4),
     ],
 )
 def test_struck_between_the_kernel_and_its_count_a_session_refuses_every_use_until_reset(
@@ -124,9 +124,9 @@ def test_a_reset_by_a_handler_of_signals_inside_a_call_is_not_lost(
     "begin",
     [
         lambda s: s.generate(SEQUENCE[:20], max_new_tokens=12),
-        lambda s: s.stream("x", max_new_tokens=8, sampler=Sampler(temperature=1, seed=3)),
+        lambda s: s.generate("x", max_new_tokens=8, sampler=Sampler(temperature=1, seed=3)),
     ],
-    ids=["generate", "stream"],
+    ids=["tokens", "text"],
 )
 def test_interrupted_between_calls_an_iterator_skips_and_repeats_nothing_in_silence(
     session: Session, begin: Callable[[Session], Iterator[Any]]

@@ -102,11 +102,11 @@ def test_sequences_of_two_threads_are_exactly_what_each_is_alone(
 def test_texts_of_two_threads_are_what_each_is_alone(model: Model) -> None:
     prompts = ("def f(x):", "class Grüße:")
     sampler = Sampler(temperature=1, seed=3)
-    expected = ["".join(Session(model).stream(text, sampler=sampler)) for text in prompts]
+    expected = ["".join(Session(model).generate(text, sampler=sampler)) for text in prompts]
     found: dict[int, str] = {}
 
     def run(number: int) -> None:
-        found[number] = "".join(Session(model).stream(prompts[number], sampler=sampler))
+        found[number] = "".join(Session(model).generate(prompts[number], sampler=sampler))
 
     workers = [threading.Thread(target=run, args=(number,)) for number in (0, 1)]
     for worker in workers:

@@ -162,7 +162,7 @@ class Absent(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Absent())
 from tramontane.runtime import Sampler, Session
 session = Session.load({artifact!r}, verify=True)
-print("".join(session.stream("def f(x):", max_new_tokens=9, sampler=Sampler(seed=1))), end="")
+print("".join(session.generate("def f(x):", max_new_tokens=9, sampler=Sampler(seed=1))), end="")
 """
 
 
@@ -195,4 +195,4 @@ def test_the_driver_runs_where_only_its_three_packages_are_installed(
         [sys.executable, "-c", code], check=False, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "".join(Session.load(artifact).stream("def f(x):", max_new_tokens=9))
+    assert done.stdout == "".join(Session.load(artifact).generate("def f(x):", max_new_tokens=9))

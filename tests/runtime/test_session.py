@@ -98,11 +98,11 @@ def test_reset_forgets_everything(session: Session) -> None:
 
 def test_greedy_generation_is_repeatable_and_appends_what_it_yields(session: Session) -> None:
     prompt = tokens(12)
-    first = list(session.generate(prompt, max_new_tokens=40, sampler=GREEDY))
+    first = session.generate(prompt, max_new_tokens=40, sampler=GREEDY).finish().tokens
     assert session.tokens == 12 + len(first) == 52
     after = session.step(7).copy()
     session.reset()
-    assert list(session.generate(prompt, max_new_tokens=40, sampler=GREEDY)) == first
+    assert session.generate(prompt, max_new_tokens=40, sampler=GREEDY).finish().tokens == first
     session.reset()
     logits = session.prefill([*prompt, *first, 7], all_logits=True)
     assert first == logits[11:51].argmax(axis=1).tolist()
@@ -111,7 +111,7 @@ def test_greedy_generation_is_repeatable_and_appends_what_it_yields(session: Ses
 
 def test_generation_stops_before_an_end_token(session: Session) -> None:
     prompt = tokens(12)
-    first = list(session.generate(prompt, max_new_tokens=10, sampler=GREEDY))
+    first = session.generate(prompt, max_new_tokens=10, sampler=GREEDY).finish().tokens
     words = dataclasses.replace(session.manifest.vocabulary, eos_token_ids=(2, first[4]))
     stopped = Session(
         Model(
@@ -121,17 +121,17 @@ def test_generation_stops_before_an_end_token(session: Session) -> None:
         )
     )
     expected = first[: first.index(first[4])]
-    assert list(stopped.generate(prompt, max_new_tokens=10, sampler=GREEDY)) == expected
+    assert stopped.generate(prompt, max_new_tokens=10, sampler=GREEDY).finish().tokens == expected
     assert stopped.tokens == 12 + len(expected)
 
 
 def test_streamed_pieces_are_the_text_of_the_generated_tokens(session: Session) -> None:
     sampler = Sampler(temperature=1, seed=3)
-    text = "".join(session.stream("def f(x):", max_new_tokens=60, sampler=sampler))
+    text = "".join(session.generate("def f(x):", max_new_tokens=60, sampler=sampler))
     session.reset()
     words = session.tokenizer
     prompt = words.encode("def f(x):")
-    new = list(session.generate(prompt, max_new_tokens=60, sampler=sampler))
+    new = session.generate(prompt, max_new_tokens=60, sampler=sampler).finish().tokens
     assert words.decode(prompt) + text == words.decode([*prompt, *new])
 
 
@@ -149,10 +149,10 @@ def test_a_stream_goes_on_past_tokens_that_have_no_piece(
     )
     assert len(session.tokenizer) == 290
     sampler = Sampler(temperature=1, seed=3)
-    text = "".join(session.stream("Once", max_new_tokens=40, sampler=sampler))
+    text = "".join(session.generate("Once", max_new_tokens=40, sampler=sampler))
     session.reset()
     prompt = session.tokenizer.encode("Once")
-    new = list(session.generate(prompt, max_new_tokens=40, sampler=sampler))
+    new = session.generate(prompt, max_new_tokens=40, sampler=sampler).finish().tokens
     assert len(new) == 40
     assert max(new) >= 290 > min(new)
     words = session.tokenizer
@@ -162,7 +162,7 @@ def test_a_stream_goes_on_past_tokens_that_have_no_piece(
 def test_text_is_handed_on_before_the_next_step(session: Session) -> None:
     new = session.generate([5], max_new_tokens=9, sampler=GREEDY)
     assert len(list(islice(new, 1))) == 1
-    assert session.tokens == 1
+    assert session.tokens == len(new.tokens)
 
 
 @pytest.mark.parametrize("computed", [0, 1, 10, 30])

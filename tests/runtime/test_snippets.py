@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from tramontane.export.sidecars.card import render_card
 from tramontane.runtime import Sampler, Session, minimal_decode
+from tramontane.runtime.decoding.generation import DEFAULT_NEW_TOKENS
 from tramontane.runtime.errors import ContractError
-from tramontane.runtime.generate import DEFAULT_NEW_TOKENS
 from tramontane.runtime.manifest import read_manifest
 
 README = Path(__file__).parents[2] / "README.md"
@@ -41,7 +41,7 @@ def test_the_first_snippet_of_a_card_runs_as_printed(
 ) -> None:
     artifact = embedded_artifact("int8-ort")
     first = snippets(render_card(read_manifest(artifact)))[0]
-    expected = "".join(Session.load(artifact).stream("def fibonacci(", max_new_tokens=64))
+    expected = "".join(Session.load(artifact).generate("def fibonacci(", max_new_tokens=64))
     assert said_by(first, artifact) == expected != ""
 
 
@@ -50,7 +50,7 @@ def test_the_second_snippet_of_a_card_prints_the_tokens_that_the_driver_gives(
 ) -> None:
     artifact = embedded_artifact("int8-ort")
     second = snippets(render_card(read_manifest(artifact)))[1]
-    expected = list(Session.load(artifact).generate([1, 300, 301], max_new_tokens=70))
+    expected = Session.load(artifact).generate([1, 300, 301], max_new_tokens=70).finish().tokens
     said = said_by(second, artifact, str(artifact), "70", "1", "300", "301")
     assert [int(token) for token in said.split()][: len(expected)] == expected
 
@@ -62,7 +62,7 @@ def test_the_snippet_of_the_readme_runs_as_printed(
     (snippet,) = snippets(README.read_text(encoding="utf-8"))
     sampler = Sampler(temperature=0.8, top_k=50, seed=1)
     session = Session.load(artifact)
-    pieces = session.stream("def fibonacci(", max_new_tokens=64, sampler=sampler)
+    pieces = session.generate("def fibonacci(", max_new_tokens=64, sampler=sampler)
     assert said_by(snippet, artifact) == "".join(pieces) != ""
 
 
@@ -80,8 +80,7 @@ def test_the_snippet_of_the_docs_runs_as_printed(
         (Session.load, ["folder"]),
         (Session.prefill, ["self", "tokens"]),
         (Session.step, ["self", "token"]),
-        (Session.generate, ["self", "prompt_tokens"]),
-        (Session.stream, ["self", "prompt"]),
+        (Session.generate, ["self", "prompt"]),
         (Sampler, []),
     ],
 )
@@ -96,12 +95,16 @@ def test_without_a_number_as_many_tokens_are_made_as_the_default_says_or_still_f
     session: Session,
 ) -> None:
     positions = session.manifest.geometry.max_positions
-    greedy = list(session.generate([5, 6], max_new_tokens=DEFAULT_NEW_TOKENS, sampler=Sampler()))
+    greedy = (
+        session.generate([5, 6], max_new_tokens=DEFAULT_NEW_TOKENS, sampler=Sampler())
+        .finish()
+        .tokens
+    )
     session.reset()
-    assert list(session.generate([5, 6])) == greedy
+    assert session.generate([5, 6]).finish().tokens == greedy
     session.reset()
     session.prefill([5] * (positions - 13))
-    assert len(list(session.generate([5, 6, 7]))) == 10
+    assert len(session.generate([5, 6, 7]).finish().tokens) == 10
     assert session.tokens == positions
     with pytest.raises(ContractError, match=f"the artifact has {positions} positions; shorten"):
         session.generate([5])

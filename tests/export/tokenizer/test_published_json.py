@@ -130,13 +130,13 @@ def test_an_artifact_runs_and_its_manifest_and_card_name_the_kind(
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     prompt = f"<|im_start|>user\nGrüße{END}"
     ids = theirs(prompt)["input_ids"]
-    made = list(session.generate(ids, max_new_tokens=20))
+    made = session.generate(ids, max_new_tokens=20).finish().tokens
     session.reset()
-    text = "".join(session.stream(prompt, max_new_tokens=20, allow_special=True))
+    text = "".join(session.generate(prompt, max_new_tokens=20, allow_special=True))
     whole, before = (theirs.decode(t, skip_special_tokens=True) for t in ([*ids, *made], ids))
     assert text == whole.removeprefix(before)
     session.reset()
-    assert text != "".join(session.stream(prompt, max_new_tokens=20))
+    assert text != "".join(session.generate(prompt, max_new_tokens=20))
 
 
 def test_the_gate_has_its_tokens_and_names_them(checkpoint: Callable[[str], Path]) -> None:

@@ -77,10 +77,10 @@ def test_a_new_kind_needs_its_codec_and_an_entry_alone(
         KINDS, "words", Kind(file="words.txt", parse=lambda content, _: Words(content))
     )
     session = Session.load(folder, threads=1)
-    text = "".join(session.stream("w5 w6", max_new_tokens=9))
+    text = "".join(session.generate("w5 w6", max_new_tokens=9))
     session.reset()
-    expected = session.generate([5, 6], max_new_tokens=9)
-    assert text == "".join(f"w{token} " for token in expected)
+    expected = session.generate([5, 6], max_new_tokens=9).finish()
+    assert text == expected.text == "".join(f"w{token} " for token in expected.tokens)
 
 
 def test_a_manifest_that_names_no_kind_has_sentencepiece(
@@ -170,7 +170,7 @@ def test_sentencepiece_is_imported_when_a_tokenizer_is_opened(folder: Path) -> N
 import sys; sys.path[:] = {sys.path!r}
 from tramontane.runtime import Session
 session = Session.load({str(folder)!r}, threads=1)
-assert list(session.generate([5], max_new_tokens=3))
+assert len(session.step(5))
 assert 'sentencepiece' not in sys.modules
 assert session.tokenizer.encode('x')
 assert 'sentencepiece' in sys.modules

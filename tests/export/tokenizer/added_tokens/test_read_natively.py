@@ -174,7 +174,7 @@ for name in ("tokenizers", "transformers", "torch", "google.protobuf"):
 from tramontane.runtime import Session
 session = Session.load({str(artifact)!r}, threads=1, verify=True)
 print(session.tokenizer.encode({text!r}, allow_special=True))
-assert list(session.stream({text!r}, max_new_tokens=3, allow_special=True))
+assert list(session.generate({text!r}, max_new_tokens=3, allow_special=True))
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     theirs = transformers.AutoTokenizer.from_pretrained(folder)

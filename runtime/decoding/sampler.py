@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .errors import ContractError
+from ..errors import ContractError
 
 Floats = npt.NDArray[np.floating]
 

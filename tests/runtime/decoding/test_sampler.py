@@ -7,8 +7,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from tramontane.runtime.decoding.sampler import Sampler, fewest
 from tramontane.runtime.errors import ContractError
-from tramontane.runtime.sampling import Sampler, fewest
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3], np.float32))
 

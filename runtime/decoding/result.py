@@ -1,0 +1,27 @@
+"""What a generation has made, and why it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+FinishReason = Literal["end_token", "stop_string", "length", "cancelled"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """Text and tokens that follow a prompt.
+
+    ``tokens`` are those that the session's sequence has after the prompt: neither an end token nor
+    the token that completes a stop string. Only ``Generation.close`` leaves out the last of them.
+    """
+
+    text: str
+    tokens: list[int]
+    finish_reason: FinishReason  # "length": max_new_tokens; "cancelled": also by close()
+    stop_string: str | None  # that was found; the text ends before it
+    prompt_tokens: (
+        int  # appended; fewer than the prompt's if it was cancelled while they were read
+    )
+    prefill_seconds: float  # until the prompt was read
+    decode_seconds: float  # of all steps and choices, without the time between pieces

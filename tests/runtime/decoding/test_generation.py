@@ -1,0 +1,218 @@
+"""Pieces of text, the result at the end, stop strings and cancelling."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tramontane.runtime import Model, Sampler, Session
+from tramontane.runtime.errors import ContractError
+from tramontane.runtime.memory import DEFAULT_CHUNK
+
+from ..guarded_sessions import NOT_ENDED, SEQUENCE, Patched, close
+
+FREELY = Sampler(temperature=1, seed=3)
+
+
+def test_pieces_make_the_text_of_the_result_and_its_tokens_follow_the_prompt(
+    session: Session,
+) -> None:
+    new = session.generate("def f(x):", max_new_tokens=60, sampler=FREELY)
+    pieces = list(new)
+    result = new.result
+    assert all(pieces)
+    assert "".join(pieces) == result.text
+    words = session.tokenizer
+    prompt = words.encode("def f(x):")
+    assert words.decode(prompt) + result.text == words.decode([*prompt, *result.tokens])
+    assert (result.finish_reason, result.stop_string) == ("length", None)
+    assert (result.prompt_tokens, len(result.tokens)) == (len(prompt), 60)
+    assert session.tokens == len(prompt) + 60
+    assert min(result.prefill_seconds, result.decode_seconds) > 0
+
+
+def test_tokens_and_their_text_are_one_prompt(session: Session) -> None:
+    prompt = session.tokenizer.encode("def f(x):")
+    expected = session.generate("def f(x):", max_new_tokens=20).finish()
+    session.reset()
+    assert session.generate(prompt, max_new_tokens=20).finish().tokens == expected.tokens
+
+
+def test_times_leave_out_what_is_between_pieces(session: Session) -> None:
+    new = session.generate([5, 6], max_new_tokens=9, sampler=FREELY)
+    for _ in new:
+        time.sleep(0.1)
+    assert new.result.prefill_seconds + new.result.decode_seconds < 0.1
+
+
+def test_there_is_no_result_before_the_end(session: Session) -> None:
+    new = session.generate([5], max_new_tokens=9)
+    with pytest.raises(ContractError, match=r"has not ended; read it to its end, call finish\(\)"):
+        _ = new.result
+    result = new.finish()
+    session.reset()
+    assert new.result == result == new.finish()
+
+
+def test_a_stop_string_across_tokens_ends_the_text_before_it(session: Session) -> None:
+    words = session.tokenizer
+    prompt = words.encode("def f(x):")
+    whole = session.generate(prompt, max_new_tokens=60, sampler=FREELY).finish()
+    start = len(words.decode(prompt))
+    ends = [
+        len(words.decode([*prompt, *whole.tokens[:n]])) - start
+        for n in range(len(whole.tokens) + 1)
+    ]
+    checked = 0
+    for length in (1, 3, 9):
+        for at in range(0, len(whole.text) - length, 7):
+            stop = whole.text[at : at + length]
+            session.reset()
+            new = session.generate(prompt, max_new_tokens=60, sampler=FREELY, stop=stop)
+            text = "".join(new)
+            found = whole.text.index(stop)
+            assert text == new.result.text == whole.text[:found]
+            assert (new.result.finish_reason, new.result.stop_string) == ("stop_string", stop)
+            # The token that completes it is not appended, those before it are.
+            assert new.result.tokens == whole.tokens[: len(new.result.tokens)]
+            assert ends[len(new.result.tokens)] < found + length
+            assert session.tokens == len(prompt) + len(new.result.tokens)
+            checked += len([n for n in ends if found < n < found + length]) > 0
+    assert checked > 5  # cross tokens
+
+
+def test_after_a_stop_string_the_sequence_goes_on_from_the_tokens_of_the_result(
+    session: Session,
+) -> None:
+    text = session.generate([5, 6], max_new_tokens=30, sampler=FREELY).finish().text
+    session.reset()
+    made = session.generate([5, 6], max_new_tokens=30, sampler=FREELY, stop=text[12:15]).finish()
+    logits = session.step(9).copy()
+    session.reset()
+    close(logits, session.prefill([5, 6, *made.tokens, 9]))
+
+
+def test_cancelled_between_pieces_the_sequence_has_all_that_was_given(session: Session) -> None:
+    expected = session.generate([5, 6], max_new_tokens=40, sampler=FREELY).finish()
+    for cancel in (Session.cancel, None):
+        session.reset()
+        event = threading.Event()
+        new = session.generate([5, 6], max_new_tokens=40, sampler=FREELY, cancel=event)
+        given = next(new)
+        event.set() if cancel is None else cancel(session)
+        given += "".join(new)
+        assert new.result.finish_reason == "cancelled"
+        made = new.result.tokens
+        assert 0 < len(made) < 40
+        assert (given, made) == (new.result.text, expected.tokens[: len(made)])
+        assert expected.text.startswith(given)
+        assert session.tokens == 2 + len(made)
+        logits = session.step(9).copy()
+        session.reset()
+        close(logits, session.prefill([5, 6, *made, 9]))
+
+
+def test_cancelled_from_another_thread_it_ends_within_one_step(session: Session) -> None:
+    def cancel() -> None:
+        thread = threading.Thread(target=session.cancel)
+        thread.start()
+        thread.join()
+
+    with Patched(session, cancel, at=5):  # the prompt, then four steps
+        result = session.generate([5, 6], max_new_tokens=40).finish()
+    assert (result.finish_reason, len(result.tokens), session.tokens) == ("cancelled", 4, 6)
+
+
+def test_a_prompt_is_cancelled_between_chunks_and_leaves_the_session_usable(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tramontane.runtime.decoding.generation.DEFAULT_CHUNK", 50)
+    seen: list[tuple[int, int]] = []
+
+    def progress(done: int, whole: int) -> None:
+        seen.append((done, whole))
+        if done == 100:
+            session.cancel()
+
+    result = session.generate(SEQUENCE, progress=progress).finish()
+    assert seen == [(50, 262), (100, 262)]
+    assert (result.finish_reason, result.text, result.tokens) == ("cancelled", "", [])
+    assert result.prompt_tokens == session.tokens == 100
+    logits = session.prefill(SEQUENCE[100:])
+    session.reset()
+    close(logits, session.prefill(SEQUENCE))
+    cancelled = threading.Event()
+    cancelled.set()
+    session.reset()
+    assert session.generate(SEQUENCE, cancel=cancelled).finish().prompt_tokens == 0
+    assert session.tokens == 0
+
+
+def test_chunks_of_the_prompt_change_no_token(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = session.generate(SEQUENCE, max_new_tokens=30, sampler=FREELY).finish().tokens
+    assert len(SEQUENCE) < DEFAULT_CHUNK
+    for chunk in (1, 7, 100):
+        session.reset()
+        monkeypatch.setattr("tramontane.runtime.decoding.generation.DEFAULT_CHUNK", chunk)
+        found = session.generate(SEQUENCE, max_new_tokens=30, sampler=FREELY).finish().tokens
+        assert found == expected
+
+
+def test_a_cancel_without_a_generation_does_nothing(session: Session) -> None:
+    session.cancel()
+    assert session.generate([5], max_new_tokens=3).finish().finish_reason == "length"
+    session.cancel()
+    assert session.generate([5], max_new_tokens=3).finish().finish_reason == "length"
+
+
+def test_an_error_of_the_consumer_leaves_the_session_usable(session: Session) -> None:
+    def consume(pieces: object) -> None:
+        with session.generate([5, 6], max_new_tokens=30) as new:
+            for _ in new:
+                raise KeyError("consumer")
+
+    with pytest.raises(KeyError, match="consumer") as raised:
+        consume(session)
+    assert raised.tb is not None  # though it holds the generation
+    known = session.tokens
+    assert known >= 2
+    assert session.generate([7], max_new_tokens=3).finish().tokens
+    assert session.tokens == known + 4
+
+
+def test_a_closed_generation_has_a_result_and_lets_the_next_begin(session: Session) -> None:
+    new = session.generate([5, 6], max_new_tokens=30)
+    first = next(new)
+    with pytest.raises(ContractError, match=NOT_ENDED):
+        session.generate([7])
+    new.close()
+    assert list(new) == []
+    assert (new.result.text, new.result.finish_reason) == (first, "cancelled")
+    assert session.generate([7], max_new_tokens=3).finish().tokens
+
+
+def test_a_model_generates_in_a_session_of_its_own(folder: Path) -> None:
+    model = Model.load(folder, threads=1)
+    expected = Session(model).generate("Once upon").finish()
+    assert "".join(model.generate("Once upon")) == expected.text
+    assert model.generate("Once upon", max_new_tokens=3).finish().tokens == expected.tokens[:3]
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda s: s.generate([5], stop=""), "stop has ''; expected strings of one character"),
+        (lambda s: s.generate([5, 9999]), "token 9999; expected 0 to 2047"),
+    ],
+)
+def test_what_cannot_be_generated_is_refused_and_changes_nothing(
+    session: Session, ask: Callable[[Session], object], message: str
+) -> None:
+    with pytest.raises(ContractError, match=message):
+        ask(session)
+    assert session.tokens == 0
