@@ -15,7 +15,8 @@
 #? OUT/synthetic            checkpoint folder to write (default: artifacts/GEOMETRY)
 #? OUT/bench-quality        folder of the quantized models (default: artifacts/quality/MODEL)
 #? OUT/bench-peers          folder of the other runtimes (default: artifacts/peers/MODEL)
-#? WINDOW                   window length in tokens, overrides the checkpoint's, changes the model
+#? WINDOW                   window length in tokens, overrides the checkpoint's, changes the model; for
+#?                          layers that differ a pattern, such as none,32768,32768,32768
 #? WINDOW/validate          window in tokens of another exporter's graph (default: MODEL's)
 #? WINDOW/faults            window in tokens of the artifacts; give 64 for a MODEL without one
 #? CACHE                    windowed: fixed-size KV cache (default); growing: grows with the text

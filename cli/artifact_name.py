@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..export.window_choice import WindowChoice, window_as_text
 from .flags import RECIPE_DEFAULTS
 
 ARTIFACTS = Path("artifacts")  # holds the artifacts that have no ``--out``
@@ -22,7 +23,7 @@ def artifact_name(
     block: int,
     cache: str,
     kv: str,
-    window: int | None,
+    window: WindowChoice | None,
 ) -> str:
     """A name that differs between any two recipes of one checkpoint.
 
@@ -32,8 +33,8 @@ def artifact_name(
     """
     merged = [adapter.resolve().name for adapter in adapters]
     parts = [checkpoint.resolve().name, *merged, quant, target]
-    if window != RECIPE_DEFAULTS["window"]:
-        parts.append(f"w{window}")
+    if window is not None:
+        parts.append(f"w{window_as_text(window).replace(',', '-')}")
     if block != RECIPE_DEFAULTS["block"]:
         parts.append(f"b{block}")
     if cache != RECIPE_DEFAULTS["cache"]:

@@ -17,10 +17,8 @@ def refuse_parity_check_beyond_memory(checkpoint: Path, args: Namespace) -> None
     """
     from ..export.cache_choice import choose_cache, geometry_of
     from ..export.formats.checkpoint import read_merged_config
-    from ..export.options import (
-        adapted,
-    )
     from ..export.plan import plan
+    from ..export.window_choice import adapted
     from ..validate.can_measure import refuse_little_memory
 
     config = adapted(read_merged_config(checkpoint, args.adapter), window=args.window)

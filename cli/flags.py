@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..export.window_choice import parse_window
 from ..graphs.quantization.weight_formats import DEFAULT_BLOCK, format_names
 from ..graphs.targets.known import DEFAULT_TARGET, TARGETS
 from ..runtime.contract import CACHE_DTYPES
@@ -65,9 +66,10 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--window",
-        type=int,
+        type=parse_window,
         metavar="N",
-        help="window length in tokens, overrides the checkpoint's, changes the model",
+        help="window length in tokens, overrides the checkpoint's, changes the model; for layers "
+        "that differ a pattern that repeats, such as none,32768,32768,32768",
     )
     parser.add_argument(
         "--cache",

@@ -20,7 +20,12 @@ _COUNTS = (
     "head_dim",
     "max_position_embeddings",
 )
+_TUPLES = ("eos_token_ids", "layer_windows", "other_windows")
 _ABOVE_ZERO = ("rms_norm_eps", "rope_theta")
+
+
+# Of each layer; None: a query sees all keys before it.
+Windows = tuple[int | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +49,9 @@ class MistralConfig:
     eos_token_ids: tuple[int, ...]
     # Window of each layer where they differ: ``sliding_window`` is then the largest. Empty where
     # all layers have ``sliding_window``.
-    layer_windows: tuple[int | None, ...] = ()
+    layer_windows: Windows = ()
+    # Windows in another file of the checkpoint that says otherwise; --window decides.
+    other_windows: Windows = ()
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -85,13 +92,13 @@ class MistralConfig:
             )
 
     @property
-    def windows(self) -> tuple[int | None, ...]:
+    def windows(self) -> Windows:
         """Window of each layer; None: a query sees all keys before it."""
         return self.layer_windows or (self.sliding_window,) * self.num_hidden_layers
 
     def with_windows(self, windows: Sequence[int | None]) -> MistralConfig:
         """The same architecture with these windows, one for each layer."""
-        return dataclasses.replace(self, **describe_windows(windows))
+        return dataclasses.replace(self, **describe_windows(windows), other_windows=())
 
     @property
     def num_parameters(self) -> int:
@@ -116,7 +123,12 @@ def describe_windows(windows: Sequence[int | None]) -> dict[str, Any]:
     }
 
 
+def repeated(pattern: Windows, layers: int) -> Windows:
+    """A pattern of windows, as often as it fits into so many layers."""
+    return pattern * (layers // len(pattern))
+
+
 def config_from_json(content: Mapping[str, Any]) -> MistralConfig:
     """The config that ``dataclasses.asdict`` described, from JSON."""
-    lists = {name: tuple(content[name]) for name in ("eos_token_ids", "layer_windows")}
+    lists = {name: tuple(content[name]) for name in _TUPLES}
     return MistralConfig(**{**content, **lists})

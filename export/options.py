@@ -16,11 +16,10 @@ from ..graphs.quantization.weight_formats import (
     format_names,
 )
 from ..graphs.targets import known as known_targets
-from ..runtime.cache import by_layer
 from ..runtime.errors import ConfigError
 from .cache_choice import CacheChoice, choose_cache
 from .calibrate.tokens import DEFAULT_TOKENS, SEQUENCE_LENGTH, TEXT, TOKENS_FOR_MAXIMA
-from .config import MistralConfig
+from .window_choice import WindowChoice
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +29,7 @@ class ExportOptions:
     quant: str  # a weight format of ``weight_formats.FORMATS``
     target: str  # as in ``graphs/targets/known.py``
     block: int = DEFAULT_BLOCK  # weights that share a scale
-    window: int | None = None  # keys a query sees, in place of the checkpoint's own
+    window: WindowChoice | None = None  # keys a query sees, in place of the checkpoint's own
     cache: str = "windowed"  # as in ``cache_choice.CACHES``
     kv: str = "float32"  # what keys and values are held in, as in ``CACHE_DTYPES``
     max_shard_bytes: int | None = None  # no file of weights grows beyond it
@@ -122,31 +121,3 @@ def decisive(options: ExportOptions) -> dict[str, Any]:
         "calibration_text": hashlib.sha256(text).hexdigest() if text else "",
         "calibration_tokens": options.tokens_to_observe if options.is_calibrated else 0,
     }
-
-
-def adapted(config: MistralConfig, *, window: int | None) -> MistralConfig:
-    """The architecture with another window; a Llama that gets a window is a Mistral.
-
-    Raises:
-        ConfigError: no window, or more than the checkpoint's or than the positions that the model
-            has.
-    """
-    if window is None:
-        return config
-    if not 1 <= window <= config.max_position_embeddings:
-        raise ConfigError(
-            f"--window {window}: expected 1 to {config.max_position_embeddings}, "
-            "the positions that the model has"
-        )
-    if config.layer_windows:
-        raise ConfigError(
-            f"--window {window}: the checkpoint's layers have windows of their own, "
-            f"{by_layer(config.windows, none='none')}; leave --window out"
-        )
-    trained = config.sliding_window
-    if trained is not None and window > trained:
-        raise ConfigError(
-            f"--window {window}: the checkpoint's window is {trained}, expected at most that: a "
-            "larger one reads keys further back than the model was trained on; leave --window out"
-        )
-    return dataclasses.replace(config, sliding_window=window, architecture="MistralForCausalLM")

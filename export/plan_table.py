@@ -55,8 +55,9 @@ def print_plan(config: MistralConfig, cache: CacheChoice, plans: dict[str, Plan]
 def plan_json(config: MistralConfig, cache: CacheChoice, plans: dict[str, Plan]) -> dict[str, Any]:
     """The same for programs."""
     described = dataclasses.asdict(config)
-    if not config.layer_windows:
-        del described["layer_windows"]
+    for name in ("layer_windows", "other_windows"):
+        if not described[name]:
+            del described[name]
     return {
         **described,
         "cache_grows": cache.grows,

@@ -18,12 +18,13 @@ from .cache_choice import CacheChoice
 from .config import MistralConfig
 from .formats.checkpoint import Checkpoint
 from .formats.layouts import Layout
-from .options import ExportOptions, adapted, read_calibration_text
+from .options import ExportOptions, read_calibration_text
 from .plan import Plan, plan
 from .sidecars.upstream_metadata import read_upstream_metadata
 from .tokenizer.in_transformers import note_of_transformers
 from .tokenizer.tokenizer import read_vocabulary
 from .tokenizer.two_files import refuse_two_tokenizers
+from .window_choice import adapted, refuse_two_patterns
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +66,7 @@ def preflight(
     for note in weights.notes:
         say(note)
     config = adapted(weights.config, window=options.window)
+    refuse_two_patterns(config)
     cache = options.cache_choice
     _warn_of_no_window(weights, config)
     vocabulary, origin = (

@@ -63,9 +63,7 @@ def _export(args: Namespace) -> int:
     from tramontane.console.progress import say
     from tramontane.export.cache_choice import choose_cache, geometry_of
     from tramontane.export.formats.checkpoint import read_merged_config
-    from tramontane.export.options import (
-        adapted,
-    )
+    from tramontane.export.window_choice import adapted
     from tramontane.interop.optimum_config import describe, obstacles
 
     config = adapted(read_merged_config(args.checkpoint, args.adapter), window=args.window)

@@ -18,8 +18,8 @@ from tramontane.export.build import (
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.options import (
     ExportOptions,
-    adapted,
 )
+from tramontane.export.window_choice import adapted
 from tramontane.runtime import minimal_decode
 from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.contract import MODEL_FILE
@@ -56,6 +56,7 @@ class Model:
     folder: Path
     root: Path
     windows: Windows
+    asked: Windows | None  # of the export; None: config.json has them
 
     def open(self) -> Checkpoint:
         return Checkpoint.open(self.folder)
@@ -67,21 +68,19 @@ def model(
     tiny_checkpoint: Callable[..., Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Any:
-    """A checkpoint whose config gets the windows when it is opened."""
+    """A Ministral, whose config.json has the windows; or a Mistral whose export asks for them."""
     windows: Windows = request.param
-    folder = tiny_checkpoint(num_hidden_layers=len(windows), sliding_window=None)
-    opened = Checkpoint.open
-
-    def with_windows(path: Path, adapters: Sequence[Path] = ()) -> Checkpoint:
-        found = opened(path, adapters)
-        config = found.config.with_windows(windows)
-        config = dataclasses.replace(config, architecture="MistralForCausalLM")
-        published = dataclasses.replace(found.published, config=config)
-        return dataclasses.replace(found, published=published)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Checkpoint, "open", with_windows)
-        yield Model(folder, tmp_path_factory.mktemp("artifacts"), windows)
+    published: dict[str, Any] = {"sliding_window": None}
+    if windows == MIXED:
+        kinds = ["full_attention" if window is None else "sliding_attention" for window in windows]
+        published = {"sliding_window": 8, "layer_types": kinds}
+    folder = tiny_checkpoint(
+        "MinistralForCausalLM" if windows == MIXED else "MistralForCausalLM",
+        num_hidden_layers=len(windows),
+        **published,
+    )
+    asked = None if windows == MIXED else windows
+    return Model(folder, tmp_path_factory.mktemp("artifacts"), windows, asked)
 
 
 def artifact(model: Model, **options: Any) -> Path:
@@ -89,7 +88,7 @@ def artifact(model: Model, **options: Any) -> Path:
     recipe = {"quant": "fp32", "target": "ort", **options}
     out = model.root / "-".join(map(str, recipe.values()))
     if not out.exists():
-        export_checkpoint(model.folder, out, ExportOptions(**recipe))
+        export_checkpoint(model.folder, out, ExportOptions(**recipe, window=model.asked))
     return out
 
 
@@ -99,7 +98,7 @@ def tokens(length: int = LENGTH) -> np.ndarray:
 
 def expected_logits(model: Model, windows: Sequence[int | None], ids: np.ndarray) -> np.ndarray:
     """Logits (T, V) of transformers' model, whose layers each get a mask of their own."""
-    published = transformers.MistralForCausalLM.from_pretrained(
+    published = transformers.AutoModelForCausalLM.from_pretrained(
         model.folder, attn_implementation="eager"
     ).eval()
     i, j = np.arange(len(ids))[:, None], np.arange(len(ids))[None]
@@ -107,6 +106,13 @@ def expected_logits(model: Model, windows: Sequence[int | None], ids: np.ndarray
         is_hidden = (j > i) | (j <= i - (window or len(ids)))
         mask = np.where(is_hidden, np.finfo(np.float32).min, 0).astype(np.float32)
         layer.register_forward_pre_hook(masked_by(torch.from_numpy(mask)), with_kwargs=True)
+    with torch.no_grad():
+        return np.asarray(published(torch.from_numpy(ids)[None]).logits[0].numpy())
+
+
+def published_logits(model: Model, ids: np.ndarray) -> np.ndarray:
+    """Logits (T, V) of transformers' model as it is published."""
+    published = transformers.AutoModelForCausalLM.from_pretrained(model.folder).eval()
     with torch.no_grad():
         return np.asarray(published(torch.from_numpy(ids)[None]).logits[0].numpy())
 
@@ -148,6 +154,8 @@ pytestmark = pytest.mark.slow
 def test_the_driver_s_logits_are_those_of_a_mask_for_each_layer(model: Model, target: str) -> None:
     session, ids = Session.load(artifact(model, target=target), threads=1), tokens()
     expected = expected_logits(model, model.windows, ids)
+    if model.asked is None:
+        assert difference(published_logits(model, ids), expected) <= BOUND
     for length in (*LENGTHS, LENGTH):
         assert difference(fed(session, ids[:length], length, 1), expected[:length]) <= BOUND
     for first, piece in ((1, 1), (5, 7), (30, 19), (12, 1), (40, 1)):
@@ -187,7 +195,8 @@ def test_a_cache_that_grows_in_some_layers_grows_past_its_first_rows(model: Mode
 def test_the_gate_passes(model: Model, target: str) -> None:
     verdict = validate(artifact(model, target=target), model.open(), GATE)
     assert failed(verdict) == []
-    assert verdict.measurement.notes == []
+    notes = " ".join(verdict.measurement.notes)
+    assert ("it was exported with --window" in notes) == (model.asked is not None)
     assert {7, 8, 9} <= set(verdict.measurement.spans.lengths)
     if 16 in model.windows:
         assert {15, 16, 17} <= set(verdict.measurement.spans.lengths)
@@ -246,5 +255,6 @@ def test_the_script_of_the_card_decodes(model: Model) -> None:
 
 
 def test_another_window_for_all_layers_is_refused(model: Model) -> None:
+    config = adapted(model.open().config, window=model.asked)
     with pytest.raises(ConfigError, match="--window 4: the checkpoint's layers have windows of"):
-        adapted(model.open().config, window=4)
+        adapted(config, window=4)

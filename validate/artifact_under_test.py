@@ -11,6 +11,7 @@ from pathlib import Path
 from ..export.cache_choice import WINDOWED, geometry_of
 from ..export.config import MistralConfig
 from ..export.formats.checkpoint import ADAPTER_PREFIX
+from ..export.window_choice import refuse_two_patterns
 from ..graphs.probing.read_graph import find_graphs
 from ..graphs.probing.subgraph import OpenedGraph
 from ..graphs.quantization.weight_formats import WeightFormat, find_format, format_of_bits
@@ -183,6 +184,7 @@ def open_subject(
     if len(graphs) > 1:
         names = ", ".join(graph.name for graph in graphs)
         raise ContractError(f"{path}: holds {names}; name the graph that is meant")
+    refuse_two_patterns(config)
     _refuse_other_graph(graphs[0], config)
     for rows, window in zip(
         _static_rows(graphs[0], config.num_hidden_layers), config.windows, strict=True

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..export.formats.checkpoint import Checkpoint
-from ..export.options import (
-    adapted,
-)
+from ..export.window_choice import WindowChoice, adapted
 from ..runtime.manifest import to_json
 from .artifact_under_test import open_subject
 from .causes.explain import Explanation, explain
@@ -69,7 +67,7 @@ def validate(
     options: GateOptions,
     *,
     explains: bool = False,
-    window: int | None = None,
+    window: WindowChoice | None = None,
 ) -> Verdict:
     """Compare an artifact, or another exporter's graph, with a checkpoint.
 

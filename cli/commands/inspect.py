@@ -104,11 +104,9 @@ def _inspect_checkpoint(args: Namespace) -> int:
     from ...export.cache_choice import choose_cache
     from ...export.formats.checkpoint import read_merged_config
     from ...export.known_models import GEOMETRIES, find_geometry
-    from ...export.options import (
-        adapted,
-    )
     from ...export.plan import plan_each
     from ...export.plan_table import plan_json, print_plan
+    from ...export.window_choice import adapted, refuse_two_patterns
 
     is_known = not args.path.exists() and str(args.path) in GEOMETRIES
     if not is_known and not args.path.exists():
@@ -120,6 +118,7 @@ def _inspect_checkpoint(args: Namespace) -> int:
         find_geometry(str(args.path)) if is_known else read_merged_config(args.path, args.adapter)
     )
     config = adapted(published, window=args.window)
+    refuse_two_patterns(config)
     cache = choose_cache(args.cache, kv=args.kv)
     plans, refusals = plan_each(config, target=args.target, block=args.block, cache=cache)
     if not args.json:

@@ -7,6 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from ...export.window_choice import parse_window
 from ..check_arguments import refuse_unwritable
 from ..flags import CHECKPOINT_HELP, add_adapter, add_measuring, gate_options_of
 from ..subcommand import add_subcommand
@@ -38,8 +39,9 @@ def add(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--window",
-        type=int,
-        help="window in tokens of another exporter's graph (default: the checkpoint's)",
+        type=parse_window,
+        help="window in tokens of another exporter's graph, or a pattern of layers' windows "
+        "(default: the checkpoint's)",
     )
     parser.add_argument(
         "--report", type=Path, metavar="DIR", help="write report.html and report.json there"

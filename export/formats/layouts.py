@@ -12,6 +12,7 @@ is read as Hugging Face's. Where there are no weights it is the first whose desc
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -32,7 +33,12 @@ from .gguf.file import readable_types
 from .gguf.tokenizer import rebuild_tokenizer
 from .held_files import HeldFiles
 from .huggingface import CONFIG_FILE, read_config_json, read_quantization
-from .mistral import PARAMS_FILE, read_params_json, read_params_quantization
+from .mistral import (
+    PARAMS_FILE,
+    read_params_json,
+    read_params_quantization,
+    read_window_pattern,
+)
 from .stored_tensor import TensorSource
 from .tensor_names import Naming
 from .tokenizer_files import (
@@ -84,7 +90,7 @@ def read_config(path: Path) -> MistralConfig:
     """
     layout, path = _detect(path)
     if layout is Layout.HUGGING_FACE:
-        return read_config_json(path)
+        return _with_doubts(path, read_config_json(path), HeldFiles())
     if layout is Layout.MISTRAL:
         return read_params_json(path)
     file, _ = gguf_parts.read_parts(path, HeldFiles())
@@ -103,6 +109,7 @@ def open_published(path: Path) -> Published:
         return _open_gguf(path)
     is_mistral, held = layout is Layout.MISTRAL, HeldFiles()
     config = (read_params_json if is_mistral else read_config_json)(path, held)
+    config = config if is_mistral else _with_doubts(path, config, held)
     described_in = PARAMS_FILE if is_mistral else CONFIG_FILE
     describe = read_params_quantization if is_mistral else read_quantization
     found = shards.find_tensors(path, _SERIES[layout], held)
@@ -126,6 +133,16 @@ def open_published(path: Path) -> Published:
         read_tokenizer=cache(lambda: read_tokenizer(path, held)),
         quantization=describe(held.hold(path / described_in)),
     )
+
+
+def _with_doubts(path: Path, config: MistralConfig, held: HeldFiles) -> MistralConfig:
+    """The config, with the windows of a ``params.json`` beside it that has others.
+
+    Ministral-8B was published with a config.json of a Mistral with one window.
+    """
+    file = held.find(path / PARAMS_FILE)
+    other = () if file is None else read_window_pattern(file, config)
+    return config if other == config.windows else dataclasses.replace(config, other_windows=other)
 
 
 def _open_gguf(path: Path) -> Published:

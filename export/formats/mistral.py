@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.errors import ConfigError
-from ..config import MistralConfig
+from ..config import MistralConfig, Windows, describe_windows, repeated
 from .held_files import HeldFile, HeldFiles
 from .metadata_fields import flag, number, read_json_object, shown
 
@@ -22,6 +22,7 @@ _SIZES = {
     "vocab_size": "vocab_size",
 }
 _POSITIONS = ("max_position_embeddings", "max_seq_len")
+_WINDOWS = ("sliding_window", "_sliding_window")  # the first that is not null
 _TIED = ("tie_word_embeddings", "tied_embeddings")
 # The file has no number of positions; transformers' converter writes this one.
 _DEFAULT_POSITIONS = 32768
@@ -35,7 +36,7 @@ _KNOWN = {
     *_TIED,
     "norm_eps",
     "rope_theta",
-    "sliding_window",
+    *_WINDOWS,
     "max_batch_size",  # of the program that serves it, no matter of the model
     "quantization",  # see ``_QUANTIZATION``
 }
@@ -67,6 +68,21 @@ def read_params_json(folder: Path, held: HeldFiles | None = None) -> MistralConf
         raise ConfigError(f"{path}: {error}") from error.__cause__
 
 
+def read_window_pattern(path: HeldFile, config: MistralConfig) -> Windows:
+    """The pattern of windows in a ``params.json`` beside the config; () where it has none.
+
+    Raises:
+        ConfigError: it is not JSON, or its pattern does not fit the config's layers.
+    """
+    published = read_json_object(path)
+    if not any(isinstance(published.get(name), list) for name in _WINDOWS):
+        return ()
+    try:
+        return _windows(published, config.num_hidden_layers, config.max_position_embeddings)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error.__cause__
+
+
 def read_params_quantization(file: HeldFile) -> dict[str, Any]:
     """How weights are stored, in the words of ``quantization_config``; empty: as floats.
 
@@ -93,7 +109,7 @@ def to_params_json(config: MistralConfig) -> dict[str, Any]:
     published = {theirs: getattr(config, ours) for ours, theirs in _SIZES.items()}
     published["norm_eps"] = config.rms_norm_eps
     if config.sliding_window is not None:
-        published["sliding_window"] = config.sliding_window
+        published["sliding_window"] = list(config.layer_windows) or config.sliding_window
     if config.sliding_window is None or config.rope_theta != _DEFAULT_THETA:
         published["rope_theta"] = config.rope_theta
     if config.max_position_embeddings != _DEFAULT_POSITIONS:
@@ -105,23 +121,47 @@ def to_params_json(config: MistralConfig) -> dict[str, Any]:
 
 def _parse(published: dict[str, Any]) -> MistralConfig:
     _refuse_unsupported(published)
-    window = published.get("sliding_window")
     positions = [
         number(published, name, int) for name in _POSITIONS if published.get(name) is not None
     ]
     if len(set(positions)) > 1:
         raise ConfigError(f"{' and '.join(_POSITIONS)} differ: {positions}; expected one value")
     tied = [flag(published, name) for name in _TIED]
+    layers = number(published, "n_layers", int)
+    most = positions[0] if positions else _DEFAULT_POSITIONS
     return MistralConfig(
         architecture="MistralForCausalLM",
         **{ours: number(published, theirs, int) for ours, theirs in _SIZES.items()},
-        max_position_embeddings=positions[0] if positions else _DEFAULT_POSITIONS,
+        max_position_embeddings=most,
         rms_norm_eps=number(published, "norm_eps", float),
         rope_theta=number(published, "rope_theta", float, _DEFAULT_THETA),
-        sliding_window=None if window is None else number(published, "sliding_window", int),
+        **describe_windows(_windows(published, layers, most)),
         tie_word_embeddings=any(tied),
         bos_token_id=None,
         eos_token_ids=(),
+    )
+
+
+def _windows(published: dict[str, Any], layers: int, positions: int) -> Windows:
+    """The window of each layer: one for all, or a list that is repeated over the layers.
+
+    Source: mistral-inference, pull request 230, "Add per-layer sliding window": args.py and
+        ``get_cache_sizes`` of cache.py. A window of a list that covers all positions is none.
+    """
+    name = next((one for one in _WINDOWS if published.get(one) is not None), _WINDOWS[0])
+    value = published.get(name)
+    if value is None or not isinstance(value, list):
+        return (None if value is None else number(published, name, int),) * layers
+    if not value or layers % len(value):
+        raise ConfigError(
+            f"{name} has {len(value)} entries for {layers} layers (n_layers), expected a pattern "
+            "that repeats to as many"
+        )
+    pattern = [None if each is None else int(number({name: each}, name, int)) for each in value]
+    if any(each is not None and each < 1 for each in pattern):
+        raise ConfigError(f"{name} is {shown(value)}; expected windows of at least 1, or null")
+    return repeated(
+        tuple(None if each is None or each >= positions else each for each in pattern), layers
     )
 
 

@@ -10,6 +10,7 @@ from ...runtime.errors import ConfigError
 from ...runtime.manifest import Vocabulary
 from ..cache_choice import WINDOWED, CacheChoice, geometry_of
 from ..config import MistralConfig
+from ..formats.architectures.known import architecture_of
 from ..tokenizer.spelling import write_ids
 
 GENAI_CONFIG_FILE = "genai_config.json"
@@ -89,7 +90,7 @@ def genai_config(
     }
     return {
         "model": {
-            "type": _TYPES[config.architecture],
+            "type": _TYPES[architecture_of(config).name],
             "context_length": config.max_position_embeddings,
             "vocab_size": config.vocab_size,
             "decoder": decoder,

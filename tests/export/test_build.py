@@ -13,8 +13,8 @@ from tramontane.export.formats.layouts import read_config
 from tramontane.export.known_models import GEOMETRIES
 from tramontane.export.options import (
     ExportOptions,
-    adapted,
 )
+from tramontane.export.window_choice import adapted
 from tramontane.runtime.errors import CheckpointError, ConfigError
 
 LLAMA = GEOMETRIES["llama-2-7b"]

@@ -11,9 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from tramontane.export.formats.checkpoint import Checkpoint
-from tramontane.export.options import (
-    adapted,
-)
+from tramontane.export.window_choice import adapted
 from tramontane.runtime import Session
 from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.errors import ContractError

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...config import MistralConfig
+from ...config import MistralConfig, Windows
 
 Published = Mapping[str, Any]  # a config.json
-Windows = tuple[int | None, ...]  # of each layer; None: a query sees all keys before it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ....runtime.errors import ConfigError
-from ...config import MistralConfig
+from ...config import MistralConfig, Windows
 from ..metadata_fields import number, shown, texts
-from .architecture import Published, Windows
+from .architecture import Published
 
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 

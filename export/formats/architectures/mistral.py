@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from ....runtime.errors import ConfigError
-from ...config import MistralConfig
-from .architecture import Architecture, Published, Windows
+from ...config import MistralConfig, Windows
+from .architecture import Architecture, Published
 from .layer_types import kinds_of, typed_windows, window_of, windows_as_layer_types
 
 _WINDOW = 4096
