@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..runtime.errors import ConfigError
+from .rope_parameters import KIND, ORIGINAL, QUERY_SCALE, THETA, fill_in
 
 _COUNTS = (
     "hidden_size",
@@ -52,6 +53,8 @@ class MistralConfig:
     layer_windows: Windows = ()
     # Windows in another file of the checkpoint that says otherwise; --window decides.
     other_windows: Windows = ()
+    # Parameters of rope besides its theta, as ``fill_in`` returns them; empty: not scaled.
+    rope_scaling: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -76,6 +79,11 @@ class MistralConfig:
             )
         if self.layer_windows:
             self._refuse_odd_windows()
+        filled = fill_in(
+            {THETA: self.rope_theta, **self.rope_scaling},
+            max_positions=self.max_position_embeddings,
+        )
+        object.__setattr__(self, "rope_scaling", _beside_theta(filled))
 
     def _refuse_odd_windows(self) -> None:
         windows = self.layer_windows
@@ -99,6 +107,15 @@ class MistralConfig:
     def with_windows(self, windows: Sequence[int | None]) -> MistralConfig:
         """The same architecture with these windows, one for each layer."""
         return dataclasses.replace(self, **describe_windows(windows), other_windows=())
+
+    @property
+    def query_scale(self) -> tuple[float, float] | None:
+        """How much queries grow with their position, and after how many; None: not at all.
+
+        A query at position i is multiplied by ``1 + beta * ln(1 + floor(i / original))``.
+        """
+        found = self.rope_scaling
+        return (found[QUERY_SCALE], found[ORIGINAL]) if QUERY_SCALE in found else None
 
     @property
     def num_parameters(self) -> int:
@@ -126,6 +143,13 @@ def describe_windows(windows: Sequence[int | None]) -> dict[str, Any]:
 def repeated(pattern: Windows, layers: int) -> Windows:
     """A pattern of windows, as often as it fits into so many layers."""
     return pattern * (layers // len(pattern))
+
+
+def _beside_theta(filled: dict[str, Any]) -> dict[str, Any]:
+    """Parameters without theta; none where they say what a theta alone says."""
+    beside = {name: value for name, value in filled.items() if name != THETA}
+    is_plain = beside in ({KIND: "default"}, {KIND: "linear", "factor": 1})
+    return {} if is_plain else beside
 
 
 def config_from_json(content: Mapping[str, Any]) -> MistralConfig:

@@ -14,6 +14,7 @@ from ..runtime.sizes import counted, format_bytes
 from .cache_choice import CacheChoice, geometry_of
 from .config import MistralConfig
 from .plan import Plan
+from .rope_parameters import KIND
 
 
 def print_plan(config: MistralConfig, cache: CacheChoice, plans: dict[str, Plan]) -> None:
@@ -29,7 +30,7 @@ def print_plan(config: MistralConfig, cache: CacheChoice, plans: dict[str, Plan]
         f"{counted(config.num_key_value_heads, 'key/value head')}, head size {config.head_dim}",
         "vocabulary": f"{config.vocab_size}{', tied' if config.tie_word_embeddings else ''}",
         "positions": config.max_position_embeddings,
-        "rope theta": f"{config.rope_theta:g}",
+        "rope theta": f"{config.rope_theta:g}{_scaling(config)}",
         "parameters": f"{config.num_parameters:_}".replace("_", " "),
         "window": by_layer(config.windows, none="none"),
         "cache": f"{format_bytes(memory.cache_bytes_at_most)} at most, {grows}",
@@ -65,3 +66,9 @@ def plan_json(config: MistralConfig, cache: CacheChoice, plans: dict[str, Plan])
         "num_parameters": config.num_parameters,
         "plans": {quant: dataclasses.asdict(found) for quant, found in plans.items()},
     }
+
+
+def _scaling(config: MistralConfig) -> str:
+    """The kind and factor of a rope that is scaled."""
+    scaling = config.rope_scaling
+    return f", {scaling[KIND]} scaling by {scaling.get('factor', 1):g}" if scaling else ""

@@ -7,18 +7,20 @@ from typing import Any
 
 from ...runtime.errors import ConfigError
 from ..config import MistralConfig, describe_windows
+from ..rope_parameters import QUERY_SCALE
 from ..tokenizer.spelling import write_ids
 from .architectures.architecture import Architecture
 from .architectures.known import ARCHITECTURES, architecture_of
 from .held_files import HeldFile, HeldFiles
 from .metadata_fields import flag, number, read_json_object, shown, token_id, token_ids
+from .published_rope import published_object, read_rope
 
 CONFIG_FILE = "config.json"
 
 _SUPPORTED = ", ".join(ARCHITECTURES)
 _BIASES = ("attention_bias", "mlp_bias")
 _QUANTIZATION = "quantization_config"
-_PLAIN_ROPE = {"rope_type", "type", "rope_theta", "factor", "partial_rotary_factor"}
+_SILU = ("silu", "swish")  # two names of one activation
 _GEOMETRY = (
     "hidden_size",
     "intermediate_size",
@@ -53,7 +55,7 @@ def read_quantization(file: HeldFile) -> dict[str, Any]:
         ConfigError: it is no object.
     """
     try:
-        return _object(read_json_object(file), _QUANTIZATION)
+        return published_object(read_json_object(file), _QUANTIZATION)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error.__cause__
 
@@ -85,6 +87,7 @@ def to_hugging_face(config: MistralConfig) -> dict[str, Any]:
         "max_position_embeddings": config.max_position_embeddings,
         "rms_norm_eps": config.rms_norm_eps,
         "rope_theta": config.rope_theta,
+        **({"rope_scaling": dict(config.rope_scaling)} if config.rope_scaling else {}),
         **architecture.windows_as_json(config),
         "tie_word_embeddings": config.tie_word_embeddings,
         "hidden_act": "silu",
@@ -103,6 +106,17 @@ def _parse(published: dict[str, Any]) -> MistralConfig:
             f"of num_attention_heads ({heads})"
         )
     windows = architecture.windows(published, values["num_hidden_layers"])
+    positions = number(
+        published, "max_position_embeddings", int, architecture.max_position_embeddings
+    )
+    rope_theta, rope_scaling = read_rope(
+        published, default_theta=architecture.rope_theta, max_positions=positions
+    )
+    if QUERY_SCALE in rope_scaling:
+        raise ConfigError(
+            f"{QUERY_SCALE} is {rope_scaling[QUERY_SCALE]}: {architecture.name} ignores it, "
+            "expected none; remove it"
+        )
     return MistralConfig(
         architecture=architecture.name,
         **values,
@@ -110,11 +124,10 @@ def _parse(published: dict[str, Any]) -> MistralConfig:
         head_dim=number(
             published, "head_dim", int, architecture.head_dim or hidden // max(heads, 1)
         ),
-        max_position_embeddings=number(
-            published, "max_position_embeddings", int, architecture.max_position_embeddings
-        ),
+        max_position_embeddings=positions,
         rms_norm_eps=number(published, "rms_norm_eps", float, architecture.rms_norm_eps),
-        rope_theta=_rope_theta(published, architecture.rope_theta),
+        rope_theta=rope_theta,
+        rope_scaling=rope_scaling,
         **describe_windows(windows),
         tie_word_embeddings=flag(
             published, "tie_word_embeddings", architecture.tie_word_embeddings
@@ -155,63 +168,16 @@ def _refuse_unsupported(published: dict[str, Any]) -> None:
     """Name whatever would make the export something else than the model."""
     for name in _BIASES:  # the files decide whether there are any
         flag(published, name)
-    rope, kind = _object(published, "rope_parameters"), _rope_scaling(published)
-    activation = published.get("hidden_act", "silu")
+    activation = published.get("hidden_act")
     refused = {
-        f"rope scaling ({kind})": bool(kind),
-        f"activation {shown(activation)} (supported: silu)": activation != "silu",
+        f"activation {shown(activation)} (supported: silu)": activation not in (None, *_SILU),
         "layer_windows, a window for each layer": bool(published.get("layer_windows")),
-        "partial rotary embedding": any(
-            number(source, "partial_rotary_factor", float, 1) != 1 for source in (published, rope)
-        ),
     }
     for what, is_there in refused.items():
         if is_there:
             raise ConfigError(f"{what} is not supported")
 
 
-def _rope_scaling(published: dict[str, Any]) -> str:
-    """What rope is scaled by; empty where transformers computes the rope of ``rope_theta`` alone.
-
-    Source: transformers 5.23, ``ROPE_INIT_FUNCTIONS`` and ``RotaryEmbeddingConfigMixin``: the
-        default kind reads no factor, and the linear kind divides by it.
-    """
-    for name in ("rope_parameters", "rope_scaling"):
-        described = _object(published, name)
-        kinds = (described.get("rope_type"), described.get("type"))
-        kind = next((kind for kind in kinds if kind is not None), None)
-        factor = number(described, "factor", float, 1.0)
-        others = sorted(set(described) - _PLAIN_ROPE)
-        if kind is None and (others or factor != 1):
-            return f"{name} has {shown((others or ['factor'])[0])} and no rope_type"
-        if kind == "linear" and (factor != 1 or described.get("factor") is None):
-            return f"linear, factor {shown(described.get('factor'))}"
-        if kind not in (None, "default", "linear"):
-            return kind if isinstance(kind, str) else shown(kind)
-    return ""
-
-
-def _object(published: dict[str, Any], name: str) -> dict[str, Any]:
-    value = published.get(name)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ConfigError(f"{name} is {shown(value)}, expected an object")
-    return value
-
-
 def _key_value_heads(published: dict[str, Any], architecture: Architecture, heads: int) -> int:
     default = heads if architecture.has_as_many_kv_heads else None
     return int(number(published, "num_key_value_heads", int, default))
-
-
-def _rope_theta(published: dict[str, Any], default: float) -> float:
-    rope, scaling = _object(published, "rope_parameters"), _object(published, "rope_scaling")
-    found = {
-        float(number(source, "rope_theta", float))
-        for source in (rope, scaling, published)
-        if source.get("rope_theta") is not None
-    }
-    if len(found) > 1:
-        raise ConfigError(f"rope_theta is given twice and differs: {sorted(found)}")
-    return found.pop() if found else default

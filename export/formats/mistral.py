@@ -7,8 +7,10 @@ from typing import Any
 
 from ...runtime.errors import ConfigError
 from ..config import MistralConfig, Windows, describe_windows, repeated
+from ..rope_parameters import KIND, ORIGINAL
 from .held_files import HeldFile, HeldFiles
 from .metadata_fields import flag, number, read_json_object, shown
+from .published_rope import published_object
 
 PARAMS_FILE = "params.json"
 
@@ -37,9 +39,18 @@ _KNOWN = {
     "norm_eps",
     "rope_theta",
     *_WINDOWS,
+    "yarn",  # see ``_YARN``
     "max_batch_size",  # of the program that serves it, no matter of the model
     "quantization",  # see ``_QUANTIZATION``
 }
+# Parameters of ``yarn`` by Hugging Face's names; ``apply_scale`` says whether attention is scaled.
+_YARN = {
+    "factor": "factor",
+    ORIGINAL: "original_max_position_embeddings",
+    "beta_fast": "beta",
+    "beta_slow": "alpha",
+}
+_SCALES_ATTENTION = "apply_scale"
 # Of ``quantization``: float8 weights with scales. How activations are rounded by programs that do
 # so changes nothing here, where they stay float.
 _QUANTIZATION = {
@@ -58,7 +69,8 @@ def read_params_json(folder: Path, held: HeldFiles | None = None) -> MistralConf
             leave the model as it is.
 
     Source: mistral-inference, src/mistral_inference/args.py (commit 26a52a14), and transformers'
-        convert_mistral_weights_to_hf.py (commit 15ea02a2) for what a missing key means.
+        convert_mistral_weights_to_hf.py (commit 15ea02a2) for what a missing key means; vllm,
+        transformers_utils/configs/mistral.py (``_remap_mistral_yarn_args``) for ``yarn``.
     """
     path = folder / PARAMS_FILE
     published = read_json_object(path if held is None else held.hold(path))
@@ -112,6 +124,7 @@ def to_params_json(config: MistralConfig) -> dict[str, Any]:
         published["sliding_window"] = list(config.layer_windows) or config.sliding_window
     if config.sliding_window is None or config.rope_theta != _DEFAULT_THETA:
         published["rope_theta"] = config.rope_theta
+    published |= _to_yarn(config)
     if config.max_position_embeddings != _DEFAULT_POSITIONS:
         published[_POSITIONS[0]] = config.max_position_embeddings
     if config.tie_word_embeddings:
@@ -136,6 +149,7 @@ def _parse(published: dict[str, Any]) -> MistralConfig:
         rms_norm_eps=number(published, "norm_eps", float),
         rope_theta=number(published, "rope_theta", float, _DEFAULT_THETA),
         **describe_windows(_windows(published, layers, most)),
+        rope_scaling=_rope_scaling(published),
         tie_word_embeddings=any(tied),
         bos_token_id=None,
         eos_token_ids=(),
@@ -163,6 +177,50 @@ def _windows(published: dict[str, Any], layers: int, positions: int) -> Windows:
     return repeated(
         tuple(None if each is None or each >= positions else each for each in pattern), layers
     )
+
+
+def _rope_scaling(published: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of ``yarn`` in Hugging Face's words; empty where there are none."""
+    described = published_object(published, "yarn")
+    if unknown := sorted(set(described) - {*_YARN.values(), _SCALES_ATTENTION}):
+        raise ConfigError(
+            f"yarn has {shown(unknown[0])}, expected {', '.join(_YARN.values())} or "
+            f"{_SCALES_ATTENTION}: it may change the model; export a folder in Hugging Face's "
+            "layout"
+        )
+    if not described:
+        return {}
+    for name in (_YARN["factor"], _YARN[ORIGINAL]):
+        if described.get(name) is None:
+            raise ConfigError(f"yarn has no {name}, expected a number; download the file again")
+    found = {
+        ours: described[theirs]
+        for ours, theirs in _YARN.items()
+        if described.get(theirs) is not None
+    }
+    if not flag(described, _SCALES_ATTENTION, default=True):
+        found["attention_factor"] = 1.0
+    return {KIND: "yarn", **found}
+
+
+def _to_yarn(config: MistralConfig) -> dict[str, Any]:
+    """Say the scaling of rope as ``params.json`` does; empty: there is none.
+
+    Raises:
+        ConfigError: it has no words for this one.
+    """
+    scaling = dict(config.rope_scaling)
+    if not scaling:
+        return {}
+    scales = "attention_factor" not in scaling
+    named = {theirs: scaling.pop(ours, None) for ours, theirs in _YARN.items()}
+    kind, factor = scaling.pop(KIND), scaling.pop("attention_factor", 1)
+    if kind != "yarn" or factor != 1 or scaling:
+        raise ConfigError(
+            f"{PARAMS_FILE}: rope is scaled by {shown(dict(config.rope_scaling))}, expected yarn "
+            f"with {', '.join(_YARN)} alone; write Hugging Face's layout instead"
+        )
+    return {"yarn": {**named, _SCALES_ATTENTION: scales}}
 
 
 def _refuse_quantization(described: Any) -> None:

@@ -26,7 +26,7 @@ _RECOMPUTED = {
     "_sin_cached",
     "masked_bias",
 }
-_RECOMPUTED_WHOLE = "rope.freqs"
+_RECOMPUTED_WHOLE = ("rope.freqs", "rope_freqs.weight")  # the latter is read with GGUF's keys
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

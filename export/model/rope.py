@@ -1,7 +1,8 @@
 """Rope (rotary position embedding): kinds, inverse frequencies, tables and the rotation.
 
-A kind is a function of ``rope_parameters``, an object as in Hugging Face's ``config.json``. To add
-one, write the function and enter it in ``KINDS``. Every kind has the bits of transformers 5.23,
+A kind is a function of ``rope_parameters``, an object as in Hugging Face's ``config.json`` that
+``export/rope_parameters.py`` has checked. To add one, write the function and enter it in ``KINDS``
+here, and what it reads in ``KINDS`` there. Every kind has the bits of transformers 5.23,
 ``modeling_rope_utils.py``: a last bit of a frequency is a different angle at large positions.
 """
 
@@ -15,10 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...runtime.errors import ConfigError
 from ..config import MistralConfig
-from ..formats.metadata_fields import flag, number, shown
 from ..formats.rope_layout import RopeLayout
+from ..rope_parameters import KIND, ORIGINAL, THETA, fill_in
 
 Tables = tuple[Tensor, Tensor]  # cosines and sines, (T, D / 2) each
 
@@ -44,7 +44,7 @@ class Rope:
 def rope_of(config: MistralConfig) -> Rope:
     """Make the rope of a model."""
     return make_rope(
-        {"rope_type": "default", "rope_theta": config.rope_theta},
+        {"rope_theta": config.rope_theta, **config.rope_scaling},
         head_dim=config.head_dim,
         max_positions=config.max_position_embeddings,
     )
@@ -59,27 +59,18 @@ def make_rope(parameters: Mapping[str, Any], *, head_dim: int, max_positions: in
     """Make a rope from parameters with the names and defaults of Hugging Face's ``config.json``.
 
     Args:
-        parameters: ``rope_parameters``; ``rope_type`` names the kind, "default" where it is
-            missing.
+        parameters: ``rope_parameters``, as ``fill_in`` takes them.
         head_dim: D, an even number.
-        max_positions: ``max_position_embeddings``; the original context length where
-            ``original_max_position_embeddings`` is missing.
+        max_positions: ``max_position_embeddings``.
 
     Raises:
         ConfigError: there is no such kind, or a parameter is missing or out of its range.
-
-    Source: transformers 5.23, ``RotaryEmbeddingConfigMixin.standardize_rope_params``.
     """
-    name = parameters.get("rope_type", "default")
-    if not isinstance(name, str) or name not in KINDS:
-        raise ConfigError(f"rope_type is {shown(name)}; expected one of {', '.join(KINDS)}")
-    filled = {
-        "original_max_position_embeddings": max_positions,
-        **parameters,
-        "max_position_embeddings": max_positions,
-    }
-    frequencies, attention_factor = KINDS[name](filled, head_dim)
-    return Rope(name=name, inverse_frequencies=frequencies, attention_factor=attention_factor)
+    filled = fill_in(parameters, max_positions=max_positions)
+    frequencies, attention_factor = KINDS[filled[KIND]](filled, head_dim)
+    return Rope(
+        name=filled[KIND], inverse_frequencies=frequencies, attention_factor=attention_factor
+    )
 
 
 def default(parameters: Mapping[str, Any], head_dim: int) -> tuple[Tensor, float]:
@@ -98,7 +89,7 @@ def linear(parameters: Mapping[str, Any], head_dim: int) -> tuple[Tensor, float]
         ``_compute_linear_scaling_rope_parameters``.
     """
     plain, _ = default(parameters, head_dim)
-    return plain / _above_zero(parameters, "factor"), 1.0
+    return plain / parameters["factor"], 1.0
 
 
 def llama3(parameters: Mapping[str, Any], head_dim: int) -> tuple[Tensor, float]:
@@ -110,13 +101,8 @@ def llama3(parameters: Mapping[str, Any], head_dim: int) -> tuple[Tensor, float]
     Source: meta-llama/llama-models, models/llama3/model.py, ``apply_scaling``; transformers 5.23,
         ``_compute_llama3_parameters``.
     """
-    factor = _above_zero(parameters, "factor")
-    low, high = (_above_zero(parameters, f"{name}_freq_factor") for name in ("low", "high"))
-    if low >= high:
-        raise ConfigError(
-            f"low_freq_factor is {low}, high_freq_factor {high}; expected low below high"
-        )
-    original = _above_zero(parameters, "original_max_position_embeddings")
+    factor, original = parameters["factor"], parameters[ORIGINAL]
+    low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
     plain, _ = default(parameters, head_dim)
     periods = 2 * math.pi / plain  # in positions
     share = (original / periods - low) / (high - low)
@@ -136,55 +122,44 @@ def yarn(parameters: Mapping[str, Any], head_dim: int) -> tuple[Tensor, float]:
         scaled_rope/LlamaYaRNScaledRotaryEmbedding.py; transformers 5.23,
         ``_compute_yarn_parameters``.
     """
-    original = _above_zero(parameters, "original_max_position_embeddings")
-    has_factor = "factor" in parameters  # null, as of DeepSeek-V3, means the ratio of the lengths
-    ratio = number(parameters, "max_position_embeddings", float) / original
-    factor = _above_zero(parameters, "factor", ratio if has_factor else None)
+    factor = parameters["factor"]
     lengths = _positions_per_radian(parameters, head_dim)
-    first, last = _yarn_range(parameters, head_dim, original)
+    first, last = _yarn_range(parameters, head_dim)
     steps = torch.arange(head_dim // 2, dtype=torch.float32)
     kept = 1 - ((steps - first) / (last - first)).clamp(0, 1)
     frequencies = 1.0 / (factor * lengths) * (1 - kept) + 1.0 / lengths * kept
-    return frequencies, _yarn_attention_factor(parameters, factor)
+    return frequencies, _yarn_attention_factor(parameters)
 
 
-def _yarn_range(
-    parameters: Mapping[str, Any], head_dim: int, original: float
-) -> tuple[float, float]:
+def _yarn_range(parameters: Mapping[str, Any], head_dim: int) -> tuple[float, float]:
     """Dimensions between which ``yarn`` blends; whole ones unless ``truncate`` is false."""
-    theta = number(parameters, "rope_theta", float)
-    if theta <= 1:
-        raise ConfigError(f"rope_theta is {theta}; yarn needs one above 1")
-    fast, slow = (
-        _above_zero({name: parameters.get(name) or None}, name, usual)
-        for name, usual in (("beta_fast", 32.0), ("beta_slow", 1.0))
-    )
-    if fast < slow:
-        raise ConfigError(f"beta_fast is {fast}; expected at least beta_slow, {slow}")
     first, last = (
-        head_dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(theta))
-        for rotations in (fast, slow)
+        head_dim
+        * math.log(parameters[ORIGINAL] / (parameters[name] * 2 * math.pi))
+        / (2 * math.log(parameters[THETA]))
+        for name in ("beta_fast", "beta_slow")
     )
-    if flag({"truncate": parameters.get("truncate", True)}, "truncate"):
+    if parameters.get("truncate", True):
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, head_dim - 1)
     return first, last + 0.001 if first == last else last
 
 
-def _yarn_attention_factor(parameters: Mapping[str, Any], factor: float) -> float:
+def _yarn_attention_factor(parameters: Mapping[str, Any]) -> float:
     """The published one, else ``0.1 ln(factor) + 1``, or a ratio of two such with ``mscale``."""
-    if parameters.get("attention_factor") is not None:
-        return _above_zero(parameters, "attention_factor")
+    if "attention_factor" in parameters:
+        return float(parameters["attention_factor"])
 
     def scale(weight: float) -> float:
+        factor: float = parameters["factor"]
         return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
-    one, other = (number(parameters, f"mscale{which}", float, 0.0) for which in ("", "_all_dim"))
+    one, other = (parameters.get(f"mscale{which}", 0.0) for which in ("", "_all_dim"))
     return scale(one) / scale(other) if one and other else scale(1)
 
 
-# Rope kinds by ``rope_type``: parameters and head size to inverse frequencies (D / 2,) float32
-# and attention factor.
+# Rope kinds by ``rope_type``: parameters as ``fill_in`` returns them and head size to inverse
+# frequencies (D / 2,) float32 and attention factor.
 KINDS: dict[str, Callable[[Mapping[str, Any], int], tuple[Tensor, float]]] = {
     "default": default,
     "linear": linear,
@@ -215,14 +190,6 @@ def rotate(x: Tensor, tables: Tables, *, layout: RopeLayout = "halves") -> Tenso
 
 def _positions_per_radian(parameters: Mapping[str, Any], head_dim: int) -> Tensor:
     """``theta ** (2 d / D)``, one over the unscaled frequencies: (D / 2,) float32."""
-    theta = _above_zero(parameters, "rope_theta")
     exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
-    lengths: Tensor = theta**exponents
+    lengths: Tensor = parameters[THETA] ** exponents
     return lengths
-
-
-def _above_zero(parameters: Mapping[str, Any], name: str, usual: float | None = None) -> float:
-    value = float(number(parameters, name, float, usual))
-    if value <= 0:
-        raise ConfigError(f"{name} is {value}; expected a number above 0")
-    return value

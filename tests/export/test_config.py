@@ -14,7 +14,9 @@ from tramontane.export.config import MistralConfig
 from tramontane.export.formats.huggingface import to_hugging_face
 from tramontane.export.formats.layouts import read_config
 from tramontane.export.formats.mistral import to_params_json
+from tramontane.export.formats.published_rope import read_rope
 from tramontane.export.model.model import Mistral
+from tramontane.export.model.rope import rope_of
 from tramontane.runtime.errors import ConfigError
 from transformers import AutoConfig, LlamaConfig
 from transformers import MinistralConfig as PublishedMinistralConfig
@@ -79,6 +81,76 @@ def test_scaling_that_scales_nothing_is_the_rope_that_transformers_computes(
     torch.testing.assert_close(cos[0, :, : D // 2], angles.cos())
     torch.testing.assert_close(sin[0, :, : D // 2], angles.sin())
     assert config.rope_theta == 5e5
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+SCALED: list[dict[str, Any]] = [
+    {"rope_scaling": {"type": "linear", "factor": 2}},
+    {"rope_scaling": {**LLAMA3, "type": "llama3"}},
+    {"rope_scaling": {**YARN, "attention_factor": None, "beta_fast": None}},
+    {"rope_scaling": {"rope_type": "yarn", "factor": 4}, "max_position_embeddings": 64},
+    {"rope_parameters": {**LLAMA3, "rope_theta": 5e5}},
+    {"rope_parameters": {**YARN, "rope_theta": 5e5, "mscale": 1.0, "mscale_all_dim": 1.0}},
+    {"rope_parameters": {**YARN, "rope_theta": 5e5, "mscale_all_dim": 0, "beta_fast": 4.0}},
+    {"rope_parameters": {**YARN, "truncate": False, "max_position_embeddings": 256}},
+]
+
+
+@pytest.mark.parametrize("described", SCALED, ids=str)
+@pytest.mark.parametrize("base", [MISTRAL, LLAMA], ids=["mistral", "llama"])
+def test_scaled_rope_is_that_of_transformers(
+    tmp_path: Path, base: dict[str, Any], described: dict[str, Any]
+) -> None:
+    family = "llama" if base is LLAMA else "mistral"
+    config = read(tmp_path, base, model_type=family, **described)
+    theirs = MistralRotaryEmbedding(AutoConfig.from_pretrained(tmp_path))
+    assert torch.equal(rope_of(config).inverse_frequencies, theirs.inv_freq)
+    assert rope_of(config).attention_factor == theirs.attention_scaling
+    (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(config)))
+    assert read_config(tmp_path) == config
+    written = MistralRotaryEmbedding(AutoConfig.from_pretrained(tmp_path))
+    assert torch.equal(written.inv_freq, theirs.inv_freq)
+    assert written.attention_scaling == theirs.attention_scaling
+
+
+def test_parameters_for_each_kind_of_layer_are_read_where_they_are_one_rope(
+    tmp_path: Path,
+) -> None:
+    of_all = {**YARN, "rope_theta": 5e5}
+    kinds = ["sliding_attention", "sliding_attention"]
+    nested = {"sliding_attention": of_all, "full_attention": {"rope_theta": 1.0}}
+    config = read(tmp_path, rope_parameters=nested, layer_types=kinds)
+    assert config == read(tmp_path, rope_parameters=of_all)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"rope_theta": 1e4}, "rope_theta is given twice and differs"),
+        (
+            {**YARN, "factor": 8.0, "rope_theta": 5e5},
+            "rope_parameters.sliding_attention and rope_parameters.full_attention describe two",
+        ),
+    ],
+)
+def test_kinds_of_layers_that_differ_in_rope_are_refused(
+    other: dict[str, Any], message: str
+) -> None:
+    nested = {"sliding_attention": {**YARN, "rope_theta": 5e5}, "full_attention": other}
+    published = {"rope_parameters": nested, "layer_types": list(nested)}
+    with pytest.raises(ConfigError, match=message):
+        read_rope(published, default_theta=1e4, max_positions=256)
+
+
+def test_swish_and_null_are_silu(tmp_path: Path) -> None:
+    assert read(tmp_path, hidden_act="swish") == read(tmp_path, hidden_act=None) == read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -169,19 +241,44 @@ def test_config_that_transformers_writes_is_read(stdlib_5m: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rope_scaling": {"type": "yarn", "factor": 4}}, r"rope scaling \(yarn\)"),
-        ({"rope_scaling": {"factor": 4}}, r"\(rope_scaling has 'factor' and no rope_type\)"),
-        ({"rope_scaling": {"low": 1}}, r"\(rope_scaling has 'low' and no rope_type\)"),
-        ({"rope_scaling": {"type": "linear", "factor": 2}}, r"rope scaling \(linear, factor 2\)"),
-        ({"rope_scaling": {"type": "linear"}}, r"rope scaling \(linear, factor None\)"),
-        ({"rope_scaling": {"rope_type": None, "type": "yarn"}}, r"rope scaling \(yarn\)"),
-        ({"rope_scaling": {"rope_type": "dynamic", "factor": 1}}, r"rope scaling \(dynamic\)"),
+        ({"rope_scaling": {"factor": 4}}, "rope_scaling has 'factor' and no rope_type, expected"),
+        ({"rope_scaling": {"beta_fast": 1}}, "rope_scaling has 'beta_fast' and no rope_type"),
+        ({"rope_scaling": {"type": "yarn", "low": 1}}, "rope_scaling has 'low', expected param"),
+        ({"rope_scaling": {"type": "linear"}}, "factor is missing"),
+        ({"rope_scaling": {"rope_type": None, "type": "yarn"}}, "factor is missing"),
+        (
+            {"rope_scaling": {"rope_type": "dynamic", "factor": 1}},
+            r"rope_type is 'dynamic'; expected one of default, linear, llama3, yarn \(not supported: "
+            "its frequencies change as a sequence grows, and cached keys have the old ones",
+        ),
+        (
+            {"rope_scaling": {"type": "longrope", "long_factor": [1.0]}},
+            "rope_type is 'longrope'; .* it changes to other frequencies past the original length",
+        ),
         ({"rope_scaling": {"factor": "x"}}, "factor is 'x'; expected a number"),
         (
             {"rope_parameters": {"sliding_attention": {"rope_theta": 1e4}}},
-            r"\(rope_parameters has 'sliding_attention' and no rope_type\)",
+            "rope_parameters has 'sliding_attention' and no rope_type",
         ),
-        ({"rope_parameters": {"rope_type": "llama3"}}, r"rope scaling \(llama3\)"),
+        (
+            {
+                "rope_parameters": {"full_attention": None},
+                "layer_types": ["full_attention"],
+            },
+            "rope_parameters of full_attention is null, expected parameters",
+        ),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "factor is missing"),
+        (
+            {
+                "rope_parameters": {
+                    "rope_type": "linear",
+                    "factor": 2,
+                    "llama_4_scaling_beta": 0.1,
+                    "original_max_position_embeddings": 64,
+                }
+            },
+            "llama_4_scaling_beta is 0.1: MistralForCausalLM ignores it",
+        ),
         ({"rope_parameters": {"rope_theta": 1.0}, "rope_theta": 2.0}, "given twice and differs"),
         ({"hidden_act": "gelu"}, "activation 'gelu'"),
         ({"architectures": ["MixtralForCausalLM"]}, "supported are LlamaForCausalLM, Ministral"),
@@ -215,12 +312,15 @@ def test_config_that_transformers_writes_is_read(stdlib_5m: Path) -> None:
         ({"bos_token_id": "x"}, "bos_token_id is 'x'; expected a number"),
         ({"bos_token_id": -1}, "bos_token_id is -1; expected at least 0, or null"),
         ({"architectures": [["MistralForCausalLM"]]}, r"architectures is \[\['MistralForCa"),
-        ({"rope_scaling": {"type": ["yarn"]}}, r"rope scaling \(\['yarn'\]\) is not supported"),
+        ({"rope_scaling": {"type": ["yarn"]}}, r"rope_type is \['yarn'\]; expected one of"),
         ({"rope_parameters": {"rope_theta": [1]}}, r"rope_theta is \[1\]; expected a number"),
         ({"rope_parameters": []}, r"rope_parameters is \[\], expected an object"),
         (
-            {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": "yarn"}},
-            r"rope scaling \(yarn\)",
+            {
+                "rope_parameters": {"rope_type": "default"},
+                "rope_scaling": {"type": "linear", "factor": 2},
+            },
+            "rope_parameters and rope_scaling describe two ropes",
         ),
         ({"rope_scaling": {"rope_theta": 1.0}, "rope_theta": 2.0}, "given twice and differs"),
         ({"partial_rotary_factor": "x"}, "partial_rotary_factor is 'x'; expected a number"),

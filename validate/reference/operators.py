@@ -62,10 +62,11 @@ def rotate(
 ) -> np.ndarray:
     """Apply the first T rows of rope tables to queries or keys (heads, T, D).
 
-    ``back`` undoes it, where the rope's attention factor is 1.
+    ``back`` undoes it: cosines and sines have rope's attention factor, so both ways together
+    multiply by its square, which is the first cosine's.
     """
     cos, sin = (table[: x.shape[1]] for table in rope)
-    tables = cos, -sin if back else sin
+    tables = (cos / cos[0, 0] ** 2, -sin / cos[0, 0] ** 2) if back else (cos, sin)
     return model_rope.rotate(torch.from_numpy(x), tables, layout=layout).numpy()
 
 

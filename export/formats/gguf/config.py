@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,8 @@ from ..metadata_fields import number, shown, token_id
 from ..tensor_names import GGUF, HEAD
 from .file import GgufFile
 from .neutral_keys import refuse_changes
+from .rope import KNOWN as KNOWN_OF_ROPE
+from .rope import read_scaling
 
 # llama.cpp's converter writes Llama and Mistral alike under this name; Mistral 3 and 4, which
 # have names of their own, are other models.
@@ -36,9 +37,9 @@ _KNOWN = {
     "rope.dimension_count",
     "rope.freq_base",
     "vocab_size",
+    *KNOWN_OF_ROPE,
 }
 _DEFAULT_THETA = 10000.0
-_ROPE_FACTORS = "rope_freqs.weight"
 _TOKENIZER = "tokenizer.ggml."
 _TOKENS, _BOS = f"{_TOKENIZER}tokens", f"{_TOKENIZER}bos_token_id"
 # Ends of a text, of a turn, and of a message that calls a tool: llama.cpp stops at each of them.
@@ -75,13 +76,13 @@ def _parse(file: GgufFile) -> MistralConfig:
         )
     start = f"{_ARCHITECTURE}."
     own = {k.removeprefix(start): v for k, v in metadata.items() if k.startswith(start)}
-    _refuse_rope_factors(file.tensors)
     own |= _of_all_layers(own)
     sizes = {ours: number(own, theirs, int) for ours, theirs in _SIZES.items()}
     heads = sizes["num_attention_heads"]
     head_dim = _head_dim(own, hidden_size=sizes["hidden_size"], heads=heads)
     refuse_changes(own, prefix=start, known=_KNOWN, head_dim=max(head_dim, 1))
     window = number(own, "attention.sliding_window", int, 0) or None
+    theta = _shortest(number(own, "rope.freq_base", float, _DEFAULT_THETA))
     tokens = metadata.get(_TOKENS)
     num_tokens = len(tokens) if isinstance(tokens, list) else 0
     return MistralConfig(
@@ -91,7 +92,11 @@ def _parse(file: GgufFile) -> MistralConfig:
         head_dim=head_dim,
         vocab_size=number(own, "vocab_size", int, num_tokens or None),
         rms_norm_eps=_shortest(number(own, _EPSILON, float)),
-        rope_theta=_shortest(number(own, "rope.freq_base", float, _DEFAULT_THETA)),
+        rope_theta=theta,
+        rope_scaling={
+            name: _shortest(value) if isinstance(value, float) else value
+            for name, value in read_scaling(file, own, theta=theta).items()
+        },
         sliding_window=window,
         tie_word_embeddings=GGUF.published(HEAD) not in file.tensors,
         bos_token_id=token_id(metadata, _BOS),
@@ -109,15 +114,6 @@ def _end_tokens(metadata: dict[str, Any]) -> tuple[int, ...]:
     if eos is None and any(other is not None for other in others):
         eos = _DEFAULT_EOS.get(str(metadata.get(f"{_TOKENIZER}model")))
     return tuple(dict.fromkeys(each for each in (eos, *others) if each is not None))
-
-
-def _refuse_rope_factors(tensors: Container[str]) -> None:
-    if _ROPE_FACTORS in tensors:
-        raise ConfigError(
-            f"tensor {_ROPE_FACTORS} divides the frequencies of rope (Llama 3.1 and later have "
-            "it), expected rope without scaling; it is not supported by this version, so export "
-            "a Llama before 3.1, or a Mistral before 3"
-        )
 
 
 def _of_all_layers(own: dict[str, Any]) -> dict[str, Any]:

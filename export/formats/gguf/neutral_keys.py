@@ -44,27 +44,15 @@ _ONLY_AS: dict[str, tuple[Any, ...]] = {
     "pooling_type": (0, 2**32 - 1),
     "residual_scale": _ZERO_OR_ONE,
     "rope.freq_base_swa": (10000,),
-    "rope.scale_linear": _ZERO_OR_ONE,
     "rope.scaling.alpha": _ZERO,
     "rope.scaling.attn_factor": _ONE,
-    "rope.scaling.factor": _ZERO_OR_ONE,
-    "rope.scaling.type": ("none", "linear"),  # linear divides by the factor
     "rope.scaling.yarn_attn_factor": _ONE,
     "rope.scaling.yarn_ext_factor": (-1, 0),
-    "rope.scaling.yarn_log_multiplier": _ZERO,
     "router_logit_softcapping": (0, 30),
     "tensor_data_layout": ("Meta AI original pth",),  # rope in pairs, as all of them have it
     "token_shift_count": (2,),
     "use_parallel_residual": _OFF,
 }
-# At any value: only yarn reads them, which ``rope.scaling.type`` refuses.
-_ONLY_FOR_YARN = {
-    "rope.scaling.finetuned",
-    "rope.scaling.original_context_length",
-    "rope.scaling.yarn_beta_fast",
-    "rope.scaling.yarn_beta_slow",
-}
-_FACTORS = ("rope.scaling.factor", "rope.scale_linear")  # that rope.scaling.type "none" ignores
 _SCALE = "attention.scale"
 _OF_WINDOWS = (
     "attention.key_length_swa",
@@ -88,9 +76,7 @@ def refuse_changes(own: dict[str, Any], *, prefix: str, known: set[str], head_di
     neutral = {**_ONLY_AS, _SCALE: (0, 1 / math.sqrt(head_dim))}
     neutral |= dict.fromkeys(_OF_WINDOWS, (0, head_dim))
     for name, value in sorted(own.items()):
-        if name in known | _ONLY_FOR_YARN:
-            continue
-        if name in _FACTORS and own.get("rope.scaling.type") == "none":
+        if name in known:
             continue
         key = f"{prefix}{name}"
         if name not in neutral and _is_unset(value):

@@ -17,6 +17,7 @@ from ...tokenizer.sentencepiece_model import KIND, parse
 from ...tokenizer.tokenizer import read_vocabulary
 from ..checkpoint import Checkpoint
 from ..gguf_package import gguf
+from ..metadata_fields import shown
 from ..rope_layout import halves_to_pairs
 from ..tensor_names import GGUF, HEAD, is_rotated, parameters
 
@@ -32,10 +33,17 @@ def write_gguf(checkpoint: Checkpoint, path: Path) -> None:
     are F32, which llama.cpp demands. The window is noted, though llama.cpp honours none here.
 
     Raises:
-        CheckpointError: no SentencePiece tokenizer, an unreadable tensor, or a NaN or infinity.
+        CheckpointError: no SentencePiece tokenizer, scaled rope, an unreadable tensor, or a NaN
+            or infinity.
 
     Source: ggml, docs/gguf.md; llama.cpp, conversion/llama.py.
     """
+    if scaling := checkpoint.config.rope_scaling:
+        raise CheckpointError(
+            f"{checkpoint.path}: rope is scaled by {shown(dict(scaling))}, expected no scaling, "
+            "which is all that is written as GGUF; convert the checkpoint by llama.cpp's "
+            "convert_hf_to_gguf.py"
+        )
     shapes = parameters(checkpoint.config)
     if checkpoint.config.tie_word_embeddings:
         del shapes[HEAD]  # llama.cpp reads the embedding in its place

@@ -56,6 +56,17 @@ def test_a_name_that_is_nothing_is_refused_with_what_is_known(
     assert "mistral-7b-v0.1, mistral-7b-v0.2" in message
 
 
+def test_scaled_rope_is_named(
+    stdlib_5m: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((stdlib_5m / "config.json").read_bytes())
+    del config["rope_parameters"]
+    config["rope_scaling"] = {"type": "linear", "factor": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    cli.main(["inspect", str(tmp_path)])  # there are no weights
+    assert "rope theta            10000, linear scaling by 4\n" in capsys.readouterr().out
+
+
 def test_a_window_is_planned_for_where_it_is_asked_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

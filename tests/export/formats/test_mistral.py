@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tramontane.export.config import MistralConfig
 from tramontane.export.formats.layouts import read_config
+from tramontane.export.formats.mistral import to_params_json
+from tramontane.export.model.rope import rope_of
 from tramontane.runtime.errors import ConfigError
+from transformers import MistralConfig as PublishedMistralConfig
+from transformers.models.mistral.modeling_mistral import MistralRotaryEmbedding
 
 # What Mistral published for its three releases of 7B.
 V1 = {
@@ -24,6 +30,46 @@ V1 = {
 V2 = {**{k: v for k, v in V1.items() if k != "sliding_window"}, "rope_theta": 1000000.0}
 V3 = {**V2, "vocab_size": 32768}
 MISSING = object()
+# Of Ministral 3, without its scale of queries.
+YARN = {
+    "original_max_position_embeddings": 16384,
+    "factor": 16,
+    "apply_scale": False,
+    "beta": 32,
+    "alpha": 1,
+}
+
+
+@pytest.mark.parametrize("apply_scale", [True, False, None])
+def test_yarn_is_read_as_hugging_face_s_and_written_back(
+    tmp_path: Path, apply_scale: bool | None
+) -> None:
+    described = {**YARN, "apply_scale": apply_scale}
+    config = read(tmp_path, V2, yarn=described, max_seq_len=262144)
+    rope = {
+        "rope_type": "yarn",
+        "rope_theta": 1e6,
+        "factor": 16.0,
+        "original_max_position_embeddings": 16384,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        # Two weights that are equal cancel; without the second, attention is scaled.
+        **({"mscale": 1.0, "mscale_all_dim": 1.0} if apply_scale is False else {}),
+    }
+    theirs = PublishedMistralConfig(
+        head_dim=128, max_position_embeddings=262144, rope_parameters=rope
+    )
+    expected = MistralRotaryEmbedding(theirs)
+    assert torch.equal(rope_of(config).inverse_frequencies, expected.inv_freq)
+    assert rope_of(config).attention_factor == expected.attention_scaling
+    (tmp_path / "params.json").write_text(json.dumps(to_params_json(config)))
+    assert read_config(tmp_path) == config
+
+
+def test_scaling_that_params_json_has_no_words_for_is_not_written(tmp_path: Path) -> None:
+    linear = dataclasses.replace(read(tmp_path), rope_scaling={"rope_type": "linear", "factor": 2})
+    with pytest.raises(ConfigError, match="params.json: rope is scaled by .* expected yarn with"):
+        to_params_json(linear)
 
 
 def read(folder: Path, base: dict[str, Any] = V1, **changes: Any) -> MistralConfig:
@@ -93,7 +139,11 @@ def test_key_that_says_nothing_is_no_matter(tmp_path: Path, nothing: dict[str, A
         ({"moe": {"num_experts": 8}}, r"moe \(\{'num_experts': 8\}\) is not supported"),
         ({"vision_encoder": {"hidden_size": 1}}, "vision_encoder .* is not supported"),
         ({"quantization": {"qformat_weight": "fp8"}}, "qformat_weight of quantization is "),
-        ({"yarn": {"factor": 16}}, r"yarn .* is not supported: it may change the model"),
+        ({"yarn": {"factor": 16, "gamma": 1}}, "yarn has 'gamma', expected factor, original_max"),
+        ({"yarn": {"factor": 16}}, "yarn has no original_max_position_embeddings, expected"),
+        ({"yarn": {"original_max_position_embeddings": 16}}, "yarn has no factor, expected"),
+        ({"yarn": {**YARN, "apply_scale": 1}}, "apply_scale is 1; expected true or false"),
+        ({"yarn": 1}, "yarn is 1, expected an object"),
         ({"rope_scaling": {"factor": 8}}, "rope_scaling .* is not supported"),
         ({"lora": {"rank": 64}}, "lora .* is not supported"),
         ({"multiple_of": 256}, r"multiple_of \(256\) is not supported"),

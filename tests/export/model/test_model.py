@@ -23,13 +23,32 @@ BOUND = 1e-4  # largest |difference| of two float32 logits
 LLAMA = {"architecture": "LlamaForCausalLM"}
 MINISTRAL = {"architecture": "MinistralForCausalLM", "sliding_window": W}
 FULL, SLIDING = "full_attention", "sliding_attention"
+# Lengths cross the original one.
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 1e4,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 12,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 16.0,
+    "original_max_position_embeddings": 12,
+}
 KINDS = [
     {},
     {"tie": True},
     {"sliding_window": None},
     {"num_key_value_heads": 4},
     {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+    {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
+    {"rope_parameters": YARN, "sliding_window": None},
+    {"rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0}},
     LLAMA,
+    {**LLAMA, "rope_parameters": LLAMA3},
     {**LLAMA, "tie": True},
     {**LLAMA, "num_key_value_heads": 4},
     MINISTRAL,
@@ -112,7 +131,13 @@ def test_cache_that_grows_gives_the_same_logits_and_keeps_every_row(
 
 @pytest.mark.parametrize(
     "fault",
-    [{"sliding_window": W + 1}, {"sliding_window": W - 1}, {"rope_theta": 9000.0}],
+    [
+        {"sliding_window": W + 1},
+        {"sliding_window": W - 1},
+        {"rope_theta": 9000.0},
+        {"rope_scaling": {"rope_type": "linear", "factor": 1.1}},
+        {"rope_scaling": {**YARN, "attention_factor": 1.0}},
+    ],
     ids=str,
 )
 def test_planted_fault_fails_the_same_bound(tiny_checkpoint: Write, fault: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -12,8 +13,11 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import transformers
+from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.formats.layouts import read_config
 from tramontane.runtime.errors import ConfigError
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 Write = Callable[..., Path]
 
@@ -48,6 +52,7 @@ def test_left_out_metadata_means_what_llama_cpp_takes_for_granted(
         {"llama.rope.scaling.type": "linear"},  # llama.cpp: no factor is 1
         {"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0},  # not applied
         {"llama.rope.scaling.attn_factor": 1.0, "llama.rope.scaling.finetuned": True},
+        {"llama.rope.scaling.yarn_log_multiplier": 0.5},  # only yarn reads it
         {"llama.rope.scaling.yarn_beta_fast": 32.0, "llama.rope.scaling.yarn_ext_factor": -1.0},
         {"llama.rope.scaling.original_context_length": 128, "llama.rope.scale_linear": 0.0},
         {"llama.attention.scale": 1 / math.sqrt(16)},
@@ -72,12 +77,9 @@ def test_metadata_that_says_nothing_is_no_matter(
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"llama.rope.scaling.type": "yarn"}, r"type is 'yarn', expected 'none' or 'linear': it"),
-        ({"llama.rope.scaling.factor": 4.0}, r"scaling\.factor is 4\.0, expected 0 or 1"),
-        (
-            {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0},
-            r"llama\.rope\.scaling\.factor is 4\.0, .* not supported by this version; export a",
-        ),
+        ({"llama.rope.scaling.type": "longrope"}, r"'longrope'; expected one of none, linear, y"),
+        ({"llama.rope.scaling.type": "yarn"}, "factor is 1, as it is where the key is missing"),
+        ({"llama.rope.scaling.yarn_ext_factor": 0.5}, r"ext_factor is 0\.5, expected -1 or 0"),
         (
             {"llama.rope.scaling.attn_factor": 0.5},
             r"attn_factor is 0\.5, expected 1: it changes",
@@ -121,10 +123,96 @@ def test_other_architecture_is_refused_by_name(tmp_path: Path) -> None:
         read_config(tmp_path / "a.gguf")
 
 
-def test_tensor_of_rope_factors_is_refused_by_name(tiny_checkpoint: Write, as_gguf: Write) -> None:
-    path = as_gguf(tiny_checkpoint(), tensors={"rope_freqs.weight": np.ones(8, np.float32)})
-    message = r"rope_freqs\.weight divides the frequencies of rope .*expected rope without scaling"
+SCALED: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (
+        {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
+        {"rope_type": "linear", "factor": 4.0},
+    ),
+    ({"rope.scaling.factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+    ({"rope.scale_linear": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+    (
+        {
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 4.0,
+            "rope.scaling.original_context_length": 64,
+        },
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+    ),
+    (
+        {
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 4.0,
+            "rope.scaling.yarn_beta_fast": 4.0,
+            "rope.scaling.yarn_log_multiplier": 0.1,
+        },
+        {
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "beta_fast": 4.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 0.1,
+        },
+    ),
+]
+
+
+@pytest.mark.situation("GGUF file with scaled rope", package="gguf")
+@pytest.mark.parametrize(("keys", "scaling"), SCALED, ids=str)
+def test_scaling_of_rope_is_read(
+    tiny_checkpoint: Write, as_gguf: Write, keys: dict[str, Any], scaling: dict[str, Any]
+) -> None:
+    plain = tiny_checkpoint("LlamaForCausalLM")
+    found = read_config(as_gguf(plain, metadata={f"llama.{k}": v for k, v in keys.items()}))
+    assert found == dataclasses.replace(read_config(plain), rope_scaling=scaling)
+
+
+def factors_of(scaling: dict[str, Any], theta: float, head_dim: int) -> np.ndarray:
+    """What transformers divides each frequency by."""
+    rope = {**scaling, "rope_theta": theta}
+    sizes = {"head_dim": head_dim, "num_attention_heads": 4, "hidden_size": 4 * head_dim}
+    scaled = LlamaRotaryEmbedding(transformers.LlamaConfig(**sizes, rope_parameters=rope))
+    plain = {"rope_type": "default", "rope_theta": theta}
+    unscaled = LlamaRotaryEmbedding(transformers.LlamaConfig(**sizes, rope_parameters=plain))
+    return np.asarray((unscaled.inv_freq / scaled.inv_freq).numpy(), np.float32)
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+@pytest.mark.situation("GGUF file with the rope factors of Llama 3", package="gguf")
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_tensor_of_llama_3_is_its_parameters(
+    tiny_checkpoint: Write, as_gguf: Write, factor: float
+) -> None:
+    scaling = {**LLAMA3, "factor": factor}
+    source = tiny_checkpoint(
+        "LlamaForCausalLM", rope_parameters={"rope_type": "default", "rope_theta": 5e5}
+    )
+    tensors = {"rope_freqs.weight": factors_of(scaling, 5e5, 16)}
+    path = as_gguf(source, tensors=tensors)
+    assert read_config(path) == dataclasses.replace(read_config(source), rope_scaling=scaling)
+    assert Checkpoint.open(path).config.rope_scaling == scaling  # and the tensor is expected
+
+
+def test_a_tensor_of_other_factors_is_refused_by_name(
+    tiny_checkpoint: Write, as_gguf: Write
+) -> None:
+    other = factors_of({**LLAMA3, "low_freq_factor": 2.0}, 1e4, 16)
+    path = as_gguf(tiny_checkpoint(), tensors={"rope_freqs.weight": other})
+    message = (
+        r"rope_freqs\.weight divides the frequencies of rope by .*expected the factors of Llama"
+    )
     with pytest.raises(ConfigError, match=message):
+        read_config(path)
+    both = {"llama.rope.scaling.factor": 4.0}
+    path = as_gguf(tiny_checkpoint(), metadata=both, tensors={"rope_freqs.weight": other})
+    with pytest.raises(ConfigError, match="'linear' and tensor rope_freqs.weight divides"):
         read_config(path)
 
 
