@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .memory import MemoryPlan as MemoryPlan
     from .model import Model as Model
     from .session import Session as Session
+    from .snapshot import Snapshot as Snapshot
 
 _HOMES = {
     "ContractError": "errors",
@@ -26,6 +27,7 @@ _HOMES = {
     "Result": "decoding.result",
     "Sampler": "decoding.sampler",
     "Session": "session",
+    "Snapshot": "snapshot",
 }
 __all__ = list(_HOMES)
 

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from . import contract
-from .cache import CacheLayout, growing_rows
+from .cache import growing_rows
+from .held_rows import CacheRows, HeldRows
 from .ort_session import ort
 
-CacheRows = npt.NDArray[np.float32] | npt.NDArray[np.int8]
 _SCALARS = {keep: np.array(keep, np.int64) for keep in (0, 1)}
 
 
@@ -25,12 +25,15 @@ class Binding:
     onnxruntime keeps addresses, not arrays: the arrays live here.
     """
 
-    def __init__(self, graph: ort.InferenceSession, geometry: contract.Geometry) -> None:
-        """Bind nothing yet."""
+    def __init__(
+        self, graph: ort.InferenceSession, geometry: contract.Geometry, *, keep: int = 0
+    ) -> None:
+        """Bind nothing yet; each layer is to keep so many evicted rows."""
         self.handle: Any = graph.io_binding()
-        self.cache: list[CacheRows] = []  # (1, G, rows, D) each: key and value, layer by layer
+        self.rows: list[HeldRows] = []  # key and value, layer by layer
         self.capacity = 0  # tokens for which every layer has rows, which are bound
         self._geometry = geometry
+        self._keep = keep
         self._ones = np.ones((1, geometry.max_positions), np.int64)
         self._bound: dict[str, npt.NDArray[Any]] = {}
 
@@ -63,16 +66,17 @@ class Binding:
         geometry, most = self._geometry, self._geometry.max_positions
         self.capacity = 0  # after an interrupt some layers have more rows than others: begin again
         for index, names in enumerate(contract.cache_pairs(geometry)):
-            layout = self._layout(index)
+            layout = geometry.layers[index // len(contract.KINDS)]
             rows, kept = layout.allocated(tokens, most=most), layout.held(held)
             shape = (1, geometry.num_key_value_heads, rows, geometry.head_dim)
-            new: CacheRows = np.zeros(shape, geometry.cache_dtype)
-            if index < len(self.cache):
-                new[:, :, :kept] = self.cache[index][:, :, :kept]
-                self.cache[index] = new
-            else:
-                self.cache.append(new)
-            value = ort.OrtValue.ortvalue_from_numpy(new)
+            if index == len(self.rows):
+                new: CacheRows = np.zeros(shape, geometry.cache_dtype)
+                self.rows.append(HeldRows(layout, new, keep=self._keep))
+            elif self.rows[index].array.shape != shape:
+                new = np.zeros(shape, geometry.cache_dtype)
+                new[:, :, :kept] = self.rows[index].array[:, :, :kept]
+                self.rows[index].array = new
+            value = ort.OrtValue.ortvalue_from_numpy(self.rows[index].array)
             self.handle.bind_ortvalue_input(names[0], value)
             self.handle.bind_ortvalue_output(names[1], value)
         self.capacity = most if geometry.is_bounded else growing_rows(tokens, most=most)
@@ -80,7 +84,7 @@ class Binding:
     def release(self) -> None:
         """Free all arrays; nothing can be bound afterwards."""
         self.handle, self.capacity = None, 0
-        self.cache.clear()
+        self.rows.clear()
         self._bound.clear()
 
     def repeat(self, tokens: int, *, until: int) -> None:
@@ -88,24 +92,11 @@ class Binding:
 
         They become copies of the rows held; where none are, they stay as they are.
         """
-        for index, rows in enumerate(self.cache):
-            layout = self._layout(index)
-            held, wanted = layout.held(tokens), layout.held(until)
+        for each in self.rows:
+            held, wanted = each.layout.held(tokens), each.layout.held(until)
             for start in range(held, wanted, held) if held else ():
                 count = min(held, wanted - start)
-                rows[:, :, start : start + count] = rows[:, :, :count]
-
-    def held(self, tokens: int) -> list[tuple[CacheRows, CacheRows]]:
-        """Copies of each layer's rows after ``tokens`` tokens: key and value, (G, L, D) each."""
-        copies = [
-            rows[0, :, : self._layout(index).held(tokens)].copy()
-            for index, rows in enumerate(self.cache)
-        ]
-        return list(zip(copies[::2], copies[1::2], strict=True))
-
-    def _layout(self, index: int) -> CacheLayout:
-        """The layout of the layer that one array of ``cache`` belongs to."""
-        return self._geometry.layers[index // len(contract.KINDS)]
+                each.array[:, :, start : start + count] = each.array[:, :, :count]
 
     def _bind(self, name: str, array: npt.NDArray[Any]) -> None:
         if self._bound.get(name) is array:  # a step rebinds its mask alone

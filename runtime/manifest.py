@@ -65,6 +65,8 @@ class Manifest:
     bits_per_weight: float | None = None
     parity: dict[str, Any] | None = None  # headline figures; None: not measured
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # bytes and sha256
+    # Hash of the text that was read; empty: made and not read. It is not among the fields written.
+    sha256: str = field(default="", compare=False)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -75,6 +77,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "vocabulary": _describe_vocabulary(manifest.vocabulary),
         "schema_version": SCHEMA_VERSION,
     }
+    del content["sha256"]
     (folder / MANIFEST_FILE).write_text(_text(content), encoding="utf-8")
 
 
@@ -101,12 +104,12 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path}: schema version {shown(version)}, expected {SCHEMA_VERSION}; "
             "use the tramontane that wrote it, or export again"
         )
-    content.pop(_DIGEST, None)
+    digest = content.pop(_DIGEST, None)
     # The text is compared before it is parsed: an older manifest lacks newer fields.
     if _text({**content, "schema_version": version}).encode() != text:
         raise ContractError(f"{path}: changed since it was written; export again")
     try:
-        return _parse(content)
+        return _parse({**content, "sha256": digest})
     except ContractError as error:
         raise ContractError(f"{path}: not a manifest ({error}); export again") from error
 

@@ -25,6 +25,7 @@ from .tokenizers.kinds import find_kind, open_tokenizer
 if TYPE_CHECKING:
     from .decoding.generation import Generation
     from .session import Session
+    from .snapshot import Snapshot
     from .tokenizers.tokenizer import Tokenizer
 
 Integers = npt.NDArray[np.int64]
@@ -58,7 +59,7 @@ class Model:
         self._graph: ort.InferenceSession | None = graph
         self._max_memory_bytes = max_memory_bytes
         self._sessions: dict[int, weakref.ref[Session]] = {}  # those not yet freed, by id
-        self._cache_bytes: dict[int, int] = {}  # of each, by its id
+        self._held_bytes: dict[int, int] = {}  # of caches and snapshots, by their owner's id
 
     @classmethod
     def load(
@@ -121,16 +122,21 @@ class Model:
         """
         return read_manifest(Path(folder)).memory
 
-    def session(self) -> Session:
+    def session(self, *, keep: int = 0) -> Session:
         """Begin an empty sequence with a KV cache of its own.
 
+        Args:
+            keep: tokens that ``rewind`` can always take back without computing any again, of the
+                longest that the sequence has been: each layer with a window keeps so many rows
+                more.
+
         Raises:
-            ContractError: with the caches of the other sessions, it would take more memory than
-                allowed, or the model is closed.
+            ContractError: ``keep`` is negative; with the caches of the other sessions, it would
+                take more memory than allowed; or the model is closed.
         """
         from .session import Session
 
-        return Session(self)
+        return Session(self, keep=keep)
 
     @property
     def graph(self) -> ort.InferenceSession:
@@ -181,29 +187,36 @@ class Model:
         """
         return open_tokenizer(self.folder, self.manifest)
 
-    def note_cache(self, session: Session, *, cache_bytes: int) -> None:
-        """Note what the cache of a session takes, for the limit on memory, until it is freed."""
-        if id(session) not in self._sessions:
-            for by_id in (self._sessions, self._cache_bytes):
-                freed = weakref.finalize(session, by_id.pop, id(session), None)
-                freed.atexit = False
-            self._sessions[id(session)] = weakref.ref(session)
-        self._cache_bytes[id(session)] = cache_bytes
+    def add_session(self, session: Session) -> None:
+        """Note a session, which ``close`` closes too."""
+        self._sessions[id(session)] = weakref.ref(session)
+        _until_freed(session, self._sessions)
 
-    def refuse_memory(self, session: Session, *, tokens: int) -> None:
+    def note_memory(self, owner: Session | Snapshot, *, size_bytes: int) -> None:
+        """Note what a cache or a snapshot takes, for the limit on memory, until it is freed."""
+        if id(owner) not in self._held_bytes:
+            _until_freed(owner, self._held_bytes)
+        self._held_bytes[id(owner)] = size_bytes
+
+    def refuse_memory(self, session: Session, *, tokens: int, more_bytes: int = 0) -> None:
         """Refuse a session of so many tokens if the process would take more than allowed.
+
+        Args:
+            session: its cache may grow to hold the tokens.
+            tokens: of its sequence.
+            more_bytes: that it takes besides.
 
         Raises:
             ContractError: it would; the message says what would fit.
         """
-        others = (size for owner, size in list(self._cache_bytes.items()) if owner != id(session))
+        others = (size for owner, size in list(self._held_bytes.items()) if owner != id(session))
         refuse_beyond(
             self.manifest.memory,
             self.manifest.geometry,
             tokens=tokens,
             limit=self._max_memory_bytes,
             what=self.folder,
-            other_bytes=sum(others),
+            other_bytes=sum(others) + more_bytes,
         )
 
     def checked_ids(self, tokens: Sequence[int], *, after: int) -> Integers:
@@ -234,3 +247,9 @@ class Model:
                 f"{counted(count, 'token')} after {after}: the artifact has {limit} positions; "
                 "shorten the prompt or reset"
             )
+
+
+def _until_freed(owner: object, by_id: dict[int, Any]) -> None:
+    """Remove what is noted of an owner when it is freed."""
+    freed = weakref.finalize(owner, by_id.pop, id(owner), None)
+    freed.atexit = False

@@ -6,21 +6,23 @@ import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .binding import Binding, CacheRows
 from .decoding.generation import DEFAULT_NEW_TOKENS, Generation, Request
 from .decoding.sampler import Sampler
 from .decoding.stop_strings import StopStrings
 from .errors import ContractError
 from .guard import Guard
+from .held_rows import CacheRows
+from .log import logger
 from .manifest import Manifest
 from .memory import DEFAULT_CHUNK
 from .model import Model
+from .sequence import CachedSequence
 from .sizes import counted
+from .snapshot import Snapshot
 from .tokenizers.detokenizer import Detokenizer
 from .tokenizers.tokenizer import Tokenizer
 
@@ -49,30 +51,30 @@ class Session:
     referenced, or the sequence was changed by other calls.
     """
 
-    def __init__(self, model: Model) -> None:
-        """Begin an empty sequence.
-
-        Raises:
-            ContractError: with the caches of the model's other sessions, it would take more memory
-                than the model was allowed.
-        """
-        self._graph: Any = model.graph
-        model.refuse_memory(self, tokens=1)
+    def __init__(self, model: Model, *, keep: int = 0) -> None:
+        """Begin an empty sequence; ``keep`` and what it raises are as ``Model.session``'s."""
+        geometry = model.manifest.geometry
+        if not 0 <= keep <= geometry.max_positions:
+            raise ContractError(
+                f"keep is {keep}; expected 0 to {geometry.max_positions}, the positions of the "
+                "artifact"
+            )
+        self._kept_bytes = keep * geometry.layer_row_bytes * sum(map(bool, geometry.rows))
+        model.refuse_memory(self, tokens=1, more_bytes=self._kept_bytes)
         self.model = model
         self._owns_model = False
-        self._geometry = model.manifest.geometry
-        self._tokens = 0
+        self._geometry = geometry
+        self._sequence = CachedSequence(model.graph, geometry, keep=keep)
         self._guard = Guard(
             f"{model.folder}: this session",
             remedy="call reset() and give the whole sequence again",
         )
         self._generation: weakref.ref[Generation] | None = None
-        self._binding = Binding(model.graph, self._geometry)
         self._step_ids = np.zeros((1, 1), np.int64)
         self._step_logits = np.zeros((1, 1, self._geometry.vocab_size), np.float32)
         self._next_logits: Floats = self._step_logits[0, 0]
         self._next_logits.flags.writeable = False
-        model.note_cache(self, cache_bytes=0)
+        model.add_session(self)
         if self._geometry.is_bounded:
             self._allocate(self._geometry.max_positions)
 
@@ -84,6 +86,7 @@ class Session:
         threads: int | None = None,
         verify: bool = False,
         max_memory: int | str | None = None,
+        keep: int = 0,
     ) -> Session:
         """Open an artifact for one sequence, as ``Model.load(folder).session()`` does.
 
@@ -95,11 +98,13 @@ class Session:
             verify: first compare every file's hash with the manifest's.
             max_memory: resident memory that the process may take, as the manifest plans it: bytes,
                 or text such as ``"6GiB"``; None for as much as it needs.
+            keep: as ``Model.session``.
 
         Raises:
             ContractError, ConfigError: as ``Model.load``.
         """
-        session = cls(Model.load(folder, threads=threads, verify=verify, max_memory=max_memory))
+        model = Model.load(folder, threads=threads, verify=verify, max_memory=max_memory)
+        session = cls(model, keep=keep)
         session._owns_model = True
         return session
 
@@ -121,7 +126,13 @@ class Session:
     @property
     def tokens(self) -> int:
         """Tokens of the sequence so far."""
-        return self._tokens
+        return self._sequence.tokens
+
+    @property
+    def rewindable(self) -> int:
+        """How many tokens ``rewind`` can take back; all of them can be taken back always."""
+        sequence = self._sequence
+        return sequence.tokens - min(sequence.lowest_end, sequence.lowest_end_by_snapshot)
 
     def close(self) -> None:
         """Free the KV cache; a second time it does nothing. Every other call then raises.
@@ -131,9 +142,8 @@ class Session:
         """
         self._guard.close()
         try:
-            self._graph = None
-            self._binding.release()
-            self.model.note_cache(self, cache_bytes=0)
+            self._sequence.release()
+            self.model.note_memory(self, size_bytes=0)
         finally:
             self._guard.leave()
         if self._owns_model:
@@ -157,20 +167,115 @@ class Session:
         self._guard.reopen()
         try:
             self._guard.begin()
-            self._tokens = 0
+            self._sequence.forget()
             self._guard.is_whole = True
         finally:
             self._guard.leave()
 
+    def snapshot(self) -> Snapshot:
+        """Copy the tokens and the rows of the cache that the next tokens need.
+
+        Raises:
+            ContractError: the copy would take more memory than allowed; another thread is inside a
+                call, or an earlier call did not end.
+
+        >>> from tramontane.runtime import Model
+        >>> session = Model.load("ARTIFACT").session()
+        >>> _ = session.prefill([1, 300, 301])
+        >>> saved = session.snapshot()
+        >>> first = session.prefill([302, 303])
+        >>> session.restore(saved)
+        >>> session.tokens, (session.prefill([302, 303]) == first).all()
+        (3, np.True_)
+        """
+        with self._guard:
+            size_bytes = self._sequence.snapshot_bytes()
+            self.model.refuse_memory(
+                self, tokens=self.tokens, more_bytes=self._kept_bytes + size_bytes
+            )
+            snapshot = self._sequence.snapshot(self.manifest.sha256)
+        self.model.note_memory(snapshot, size_bytes=snapshot.size_bytes)
+        return snapshot
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Make the sequence what it was when a session of this artifact made the snapshot.
+
+        Raises:
+            ContractError: the snapshot is another artifact's, or as ``snapshot``.
+        """
+        with self._guard:
+            if snapshot.artifact != self.manifest.sha256:
+                raise ContractError(
+                    f"{self.folder}: the snapshot is of the artifact whose manifest has sha256 "
+                    f"{snapshot.artifact}, expected {self.manifest.sha256}; restore it in a "
+                    "session of the artifact that it was made with"
+                )
+            self._go_back(snapshot.tokens, snapshot)
+
+    def rewind(self, count: int) -> None:
+        """Take back the last tokens of the sequence, exactly.
+
+        Where the rows that the cache holds do not suffice, the sequence goes back to the nearest
+        snapshot before (any that ``snapshot`` returned and that still exists) and computes the
+        tokens after it again. ``rewindable`` is the most that can be taken back; ``keep`` of
+        ``Model.session`` raises it.
+
+        To have the logits of a token again, take it back too and append it by ``step``.
+
+        Args:
+            count: tokens to take back.
+
+        Raises:
+            ContractError: neither rows nor snapshots reach back so far; a negative number, or more
+                than there are; another thread is inside a call, or an earlier call did not end.
+        """
+        with self._guard:
+            sequence = self._sequence
+            if not 0 <= count <= sequence.tokens:
+                raise ContractError(
+                    f"{self.folder}: rewind({count}), expected 0 to {sequence.tokens}, the tokens "
+                    "of the sequence"
+                )
+            wanted = sequence.ids[: sequence.tokens - count].copy()
+            reached, snapshot = sequence.reachable(wanted)
+            if 0 < len(wanted) < sequence.tokens - self.rewindable:
+                raise self._too_far_back(count)
+            self._go_back(reached, snapshot)
+            logger.debug("rewind: %d held, %d computed again", reached, len(wanted) - reached)
+            if reached < len(wanted):
+                self._prefill([int(token) for token in wanted[reached:]])
+
+    def _too_far_back(self, count: int) -> ContractError:
+        sequence = self._sequence
+        snapshots = sequence.lowest_end_by_snapshot
+        reached = (
+            f"its snapshots to {snapshots}"
+            if snapshots < sequence.tokens
+            else "it has no snapshot"
+        )
+        return ContractError(
+            f"{self.folder}: rewind({count}) would end the sequence after "
+            f"{counted(sequence.tokens - count, 'token')}, but the rows held reach back to "
+            f"{sequence.lowest_end} and {reached}; take back at most {self.rewindable}, make the "
+            f"session with keep={count} or more, take a snapshot() to return to, or reset()"
+        )
+
     def prefill(
-        self, tokens: Sequence[int], *, all_logits: bool = False, chunk: int | None = None
+        self,
+        tokens: Sequence[int],
+        *,
+        all_logits: bool = False,
+        chunk: int | None = None,
+        reuse: bool = False,
     ) -> Floats:
-        """Append tokens to the sequence.
+        """Append tokens to the sequence, or make them the sequence.
 
         Args:
             tokens: at least one; any number of turns may follow each other.
-            all_logits: return those of every new position, not of the last alone.
+            all_logits: return those of every token computed, not of the last alone.
             chunk: tokens run at once; None for ``DEFAULT_CHUNK``. Changes rounding only.
+            reuse: ``tokens`` are the whole sequence, which replaces the one so far. The longest
+                prefix that the cache or a snapshot of this session holds is not computed again.
 
         Returns:
             (V,) float32, or (T, V) with ``all_logits``.
@@ -180,6 +285,8 @@ class Session:
                 another thread is inside a call, or an earlier call did not end.
         """
         with self._guard:
+            if reuse:
+                tokens = self._reuse(tokens)
             return self._prefill(tokens, all_logits=all_logits, chunk=chunk)
 
     def step(self, token: int) -> Floats:
@@ -209,17 +316,16 @@ class Session:
                 also as ``prefill``.
         """
         with self._guard:
-            skipped = position - self._tokens
+            skipped = position - self.tokens
             if skipped < 0:
                 raise ContractError(
-                    f"position is {position}, expected {self._tokens} or more, the tokens of the "
+                    f"position is {position}, expected {self.tokens} or more, the tokens of the "
                     "sequence; call reset() first"
                 )
-            self.model.refuse_tokens(0, 0, count=skipped, after=self._tokens)
+            self.model.refuse_tokens(0, 0, count=skipped, after=self.tokens)
             self._reserve(position)
-            changes = self._guard.begin()
-            self._binding.repeat(self._tokens, until=position)
-            self._append(skipped, changes=changes)
+            self._guard.begin()
+            self._sequence.skip(skipped)
             self._guard.is_whole = True
 
     def cache(self) -> list[tuple[CacheRows, CacheRows]]:
@@ -228,7 +334,7 @@ class Session:
         They are float32, or int8 quantized values whose scales the graph holds.
         """
         with self._guard:
-            return self._binding.held(self._tokens)
+            return self._sequence.held()
 
     def generate(
         self,
@@ -263,7 +369,7 @@ class Session:
         tokens = prompt
         if isinstance(tokens, str):
             tokens = self.tokenizer.encode(
-                tokens, is_first=self._tokens == 0, allow_special=allow_special
+                tokens, is_first=self.tokens == 0, allow_special=allow_special
             )
         stops = StopStrings(stop)
         with self._guard:
@@ -273,7 +379,7 @@ class Session:
                     f"{self.folder}: an earlier generate() of this session has not ended, "
                     "expected one at a time; read it to its end or close() it first"
                 )
-            ids = self.model.checked_ids(tokens, after=self._tokens)
+            ids = self.model.checked_ids(tokens, after=self.tokens)
             request = Request(
                 prompt=tokens,
                 max_new_tokens=self._new_tokens(ids.shape[1], max_new_tokens),
@@ -306,15 +412,30 @@ class Session:
         """How many tokens may follow a prompt: as many as asked for, if they fit."""
         if asked is not None and asked < 0:
             raise ContractError(f"max_new_tokens is {asked}; expected 0 or more")
-        total, limit = self._tokens + prompt_tokens, self._geometry.max_positions
+        total, limit = self.tokens + prompt_tokens, self._geometry.max_positions
         count = min(DEFAULT_NEW_TOKENS, limit - total) if asked is None else asked
         if total + count > limit:
             raise ContractError(
                 f"max_new_tokens is {count} after {counted(total, 'token')}; the artifact has "
                 f"{limit} positions, so ask for at most {limit - total}"
             )
-        self.model.refuse_memory(self, tokens=total + count)
+        self.model.refuse_memory(self, tokens=total + count, more_bytes=self._kept_bytes)
         return count
+
+    def _reuse(self, tokens: Sequence[int]) -> list[int]:
+        """Go back to the longest prefix of the tokens that is held; the rest, at least one."""
+        wanted = self.model.checked_ids(tokens, after=0)[0]
+        reached, snapshot = self._sequence.reachable(wanted[:-1])
+        self._go_back(reached, snapshot)
+        logger.debug("reuse: %d tokens held, %d to compute", reached, len(wanted) - reached)
+        return [int(token) for token in wanted[reached:]]
+
+    def _go_back(self, tokens: int, snapshot: Snapshot | None) -> None:
+        """End after so many tokens of the sequence, or of a snapshot."""
+        self._reserve(tokens)
+        self._guard.begin()
+        self._sequence.go_back(tokens, snapshot)
+        self._guard.is_whole = True
 
     def _prefill(
         self, tokens: Sequence[int], *, all_logits: bool = False, chunk: int | None = None
@@ -323,9 +444,11 @@ class Session:
         chunk = DEFAULT_CHUNK if chunk is None else chunk
         if chunk < 1:
             raise ContractError(f"chunk is {chunk}; expected 1 or more")
-        ids = self.model.checked_ids(tokens, after=self._tokens)
+        if (longest := self._sequence.longest_run) is not None:
+            chunk = min(chunk, longest)
+        ids = self.model.checked_ids(tokens, after=self.tokens)
         T, V = ids.shape[1], self._geometry.vocab_size
-        self._reserve(self._tokens + T)
+        self._reserve(self.tokens + T)
         logits = np.empty((1, T if all_logits else 1, V), np.float32)
         changes = self._guard.begin()
         for start in range(0, T, chunk):
@@ -337,8 +460,8 @@ class Session:
 
     def _step(self, token: int) -> Floats:
         """``step``, inside the guard."""
-        self.model.refuse_tokens(token, token, count=1, after=self._tokens)
-        self._reserve(self._tokens + 1)
+        self.model.refuse_tokens(token, token, count=1, after=self.tokens)
+        self._reserve(self.tokens + 1)
         self._step_ids[0, 0] = token
         changes = self._guard.begin()
         self._run(self._step_ids, self._step_logits, keep=1, changes=changes)
@@ -347,25 +470,20 @@ class Session:
 
     def _run(self, ids: Integers, logits: Floats, *, keep: int, changes: int) -> None:
         """Append ids (1, T) and fill logits (1, n, V); both, when slices, are contiguous."""
-        total = self._tokens + ids.shape[1]
-        self._binding.tokens(ids, logits, keep=keep, total=total)
-        self._graph.run_with_iobinding(self._binding.handle)
-        self._append(ids.shape[1], changes=changes)
-
-    def _append(self, count: int, *, changes: int) -> None:
-        """Count tokens whose rows the cache holds now."""
+        self._sequence.compute(ids, logits, keep=keep)
         if self._guard.changes != changes:  # by a handler of signals
             raise ContractError(f"{self.folder}: the session was reset inside this call")
-        self._tokens += count
+        self._sequence.append(ids, count=ids.shape[1])
 
     def _reserve(self, tokens: int) -> None:
         """Make room for so many tokens in a growing cache."""
-        if tokens > self._binding.capacity:
-            self.model.refuse_memory(self, tokens=tokens)
+        if tokens > self._sequence.binding.capacity:
+            self.model.refuse_memory(self, tokens=tokens, more_bytes=self._kept_bytes)
             self._allocate(tokens)
 
     def _allocate(self, tokens: int) -> None:
         """Allocate cache rows for so many tokens; held rows keep their values."""
-        self._binding.reserve(tokens, held=self._tokens)
-        held_bytes = sum(each.nbytes for each in self._binding.cache)
-        self.model.note_cache(self, cache_bytes=held_bytes)
+        binding = self._sequence.binding
+        binding.reserve(tokens, held=self.tokens)
+        size_bytes = sum(rows.size_bytes for rows in binding.rows)
+        self.model.note_memory(self, size_bytes=size_bytes)

@@ -33,6 +33,9 @@ USES: dict[str, Callable[[Session], object]] = {
     "seek": lambda s: s.seek(s.tokens),
     "generate": lambda s: s.generate([5]),
     "generate from text": lambda s: s.generate("x"),
+    "snapshot": lambda s: s.snapshot(),
+    "rewind": lambda s: s.rewind(0),
+    "reuse": lambda s: s.prefill([5, 6], reuse=True),
 }
 
 
@@ -94,7 +97,8 @@ class Patched:
     """A graph whose runs are followed by something."""
 
     def __init__(self, session: Session, after: Callable[[], object], *, at: int = 1) -> None:
-        self.session, self.graph, self.after, self.at = session, session._graph, after, at
+        self.session, self.after, self.at = session, after, at
+        self.graph = session._sequence.graph
 
     def run_with_iobinding(self, binding: Any) -> None:
         self.graph.run_with_iobinding(binding)
@@ -103,10 +107,10 @@ class Patched:
             self.after()
 
     def __enter__(self) -> None:
-        self.session._graph = self
+        self.session._sequence.graph = self
 
     def __exit__(self, *_: object) -> None:
-        self.session._graph = self.graph
+        self.session._sequence.graph = self.graph
 
 
 def tokens(count: int, seed: int = 1) -> list[int]:

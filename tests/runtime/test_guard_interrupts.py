@@ -32,8 +32,9 @@ from .guarded_sessions import (
         (22, lambda s: s.prefill(SEQUENCE[22:32], chunk=4)),
         (255, lambda s: s.prefill(SEQUENCE[255:259], chunk=2)),
         (30, lambda s: s.reset()),
+        (60, lambda s: s.rewind(s.rewindable)),
     ],
-    ids=["step", "step-that-grows", "prefill", "prefill-that-grows", "reset"],
+    ids=["step", "step-that-grows", "prefill", "prefill-that-grows", "reset", "rewind"],
 )
 def test_interrupted_anywhere_a_session_refuses_until_reset_or_continues_exactly(
     session: Session, expected: np.ndarray, before: int, call: Callable[[Session], object]
