@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .decoding.generation import DEFAULT_NEW_TOKENS, Generation, Request
+from .decoding.logprobs import checked_top
 from .decoding.sampler import Sampler
 from .decoding.stop_strings import StopStrings
 from .errors import ContractError
@@ -343,6 +344,7 @@ class Session:
         max_new_tokens: int | None = None,
         sampler: Sampler | None = None,
         stop: str | Sequence[str] = (),
+        logprobs: int | None = None,
         allow_special: bool = False,
         cancel: Event | None = None,
         progress: Callable[[int, int], object] | None = None,
@@ -356,6 +358,8 @@ class Session:
                 positions left.
             sampler: None for the most likely token each time.
             stop: strings that end the text before them, also where they cross tokens.
+            logprobs: note the log-probability of each token, and of so many likeliest ones beside
+                it; None for none.
             allow_special: as ``Tokenizer.encode``: for text made by a chat template.
             cancel: once set, it ends within one step, or one chunk of the prompt.
             progress: called after each chunk of the prompt with the tokens appended so far and
@@ -384,7 +388,8 @@ class Session:
                 prompt=tokens,
                 max_new_tokens=self._new_tokens(ids.shape[1], max_new_tokens),
                 eos_token_ids=self.manifest.vocabulary.eos_token_ids,
-                choose=(sampler or Sampler()).start(),
+                choose=(sampler or Sampler()).start(tokens),
+                top_logprobs=checked_top(logprobs, vocab_size=self._geometry.vocab_size),
                 cancel=cancel or Event(),
                 progress=progress,
             )

@@ -16,6 +16,7 @@ from ..errors import ContractError
 from ..guard import Guard
 from ..memory import DEFAULT_CHUNK
 from ..tokenizers.detokenizer import Detokenizer
+from .logprobs import TokenLogprobs, logprobs_of
 from .result import FinishReason, Result
 from .stop_strings import StopStrings
 
@@ -47,6 +48,7 @@ class Request:
     max_new_tokens: int
     eos_token_ids: Sequence[int]
     choose: Callable[[Floats], int]
+    top_logprobs: int | None  # likeliest tokens beside each chosen one; None: no log-probabilities
     cancel: Event
     progress: Callable[[int, int], object] | None
 
@@ -81,6 +83,7 @@ class Generation(Iterator[str]):
         self._finish_reason: FinishReason | None = None
         self._text: list[str] = []
         self._tokens: list[int] = []
+        self._logprobs: list[TokenLogprobs] = []
         self._is_pending = False  # whether the last of the tokens is still to be appended
         self._prompt_tokens = 0
         self._prefill_seconds = self._decode_seconds = 0.0
@@ -113,6 +116,7 @@ class Generation(Iterator[str]):
             tokens=self.tokens,
             finish_reason=self._finish_reason,
             stop_string=self._stops.found,
+            logprobs=[*self._logprobs],
             prompt_tokens=self._prompt_tokens,
             prefill_seconds=self._prefill_seconds,
             decode_seconds=self._decode_seconds,
@@ -172,6 +176,7 @@ class Generation(Iterator[str]):
             )
             if self._stops.found is not None:
                 reason = "stop_string"
+                del self._logprobs[len(self._tokens) :]
             elif token is not None:
                 self._tokens.append(token)
                 self._is_pending = True
@@ -195,6 +200,8 @@ class Generation(Iterator[str]):
             token = asked.choose(logits)
             if token in asked.eos_token_ids:
                 token, reason = None, "end_token"
+            elif asked.top_logprobs is not None:
+                self._logprobs.append(logprobs_of(logits, token, top=asked.top_logprobs))
         self._decode_seconds += perf_counter() - start
         return token, reason
 

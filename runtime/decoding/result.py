@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .logprobs import TokenLogprobs
+
 FinishReason = Literal["end_token", "stop_string", "length", "cancelled"]
 
 
@@ -20,8 +22,7 @@ class Result:
     tokens: list[int]
     finish_reason: FinishReason  # "length": max_new_tokens; "cancelled": also by close()
     stop_string: str | None  # that was found; the text ends before it
-    prompt_tokens: (
-        int  # appended; fewer than the prompt's if it was cancelled while they were read
-    )
+    logprobs: list[TokenLogprobs]  # of each token, where they were asked for
+    prompt_tokens: int  # appended; fewer than the prompt's if it was cancelled before its end
     prefill_seconds: float  # until the prompt was read
     decode_seconds: float  # of all steps and choices, without the time between pieces

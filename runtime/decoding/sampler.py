@@ -1,91 +1,155 @@
-"""Chooses the next token: greedy, or by temperature, top-k and top-p."""
+"""Settings by which tokens are chosen, and the choice: greedy, or drawn with a seed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import ContractError
+from . import processors
+from .history import History
+from .processors import Processor
 
 Floats = npt.NDArray[np.floating]
-
-_SORTED_FIRST, _SORTED_MORE = 256, 8  # tokens that top_p sorts, and times as many if too few
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampler:
     """How one token is chosen from logits; the same seed and logits give the same tokens.
 
-    First ``top_k`` keeps the likeliest, then ``top_p`` the fewest of those that reach its share.
+    Settings apply in the order in which they stand here, which is that of transformers; each at
+    its default does nothing. Those after ``processors`` matter only where temperature is not 0.
 
     Raises:
         ContractError: a setting outside its range.
     """
 
-    temperature: float = 0.0  # 0: greedy; other settings are ignored
-    top_k: int = 0  # 0: all
-    top_p: float = 1.0  # 1: all
+    logit_bias: Mapping[int, float] = field(default_factory=dict)  # -inf rules a token out
+    repetition_penalty: float = 1.0  # of tokens in prompt or answer; above 1: fewer repetitions
+    presence_penalty: float = 0.0  # subtracted for each token in the answer
+    frequency_penalty: float = 0.0  # subtracted as often as a token is in the answer
+    processors: Sequence[Processor] = ()  # an app's own
+    temperature: float = 0.0  # 0: the most likely token
+    top_k: int = 0  # keep so many of the likeliest; 0: all
+    top_p: float = 1.0  # keep the fewest that reach this probability together; 1: all
+    min_p: float = 0.0  # keep those with this share of the likeliest's probability; 0: all
+    typical_p: float = 1.0  # keep the fewest of typical information that reach this; 1: all
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ContractError(f"temperature is {self.temperature}; expected 0 or more")
-        if self.top_k < 0:
-            raise ContractError(f"top_k is {self.top_k}; expected 0 (all) or more")
-        if not 0 < self.top_p <= 1:
-            raise ContractError(f"top_p is {self.top_p}; expected more than 0 and at most 1")
-        if self.seed < 0:
-            raise ContractError(f"seed is {self.seed}; expected 0 or more")
+        for name, least, most, expected in (
+            ("repetition_penalty", math.ulp(0), math.inf, "a number above 0 (1: none)"),
+            ("presence_penalty", -math.inf, math.inf, "a number (0: none)"),
+            ("frequency_penalty", -math.inf, math.inf, "a number (0: none)"),
+            ("temperature", 0, math.inf, "0 or more"),
+            ("top_k", 0, math.inf, "0 (all) or more"),
+            ("top_p", math.ulp(0), 1, "more than 0 and at most 1"),
+            ("min_p", 0, 1, "0 to 1"),
+            ("typical_p", math.ulp(0), 1, "more than 0 and at most 1"),
+            ("seed", 0, math.inf, "0 or more"),
+        ):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and least <= value <= most):
+                raise ContractError(f"{name} is {value}; expected {expected}")
+        for token, bias in self.logit_bias.items():
+            if token < 0 or math.isnan(bias) or bias == math.inf:
+                raise ContractError(
+                    f"logit_bias of token {token} is {bias}; expected a token of the vocabulary, "
+                    "and a number or -inf, which rules it out"
+                )
 
-    def start(self) -> Callable[[Floats], int]:
-        """Begin a sequence of choices: a function from logits (V,) to a token, seeded anew."""
+    def start(self, prompt: Sequence[int] = ()) -> Callable[[Floats], int]:
+        """Begin a sequence of choices: a function from logits (V,) to a token, seeded anew.
+
+        Args:
+            prompt: tokens before the first choice, for ``repetition_penalty`` and processors.
+        """
         draw = np.random.Generator(np.random.PCG64(self.seed)).random
-        return lambda logits: self._choose(logits, draw)
+        history, chain = History(prompt), [*self._chain()]
 
-    def _choose(self, logits: Floats, draw: Callable[[], float]) -> int:
-        best = int(logits.argmax())  # the first of equals; the first NaN if there is any
-        if np.isnan(logits[best]):
-            raise ContractError(f"logits: entry {best} is not a number; check the artifact")
+        def choose(logits: Floats) -> int:
+            token = self._choose(logits, history, chain, draw)
+            history.append(token)
+            return token
+
+        return choose
+
+    def _chain(self) -> Iterator[Processor]:
+        """Functions that do something, in order."""
+        if self.logit_bias:
+            yield lambda logits, _: processors.add_bias(logits, self.logit_bias)
+        if self.repetition_penalty != 1:
+            yield partial(processors.penalize_repetition, penalty=self.repetition_penalty)
+        if self.presence_penalty or self.frequency_penalty:
+            yield partial(
+                processors.penalize_presence_and_frequency,
+                presence=self.presence_penalty,
+                frequency=self.frequency_penalty,
+            )
+        yield from self.processors
+        if self.temperature == 0:
+            return
+        yield lambda logits, _: processors.divide_by_temperature(logits, self.temperature)
+        if self.top_k:
+            yield lambda logits, _: processors.keep_top_k(logits, self.top_k)
+        if self.top_p < 1:
+            yield lambda logits, _: processors.keep_top_p(logits, self.top_p)
+        if self.min_p:
+            yield lambda logits, _: processors.keep_min_p(logits, self.min_p)
+        if self.typical_p < 1:
+            yield lambda logits, _: processors.keep_typical(logits, self.typical_p)
+
+    def _choose(
+        self,
+        logits: Floats,
+        history: History,
+        chain: Sequence[Processor],
+        draw: Callable[[], float],
+    ) -> int:
+        best = _first_of_the_best(logits)
+        if not chain:
+            return best
+        self._refuse_unknown(len(logits))
+        scores = logits.astype(np.float64)
+        for process in chain:
+            scores = process(scores, history)
+        best = _first_of_the_best(scores)
+        if scores[best] == -np.inf:
+            raise ContractError(
+                "every token was ruled out, expected one to choose at least; check logit_bias and "
+                "processors"
+            )
         if self.temperature == 0:
             return best
-        tokens, probabilities = self._likeliest(logits)
-        cumulated = probabilities.cumsum()
-        # Rounding may leave the sum short of 1, hence the scale; a token of share 0 is never hit.
-        place = np.searchsorted(cumulated, draw() * cumulated[-1], side="right")
-        return int(tokens[min(int(place), len(tokens) - 1)])
-
-    def _likeliest(self, logits: Floats) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-        """Tokens that may be chosen, with their probabilities, of sum 1 or less."""
-        tokens = np.arange(len(logits))
-        if 0 < self.top_k < len(logits):
-            # Partition, not sort: a vocabulary is large and top_k small.
-            tokens = np.sort(np.argpartition(logits, -self.top_k)[-self.top_k :])
-        kept = logits[tokens].astype(np.float64)
-        probabilities = np.exp((kept - kept.max()) / self.temperature)
-        probabilities /= probabilities.sum()
-        if self.top_p < 1:
-            order = fewest(probabilities, self.top_p)
+        tokens, probabilities = processors.distribution(scores)
+        if self.top_p < 1:  # likeliest first, so that seeds give what they gave in version 0.1
+            order = np.argsort(-probabilities, kind="stable")
             tokens, probabilities = tokens[order], probabilities[order]
-        return tokens, probabilities
+        sums = probabilities.cumsum()
+        # Rounding may leave the sum short of 1, hence the scale.
+        place = int(np.searchsorted(sums, draw() * sums[-1], side="right"))
+        return int(tokens[min(place, len(tokens) - 1)])
+
+    def _refuse_unknown(self, V: int) -> None:
+        most = max(self.logit_bias, default=0)
+        if most >= V:
+            raise ContractError(
+                f"logit_bias has token {most}; expected 0 to {V - 1}, the vocabulary"
+            )
 
 
-def fewest(probabilities: npt.NDArray[np.float64], share: float) -> npt.NDArray[np.intp]:
-    """Indices of the fewest that reach a share together, likeliest first, of equals the first.
+def _first_of_the_best(logits: Floats) -> int:
+    """The likeliest token, of equals the first.
 
-    Only as many as may be needed are sorted: few tokens hold most of the probability.
+    Raises:
+        ContractError: a logit is not a number.
     """
-    count = _SORTED_FIRST
-    while True:
-        # All at least as likely as the last of so many, so that equals are never parted.
-        n = len(probabilities)
-        least = np.partition(probabilities, n - count)[n - count] if count < n else 0.0
-        likely = np.flatnonzero(probabilities >= least)
-        order = likely[np.argsort(-probabilities[likely], kind="stable")]
-        sums = probabilities[order].cumsum()
-        if count >= n or sums[-1] >= share:
-            return np.asarray(order[sums - probabilities[order] < share])
-        count *= _SORTED_MORE
+    best = int(logits.argmax())  # the first NaN if there is any
+    if np.isnan(logits[best]):
+        raise ContractError(f"logits: entry {best} is not a number; check the artifact")
+    return best

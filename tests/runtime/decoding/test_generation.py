@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from tramontane.runtime import Model, Sampler, Session
 from tramontane.runtime.errors import ContractError
 from tramontane.runtime.memory import DEFAULT_CHUNK
+from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
 from ..guarded_sessions import NOT_ENDED, SEQUENCE, Patched, close
 
@@ -93,6 +95,44 @@ def test_after_a_stop_string_the_sequence_goes_on_from_the_tokens_of_the_result(
     logits = session.step(9).copy()
     session.reset()
     close(logits, session.prefill([5, 6, *made.tokens, 9]))
+
+
+@torch.no_grad()
+def test_log_probabilities_are_the_log_softmax_of_the_logits(session: Session) -> None:
+    new = session.generate([5, 6], max_new_tokens=20, sampler=FREELY, logprobs=3).finish()
+    session.reset()
+    logits = session.prefill([5, 6, *new.tokens], all_logits=True)[1:-1]
+    expected = torch.log_softmax(torch.from_numpy(logits).double(), dim=-1)
+    assert [one.token for one in new.logprobs] == new.tokens
+    found = [one.logprob for one in new.logprobs]
+    close(found, expected[range(20), new.tokens].numpy())
+    top = expected.topk(3)
+    assert [[token for token, _ in one.top] for one in new.logprobs] == top.indices.tolist()
+    close([[logprob for _, logprob in one.top] for one in new.logprobs], top.values.numpy())
+
+
+def test_log_probabilities_are_of_the_tokens_of_the_result_alone(session: Session) -> None:
+    whole = session.generate([5, 6], max_new_tokens=20, sampler=FREELY, logprobs=0).finish()
+    assert [one.top for one in whole.logprobs] == [[]] * 20
+    session.reset()
+    stop = whole.text[8:11]
+    ended = session.generate([5, 6], sampler=FREELY, logprobs=0, stop=stop).finish()
+    assert [one.token for one in ended.logprobs] == ended.tokens
+    session.reset()
+    assert session.generate([5, 6], max_new_tokens=3).finish().logprobs == []
+
+
+def test_the_penalty_of_repetition_sees_prompt_and_answer(session: Session) -> None:
+    sampler = Sampler(repetition_penalty=1.5)
+    found = session.generate([5, 6], max_new_tokens=20, sampler=sampler).finish().tokens
+    session.reset()
+    penalty = RepetitionPenaltyLogitsProcessor(1.5)
+    tokens, logits = [5, 6], session.prefill([5, 6])
+    for _ in range(20):
+        scores = penalty(torch.tensor([tokens]), torch.from_numpy(logits.copy())[None])
+        tokens.append(int(scores.argmax()))
+        logits = session.step(tokens[-1])
+    assert found == tokens[2:]
 
 
 def test_cancelled_between_pieces_the_sequence_has_all_that_was_given(session: Session) -> None:
@@ -207,6 +247,8 @@ def test_a_model_generates_in_a_session_of_its_own(folder: Path) -> None:
     ("ask", "message"),
     [
         (lambda s: s.generate([5], stop=""), "stop has ''; expected strings of one character"),
+        (lambda s: s.generate([5], logprobs=-1), "logprobs is -1; expected 0 .* to 2048"),
+        (lambda s: s.generate([5], logprobs=2049), "logprobs is 2049"),
         (lambda s: s.generate([5, 9999]), "token 9999; expected 0 to 2047"),
     ],
 )

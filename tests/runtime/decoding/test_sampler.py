@@ -7,7 +7,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from tramontane.runtime.decoding.sampler import Sampler, fewest
+from tramontane.runtime.decoding.history import History
+from tramontane.runtime.decoding.sampler import Sampler
 from tramontane.runtime.errors import ContractError
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3], np.float32))
@@ -70,22 +71,92 @@ def test_nan_logits_are_refused() -> None:
         ({"top_k": -1}, "top_k is -1; expected 0"),
         ({"top_p": 0.0}, "top_p is 0.0; expected more than 0"),
         ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"min_p": -0.1}, "min_p is -0.1; expected 0 to 1"),
+        ({"typical_p": 0.0}, "typical_p is 0.0; expected more than 0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; expected a number above 0"),
+        ({"presence_penalty": math.inf}, "presence_penalty is inf; expected a number"),
+        ({"frequency_penalty": math.nan}, "frequency_penalty is nan; expected a number"),
+        ({"logit_bias": {-1: 1.0}}, "logit_bias of token -1 is 1.0; expected a token"),
+        ({"logit_bias": {1: math.nan}}, "logit_bias of token 1 is nan"),
         ({"seed": -1}, "seed is -1"),
     ],
 )
-def test_settings_out_of_range_are_refused(setting: dict[str, float], message: str) -> None:
+def test_settings_out_of_range_are_refused(setting: dict[str, object], message: str) -> None:
     with pytest.raises(ContractError, match=message):
         Sampler(**setting)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("spread", [0.0, 0.5, 3.0, 30.0])
-@pytest.mark.parametrize("top_p", [1e-9, 0.1, 0.5, 0.9, 0.999999])
-def test_top_p_over_a_large_vocabulary_keeps_what_a_full_sort_would(
-    spread: float, top_p: float
-) -> None:
-    logits = (np.random.default_rng(1).standard_normal(5000) * spread).astype(np.float32).round(2)
-    probabilities = np.exp(logits.astype(np.float64) - logits.max())
-    probabilities /= probabilities.sum()
-    order = np.argsort(-probabilities, kind="stable")
-    expected = order[probabilities[order].cumsum() - probabilities[order] < top_p]
-    np.testing.assert_array_equal(fewest(probabilities, top_p), expected)
+def test_seeds_give_the_tokens_of_the_first_version() -> None:
+    """Of the sampler that had temperature, top_k and top_p alone, written down before the others."""
+    rows = (np.random.default_rng(12).standard_normal((12, 3000)) * 3).astype(np.float32)
+    first: list[tuple[dict[str, float], list[int]]] = [
+        ({}, [1093, 2453, 1929, 2601, 2811, 2713, 1585, 1946, 2171, 1190, 2408, 1525]),
+        (
+            {"temperature": 1.0},
+            [1815, 2453, 1681, 772, 405, 1146, 1305, 201, 134, 2983, 2408, 1525],
+        ),
+        (
+            {"temperature": 0.7, "top_k": 40},
+            [1093, 2453, 1929, 772, 1754, 1182, 1585, 201, 945, 2672, 2540, 1525],
+        ),
+        (
+            {"temperature": 1.3, "top_p": 0.9},
+            [2321, 2944, 1502, 43, 2811, 2396, 2720, 1946, 2171, 1878, 1582, 1732],
+        ),
+        (
+            {"temperature": 0.8, "top_k": 100, "top_p": 0.6},
+            [1093, 1463, 2476, 359, 2811, 2713, 1585, 1946, 2171, 1190, 2077, 1525],
+        ),
+    ]
+    for settings, expected in first:
+        choose = Sampler(seed=5, **settings).start()  # type: ignore[arg-type]
+        assert [choose(row) for row in rows] == expected
+
+
+def test_tokens_as_likely_as_the_last_of_top_k_are_kept() -> None:
+    logits = np.array([1, 2, 1, 0, 1], np.float32)
+    choose = Sampler(temperature=1, top_k=2).start()
+    assert {choose(logits) for _ in range(200)} == {0, 1, 2, 4}
+
+
+def test_penalties_and_bias_change_the_greedy_choice() -> None:
+    logits = np.array([1.0, 3.0, 2.9, 2.8], np.float32)
+    for settings in (
+        {"presence_penalty": 0.15},
+        {"frequency_penalty": 0.15},
+        {"repetition_penalty": 1.1},
+    ):
+        choose = Sampler(**settings).start()  # type: ignore[arg-type]
+        assert [choose(logits) for _ in range(2)] == [1, 2]
+    assert Sampler(repetition_penalty=1.1).start([1, 2])(logits) == 3
+    assert Sampler(presence_penalty=1).start([1, 2])(logits) == 1  # the answer's alone
+    assert Sampler(logit_bias={1: -math.inf, 0: 5.0}).start()(logits) == 0
+
+
+def test_an_apps_own_processor_sees_the_tokens_so_far_and_decides() -> None:
+    seen: list[list[int]] = []
+
+    def only_even(logits: np.ndarray, history: History) -> np.ndarray:
+        seen.append(history.all_tokens.tolist())
+        return np.where(np.arange(len(logits)) % 2, -np.inf, logits)
+
+    for temperature in (0.0, 1.0):
+        choose = Sampler(processors=[only_even], temperature=temperature).start([8])
+        made = [choose(LOGITS) for _ in range(3)]
+        assert set(made) <= {0, 2}
+        assert seen[-3:] == [[8], [8, *made[:1]], [8, *made[:2]]]
+
+
+def test_an_error_says_what_left_no_token() -> None:
+    def none(logits: np.ndarray, history: History) -> np.ndarray:
+        return np.full_like(logits, -np.inf)
+
+    with pytest.raises(
+        ContractError, match="every token was ruled out.*check logit_bias and proc"
+    ):
+        Sampler(processors=[none]).start()(LOGITS)
+
+
+def test_a_bias_of_a_token_outside_the_vocabulary_is_refused() -> None:
+    with pytest.raises(ContractError, match="logit_bias has token 4; expected 0 to 3"):
+        Sampler(logit_bias={4: 1.0}).start()(LOGITS)
