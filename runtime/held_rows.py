@@ -22,6 +22,16 @@ from .cache import CacheLayout
 CacheRows = npt.NDArray[np.float32] | npt.NDArray[np.int8]
 
 
+def lowest_end(layout: CacheLayout, oldest: int) -> int:
+    """The least number of tokens after which a sequence may end whose rows are known from one on.
+
+    >>> layout = CacheLayout(window=4, rows=6)
+    >>> lowest_end(layout, 0), lowest_end(layout, 3)
+    (0, 6)
+    """
+    return oldest + (layout.window or 1) - 1 if oldest else 0
+
+
 class HeldRows:
     """Rows of the keys, or the values, of one layer; each is (G, D), of one position."""
 
@@ -47,7 +57,7 @@ class HeldRows:
     @property
     def lowest_end(self) -> int:
         """The least number of tokens after which the sequence may end; 0 is always possible."""
-        return self.oldest + (self.layout.window or 1) - 1 if self.oldest else 0
+        return lowest_end(self.layout, self.oldest)
 
     def forget(self) -> None:
         """Begin an empty sequence."""

@@ -6,6 +6,7 @@ It knows nothing of threads and interrupts, which are the session's.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -92,25 +93,30 @@ class CachedSequence:
         for rows in self.binding.rows:
             rows.forget()
 
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """The first position whose row is known: of keys and values, layer by layer."""
+        return tuple(rows.oldest for rows in self.binding.rows)
+
+    def known_rows(self) -> Iterator[CacheRows]:
+        """Copies (G, T - start, D) of the rows from those positions on, one after the other."""
+        for rows, start in zip(self.binding.rows, self.starts, strict=True):
+            yield rows.read(start, self.tokens, tokens=self.tokens)
+
     def snapshot_bytes(self) -> int:
         """Memory that a snapshot would take."""
         return self.ids.nbytes + sum(
-            (self.tokens - min(rows.oldest, self.tokens)) * rows.array[0, :, 0].nbytes
-            for rows in self.binding.rows
+            (self.tokens - start) * rows.array[0, :, 0].nbytes
+            for rows, start in zip(self.binding.rows, self.starts, strict=True)
         )
 
     def snapshot(self, artifact: str) -> Snapshot:
         """Copy tokens and known rows; an artifact's hash goes with them."""
-        starts = tuple(min(rows.oldest, self.tokens) for rows in self.binding.rows)
-        copies = tuple(
-            rows.read(start, self.tokens, tokens=self.tokens)
-            for rows, start in zip(self.binding.rows, starts, strict=True)
-        )
         snapshot = Snapshot(
             artifact=artifact,
             ids=self.ids.copy(),
-            rows=copies,
-            starts=starts,
+            rows=tuple(self.known_rows()),
+            starts=self.starts,
             lowest_end=self.lowest_end,
         )
         self._snapshots.add(snapshot)

@@ -21,6 +21,7 @@ from .log import logger
 from .manifest import Manifest
 from .memory import DEFAULT_CHUNK
 from .model import Model
+from .saved_state import read_state, write_state
 from .sequence import CachedSequence
 from .sizes import counted
 from .snapshot import Snapshot
@@ -212,6 +213,45 @@ class Session:
                     "session of the artifact that it was made with"
                 )
             self._go_back(snapshot.tokens, snapshot)
+
+    def save(self, path: Path | str) -> None:
+        """Write the sequence to a file, from which ``load_state`` continues it bit for bit.
+
+        Raises:
+            ContractError: the file cannot be written; another thread is inside a call, or an
+                earlier call did not end.
+        """
+        with self._guard:
+            self._reserve(1)  # so that each layer has rows, if only none
+            sequence = self._sequence
+            write_state(
+                Path(path),
+                artifact=self.manifest.sha256,
+                ids=sequence.ids,
+                starts=sequence.starts,
+                rows=sequence.known_rows(),
+            )
+
+    @classmethod
+    def load_state(cls, path: Path | str, model: Model, *, keep: int = 0) -> Session:
+        """A new session that continues the one that ``save`` wrote, also in another process.
+
+        Args:
+            path: of the file.
+            model: of the artifact that the session was saved with.
+            keep: as ``Model.session``.
+
+        Raises:
+            ContractError: not such a file, damaged, or of another artifact or version; or as
+                ``Model.session``.
+        """
+        session = cls(model, keep=keep)
+        try:
+            session.restore(read_state(Path(path), model.manifest))
+        except BaseException:
+            session.close()
+            raise
+        return session
 
     def rewind(self, count: int) -> None:
         """Take back the last tokens of the sequence, exactly.
