@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..runtime.errors import ConfigError
+from .largest_sizes import refuse_beyond
 from .rope_parameters import KIND, ORIGINAL, QUERY_SCALE, THETA, fill_in
 
 _COUNTS = (
@@ -60,6 +61,7 @@ class MistralConfig:
         for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        refuse_beyond(self)
         for name in _ABOVE_ZERO:
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(

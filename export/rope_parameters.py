@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..runtime.errors import ConfigError
-from .formats.metadata_fields import flag, number, shown
+from ..runtime.untrusted.fields import shown
+from .formats.metadata_fields import flag, number
 
 KIND, THETA, ORIGINAL = "rope_type", "rope_theta", "original_max_position_embeddings"
 QUERY_SCALE = "llama_4_scaling_beta"

@@ -17,6 +17,9 @@ import weakref
 from pathlib import Path
 
 from ...runtime.errors import CheckpointError
+from ...runtime.sizes import format_bytes
+from ...runtime.untrusted.files import open_regular
+from ...runtime.untrusted.json_text import LARGE_BYTES
 
 _CHUNK_BYTES = 1 << 20
 Identity = tuple[int, int, int, int]  # device, inode, size in bytes, nanoseconds of the last write
@@ -34,7 +37,7 @@ class HeldFile:
         self.path = path
         self._place = path.absolute()  # whatever the working folder becomes
         try:
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            descriptor = open_regular(path)
         except OSError as error:
             raise CheckpointError(
                 f"{path}: unreadable ({error.strerror}), expected a file of the checkpoint; check "
@@ -78,13 +81,20 @@ class HeldFile:
                 filled += count
         return filled
 
-    def read_bytes(self, size: int | None = None, *, offset: int = 0) -> bytes:
+    def read_bytes(
+        self, size: int | None = None, *, offset: int = 0, most: int = LARGE_BYTES
+    ) -> bytes:
         """So many bytes from an offset on, or those that are left; of a small file all of them.
 
         Raises:
-            CheckpointError: it cannot be read.
+            CheckpointError: it cannot be read, or would be read whole and has more than ``most``.
         """
         left = max(0, self.identity[2] - offset)
+        if size is None and left > most:
+            raise CheckpointError(
+                f"{self.path}: is larger than {format_bytes(most)}, expected a smaller file; "
+                "download it again"
+            )
         content = bytearray(left if size is None else min(size, left))
         try:
             count = self.read_into(memoryview(content), offset)

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.errors import ConfigError
+from ...runtime.untrusted.fields import shown
 from ..config import MistralConfig, describe_windows
+from ..largest_sizes import refuse_size
 from ..rope_parameters import QUERY_SCALE
 from ..tokenizer.spelling import write_ids
 from .architectures.architecture import Architecture
 from .architectures.known import ARCHITECTURES, architecture_of
 from .held_files import HeldFile, HeldFiles
-from .metadata_fields import flag, number, read_json_object, shown, token_id, token_ids
+from .metadata_fields import flag, number, read_json_object, token_id, token_ids
 from .published_rope import published_object, read_rope
 
 CONFIG_FILE = "config.json"
@@ -105,6 +107,7 @@ def _parse(published: dict[str, Any]) -> MistralConfig:
             f"head_dim is missing and hidden_size ({hidden}) is not a multiple "
             f"of num_attention_heads ({heads})"
         )
+    refuse_size("num_hidden_layers", values["num_hidden_layers"])
     windows = architecture.windows(published, values["num_hidden_layers"])
     positions = number(
         published, "max_position_embeddings", int, architecture.max_position_embeddings

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import reprlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...runtime.errors import ConfigError
+from ...runtime.untrusted.fields import shown
+from ...runtime.untrusted.files import read_file
+from ...runtime.untrusted.json_text import SMALL_BYTES, parse_object
 from .held_files import HeldFile
 
 _LARGEST = {int: 2**63 - 1, float: sys.float_info.max}  # graphs have sizes of 64 bits
 _PLURALS = {str: "texts", int: "whole numbers", float: "numbers"}
 _DEMANDED = {int: "whole, below 2**63", float: "finite"}
 
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 80
+_REMEDY = "download it again"
 
 
 def read_json_object(path: Path | HeldFile) -> dict[str, Any]:
     """Read a JSON file that holds an object.
 
     Raises:
-        ConfigError: it is not JSON, or JSON of another kind.
+        ConfigError: it is not JSON, or JSON of another kind; it is no regular file or a large one.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not JSON ({error}); download it again") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds a {type(content).__name__}, expected an object")
-    return content
+    if isinstance(path, HeldFile):
+        content = path.read_bytes(most=SMALL_BYTES)
+    else:
+        content = read_file(path, most=SMALL_BYTES, error=ConfigError, remedy=_REMEDY)
+    return parse_object(content, what=path, error=ConfigError, remedy=_REMEDY)
 
 
 def number(
@@ -146,8 +144,3 @@ def token_ids(published: Mapping[str, Any], name: str) -> tuple[int, ...]:
     if isinstance(value, list) and None in found:
         raise ConfigError(f"{name} is {shown(value)}; expected no null among several ids")
     return tuple(each for each in found if each is not None)
-
-
-def shown(value: object) -> str:
-    """A published value as messages print it: on one line, cut where it is long."""
-    return _SHORT.repr(value)

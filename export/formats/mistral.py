@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.errors import ConfigError
+from ...runtime.untrusted.fields import shown
 from ..config import MistralConfig, Windows, describe_windows, repeated
 from ..rope_parameters import KIND, ORIGINAL
 from .held_files import HeldFile, HeldFiles
-from .metadata_fields import flag, number, read_json_object, shown
+from .metadata_fields import flag, number, read_json_object
 from .published_rope import published_object
 
 PARAMS_FILE = "params.json"

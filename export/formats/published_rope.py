@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...runtime.errors import ConfigError
+from ...runtime.untrusted.fields import shown
 from ..rope_parameters import KIND, KINDS, NAMES, THETA, fill_in
-from .metadata_fields import number, shown
+from .metadata_fields import number
 
 _FIELDS = ("rope_parameters", "rope_scaling")
 _PARTIAL = "partial_rotary_factor"

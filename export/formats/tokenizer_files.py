@@ -11,13 +11,14 @@ from ...runtime.contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
 from ...runtime.errors import CheckpointError, ConfigError
 from ...runtime.manifest import SENTENCEPIECE, TOKENIZERS
 from ...runtime.tokenizers.added_tokens import AddedTokens
+from ...runtime.untrusted.fields import shown
 from ..tokenizer.byte_level import tekken
 from ..tokenizer.byte_level.tiktoken_ranks import is_tiktoken, refuse_alone
 from ..tokenizer.sentencepiece_model import with_leading_space
 from ..tokenizer.spelling import text_of
 from .held_files import HeldFile, HeldFiles
 from .json_file import JsonTokenizer, json_file, read_json
-from .metadata_fields import flag, read_json_object, shown
+from .metadata_fields import flag, read_json_object
 
 SETTINGS_FILE = "tokenizer_config.json"
 MAP_FILE = "special_tokens_map.json"

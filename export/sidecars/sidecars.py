@@ -9,11 +9,12 @@ from ...console.progress import say
 from ...graphs.targets.target import Target
 from ...runtime.contract import DATA_FILE, MODEL_FILE, TOKENIZER_FILE, TOKENIZER_JSON_FILE
 from ...runtime.manifest import Vocabulary, to_json
+from ...runtime.untrusted.fields import shown
 from ..cache_choice import WINDOWED, CacheChoice
 from ..config import MistralConfig
 from ..formats.checkpoint import Checkpoint
 from ..formats.huggingface import CONFIG_FILE, to_hugging_face
-from ..formats.metadata_fields import read_json_object, shown
+from ..formats.metadata_fields import read_json_object
 from ..tokenizer.special_tokens import GENERATION_FILE
 from ..tokenizer.spelling import write_ids
 from .genai_config import GENAI_CONFIG_FILE, genai_config

@@ -7,14 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.repocard import metadata_load
-
 from ...console.progress import say
 from ...runtime.contract import CARD_FILE
 from ...runtime.errors import CheckpointError, ConfigError
+from ...runtime.untrusted.fields import shown
 from ..formats.checkpoint import Checkpoint
 from ..formats.gguf.file import read_gguf
 from ..formats.layouts import Layout
+from .card_metadata import is_plain, parse_metadata, read_card
 
 # What a model card's metadata says that holds for an artifact too.
 _CARRIED = ("language", "license", "license_link", "license_name", "widget")
@@ -111,16 +111,25 @@ def _published(checkpoint: Checkpoint) -> dict[str, Any]:
     card = checkpoint.path / CARD_FILE
     if not card.is_file():
         return {}
+    content = read_card(card)
     try:
-        metadata = metadata_load(card) or {}
-    except Exception as error:  # YAML's errors, and one of the hub's own
-        return _salvaged(card, error)
-    return {name: metadata[name] for name in _CARRIED if name in metadata}
+        metadata = parse_metadata(content)
+    except ValueError as error:
+        return _salvaged(card, content, error)
+    carried = {name: metadata[name] for name in _CARRIED if name in metadata}
+    odd = [name for name, value in carried.items() if not _is_usable(name, value)]
+    for name in odd:
+        say(f"{card}: {name} is {shown(carried.pop(name))}, expected a text; it is left out")
+    return carried
 
 
-def _salvaged(card: Path, error: Exception) -> dict[str, Any]:
+def _is_usable(name: str, value: object) -> bool:
+    return is_plain(value) and (isinstance(value, str) or not name.startswith("license"))
+
+
+def _salvaged(card: Path, content: bytes, error: Exception) -> dict[str, Any]:
     """The licence of a card whose metadata is no YAML, where a line of its own still says it."""
-    head = _FRONT_MATTER.match(card.read_bytes().decode("utf-8", errors="replace"))
+    head = _FRONT_MATTER.match(content.decode("utf-8", errors="replace"))
     lines = head[1].splitlines() if head is not None else []
     found = {
         match["name"]: match["value"].strip("\"'")

@@ -9,8 +9,9 @@ from typing import Any
 
 from ...runtime.contract import TOKENIZER_JSON_FILE
 from ...runtime.errors import CheckpointError, ConfigError
+from ...runtime.untrusted.fields import shown
 from ..formats.held_files import HeldFile
-from ..formats.metadata_fields import read_json_object, shown
+from ..formats.metadata_fields import read_json_object
 from ..formats.tokenizer_files import ADDED_FILE, SETTINGS_FILE, PublishedTokenizer
 
 _FLAGS = ("special", "lstrip", "rstrip", "single_word")

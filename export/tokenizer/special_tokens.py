@@ -12,8 +12,9 @@ from pathlib import Path
 from ...runtime.contract import TOKENIZER_JSON_FILE
 from ...runtime.errors import CheckpointError, ConfigError
 from ...runtime.tokenizers.protocol import Codec
+from ...runtime.untrusted.fields import shown
 from ..formats.checkpoint import Checkpoint
-from ..formats.metadata_fields import read_json_object, shown, token_ids
+from ..formats.metadata_fields import read_json_object, token_ids
 from ..formats.tokenizer_files import SETTINGS_FILE, PublishedTokenizer
 from .json_parts import read_around
 from .spelling import TokenTexts, text_of

@@ -9,7 +9,8 @@ from typing import Any
 from ...console.progress import say
 from ...runtime.manifest import Vocabulary, to_json
 from ...runtime.tokenizers.protocol import Codec
-from ..formats.metadata_fields import read_json_object, shown
+from ...runtime.untrusted.fields import shown
+from ..formats.metadata_fields import read_json_object
 from ..formats.tokenizer_files import MAP_FILE, SETTINGS_FILE
 from .spelling import TokenTexts, text_of
 

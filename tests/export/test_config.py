@@ -470,3 +470,24 @@ def test_any_value_in_any_place_is_refused_or_makes_a_config_that_is_written_and
     written = to_hugging_face(config) if file == "config.json" else to_params_json(config)
     path.write_text(json.dumps(written, allow_nan=False))
     assert read_config(tmp_path) == config
+
+
+@pytest.mark.parametrize("size", [10**8, 10**9, 10**12, 2**62])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+        *("vocab_size", "head_dim", "max_position_embeddings", "sliding_window"),
+    ],
+)
+def test_a_size_that_no_machine_holds_is_refused(tmp_path: Path, name: str, size: int) -> None:
+    others = {"num_key_value_heads": 1, "head_dim": 16}
+    with pytest.raises(ConfigError, match=rf"{name} is {size}; expected at most \d+"):
+        read(tmp_path, **{**others, name: size})
+
+
+def test_a_config_of_gigabytes_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "config.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ConfigError, match=r"config\.json: is larger than 67\.11 MB"):
+        read_config(tmp_path)

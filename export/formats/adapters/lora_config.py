@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ....runtime.errors import ConfigError
+from ....runtime.untrusted.fields import shown
 from ..held_files import HeldFile
-from ..metadata_fields import flag, number, read_json_object, shown
+from ..metadata_fields import flag, number, read_json_object
 
 CONFIG_FILE = "adapter_config.json"
 MERGE = "merge it with PEFT (merge_and_unload), save the merged model and export that"

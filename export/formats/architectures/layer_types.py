@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ....runtime.errors import ConfigError
+from ....runtime.untrusted.fields import shown
 from ...config import MistralConfig, Windows
-from ..metadata_fields import number, shown, texts
+from ..metadata_fields import number, texts
 from .architecture import Published
 
 _SLIDING, _FULL = "sliding_attention", "full_attention"

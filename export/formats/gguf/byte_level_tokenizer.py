@@ -13,6 +13,7 @@ from tokenizers.pre_tokenizers import PreTokenizer
 
 from ....console.progress import say
 from ....runtime.errors import CheckpointError
+from ....runtime.untrusted.fields import shown
 from ...tokenizer.byte_level.bpe import ByteLevelBpe
 from ...tokenizer.byte_level.mistral_split_regex import correct_split_regex
 from ...tokenizer.byte_level.pre_tokenizers import (
@@ -23,7 +24,7 @@ from ...tokenizer.byte_level.pre_tokenizers import (
     smollm,
     split_by,
 )
-from ..metadata_fields import flag, listed, shown, text, token_id
+from ..metadata_fields import flag, listed, text, token_id
 
 # Kinds of tokens. Source: ggml, docs/gguf.md.
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4

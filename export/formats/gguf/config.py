@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from ....runtime.errors import ConfigError
+from ....runtime.untrusted.fields import shown
 from ...config import MistralConfig
-from ..metadata_fields import number, shown, token_id
+from ..metadata_fields import number, token_id
 from ..tensor_names import GGUF, HEAD
 from .file import GgufFile
 from .neutral_keys import refuse_changes

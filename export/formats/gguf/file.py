@@ -15,6 +15,7 @@ from ....runtime.errors import CheckpointError
 from ..gguf_package import gguf
 from ..held_files import HeldFile
 from ..stored_tensor import StoredTensor
+from .bounds import refuse_unbounded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +38,7 @@ def read_gguf(file: Path | HeldFile) -> GgufFile:
     """
     held = HeldFile(file) if isinstance(file, Path) else file
     path, stream = held.path, cast(Any, held.stream())  # numpy maps streams as well as paths
+    refuse_unbounded(held)
     try:
         reader = gguf.GGUFReader(stream)
         metadata = {name: field.contents() for name, field in reader.fields.items()}

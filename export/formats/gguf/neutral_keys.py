@@ -16,7 +16,7 @@ import math
 from typing import Any
 
 from ....runtime.errors import ConfigError
-from ..metadata_fields import shown
+from ....runtime.untrusted.fields import shown
 
 _OFF, _ZERO, _ONE, _ZERO_OR_ONE = (False,), (0,), (1,), (0, 1)
 # At these values alone; numbers are compared as float32, which GGUF stores.

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ....runtime.errors import CheckpointError, ConfigError
+from ....runtime.untrusted.fields import shown
 from ..held_files import HeldFiles
 from ..metadata_fields import number as whole_number
-from ..metadata_fields import shown
 from ..stored_tensor import StoredTensor
 from .file import GgufFile, read_gguf
 

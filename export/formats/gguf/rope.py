@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from ....runtime.errors import ConfigError
+from ....runtime.untrusted.fields import shown
 from ...rope_parameters import KIND, ORIGINAL
-from ..metadata_fields import number, shown
+from ..metadata_fields import number
 from .file import GgufFile
 
 FACTORS = "rope_freqs.weight"

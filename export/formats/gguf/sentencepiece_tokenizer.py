@@ -8,8 +8,9 @@ from typing import Any
 
 from ....runtime.errors import CheckpointError
 from ....runtime.tokenizers.sentencepiece import SPACE
+from ....runtime.untrusted.fields import shown
 from ...tokenizer.sentencepiece_model import KIND, make_bpe, serialize
-from ..metadata_fields import flag, listed, shown, token_id
+from ..metadata_fields import flag, listed, token_id
 
 _LISTS = {"tokens": str, "scores": float, "token_type": int}
 # What llama.cpp takes for granted of this kind of tokenizer, src/llama-vocab.cpp.

@@ -11,8 +11,9 @@ from typing import Any
 from ....runtime.errors import CheckpointError, ConfigError
 from ....runtime.manifest import SENTENCEPIECE, TOKENIZERS
 from ....runtime.tokenizers.added_tokens import ALWAYS, AddedTokens
+from ....runtime.untrusted.fields import shown
 from ...tokenizer.json_parts import to_bytes
-from ..metadata_fields import flag, shown, text, token_id
+from ..metadata_fields import flag, text, token_id
 from ..tokenizer_files import PublishedTokenizer
 from .byte_level_tokenizer import build_byte_level
 from .file import GgufFile

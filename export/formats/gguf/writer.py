@@ -13,11 +13,11 @@ import numpy as np
 from ....console.progress import track
 from ....runtime.errors import CheckpointError
 from ....runtime.manifest import SENTENCEPIECE
+from ....runtime.untrusted.fields import shown
 from ...tokenizer.sentencepiece_model import KIND, parse
 from ...tokenizer.tokenizer import read_vocabulary
 from ..checkpoint import Checkpoint
 from ..gguf_package import gguf
-from ..metadata_fields import shown
 from ..rope_layout import halves_to_pairs
 from ..tensor_names import GGUF, HEAD, is_rotated, parameters
 

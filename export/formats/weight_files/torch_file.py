@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....runtime.errors import CheckpointError
+from ....runtime.untrusted.fields import shown
 from ..held_files import HeldFile
-from ..metadata_fields import shown
 from ..stored_tensor import StoredTensor, StridedTensor
 
 # Types of elements as safetensors names them, and their bytes.

@@ -18,8 +18,9 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from ....runtime.errors import CheckpointError, ConfigError
+from ....runtime.untrusted.fields import shown
 from ...formats.held_files import HeldFile
-from ...formats.metadata_fields import number, read_json_object, shown
+from ...formats.metadata_fields import number, read_json_object
 from .bpe import ByteLevelBpe, merges_of, spell
 from .pre_tokenizers import split_by
 

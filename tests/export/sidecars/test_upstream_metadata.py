@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -253,3 +254,47 @@ def test_gguf_file_takes_no_licence_text_of_the_folder_it_lies_in(
     path = as_gguf(tiny_checkpoint())
     (path.parent / "LICENSE").write_text("of something else")
     assert named(path) == []
+
+
+_BOMB = "\n".join(
+    [
+        "a: &a [x, x]",
+        *(f"{b}: &{b} [*{a}, *{a}, *{a}]" for a, b in pairwise("abcdefghijklmnopqrst")),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        (f"license: mit\n{_BOMB}", "an alias, expected none"),
+        ("license: mit\nwidget: &a\n- *a", "an alias, expected none"),
+        (f"license: mit\nwidget: {'[' * 99}{']' * 99}", "nested deeper than 20"),
+        (f"license: mit\nwidget: {'[' * 10**5}", "nested deeper than 20"),
+    ],
+)
+def test_metadata_that_would_not_end_is_not_read(
+    folder: Path, capsys: pytest.CaptureFixture[str], metadata: str, said: str
+) -> None:
+    (folder / "README.md").write_text(f"---\n{metadata}\n---\n")
+    assert origin(folder) == {"name": folder.name, "license": "mit"}
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("license", "2024-01-01"),
+        ("license", "[mit]"),
+        ("language", "2024-01-01"),
+        ("language", "!!binary aGVsbG8="),
+        ("widget", "{1: a}"),
+        ("widget", "!!set {a, b}"),
+    ],
+)
+def test_metadata_that_json_has_no_type_for_is_left_out(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    (folder / "README.md").write_text(f"---\n{name}: {value}\n---\n")
+    assert origin(folder) == {"name": folder.name}
+    assert f"{name} is " in capsys.readouterr().err
