@@ -69,12 +69,9 @@ def test_a_generation_does_not_continue_a_sequence_that_others_changed(
     assert list(begin(session))  # an old one does not hold up a new one
 
 
-def test_an_error_of_a_sampler_leaves_the_session_usable(
-    session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(Sampler, "start", lambda _: lambda *_: strike(RuntimeError))
-        new = session.generate([5, 6], max_new_tokens=3)
+def test_an_error_of_a_processor_leaves_the_session_usable(session: Session) -> None:
+    sampler = Sampler(processors=[lambda *_: strike(RuntimeError)])
+    new = session.generate([5, 6], max_new_tokens=3, sampler=sampler)
     with pytest.raises(RuntimeError, match="struck"):
         next(new)
     for use in (lambda: next(new), lambda: new.result):
