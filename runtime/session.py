@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from threading import Event
 
 import numpy as np
 import numpy.typing as npt
 
-from .decoding.generation import DEFAULT_NEW_TOKENS, Generation, Request
-from .decoding.logprobs import checked_top
-from .decoding.sampler import Sampler
-from .decoding.stop_strings import StopStrings
+from .decoding.generating_session import GeneratingSession
 from .errors import ContractError
 from .guard import Guard
 from .held_rows import CacheRows
@@ -25,14 +20,13 @@ from .saved_state import read_state, write_state
 from .sequence import CachedSequence
 from .sizes import counted
 from .snapshot import Snapshot
-from .tokenizers.detokenizer import Detokenizer
 from .tokenizers.tokenizer import Tokenizer
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
 
-class Session:
+class Session(GeneratingSession):
     """One sequence of tokens and its KV cache; sessions of one model share its weights.
 
     A step copies no rows of the cache but those that an eviction moves.
@@ -71,7 +65,6 @@ class Session:
             f"{model.folder}: this session",
             remedy="call reset() and give the whole sequence again",
         )
-        self._generation: weakref.ref[Generation] | None = None
         self._step_ids = np.zeros((1, 1), np.int64)
         self._step_logits = np.zeros((1, 1, self._geometry.vocab_size), np.float32)
         self._next_logits: Floats = self._step_logits[0, 0]
@@ -377,96 +370,6 @@ class Session:
         with self._guard:
             return self._sequence.held()
 
-    def generate(
-        self,
-        prompt: str | Sequence[int],
-        *,
-        max_new_tokens: int | None = None,
-        sampler: Sampler | None = None,
-        stop: str | Sequence[str] = (),
-        logprobs: int | None = None,
-        allow_special: bool = False,
-        cancel: Event | None = None,
-        progress: Callable[[int, int], object] | None = None,
-    ) -> Generation:
-        """Append a prompt, then choose and append tokens; the iterator gives their text.
-
-        Args:
-            prompt: text, which the start token leads where it is the sequence's first and there
-                is one; or tokens, at least one, which are appended as they are.
-            max_new_tokens: None for ``DEFAULT_NEW_TOKENS``, or fewer where the artifact has fewer
-                positions left.
-            sampler: None for the most likely token each time.
-            stop: strings that end the text before them, also where they cross tokens.
-            logprobs: note the log-probability of each token, and of so many likeliest ones beside
-                it; None for none.
-            allow_special: as ``Tokenizer.encode``: for text made by a chat template.
-            cancel: once set, it ends within one step, or one chunk of the prompt.
-            progress: called after each chunk of the prompt with the tokens appended so far and
-                all of the prompt's.
-
-        Raises:
-            ContractError: as ``prefill``; also if a text has no tokens, if prompt and new tokens
-                may become too many, or if an earlier generation of this session has not ended.
-        """
-        changes = self._guard.changes
-        tokens = prompt
-        if isinstance(tokens, str):
-            tokens = self.tokenizer.encode(
-                tokens, is_first=self.tokens == 0, allow_special=allow_special
-            )
-        stops = StopStrings(stop)
-        with self._guard:
-            unfinished = None if self._generation is None else self._generation()
-            if unfinished is not None and unfinished.is_live:
-                raise ContractError(
-                    f"{self.folder}: an earlier generate() of this session has not ended, "
-                    "expected one at a time; read it to its end or close() it first"
-                )
-            ids = self.model.checked_ids(tokens, after=self.tokens)
-            request = Request(
-                prompt=tokens,
-                max_new_tokens=self._new_tokens(ids.shape[1], max_new_tokens),
-                eos_token_ids=self.manifest.vocabulary.eos_token_ids,
-                choose=(sampler or Sampler()).start(tokens),
-                top_logprobs=checked_top(logprobs, vocab_size=self._geometry.vocab_size),
-                cancel=cancel or Event(),
-                progress=progress,
-            )
-            generation = Generation(
-                self,
-                self._guard,
-                request,
-                detokenizer=Detokenizer(self.tokenizer, tokens),
-                stops=stops,
-                changes=changes,
-            )
-            self._generation = weakref.ref(generation)
-        return generation
-
-    def cancel(self) -> None:
-        """End the generation that was begun last, within one step or one chunk of its prompt.
-
-        Any thread may call it. Without a generation that has not ended, it does nothing.
-        """
-        generation = None if self._generation is None else self._generation()
-        if generation is not None:
-            generation.cancel()
-
-    def _new_tokens(self, prompt_tokens: int, asked: int | None) -> int:
-        """How many tokens may follow a prompt: as many as asked for, if they fit."""
-        if asked is not None and asked < 0:
-            raise ContractError(f"max_new_tokens is {asked}; expected 0 or more")
-        total, limit = self.tokens + prompt_tokens, self._geometry.max_positions
-        count = min(DEFAULT_NEW_TOKENS, limit - total) if asked is None else asked
-        if total + count > limit:
-            raise ContractError(
-                f"max_new_tokens is {count} after {counted(total, 'token')}; the artifact has "
-                f"{limit} positions, so ask for at most {limit - total}"
-            )
-        self.model.refuse_memory(self, tokens=total + count, more_bytes=self._kept_bytes)
-        return count
-
     def _reuse(self, tokens: Sequence[int]) -> list[int]:
         """Go back to the longest prefix of the tokens that is held; the rest, at least one."""
         wanted = self.model.checked_ids(tokens, after=0)[0]
@@ -523,8 +426,12 @@ class Session:
     def _reserve(self, tokens: int) -> None:
         """Make room for so many tokens in a growing cache."""
         if tokens > self._sequence.binding.capacity:
-            self.model.refuse_memory(self, tokens=tokens, more_bytes=self._kept_bytes)
+            self._refuse_memory(tokens=tokens)
             self._allocate(tokens)
+
+    def _refuse_memory(self, *, tokens: int) -> None:
+        """Refuse so many tokens if they would take more memory than allowed."""
+        self.model.refuse_memory(self, tokens=tokens, more_bytes=self._kept_bytes)
 
     def _allocate(self, tokens: int) -> None:
         """Allocate cache rows for so many tokens; held rows keep their values."""

@@ -27,11 +27,10 @@ _UNKNOWN = -1  # instead of a number of changes, while a piece is made
 
 
 class Sequencer(Protocol):
-    """What a generation needs of a session; both methods are called inside its guard."""
+    """What a generation needs of a session; all methods are called inside its guard."""
 
-    @property
-    def folder(self) -> Path:
-        """The artifact's folder."""
+    def _reuse(self, tokens: Sequence[int]) -> list[int]:
+        """Go back to the longest prefix of the tokens that is held; the rest, at least one."""
 
     def _prefill(self, tokens: Sequence[int]) -> Floats:
         """Append tokens; logits (V,) of the next."""
@@ -44,7 +43,9 @@ class Sequencer(Protocol):
 class Request:
     """What a generation is asked for."""
 
+    artifact: Path  # for messages
     prompt: Sequence[int]
+    reuse: bool  # whether the prompt replaces the sequence so far
     max_new_tokens: int
     eos_token_ids: Sequence[int]
     choose: Callable[[Floats], int]
@@ -108,8 +109,8 @@ class Generation(Iterator[str]):
         if self._since == _UNKNOWN or self._finish_reason is None:
             self._refuse_changed()
             raise ContractError(
-                f"{self._session.folder}: this generate() has not ended; read it to its end, call "
-                "finish(), or close() it before you ask for its result"
+                f"{self._request.artifact}: this generate() has not ended; read it to its end, "
+                "call finish(), or close() it before you ask for its result"
             )
         return Result(
             text="".join(self._text),
@@ -217,6 +218,8 @@ class Generation(Iterator[str]):
         """Append the prompt, chunk by chunk; None where it was cancelled before its end."""
         start, prompt = perf_counter(), self._request.prompt
         logits = None
+        if self._request.reuse and not self._asked_to_end():
+            prompt = self._session._reuse(prompt)
         for first in range(0, len(prompt), DEFAULT_CHUNK):
             if self._asked_to_end():
                 return None
@@ -234,11 +237,11 @@ class Generation(Iterator[str]):
     def _refuse_changed(self) -> None:
         if self._since == _UNKNOWN:
             raise ContractError(
-                f"{self._session.folder}: this generate() was interrupted or failed before its "
+                f"{self._request.artifact}: this generate() was interrupted or failed before its "
                 "next piece; start a new one"
             )
         if self._since != self._guard.changes:
             raise ContractError(
-                f"{self._session.folder}: the session was reset or given other tokens after this "
-                "generate() began; start a new one"
+                f"{self._request.artifact}: the session was reset or given other tokens after "
+                "this generate() began; start a new one"
             )

@@ -23,6 +23,6 @@ class Result:
     finish_reason: FinishReason  # "length": max_new_tokens; "cancelled": also by close()
     stop_string: str | None  # that was found; the text ends before it
     logprobs: list[TokenLogprobs]  # of each token, where they were asked for
-    prompt_tokens: int  # appended; fewer than the prompt's if it was cancelled before its end
+    prompt_tokens: int  # computed; not those that reuse found, nor any after a cancel
     prefill_seconds: float  # until the prompt was read
     decode_seconds: float  # of all steps and choices, without the time between pieces

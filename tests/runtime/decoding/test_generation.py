@@ -258,3 +258,50 @@ def test_what_cannot_be_generated_is_refused_and_changes_nothing(
     with pytest.raises(ContractError, match=message):
         ask(session)
     assert session.tokens == 0
+
+
+def test_samples_of_a_prompt_are_those_of_each_seed_alone(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for prompt in ("def f(x):", [5], SEQUENCE):
+        expected = []
+        for seed in (3, 4, 5):
+            session.reset()
+            session.prefill([9, 8])
+            sampler = Sampler(temperature=1, seed=seed, repetition_penalty=1.2)
+            asked = {"max_new_tokens": 30, "sampler": sampler}
+            expected.append(session.generate(prompt, **asked).finish())  # type: ignore[arg-type]
+        session.reset()
+        session.prefill([9, 8])
+        sampler = Sampler(temperature=1, seed=3, repetition_penalty=1.2)
+        samples = session.samples(prompt, 3, max_new_tokens=30, sampler=sampler)  # type: ignore[arg-type]
+        found = [sample.finish() for sample in samples]
+        assert [one.tokens for one in found] == [one.tokens for one in expected]
+        assert [one.text for one in found] == [one.text for one in expected]
+        assert [one.prompt_tokens for one in found] == [1, 1, 1]  # the rest is computed once
+        assert session.tokens == expected[-1].prompt_tokens + 2 + 30
+
+
+def test_samples_that_are_cancelled_while_the_prompt_is_read_are_none(session: Session) -> None:
+    cancelled = threading.Event()
+    cancelled.set()
+    assert list(session.samples([5, 6, 7], 3, cancel=cancelled)) == []
+    assert session.generate([5, 6, 7]).finish().tokens
+
+
+def test_reuse_computes_the_rest_alone_and_gives_the_same_tokens(session: Session) -> None:
+    first = session.generate(SEQUENCE[:100], max_new_tokens=10).finish()
+    chat = [*SEQUENCE[:100], *first.tokens, *SEQUENCE[100:110]]
+    second = session.generate(chat, max_new_tokens=10, reuse=True).finish()
+    assert (second.prompt_tokens, session.tokens) == (10, 130)
+    session.reset()
+    assert session.generate(chat, max_new_tokens=10).finish().tokens == second.tokens
+
+
+def test_a_later_turn_is_penalized_for_what_the_first_one_said(session: Session) -> None:
+    sampler = Sampler(repetition_penalty=1.5)
+    session.prefill(SEQUENCE[:100])
+    found = session.generate([5], max_new_tokens=20, sampler=sampler).finish().tokens
+    session.reset()
+    whole = [*SEQUENCE[:100], 5]
+    assert session.generate(whole, max_new_tokens=20, sampler=sampler).finish().tokens == found

@@ -1,0 +1,203 @@
+"""The part of a session that generates text."""
+
+from __future__ import annotations
+
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ContractError
+from ..sizes import counted
+from ..tokenizers.detokenizer import Detokenizer
+from .generation import DEFAULT_NEW_TOKENS, Floats, Generation, Request
+from .logprobs import checked_top
+from .sampler import Sampler
+from .stop_strings import StopStrings
+
+if TYPE_CHECKING:
+    from ..guard import Guard
+    from ..model import Model
+    from ..sequence import CachedSequence
+    from ..snapshot import Snapshot
+
+_CONTEXT = 64  # tokens before new ones that may decide how their text begins
+
+
+class GeneratingSession(ABC):
+    """Generation over a sequence; ``Session`` has the sequence and its KV cache."""
+
+    model: Model
+    _guard: Guard
+    _sequence: CachedSequence
+    _generation: weakref.ref[Generation] | None = None
+
+    @property
+    @abstractmethod
+    def tokens(self) -> int:
+        """Tokens of the sequence so far."""
+
+    @abstractmethod
+    def snapshot(self) -> Snapshot:
+        """Copy the sequence; ``reuse`` finds it for as long as it is referenced."""
+
+    @abstractmethod
+    def _refuse_memory(self, *, tokens: int) -> None:
+        """Refuse so many tokens if they would take more memory than allowed."""
+
+    @abstractmethod
+    def _reuse(self, tokens: Sequence[int]) -> list[int]:
+        """Go back to the longest prefix of the tokens that is held; the rest, at least one."""
+
+    @abstractmethod
+    def _prefill(self, tokens: Sequence[int]) -> Floats:
+        """Append tokens, inside the guard; logits (V,) of the next."""
+
+    @abstractmethod
+    def _step(self, token: int) -> Floats:
+        """Append one token, inside the guard; logits (V,) of the next."""
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_new_tokens: int | None = None,
+        sampler: Sampler | None = None,
+        stop: str | Sequence[str] = (),
+        logprobs: int | None = None,
+        allow_special: bool = False,
+        cancel: Event | None = None,
+        progress: Callable[[int, int], object] | None = None,
+        reuse: bool = False,
+    ) -> Generation:
+        """Append a prompt, then choose and append tokens; the iterator gives their text.
+
+        Args:
+            prompt: text, which the start token leads where it is the sequence's first and there
+                is one; or tokens, at least one, which are appended as they are.
+            max_new_tokens: None for ``DEFAULT_NEW_TOKENS``, or fewer where the artifact has fewer
+                positions left.
+            sampler: None for the most likely token each time.
+            stop: strings that end the text before them, also where they cross tokens.
+            logprobs: note the log-probability of each token, and of so many likeliest ones beside
+                it; None for none.
+            allow_special: as ``Tokenizer.encode``: for text made by a chat template.
+            cancel: once set, it ends within one step, or one chunk of the prompt.
+            progress: called after each chunk of the prompt with its tokens read so far, and with
+                all that are to be read.
+            reuse: the prompt is the whole sequence, which replaces the one so far when the first
+                piece is asked for. The longest prefix that the cache or a snapshot of this
+                session holds is not computed again.
+
+        Raises:
+            ContractError: as ``prefill``; also if a text has no tokens, if prompt and new tokens
+                may become too many, or if an earlier generation of this session has not ended.
+        """
+        changes = self._guard.changes
+        tokens = self._tokens_of(prompt, is_first=reuse, allow_special=allow_special)
+        stops = StopStrings(stop)
+        with self._guard:
+            unfinished = None if self._generation is None else self._generation()
+            if unfinished is not None and unfinished.is_live:
+                raise ContractError(
+                    f"{self.model.folder}: an earlier generate() of this session has not ended, "
+                    "expected one at a time; read it to its end or close() it first"
+                )
+            before = self._sequence.ids[: 0 if reuse else None]
+            ids = self.model.checked_ids(tokens, after=len(before))[0]
+            whole = np.concatenate([before, ids])
+            known = [int(token) for token in whole if token >= 0]  # seek() skips some
+            V = self.model.manifest.geometry.vocab_size
+            request = Request(
+                artifact=self.model.folder,
+                prompt=tokens,
+                reuse=reuse,
+                max_new_tokens=self._new_tokens(len(whole), max_new_tokens),
+                eos_token_ids=self.model.manifest.vocabulary.eos_token_ids,
+                choose=(sampler or Sampler()).start(known),
+                top_logprobs=checked_top(logprobs, vocab_size=V),
+                cancel=cancel or Event(),
+                progress=progress,
+            )
+            generation = Generation(
+                self,
+                self._guard,
+                request,
+                detokenizer=Detokenizer(self.model.tokenizer, known[-max(len(ids), _CONTEXT) :]),
+                stops=stops,
+                changes=changes,
+            )
+            self._generation = weakref.ref(generation)
+        return generation
+
+    def samples(
+        self,
+        prompt: str | Sequence[int],
+        count: int,
+        *,
+        sampler: Sampler | None = None,
+        **options: Any,
+    ) -> Iterator[Generation]:
+        """Continue a prompt several times; it is read once.
+
+        The sequence ends with the last of them. Read each to its end before you ask for the next.
+
+        Args:
+            prompt: as ``generate``.
+            count: of continuations.
+            sampler: of the first; the seed of each other is one more than that of the one before.
+            options: as ``generate``, without ``reuse``.
+
+        Raises:
+            ContractError: as ``generate`` and ``snapshot``.
+        """
+        sampler = sampler or Sampler()
+        tokens = self._tokens_of(prompt, allow_special=options.pop("allow_special", False))
+        whole = [*self._sequence.ids.tolist(), *tokens]
+        progress = options.pop("progress", None)
+        if len(whole) > 1:
+            reading = {"cancel": options.get("cancel"), "progress": progress}
+            read = self.generate(whole[:-1], max_new_tokens=0, reuse=True, **reading).finish()
+            if read.finish_reason == "cancelled":
+                return
+        held = self.snapshot()  # which ``reuse`` finds, for as long as it is referenced
+        for number in range(count):
+            own = replace(sampler, seed=sampler.seed + number)
+            yield self.generate(whole, sampler=own, reuse=True, **options)
+        del held
+
+    def cancel(self) -> None:
+        """End the generation that was begun last, within one step or one chunk of its prompt.
+
+        Any thread may call it. Without a generation that has not ended, it does nothing.
+        """
+        generation = None if self._generation is None else self._generation()
+        if generation is not None:
+            generation.cancel()
+
+    def _new_tokens(self, total: int, asked: int | None) -> int:
+        """How many tokens may follow so many: as many as asked for, if they fit."""
+        if asked is not None and asked < 0:
+            raise ContractError(f"max_new_tokens is {asked}; expected 0 or more")
+        limit = self.model.manifest.geometry.max_positions
+        count = min(DEFAULT_NEW_TOKENS, limit - total) if asked is None else asked
+        if total + count > limit:
+            raise ContractError(
+                f"max_new_tokens is {count} after {counted(total, 'token')}; the artifact has "
+                f"{limit} positions, so ask for at most {limit - total}"
+            )
+        self._refuse_memory(tokens=total + count)
+        return count
+
+    def _tokens_of(
+        self, prompt: str | Sequence[int], *, is_first: bool = False, allow_special: bool
+    ) -> Sequence[int]:
+        """Tokens of a prompt, with the start token where it begins the sequence."""
+        if not isinstance(prompt, str):
+            return prompt
+        is_first = is_first or self.tokens == 0
+        return self.model.tokenizer.encode(prompt, is_first=is_first, allow_special=allow_special)
