@@ -6,8 +6,10 @@
 #
 #? MODEL                    checkpoint: a folder or a GGUF file
 #? ADAPTER                  folders of LoRA adapters (PEFT) to merge into MODEL, in this order
-#? QUANT                    weight format: fp32, int8, int4, int4-rtn or int8-dynamic
-#? QUANT/bench-flat         weight format of the artifact that is measured
+#? QUANT                    recipe: fp32, int8, int4, int4-rtn or int8-dynamic; make recipes prints them
+#? QUANT/bench-flat         recipe of the artifact that is measured
+#? RECIPE                   file of your own recipe, or an artifact whose recipe to take, instead of QUANT
+#? RECIPE/recipes           recipe whose file to print: a name, your own file, or an artifact (default: a table)
 #? TARGET                   kernels: ort, portable (any runtime) or web (browsers' WASM)
 #? OUT                      artifact folder (default: artifacts/ and a name made of the options)
 #? OUT/validate             artifact folder, or any exporter's model.onnx
@@ -21,7 +23,7 @@
 #? WINDOW/faults            window in tokens of the artifacts; give 64 for a MODEL without one
 #? CACHE                    windowed: fixed-size KV cache (default); growing: grows with the text
 #? KV                       type of keys and values in the cache: float32 (default) or int8
-#? BLOCK                    weights that share a scale, at most: 16, 32, 64, 128 (default) or 256
+#? BLOCK                    weights that share a scale, at most, where the recipe fixes none (default: 128)
 #? BASE_MODEL               the checkpoint's name on the Hub, ORG/NAME, for the model card
 #? MAX_SHARD                cut the weights into files of at most this size, e.g. 2GB
 #? MAX_SHARD/synthetic      cut the checkpoint into files of at most this size (default: 5GB)
@@ -65,7 +67,7 @@
 #? GEOMETRY                 a known model's name; an unknown one prints the list
 #? LAYERS/synthetic         number of layers to write, from the first (default: all)
 #? LAYERS/bench-export      numbers of layers; each is exported (default: all layers)
-#? QUANTS                   weight formats to measure (default: int8 int4-rtn)
+#? QUANTS                   recipes to measure (default: int8 int4-rtn)
 #? LAYOUT                   layout of the files: huggingface (default) or mistral
 #? DTYPE                    bfloat16 (default), float16 or float32
 #? MEASURED                 folder that keeps what the benchmarks measured
@@ -106,25 +108,26 @@ each = $(if $($1),$$(printf -- "--$2=%s " $$$1))
 many = $(if $($1),--$2 $$$1)
 switch = $(if $(filter-out 0,$($1)),--$2)
 
-recipe = --quant="$$QUANT" --target="$$TARGET" $(call flag,WINDOW,window) \
+quant = $(if $(RECIPE),--recipe="$$RECIPE" $(if $(given-QUANT),--quant="$$QUANT"),--quant="$$QUANT")
+choices = $(quant) --target="$$TARGET" $(call flag,WINDOW,window) \
   $(call flag,BLOCK,block) $(call flag,CACHE,cache) $(call flag,KV,kv) $(call each,ADAPTER,adapter)
 measuring = $(call flag,TEXT,text) $(call flag,SEED,seed) $(call flag,TOLERANCE,tolerance) \
   $(call flag,MAX_KL,max-kl) $(call flag,MIN_AGREEMENT,min-agreement) \
   $(call switch,THOROUGH,thorough) $(call flag,STORE,store)
-export-options = $(recipe) $(call flag,BASE_MODEL,base-model) \
+export-options = $(choices) $(call flag,BASE_MODEL,base-model) \
   $(call flag,MAX_SHARD,max-shard) $(call flag,CALIBRATION_TEXT,calibration-text) \
   $(call flag,CALIBRATION_TOKENS,calibration-tokens) $(measuring) \
   $(call switch,NO_VALIDATE,no-validate) $(call switch,NO_RESUME,no-resume) \
   $(call switch,NO_REPLACE,no-replace)
 # Sets OUT, where it is not given, to the folder that export writes.
-artifact = OUT="$${OUT:-$$($(tramontane) export "$$MODEL" $(recipe) --print-out)}"
+artifact = OUT="$${OUT:-$$($(tramontane) export "$$MODEL" $(choices) --print-out)}"
 fresh-artifact = $(artifact) && { test -f "$$OUT/manifest.json" || \
   $(tramontane) export "$$MODEL" --out="$$OUT" $(export-options); }
 stem = $$(basename -- "$$MODEL")
 # A file's tests stay in one process: they share what its fixtures made.
 in-parallel = --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: help dev export run validate inspect card parity faults synthetic interop gguf models \
+.PHONY: help dev export run validate inspect recipes card parity faults synthetic interop gguf models \
   reduced web bench-export bench-others bench-peers bench-quality bench-web bench bench-flat bench-kernels \
   performance test test-fast lint types clean
 
@@ -145,7 +148,10 @@ web: $(READY)  ## start here: serve a page that runs an artifact in your browser
 	@$(fresh-artifact) && $(module).deploy.web_server "$$OUT" $(call flag,PORT,port)
 
 inspect: $(READY)  ## use: sizes and memory of an export before it starts, and whether it can run
-	@$(tramontane) inspect "$${OUT:-$$MODEL}" $(recipe) $(call switch,NO_VALIDATE,no-validate)
+	@$(tramontane) inspect "$${OUT:-$$MODEL}" $(choices) $(call switch,NO_VALIDATE,no-validate)
+
+recipes: $(READY)  ## use: print how each recipe stores every matrix
+	@$(tramontane) recipes $(if $(RECIPE),"$$RECIPE")
 
 card: $(READY)  ## use: print an artifact's model card
 	@$(artifact) && $(tramontane) card "$$OUT"

@@ -20,7 +20,7 @@ from ..export.formats.checkpoint import Checkpoint
 from ..export.options import (
     ExportOptions,
 )
-from ..graphs.quantization.weight_formats import format_names
+from ..graphs.quantization.recipes.known import recipe_names
 from ..graphs.targets.known import TARGETS, find_target
 from ..runtime.manifest import read_manifest
 from ..runtime.sizes import format_bytes
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--thorough", action="store_true", help="all lengths and layers")
     args = parser.parse_args(argv)
     checkpoint, rows = Checkpoint.open(args.model), []
-    for quant in format_names():
+    for quant in recipe_names():
         for target in (target for target in TARGETS if quant in find_target(target).quants()):
             say(f"{quant} for {target}")
             artifact = args.out / f"{quant}-{target}"

@@ -17,15 +17,15 @@ from pathlib import Path
 
 from ..console.progress import track
 from ..console.status import status_of
-from ..graphs.quantization.weight_formats import format_names
+from ..graphs.quantization.recipes.known import recipe_names
 from ..graphs.targets.known import TARGETS
 
 _LIMIT_SECONDS = 1200  # of one export
-Recipe = tuple[str, ...]  # words of ``tramontane export``
+Words = tuple[str, ...]  # words of ``tramontane export``
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print each recipe whose bytes differ; return 1 if any does."""
+    """Print each export whose bytes differ; return 1 if any does."""
     parser = argparse.ArgumentParser(
         prog="python -m tramontane.bench.same_bytes", description=__doc__
     )
@@ -35,42 +35,42 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", default=[], help="e.g. quant=int8 kv=float32")
     args = parser.parse_args(argv)
     wanted = [
-        (model, recipe)
+        (model, words)
         for model in args.models
-        for recipe in recipes(window=args.window)
-        if all(f"--{word}" in recipe for word in args.only)
+        for words in choices(window=args.window)
+        if all(f"--{word}" in words for word in args.only)
     ]
     differing, refused = [], 0
-    for model, recipe in track(wanted, "exporting twice"):
-        before, after = (hashes(python, model, recipe) for python in (args.before, sys.executable))
+    for model, words in track(wanted, "exporting twice"):
+        before, after = (hashes(python, model, words) for python in (args.before, sys.executable))
         if before != after:
-            differing.append(f"{model.name} {' '.join(recipe)}: {_difference(before, after)}")
+            differing.append(f"{model.name} {' '.join(words)}: {_difference(before, after)}")
         refused += not after
     print("\n".join(differing) or "no bytes differ")
     print(
-        f"{len(wanted) - len(differing)} of {len(wanted)} recipes equal, {refused} not supported"
+        f"{len(wanted) - len(differing)} of {len(wanted)} exports equal, {refused} not supported"
     )
     return 1 if differing else 0
 
 
-def recipes(*, window: int | None) -> list[Recipe]:
-    """Every combination of weight format, target, cache and cache numbers."""
-    words = [] if window is None else [f"--window={window}"]
+def choices(*, window: int | None) -> list[Words]:
+    """Every combination of recipe, target, cache and cache numbers."""
+    own = [] if window is None else [f"--window={window}"]
     return [
-        (f"--quant={quant}", f"--target={target}", f"--cache={cache}", f"--kv={kv}", *words)
+        (f"--quant={quant}", f"--target={target}", f"--cache={cache}", f"--kv={kv}", *own)
         for quant, target, cache, kv in itertools.product(
-            format_names(), TARGETS, ("windowed", "growing"), ("float32", "int8")
+            recipe_names(), TARGETS, ("windowed", "growing"), ("float32", "int8")
         )
     ]
 
 
-def hashes(python: str | Path, model: Path, recipe: Sequence[str]) -> dict[str, str]:
-    """SHA-256 by name of the graph and its weights; empty where the recipe is not supported."""
+def hashes(python: str | Path, model: Path, words: Sequence[str]) -> dict[str, str]:
+    """SHA-256 by name of the graph and its weights; empty where the export is not supported."""
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / "artifact"
         command = [str(python), "-m", "tramontane", "export", str(model), "--out", str(out)]
         done = subprocess.run(
-            [*command, "--no-validate", *recipe],
+            [*command, "--no-validate", *words],
             capture_output=True,
             encoding="utf-8",
             check=False,

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..export.window_choice import WindowChoice, window_as_text
-from .flags import RECIPE_DEFAULTS
+from ..graphs.quantization.recipes.known import find_recipe
+from ..graphs.quantization.recipes.recipe import Recipe
+from .flags import CHOICE_DEFAULTS
 
 ARTIFACTS = Path("artifacts")  # holds the artifacts that have no ``--out``
 
@@ -18,27 +20,27 @@ def artifact_name(
     checkpoint: Path,
     adapters: Sequence[Path] = (),
     *,
-    quant: str,
+    quant: str | Recipe,
     target: str,
     block: int,
     cache: str,
     kv: str,
     window: WindowChoice | None,
 ) -> str:
-    """A name that differs between any two recipes of one checkpoint.
+    """A name that differs between any two exports of one checkpoint.
 
-    >>> recipe = {"quant": "int4", "target": "ort", "cache": "windowed", "kv": "int8"}
-    >>> artifact_name(Path("models/stdlib-5m"), **recipe, block=32, window=None)
+    >>> choices = {"quant": "int4", "target": "ort", "cache": "windowed", "kv": "int8"}
+    >>> artifact_name(Path("models/stdlib-5m"), **choices, block=32, window=None)
     'stdlib-5m-int4-ort-b32-kv-int8'
     """
     merged = [adapter.resolve().name for adapter in adapters]
-    parts = [checkpoint.resolve().name, *merged, quant, target]
+    parts = [checkpoint.resolve().name, *merged, find_recipe(quant).name, target]
     if window is not None:
         parts.append(f"w{window_as_text(window).replace(',', '-')}")
-    if block != RECIPE_DEFAULTS["block"]:
+    if block != CHOICE_DEFAULTS["block"]:
         parts.append(f"b{block}")
-    if cache != RECIPE_DEFAULTS["cache"]:
+    if cache != CHOICE_DEFAULTS["cache"]:
         parts.append(cache)
-    if kv != RECIPE_DEFAULTS["kv"]:
+    if kv != CHOICE_DEFAULTS["kv"]:
         parts.append(f"kv-{kv}")
     return "-".join(parts)

@@ -18,7 +18,7 @@ def summarize(manifest: Manifest) -> dict[str, Any]:
     bits = [
         entry["bits"]
         for entry in manifest.tensors
-        if "block" in entry or entry.get("why_float") == "QUANT=fp32"
+        if "block" in entry or entry.get("why_float", "").startswith("QUANT=")
         if len(entry["shape"]) > 1
     ]
     return {

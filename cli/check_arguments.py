@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..runtime.errors import ConfigError, ContractError
+from .flags import choices_of
 
 
 def refuse_parity_check_beyond_memory(checkpoint: Path, args: Namespace) -> None:
@@ -23,7 +24,9 @@ def refuse_parity_check_beyond_memory(checkpoint: Path, args: Namespace) -> None
 
     config = adapted(read_merged_config(checkpoint, args.adapter), window=args.window)
     cache = choose_cache(args.cache, kv=args.kv)
-    planned = plan(config, quant=args.quant, target=args.target, block=args.block, cache=cache)
+    planned = plan(
+        config, quant=choices_of(args)["quant"], target=args.target, block=args.block, cache=cache
+    )
     refuse_little_memory(geometry_of(config, cache), planned)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..export.window_choice import parse_window
-from ..graphs.quantization.weight_formats import DEFAULT_BLOCK, format_names
+from ..graphs.quantization.recipes.known import open_recipe, recipe_names
+from ..graphs.quantization.recipes.recipe import DEFAULT_BLOCK
 from ..graphs.targets.known import DEFAULT_TARGET, TARGETS
 from ..runtime.contract import CACHE_DTYPES
 from ..runtime.sizes import parse_size
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 CHECKPOINT_HELP = "checkpoint: a folder in Hugging Face's or Mistral's layout, or a GGUF file"
 ARTIFACT_HELP = "artifact folder, as export writes it"
 # The stages define these defaults too, and take seconds to import; tests compare the two.
-RECIPE_DEFAULTS: dict[str, Any] = {  # as in ``export.options.ExportOptions``
+CHOICE_DEFAULTS: dict[str, Any] = {  # as in ``export.options.ExportOptions``
     "quant": "int8",
     "target": DEFAULT_TARGET,
     "block": DEFAULT_BLOCK,
@@ -42,27 +43,36 @@ def add_adapter(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_recipe(parser: argparse.ArgumentParser) -> None:
+def add_choices(parser: argparse.ArgumentParser) -> None:
     """Add the options that decide an artifact's graph and weights."""
-    parser.add_argument(
+    quant = parser.add_mutually_exclusive_group()
+    quant.add_argument(
         "--quant",
-        choices=format_names(),
-        default=RECIPE_DEFAULTS["quant"],
-        help="weight format (default: %(default)s)",
+        choices=recipe_names(),
+        default=CHOICE_DEFAULTS["quant"],
+        help="recipe: bits, block and method of each matrix, which tramontane recipes prints "
+        "(default: %(default)s)",
+    )
+    quant.add_argument(
+        "--recipe",
+        type=Path,
+        metavar="FILE",
+        help="a recipe of your own, or an artifact whose recipe to take, instead of --quant",
     )
     parser.add_argument(
         "--target",
         choices=TARGETS,
-        default=RECIPE_DEFAULTS["target"],
+        default=CHOICE_DEFAULTS["target"],
         help="kernels: onnxruntime's, any ONNX runtime's, or those of browsers' WASM "
         "(default: %(default)s)",
     )
     parser.add_argument(
         "--block",
         type=int,
-        default=RECIPE_DEFAULTS["block"],
+        default=CHOICE_DEFAULTS["block"],
         metavar="N",
-        help="weights that share a scale, at most: 16, 32, 64, 128 or 256 (default: %(default)s)",
+        help="weights that share a scale, at most, where the recipe fixes none: 16, 32, 64, 128 "
+        "or 256 (default: %(default)s)",
     )
     parser.add_argument(
         "--window",
@@ -74,22 +84,27 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache",
         choices=("windowed", "growing"),
-        default=RECIPE_DEFAULTS["cache"],
+        default=CHOICE_DEFAULTS["cache"],
         help="windowed: KV cache of a fixed size; growing: one that starts at length 0, for "
         "runtimes that need that (default: %(default)s)",
     )
     parser.add_argument(
         "--kv",
         choices=tuple(CACHE_DTYPES),
-        default=RECIPE_DEFAULTS["kv"],
+        default=CHOICE_DEFAULTS["kv"],
         help="type of keys and values in the cache; int8 takes a quarter of the memory "
         "(default: %(default)s)",
     )
 
 
-def recipe_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The values of ``add_recipe``'s options, by the names that ``ExportOptions`` gives them."""
-    return {name: getattr(args, name) for name in RECIPE_DEFAULTS}
+def choices_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The values of ``add_choices``'s options, by the names that ``ExportOptions`` gives them.
+
+    Raises:
+        ConfigError, ContractError: ``--recipe`` names no recipe.
+    """
+    given = {name: getattr(args, name) for name in CHOICE_DEFAULTS}
+    return given if args.recipe is None else {**given, "quant": open_recipe(args.recipe)}
 
 
 def add_measuring(parser: argparse.ArgumentParser) -> None:

@@ -10,9 +10,18 @@ import argparse
 from .. import __version__
 from ..console.status import MEANINGS, status_of
 from ..console.streams import accept_any_text
-from .commands import bench, card, export, inspect, run, synthesize, validate
+from .commands import bench, card, export, inspect, recipes, run, synthesize, validate
 
-_COMMANDS = (export, run, validate, inspect, bench, card, synthesize)  # in the order of --help
+_COMMANDS = (  # in the order of --help
+    export,
+    run,
+    validate,
+    inspect,
+    recipes,
+    bench,
+    card,
+    synthesize,
+)
 EXAMPLES = tuple(example for command in _COMMANDS for example in command.EXAMPLES)
 
 

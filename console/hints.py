@@ -30,6 +30,7 @@ _POSITIONAL = {
     "run": ("OUT", "PROMPT"),
     "validate": ("OUT",),
     "inspect": ("MODEL",),
+    "recipes": ("RECIPE",),
     "synthesize": ("GEOMETRY", "OUT"),
 }
 # Other options have the same name in both, as WINDOW and --window.

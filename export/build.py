@@ -72,7 +72,7 @@ def export_checkpoint(
     Args:
         checkpoint: what ``Checkpoint.open`` takes.
         out: the artifact's folder; an artifact there is replaced when the new one is whole.
-        options: the recipe.
+        options: what to make of it.
         adapters: folders of LoRA adapters, merged into the checkpoint in this order.
         dump: folder for the graph as text after each pass.
         gate: proves the artifact before it takes its name.
@@ -86,7 +86,7 @@ def export_checkpoint(
     Raises:
         ConfigError, CheckpointError: the checkpoint is not one that is supported, or changed
             while it was exported.
-        GraphError: the recipe is not one that is supported.
+        GraphError: the recipe does not fit the model or the target.
         ContractError: the artifact cannot be written there.
         ParityError: from the gate; nothing is left under ``out``.
     """
@@ -129,7 +129,7 @@ def _export(
     folder = staging.folder
     calibration = _calibrated(ready, options, staging.scratch)
     _lower(model, ready, options, calibration, dump=dump)
-    tensors = describe_tensors(model.graph, quant=options.quant)
+    tensors = describe_tensors(model.graph, recipe=options.recipe)
     digests = artifact.write_graph(
         model,
         folder,
@@ -149,7 +149,8 @@ def _export(
     copy_licenses(weights, folder, ready.origin.get("license_files", []))
     weights_bytes = _sizes(folder, digests)
     manifest = Manifest(
-        quant=options.quant,
+        quant=options.recipe.name,
+        recipe=options.recipe.text,
         target=options.target,
         geometry=geometry_of(config, ready.cache),
         vocabulary=vocabulary,
@@ -192,15 +193,15 @@ def _print_how_to_resume(out: Path) -> Iterator[None]:
 
 
 def _calibrated(ready: Preflight, options: ExportOptions, scratch: Path) -> Calibration | None:
-    """What a recipe has observed of activations; what it has rounded is in ``scratch``."""
+    """What was observed of activations; the matrices that were rounded are in ``scratch``."""
     if not options.is_calibrated:
         return None
     rounding = None
-    if options.weight_format.method.rounds_in_calibration:
+    if options.recipe.rounds_in_calibration:
         planned = PlannedWeights(
             config=ready.config,
             target=find_target(options.target),
-            weight_format=options.weight_format,
+            recipe=options.recipe,
             block=options.block,
             cache=ready.cache,
         )
@@ -222,8 +223,8 @@ def _lower(
     *,
     dump: Path | None,
 ) -> None:
-    """Make the traced graph the recipe's; its weights are read when they are written."""
-    recipe = pipeline.passes(
+    """Run the passes on the traced graph; its weights are read when they are written."""
+    steps = pipeline.passes(
         target=options.target,
         quant=options.quant,
         block=options.block,
@@ -231,7 +232,7 @@ def _lower(
         calibration=calibration,
     )
     bind(model.graph, ready.weights.read)
-    pipeline.run(model, geometry_of(ready.config, ready.cache), recipe, dump=dump)
+    pipeline.run(model, geometry_of(ready.config, ready.cache), steps, dump=dump)
 
 
 def _sizes(folder: Path, names: Iterable[str]) -> int:

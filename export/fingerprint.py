@@ -31,7 +31,7 @@ def identity(
     """All that must be equal for two runs to write equal weights, by name.
 
     Args:
-        options: the recipe.
+        options: those of the export that decide weights.
         source: sha256 of the checkpoint's files, by name.
         tools: what ``tool_versions`` returned.
         code: digest of the code that computes the weights.

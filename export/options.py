@@ -1,4 +1,4 @@
-"""What an export is asked for: the recipe, the window, the size of files."""
+"""What an export is asked for: recipe, target, window, cache, the size of files."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..console.text_file import read_text
-from ..graphs.quantization.weight_formats import (
-    DEFAULT_BLOCK,
-    WeightFormat,
-    find_format,
-    format_names,
-)
+from ..graphs.quantization.recipes.known import find_recipe, recipe_names
+from ..graphs.quantization.recipes.recipe import DEFAULT_BLOCK, Recipe
 from ..graphs.targets import known as known_targets
 from ..runtime.errors import ConfigError
 from .cache_choice import CacheChoice, choose_cache
@@ -26,9 +22,9 @@ from .window_choice import WindowChoice
 class ExportOptions:
     """What to make of a checkpoint."""
 
-    quant: str  # a weight format of ``weight_formats.FORMATS``
+    quant: str | Recipe  # one's own recipe, or the name of one of ours
     target: str  # as in ``graphs/targets/known.py``
-    block: int = DEFAULT_BLOCK  # weights that share a scale
+    block: int = DEFAULT_BLOCK  # weights that share a scale, where the recipe fixes none
     window: WindowChoice | None = None  # keys a query sees, in place of the checkpoint's own
     cache: str = "windowed"  # as in ``cache_choice.CACHES``
     kv: str = "float32"  # what keys and values are held in, as in ``CACHE_DTYPES``
@@ -37,13 +33,13 @@ class ExportOptions:
     calibration_tokens: int | None = None  # of that text, at most; None: what the method needs
 
     @property
-    def weight_format(self) -> WeightFormat:
+    def recipe(self) -> Recipe:
         """What ``quant`` names.
 
         Raises:
             GraphError: an unknown one.
         """
-        return find_format(self.quant)
+        return find_recipe(self.quant)
 
     @property
     def cache_choice(self) -> CacheChoice:
@@ -56,21 +52,21 @@ class ExportOptions:
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether the recipe is fitted to activations, or to keys and values."""
-        return self.weight_format.is_calibrated(self.kv)
+        """Whether weights are fitted to activations, or scales to keys and values."""
+        return self.recipe.is_calibrated(self.kv)
 
     @property
     def tokens_to_observe(self) -> int:
         """Tokens of the calibration text to run the model on, at most."""
-        if not self.weight_format.method.rounds_in_calibration:
+        if not self.recipe.rounds_in_calibration:
             return TOKENS_FOR_MAXIMA
         return self.calibration_tokens or DEFAULT_TOKENS
 
 
-def recipe_named(name: str) -> ExportOptions:
-    """Options by the name of their recipe: ``QUANT-TARGET``, or ``QUANT-TARGET-KV``.
+def options_named(name: str) -> ExportOptions:
+    """Options by a short name: ``QUANT-TARGET``, or ``QUANT-TARGET-KV``.
 
-    >>> options = recipe_named("int8-dynamic-ort")
+    >>> options = options_named("int8-dynamic-ort")
     >>> options.quant, options.target, options.kv
     ('int8-dynamic', 'ort', 'float32')
     """
@@ -80,7 +76,7 @@ def recipe_named(name: str) -> ExportOptions:
 
 
 def read_calibration_text(options: ExportOptions) -> str:
-    """The text that a recipe is calibrated on; empty where it is not calibrated.
+    """The text that an export is calibrated on; empty where it is not calibrated.
 
     Raises:
         ConfigError: it cannot be read, or was given where nothing would read it.
@@ -90,20 +86,20 @@ def read_calibration_text(options: ExportOptions) -> str:
     if options.is_calibrated:
         return read_text(options.calibration_text, flag="--calibration-text")
     if options.calibration_text != TEXT:
-        formats = [n for n in format_names() if find_format(n).method.observes_activations]
+        formats = [n for n in recipe_names() if find_recipe(n).observes_activations]
         calibrated = " or ".join(f"--quant {name}" for name in formats)
         raise ConfigError(
-            f"--calibration-text {options.calibration_text}: --quant {options.quant} --kv "
+            f"--calibration-text {options.calibration_text}: {options.recipe.option} --kv "
             f"{options.kv} is not calibrated, expected {calibrated} or --kv int8; leave it out"
         )
     return ""
 
 
 def _refuse_calibration_tokens(tokens: int, options: ExportOptions) -> None:
-    if not options.weight_format.method.rounds_in_calibration:
-        formats = [n for n in format_names() if find_format(n).method.rounds_in_calibration]
+    if not options.recipe.rounds_in_calibration:
+        formats = [n for n in recipe_names() if find_recipe(n).rounds_in_calibration]
         raise ConfigError(
-            f"--calibration-tokens {tokens}: --quant {options.quant} is not rounded by a "
+            f"--calibration-tokens {tokens}: {options.recipe.option} is not rounded by a "
             f"calibration, expected --quant {' or '.join(formats)}; leave it out"
         )
     if tokens < SEQUENCE_LENGTH:
@@ -114,10 +110,11 @@ def _refuse_calibration_tokens(tokens: int, options: ExportOptions) -> None:
 
 
 def decisive(options: ExportOptions) -> dict[str, Any]:
-    """Options as far as they decide the weights: of a text what it says, not where it lies."""
+    """Options as far as they decide the weights: of files what they say, not where they lie."""
     text = read_calibration_text(options).encode()
     return {
         **dataclasses.asdict(options),
+        "quant": options.recipe.content(),
         "calibration_text": hashlib.sha256(text).hexdigest() if text else "",
         "calibration_tokens": options.tokens_to_observe if options.is_calibrated else 0,
     }

@@ -9,8 +9,10 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+from ..graphs.quantization.matrix_schemes import Role
 from ..graphs.quantization.pack_matrices import refuse_odd_rows
-from ..graphs.quantization.weight_formats import DEFAULT_BLOCK, Role, find_format
+from ..graphs.quantization.recipes.known import find_recipe
+from ..graphs.quantization.recipes.recipe import DEFAULT_BLOCK, Recipe
 from ..graphs.targets.known import find_target
 from ..graphs.writing.external_data import ALIGNMENT_BYTES, SPARE_BYTES
 from ..runtime.errors import GraphError
@@ -57,32 +59,34 @@ def _largest_at_once(config: MistralConfig) -> int:
 def plan(
     config: MistralConfig,
     *,
-    quant: str,
+    quant: str | Recipe,
     target: str,
     block: int = DEFAULT_BLOCK,
     cache: CacheChoice = WINDOWED,
 ) -> Plan:
     """Plan one artifact of a checkpoint.
 
-    ``other_quants`` of its memory has the weight formats in which it could be exported instead.
+    ``other_quants`` of its memory has our recipes by which it could be exported instead.
 
     Raises:
-        GraphError: an unknown quant, or a block size, a head size, a cache or rows that kernels
-            do not take.
+        GraphError: an unknown recipe, or one that does not fit the model, or a block size, a head
+            size, a cache or rows that kernels do not take.
     """
     weights = PlannedWeights(
         config=config,
         target=find_target(target),
-        weight_format=find_format(quant),
+        recipe=find_recipe(quant),
         block=block,
         cache=cache,
     )
     _refuse_without_kernels(weights)
     others = {
-        other: dataclasses.replace(weights, weight_format=find_format(other))
+        other: dataclasses.replace(weights, recipe=find_recipe(other))
         for other in weights.target.quants()
     }
     others = {other: one for other, one in others.items() if not one.odd_rows()}
+    own = weights.recipe.name
+    others[own] = weights
     resident = {other: one.resident_bytes() for other, one in others.items()}
     activations = {other: _activation_bytes(one) for other, one in others.items()}
     weights_bytes = sum(_aligned(size) for size in weights.file_sizes())
@@ -91,16 +95,16 @@ def plan(
     cache_bytes = rows * geometry.layer_row_bytes
     memory = MemoryPlan(
         weights_bytes=weights_bytes,
-        resident_weights_bytes=resident[quant],
-        activation_bytes=activations[quant],
+        resident_weights_bytes=resident[own],
+        activation_bytes=activations[own],
         runtime_bytes=RUNTIME_BYTES,
         cache_bytes_per_token=geometry.row_bytes,
         cache_bytes_at_most=cache_bytes,
-        resident_bytes=resident[quant] + activations[quant] + RUNTIME_BYTES + cache_bytes,
+        resident_bytes=resident[own] + activations[own] + RUNTIME_BYTES + cache_bytes,
         other_quants={
             other: total + activations[other] + RUNTIME_BYTES + cache_bytes
             for other, total in resident.items()
-            if other != quant
+            if other != own
         },
     )
     return Plan(
@@ -108,7 +112,7 @@ def plan(
         disk_bytes=weights_bytes + _scratch_bytes(weights, weights_bytes) + SPARE_BYTES,
         export_peak_bytes=max(
             _export_peak_bytes(weights),
-            _calibrating_bytes(weights) if weights.weight_format.is_calibrated(cache.dtype) else 0,
+            _calibrating_bytes(weights) if weights.recipe.is_calibrated(cache.dtype) else 0,
         ),
         reference_bytes=reference_bytes(config),
         bits_per_weight=bits_per_weight(weights_bytes, config.num_parameters),
@@ -119,21 +123,23 @@ def plan_each(
     config: MistralConfig,
     *,
     target: str,
+    own: Recipe | None = None,
     block: int = DEFAULT_BLOCK,
     cache: CacheChoice = WINDOWED,
 ) -> tuple[dict[str, Plan], list[str]]:
-    """Plan an artifact in every quant that a target has.
+    """Plan an artifact by every recipe of ours that a target has, and by one's own.
 
     Returns:
-        plans by quant, and why there is none for the others.
+        plans by the recipe's name, and why there is none for the others.
 
     Raises:
         GraphError: there is none for any.
     """
     plans, refusals = {}, []
-    for quant in find_target(target).quants():
+    ours = map(find_recipe, find_target(target).quants())
+    for quant in (*ours, *([] if own is None else [own])):
         try:
-            plans[quant] = plan(config, quant=quant, target=target, block=block, cache=cache)
+            plans[quant.name] = plan(config, quant=quant, target=target, block=block, cache=cache)
         except GraphError as error:
             refusals.append(error)
     if not plans:
@@ -143,14 +149,15 @@ def plan_each(
 
 def _refuse_without_kernels(weights: PlannedWeights) -> None:
     """Refuse before anything is traced what no kernel would take when the graph runs."""
-    config, target, quant = weights.config, weights.target, weights.weight_format.name
-    target.refuse_format(weights.weight_format)
-    target.refuse_head_size(config.head_dim, quant=quant, kv=weights.cache.dtype)
+    config, target, recipe = weights.config, weights.target, weights.recipe
+    recipe.refuse_unfit([name for name, shape in parameters(config).items() if len(shape) == 2])
+    target.refuse_recipe(recipe)
+    target.refuse_head_size(config.head_dim, quant=recipe, kv=weights.cache.dtype)
     if weights.cache.is_quantized:
         target.refuse_int8_cache(config.head_dim)
     target.refuse_block(weights.block)
     for columns, scheme in weights.odd_rows():
-        refuse_odd_rows(f"--quant {quant}", columns=columns, scheme=scheme)
+        refuse_odd_rows(recipe.option, columns=columns, scheme=scheme)
 
 
 def _activation_bytes(weights: PlannedWeights) -> int:
@@ -161,21 +168,21 @@ def _activation_bytes(weights: PlannedWeights) -> int:
     total = int(_ARENA_SLACK * 4 * DEFAULT_CHUNK * widths)
     geometry = geometry_of(config, weights.cache)
     keys = DEFAULT_CHUNK + max(rows or geometry.max_positions for rows in geometry.rows)
-    largest = 4 * max(math.prod(shape) for shape, _ in weights.matrices())
+    largest = 4 * max(math.prod(one.shape) for one in weights.matrices())
     return total + weights.target.extra_activation_bytes(
         scores_bytes=4 * config.num_attention_heads * DEFAULT_CHUNK * keys,
-        dequantized_bytes=largest if weights.weight_format.is_quantized else 0,
+        dequantized_bytes=largest if weights.recipe.is_quantized else 0,
     )
 
 
 def _export_peak_bytes(weights: PlannedWeights) -> int:
     """The larger of tracing, and of writing the largest matrix: as float32 and in codes."""
     config, schemes = weights.config, weights.schemes
-    largest = max(
-        math.prod(shape) * 4
-        + (0 if schemes is None else math.prod(shape) * schemes.scheme_for(roles).bits // 8)
-        for shape, roles in weights.matrices()
-    )
+    largest = 0
+    for name, shape, roles in weights.matrices():
+        scheme = schemes.scheme_for(name, roles)
+        codes = 0 if scheme is None else math.prod(shape) * scheme.bits // 8
+        largest = max(largest, 4 * math.prod(shape) + codes)
     layers = config.num_hidden_layers
     return max(
         reference_bytes(config) if weights.cache.is_quantized else 0,  # calibrates the scales
@@ -192,17 +199,15 @@ def _calibrating_bytes(weights: PlannedWeights) -> int:
     """
     config = weights.config
     found = _WRITER_BYTES + _CALIBRATING_BYTES + _largest_at_once(config)
-    if weights.weight_format.method.rounds_in_calibration:
-        widest = max(
-            shape[1] for shape, roles in weights.matrices() if Role.EMBEDDING not in roles
-        )
+    if weights.recipe.rounds_in_calibration:
+        widest = max(one.shape[1] for one in weights.matrices() if Role.EMBEDDING not in one.roles)
         found += 3 * 4 * widest**2 + 2 * _hidden_bytes(config)
     return found
 
 
 def _scratch_bytes(weights: PlannedWeights, weights_bytes: int) -> int:
     """What lies on the disk until the weights are written: rounded matrices, hidden states."""
-    if not weights.weight_format.method.rounds_in_calibration:
+    if not weights.recipe.rounds_in_calibration:
         return 0
     return weights_bytes + 2 * _hidden_bytes(weights.config)  # written anew before it is replaced
 

@@ -1,4 +1,4 @@
-"""What ``inspect`` prints of a checkpoint: its sizes, and the plan of each weight format."""
+"""What ``inspect`` prints of a checkpoint: its sizes, and the plan by each recipe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .rope_parameters import KIND
 
 
 def print_plan(config: MistralConfig, cache: CacheChoice, plans: dict[str, Plan]) -> None:
-    """Print the model's sizes, and a table with a row for each weight format."""
+    """Print the model's sizes, and a table with a row for each recipe."""
     memory = next(iter(plans.values())).memory
     is_bounded = geometry_of(config, cache).is_bounded
     grows = "bounded by the window" if is_bounded else "grows with the tokens"

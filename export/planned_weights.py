@@ -5,76 +5,99 @@ What a matrix takes is asked of the passes that store it (``graphs/quantization`
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from ..graphs.passes.pack_qkv import stack_name
+from ..graphs.quantization.matrix_schemes import MatrixSchemes, Role
 from ..graphs.quantization.pack_matrices import PackMatrices
+from ..graphs.quantization.recipes.recipe import Recipe
 from ..graphs.quantization.scheme import Scheme
 from ..graphs.quantization.stored_size import StoredSize, scheme_of, stored_size
-from ..graphs.quantization.weight_formats import MatrixSchemes, Role, WeightFormat
 from ..graphs.targets.target import Target
 from ..graphs.writing.external_data import INLINE_BYTES
 from .cache_choice import CacheChoice
 from .config import MistralConfig
 from .formats.tensor_names import EMBEDDING, HEAD, is_after_product, is_projection, parameters
 
-Matrix = tuple[tuple[int, int], tuple[Role, ...]]  # shape (N, K), and its readers
+
+class Matrix(NamedTuple):
+    """A matrix that is stored."""
+
+    name: str  # in the graph
+    shape: tuple[int, int]  # (N, K)
+    roles: tuple[Role, ...]  # its readers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedWeights:
-    """A checkpoint's weights in one weight format on one target."""
+    """A checkpoint's weights by one recipe on one target."""
 
     config: MistralConfig
     target: Target
-    weight_format: WeightFormat
-    block: int  # weights that share a scale
+    recipe: Recipe
+    block: int  # weights that share a scale, where the recipe fixes none
     cache: CacheChoice  # an int8 cache has scales
 
     @property
-    def schemes(self) -> MatrixSchemes | None:
-        """The scheme of each kind of matrix; None where all stays in float."""
-        return self.weight_format.schemes(self.block)
+    def schemes(self) -> MatrixSchemes:
+        """The scheme of each matrix."""
+        return MatrixSchemes(self.recipe, block=self.block)
 
     def matrices(self) -> Iterator[Matrix]:
         """Each matrix that is stored; the head's has two readers if the embedding is tied."""
-        config, stacked = self.config, 0
-        is_tied = config.tie_word_embeddings
+        config, is_tied = self.config, self.config.tie_word_embeddings
+        stacked: list[tuple[str, int]] = []  # names and rows
         for name, shape in parameters(config).items():
             if len(shape) != 2 or (name == EMBEDDING and is_tied):
                 continue
             rows, columns = shape
             if is_projection(name) and self.target.stacks_projections(config.head_dim):
-                stacked += rows
+                stacked.append((name, rows))
                 continue
-            if stacked:
-                yield (stacked, config.hidden_size), (Role.LAYER,)
-                stacked = 0
+            yield from self._stacked(stacked)
+            stacked = []
             role = {EMBEDDING: Role.EMBEDDING, HEAD: Role.HEAD}.get(name, _role_in_layer(name))
-            yield (rows, columns), (role, *([Role.EMBEDDING] if name == HEAD and is_tied else []))
+            roles = (role, *([Role.EMBEDDING] if name == HEAD and is_tied else []))
+            yield Matrix(name, (rows, columns), roles)
+
+    def _stacked(self, parts: Sequence[tuple[str, int]]) -> Iterator[Matrix]:
+        """One matrix of several, where they are stored in one way."""
+        if not parts:
+            return
+        names, columns = [name for name, _ in parts], self.config.hidden_size
+        if self.recipe.is_uniform(names):
+            parts = [(stack_name(names[0]), sum(rows for _, rows in parts))]
+        for name, rows in parts:
+            yield Matrix(name, (rows, columns), (Role.LAYER,))
 
     def schemes_by_parameter(self) -> dict[str, Scheme]:
-        """The scheme of each matrix of the checkpoint; none where all stays in float."""
+        """The scheme of each matrix of the checkpoint that does not stay in float."""
         packer = self._packer
         if packer is None:
             return {}
         ends: dict[str, tuple[Role, ...]] = {EMBEDDING: (Role.EMBEDDING,), HEAD: (Role.HEAD,)}
         if self.config.tie_word_embeddings:
             ends = dict.fromkeys(ends, (Role.HEAD, Role.EMBEDDING))
-        return {
-            name: scheme_of(shape, ends.get(name, (_role_in_layer(name),)), packer)
+        found = {
+            name: scheme_of(name, shape, ends.get(name, (_role_in_layer(name),)), packer)
             for name, shape in parameters(self.config).items()
             if len(shape) == 2
         }
+        return {name: scheme for name, scheme in found.items() if scheme is not None}
 
     def odd_rows(self) -> list[tuple[int, Scheme]]:
         """Lengths of rows whose codes fill no whole bytes, and the scheme that they have."""
         schemes = self.schemes
-        if schemes is None:
-            return []
-        found = [(columns, schemes.scheme_for(roles)) for (_, columns), roles in self.matrices()]
-        return [(columns, scheme) for columns, scheme in found if not scheme.fills_bytes(columns)]
+        found = [
+            (one.shape[1], schemes.scheme_for(one.name, one.roles)) for one in self.matrices()
+        ]
+        return [
+            (columns, scheme)
+            for columns, scheme in found
+            if scheme is not None and not scheme.fills_bytes(columns)
+        ]
 
     def file_sizes(self) -> list[int]:
         """Bytes of each weight that lies in a file of weights; the others are in the graph's."""
@@ -97,13 +120,16 @@ class PlannedWeights:
 
     @property
     def _packer(self) -> PackMatrices | None:
-        schemes = self.schemes
-        return None if schemes is None else self.target.packer(self.weight_format, schemes)
+        return self.target.packer(self.schemes) if self.recipe.is_quantized else None
 
     def _stored(self) -> Iterator[StoredSize]:
-        packer = self._packer
-        for (shape, roles), count in Counter(self.matrices()).items():
-            yield from (stored_size(shape, roles, packer),) * count
+        packer, schemes = self._packer, self.schemes
+        sizes: dict[tuple[object, ...], StoredSize] = {}  # most matrices are like others
+        for name, shape, roles in self.matrices():
+            kind = shape, roles, schemes.scheme_for(name, roles)
+            if kind not in sizes:
+                sizes[kind] = stored_size(name, shape, roles, packer)
+            yield sizes[kind]
 
     def _vectors(self) -> list[int]:
         return [shape[0] for shape in parameters(self.config).values() if len(shape) == 1]

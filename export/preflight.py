@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..console.progress import say
+from ..graphs.quantization.recipes.recipe import DEFAULT_BLOCK
 from ..graphs.writing.external_data import refuse_full_disk
 from ..graphs.writing.own_folders import target_of
 from ..graphs.writing.partial_folder import partial_of
 from ..graphs.writing.staging import refuse_occupied
-from ..runtime.errors import ContractError
+from ..runtime.errors import ConfigError, ContractError
 from ..runtime.manifest import Vocabulary
 from .cache_choice import CacheChoice
 from .config import MistralConfig
@@ -56,7 +57,7 @@ def preflight(
 
     Raises:
         ConfigError, CheckpointError: the checkpoint is not one that is supported.
-        GraphError: the recipe is not one that is supported.
+        GraphError: the recipe does not fit the model or the target.
         ContractError: the artifact cannot be written there.
     """
     _refuse_overlap(out, checkpoint, *adapters)
@@ -75,6 +76,7 @@ def preflight(
     )
     refuse_two_tokenizers(weights)
     say(note_of_transformers(weights) or "")
+    _refuse_block_without_use(options)
     planned = plan(
         config, quant=options.quant, target=options.target, block=options.block, cache=cache
     )
@@ -88,6 +90,15 @@ def preflight(
         origin=origin,
         planned=planned,
     )
+
+
+def _refuse_block_without_use(options: ExportOptions) -> None:
+    recipe = options.recipe
+    if options.block != DEFAULT_BLOCK and recipe.fixed_blocks and not recipe.has_blocks:
+        raise ConfigError(
+            f"--block {options.block}: {recipe.option} has blocks of its own for every matrix, "
+            "expected lines without block; leave --block out"
+        )
 
 
 def _warn_of_no_window(weights: Checkpoint, config: MistralConfig) -> None:

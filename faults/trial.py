@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..export import build
 from ..export.formats.checkpoint import Checkpoint
-from ..export.options import recipe_named
+from ..export.options import options_named
 from ..runtime.errors import ContractError
 from ..validate.measurement import GateOptions
 from ..validate.run_gate import validate
@@ -49,7 +49,7 @@ class Trial:
     def export(self, recipe: str) -> None:
         """Write the good artifact of a recipe, unless it is there."""
         if not (self.folder / recipe).exists():
-            options = dataclasses.replace(recipe_named(recipe), window=self.window)
+            options = dataclasses.replace(options_named(recipe), window=self.window)
             build.export_checkpoint(self.model, self.folder / recipe, options)
 
     def run(self, fault: Fault) -> Outcome:

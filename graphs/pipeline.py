@@ -16,51 +16,53 @@ from .passes.fold_transposes import FoldTransposes
 from .passes.fuse_rms_norm import FuseRmsNorm
 from .passes.keep_last_logits import KeepLastLogits
 from .quantization.activation_ranges import Calibration
+from .quantization.matrix_schemes import MatrixSchemes
 from .quantization.quantize_cache import QuantizeCache
-from .quantization.weight_formats import DEFAULT_BLOCK, find_format
+from .quantization.recipes.known import find_recipe
+from .quantization.recipes.recipe import DEFAULT_BLOCK, Recipe
 from .targets.known import find_target
 
 
 def passes(
     *,
     target: str,
-    quant: str,
+    quant: str | Recipe,
     block: int = DEFAULT_BLOCK,
     kv: str = "float32",
     calibration: Calibration | None = None,
 ) -> list[ir.passes.PassBase]:
-    """The passes of one recipe, in order.
+    """The passes of one export, in order.
 
     Args:
         target: as in ``targets/known.py``.
-        quant: a weight format, as in ``quantization/weight_formats.py``.
-        block: weights that share a scale.
+        quant: a recipe, or the name of one of ours.
+        block: weights that share a scale, where the recipe fixes none.
         kv: what keys and values are held in, ``float32`` or ``int8``.
         calibration: how large activations, keys and values get, where either is fitted to them:
-            where ``WeightFormat.is_calibrated``.
+            where ``Recipe.is_calibrated``.
 
     Raises:
         GraphError: an unknown target or quant, a block size that kernels do not take, or a
             calibration that is missing.
     """
-    runtime, weight_format = find_target(target), find_format(quant)
+    runtime, recipe = find_target(target), find_recipe(quant)
     runtime.refuse_block(block)
-    runtime.refuse_format(weight_format)
-    if weight_format.is_calibrated(kv) != (calibration is not None):
+    runtime.refuse_recipe(recipe)
+    if recipe.is_calibrated(kv) != (calibration is not None):
         raise GraphError(
-            f"--quant {quant} --kv {kv}: {'no' if calibration is None else 'a'} calibration was "
+            f"{recipe.option} --kv {kv}: {'no' if calibration is None else 'a'} calibration was "
             "given, expected one where activations are smoothed or the cache has scales, and "
             "only there"
         )
-    schemes = weight_format.schemes(block, calibration)
+    schemes = MatrixSchemes(recipe, block=block, calibration=calibration)
     return [
         FuseRmsNorm(),
-        *weight_format.method.passes(calibration),
-        *runtime.attention_passes(),
+        *recipe.passes(calibration),
+        *runtime.attention_passes(recipe),
         *([QuantizeCache(calibration)] if calibration and is_quantized_cache(kv) else []),
         AllowLeftPadding(),
         KeepLastLogits(),
-        *([runtime.packer(weight_format, schemes)] if schemes is not None else []),
+        *([runtime.packer(schemes)] if recipe.is_quantized else []),
         FoldTransposes(),
         RemoveUnusedNodesPass(),
         RemoveUnusedOpsetsPass(),

@@ -1,7 +1,7 @@
 """Deferred weights of a graph: computed only when they are written.
 
-A weight in a graph is a recipe: its type and shape are known, its numbers are computed when they
-are needed, and are freed afterwards. Passes compose recipes; only the writer computes them.
+A weight in a graph is lazy: its type and shape are known, its numbers are computed when they
+are needed, and are freed afterwards. Passes compose lazy weights; only the writer computes them.
 """
 
 from __future__ import annotations

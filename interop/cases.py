@@ -18,7 +18,7 @@ from ..export.options import (
     ExportOptions,
 )
 from ..export.tokenizer.tokenizer_probes import PROBE_TEXTS, around
-from ..graphs.quantization.weight_formats import find_format
+from ..graphs.quantization.recipes.known import recipe_of
 from ..runtime.errors import ContractError
 from ..runtime.manifest import Manifest, read_manifest
 from ..runtime.sizes import counted
@@ -58,7 +58,7 @@ class Exported:
     @property
     def is_quantized(self) -> bool:
         """Whether its weights are rounded, so that tokens depend on the kernels."""
-        return find_format(self.manifest.quant).is_quantized
+        return recipe_of(self.manifest).is_quantized
 
 
 def cases(model: Path, shared: Path | None) -> Iterator[Case]:

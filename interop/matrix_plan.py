@@ -118,7 +118,7 @@ def _means(name: str, case: Case) -> bool:
 def _can_be_judged(one: Column, case: Case, wanted: Sequence[Column]) -> bool:
     """Whether an answer to compare with exists: quantized weights need the same kernels."""
     like = one.rounds_like
-    if not case.options.weight_format.is_quantized or like in (None, DRIVER.name):
+    if not case.options.recipe.is_quantized or like in (None, DRIVER.name):
         return True
     return like in {other.name for other in wanted}
 

@@ -37,20 +37,20 @@ def _is_plain(case: Case) -> bool:
 
 
 def _is_plain_and_quantized(case: Case) -> bool:
-    return _is_plain(case) and case.options.weight_format.is_quantized
+    return _is_plain(case) and case.options.recipe.is_quantized
 
 
 def _is_usual(case: Case) -> bool:
     """Whether an app on a desktop or a phone would ship an artifact."""
-    return _is_plain(case) and not case.options.weight_format.is_dynamic
+    return _is_plain(case) and not case.options.recipe.is_dynamic
 
 
 def _is_usual_on_the_web(case: Case) -> bool:
-    return _runs_in_browsers(case) and (case.options.weight_format.is_quantized or _is_plain(case))
+    return _runs_in_browsers(case) and (case.options.recipe.is_quantized or _is_plain(case))
 
 
 def _runs_in_browsers(case: Case) -> bool:
-    return find_target(case.options.target).runs_in_browsers(case.options.weight_format)
+    return find_target(case.options.target).runs_in_browsers(case.options.recipe)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

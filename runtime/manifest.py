@@ -51,7 +51,7 @@ class Vocabulary:
 class Manifest:
     """All that the driver needs besides the graph, and how the artifact was made."""
 
-    quant: str
+    quant: str  # the recipe's name
     target: str
     geometry: Geometry
     vocabulary: Vocabulary
@@ -63,6 +63,7 @@ class Manifest:
     tokenizer_json: str  # where it comes from, or why it was left out
     # Of the files of weights, as ``sizes.py`` defines it; None: written before it was counted.
     bits_per_weight: float | None = None
+    recipe: str | None = None  # the text of its file; None: written before it was kept
     parity: dict[str, Any] | None = None  # headline figures; None: not measured
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # bytes and sha256
     # Hash of the text that was read; empty: made and not read. It is not among the fields written.

@@ -67,13 +67,13 @@ def artifact_of(once: Once) -> Callable[[Path, str], Path]:
         export_checkpoint,
     )
     from tramontane.export.options import (
-        recipe_named,
+        options_named,
     )
 
     def artifact(checkpoint: Path, recipe: str) -> Path:
         return once(
             f"{checkpoint.name}-{recipe}",
-            lambda out: export_checkpoint(checkpoint, out, recipe_named(recipe)),
+            lambda out: export_checkpoint(checkpoint, out, options_named(recipe)),
         )
 
     return artifact

@@ -31,7 +31,8 @@ from tramontane.export.trace.bind_weights import bind
 from tramontane.export.trace.trace import trace
 from tramontane.graphs import pipeline, weights
 from tramontane.graphs.probing.attention_caches import find_cache_scales
-from tramontane.graphs.quantization.weight_formats import Role, find_format
+from tramontane.graphs.quantization.matrix_schemes import Role
+from tramontane.graphs.quantization.recipes.known import find_recipe
 from tramontane.graphs.targets.known import find_target
 from tramontane.runtime.errors import GraphError
 from tramontane.runtime.ort_session import ort
@@ -122,7 +123,7 @@ class Small:
         config, cache = self.config, CacheChoice(grows=self.grows, dtype=kv)
         plan(config, quant=quant, target=target, cache=cache)
         calibration = None
-        if find_format(quant).is_calibrated(kv):
+        if find_recipe(quant).is_calibrated(kv):
             checkpoint: Any = types.SimpleNamespace(read=self.weights.__getitem__)
             tokens = CalibrationTokens(text=[self.tokens], random=self.tokens)
             calibration = calibrate(config, checkpoint, tokens)
@@ -173,15 +174,15 @@ def blocks(config: MistralConfig, target: str) -> set[tuple[int, tuple[Role, ...
     found = PlannedWeights(
         config=config,
         target=find_target(target),
-        weight_format=find_format("int4-rtn"),
+        recipe=find_recipe("int4-rtn"),
         block=pipeline.DEFAULT_BLOCK,
         cache=CacheChoice(),
     )
-    assert found.schemes is not None
-    packer = found.target.packer(found.weight_format, found.schemes)
+    packer = found.target.packer(found.schemes)
     of_matrices = set()
-    for shape, roles in found.matrices():
-        packed = packer.pack(weights.weight("matrix", np.empty, shape=shape), roles)
+    for name, shape, roles in found.matrices():
+        packed = packer.pack(weights.weight(name, np.empty, shape=shape), roles)
+        assert packed is not None
         of_matrices.add((shape[1], roles, min(packed.scheme.block, shape[1])))
     return of_matrices
 

@@ -14,7 +14,8 @@ from ..export.formats.checkpoint import ADAPTER_PREFIX
 from ..export.window_choice import refuse_two_patterns
 from ..graphs.probing.read_graph import find_graphs
 from ..graphs.probing.subgraph import OpenedGraph
-from ..graphs.quantization.weight_formats import WeightFormat, find_format, format_of_bits
+from ..graphs.quantization.recipes.known import recipe_of, recipe_of_bits
+from ..graphs.quantization.recipes.recipe import Recipe
 from ..graphs.targets.known import find_target
 from ..runtime import contract
 from ..runtime.cache import CacheLayout, default_rows
@@ -89,16 +90,16 @@ class Subject:
         return tuple(every) or (CacheLayout(window=None, rows=None),)
 
     @functools.cached_property
-    def weight_format(self) -> WeightFormat:
-        """The weight format whose bounds hold."""
+    def recipe(self) -> Recipe:
+        """The recipe whose bounds hold."""
         if self.manifest is not None:
-            return find_format(self.manifest.quant)
-        return format_of_bits(self.graph.bits)
+            return recipe_of(self.manifest)
+        return recipe_of_bits(self.graph.bits)
 
     @property
     def quant(self) -> str:
         """Its name."""
-        return self.weight_format.name
+        return self.recipe.name
 
     @property
     def block(self) -> int | None:
@@ -109,12 +110,12 @@ class Subject:
     @property
     def is_smoothed(self) -> bool:
         """Whether norms' channels were divided by powers of two, and their readers multiplied."""
-        return self.manifest is not None and self.weight_format.method.smooths_activations
+        return self.manifest is not None and self.recipe.smooths_activations
 
     @property
     def is_rounded_in_calibration(self) -> bool:
         """Whether the layers' matrices were rounded for inputs that calibration observed."""
-        return self.manifest is not None and self.weight_format.method.rounds_in_calibration
+        return self.manifest is not None and self.recipe.rounds_in_calibration
 
     @property
     def has_int8_cache(self) -> bool:

@@ -48,7 +48,7 @@ class Gate:
         refuse_bad_options(text=options.text, seed=options.seed)
         self.subject, self.options = subject, options
         self.tolerance = tolerance_for(
-            subject.weight_format.method,
+            subject.recipe.weight_errors,
             int8_cache=subject.has_int8_cache,
             scale=options.tolerance,
             max_kl=options.max_kl,
@@ -118,7 +118,7 @@ class Gate:
         subject = self.subject
         published = self.reference.checkpoint.config.windows
         return closer(
-            subject.quant,
+            subject.recipe,
             text="our own" if self.options.text == SAMPLE else self.options.text.name,
             block=subject.block,
             has_int8_cache=subject.has_int8_cache,

@@ -11,11 +11,11 @@ depends on model and recipe; it fails only if the artifact is of no use (``max_k
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..graphs.quantization.methods.method import Method
 from ..graphs.quantization.methods.round_to_nearest import METHOD as ROUND_TO_NEAREST
 from ..runtime.errors import ContractError
 
@@ -96,7 +96,7 @@ class Tolerance:
 
 
 def tolerance_for(
-    method: Method = ROUND_TO_NEAREST,
+    weight_errors: Mapping[int, float] = ROUND_TO_NEAREST.weight_errors,
     *,
     int8_cache: bool = False,
     scale: float = 1.0,
@@ -106,7 +106,7 @@ def tolerance_for(
     """All bounds; ``scale`` above 1 loosens the recipe's bounds, below 1 tightens them.
 
     Args:
-        method: that rounded the weights.
+        weight_errors: by bits, the bound on one weight's error of what rounded the weights.
         int8_cache: whether keys and values are int8. If a value lies halfway between two steps,
             the last bit of rope decides, so attention may read the other one: a row of D values
             is then off by up to one step in one of them.
@@ -124,7 +124,7 @@ def tolerance_for(
     ):
         if not is_right:
             raise ContractError(f"{flag} {value}: expected {expected}")
-    plain = Tolerance(weight_error={32: _FLOAT_WEIGHT_ERROR, **method.weight_errors})
+    plain = Tolerance(weight_error={32: _FLOAT_WEIGHT_ERROR, **weight_errors})
     return dataclasses.replace(
         plain,
         noise=plain.noise * scale,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..graphs.quantization.weight_formats import find_format
+from ..graphs.quantization.recipes.recipe import Recipe
 from ..runtime.errors import ParityError
 
 FIGURE_LABELS = {
@@ -155,7 +155,7 @@ def word_for(*, mean_kl: float, same_top: float) -> str:
 
 
 def closer(
-    quant: str,
+    recipe: Recipe,
     *,
     text: str,
     block: int | None = None,
@@ -165,18 +165,17 @@ def closer(
     """What to try where an artifact is too far from the float32 model.
 
     Args:
-        quant: the recipe.
+        recipe: of the artifact.
         text: name of the file that it was measured on.
         block: weights that share a scale; None: not known.
         has_int8_cache: whether keys and values are rounded as well.
         has_other_window: whether the window is not the checkpoint's own.
 
-    >>> closer("fp32", text="a.txt")
+    >>> closer(find_recipe("fp32"), text="a.txt")
     'measure on a text like the training data (--text; this was a.txt)'
     """
-    weight_format = find_format(quant)
-    tries = ["--block 32"] * (weight_format.has_blocks and (block is None or block > 32))
-    tries += [f"--quant {weight_format.finer}"] * (weight_format.finer is not None)
+    tries = ["--block 32"] * (recipe.has_blocks and (block is None or block > 32))
+    tries += [f"--quant {recipe.finer}"] * (recipe.finer is not None)
     tries += ["--kv float32"] * has_int8_cache
     tries += ["the checkpoint's own window (omit --window)"] * has_other_window
     text = f"measure on a text like the training data (--text; this was {text})"

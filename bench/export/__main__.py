@@ -108,7 +108,7 @@ def _arguments() -> argparse.Namespace:
         "--quant",
         nargs="+",
         default=["int8", "int4-rtn"],
-        help="weight formats to measure (default: int8 int4-rtn)",
+        help="recipes to measure (default: int8 int4-rtn)",
     )
     parser.add_argument(
         "--tokens", type=int, default=1024, help="tokens to prefill (default: %(default)s)"

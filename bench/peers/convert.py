@@ -23,6 +23,7 @@ from ...export.formats.gguf import writer as gguf_writer
 from ...export.formats.gguf.writer import write_gguf
 from ...export.options import (
     ExportOptions,
+    decisive,
 )
 from ...runtime.errors import ParityError
 from ...runtime.sizes import counted
@@ -111,7 +112,8 @@ class PeerWeights:
             options = RECIPES[recipe]
             export_checkpoint(self.checkpoint.path, folder / "artifact", options, resume=False)
 
-        made = self._made(f"ours-{recipe}", (weights_code_digest(), tool_versions()), make)
+        made_of = (decisive(RECIPES[recipe]), weights_code_digest(), tool_versions())
+        made = self._made(f"ours-{recipe}", made_of, make)
         artifact = made / "artifact"
         runner = (sys.executable, "-m", "tramontane.bench.artifact.session_speed")
         return _peer(f"{OURS} {recipe}", runner, artifact, (artifact / "onnx").iterdir())

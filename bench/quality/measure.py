@@ -90,7 +90,7 @@ class Measurement:
 
         found: dict[str, tuple[dict[str, Any], Score]] = {}
         for recipe, options in ours.recipes().items():
-            about = {"family": OURS, "is_quantized": options.weight_format.is_quantized}
+            about = {"family": OURS, "is_quantized": options.recipe.is_quantized}
             found[f"{OURS} {recipe}"] = about, partial(score_ours, recipe)
         for one in llama_cpp.FORMATS:
             about = {"family": LLAMA_CPP, "is_quantized": one.kind is not None}

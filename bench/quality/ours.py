@@ -13,8 +13,9 @@ from ...environments import folders
 from ...export.build import export_checkpoint, weights_code_digest
 from ...export.fingerprint import tool_versions
 from ...export.formats.checkpoint import Checkpoint
-from ...export.options import ExportOptions
-from ...graphs.quantization.weight_formats import DEFAULT_BLOCK, FORMATS
+from ...export.options import ExportOptions, decisive
+from ...graphs.quantization.recipes.known import find_recipe, recipe_names
+from ...graphs.quantization.recipes.recipe import DEFAULT_BLOCK
 from ...runtime import Session
 from ...runtime.manifest import Manifest, read_manifest
 from .rows import Weights
@@ -24,9 +25,9 @@ _TABLES = ("cos_cache", "sin_cache")
 
 
 def recipes() -> dict[str, ExportOptions]:
-    """Options by name: every weight format, and those with blocks in small ones too."""
+    """Options by name: every recipe, and those whose blocks are open with small ones too."""
     found = {}
-    for one in FORMATS:
+    for one in map(find_recipe, recipe_names()):
         blocks = (DEFAULT_BLOCK, SMALL_BLOCK) if one.has_blocks else (DEFAULT_BLOCK,)
         for block in blocks:
             name = one.name if block == DEFAULT_BLOCK else f"{one.name} block {block}"
@@ -47,7 +48,7 @@ def make_artifact(checkpoint: Checkpoint, options: ExportOptions, folder: Path) 
         export_checkpoint(checkpoint.path, made / "artifact", options, resume=False)
         checkpoint.refuse_changed()
 
-    made_of = (source, options, weights_code_digest(), tool_versions())
+    made_of = (source, decisive(options), weights_code_digest(), tool_versions())
     return folders.make_once(folder, made_of, make, saying=f"exporting {folder.name}") / "artifact"
 
 

@@ -20,12 +20,12 @@ from ..check_arguments import (
 )
 from ..flags import (
     CHECKPOINT_HELP,
-    RECIPE_DEFAULTS,
+    CHOICE_DEFAULTS,
     add_adapter,
+    add_choices,
     add_measuring,
-    add_recipe,
+    choices_of,
     gate_options_of,
-    recipe_of,
     size_of,
 )
 from ..subcommand import add_subcommand
@@ -67,7 +67,7 @@ def add(subparsers: Any) -> None:
 def add_export_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of an export, whichever command offers it."""
     add_adapter(parser)
-    add_recipe(parser)
+    add_choices(parser)
     parser.add_argument(
         "--base-model",
         metavar="ORG/NAME",
@@ -115,7 +115,7 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
 
 def main(args: Namespace) -> int:
     """Export a checkpoint; compare it with PyTorch except with ``--no-validate``."""
-    name = artifact_name(args.checkpoint, args.adapter, **recipe_of(args))
+    name = artifact_name(args.checkpoint, args.adapter, **choices_of(args))
     out: Path = args.out or ARTIFACTS / name
     if args.print_out:
         print(out)
@@ -172,7 +172,7 @@ def _export_options(args: Namespace) -> ExportOptions:
 
     text = args.calibration_text
     return ExportOptions(
-        **recipe_of(args),
+        **choices_of(args),
         max_shard_bytes=size_of(args.max_shard, flag="--max-shard"),
         calibration_tokens=args.calibration_tokens,
         **({} if text is None else {"calibration_text": text}),
@@ -195,18 +195,21 @@ def _gate(args: Namespace, out: Path, *, name: str) -> Gate:
 
 def _commands_to_look_into(args: Namespace, out: Path) -> str:
     """The commands that write the failed artifact beside ``out``, and a report on it."""
-    recipe = {
+    choices = {
         name.upper(): str(value)
-        for name, value in recipe_of(args).items()
-        if name in ("quant", "target") or value != RECIPE_DEFAULTS[name]
+        for name, value in choices_of(args).items()
+        if name in ("quant", "target") or value != CHOICE_DEFAULTS[name]
     }
+    if args.recipe is not None:
+        del choices["QUANT"]
+        choices["RECIPE"] = str(args.recipe)
     for name in ("calibration_text", "calibration_tokens", "max_shard", "base_model"):
         if getattr(args, name) is not None:
-            recipe[name.upper()] = str(getattr(args, name))
+            choices[name.upper()] = str(getattr(args, name))
     out, report = (out.with_name(f"{out.name}-{end}") for end in ("unproved", "parity"))
     adapters = {"ADAPTER": args.adapter} if args.adapter else {}
     export = hints.suggest(
-        "export", MODEL=args.checkpoint, OUT=out, **adapters, **recipe, NO_VALIDATE=True
+        "export", MODEL=args.checkpoint, OUT=out, **adapters, **choices, NO_VALIDATE=True
     )
     text = {} if args.text is None else {"TEXT": args.text}
     validate = hints.suggest(

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from ...console import hints
 from ...console.rows import print_rows
 from ...console.status import EXIT_BAD_INPUT, complain
+from ...graphs.quantization.recipes.known import open_recipe
 from ...runtime.errors import ConfigError, TramontaneError
 from ...runtime.sizes import counted
 from ..artifact_name import ARTIFACTS, artifact_name
 from ..artifact_summary import summarize
 from ..check_arguments import refuse_parity_check_beyond_memory
-from ..flags import add_adapter, add_recipe, recipe_of
+from ..flags import add_adapter, add_choices, choices_of
 from ..subcommand import add_subcommand
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def add(subparsers: Any) -> None:
         help="checkpoint, artifact, any exporter's model.onnx, or a known model's name",
     )
     add_adapter(parser)
-    add_recipe(parser)
+    add_choices(parser)
     parser.add_argument(
         "--no-validate", action="store_true", help="plan an export without its parity check"
     )
@@ -120,13 +121,14 @@ def _inspect_checkpoint(args: Namespace) -> int:
     config = adapted(published, window=args.window)
     refuse_two_patterns(config)
     cache = choose_cache(args.cache, kv=args.kv)
-    plans, refusals = plan_each(config, target=args.target, block=args.block, cache=cache)
+    own = None if args.recipe is None else open_recipe(args.recipe)
+    plans, refusals = plan_each(config, target=args.target, own=own, block=args.block, cache=cache)
     if not args.json:
         print_plan(config, cache, plans)
         print("".join(f"{refusal}\n" for refusal in refusals), end="")
         if not is_known:
             print(f"weights: {_checked(args)}, shapes and types as expected")
-            print(f"export: {args.quant} for {args.target} can be exported")
+            print(f"export: {own.name if own else args.quant} for {args.target} can be exported")
         return 0
     refusal = None
     try:
@@ -150,8 +152,8 @@ def _checked(args: Namespace) -> str:
 
     if not args.no_validate:
         refuse_parity_check_beyond_memory(args.path, args)
-    recipe = recipe_of(args)
-    out = ARTIFACTS / artifact_name(args.path, args.adapter, **recipe)
-    ready = preflight(args.path, out, ExportOptions(**recipe), adapters=args.adapter)
+    choices = choices_of(args)
+    out = ARTIFACTS / artifact_name(args.path, args.adapter, **choices)
+    ready = preflight(args.path, out, ExportOptions(**choices), adapters=args.adapter)
     with ready.weights as weights:
         return f"{weights.layout}, {counted(len(weights.parameters), 'tensor')}"

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...console.progress import track
 from ...graphs.quantization.activation_ranges import Calibration
 from ...graphs.quantization.codes import dequantize
-from ...graphs.quantization.methods.round_to_nearest import quantize
+from ...graphs.quantization.methods.known import find_method
 from ...graphs.quantization.rounded_matrices import RoundedMatrices
 from ...graphs.quantization.scheme import Scheme
 from ...runtime.errors import ContractError, TramontaneError
@@ -78,11 +78,12 @@ def _embedded(
 ) -> list[Tensor]:
     """The tokens' rows of the embedding, (T, M) float32 each; rounded as the graph's are."""
     embedding = checkpoint.read(EMBEDDING)
-    scheme = None if rounding is None else rounding.schemes[EMBEDDING]
+    scheme = None if rounding is None else rounding.schemes.get(EMBEDDING)
     rows = [embedding[sequence] for sequence in tokens.all()]
     if scheme is not None:
+        rounder, columns = find_method(scheme.method).rounder(None), embedding.shape[1]
         rows = [
-            dequantize(quantize(each, scheme), scheme, columns=embedding.shape[1]) for each in rows
+            dequantize(rounder(each, scheme, EMBEDDING), scheme, columns=columns) for each in rows
         ]
     return [torch.from_numpy(each) for each in rows]
 

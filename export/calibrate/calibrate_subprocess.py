@@ -30,7 +30,7 @@ REFUSED = 3  # its exit status when one of our errors is on standard output, as 
 class Rounding:
     """How matrices are rounded while the model is observed, and where they are kept."""
 
-    schemes: Mapping[str, Scheme]  # by parameter: of the layers' matrices, and of the embedding
+    schemes: Mapping[str, Scheme]  # by parameter: of all matrices that do not stay in float
     folder: Path  # of the rounded matrices, and of how far the calibration is
 
 

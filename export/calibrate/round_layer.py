@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...console.progress import say
 from ...graphs.quantization.codes import Blocks, dequantize
+from ...graphs.quantization.methods.known import find_method
 from ...graphs.quantization.scheme import Scheme
 from ...runtime.errors import GraphError
 from ..model.model import Layer
@@ -31,7 +32,7 @@ class RoundLayer:
         Args:
             layer: whose weights are replaced by what their codes stand for.
             number: the layer's.
-            schemes: by the names of parameters.
+            schemes: by the names of parameters; one without stays in float.
             texts: sequences that matrices are rounded for: the first ones.
             keep: takes what was rounded.
         """
@@ -39,20 +40,27 @@ class RoundLayer:
         self._texts, self._keep = texts, keep
 
     def see_inputs(self, names: Sequence[str], inputs: Inputs) -> None:
-        """Round the matrices that read these inputs."""
+        """Round the matrices that read these inputs, each by its method."""
         linears = {name: self._layer.get_submodule(name) for name in names}
         found = None
         for name, linear in linears.items():
             assert isinstance(linear, nn.Linear), "a stage names linear layers"
             parameter = f"layers.{self._number}.{name}.weight"
-            scheme, columns = self._schemes[parameter], linear.in_features
-            if found is None:
+            scheme, columns = self._schemes.get(parameter), linear.in_features
+            if scheme is None:
+                continue
+            method = find_method(scheme.method)
+            if found is None and method.rounds_in_calibration:
                 found = self._correlations(parameter, inputs, columns)
                 if found.damping > DAMPING:
                     usual = f"{found.damping:.0%} of its mean, usually {DAMPING:.0%}"
                     say(f"{parameter}: its Hessian was damped by {usual}")
-            blocks = gptq(linear.weight.numpy(), scheme, found)
-            self._keep(parameter, blocks, scheme)
+            matrix = linear.weight.numpy()
+            if found is not None and method.rounds_in_calibration:
+                blocks = gptq(matrix, scheme, found)
+                self._keep(parameter, blocks, scheme)
+            else:
+                blocks = method.rounder(None)(matrix, scheme, parameter)
             rounded = dequantize(blocks, scheme, columns=columns)
             linear.weight = nn.Parameter(torch.from_numpy(rounded), requires_grad=False)
 

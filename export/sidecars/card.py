@@ -11,7 +11,7 @@ import jinja2
 from huggingface_hub import ModelCardData
 
 from ... import runtime
-from ...graphs.quantization.weight_formats import find_format
+from ...graphs.quantization.recipes.known import recipe_of
 from ...graphs.targets.known import find_target
 from ...runtime.cache import by_layer
 from ...runtime.manifest import Manifest
@@ -77,7 +77,7 @@ def render_card(manifest: Manifest) -> str:
         tokenizer_package=kind_named(vocabulary.kind).package,
         has_tokenizer_json=not manifest.tokenizer_json.startswith(LEFT_OUT),
         target=find_target(manifest.target),
-        weight_format=find_format(manifest.quant),
+        recipe=recipe_of(manifest),
         geometry=manifest.geometry,
         layout=manifest.geometry.shared_layout,
         window=by_layer(manifest.geometry.windows, none="none"),
@@ -112,7 +112,7 @@ def _metadata(manifest: Manifest) -> str:
         "cache_dtype": geometry.cache_dtype if geometry.has_quantized_cache else None,
         "parity": manifest.parity,
     }
-    if "base_model" in origin and find_format(manifest.quant).is_quantized:
+    if "base_model" in origin and recipe_of(manifest).is_quantized:
         origin["base_model_relation"] = "quantized"
     data = ModelCardData(
         **origin,

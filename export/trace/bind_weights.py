@@ -1,4 +1,4 @@
-"""Binds a traced graph's parameters to recipes, which read the numbers when they are written."""
+"""Binds a traced graph's parameters to lazy weights: read when they are written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def leave_unbound(value: ir.Value) -> None:
 
 
 def bind(graph: ir.Graph, read: Callable[[str], np.ndarray]) -> None:
-    """Give every parameter its recipe; constants have their numbers already.
+    """Give every parameter its lazy weight; constants have their numbers already.
 
     Args:
         graph: as traced.
@@ -38,5 +38,5 @@ def bind(graph: ir.Graph, read: Callable[[str], np.ndarray]) -> None:
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor) and tensor.location == _NOWHERE:
             source = functools.partial(read, name)
-            recipe = weights.weight(name, source, shape=tensor.shape.numpy())
-            value.const_value = recipe.const_value
+            lazy = weights.weight(name, source, shape=tensor.shape.numpy())
+            value.const_value = lazy.const_value

@@ -4,11 +4,14 @@ Before:  GroupQueryAttention(x Wqᵀ, x Wkᵀ, x Wvᵀ, ...)
 After:   GroupQueryAttention(x [Wq; Wk; Wv]ᵀ, -, -, ...)
 Legal because the rows of the stacked weight are the three weights' rows, so each output column
 is the same sum of products, and the kernel reads queries, keys and values from one input in
-this order. Only where the three read the same x and their outputs have no other readers.
+this order. Only where the three read the same x, their outputs have no other readers, and the
+recipe stores all three in one way.
 Source: onnxruntime, docs/ContribOperators.md, com.microsoft.GroupQueryAttention, input query.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import onnx_ir as ir
 
@@ -30,8 +33,25 @@ def parts_of(name: str) -> list[str]:
     return [name.replace(_STACK, role) for role in _ROLES] if _STACK in name else [name]
 
 
+def stack_name(query: str) -> str:
+    """The name of the matrix that has the rows of several, by that of the queries'.
+
+    >>> stack_name("layers.0.attention.query.weight")
+    'layers.0.attention.query_key_value.weight'
+    """
+    return query.replace(_ROLES[0], _STACK)
+
+
 class PackQkv(ir.passes.InPlacePass):
-    """Every GroupQueryAttention fed by three linear layers of one input."""
+    """Every GroupQueryAttention fed by three linear layers of one input.
+
+    ``is_uniform`` says, by their names, whether matrices will be stored in one way: others cannot
+    be rows of one.
+    """
+
+    def __init__(self, is_uniform: Callable[[list[str]], bool] = lambda _: True) -> None:
+        super().__init__()
+        self._is_uniform = is_uniform
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply the pass; ``modified`` says whether any projections were packed."""
@@ -40,8 +60,10 @@ class PackQkv(ir.passes.InPlacePass):
             projections = _projections(attention)
             if projections is None:
                 continue
+            if not self._is_uniform([str(one.weight.name) for one in projections]):
+                continue
             stack = weights.stacked(
-                str(projections[0].weight.name).replace(_ROLES[0], _STACK),
+                stack_name(str(projections[0].weight.name)),
                 [projection.weight for projection in projections],
             )
             model.graph.register_initializer(stack)

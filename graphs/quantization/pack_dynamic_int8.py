@@ -27,10 +27,10 @@ from .. import weights
 from ..linear import Linear
 from ..operator import schema
 from .dynamic_quantize import product, rounded
+from .matrix_schemes import MatrixSchemes, Role
 from .pack_for_ort import PackForOrt
 from .pack_matrices import register, role_of
 from .packed_weight import Packed
-from .weight_formats import MatrixSchemes, Role
 
 _MOST_PARTS = 4
 _PACKED_IN_BLOCKS = (Role.HEAD, Role.EMBEDDING)

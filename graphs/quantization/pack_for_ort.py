@@ -18,9 +18,10 @@ import onnx_ir as ir
 from .. import weights
 from ..linear import Linear, replace_node
 from ..operator import schema
+from .matrix_schemes import Role
 from .pack_matrices import PackMatrices, register, role_of
 from .packed_weight import Packed
-from .weight_formats import Role
+from .scheme import Scheme
 
 INT8_ACCURACY = 4  # multiply in int8: without it, each call unpacks the whole weight
 # Of MatMulNBits' scales a session holds as many copies: packed, as each block's sum, and as mapped
@@ -37,16 +38,12 @@ class PackForOrt(PackMatrices):
     that the file holds them once.
     """
 
-    def pack(self, matrix: ir.Value, roles: Collection[Role]) -> Packed:
-        """A matrix (N, K) in the scheme that its readers ask for, its block fitted to K.
-
-        Raises:
-            GraphError: rows of an odd number of weights cannot lie two to a byte.
-        """
-        scheme, columns = self.scheme_for(matrix, roles), weights.size_of(matrix)[1]
+    def pack_as(self, matrix: ir.Value, scheme: Scheme, roles: Collection[Role]) -> Packed:
+        """A matrix (N, K) in the recipe's scheme; its block fits K where it is multiplied."""
         if set(roles) == {Role.EMBEDDING}:
-            return Packed(matrix, scheme, self.schemes.rounder)
-        return Packed(matrix, scheme.fitted(columns), self.schemes.rounder, is_padded=True)
+            return super().pack_as(matrix, scheme, roles)
+        fitted = scheme.fitted(weights.size_of(matrix)[1])
+        return Packed(matrix, fitted, self.schemes.rounder_for(scheme), is_padded=True)
 
     def weights_for(self, role: Role, matrix: Packed) -> list[ir.Value]:
         """Codes, scales and zero points; the last only where zero has no code of its own."""

@@ -14,9 +14,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from ..linear import Linear, rank_of, replace_node
+from .matrix_schemes import Role
 from .pack_matrices import PackMatrices, register, role_of
 from .packed_weight import Packed
-from .weight_formats import Role
 
 
 class PackForPortable(PackMatrices):

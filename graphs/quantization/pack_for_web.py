@@ -32,10 +32,11 @@ from .dynamic_quantize import (
     rounded,
     scale_of,
 )
+from .matrix_schemes import MatrixSchemes, Role
 from .pack_for_portable import PackForPortable
 from .pack_matrices import PackMatrices, register, role_of
 from .packed_weight import Packed
-from .weight_formats import MatrixSchemes, Role
+from .scheme import Scheme
 
 _LEFT_OVER = 2 * LARGEST  # half a step at most is left over: so many steps fit in a whole one
 
@@ -54,13 +55,9 @@ class PackForWeb(PackMatrices):
         self._rounded.clear()
         return super().call(model)
 
-    def pack(self, matrix: ir.Value, roles: Collection[Role]) -> Packed:
-        """A matrix (N, K): in blocks where it is only gathered, else a scale a row.
-
-        Raises:
-            GraphError: rows of an odd number of weights cannot lie two to a byte.
-        """
-        packed = super().pack(matrix, roles)
+    def pack_as(self, matrix: ir.Value, scheme: Scheme, roles: Collection[Role]) -> Packed:
+        """A matrix (N, K): in blocks where it is only gathered, else a scale a row."""
+        packed = super().pack_as(matrix, scheme, roles)
         if set(roles) == {Role.EMBEDDING}:
             return packed
         whole_rows = packed.in_blocks_of(packed.columns)

@@ -10,9 +10,9 @@ import onnx_ir as ir
 from ...runtime.errors import GraphError
 from .. import weights
 from ..linear import Linear, gathers, is_product, linears
+from .matrix_schemes import MatrixSchemes, Role
 from .packed_weight import Packed
 from .scheme import Scheme
-from .weight_formats import MatrixSchemes, Role
 
 
 class PackMatrices(ir.passes.InPlacePass, abc.ABC):
@@ -33,30 +33,37 @@ class PackMatrices(ir.passes.InPlacePass, abc.ABC):
             GraphError: rows of an odd number of weights cannot lie two to a byte.
         """
         graph = model.graph
-        packed = {matrix: self.pack(matrix, roles) for matrix, roles in _roles(graph).items()}
+        every = {matrix: self.pack(matrix, roles) for matrix, roles in _roles(graph).items()}
+        packed = {matrix: one for matrix, one in every.items() if one is not None}
         for layer in linears(graph):
-            self.pack_linear(graph, layer, packed[layer.weight])
+            if layer.weight in packed:
+                self.pack_linear(graph, layer, packed[layer.weight])
         for gather in gathers(graph):
-            self.pack_gather(graph, gather, packed[_source(gather)])
+            if _source(gather) in packed:
+                self.pack_gather(graph, gather, packed[_source(gather)])
         return ir.passes.PassResult(model, modified=bool(packed))
 
-    def pack(self, matrix: ir.Value, roles: Collection[Role]) -> Packed:
-        """A matrix (N, K) in the scheme that its readers ask for; nothing is read of it yet.
+    def pack(self, matrix: ir.Value, roles: Collection[Role]) -> Packed | None:
+        """A matrix (N, K) by the recipe; nothing is read of it yet. None: it stays in float.
 
         Raises:
             GraphError: rows of an odd number of weights cannot lie two to a byte.
         """
-        return Packed(matrix, self.scheme_for(matrix, roles), self.schemes.rounder)
+        name = str(matrix.name)
+        scheme = self.schemes.scheme_for(name, roles)
+        if scheme is None:
+            return None
+        refuse_odd_rows(name, columns=weights.size_of(matrix)[1], scheme=scheme)
+        return self.pack_as(matrix, scheme, roles)
 
-    def scheme_for(self, matrix: ir.Value, roles: Collection[Role]) -> Scheme:
-        """The scheme that the readers of a matrix (N, K) ask for.
-
-        Raises:
-            GraphError: rows of an odd number of weights cannot lie two to a byte.
-        """
-        scheme = self.schemes.scheme_for(roles)
-        refuse_odd_rows(str(matrix.name), columns=weights.size_of(matrix)[1], scheme=scheme)
-        return scheme
+    def pack_as(
+        self,
+        matrix: ir.Value,
+        scheme: Scheme,
+        roles: Collection[Role],  # noqa: ARG002 - to some all readers are alike
+    ) -> Packed:
+        """A matrix (N, K) in the recipe's scheme, or in the nearest that the kernels take."""
+        return Packed(matrix, scheme, self.schemes.rounder_for(scheme))
 
     @abc.abstractmethod
     def weights_for(self, role: Role, matrix: Packed) -> list[ir.Value]:

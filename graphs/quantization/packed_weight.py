@@ -6,6 +6,7 @@ initializer of its own; where two hold the same bytes, the file holds them once.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -39,7 +40,7 @@ class Packed:
 
     def in_blocks_of(self, columns: int) -> Packed:
         """The same matrix in as many bits, rounded with a scale for so many columns."""
-        scheme = Scheme(bits=self.scheme.bits, block=columns)
+        scheme = dataclasses.replace(self.scheme, block=columns)
         return Packed(self._matrix, scheme, self._rounder)
 
     @functools.cached_property

@@ -1,20 +1,24 @@
-"""The bits of a quantized value, and the weights that share a scale. (stdlib only)"""
+"""How a matrix is quantized: bits, block, method and type of its scales. (stdlib only)"""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 
+BITS = (4, 8)  # that codes may have
+SCALE_TYPES = ("float32",)
 _SCALE_BYTES = 4
 _SMALLEST_BLOCK = 16  # that MatMulNBits takes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scheme:
-    """How a matrix is quantized: its bits and its block."""
+    """How a matrix is quantized."""
 
-    bits: int  # 8 or 4
+    bits: int  # one of ``BITS``
     block: int  # weights that share a scale
+    method: str = "round_to_nearest"  # as in ``methods/known.py``
+    scales: str = "float32"  # the type that scales are stored in, one of ``SCALE_TYPES``
 
     @property
     def is_symmetric(self) -> bool:

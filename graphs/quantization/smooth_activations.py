@@ -102,7 +102,7 @@ def _is_read_once(weight: ir.Value) -> bool:
 def _smooth(
     norm: ir.Value, matrices: Sequence[ir.Value], maxima: np.ndarray, strength: float
 ) -> None:
-    """Change the recipes of a norm and its readers; nothing is read until they are written."""
+    """Change the weights of a norm and its readers; nothing is read until they are written."""
     published = [_published(matrix) for matrix in matrices]
 
     @functools.cache

@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from .. import weights
+from .matrix_schemes import Role
 from .pack_matrices import PackMatrices
 from .scheme import Scheme
-from .weight_formats import Role
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,23 +23,24 @@ class StoredSize:
 
 
 def stored_size(
-    shape: Sequence[int], roles: Collection[Role], packer: PackMatrices | None
+    name: str, shape: Sequence[int], roles: Collection[Role], packer: PackMatrices | None
 ) -> StoredSize:
     """What a packer stores of a matrix, from its own description of it; no number is read.
 
     Args:
+        name: of the matrix in the graph.
         shape: (N, K).
         roles: its readers.
-        packer: the pass that quantizes it; None: it stays in float32.
+        packer: the pass that quantizes matrices; None: all stay in float32.
     """
-    matrix = _stand_in(shape)
+    matrix = _stand_in(name, shape)
+    packed = None if packer is None else packer.pack(matrix, roles)
     held: dict[ir.Value, int] = {}  # how often it is in memory, by weight; shared ones once
-    if packer is None:
+    if packer is None or packed is None:
         # FoldTransposes stores one matrix for all readers. Where it is gathered, a session has it
         # as stored, beside what the multiplication's kernel packs.
         held[matrix] = len({role is Role.EMBEDDING for role in roles})
     else:
-        packed = packer.pack(matrix, roles)
         for role in roles:
             for weight in packer.weights_for(role, packed):
                 owner = weights.owner(weight)
@@ -52,13 +53,16 @@ def stored_size(
     )
 
 
-def scheme_of(shape: Sequence[int], roles: Collection[Role], packer: PackMatrices) -> Scheme:
-    """The scheme in which a packer stores a matrix; arguments as of ``stored_size``."""
-    return packer.pack(_stand_in(shape), roles).scheme
+def scheme_of(
+    name: str, shape: Sequence[int], roles: Collection[Role], packer: PackMatrices
+) -> Scheme | None:
+    """The scheme in which a packer stores a matrix; None: float. Arguments as ``stored_size``."""
+    packed = packer.pack(_stand_in(name, shape), roles)
+    return None if packed is None else packed.scheme
 
 
-def _stand_in(shape: Sequence[int]) -> ir.Value:
-    return weights.weight("matrix", _unread, shape=shape)
+def _stand_in(name: str, shape: Sequence[int]) -> ir.Value:
+    return weights.weight(name, _unread, shape=shape)
 
 
 def _unread() -> np.ndarray:

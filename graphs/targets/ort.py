@@ -14,10 +14,12 @@ from ..operator.group_query_attention import (
 from ..passes.fuse_skip_norm import FuseSkipNorm
 from ..passes.lower_attention import LowerAttention
 from ..passes.pack_qkv import PackQkv
+from ..quantization.matrix_schemes import MatrixSchemes
 from ..quantization.pack_dynamic_int8 import PackInBytes
 from ..quantization.pack_for_ort import PackForOrt
 from ..quantization.pack_matrices import PackMatrices
-from ..quantization.weight_formats import MatrixSchemes, WeightFormat, find_format
+from ..quantization.recipes.known import find_recipe
+from ..quantization.recipes.recipe import Recipe
 from .portable import TARGET as PORTABLE
 from .target import Target
 
@@ -27,19 +29,19 @@ class Ort(Target):
 
     name = "ort"
 
-    def attention_passes(self) -> list[ir.passes.PassBase]:
+    def attention_passes(self, recipe: Recipe) -> list[ir.passes.PassBase]:
         """Fuse what the kernels do in one, and lower the attention to GroupQueryAttention."""
-        return [FuseSkipNorm(), LowerAttention(), PackQkv()]
+        return [FuseSkipNorm(), LowerAttention(), PackQkv(recipe.is_uniform)]
 
     def stacks_projections(self, head_dim: int) -> bool:
         """Where rope is inside the kernel: in front of it, rope reads queries and keys alone."""
         return head_dim % ROTARY_HEAD_MULTIPLE == 0
 
-    def packer(self, weight_format: WeightFormat, schemes: MatrixSchemes) -> PackMatrices:
+    def packer(self, schemes: MatrixSchemes) -> PackMatrices:
         """Blocks of codes; bytes in columns where activations are rounded as they come."""
-        return PackInBytes(schemes) if weight_format.is_dynamic else PackForOrt(schemes)
+        return PackInBytes(schemes) if schemes.recipe.is_dynamic else PackForOrt(schemes)
 
-    def refuse_head_size(self, head_dim: int, *, quant: str, kv: str) -> None:
+    def refuse_head_size(self, head_dim: int, *, quant: str | Recipe, kv: str) -> None:
         """Refuse what GroupQueryAttention does not take.
 
         Raises:
@@ -48,7 +50,7 @@ class Ort(Target):
         if head_dim % HEAD_MULTIPLE == 0:
             return
         other = f"--target {PORTABLE.name}"
-        other += "" if PORTABLE.takes(find_format(quant)) else " --quant int8"
+        other += "" if PORTABLE.takes(find_recipe(quant)) else " --quant int8"
         other += " --kv float32" if is_quantized_cache(kv) else ""
         raise GraphError(
             f"--target {self.name}: head_dim is {head_dim}, expected a multiple of "

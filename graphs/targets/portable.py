@@ -5,8 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from ..passes.attach_function import AttachBody
+from ..quantization.matrix_schemes import MatrixSchemes
 from ..quantization.pack_for_portable import PackForPortable
-from ..quantization.weight_formats import MatrixSchemes, WeightFormat
+from ..quantization.recipes.recipe import Recipe
 from .target import Target
 
 
@@ -17,21 +18,21 @@ class Portable(Target):
     shares_growing_cache = False
     pads_windowed_batches = True
 
-    def attention_passes(self) -> list[ir.passes.PassBase]:
+    def attention_passes(self, recipe: Recipe) -> list[ir.passes.PassBase]:  # noqa: ARG002
         """Attach the function."""
         return [AttachBody()]
 
-    def packer(self, weight_format: WeightFormat, schemes: MatrixSchemes) -> PackForPortable:  # noqa: ARG002
+    def packer(self, schemes: MatrixSchemes) -> PackForPortable:
         """DequantizeLinear in front of each reader."""
         return PackForPortable(schemes)
 
-    def lacks_kernels(self, weight_format: WeightFormat) -> str | None:
+    def lacks_kernels(self, recipe: Recipe) -> str | None:
         """Products of bytes with a scale for a position are no standard operator."""
-        if weight_format.is_dynamic:
+        if recipe.is_dynamic:
             return "no standard operator scales such products; take --target ort"
-        return None
+        return super().lacks_kernels(recipe)
 
-    def refuse_head_size(self, head_dim: int, *, quant: str, kv: str) -> None:
+    def refuse_head_size(self, head_dim: int, *, quant: str | Recipe, kv: str) -> None:
         """Any head size runs."""
 
     def extra_activation_bytes(self, *, scores_bytes: int, dequantized_bytes: int) -> int:

@@ -9,11 +9,13 @@ import abc
 from typing import TYPE_CHECKING
 
 from ...runtime.errors import GraphError
-from ..quantization.weight_formats import MatrixSchemes, WeightFormat, find_format, format_names
+from ..quantization.recipes.known import find_recipe, recipe_names
+from ..quantization.recipes.recipe import FLOAT_BITS, Recipe
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from ..quantization.matrix_schemes import MatrixSchemes
     from ..quantization.pack_matrices import PackMatrices
 
 
@@ -22,6 +24,7 @@ class Target(abc.ABC):
 
     name: str  # as ``--target`` names it
     blocks: tuple[int, ...] = (16, 32, 64, 128, 256)  # sizes that onnxruntime's kernels take
+    bits: tuple[int, ...] = (4, 8)  # of codes that its kernels read
     max_shard_bytes: int | None = None  # files of weights are no larger; None: one file
     # Whether a growing past and its present may lie in one buffer, which onnxruntime-genai asks.
     shares_growing_cache: bool = True
@@ -29,23 +32,35 @@ class Target(abc.ABC):
     pads_windowed_batches: bool = False
 
     @abc.abstractmethod
-    def attention_passes(self) -> list[ir.passes.PassBase]:
-        """Passes that turn our attention operator into what the target runs."""
+    def attention_passes(self, recipe: Recipe) -> list[ir.passes.PassBase]:
+        """Passes that turn our attention operator into what the target runs.
+
+        Args:
+            recipe: which matrices may be stacked, since they are stored in one way.
+        """
 
     def stacks_projections(self, head_dim: int) -> bool:  # noqa: ARG002 - most do not
-        """Whether queries, keys and values are made by one matrix, stored as one."""
+        """Whether one matrix makes queries, keys and values, where they are stored in one way."""
         return False
 
     @abc.abstractmethod
-    def packer(self, weight_format: WeightFormat, schemes: MatrixSchemes) -> PackMatrices:
+    def packer(self, schemes: MatrixSchemes) -> PackMatrices:
         """The pass that quantizes matrices; it says what it stores of each."""
 
-    def lacks_kernels(self, weight_format: WeightFormat) -> str | None:  # noqa: ARG002
-        """Why a weight format cannot run, and what to take; None where it can."""
+    def lacks_kernels(self, recipe: Recipe) -> str | None:
+        """Why a recipe cannot run, and what to take; None where it can."""
+        for rule in recipe.rules:
+            expected: tuple[int, ...] = (*self.bits, FLOAT_BITS)
+            if rule.bits not in expected:
+                takes = ", ".join(map(str, expected))
+                return f"{recipe.where(rule)} has {rule.bits} bits; take one of {takes}"
+            if rule.block is not None and rule.block not in self.blocks:
+                takes = ", ".join(map(str, self.blocks))
+                return f"{recipe.where(rule)} has blocks of {rule.block}; take one of {takes}"
         return None
 
     @abc.abstractmethod
-    def refuse_head_size(self, head_dim: int, *, quant: str, kv: str) -> None:
+    def refuse_head_size(self, head_dim: int, *, quant: str | Recipe, kv: str) -> None:
         """Refuse a head size that the attention does not take.
 
         Raises:
@@ -77,17 +92,17 @@ class Target(abc.ABC):
         """
         return 0
 
-    def runs_in_browsers(self, weight_format: WeightFormat) -> bool:
+    def runs_in_browsers(self, recipe: Recipe) -> bool:
         """Whether onnxruntime's builds for browsers have every kernel of a graph."""
-        return not weight_format.is_quantized  # codes in blocks are gathered by desktop builds
+        return not recipe.is_quantized  # codes in blocks are gathered by desktop builds
 
-    def takes(self, weight_format: WeightFormat) -> bool:
-        """Whether it has kernels for a weight format."""
-        return self.lacks_kernels(weight_format) is None
+    def takes(self, recipe: Recipe) -> bool:
+        """Whether it has kernels for a recipe."""
+        return self.lacks_kernels(recipe) is None
 
     def quants(self) -> tuple[str, ...]:
-        """Names of the weight formats that it has kernels for."""
-        return tuple(name for name in format_names() if self.takes(find_format(name)))
+        """Names of our recipes that it has kernels for."""
+        return tuple(name for name in recipe_names() if self.takes(find_recipe(name)))
 
     def refuse_block(self, block: int) -> None:
         """Refuse a block size that kernels do not take.
@@ -99,11 +114,11 @@ class Target(abc.ABC):
             expected = ", ".join(map(str, self.blocks))
             raise GraphError(f"--block {block}: expected one of {expected}")
 
-    def refuse_format(self, weight_format: WeightFormat) -> None:
-        """Refuse a weight format without kernels.
+    def refuse_recipe(self, recipe: Recipe) -> None:
+        """Refuse a recipe without kernels.
 
         Raises:
             GraphError: naming what to take instead.
         """
-        if why := self.lacks_kernels(weight_format):
-            raise GraphError(f"--target {self.name} --quant {weight_format.name}: {why}")
+        if why := self.lacks_kernels(recipe):
+            raise GraphError(f"--target {self.name} {recipe.option}: {why}")

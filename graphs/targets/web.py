@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..quantization.matrix_schemes import MatrixSchemes
 from ..quantization.pack_for_web import PackForWeb
-from ..quantization.weight_formats import MatrixSchemes, WeightFormat
+from ..quantization.recipes.recipe import Recipe
 from .ort import Ort
 from .target import Target
 
@@ -16,22 +17,22 @@ class Web(Ort):
     # leaves room for what a page does with it.
     max_shard_bytes = 10**9
 
-    def packer(self, weight_format: WeightFormat, schemes: MatrixSchemes) -> PackForWeb:  # noqa: ARG002
+    def packer(self, schemes: MatrixSchemes) -> PackForWeb:
         """Bytes in columns, a scale a row."""
         return PackForWeb(schemes)
 
-    def lacks_kernels(self, weight_format: WeightFormat) -> str | None:
+    def lacks_kernels(self, recipe: Recipe) -> str | None:
         """Fewer than 8 bits have no fast kernel, and whole rows in 8 bits are ``int8`` there."""
-        if weight_format.is_dynamic:
+        if recipe.is_dynamic:
             return "--quant int8 multiplies bytes by bytes there already; take that"
-        if weight_format.fewest_bits < 8:
+        if recipe.fewest_bits < 8:
             return (
-                f"browsers' WASM has no fast kernel for {weight_format.fewest_bits} bits; "
+                f"browsers' WASM has no fast kernel for {recipe.fewest_bits} bits; "
                 "take --quant int8, or for WebGPU --target ort --cache growing"
             )
-        return None
+        return super().lacks_kernels(recipe)
 
-    def runs_in_browsers(self, weight_format: WeightFormat) -> bool:  # noqa: ARG002
+    def runs_in_browsers(self, recipe: Recipe) -> bool:  # noqa: ARG002
         """Always: it is made for them."""
         return True
 

@@ -12,7 +12,7 @@ from tramontane.console import status
 from tramontane.export.options import (
     ExportOptions,
 )
-from tramontane.graphs.quantization.weight_formats import format_names
+from tramontane.graphs.quantization.recipes.known import open_recipe, recipe_names
 from tramontane.graphs.targets.known import TARGETS
 from tramontane.validate import tolerance
 
@@ -20,10 +20,10 @@ from .calls import refusal
 
 
 def test_defaults_are_those_of_the_stages() -> None:
-    defaults = flags.RECIPE_DEFAULTS
+    defaults = flags.CHOICE_DEFAULTS
     required = {"quant": defaults["quant"], "target": defaults["target"]}
     assert ExportOptions(**required) == ExportOptions(**defaults)
-    assert defaults["quant"] in format_names()
+    assert defaults["quant"] in recipe_names()
     assert defaults["target"] in TARGETS
     assert (flags.MAX_KL, flags.MIN_AGREEMENT) == (
         tolerance.MAX_KL,
@@ -31,11 +31,30 @@ def test_defaults_are_those_of_the_stages() -> None:
     )
 
 
-def test_a_recipe_has_every_option_that_the_parser_adds() -> None:
+def test_choices_have_every_option_that_the_parser_adds() -> None:
     parser = argparse.ArgumentParser()
-    flags.add_recipe(parser)
+    flags.add_choices(parser)
     args = parser.parse_args([])
-    assert flags.recipe_of(args) == vars(args) == flags.RECIPE_DEFAULTS
+    assert flags.choices_of(args) == flags.CHOICE_DEFAULTS
+    assert vars(args) == {**flags.CHOICE_DEFAULTS, "recipe": None}
+
+
+def test_a_recipe_of_one_s_own_takes_the_place_of_quant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text('[matrices]\n"*" = { bits = 8, block = 32 }\n')
+    assert cli.main(["export", "a/model", "--recipe", str(file), "--print-out"]) == 0
+    name = open_recipe(file).name
+    assert capsys.readouterr().out == f"artifacts/model-{name}-ort\n"
+    with pytest.raises(SystemExit):
+        cli.main(["export", "a/model", "--recipe", str(file), "--quant", "int4"])
+    assert "not allowed with argument" in capsys.readouterr().err
+    message = refusal(capsys, "export", "a/model", "--recipe", tmp_path / "no.toml", "--json")
+    assert "--recipe" in message
+    file.write_text('[matrices]\n"*" = { bits = 3, block = 32 }\n')
+    message = refusal(capsys, "export", "a/model", "--recipe", file, "--json")
+    assert "my.toml:2" in message
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tramontane.export import build
 from tramontane.export.code_digest import code_digest, imported_files, imported_names
-from tramontane.graphs.quantization.weight_formats import find_format, format_names
+from tramontane.graphs.quantization.methods.known import METHODS
 from tramontane.graphs.targets.known import TARGETS
 from tramontane.validate.reference import recipe_reference, reference
 
@@ -27,10 +27,7 @@ COMPUTING = {
         "export.trace.bind_weights",
         "export.trace.trace",
         *(f"graphs.targets.{name}" for name in TARGETS),
-        *(
-            f"graphs.quantization.methods.{find_format(name).method_name}"
-            for name in format_names()
-        ),
+        *(f"graphs.quantization.methods.{name}" for name in METHODS),
     ),
     "reference": ("export.formats.checkpoint", "export.model.load", "export.model.model"),
     "recipe": ("validate.reference.weights", "validate.reference.operators"),
@@ -129,7 +126,7 @@ def test_an_edit_to_what_computes_no_number_leaves_weights_and_reference_alone(
         "graphs/passes/lower_attention.py",
         "graphs/quantization/methods/smooth_then_round.py",
         "graphs/quantization/pack_for_web.py",
-        "graphs/quantization/weight_formats.py",
+        "graphs/quantization/recipes/recipe.py",
         "graphs/targets/portable.py",
         "graphs/writing/external_data.py",
     ],

@@ -24,7 +24,8 @@ from tramontane.export.trace.bind_weights import bind
 from tramontane.export.trace.trace import trace
 from tramontane.graphs import pipeline
 from tramontane.graphs.quantization.activation_ranges import Calibration, LayerMaxima
-from tramontane.graphs.quantization.weight_formats import DEFAULT_BLOCK, find_format, format_names
+from tramontane.graphs.quantization.recipes.known import find_recipe, recipe_names
+from tramontane.graphs.quantization.recipes.recipe import DEFAULT_BLOCK
 from tramontane.graphs.targets.known import TARGETS, find_target
 from tramontane.graphs.writing import external_data
 from tramontane.runtime.errors import GraphError
@@ -62,7 +63,7 @@ def weighed(config: MistralConfig, *, quant: str, target: str, block: int) -> in
         target=target,
         quant=quant,
         block=block,
-        calibration=evenly_loud(config) if find_format(quant).is_calibrated("float32") else None,
+        calibration=evenly_loud(config) if find_recipe(quant).is_calibrated("float32") else None,
     )
     pipeline.run(model, geometry_of(config, WINDOWED), recipe)
     laid_out = external_data.places(model.graph)
@@ -138,7 +139,7 @@ def test_artifact_of_billions_weighs_what_was_planned_to_the_byte(
 
 def test_memory_adds_up_and_other_recipes_are_those_of_their_own_plans() -> None:
     config = find_geometry("llama-2-7b")
-    plans = {quant: plan(config, quant=quant, target="ort").memory for quant in format_names()}
+    plans = {quant: plan(config, quant=quant, target="ort").memory for quant in recipe_names()}
     for quant, memory in plans.items():
         assert memory.resident_bytes == (
             memory.resident_weights_bytes
@@ -150,12 +151,12 @@ def test_memory_adds_up_and_other_recipes_are_those_of_their_own_plans() -> None
         assert memory.other_quants == others
 
 
-@pytest.mark.parametrize("quant", format_names())
+@pytest.mark.parametrize("quant", recipe_names())
 def test_every_weight_of_mistral_7b_is_of_whole_pages(quant: str) -> None:
     sizes = PlannedWeights(
         config=GEOMETRIES["mistral-7b-v0.1"],
         target=find_target("ort"),
-        weight_format=find_format(quant),
+        recipe=find_recipe(quant),
         block=DEFAULT_BLOCK,
         cache=WINDOWED,
     ).file_sizes()

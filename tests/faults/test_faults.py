@@ -11,7 +11,7 @@ import pytest
 from tramontane.console import process_per_core
 from tramontane.export.build import export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
-from tramontane.export.options import recipe_named
+from tramontane.export.options import options_named
 from tramontane.faults import __main__ as command
 from tramontane.faults import in_tokenizer, parallel
 from tramontane.faults.__main__ import as_markdown
@@ -151,7 +151,7 @@ def test_fault_of_a_tied_embedding_in_float32_leaves_the_head_as_it_is(
     tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     checkpoint, artifact = tiny_checkpoint(tie=True), tmp_path / "tied"
-    export_checkpoint(checkpoint, artifact, recipe_named("fp32-ort"))
+    export_checkpoint(checkpoint, artifact, options_named("fp32-ort"))
     (fault,) = (one for one in FAULTS if one.name == "embedding rows off by one")
     spoilt = planted(fault, artifact, tmp_path / "spoilt", checkpoint)
     with pytest.raises(ParityError, match="first at fault: embedding weights") as refused:

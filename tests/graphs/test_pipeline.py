@@ -11,7 +11,7 @@ from tramontane.graphs import weights
 from tramontane.graphs.pipeline import passes, run
 from tramontane.graphs.quantization.activation_ranges import Calibration
 from tramontane.graphs.quantization.pack_matrices import PackMatrices
-from tramontane.graphs.quantization.weight_formats import find_format
+from tramontane.graphs.quantization.recipes.known import find_recipe
 from tramontane.graphs.targets.known import TARGETS, find_target
 from tramontane.graphs.writing.external_data import initializers_as_read
 from tramontane.runtime.contract import Geometry
@@ -70,7 +70,7 @@ RECIPES = [(target, quant) for target in TARGETS for quant in find_target(target
 
 
 def calibration_for(quant: str) -> Calibration | None:
-    return NONE if find_format(quant).is_calibrated("float32") else None
+    return NONE if find_recipe(quant).is_calibrated("float32") else None
 
 
 def test_calibration_that_nothing_reads_is_refused() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tramontane.cli import main as cli
 from tramontane.export.build import export_checkpoint
-from tramontane.export.options import recipe_named
+from tramontane.export.options import options_named
 from tramontane.runtime import Session, ort_session
 from tramontane.runtime.contract import DATA_FILE, MODEL_FILE
 from tramontane.runtime.errors import ContractError
@@ -75,7 +75,7 @@ def test_an_artifact_in_a_hub_s_cache_passes_the_gate(
     tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     checkpoint = tiny_checkpoint()
-    export_checkpoint(checkpoint, tmp_path / "a", recipe_named("int8-ort"))
+    export_checkpoint(checkpoint, tmp_path / "a", options_named("int8-ort"))
     artifact = as_hub(tmp_path / "a", tmp_path / "hub")
     assert cli.main(["validate", str(artifact), "--reference", str(checkpoint)]) == 0
 

@@ -16,7 +16,7 @@ from tramontane.export.build import (
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.options import (
     ExportOptions,
-    recipe_named,
+    options_named,
 )
 from tramontane.faults import in_attention, in_cache, in_operators
 from tramontane.faults.planting import Fault, planted
@@ -83,10 +83,10 @@ def assert_proved(verdict: Verdict, recipe: str) -> None:
     assert failed(verdict) == []
     assert verdict.explanation is None
     kinds = {check.kind for check in verdict.measurement.checks}
+    rounds = options_named(recipe).recipe.rounds_in_calibration
     parts = {"weights", "operators", "rows"}
     wholes = {"distance", "logits", "cache", "greedy", "batch", "tokenizer"}
-    method = recipe_named(recipe).weight_format.method
-    assert kinds == wholes | parts | ({"rounding"} if method.rounds_in_calibration else set())
+    assert kinds == wholes | parts | ({"rounding"} if rounds else set())
     bounded = [check for check in verdict.measurement.checks if check.bounds]
     assert len(bounded) == len(verdict.measurement.checks) - 1  # random tokens' distance
 
@@ -158,7 +158,7 @@ def test_a_fault_that_only_long_sequences_meet_is_found_by_replaying_one(
 ) -> None:
     wrong = fault("rope's tables end after 512 positions")
     model = tiny_checkpoint(sliding_window=64, max_position_embeddings=1024)
-    export_checkpoint(model, tmp_path / "good", recipe_named(wrong.recipe))
+    export_checkpoint(model, tmp_path / "good", options_named(wrong.recipe))
     spoilt = planted(wrong, tmp_path / "good", tmp_path / "spoilt", model)
     verdict = validate(spoilt, Checkpoint.open(model), GateOptions(), explains=True)
     assert verdict.measurement.layer_checks is not None

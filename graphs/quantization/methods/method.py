@@ -1,8 +1,7 @@
 """What a quantization method is: what it observes, how it rounds, and which error it may make.
 
-A method is a module of this folder that holds it as ``METHOD``; a weight format of
-``weight_formats.py``
-names the module.
+A method is a module of this folder that holds it as ``METHOD``; ``known.py`` lists them, and the
+lines of recipes name them.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from ..codes import Blocks
     from ..scheme import Scheme
 
-# Rounds a matrix (N, K) float32 of this scheme and of this name in the graph. Two calls with one
+# Rounds a matrix (N, K) float32 to this scheme; its name is the graph's. Two calls with one
 # matrix yield the same blocks.
 Rounder = Callable[["np.ndarray", "Scheme", str], "Blocks"]
 

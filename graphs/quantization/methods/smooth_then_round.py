@@ -1,6 +1,6 @@
 """Round to nearest, after activations are smoothed: channels made smaller, weights larger.
 
-For formats whose kernels round an activation with one scale for a position. What the rounding
+For recipes whose kernels round an activation with one scale for a position. What the rounding
 costs a weight is the same as without smoothing: smoothing multiplies by powers of two, which is
 exact.
 """

@@ -88,7 +88,7 @@ def test_a_word_that_no_format_contains_is_refused() -> None:
         measure.chosen(["Q9"])
 
 
-def test_every_weight_format_is_a_recipe_and_those_with_blocks_have_small_ones_too() -> None:
+def test_every_recipe_is_measured_and_those_with_open_blocks_have_small_ones_too() -> None:
     assert {"fp32", "int8", "int8 block 32", "int4", "int4 block 32", "int8-dynamic"} <= set(
         ours.recipes()
     )

@@ -10,7 +10,7 @@ import pytest
 from tramontane.cli import main as cli
 from tramontane.console import status
 from tramontane.export.formats import checkpoint as checkpoint_module
-from tramontane.graphs.quantization.weight_formats import format_names
+from tramontane.graphs.quantization.recipes.known import recipe_names
 
 from ..calls import output, refusal
 
@@ -44,7 +44,7 @@ def test_a_known_geometry_is_planned_from_its_name(capsys: pytest.CaptureFixture
     found = output(capsys, "inspect", "mistral-7b-v0.1")
     assert "parameters            7 241 732 096\n" in found
     assert "window                4096\n" in found
-    assert all(quant in found for quant in format_names())
+    assert all(quant in found for quant in recipe_names())
 
 
 def test_a_name_that_is_nothing_is_refused_with_what_is_known(
@@ -84,7 +84,7 @@ def test_a_config_alone_is_planned(
     told = capsys.readouterr()
     found = json.loads(told.out)
     assert found["num_parameters"] == 5_573_888
-    assert set(found["plans"]) == set(format_names())
+    assert set(found["plans"]) == set(recipe_names())
     assert found["refused"]["error"] == "CheckpointError"
     assert f"{tmp_path}: holds no weights" in found["refused"]["message"] in told.err
     assert json.loads(output(capsys, "inspect", stdlib_5m, "--json"))["refused"] is None
@@ -99,7 +99,7 @@ def test_inspect_says_why_there_is_no_plan_for_a_quant(
     assert "--quant int4: rows of 767 weights do not" in capsys.readouterr().out
     assert cli.main(["inspect", str(tmp_path), "--json"]) == status.EXIT_BAD_INPUT
     plans = json.loads(capsys.readouterr().out.splitlines()[0])["plans"]
-    assert set(plans) == set(format_names()) - {"int4", "int4-rtn"}
+    assert set(plans) == set(recipe_names()) - {"int4", "int4-rtn"}
 
 
 def test_the_plan_is_printed_before_a_fault_in_the_weights_is_told(

@@ -25,7 +25,7 @@ from tramontane.graphs.quantization.scheme import Scheme
 from tramontane.runtime.errors import GraphError
 
 Write = Callable[..., Path]
-INT4 = Scheme(bits=4, block=32)
+INT4, NEAREST = (Scheme(bits=4, block=32, method=m) for m in ("gptq", "round_to_nearest"))
 RNG = np.random.default_rng(7)
 TEXT = [RNG.integers(0, 100, length) for length in (100, 90, 60)]
 TOKENS = CalibrationTokens(text=TEXT, random=RNG.integers(0, 100, 80))
@@ -34,7 +34,11 @@ TOKENS = CalibrationTokens(text=TEXT, random=RNG.integers(0, 100, 80))
 def rounding_of(checkpoint: Checkpoint, folder: Path) -> Rounding:
     folder.mkdir()
     shapes = parameters(checkpoint.config)
-    schemes = {name: INT4 for name, shape in shapes.items() if len(shape) == 2}
+    schemes = {
+        name: INT4 if name.startswith("layers.") else NEAREST
+        for name, shape in shapes.items()
+        if len(shape) == 2
+    }
     return Rounding(schemes=schemes, folder=folder)
 
 
@@ -153,7 +157,9 @@ def test_matrix_that_was_not_rounded_or_otherwise_is_refused(
         METHOD.rounder(None)(matrix, INT4, name)
 
 
-def test_stacked_projections_and_both_ends(tiny_checkpoint: Write, tmp_path: Path) -> None:
+def test_stacked_projections_are_looked_up_part_by_part(
+    tiny_checkpoint: Write, tmp_path: Path
+) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint())
     rounding = rounding_of(checkpoint, tmp_path / "made")
     found = calibrate(checkpoint.config, checkpoint, TOKENS, rounding)
@@ -165,7 +171,30 @@ def test_stacked_projections_and_both_ends(tiny_checkpoint: Write, tmp_path: Pat
     each = [RoundedMatrices(rounding.folder).read(part, INT4) for part in parts]
     np.testing.assert_array_equal(blocks.codes, np.concatenate([one.codes for one in each]))
     assert blocks.scales.shape == (len(stack), stack.shape[1] // 32)
-    embedding = checkpoint.read(EMBEDDING)
-    np.testing.assert_array_equal(
-        rounder(embedding, INT4, EMBEDDING).codes, quantize(embedding, INT4).codes
-    )
+
+
+def test_matrices_that_a_recipe_rounds_otherwise_are_so_for_those_behind_them(
+    tiny_checkpoint: Write, tmp_path: Path
+) -> None:
+    """Of layer 0 all but down: gate and up to nearest, the attention float."""
+    checkpoint = Checkpoint.open(tiny_checkpoint())
+    down = "layers.0.mlp.down.weight"
+    made = rounding_of(checkpoint, tmp_path / "made")
+    schemes = {n: s for n, s in made.schemes.items() if n.startswith("layers.0.mlp.")}
+    schemes |= dict.fromkeys([n for n in schemes if n != down], NEAREST)
+    calibrate(checkpoint.config, checkpoint, TOKENS, Rounding(schemes=schemes, folder=made.folder))
+    assert [path.stem for path in made.folder.glob("layers*.npz")] == [down.removesuffix(".npz")]
+    model = transformers.MistralForCausalLM.from_pretrained(checkpoint.path, dtype=torch.float32)
+    mlp, inputs = model.model.layers[0].mlp, []
+    for each in (mlp.gate_proj, mlp.up_proj):
+        matrix = each.weight.detach().numpy()
+        near = dequantize(quantize(matrix, NEAREST), NEAREST, columns=matrix.shape[1])
+        each.weight.data = torch.from_numpy(near)
+    mlp.down_proj.register_forward_pre_hook(lambda _, given: inputs.append(given[0][0].detach()))
+    for tokens in TEXT:
+        with torch.no_grad():
+            model(torch.from_numpy(tokens)[None])
+    matrix = checkpoint.read(down)
+    expected = gptq(matrix, INT4, correlations(inputs, columns=matrix.shape[1]))
+    found = RoundedMatrices(made.folder).read(down, INT4)
+    assert np.mean(found.codes == expected.codes) > 0.99

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as Theirs
 from tramontane.export.build import export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.formats.gguf.writer import write_gguf
-from tramontane.export.options import recipe_named
+from tramontane.export.options import options_named
 from tramontane.export.sidecars.card import render_card
 from tramontane.export.tokenizer.tokenizer import CheckpointTokenizer, read_vocabulary
 from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS
@@ -117,7 +117,7 @@ def test_an_artifact_runs_and_its_manifest_and_card_name_the_kind(
 ) -> None:
     folder = checkpoint("llama_3")
     artifact = once(
-        "llama-3-fp32-ort", lambda out: export_checkpoint(folder, out, recipe_named("fp32-ort"))
+        "llama-3-fp32-ort", lambda out: export_checkpoint(folder, out, options_named("fp32-ort"))
     )
     manifest = read_manifest(artifact)
     assert manifest.vocabulary.kind == "tokenizers"

@@ -7,10 +7,11 @@ from typing import TypeVar
 import numpy as np
 import pytest
 from tramontane.graphs.quantization.codes import dequantize
+from tramontane.graphs.quantization.matrix_schemes import MatrixSchemes
 from tramontane.graphs.quantization.methods.round_to_nearest import METHOD, quantize
 from tramontane.graphs.quantization.pack_matrices import PackMatrices
+from tramontane.graphs.quantization.recipes.recipe import Recipe, Rule
 from tramontane.graphs.quantization.scheme import Scheme
-from tramontane.graphs.quantization.weight_formats import MatrixSchemes
 
 Packer = TypeVar("Packer", bound=PackMatrices)
 
@@ -47,8 +48,8 @@ every_width = pytest.mark.parametrize("columns", [256, 172, 12])
 
 def packing(packer: type[Packer], bits: int, block: int) -> Packer:
     """The pass, with one scheme for every matrix."""
-    scheme = Scheme(bits=bits, block=block)
-    return packer(MatrixSchemes(linear=scheme, embedding=scheme, head=scheme, rounder=ROUNDER))
+    recipe = Recipe(name="test", rules=(Rule(pattern="*", bits=bits),))
+    return packer(MatrixSchemes(recipe, block=block))
 
 
 def rounded(matrix: np.ndarray, bits: int, block: int) -> np.ndarray:

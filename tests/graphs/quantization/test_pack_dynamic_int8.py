@@ -10,10 +10,11 @@ import pytest
 from tramontane.graphs import weights
 from tramontane.graphs.operator import schema
 from tramontane.graphs.quantization.codes import dequantize
+from tramontane.graphs.quantization.matrix_schemes import MatrixSchemes
 from tramontane.graphs.quantization.methods.round_to_nearest import quantize
 from tramontane.graphs.quantization.pack_dynamic_int8 import PackInBytes
+from tramontane.graphs.quantization.recipes.known import find_recipe
 from tramontane.graphs.quantization.scheme import Scheme
-from tramontane.graphs.quantization.weight_formats import find_format
 
 from .small_graphs import DOWN, GATHER, ONE, TWO_READERS
 from .small_graphs import LINEAR as HEAD
@@ -28,8 +29,7 @@ LINEAR = """(float[b,t,{K}] x) => (float[b,t,6] y) <float[6,{K}] w> {{
 
 
 def packing() -> PackInBytes:
-    schemes = find_format("int8-dynamic").schemes(32)
-    assert schemes is not None
+    schemes = MatrixSchemes(find_recipe("int8-dynamic"), block=32)
     return PackInBytes(schemes)
 
 

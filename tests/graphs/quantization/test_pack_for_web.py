@@ -10,10 +10,11 @@ import pytest
 from tramontane.graphs import weights
 from tramontane.graphs.operator import schema
 from tramontane.graphs.quantization.codes import dequantize
+from tramontane.graphs.quantization.matrix_schemes import MatrixSchemes
 from tramontane.graphs.quantization.methods.round_to_nearest import quantize
 from tramontane.graphs.quantization.pack_for_web import PackForWeb
+from tramontane.graphs.quantization.recipes.known import find_recipe
 from tramontane.graphs.quantization.scheme import Scheme
-from tramontane.graphs.quantization.weight_formats import find_format
 
 from .small_graphs import GATHER, IDS, LINEAR, ONE, TWO_READERS, every_width
 
@@ -32,8 +33,7 @@ DOWN = """(float[b,t,{K}] x) => (float[b,t,6] y) <float[6,{K}] w, float[1] gate>
 
 
 def packing() -> PackForWeb:
-    schemes = find_format("int8").schemes(BLOCK)
-    assert schemes is not None
+    schemes = MatrixSchemes(find_recipe("int8"), block=BLOCK)
     return PackForWeb(schemes)
 
 

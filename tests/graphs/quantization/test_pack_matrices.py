@@ -9,12 +9,13 @@ import onnx_ir as ir
 import pytest
 from tramontane.graphs import weights
 from tramontane.graphs.quantization.codes import dequantize
+from tramontane.graphs.quantization.matrix_schemes import MatrixSchemes
 from tramontane.graphs.quantization.methods.round_to_nearest import quantize
 from tramontane.graphs.quantization.pack_for_ort import PackForOrt
 from tramontane.graphs.quantization.pack_for_portable import PackForPortable
 from tramontane.graphs.quantization.pack_matrices import PackMatrices
+from tramontane.graphs.quantization.recipes.known import find_recipe
 from tramontane.graphs.quantization.scheme import Scheme
-from tramontane.graphs.quantization.weight_formats import MatrixSchemes, find_format
 from tramontane.graphs.writing.external_data import initializers_as_read
 from tramontane.runtime.errors import GraphError
 
@@ -50,9 +51,7 @@ every_quant = pytest.mark.parametrize("quant", QUANTS)
 
 
 def schemes(quant: str, block: int = 32) -> MatrixSchemes:
-    found = find_format(quant).schemes(block)
-    assert found is not None
-    return found
+    return MatrixSchemes(find_recipe(quant), block=block)
 
 
 def bits_in(model: ir.Model) -> set[int]:
@@ -146,7 +145,7 @@ def test_values_agree_where_two_layers_multiply_by_one_matrix(
 ) -> None:
     w, x, z = normal(6, 256), normal(1, 2, 256), normal(1, 2, 256)
     model = build(TWICE, w=w)
-    packs(schemes(f"int{bits}"))(model)
+    packs(schemes({8: "int8", 4: "int4-rtn"}[bits]))(model)
     expected = (x + z) @ rounded(w, bits).T
     error = np.abs(evaluate(model, x=x, z=z)["sum"] - expected)
     assert error.max() < np.abs(expected).max() / 50

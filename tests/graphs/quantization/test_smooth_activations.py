@@ -9,9 +9,11 @@ import onnx_ir as ir
 import pytest
 from tramontane.graphs import weights
 from tramontane.graphs.quantization.activation_ranges import Calibration, LayerMaxima
+from tramontane.graphs.quantization.matrix_schemes import MatrixSchemes
 from tramontane.graphs.quantization.pack_dynamic_int8 import PackInBytes
+from tramontane.graphs.quantization.recipes.known import find_recipe
+from tramontane.graphs.quantization.recipes.recipe import DEFAULT_BLOCK
 from tramontane.graphs.quantization.smooth_activations import SmoothActivations, factors
-from tramontane.graphs.quantization.weight_formats import DEFAULT_BLOCK, find_format
 from tramontane.runtime.errors import GraphError
 
 K, N, LOUD = 64, 24, 5
@@ -130,8 +132,7 @@ def test_values_agree_with_the_graph_before(
 def test_bytes_lose_less_of_a_smoothed_graph(
     make: Callable, normal: Callable, evaluate: Callable
 ) -> None:
-    schemes = find_format("int8-dynamic").schemes(DEFAULT_BLOCK)
-    assert schemes is not None
+    schemes = MatrixSchemes(find_recipe("int8-dynamic"), block=DEFAULT_BLOCK)
     model, x = make(), normal(2, 50, K)
     expected = evaluate(model, x=x)["y"]
     errors = []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tramontane.export.cache_choice import CACHES
-from tramontane.graphs.quantization.weight_formats import find_format, format_names
+from tramontane.graphs.quantization.recipes.known import find_recipe, recipe_names
 from tramontane.graphs.targets import known
 from tramontane.graphs.targets.known import TARGETS, find_target
 from tramontane.runtime.contract import CACHE_DTYPES
@@ -28,7 +28,7 @@ def test_unknown_target_is_refused_by_name() -> None:
         find_target("tpu")
 
 
-def test_weight_formats_are_those_that_a_target_has_kernels_for() -> None:
+def test_recipes_are_those_that_a_target_has_kernels_for() -> None:
     assert {name: find_target(name).quants() for name in TARGETS} == {
         "ort": ("fp32", "int8", "int4", "int4-rtn", "int8-dynamic"),
         "portable": ("fp32", "int8", "int4", "int4-rtn"),
@@ -60,8 +60,8 @@ def test_only_portable_takes_any_head_size() -> None:
 def test_names_of_targets_and_formats_need_no_package_of_the_export() -> None:
     code = (
         "import sys; from tramontane.graphs.targets import known; "
-        "from tramontane.graphs.quantization.weight_formats import format_names; "
-        "assert known.TARGETS and format_names(); "
+        "from tramontane.graphs.quantization.recipes.known import recipe_names; "
+        "assert known.TARGETS and recipe_names(); "
         "assert not {'numpy', 'onnx', 'onnx_ir'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -72,14 +72,14 @@ def test_browsers_have_the_kernels_of_float_and_of_what_is_made_for_them() -> No
         (name, quant)
         for name in TARGETS
         for quant in find_target(name).quants()
-        if find_target(name).runs_in_browsers(find_format(quant))
+        if find_target(name).runs_in_browsers(find_recipe(quant))
     }
     assert runs == {("ort", "fp32"), ("portable", "fp32"), ("web", "fp32"), ("web", "int8")}
 
 
-def test_no_module_compares_the_name_of_a_target_a_weight_format_or_a_cache() -> None:
+def test_no_module_compares_the_name_of_a_target_a_recipe_or_a_cache() -> None:
     root = Path(known.__file__).parents[2]
-    names = {*TARGETS, *format_names(), *CACHE_DTYPES, *CACHES}
+    names = {*TARGETS, *recipe_names(), *CACHE_DTYPES, *CACHES}
     found = []
     for layer in ("graphs", "export", "validate", "faults", "interop", "bench", "cli"):
         for path in sorted((root / layer).rglob("*.py")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,18 +14,20 @@ import onnx_ir as ir
 import pytest
 from tramontane.export.known_models import GEOMETRIES
 from tramontane.export.options import (
-    recipe_named,
+    options_named,
 )
 from tramontane.export.plan import plan, plan_each
 from tramontane.graphs import targets, weights
 from tramontane.graphs.pipeline import passes, run
-from tramontane.graphs.quantization import methods, weight_formats
-from tramontane.graphs.quantization.weight_formats import WeightFormat, find_format
+from tramontane.graphs.quantization import methods
+from tramontane.graphs.quantization.methods import known as known_methods
+from tramontane.graphs.quantization.recipes import known as known_recipes
+from tramontane.graphs.quantization.recipes.known import find_recipe
 from tramontane.graphs.targets import known
 from tramontane.graphs.targets.known import find_target
 from tramontane.graphs.writing.external_data import initializers_as_read
 from tramontane.runtime.contract import Geometry
-from tramontane.runtime.errors import GraphError
+from tramontane.runtime.errors import ConfigError, GraphError
 from tramontane.validate.tolerance import tolerance_for
 
 TARGET = '''"""Target ``phone``: as ``portable``, in small files and without 4 bits."""
@@ -35,9 +38,9 @@ class Phone(Portable):
     name = "phone"
     max_shard_bytes = 1000
 
-    def lacks_kernels(self, weight_format):
-        why = "take --quant int8" if weight_format.fewest_bits < 8 else None
-        return why or super().lacks_kernels(weight_format)
+    def lacks_kernels(self, recipe):
+        why = "take --quant int8" if recipe.fewest_bits < 8 else None
+        return why or super().lacks_kernels(recipe)
 
     def extra_activation_bytes(self, *, scores_bytes, dequantized_bytes):
         return scores_bytes
@@ -72,6 +75,11 @@ def round_down(matrix, scheme, name):
 METHOD = RoundDown()
 '''
 
+RECIPE = """# Rounded down.
+[matrices]
+"*" = { bits = 8, method = "round_down" }
+"""
+
 
 @pytest.fixture
 def add_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable]:
@@ -100,7 +108,7 @@ def test_target_is_a_file_and_an_entry(
         find_target("phone")
     monkeypatch.setattr(known, "TARGETS", (*known.TARGETS, "phone"))
 
-    options = recipe_named("int8-phone")
+    options = options_named("int8-phone")
     assert (options.quant, options.target) == ("int8", "phone")
     steps = passes(target="phone", quant="int8", block=16)
     portable = passes(target="portable", quant="int8", block=16)
@@ -117,20 +125,26 @@ def test_target_is_a_file_and_an_entry(
     assert find_target("phone").max_shard_bytes == 1000
 
 
-def test_quantization_method_is_a_file_and_an_entry(
+def test_quantization_method_and_recipe_are_a_file_and_an_entry_each(
     add_module: Callable,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     promised: ir.Model,
     geometry: Geometry,
 ) -> None:
     add_module(methods, "round_down", METHOD)
-    entry = WeightFormat(name="int8-down", bits=(8, 8, 8), method_name="round_down")
     with pytest.raises(GraphError, match="--quant int8-down: unknown"):
-        find_format("int8-down")
-    monkeypatch.setattr(weight_formats, "FORMATS", (*weight_formats.FORMATS, entry))
+        find_recipe("int8-down")
+    folder = shutil.copytree(known_recipes._FOLDER, tmp_path / "recipes")
+    (folder / "int8-down.toml").write_text(RECIPE)
+    monkeypatch.setattr(known_recipes, "_FOLDER", folder)
+    monkeypatch.setattr(known_recipes, "RECIPES", (*known_recipes.RECIPES, "int8-down"))
+    with pytest.raises(ConfigError, match="int8-down.toml:3: .*method = 'round_down', expected"):
+        find_recipe("int8-down")
+    monkeypatch.setattr(known_methods, "METHODS", (*known_methods.METHODS, "round_down"))
 
     assert all("int8-down" in find_target(name).quants() for name in known.TARGETS)
-    assert recipe_named("int8-down-web").quant == "int8-down"
+    assert options_named("int8-down-web").quant == "int8-down"
     plain = promised.clone()
     run(promised, geometry, passes(target="ort", quant="int8-down", block=16))
     run(plain, geometry, passes(target="ort", quant="int8", block=16))
@@ -148,5 +162,5 @@ def test_quantization_method_is_a_file_and_an_entry(
     config = GEOMETRIES["stdlib-5m"]
     memory = plan(config, quant="int8", target="ort").memory
     assert memory.other_quants["int8-down"] == memory.resident_bytes
-    entry_bounds = tolerance_for(entry.method, scale=2).weight_error
+    entry_bounds = tolerance_for(find_recipe("int8-down").weight_errors, scale=2).weight_error
     assert entry_bounds == pytest.approx({32: 2e-6, 8: 2 / 127})

@@ -9,10 +9,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from tramontane.graphs import weights
+from tramontane.graphs.quantization.matrix_schemes import MatrixSchemes
 from tramontane.graphs.quantization.pack_for_ort import PackForOrt
 from tramontane.graphs.quantization.pack_for_portable import PackForPortable
 from tramontane.graphs.quantization.pack_matrices import PackMatrices
-from tramontane.graphs.quantization.weight_formats import find_format
+from tramontane.graphs.quantization.recipes.known import find_recipe
 from tramontane.graphs.writing.description import describe_tensors
 
 MODEL = """(int64[b,t] ids) => (float[b,t,6] logits) <float[8,44] w, float[44,44] v, float[6,44] head> {
@@ -32,16 +33,14 @@ def model(build: Callable, normal: Callable) -> ir.Model:
 
 def described(model: ir.Model, *, quant: str) -> dict[str, dict[str, Any]]:
     """What is said of each weight, by its name."""
-    entries = describe_tensors(model.graph, quant=quant)
+    entries = describe_tensors(model.graph, recipe=find_recipe(quant))
     assert len({entry["name"] for entry in entries}) == len(entries)
     return {entry.pop("name"): entry for entry in entries}
 
 
 def packed(model: ir.Model, packs: type[PackMatrices], quant: str) -> dict[str, dict[str, Any]]:
     """What is said of each weight when the model is packed in blocks of 32."""
-    schemes = find_format(quant).schemes(32)
-    assert schemes is not None
-    packs(schemes)(model)
+    packs(MatrixSchemes(find_recipe(quant), block=32))(model)
     return described(model, quant=quant)
 
 
@@ -95,7 +94,7 @@ def test_scales_say_whose_they_are_and_zero_points_need_no_reason(
 
 
 def test_order_is_that_in_which_the_graph_reads(model: ir.Model) -> None:
-    entries = describe_tensors(model.graph, quant="fp32")
+    entries = describe_tensors(model.graph, recipe=find_recipe("fp32"))
     assert [entry["name"] for entry in entries] == ["w", "v", "head"]
 
 

@@ -52,7 +52,7 @@ def checked(
         gate.words.tokens(gate.text, length),
         chunks(subject.edges, length),
         layers=layers,
-        tolerance=tolerance_for(subject.weight_format.method, int8_cache=subject.has_int8_cache),
+        tolerance=tolerance_for(subject.recipe.weight_errors, int8_cache=subject.has_int8_cache),
         track=untracked,
     )
 

@@ -13,7 +13,7 @@ from tramontane.export.build import (
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.options import (
     ExportOptions,
-    recipe_named,
+    options_named,
 )
 from tramontane.runtime.session import Session
 from tramontane.validate.artifact_under_test import open_subject
@@ -129,7 +129,7 @@ def test_bounds_follow_the_floor_and_means_need_positions() -> None:
 def test_trained_models_of_others_pass_on_text_of_their_own_kind(
     shared: Path, tmp_path: Path, model: str, recipe: str
 ) -> None:
-    verdict = proved(shared, model, recipe_named(recipe), tmp_path)
+    verdict = proved(shared, model, options_named(recipe), tmp_path)
     assert [check.failures for check in verdict.measurement.checks if check.failures] == []
     assert verdict.as_json()["headline"]["distance"] in ("close", "usable")
 

@@ -11,7 +11,7 @@ import pytest
 import transformers
 from tramontane.export.build import export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
-from tramontane.export.options import recipe_named
+from tramontane.export.options import options_named
 from tramontane.export.tokenizer import in_transformers
 from tramontane.faults import in_tokenizer
 from tramontane.faults.planting import Fault, planted
@@ -47,7 +47,7 @@ def chat(tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPath
 def good(chat: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its artifact, not proved."""
     out = tmp_path_factory.mktemp("chat") / "artifact"
-    export_checkpoint(chat, out, recipe_named("fp32-ort"))
+    export_checkpoint(chat, out, options_named("fp32-ort"))
     return out
 
 
@@ -199,7 +199,7 @@ def test_a_published_file_that_transformers_rebuilds_is_compared_with_what_it_ma
     (folder / "tokenizer.model").unlink()
     tokenizer.save_pretrained(folder)
     out = tmp_path / "artifact"
-    export_checkpoint(folder, out, recipe_named("fp32-ort"))
+    export_checkpoint(folder, out, options_named("fp32-ort"))
     found = checked(out, folder)
     assert [check.failures for check in found.checks] == [()] * 4
     assert found.checks[2].name == "tokenizer.json, as transformers reads it"
@@ -235,7 +235,7 @@ def test_the_bundled_model_and_one_with_added_tokens_pass(
     assert failed(embedded_artifact("fp32-ort"), stdlib_5m) == []
     model = make_checkpoint("added tokens", stdlib_5m, tmp_path / "model")
     out = tmp_path / "artifact"
-    export_checkpoint(model, out, recipe_named("fp32-ort"))
+    export_checkpoint(model, out, options_named("fp32-ort"))
     found = checked(out, model)
     assert [check.failures for check in found.checks] == [()] * len(found.checks)
     path = out / "tokenizer.json"

@@ -10,7 +10,7 @@ import transformers
 from sentencepiece import SentencePieceProcessor
 from tramontane.export.build import export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
-from tramontane.export.options import recipe_named
+from tramontane.export.options import options_named
 from tramontane.export.tokenizer.tokenizer import CheckpointTokenizer
 from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS
 from tramontane.runtime.manifest import read_manifest
@@ -99,7 +99,7 @@ def test_the_artifact_encodes_as_the_checkpoint_and_carries_its_template(
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
     artifact = tmp_path / "a"
-    manifest = export_checkpoint(folder, artifact, recipe_named("fp32-ort"))
+    manifest = export_checkpoint(folder, artifact, options_named("fp32-ort"))
     assert read_manifest(artifact).vocabulary.kind == "sentencepiece"
     for name in ("chat_template.jinja", "additional_chat_templates/tools.jinja"):
         assert (artifact / name).read_bytes() == (folder / name).read_bytes()

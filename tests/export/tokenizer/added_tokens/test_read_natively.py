@@ -14,7 +14,7 @@ from sentencepiece import SentencePieceProcessor
 from tramontane.export.build import export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.formats.layouts import open_published
-from tramontane.export.options import recipe_named
+from tramontane.export.options import options_named
 from tramontane.export.tokenizer.added_tokens import with_added_tokens
 from tramontane.export.tokenizer.sentencepiece_model import KIND, parse, serialize
 from tramontane.export.tokenizer.tokenizer import CheckpointTokenizer
@@ -165,7 +165,7 @@ def test_the_driver_reads_added_tokens_without_the_package_tokenizers(
     folder: Path, tmp_path: Path
 ) -> None:
     artifact = tmp_path / "a"
-    export_checkpoint(folder, artifact, recipe_named("fp32-ort"))
+    export_checkpoint(folder, artifact, options_named("fp32-ort"))
     text = f"{START}user\nhi{END}"
     code = f"""
 import sys; sys.path[:] = {sys.path!r}
