@@ -6,10 +6,10 @@
 #
 #? MODEL                    checkpoint: a folder or a GGUF file
 #? ADAPTER                  folders of LoRA adapters (PEFT) to merge into MODEL, in this order
-#? QUANT                    recipe: fp32, int8, int4, int4-rtn or int8-dynamic; make recipes prints them
+#? QUANT                    recipe: fp32, int8, int4, int4-rtn or int8-dynamic
 #? QUANT/bench-flat         recipe of the artifact that is measured
-#? RECIPE                   file of your own recipe, or an artifact whose recipe to take, instead of QUANT
-#? RECIPE/recipes           recipe whose file to print: a name, your own file, or an artifact (default: a table)
+#? RECIPE                   your own recipe's file, or an artifact's folder, instead of QUANT
+#? RECIPE/recipes           print this one's file: a name, your own file, an artifact
 #? TARGET                   kernels: ort, portable (any runtime) or web (browsers' WASM)
 #? OUT                      artifact folder (default: artifacts/ and a name made of the options)
 #? OUT/validate             artifact folder, or any exporter's model.onnx
@@ -23,7 +23,7 @@
 #? WINDOW/faults            window in tokens of the artifacts; give 64 for a MODEL without one
 #? CACHE                    windowed: fixed-size KV cache (default); growing: grows with the text
 #? KV                       type of keys and values in the cache: float32 (default) or int8
-#? BLOCK                    weights that share a scale, at most, where the recipe fixes none (default: 128)
+#? BLOCK                    weights that share a scale, at most: 16, 32, 64, 128 (default) or 256
 #? BASE_MODEL               the checkpoint's name on the Hub, ORG/NAME, for the model card
 #? MAX_SHARD                cut the weights into files of at most this size, e.g. 2GB
 #? MAX_SHARD/synthetic      cut the checkpoint into files of at most this size (default: 5GB)

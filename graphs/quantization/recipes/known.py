@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,7 +50,7 @@ def open_recipe(path: Path) -> Recipe:
         return read_recipe(path)
     from ....runtime.manifest import read_manifest
 
-    return recipe_of(read_manifest(path))
+    return dataclasses.replace(recipe_of(read_manifest(path)), path=str(path))
 
 
 def recipe_of(manifest: Manifest) -> Recipe:

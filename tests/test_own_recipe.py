@@ -1,0 +1,59 @@
+"""Is a recipe of one's own exported as its file says, proved, and found in the artifact?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tramontane.export.build import (
+    export_checkpoint,
+)
+from tramontane.export.options import (
+    ExportOptions,
+)
+from tramontane.graphs.quantization.recipes.known import open_recipe
+from tramontane.validate.run_gate import prove
+
+RECIPE = """
+[matrices]
+"head"                      = { bits = 4, block = 16 }
+"embedding"                 = { bits = 32 }
+"layers.*.attention.value"  = { bits = 8, block = 32 }
+"layers.*.attention.output" = { bits = 32 }
+"layers.*.mlp.down"         = { bits = 8, method = "gptq" }
+"*"                         = { bits = 4, method = "gptq" }
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "my.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["ort", "portable"])
+def test_matrices_have_the_bits_of_their_lines_and_the_gate_passes(
+    two_layers: Path, file: Path, tmp_path: Path, target: str
+) -> None:
+    options = ExportOptions(
+        quant=open_recipe(file), target=target, block=32, calibration_tokens=8192
+    )
+    manifest = export_checkpoint(two_layers, tmp_path / "out", options, gate=prove)
+    assert manifest.quant == open_recipe(file).name
+    assert open_recipe(tmp_path / "out").content() == open_recipe(file).content()
+    found = {
+        one["name"].partition(".weight")[0]: (one["bits"], one["block"])
+        for one in manifest.tensors
+        if "block" in one
+    }
+    prefix = "layers.1.attention."
+    assert found[f"{prefix}query"] == found[f"{prefix}key"] == (4, 32)
+    assert found[f"{prefix}value"] == (8, 32)
+    assert found["layers.0.mlp.down"][0] == 8
+    assert found["head"] == (4, 16)
+    in_float = {one["name"] for one in manifest.tensors if one["bits"] == 32}
+    assert any("embedding" in name for name in in_float)
+    assert any("attention.output" in name for name in in_float)
+    assert not any("query_key_value" in name for name in found)
