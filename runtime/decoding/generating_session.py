@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import ContractError
 from ..sizes import counted
 from ..tokenizers.detokenizer import Detokenizer
+from .async_generation import AsyncGeneration
 from .generation import DEFAULT_NEW_TOKENS, Floats, Generation, Request
 from .logprobs import checked_top
 from .sampler import Sampler
@@ -133,6 +134,14 @@ class GeneratingSession(ABC):
             )
             self._generation = weakref.ref(generation)
         return generation
+
+    def astream(self, prompt: str | Sequence[int], **options: Any) -> AsyncGeneration:
+        """``generate`` for asyncio: ``async for piece in session.astream(prompt)``.
+
+        The event loop runs while a piece is made, and cancelling the task cancels the generation.
+        Options are those of ``generate``, which says what it raises.
+        """
+        return AsyncGeneration(self.generate(prompt, **options))
 
     def samples(
         self,

@@ -1,0 +1,142 @@
+"""Generation under asyncio: the loop is not blocked, and cancelling a task is enough."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from tramontane.runtime import Model, Sampler, Session
+from tramontane.runtime.errors import ContractError
+
+from ..guarded_sessions import CHANGED, SEQUENCE, Patched, close
+
+FREELY = Sampler(temperature=1, seed=3)
+
+
+def test_pieces_and_result_are_those_of_generate(session: Session) -> None:
+    async def pieces() -> tuple[list[str], list[int]]:
+        new = session.astream([5, 6], max_new_tokens=30, sampler=FREELY)
+        found = [piece async for piece in new]
+        return found, new.result.tokens
+
+    found, tokens = asyncio.run(pieces())
+    session.reset()
+    expected = session.generate([5, 6], max_new_tokens=30, sampler=FREELY)
+    assert found == list(expected)
+    assert tokens == expected.result.tokens
+
+
+def test_the_loop_runs_while_a_step_is_computed(session: Session) -> None:
+    async def both() -> int:
+        entered, ticks = asyncio.Event(), 0
+        go, loop = threading.Event(), asyncio.get_running_loop()
+
+        def wait() -> None:
+            loop.call_soon_threadsafe(entered.set)
+            assert go.wait(20)
+
+        with Patched(session, wait):
+            reading = asyncio.create_task(session.astream([5, 6], max_new_tokens=3).finish())
+            await asyncio.wait_for(entered.wait(), 20)
+            for _ in range(50):
+                await asyncio.sleep(0)
+                ticks += not reading.done()
+            go.set()
+            assert len((await reading).tokens) == 3
+        return ticks
+
+    assert asyncio.run(both()) == 50
+
+
+def test_a_cancelled_task_cancels_the_generation_and_leaves_the_session_usable(
+    session: Session,
+) -> None:
+    async def cancelled() -> None:
+        entered, go = asyncio.Event(), threading.Event()
+        loop = asyncio.get_running_loop()
+
+        def wait() -> None:
+            loop.call_soon_threadsafe(entered.set)
+            assert go.wait(20)
+
+        with Patched(session, wait, at=3):
+            reading = asyncio.create_task(session.astream([5, 6], max_new_tokens=90).finish())
+            await asyncio.wait_for(entered.wait(), 20)
+            reading.cancel()
+            await asyncio.sleep(0)
+            assert not reading.done()  # the step that runs is not abandoned
+            go.set()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+        assert 3 < session.tokens < 6
+        assert (await session.astream([7], max_new_tokens=3).finish()).tokens
+
+    asyncio.run(cancelled())
+    ids = session._sequence.ids.tolist()
+    logits = session.step(9).copy()
+    session.reset()
+    close(logits, session.prefill([*ids, 9]))
+
+
+def test_a_task_that_is_cancelled_twice_leaves_no_generation_behind(session: Session) -> None:
+    async def cancelled() -> None:
+        entered, go = asyncio.Event(), threading.Event()
+        loop = asyncio.get_running_loop()
+
+        def wait() -> None:
+            loop.call_soon_threadsafe(entered.set)
+            assert go.wait(20)
+
+        with Patched(session, wait, at=2):
+            reading = asyncio.create_task(session.astream([5, 6], max_new_tokens=90).finish())
+            await asyncio.wait_for(entered.wait(), 20)
+            for _ in range(2):
+                reading.cancel()
+                await asyncio.sleep(0)
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+            go.set()
+
+    asyncio.run(cancelled())  # which waits for the executor's threads
+    assert session.generate([7], max_new_tokens=3).finish().tokens
+
+
+def test_errors_come_to_the_one_who_awaits(session: Session) -> None:
+    async def changed() -> None:
+        new = session.astream([5, 6], max_new_tokens=30)
+        await anext(new)
+        session.reset()
+        with pytest.raises(ContractError, match=CHANGED):
+            await anext(new)
+        closed = session.astream([5, 6])
+        await closed.aclose()
+        assert [piece async for piece in closed] == []
+
+    asyncio.run(changed())
+
+
+def test_sessions_of_one_model_generate_side_by_side(folder: Path) -> None:
+    model = Model.load(folder, threads=1)
+    prompts = [SEQUENCE[:n] for n in (3, 30, 60)]
+
+    async def all_of_them() -> list[list[int]]:
+        asked = [model.session().astream(prompt, max_new_tokens=20) for prompt in prompts]
+        return [one.tokens for one in await asyncio.gather(*(one.finish() for one in asked))]
+
+    found = asyncio.run(all_of_them())
+    expected = [model.generate(prompt, max_new_tokens=20).finish().tokens for prompt in prompts]
+    assert found == expected
+
+
+def test_a_session_that_waits_for_its_consumer_takes_no_processor_time(folder: Path) -> None:
+    session = Session.load(folder, threads=2)
+    new = session.generate([5, 6], max_new_tokens=30)
+    next(new)
+    time.sleep(0.05)  # onnxruntime's threads spin for a millisecond
+    before = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before < 0.02
+    assert next(new)
