@@ -34,7 +34,7 @@ class Binding:
         self.capacity = 0  # tokens for which every layer has rows, which are bound
         self._geometry = geometry
         self._keep = keep
-        self._ones = np.ones((1, geometry.max_positions), np.int64)
+        self._ones = np.ones((1, growing_rows(1, most=geometry.max_positions)), np.int64)
         self._bound: dict[str, npt.NDArray[Any]] = {}
 
     def tokens(
@@ -53,6 +53,9 @@ class Binding:
             keep: positions whose logits are computed, of the last; 0 for all.
             total: tokens of the sequence after this run.
         """
+        if total > self._ones.shape[1]:
+            most = self._geometry.max_positions
+            self._ones = np.ones((1, growing_rows(total, most=most)), np.int64)
         self._bind(contract.INPUT_IDS, ids)
         self._bind(contract.ATTENTION_MASK, self._ones[:, :total])
         self._bind(contract.NUM_LOGITS_TO_KEEP, _SCALARS[keep])

@@ -18,8 +18,9 @@ from .errors import ContractError
 from .log import logger
 from .manifest import Manifest, read_manifest, verify_files
 from .memory import MemoryPlan, refuse_beyond
-from .ort_session import open_graph, ort
+from .ort_session import MOST_THREADS, open_graph, ort
 from .sizes import counted, format_bytes, parse_size
+from .token_ids import as_ids
 from .tokenizers.kinds import find_kind, open_tokenizer
 
 if TYPE_CHECKING:
@@ -92,8 +93,8 @@ class Model:
             if isinstance(max_memory, str)
             else max_memory
         )
-        if threads is not None and threads < 1:
-            raise ContractError(f"threads is {threads}; expected 1 or more")
+        if threads is not None and not 1 <= threads <= MOST_THREADS:
+            raise ContractError(f"threads is {threads}; expected 1 to {MOST_THREADS}")
         manifest = read_manifest(folder)
         find_kind(folder, manifest)
         refuse_beyond(manifest.memory, manifest.geometry, tokens=1, limit=limit, what=folder)
@@ -225,9 +226,7 @@ class Model:
         Raises:
             ContractError: no tokens, one outside the vocabulary, or too many.
         """
-        if not len(tokens):
-            raise ContractError("no tokens; expected at least one to decode from")
-        ids = np.array(tokens, dtype=np.int64).reshape(1, -1)
+        ids = as_ids(tokens)
         self.refuse_tokens(int(ids.min()), int(ids.max()), count=ids.shape[1], after=after)
         return ids
 

@@ -5,20 +5,32 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from .cpu_features import saturates
-from .errors import ContractError
+from .errors import ContractError, printable
+from .log import logger
 
-__all__ = ["OLDEST_ONNXRUNTIME", "open_graph", "ort", "physical_cores"]
+__all__ = [
+    "MOST_THREADS",
+    "OLDEST_ONNXRUNTIME",
+    "open_graph",
+    "ort",
+    "physical_cores",
+    "run_bound",
+]
 
 OLDEST_ONNXRUNTIME = "1.32"  # as pyproject.toml asks for
 
+MOST_THREADS = 1024  # each takes memory, and time to start
 _SPIN_US = 1000  # how long threads wait busily between operators: not after a run
 _LONGEST = 400  # characters of what onnxruntime says of a graph
-_LOAD_ERRORS = (
+_ERRORS = (
+    ort_errors.EPFail,
+    ort_errors.EngineError,
     ort_errors.Fail,
     ort_errors.InvalidArgument,
     ort_errors.InvalidGraph,
@@ -68,14 +80,13 @@ def open_graph(
             options,
             providers=["CPUExecutionProvider"],
         )
-    except _LOAD_ERRORS as error:
+    except _ERRORS as error:
         raise _refusal(path, error, made_with=made_with) from error
 
 
 def _refusal(path: Path, error: Exception, *, made_with: str | None) -> ContractError:
     """The error for a graph that does not load: old onnxruntime, link, or damaged file."""
-    said = " ".join(str(error).split())
-    said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
+    said = printable(" ".join(str(error).split()), most=_LONGEST)
     wanted = max(OLDEST_ONNXRUNTIME, made_with or "", key=_release)
     if _release(ort.__version__) < _release(wanted):
         made = ", with which the artifact was made" if wanted == made_with else ""
@@ -110,6 +121,23 @@ def _as_utf8(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise ContractError(
             f"{path}: its name is not UTF-8, which onnxruntime needs; rename it"
+        ) from error
+
+
+def run_bound(graph: Any, binding: Any) -> None:
+    """Run a graph on what is bound to it.
+
+    Raises:
+        ContractError: onnxruntime cannot; the log has all that it said.
+    """
+    try:
+        graph.run_with_iobinding(binding)
+    except (*_ERRORS, RuntimeError) as error:
+        logger.error("onnxruntime: %s", error)
+        first = printable(str(error).strip().partition("\n")[0], most=_LONGEST)
+        raise ContractError(
+            f"the graph: onnxruntime cannot run it ({first}), expected logits; load the artifact "
+            "with verify=True, or close other programs if memory is short"
         ) from error
 
 

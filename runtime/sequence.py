@@ -15,7 +15,7 @@ import numpy.typing as npt
 from .binding import Binding
 from .contract import Geometry
 from .held_rows import CacheRows
-from .ort_session import ort
+from .ort_session import ort, run_bound
 from .snapshot import Integers, Snapshot, common_prefix
 
 Floats = npt.NDArray[np.float32]
@@ -71,7 +71,7 @@ class CachedSequence:
         for rows in self.binding.rows:
             rows.keep_evicted(self.tokens, until=total)
         self.binding.tokens(ids, logits, keep=keep, total=total)
-        self.graph.run_with_iobinding(self.binding.handle)
+        run_bound(self.graph, self.binding.handle)
 
     def append(self, ids: npt.ArrayLike, *, count: int) -> None:
         """Count tokens whose rows the cache holds now."""

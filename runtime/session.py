@@ -20,6 +20,7 @@ from .saved_state import read_state, write_state
 from .sequence import CachedSequence
 from .sizes import counted
 from .snapshot import Snapshot
+from .token_ids import as_id
 from .tokenizers.tokenizer import Tokenizer
 
 Floats = npt.NDArray[np.float32]
@@ -408,6 +409,7 @@ class Session(GeneratingSession):
 
     def _step(self, token: int) -> Floats:
         """``step``, inside the guard."""
+        token = as_id(token)
         self.model.refuse_tokens(token, token, count=1, after=self.tokens)
         self._reserve(self.tokens + 1)
         self._step_ids[0, 0] = token

@@ -56,7 +56,8 @@ def penalize_presence_and_frequency(
 
 def divide_by_temperature(logits: Logits, temperature: float) -> Logits:
     """Make probabilities more equal (temperature above 1) or less (below 1)."""
-    return logits / temperature
+    with np.errstate(over="ignore"):  # the choice refuses infinity
+        return logits / temperature
 
 
 def keep_top_k(logits: Logits, k: int) -> Logits:

@@ -147,9 +147,14 @@ def _first_of_the_best(logits: Floats) -> int:
     """The likeliest token, of equals the first.
 
     Raises:
-        ContractError: a logit is not a number.
+        ContractError: a logit is not a number, or infinite.
     """
     best = int(logits.argmax())  # the first NaN if there is any
     if np.isnan(logits[best]):
         raise ContractError(f"logits: entry {best} is not a number; check the artifact")
+    if logits[best] == np.inf:
+        raise ContractError(
+            f"logits: entry {best} is infinite, expected finite numbers; check the artifact, or "
+            "take a temperature nearer to 1"
+        )
     return best

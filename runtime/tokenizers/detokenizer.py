@@ -32,7 +32,7 @@ class Detokenizer:
             ContractError: a token outside the model's vocabulary.
         """
         added = self._tokenizer.token_bytes(token)
-        if added is None:
+        if added is None or not (added or self._waiting):  # a start token ends unfinished ones
             return ""
         self._waiting.append(token)
         self._utf8.decode(added)
@@ -49,7 +49,7 @@ class Detokenizer:
         alone = self._tokenizer.decode(self._waiting)
         if alone:
             self._context, self._context_text = self._waiting, alone
-        else:
+        elif not self._context_text:
             self._context += self._waiting
             self._context_text += text
         self._waiting = []

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
-from tramontane.runtime import Sampler, Session
+from tramontane.runtime import Model, Sampler, Session
 from tramontane.runtime.contract import MODEL_FILE
 from tramontane.runtime.errors import ContractError
 
+from .conftest import write_artifact
 from .guarded_sessions import GREEDY, POSITIONS, V, tokens
 
 
@@ -22,6 +24,18 @@ from .guarded_sessions import GREEDY, POSITIONS, V, tokens
         (lambda s: s.prefill([]), "no tokens; expected at least one"),
         (lambda s: s.prefill([3, V]), f"token {V}; expected 0 to {V - 1}"),
         (lambda s: s.step(-1), "token -1; expected 0"),
+        (lambda s: s.step(1.7), "token 1.7; expected a whole number"),
+        (lambda s: s.step("5"), "token '5'; expected a whole number"),
+        (lambda s: s.step(2**63), "token 9223372036854775808; expected 0"),
+        (lambda s: s.prefill([1.7]), r"tokens: \[1\.7\] .*expected a list of whole numbers"),
+        (lambda s: s.prefill(["5"]), r"tokens: \['5'\] .*expected a list of whole numbers"),
+        (lambda s: s.prefill("5"), "tokens: '5' .*expected a list of whole numbers"),
+        (lambda s: s.prefill(5), "tokens: 5 .*expected a list of whole numbers"),
+        (lambda s: s.prefill([[1, 2], [3, 4]]), "tokens: .*expected a list of whole numbers"),
+        (lambda s: s.prefill(np.ones((1, 2), int)), "tokens: .*expected a list of whole numbers"),
+        (lambda s: s.prefill(np.ones(2)), "tokens: .*expected a list of whole numbers"),
+        (lambda s: s.prefill([2**63]), "token 9223372036854775808; expected a number of the"),
+        (lambda s: s.prefill(["x" * 10**6]), r"tokens: .{,200}expected a list"),
         (lambda s: s.prefill(tokens(POSITIONS + 1)), f"the artifact has {POSITIONS} positions"),
         (lambda s: s.prefill([3], chunk=0), "chunk is 0; expected 1 or more"),
         (lambda s: s.generate([], max_new_tokens=1, sampler=GREEDY), "no tokens"),
@@ -141,3 +155,40 @@ def test_reading_the_contract_does_not_import_onnxruntime() -> None:
     )
     paths = f"import sys; sys.path[:] = {sys.path!r}; "
     subprocess.run([sys.executable, "-c", paths + code], check=True)
+
+
+def test_whole_numbers_of_numpy_are_tokens(session: Session) -> None:
+    expected = session.prefill([3, 4])
+    session.reset()
+    np.testing.assert_array_equal(session.prefill(np.array([3, 4], np.uint16)), expected)
+    session.prefill([np.int32(3)])
+    session.step(np.int64(4))
+    assert session.tokens == 4
+
+
+def test_what_onnxruntime_cannot_run_is_one_line_and_the_log_has_the_rest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_artifact(
+        tmp_path / "short", max_positions=2 * POSITIONS
+    )  # than its rope tables
+    session = Session.load(folder)
+    with pytest.raises(ContractError, match="onnxruntime cannot run it .*GroupQueryAttention"):
+        for _ in range(POSITIONS + 1):
+            session.step(3)
+    assert "GroupQueryAttention" in caplog.text
+    with pytest.raises(ContractError, match="an earlier call was interrupted or failed"):
+        session.step(3)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 10**6, 2**31])
+def test_threads_beyond_any_machine_are_refused(folder: Path, threads: int) -> None:
+    with pytest.raises(ContractError, match=f"threads is {threads}; expected 1 to 1024"):
+        Model.load(folder, threads=threads)
+
+
+def test_a_session_takes_no_memory_for_positions_that_it_has_not_reached(tmp_path: Path) -> None:
+    session = Session.load(write_artifact(tmp_path / "long", max_positions=1 << 24))
+    assert session._sequence.binding._ones.nbytes < 1 << 20
+    session.prefill(tokens(POSITIONS - 1))
+    assert session._sequence.binding._ones.nbytes < 1 << 20

@@ -160,3 +160,16 @@ def test_an_error_says_what_left_no_token() -> None:
 def test_a_bias_of_a_token_outside_the_vocabulary_is_refused() -> None:
     with pytest.raises(ContractError, match="logit_bias has token 4; expected 0 to 3"):
         Sampler(logit_bias={4: 1.0}).start()(LOGITS)
+
+
+@pytest.mark.parametrize(
+    "sampler", [Sampler(), Sampler(temperature=1), Sampler(temperature=1, top_k=2)]
+)
+def test_an_infinite_logit_is_refused(sampler: Sampler) -> None:
+    with pytest.raises(ContractError, match="logits: entry 1 is infinite, expected finite"):
+        sampler.start()(np.array([0, np.inf, np.inf], np.float32))
+
+
+def test_a_temperature_that_makes_logits_infinite_is_refused() -> None:
+    with pytest.raises(ContractError, match="is infinite, .*a temperature nearer to 1"):
+        Sampler(temperature=1e-320).start()(LOGITS - LOGITS.min() + 1)

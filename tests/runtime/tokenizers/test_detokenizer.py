@@ -87,3 +87,18 @@ def test_a_token_outside_the_vocabulary_is_refused(
                 words.decode([5, token])
             with pytest.raises(ContractError, match=expected):
                 stream.push(token)
+
+
+@pytest.mark.parametrize("number", [1, 259])  # the start token; a space, which begins no text
+def test_the_time_of_tokens_without_text_grows_with_their_number_alone(
+    tokenizer: Callable[..., Tokenizer], number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = tokenizer()
+    stream, decoded = Detokenizer(words), []
+    decode = words.decode
+    monkeypatch.setattr(
+        words, "decode", lambda tokens: decoded.append(len(tokens)) or decode(tokens)
+    )
+    text = "".join(stream.push(number) for _ in range(1000)) + stream.flush()
+    assert sum(decoded) < 10_000
+    assert text == decode([number] * 1000)
