@@ -194,14 +194,14 @@ def _export_peak_bytes(weights: PlannedWeights) -> int:
 def _calibrating_bytes(weights: PlannedWeights) -> int:
     """What calibrating takes, in a process beside the one that will write.
 
-    Where it rounds, three matrices as wide as the widest inputs are in memory at once, and what
-    enters and leaves a layer.
+    Where it rounds, three matrices as wide as the widest inputs are in memory at once, and a layer
+    both rounded and in float, with what enters and leaves it.
     """
     config = weights.config
     found = _WRITER_BYTES + _CALIBRATING_BYTES + _largest_at_once(config)
     if weights.recipe.rounds_in_calibration:
         widest = max(one.shape[1] for one in weights.matrices() if Role.EMBEDDING not in one.roles)
-        found += 3 * 4 * widest**2 + 2 * _hidden_bytes(config)
+        found += 3 * 4 * widest**2 + _largest_at_once(config) + 4 * _hidden_bytes(config)
     return found
 
 
@@ -209,7 +209,8 @@ def _scratch_bytes(weights: PlannedWeights, weights_bytes: int) -> int:
     """What lies on the disk until the weights are written: rounded matrices, hidden states."""
     if not weights.recipe.rounds_in_calibration:
         return 0
-    return weights_bytes + 2 * _hidden_bytes(weights.config)  # written anew before it is replaced
+    # Of both models; written anew before it is replaced.
+    return weights_bytes + 4 * _hidden_bytes(weights.config)
 
 
 def _hidden_bytes(config: MistralConfig) -> int:

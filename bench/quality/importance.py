@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ...console.progress import track
 from ...export.calibrate.layer_walk import Inputs, walk_layer
@@ -51,7 +52,7 @@ def write_importance(checkpoint: Checkpoint, reference: Reference, path: Path) -
     """
     config, text = checkpoint.config, TEXT.read_text(encoding="utf-8")
     tokens = calibration_tokens(config, checkpoint, text, most=DEFAULT_TOKENS).text
-    hidden = [reference.embed(sequence) for sequence in tokens]
+    hidden: Sequence[Tensor] = [reference.embed(sequence) for sequence in tokens]
     found: dict[str, np.ndarray] = {}
     numbers = range(config.num_hidden_layers)
     for number in track(numbers, "measuring the importance matrix, layer by layer"):

@@ -24,10 +24,10 @@ from ..model.load import load_layer
 from ..model.rope import rope_tables
 from . import progress_file
 from .calibrate_subprocess import REFUSED, Rounding
-from .layer_walk import Visitor, Visitors, walk_layer
+from .layer_walk import LayerWalk, Visitors, walk_layer
 from .maxima import Maxima
 from .progress_file import Progress
-from .round_layer import RoundLayer
+from .round_layer import RoundLayer, with_same_weights
 from .tokens import CalibrationTokens, calibration_tokens
 
 
@@ -53,39 +53,44 @@ def calibrate(
     rope = rope_tables(config)
     progress = None if rounding is None else progress_file.load(rounding.folder)
     if progress is None:
-        progress = Progress((), _embedded(checkpoint, tokens, rounding))
-    layers, hidden = progress
+        progress = _begun(checkpoint, tokens, rounding)
+    layers, hidden, exact = progress
     del progress  # which would keep what entered the first layer
     numbers = range(len(layers), config.num_hidden_layers)
     for number in track(numbers, "calibrating, layer by layer"):
         layer = load_layer(config, checkpoint, number, grows=True)  # a row for every position
         maxima = Maxima()
-        visitors: list[Visitor] = [maxima]
-        if rounding is not None:
+        if rounding is None:
+            hidden = walk_layer(layer, config, rope, hidden, maxima)
+            layers = (*layers, maxima.done())
+        else:
+            beside = LayerWalk(with_same_weights(layer), config, rope, exact)
             keep = RoundedMatrices(rounding.folder).write
-            texts = len(tokens.text)
-            visitors.append(RoundLayer(layer, number, rounding.schemes, texts, keep))
-        hidden = walk_layer(layer, config, rope, hidden, Visitors(visitors))
-        layers = (*layers, maxima.done())
-        del layer, visitors  # before the next is loaded
-        if rounding is not None:
-            progress_file.save(rounding.folder, Progress(layers, hidden))
+            rounder = RoundLayer(layer, number, rounding.schemes, beside, keep)
+            hidden = walk_layer(layer, config, rope, hidden, Visitors([maxima, rounder]))
+            layers, exact = (*layers, maxima.done()), rounder.leaving_exact()
+            progress_file.save(rounding.folder, Progress(layers, hidden, exact))
+            del beside, rounder  # before the next is loaded
+        del layer
     return Calibration(layers=layers)
 
 
-def _embedded(
+def _begun(
     checkpoint: Checkpoint, tokens: CalibrationTokens, rounding: Rounding | None
-) -> list[Tensor]:
-    """The tokens' rows of the embedding, (T, M) float32 each; rounded as the graph's are."""
+) -> Progress:
+    """What enters the first layer: the tokens' rows of the embedding, rounded as the graph's."""
     embedding = checkpoint.read(EMBEDDING)
-    scheme = None if rounding is None else rounding.schemes.get(EMBEDDING)
     rows = [embedding[sequence] for sequence in tokens.all()]
+    exact: list[Tensor] = []
+    if rounding is not None:
+        exact = [torch.from_numpy(each) for each in rows[: len(tokens.text)]]
+    scheme = None if rounding is None else rounding.schemes.get(EMBEDDING)
     if scheme is not None:
         rounder, columns = find_method(scheme.method).rounder(None), embedding.shape[1]
         rows = [
             dequantize(rounder(each, scheme, EMBEDDING), scheme, columns=columns) for each in rows
         ]
-    return [torch.from_numpy(each) for each in rows]
+    return Progress((), [torch.from_numpy(each) for each in rows], exact)
 
 
 def main() -> int:

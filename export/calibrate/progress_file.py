@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,8 @@ class Progress(NamedTuple):
     """What is known behind some whole layers."""
 
     layers: tuple[LayerMaxima, ...]  # of each layer that is done
-    hidden: list[Tensor]  # (T, M) float32 each: what leaves the last of them
+    hidden: Sequence[Tensor]  # (T, M) float32 each: what leaves the last of them
+    exact: Sequence[Tensor]  # of the sequences of text, the same in the float model
 
 
 def save(folder: Path, progress: Progress) -> None:
@@ -29,7 +31,9 @@ def save(folder: Path, progress: Progress) -> None:
         folder / _NAME,
         maxima=np.frombuffer(Calibration(layers=progress.layers).to_bytes(), np.uint8),
         lengths=np.array([len(x) for x in progress.hidden]),
-        hidden=torch.cat(progress.hidden).numpy(),
+        hidden=torch.cat(list(progress.hidden)).numpy(),
+        exact_lengths=np.array([len(x) for x in progress.exact]),
+        exact=torch.cat(list(progress.exact)).numpy(),
     )
 
 
@@ -38,7 +42,13 @@ def load(folder: Path) -> Progress | None:
     try:
         with np.load(folder / _NAME) as arrays:
             calibration = Calibration.from_bytes(arrays["maxima"].tobytes())
-            hidden = np.split(arrays["hidden"], arrays["lengths"].cumsum()[:-1])
+            hidden = _split(arrays["hidden"], arrays["lengths"])
+            exact = _split(arrays["exact"], arrays["exact_lengths"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return Progress(calibration.layers, [torch.from_numpy(each) for each in hidden])
+    return Progress(calibration.layers, hidden, exact)
+
+
+def _split(rows: np.ndarray, lengths: np.ndarray) -> list[Tensor]:
+    """The sequences that lie one after the other."""
+    return [torch.from_numpy(each) for each in np.split(rows, lengths.cumsum()[:-1])]

@@ -1,10 +1,11 @@
 """Round so that what a layer computes changes least, which calibration observes (GPTQ).
 
 Weights are rounded one column after the other; the columns that are not rounded yet compensate the
-error of each, as far as the layer's inputs correlate. Calibration does it
+error of each, as far as the layer's inputs correlate, and make up for a part of what the rounding
+of earlier layers did to these inputs. Calibration does it
 (``export/calibrate/gptq.py``), since the next layer's inputs depend on it; here its result is
 looked up. Calibration rounds matrices of layers alone.
-Source: GPTQ, arXiv:2210.17323.
+Source: GPTQ, arXiv:2210.17323; GPTAQ, arXiv:2504.02692.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import transformers
 from tramontane.export.calibrate import progress_file
 from tramontane.export.calibrate.calibrate import calibrate
 from tramontane.export.calibrate.calibrate_subprocess import Rounding
+from tramontane.export.calibrate.compensate import compensated, output_shifts
 from tramontane.export.calibrate.gptq import correlations, gptq
 from tramontane.export.calibrate.tokens import CalibrationTokens
 from tramontane.export.formats.checkpoint import Checkpoint
@@ -63,34 +64,43 @@ def test_each_matrix_is_rounded_for_the_inputs_that_transformers_gives_it(
     checkpoint = Checkpoint.open(tiny_checkpoint())
     calibrate(checkpoint.config, checkpoint, TOKENS, rounding_of(checkpoint, tmp_path / "made"))
     found = rounded(checkpoint, tmp_path / "made")
-    model = transformers.MistralForCausalLM.from_pretrained(checkpoint.path, dtype=torch.float32)
-    modules = dict(model.named_modules())
+    model, exact = (
+        transformers.MistralForCausalLM.from_pretrained(checkpoint.path, dtype=torch.float32)
+        for _ in range(2)
+    )
+    modules, exact_modules = (dict(each.named_modules()) for each in (model, exact))
     embedding = checkpoint.read(EMBEDDING)
     columns = embedding.shape[1]
     near = dequantize(quantize(embedding, INT4), INT4, columns=columns)
     model.model.embed_tokens.weight.data = torch.from_numpy(near)
     inputs: dict[str, list[torch.Tensor]] = {}
+    exact_inputs: dict[str, list[torch.Tensor]] = {}
 
-    def hook(name: str) -> Any:
-        return lambda _, given: inputs.setdefault(name, []).append(given[0][0].detach())
+    def hook(name: str, seen: dict[str, list[torch.Tensor]]) -> Any:
+        return lambda _, given: seen.setdefault(name, []).append(given[0][0].detach())
 
     for name, matrix in found.items():
-        module = modules[HUGGING_FACE.published(name).removesuffix(".weight")]
-        module.weight.data = torch.from_numpy(matrix)
-        module.register_forward_pre_hook(hook(name))
+        place = HUGGING_FACE.published(name).removesuffix(".weight")
+        modules[place].weight.data = torch.from_numpy(matrix)
+        modules[place].register_forward_pre_hook(hook(name, inputs))
+        exact_modules[place].register_forward_pre_hook(hook(name, exact_inputs))
     with torch.no_grad():
         for tokens in TEXT:
-            model(torch.from_numpy(tokens)[None], use_cache=False)
+            for each in (model, exact):
+                each(torch.from_numpy(tokens)[None], use_cache=False)
     for name, matrix in found.items():
         published = checkpoint.read(name)
         near = dequantize(quantize(published, INT4), INT4, columns=published.shape[1])
         correlated = correlations(inputs[name], columns=published.shape[1])
-        expected = gptq(published, INT4, correlated).codes
+        weight = torch.from_numpy(published)
+        shift = output_shifts({"": weight}, inputs[name], exact_inputs[name])[""]
+        target = compensated(weight, shift, correlated)
+        expected = gptq(target.numpy(), INT4, correlated).codes
         kept = RoundedMatrices(tmp_path / "made").read(name, INT4).codes
         assert (kept == expected).mean() > 0.97, name  # sums in another order turn a few
-        x = torch.cat(inputs[name]).numpy()
-        ours, nearest = (np.square(x @ (published - each).T).sum() for each in (matrix, near))
-        assert ours < 0.75 * nearest, name
+        x, outputs = torch.cat(inputs[name]).numpy(), torch.cat(exact_inputs[name]) @ weight.T
+        ours, nearest = (np.square(x @ each.T - outputs.numpy()).sum() for each in (matrix, near))
+        assert ours < 0.8 * nearest, name
 
 
 def test_calibration_that_was_interrupted_goes_on_behind_the_last_layer(
