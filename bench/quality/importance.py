@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from ...console.progress import track
 from ...export.calibrate.layer_walk import Inputs, walk_layer
@@ -52,7 +51,7 @@ def write_importance(checkpoint: Checkpoint, reference: Reference, path: Path) -
     """
     config, text = checkpoint.config, TEXT.read_text(encoding="utf-8")
     tokens = calibration_tokens(config, checkpoint, text, most=DEFAULT_TOKENS).text
-    hidden: Sequence[Tensor] = [reference.embed(sequence) for sequence in tokens]
+    hidden = [reference.embed(sequence) for sequence in tokens]
     found: dict[str, np.ndarray] = {}
     numbers = range(config.num_hidden_layers)
     for number in track(numbers, "measuring the importance matrix, layer by layer"):

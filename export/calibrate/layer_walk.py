@@ -130,9 +130,9 @@ def walk_layer(
     rope: Tables,
     hidden: Sequence[Tensor],
     visitor: Visitor,
-) -> Sequence[Tensor]:
+) -> list[Tensor]:
     """Run sequences (T, M) through a layer whose cache grows; return what leaves it."""
     walk = LayerWalk(layer, config, rope, hidden, visitor)
     for names, inputs in walk:
         visitor.see_inputs(names, inputs)
-    return walk.hidden
+    return list(walk.hidden)

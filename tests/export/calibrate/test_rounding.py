@@ -57,6 +57,13 @@ def rounded(checkpoint: Checkpoint, folder: Path) -> dict[str, np.ndarray]:
     }
 
 
+def run(model: torch.nn.Module) -> None:
+    """All of ``TEXT``, for hooks to see."""
+    with torch.no_grad():
+        for tokens in TEXT:
+            model(torch.from_numpy(tokens)[None], use_cache=False)
+
+
 def test_each_matrix_is_rounded_for_the_inputs_that_transformers_gives_it(
     tiny_checkpoint: Write, tmp_path: Path
 ) -> None:
@@ -84,10 +91,8 @@ def test_each_matrix_is_rounded_for_the_inputs_that_transformers_gives_it(
         modules[place].weight.data = torch.from_numpy(matrix)
         modules[place].register_forward_pre_hook(hook(name, inputs))
         exact_modules[place].register_forward_pre_hook(hook(name, exact_inputs))
-    with torch.no_grad():
-        for tokens in TEXT:
-            for each in (model, exact):
-                each(torch.from_numpy(tokens)[None], use_cache=False)
+    run(model)
+    run(exact)
     for name, matrix in found.items():
         published = checkpoint.read(name)
         near = dequantize(quantize(published, INT4), INT4, columns=published.shape[1])
@@ -196,15 +201,17 @@ def test_matrices_that_a_recipe_rounds_otherwise_are_so_for_those_behind_them(
     assert [path.stem for path in made.folder.glob("layers*.npz")] == [down.removesuffix(".npz")]
     model = transformers.MistralForCausalLM.from_pretrained(checkpoint.path, dtype=torch.float32)
     mlp, inputs = model.model.layers[0].mlp, []
+    mlp.down_proj.register_forward_pre_hook(lambda _, given: inputs.append(given[0][0].detach()))
+    run(model)
+    exact, inputs[:] = list(inputs), []
     for each in (mlp.gate_proj, mlp.up_proj):
         matrix = each.weight.detach().numpy()
         near = dequantize(quantize(matrix, NEAREST), NEAREST, columns=matrix.shape[1])
         each.weight.data = torch.from_numpy(near)
-    mlp.down_proj.register_forward_pre_hook(lambda _, given: inputs.append(given[0][0].detach()))
-    for tokens in TEXT:
-        with torch.no_grad():
-            model(torch.from_numpy(tokens)[None])
-    matrix = checkpoint.read(down)
-    expected = gptq(matrix, INT4, correlations(inputs, columns=matrix.shape[1]))
-    found = RoundedMatrices(made.folder).read(down, INT4)
-    assert np.mean(found.codes == expected.codes) > 0.99
+    run(model)
+    weight = torch.from_numpy(checkpoint.read(down))
+    found = correlations(inputs, columns=weight.shape[1])
+    target = compensated(weight, output_shifts({"": weight}, inputs, exact)[""], found)
+    expected = gptq(target.numpy(), INT4, found)
+    kept = RoundedMatrices(made.folder).read(down, INT4)
+    assert np.mean(kept.codes == expected.codes) > 0.99
