@@ -18,6 +18,7 @@ import onnx
 from onnx import helper
 
 from ..graphs.operator.group_query_attention import GROUP_QUERY_ATTENTION, ROPE_TABLES
+from ..graphs.probing.graph_file import read_proto
 from ..runtime import contract
 from ..runtime.contract import Geometry
 from ..runtime.ort_session import ort
@@ -84,7 +85,7 @@ def work_of(path: Path, geometry: Geometry) -> Work:
         path: the graph; its external data is not read.
         geometry: of its cache.
     """
-    graph = onnx.load(path, load_external_data=False).graph
+    graph = read_proto(path).graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     read: dict[str, int] = {}
     multiplications = 0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 
 from ...runtime.errors import ContractError
+from .graph_file import read_proto
 from .linked_data import follow_links
 
 
@@ -20,13 +20,17 @@ def read_graph(path: Path) -> ir.Model:
     """Read a graph; its weights stay in their files, which may be links.
 
     Raises:
-        ContractError: no such file, or not an ONNX graph.
+        ContractError: as ``read_proto``, or it has no nodes or a cycle.
     """
+    proto = read_proto(path)
     try:
-        model = ir.load(path)
-    except (OSError, DecodeError, ValueError) as error:
+        model = ir.serde.deserialize_model(proto)
+        for graph in (model.graph, *(each.graph for each in model.functions.values())):
+            graph.sort()  # walks along a cycle would not end
+    except Exception as error:  # what onnx_ir raises has no type of its own
         raise ContractError(f"{path}: not an ONNX graph ({error}); copy it again") from error
     if not len(model.graph):
         raise ContractError(f"{path}: not an ONNX graph, it has no nodes; copy it again")
+    ir.external_data.set_base_dir(model.graph, path.parent)
     follow_links(model, path.parent)
     return model

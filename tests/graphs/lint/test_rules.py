@@ -37,7 +37,7 @@ def test_rules_are_named_after_their_functions(ask: Ask) -> None:
 def test_file_that_is_no_graph_is_refused(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "model.onnx").write_bytes(content)
-    with pytest.raises(ContractError, match="model.onnx: not an ONNX graph"):
+    with pytest.raises(ContractError, match="model.onnx: (not an ONNX graph|cannot be read)"):
         lint(tmp_path / "model.onnx")
 
 
