@@ -19,6 +19,7 @@ from .log import logger
 from .manifest import Manifest, read_manifest, verify_files
 from .memory import MemoryPlan, refuse_beyond
 from .ort_session import MOST_THREADS, open_graph, ort
+from .providers import CPU, checked_providers, left_to_cpu, placement
 from .sizes import counted, format_bytes, parse_size
 from .token_ids import as_ids
 from .tokenizers.kinds import find_kind, open_tokenizer
@@ -70,6 +71,7 @@ class Model:
         threads: int | None = None,
         verify: bool = False,
         max_memory: int | str | None = None,
+        providers: Sequence[str] | None = None,
     ) -> Model:
         """Open an artifact.
 
@@ -80,11 +82,15 @@ class Model:
             max_memory: resident memory that the process may take with all sessions of this model,
                 as the manifest plans it: bytes, or text such as ``"6GiB"``; None for as much as
                 they need.
+            providers: execution providers of onnxruntime by name, such as
+                ``CUDAExecutionProvider``; None for the CPU's. What they cannot run, the CPU does;
+                ``placement`` says what, and a warning of the logger too. The KV cache stays in
+                the CPU's memory.
 
         Raises:
             ContractError: a file is missing or damaged, the graph is not what the manifest
-                promises, its kind of tokenizer is unknown, or it would take more memory than
-                allowed.
+                promises, its kind of tokenizer is unknown, a provider is not installed, or it
+                would take more memory than allowed.
             ConfigError: ``max_memory`` is text, but not a size.
         """
         folder, start = Path(folder), time.perf_counter()
@@ -95,6 +101,7 @@ class Model:
         )
         if threads is not None and not 1 <= threads <= MOST_THREADS:
             raise ContractError(f"threads is {threads}; expected 1 to {MOST_THREADS}")
+        names = checked_providers(providers, ort.get_available_providers())
         manifest = read_manifest(folder)
         find_kind(folder, manifest)
         refuse_beyond(manifest.memory, manifest.geometry, tokens=1, limit=limit, what=folder)
@@ -103,8 +110,11 @@ class Model:
         path = folder / contract.MODEL_FILE
         if not path.is_file():
             raise ContractError(f"{path}: missing; copy the artifact again")
-        graph = open_graph(path, threads=threads, made_with=manifest.tools.get("onnxruntime"))
+        made_with = manifest.tools.get("onnxruntime")
+        graph = open_graph(path, threads=threads, made_with=made_with, providers=names)
         refuse_broken_promises(path, manifest.geometry, graph)
+        if names != [CPU] and (left := left_to_cpu(placement(graph))):
+            logger.warning("%s: %s leaves to the CPU %s", folder, ", ".join(names[:-1]), left)
         needed = format_bytes(manifest.memory.resident_bytes)
         seconds = time.perf_counter() - start
         logger.info("%s: loaded in %.2f s; planned memory is %s", folder, seconds, needed)
@@ -152,6 +162,29 @@ class Model:
                 "Model.load"
             )
         return self._graph
+
+    @property
+    def placement(self) -> dict[str, dict[str, int]]:
+        """How many nodes of each operator each execution provider runs.
+
+        Raises:
+            ContractError: the model is closed.
+        """
+        return placement(self.graph)
+
+    def difference_from_cpu(self, tokens: Sequence[int], *, threads: int | None = None) -> float:
+        """The largest difference of a logit from what the CPU computes after the same tokens.
+
+        Loads the weights a second time, and frees them.
+
+        Raises:
+            ContractError: as ``load`` and ``Session.prefill``.
+        """
+        with Model.load(self.folder, threads=threads) as alone:
+            expected = alone.session().prefill(tokens, all_logits=True)
+        with self.session() as session:
+            found = session.prefill(tokens, all_logits=True)
+        return float(np.abs(found - expected).max())
 
     def close(self) -> None:
         """Close the model's sessions and free its weights; a second time it does nothing.

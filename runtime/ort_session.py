@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from .cpu_features import saturates
 from .errors import ContractError, printable
 from .log import logger
+from .providers import CPU, RECORD
 
 __all__ = [
     "MOST_THREADS",
@@ -47,8 +49,9 @@ def open_graph(
     threads: int | None = None,
     changed: bytes | None = None,
     made_with: str | None = None,
+    providers: Sequence[str] = (CPU,),
 ) -> ort.InferenceSession:
-    """Load a graph for the processor.
+    """Load a graph.
 
     Args:
         path: the graph, or a link to it; its external data lies beside it.
@@ -56,6 +59,7 @@ def open_graph(
         changed: a graph made from the one at ``path``, to load in its place; it names external
             data as the folder of the graph's own file does.
         made_with: version of the onnxruntime that the graph was made for, if known.
+        providers: execution providers, in the order in which they are tried.
 
     Raises:
         ContractError: onnxruntime cannot load it.
@@ -68,6 +72,7 @@ def open_graph(
     # Weights are prepacked one by one, each letting its file's pages go: in parallel, all of them
     # stay resident beside the copies until the last is done.
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_US))
+    options.add_session_config_entry(RECORD, "1")
     if saturates():  # elsewhere it would take twice the time for nothing
         options.add_session_config_entry("session.x64quantprecision", "1")
     if changed is not None:
@@ -78,7 +83,7 @@ def open_graph(
         return ort.InferenceSession(
             _as_utf8(path) if changed is None else changed,
             options,
-            providers=["CPUExecutionProvider"],
+            providers=list(providers),
         )
     except _ERRORS as error:
         raise _refusal(path, error, made_with=made_with) from error
