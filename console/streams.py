@@ -25,6 +25,15 @@ def accept_any_text() -> None:
             stream.reconfigure(errors=_HANDLER)
 
 
+def write_utf8() -> None:
+    """Write standard output in UTF-8 whatever the locale says, for text that a model made.
+
+    ``PYTHONIOENCODING``, where it is set, is what the user asks for.
+    """
+    if hasattr(sys.stdout, "reconfigure") and "PYTHONIOENCODING" not in os.environ:
+        sys.stdout.reconfigure(encoding="utf-8")
+
+
 def read_standard_input() -> str:
     """All of standard input as text, without the newline that ends it.
 

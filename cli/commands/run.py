@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...console.streams import decode_argument, read_standard_input
+from ...console.streams import decode_argument, read_standard_input, write_utf8
 from ..flags import ARTIFACT_HELP, add_threads, size_of
+from ..sampling_options import add_sampling, sampler_of
 from ..subcommand import add_subcommand
 
-EXAMPLES = ('tramontane run artifacts/stdlib-5m-int8-ort "def fibonacci("',)
+if TYPE_CHECKING:
+    from ...runtime import Generation, Result, Session
+
+EXAMPLES = (
+    'tramontane run artifacts/stdlib-5m-int8-ort "def fibonacci("',
+    'tramontane run artifacts/stdlib-5m-int8-ort "import " --stop "\\n\\n" --stats',
+)
 
 
 def add(subparsers: Any) -> None:
@@ -35,27 +45,28 @@ def add(subparsers: Any) -> None:
         help="stop after so many tokens (default: %(default)s)",
     )
     parser.add_argument(
-        "--temperature",
-        type=float,
-        default=0.0,
-        help="0: take the most likely token; larger: sample more freely (default: %(default)s)",
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="stop before this text, where \\n is a line break; repeat the option for several "
+        "(default: none)",
     )
+    add_sampling(parser)
     parser.add_argument(
-        "--top-k",
+        "--samples",
         type=int,
-        default=0,
-        metavar="K",
-        help="sample from the K most likely tokens; 0: from all (default: %(default)s)",
+        default=1,
+        metavar="N",
+        help="continue the prompt so many times, with seeds that follow each other "
+        "(default: %(default)s)",
     )
     parser.add_argument(
-        "--top-p",
-        type=float,
-        default=1.0,
-        metavar="P",
-        help="sample from the fewest tokens that reach this probability (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of sampling (default: %(default)s)"
+        "--logprobs",
+        type=int,
+        metavar="N",
+        help="with --json: the log-probability of each token, and of the N likeliest ones beside "
+        "it (default: none)",
     )
     parser.add_argument(
         "--allow-special",
@@ -63,7 +74,19 @@ def add(subparsers: Any) -> None:
         help="read text that spells a special token, such as <|im_end|>, as that token: for a "
         "prompt in the model's chat format (default: as any other text)",
     )
+    parser.add_argument(
+        "--stats",
+        action="store_true",
+        help="print tokens, times and why the text ended, on standard error",
+    )
     add_threads(parser)
+    parser.add_argument(
+        "--provider",
+        action="append",
+        metavar="NAME",
+        help="execution provider of onnxruntime, such as CUDAExecutionProvider; repeat the option "
+        "for several (default: CPUExecutionProvider)",
+    )
     parser.add_argument(
         "--max-memory",
         metavar="SIZE",
@@ -81,30 +104,83 @@ def main(args: Namespace) -> int:
     given: str | None = args.prompt if args.prompt is not None else args.prompt_option
     if given is not None:
         given = decode_argument(given, flag="the prompt")
-    from ...runtime import Sampler, Session
+    from ...runtime import Model
+    from ...runtime.errors import ConfigError
 
-    sampler = Sampler(
-        temperature=args.temperature, top_k=args.top_k, top_p=args.top_p, seed=args.seed
-    )
-    session = Session.load(
+    if args.samples < 1:
+        raise ConfigError(f"--samples {args.samples}: expected 1 or more")
+    sampler = sampler_of(args)
+    stop = [decode_argument(text, flag="--stop").replace("\\n", "\n") for text in args.stop]
+    session = Model.load(
         args.artifact,
         threads=args.threads,
         verify=args.verify,
         max_memory=size_of(args.max_memory, flag="--max-memory"),
-    )
+        providers=args.provider,
+    ).session()
     prompt = read_standard_input() if given is None else given
-    pieces = session.generate(
-        prompt,
-        max_new_tokens=args.max_new_tokens,
-        sampler=sampler,
-        allow_special=args.allow_special,
-    )
+    options = {
+        "max_new_tokens": args.max_new_tokens,
+        "sampler": sampler,
+        "stop": stop,
+        "logprobs": args.logprobs,
+        "allow_special": args.allow_special,
+    }
+    write_utf8()
+    results = []
+    for number, sample in enumerate(_continuations(session, prompt, args.samples, options)):
+        if args.json:
+            results.append(sample.finish())
+            continue
+        if args.samples > 1:
+            print(f"--- seed {sampler.seed + number}")
+        _print_text(prompt, sample)
+        results.append(sample.result)
     if args.json:
-        print(json.dumps({"prompt": prompt, "text": "".join(pieces)}))
-        return 0
+        shown = [_as_json(result, args.logprobs) for result in results]
+        print(
+            json.dumps({"prompt": prompt, **(shown[0] if len(shown) == 1 else {"samples": shown})})
+        )
+    if args.stats:
+        for result in results:
+            print(_stats(result), file=sys.stderr)
+    return 0
+
+
+def _continuations(
+    session: Session, prompt: str, count: int, options: dict[str, Any]
+) -> Iterator[Generation]:
+    if count == 1:
+        yield session.generate(prompt, **options)
+    else:
+        yield from session.samples(prompt, count, **options)
+
+
+def _print_text(prompt: str, pieces: Generation) -> None:
     first = next(pieces, "")  # a prompt that is refused is not echoed
     print(prompt + first, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
-    return 0
+
+
+def _as_json(result: Result, logprobs: int | None) -> dict[str, Any]:
+    shown = dataclasses.asdict(result)
+    if logprobs is None:
+        del shown["logprobs"]
+    return shown
+
+
+def _stats(result: Result) -> str:
+    """Tokens, times and why the text ended, as one line."""
+
+    def speed(tokens: int, seconds: float) -> str:
+        each = f", {tokens / seconds:.1f} tokens/s" if seconds else ""
+        return f"{tokens} tokens in {seconds:.3f} s{each}"
+
+    found = "" if result.stop_string is None else f" {result.stop_string!r}"
+    return (
+        f"prompt: {speed(result.prompt_tokens, result.prefill_seconds)}; "
+        f"answer: {speed(len(result.tokens), result.decode_seconds)}; "
+        f"ended by {result.finish_reason}{found}"
+    )

@@ -214,7 +214,7 @@ def test_no_output_dies_of_its_encoding(
         done = run(*words, env=env)
         assert done.returncode == 0, done.stderr.decode("latin-1")
         if words[0] == "run" and "LC_ALL" in env:  # bytes are UTF-8 whatever the locale says
-            assert done.stdout.startswith(b"-- \\u0394")
+            assert done.stdout.startswith("-- Δ".encode())
     absent = run("run", tmp_path / "Δ-absent", "x", env=env)
     assert absent.returncode == 2
     assert b"-absent: no such folder" in absent.stderr

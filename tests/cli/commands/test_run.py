@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,9 +14,11 @@ from pathlib import Path
 
 import pytest
 from tramontane.cli import main as cli
+from tramontane.cli.sampling_options import sampler_of
 from tramontane.console import status
+from tramontane.runtime import Sampler, Session
 
-from ..calls import refusal
+from ..calls import output, refusal
 
 
 def test_run_prints_the_prompt_and_what_follows(
@@ -65,6 +70,84 @@ def test_sampling_with_one_seed_gives_one_text(
         assert cli.main(["run", str(artifact), "--prompt", "def f(", "--json", *options]) == 0
         texts.append(json.loads(capsys.readouterr().out)["text"])
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_every_option_means_what_it_means_to_the_driver(
+    artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {
+        "temperature": 0.9,
+        "top_k": 90,
+        "top_p": 0.95,
+        "min_p": 0.01,
+        "typical_p": 0.97,
+        "repetition_penalty": 1.1,
+        "presence_penalty": 0.2,
+        "frequency_penalty": 0.1,
+        "seed": 4,
+    }
+    words = [w for name, v in settings.items() for w in (f"--{name.replace('_', '-')}", str(v))]
+    words += ["--logit-bias", "300=-inf", "--logit-bias", "301=1.5", "--stop", "\\n\\n"]
+    asked = ["run", artifact, "def f(", "--max-new-tokens", "40", "--logprobs", "2", "--json"]
+    found = json.loads(output(capsys, *asked, *words))
+    sampler = Sampler(**settings, logit_bias={300: -math.inf, 301: 1.5})  # type: ignore[arg-type]
+    expected = Session.load(artifact).generate(
+        "def f(", max_new_tokens=40, sampler=sampler, stop="\n\n", logprobs=2
+    )
+    result = expected.finish()
+    for name in ("text", "tokens", "finish_reason", "stop_string", "prompt_tokens"):
+        assert found[name] == getattr(result, name)
+    assert [one["token"] for one in found["logprobs"]] == result.tokens
+    assert [len(one["top"]) for one in found["logprobs"]] == [2] * len(result.tokens)
+
+
+def test_the_options_have_the_samplers_settings_and_defaults() -> None:
+    args = cli.parser().parse_args(["run", "x"])
+    assert sampler_of(args) == Sampler()
+    names = {field.name for field in dataclasses.fields(Sampler)}
+    assert names - {"processors"} <= set(vars(args))
+
+
+def test_samples_follow_each_other_by_seed(
+    artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["run", artifact, "def f(", "--max-new-tokens", "9", "--temperature", "1"]
+    printed = output(capsys, *asked, "--samples", "2", "--seed", "6")
+    alone = [output(capsys, *asked, "--seed", seed) for seed in (6, 7)]
+    assert printed == f"--- seed 6\n{alone[0]}--- seed 7\n{alone[1]}"
+    found = json.loads(output(capsys, *asked, "--samples", "2", "--seed", "6", "--json"))
+    assert [f"def f({one['text']}\n" for one in found["samples"]] == alone
+
+
+def test_stats_say_how_many_tokens_how_fast_and_why_it_ended(
+    artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", str(artifact), "def f(", "--max-new-tokens", "7", "--stats"]
+    assert cli.main(words) == 0
+    printed = capsys.readouterr()
+    assert "ended by" not in printed.out
+    assert re.fullmatch(
+        r"prompt: \d tokens in [\d.]+ s, [\d.]+ tokens/s; "
+        r"answer: 7 tokens in [\d.]+ s, [\d.]+ tokens/s; ended by length\n",
+        printed.err,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--logit-bias", "x=1"], "--logit-bias x=1: expected TOKEN=BIAS"),
+        (["--logit-bias", "3"], "--logit-bias 3: expected TOKEN=BIAS"),
+        (["--samples", "0"], "--samples 0: expected 1 or more"),
+        (["--stop", ""], "stop has ''; expected strings"),
+        (["--min-p", "2"], "min_p is 2.0; expected 0 to 1"),
+        (["--provider", "cuda"], "providers has 'cuda'; expected of .*CPUExecutionProvider"),
+    ],
+)
+def test_what_an_option_cannot_be_is_refused(
+    artifact: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert re.search(message, refusal(capsys, "run", artifact, "x", *words))
 
 
 def test_the_driver_decodes_without_torch_or_onnx(artifact: Path) -> None:
