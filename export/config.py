@@ -22,7 +22,7 @@ _COUNTS = (
     "head_dim",
     "max_position_embeddings",
 )
-_TUPLES = ("eos_token_ids", "layer_windows", "other_windows")
+_TUPLES = ("eos_token_ids", "layer_windows", "other_windows", "unrotated_layers")
 _ABOVE_ZERO = ("rms_norm_eps", "rope_theta")
 
 
@@ -54,6 +54,9 @@ class MistralConfig:
     layer_windows: Windows = ()
     # Windows in another file of the checkpoint that says otherwise; --window decides.
     other_windows: Windows = ()
+    has_qkv_bias: bool = False  # added to what makes queries, keys and values
+    has_head_norms: bool = False  # over each head's query and key, before rope
+    unrotated_layers: tuple[int, ...] = ()  # without rope
     # Parameters of rope besides its theta, as ``fill_in`` returns them; empty: not scaled.
     rope_scaling: Mapping[str, Any] = field(default_factory=dict)
 
@@ -81,6 +84,11 @@ class MistralConfig:
             )
         if self.layer_windows:
             self._refuse_odd_windows()
+        if not set(self.unrotated_layers) <= set(range(self.num_hidden_layers)):
+            raise ConfigError(
+                f"unrotated_layers is {list(self.unrotated_layers)}; expected numbers from 0 to "
+                f"{self.num_hidden_layers - 1}, the layers"
+            )
         filled = fill_in(
             {THETA: self.rope_theta, **self.rope_scaling},
             max_positions=self.max_position_embeddings,
@@ -125,6 +133,8 @@ class MistralConfig:
         M, D = self.hidden_size, self.head_dim
         H, G = self.num_attention_heads, self.num_key_value_heads
         attention = 2 * M * H * D + 2 * M * G * D  # query and output, key and value
+        attention += (H + 2 * G) * D if self.has_qkv_bias else 0
+        attention += 2 * D if self.has_head_norms else 0
         layer = attention + 3 * M * self.intermediate_size + 2 * M
         matrices = 1 if self.tie_word_embeddings else 2
         return matrices * self.vocab_size * M + self.num_hidden_layers * layer + M

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from ..runtime.errors import ConfigError
-from .config import MistralConfig
+from .config import MistralConfig, describe_windows
 
 # Sources: Mistral 7B, arXiv:2310.06825, table 1, and the config.json of its three releases.
 _MISTRAL_7B = MistralConfig(
@@ -111,4 +111,9 @@ def shorten(config: MistralConfig, num_layers: int) -> MistralConfig:
             f"--layers {num_layers}: expected 1 to {config.num_hidden_layers}, the layers that "
             "the geometry has; leave it out for all of them"
         )
-    return dataclasses.replace(config, num_hidden_layers=num_layers)
+    return dataclasses.replace(
+        config,
+        num_hidden_layers=num_layers,
+        **describe_windows(config.windows[:num_layers]),
+        unrotated_layers=tuple(one for one in config.unrotated_layers if one < num_layers),
+    )

@@ -5,11 +5,12 @@ What a matrix takes is asked of the passes that store it (``graphs/quantization`
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..graphs.passes.pack_qkv import stack_name
+from ..graphs.passes.pack_qkv import parts_of, stack_name
 from ..graphs.quantization.matrix_schemes import MatrixSchemes, Role
 from ..graphs.quantization.pack_matrices import PackMatrices
 from ..graphs.quantization.recipes.recipe import Recipe
@@ -19,7 +20,15 @@ from ..graphs.targets.target import Target
 from ..graphs.writing.external_data import INLINE_BYTES
 from .cache_choice import CacheChoice
 from .config import MistralConfig
-from .formats.tensor_names import EMBEDDING, HEAD, is_after_product, is_projection, parameters
+from .formats.tensor_names import (
+    EMBEDDING,
+    HEAD,
+    is_after_product,
+    is_bias,
+    is_projection,
+    layer_of,
+    parameters,
+)
 
 
 class Matrix(NamedTuple):
@@ -53,7 +62,7 @@ class PlannedWeights:
             if len(shape) != 2 or (name == EMBEDDING and is_tied):
                 continue
             rows, columns = shape
-            if is_projection(name) and self.target.stacks_projections(config.head_dim):
+            if is_projection(name) and self._stacks_projections(name):
                 stacked.append((name, rows))
                 continue
             yield from self._stacked(stacked)
@@ -132,7 +141,28 @@ class PlannedWeights:
             yield sizes[kind]
 
     def _vectors(self) -> list[int]:
-        return [shape[0] for shape in parameters(self.config).values() if len(shape) == 1]
+        """Lengths of norms and biases; those of a stacked matrix's biases are one."""
+        found: Counter[str] = Counter()
+        for name, shape in parameters(self.config).items():
+            if len(shape) == 1:
+                found[self._stack_of_biases(name) or name] += shape[0]
+        return list(found.values())
+
+    def _stack_of_biases(self, name: str) -> str:
+        """What the biases of a layer are stored as, where they are stored as one; else empty."""
+        if not is_bias(name) or not self._stacks_projections(name):
+            return ""
+        stack = stack_name(f"layers.{layer_of(name)}.attention.query.weight")
+        return stack if self.recipe.is_uniform(parts_of(stack)) else ""
+
+    def _stacks_projections(self, parameter: str) -> bool:
+        """Whether the queries, keys and values of this parameter's layer are one matrix."""
+        config = self.config
+        return self.target.stacks_projections(
+            config.head_dim,
+            has_rope=int(layer_of(parameter)) not in config.unrotated_layers,
+            has_head_norms=config.has_head_norms,
+        )
 
     def _rope_table_bytes(self) -> int:
         return 4 * self.config.max_position_embeddings * self.config.head_dim // 2

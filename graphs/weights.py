@@ -93,13 +93,13 @@ def transposed(value: ir.Value) -> ir.Value:
 
 
 def stacked(name: str, values: Sequence[ir.Value]) -> ir.Value:
-    """Matrices of equally many columns, one above the other; one part is read at a time."""
+    """Vectors, or matrices of equally many columns, one above the other; read one at a time."""
     sizes = [size_of(value) for value in values]
-    shape = (sum(rows for rows, _ in sizes), sizes[0][1])
+    shape = (sum(size[0] for size in sizes), *sizes[0][1:])
 
     def stack() -> np.ndarray:
         whole, start = np.empty(shape, np.float32), 0
-        for value, (rows, _) in zip(values, sizes, strict=True):
+        for value, (rows, *_) in zip(values, sizes, strict=True):
             whole[start : start + rows] = read(value)
             start += rows
         return whole

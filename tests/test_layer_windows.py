@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -235,12 +236,22 @@ def test_the_gate_finds_a_window_that_is_another_layer_s(model: Model, tmp_path:
     assert "the window is 16, expected 8" in verdict.explanation.cause
 
 
-def test_files_of_other_runtimes_promise_one_window_no_longer(model: Model) -> None:
+def test_files_of_other_runtimes_have_the_windows_where_they_can(model: Model) -> None:
     out = artifact(model, target="ort")
-    assert not (out / "genai_config.json").exists()
+    config = json.loads((out / "config.json").read_bytes())
+    assert config["model_type"] == "ministral"
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "(layer by layer)" in card
-    assert "were not tested with such a model" in card
+    if model.windows == TWO:
+        assert config["layer_windows"] == list(TWO)
+        assert not (out / "genai_config.json").exists()
+        assert "onnxruntime-genai cannot run this folder" in card
+    else:
+        assert config["layer_types"] == ["full_attention", "sliding_attention"]
+        genai = json.loads((out / "genai_config.json").read_bytes())
+        window = genai["model"]["decoder"]["sliding_window"]
+        assert (window["layers"], window["window_size"], window["cache_slack"]) == ([1], 8, 16)
+        assert genai["search"]["past_present_share_buffer"]
     manifest = read_manifest(out)
     assert manifest.geometry.windows == model.windows
     assert manifest.geometry.shared_layout is None

@@ -75,6 +75,24 @@ ODD: dict[str, dict[str, Any]] = {
     "rows shorter than a block": {"hidden_size": 20, "intermediate_size": 50},
     "window of 1": {"sliding_window": 1},
     "window beyond all positions": {"sliding_window": 200},
+    "biases": {"has_qkv_bias": True},
+    "biases, heads of 24": {"has_qkv_bias": True, "head_dim": 24},
+    "norms of heads": {"has_head_norms": True, "grows": True},
+    "norms of heads, of 24": {"has_head_norms": True, "head_dim": 24},
+    "a layer without rope": {"num_hidden_layers": 2, "unrotated_layers": (1,)},
+    "a layer without rope, heads of 24": {
+        "num_hidden_layers": 1,
+        "unrotated_layers": (0,),
+        "head_dim": 24,
+    },
+    "all parts, by layer": {
+        "num_hidden_layers": 3,
+        "sliding_window": 8,
+        "layer_windows": (None, 8, None),
+        "unrotated_layers": (2,),
+        "has_qkv_bias": True,
+        "has_head_norms": True,
+    },
     "two positions, three tokens": {"max_position_embeddings": 2, "vocab_size": 3},
 }
 RECIPES = [

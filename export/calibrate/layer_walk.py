@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..config import MistralConfig
-from ..model.attention import sliding_window_attention
 from ..model.model import Layer
 from ..model.rope import Tables
 
@@ -114,10 +113,8 @@ class LayerWalk:
         shape = (1, config.num_key_value_heads, 0, config.head_dim)
         past = torch.zeros(shape), torch.zeros(shape)
         mask = torch.ones(1, len(x), dtype=torch.int64)
-        projected = (each(x[None]) for each in (attention.query, attention.key, attention.value))
-        found, keys, values = sliding_window_attention(
-            *projected, *past, mask, *self._rope, attention.window, attention.grows
-        )
+        projected = attention.project(x[None])
+        found, keys, values = attention.attend(*projected, past, mask, self._rope)
         if self._visitor is not None:
             self._visitor.see_cache(*(rows[0].transpose(0, 1) for rows in (keys, values)))
         attended: Tensor = found[0]

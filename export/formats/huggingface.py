@@ -90,7 +90,7 @@ def to_hugging_face(config: MistralConfig) -> dict[str, Any]:
         "rms_norm_eps": config.rms_norm_eps,
         "rope_theta": config.rope_theta,
         **({"rope_scaling": dict(config.rope_scaling)} if config.rope_scaling else {}),
-        **architecture.windows_as_json(config),
+        **architecture.layers_as_json(config),
         "tie_word_embeddings": config.tie_word_embeddings,
         "hidden_act": "silu",
         **write_ids(bos=config.bos_token_id, eos=config.eos_token_ids),
@@ -132,6 +132,8 @@ def _parse(published: dict[str, Any]) -> MistralConfig:
         rope_theta=rope_theta,
         rope_scaling=rope_scaling,
         **describe_windows(windows),
+        **architecture.parts,
+        unrotated_layers=architecture.unrotated_layers(published, values["num_hidden_layers"]),
         tie_word_embeddings=flag(
             published, "tie_word_embeddings", architecture.tie_word_embeddings
         ),

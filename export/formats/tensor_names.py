@@ -10,16 +10,20 @@ from .rope_layout import RopeLayout
 EMBEDDING, HEAD = "embedding.weight", "head.weight"
 
 # Parameter, its sizes (V vocabulary, M hidden, F intermediate, Q query heads * head size,
-# K key/value heads * head size), its name in Hugging Face's layout, in Mistral's and in GGUF;
-# every name ends in ".weight".
-# Source: transformers 5.23, modeling_mistral.py and modeling_llama.py; mistral-inference,
-# src/mistral_inference/transformer.py (commit b9524508); gguf 0.19, constants.py.
+# K key/value heads * head size, D head size), its name in Hugging Face's layout, in Mistral's and
+# in GGUF; every name ends in ".weight", and a bias's in ".bias". Not all models have the norms of
+# heads, which no file of Mistral's has.
+# Source: transformers 5.23, modeling_mistral.py, modeling_llama.py and modeling_qwen3.py;
+# mistral-inference, src/mistral_inference/transformer.py (commit b9524508); gguf 0.19,
+# constants.py.
 _BEFORE = ("embedding", "VM", "model.embed_tokens", "tok_embeddings", "token_embd")
 _LAYER = (
     ("attention_norm", "M", "input_layernorm", "attention_norm", "attn_norm"),
     ("attention.query", "QM", "self_attn.q_proj", "attention.wq", "attn_q"),
     ("attention.key", "KM", "self_attn.k_proj", "attention.wk", "attn_k"),
     ("attention.value", "KM", "self_attn.v_proj", "attention.wv", "attn_v"),
+    ("attention.query_norm", "D", "self_attn.q_norm", "attention.q_norm", "attn_q_norm"),
+    ("attention.key_norm", "D", "self_attn.k_norm", "attention.k_norm", "attn_k_norm"),
     ("attention.output", "MQ", "self_attn.o_proj", "attention.wo", "attn_output"),
     ("mlp_norm", "M", "post_attention_layernorm", "ffn_norm", "ffn_norm"),
     ("mlp.gate", "FM", "mlp.gate_proj", "feed_forward.w1", "ffn_gate"),
@@ -43,12 +47,12 @@ class Naming:
 
     def published(self, parameter: str) -> str:
         """Name of the tensor that holds a parameter."""
-        start, number, name = "", "", parameter.removesuffix(".weight")
+        start, number, (name, _, ending) = "", "", parameter.rpartition(".")
         if name.startswith("layers."):
             _, number, name = name.split(".", 2)
             start = self.layer.format(number)
         rows = _LAYER if number else (_BEFORE, *_AFTER)
-        return next(f"{start}{row[self.column]}.weight" for row in rows if row[0] == name)
+        return next(f"{start}{row[self.column]}.{ending}" for row in rows if row[0] == name)
 
 
 HUGGING_FACE = Naming(column=2, layer="model.layers.{}.", rope="halves", body="model.")
@@ -64,14 +68,21 @@ def parameters(config: MistralConfig) -> dict[str, tuple[int, ...]]:
         "F": config.intermediate_size,
         "Q": config.num_attention_heads * config.head_dim,
         "K": config.num_key_value_heads * config.head_dim,
+        "D": config.head_dim,
     }
+    in_layer: list[tuple[str, str]] = []
+    for name, letters, *_ in _LAYER:
+        if letters != "D" or config.has_head_norms:
+            in_layer.append((f"{name}.weight", letters))
+        if config.has_qkv_bias and is_projection(f"{name}.weight"):
+            in_layer.append((f"{name}.bias", letters[0]))
     layers = range(config.num_hidden_layers)
     rows = [
-        _BEFORE[:2],
-        *((f"layers.{i}.{row[0]}", row[1]) for i in layers for row in _LAYER),
-        *(row[:2] for row in _AFTER),
+        (f"{_BEFORE[0]}.weight", _BEFORE[1]),
+        *((f"layers.{i}.{name}", letters) for i in layers for name, letters in in_layer),
+        *((f"{name}.weight", letters) for name, letters, *_ in _AFTER),
     ]
-    return {f"{name}.weight": tuple(sizes[letter] for letter in s) for name, s in rows}
+    return {name: tuple(sizes[letter] for letter in letters) for name, letters in rows}
 
 
 def is_projection(parameter: str) -> bool:
@@ -79,6 +90,21 @@ def is_projection(parameter: str) -> bool:
     return parameter.endswith(
         ("attention.query.weight", "attention.key.weight", "attention.value.weight")
     )
+
+
+def is_bias(parameter: str) -> bool:
+    """Whether this is what a projection adds."""
+    return parameter.endswith(".bias")
+
+
+def is_head_norm(parameter: str) -> bool:
+    """Whether this is a norm over each head."""
+    return parameter.endswith(("attention.query_norm.weight", "attention.key_norm.weight"))
+
+
+def layer_of(parameter: str) -> str:
+    """The number of the layer that a parameter is of."""
+    return parameter.split(".")[1]
 
 
 def is_after_product(parameter: str) -> bool:

@@ -22,16 +22,17 @@ def sliding_window_attention(
     sin_cache: Tensor,
     window: int | None = None,
     grows: bool = False,
+    rotates: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Attend from new tokens to the last ``window`` keys, and return the updated cache.
 
     A query at position i reads keys j with ``i - window < j <= i``: ``window`` keys, its own
     included. Query head h reads key/value head ``h // (H / G)``. Rope is applied inside, in
-    ``halves``. Sequences of one batch may differ in length: each has its new tokens first and
-    padding after them. The mask has that padding on the right, in the first call only, or on the
-    left of the new columns, in any call: only the number of tokens is read from it, not where
-    they are (``graphs/passes/allow_left_padding.py`` moves them). Outputs of padded queries are
-    unspecified.
+    ``halves``, where the layer has it. Sequences of one batch may differ in length: each has its
+    new tokens first and padding after them. The mask has that padding on the right, in the first
+    call only, or on the left of the new columns, in any call: only the number of tokens is read
+    from it, not where they are (``graphs/passes/allow_left_padding.py`` moves them). Outputs of
+    padded queries are unspecified.
 
     Args:
         query: (B, T, H * D) float32; the T newest positions, before rope.
@@ -45,6 +46,7 @@ def sliding_window_attention(
         sin_cache: (P, D / 2) as query; the rope table of sines.
         window: keys visible to one query, at least 1; None for all before it.
         grows: keep the rows of keys that the window hides; without a window all are kept.
+        rotates: apply rope; the tables are not read without it.
 
     Returns:
         attention (B, T, H * D), present key and present value: (B, G, C, D) where C is bounded,
@@ -75,9 +77,10 @@ def sliding_window_attention(
         past = max(total - T + padded, 0)
         held = layout.held(past)
         positions = torch.arange(past, past + T, device=query.device)
-        rope = cos_cache[positions], sin_cache[positions]
-        q = rotate(_split_heads(query[b], D), rope)
-        k = torch.cat([past_key[b, :, :held], rotate(_split_heads(key[b], D), rope)], 1)
+        q, k = _split_heads(query[b], D), _split_heads(key[b], D)
+        if rotates:
+            q, k = (rotate(x, (cos_cache[positions], sin_cache[positions])) for x in (q, k))
+        k = torch.cat([past_key[b, :, :held], k], 1)
         v = torch.cat([past_value[b, :, :held], _split_heads(value[b], D)], 1)
         attended[b] = _attend(q, k, v, window).transpose(0, 1).flatten(1)
         kept = slice(layout.first(total) - layout.first(past), held + total - past)
@@ -98,6 +101,7 @@ def _(
     sin_cache: Tensor,
     window: int | None = None,
     grows: bool = False,
+    rotates: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output shapes for tracing; a growing past has one row for each past token."""
     B, G, C, D = past_key.shape

@@ -43,9 +43,8 @@ def load_layer(
     config: MistralConfig, checkpoint: Checkpoint, number: int, *, grows: bool = False
 ) -> Layer:
     """Build one layer, in the same way; ``grows``: its cache keeps rows that a window hides."""
-    window = config.windows[number]
     return _filled(
-        lambda: Layer(config, window=window, grows=grows), checkpoint, prefix=f"layers.{number}."
+        lambda: Layer(config, number, grows=grows), checkpoint, prefix=f"layers.{number}."
     )
 
 

@@ -18,9 +18,11 @@ KeyValue = tuple[Tensor, Tensor]
 
 
 class Mistral(nn.Module):
-    """Mistral and Llama decoders; Llama is Mistral with ``sliding_window = None``.
+    """Decoders of Mistral's kind; Llama is Mistral with ``sliding_window = None``.
 
-    The reference that parity is measured against. Source: Mistral 7B, arXiv:2310.06825.
+    The reference that parity is measured against. Source: Mistral 7B, arXiv:2310.06825; biases,
+    norms of heads and layers without rope: transformers 5.23, modeling_qwen2.py, modeling_qwen3.py
+    and modeling_smollm3.py.
     """
 
     def __init__(self, config: MistralConfig, cache: CacheChoice = WINDOWED) -> None:
@@ -28,7 +30,7 @@ class Mistral(nn.Module):
         self.config, self.cache = config, cache
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(
-            Layer(config, window=window, grows=cache.grows) for window in config.windows
+            Layer(config, number, grows=cache.grows) for number in range(config.num_hidden_layers)
         )
         self.norm = RmsNorm(config)
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -70,10 +72,10 @@ class Mistral(nn.Module):
 class Layer(nn.Module):
     """Attention and MLP, each with an RMS norm before it and a residual addition after it."""
 
-    def __init__(self, config: MistralConfig, *, window: int | None, grows: bool = False) -> None:
+    def __init__(self, config: MistralConfig, number: int, *, grows: bool = False) -> None:
         super().__init__()
         self.attention_norm = RmsNorm(config)
-        self.attention = Attention(config, window=window, grows=grows)
+        self.attention = Attention(config, number, grows=grows)
         self.mlp_norm = RmsNorm(config)
         self.mlp = Mlp(config)
 
@@ -89,25 +91,48 @@ class Layer(nn.Module):
 class Attention(nn.Module):
     """Grouped-query attention over a sliding window."""
 
-    def __init__(self, config: MistralConfig, *, window: int | None, grows: bool) -> None:
+    def __init__(self, config: MistralConfig, number: int, *, grows: bool) -> None:
         super().__init__()
-        self.window, self.grows = window, grows
-        M, D = config.hidden_size, config.head_dim
+        self.window, self.grows = config.windows[number], grows
+        self.rotates = number not in config.unrotated_layers
+        M, D, has_bias = config.hidden_size, config.head_dim, config.has_qkv_bias
         H, G = config.num_attention_heads, config.num_key_value_heads
-        self.query = nn.Linear(M, H * D, bias=False)
-        self.key = nn.Linear(M, G * D, bias=False)
-        self.value = nn.Linear(M, G * D, bias=False)
+        self.query = nn.Linear(M, H * D, bias=has_bias)
+        self.key = nn.Linear(M, G * D, bias=has_bias)
+        self.value = nn.Linear(M, G * D, bias=has_bias)
+        if config.has_head_norms:
+            self.query_norm, self.key_norm = (RmsNorm(config, size=D) for _ in range(2))
+        self.has_head_norms = config.has_head_norms
         self.output = nn.Linear(H * D, M, bias=False)
 
     def forward(
         self, x: Tensor, attention_mask: Tensor, past: KeyValue, rope: Tables
     ) -> tuple[Tensor, KeyValue]:
         """(B, T, M) to (B, T, M), and the layer's updated cache."""
-        projected = self.query(x), self.key(x), self.value(x)
-        attended, present_key, present_value = sliding_window_attention(
-            *projected, *past, attention_mask, *rope, self.window, self.grows
+        attended, *present = self.attend(*self.project(x), past, attention_mask, rope)
+        return self.output(attended), (present[0], present[1])
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, M) to queries (B, T, H * D), keys and values (B, T, G * D), before rope."""
+        query, key = self.query(x), self.key(x)
+        if self.has_head_norms:
+            query, key = self.query_norm.of_heads(query), self.key_norm.of_heads(key)
+        return query, key, self.value(x)
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        past: KeyValue,
+        attention_mask: Tensor,
+        rope: Tables,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Attention (B, T, H * D) of what ``project`` returns, and the updated cache."""
+        attended, key, value = sliding_window_attention(
+            query, key, value, *past, attention_mask, *rope, self.window, self.grows, self.rotates
         )
-        return self.output(attended), (present_key, present_value)
+        return attended, key, value
 
 
 class Mlp(nn.Module):
@@ -129,12 +154,18 @@ class Mlp(nn.Module):
 class RmsNorm(nn.Module):
     """Scale by the root mean square, in float32. Source: arXiv:1910.07467."""
 
-    def __init__(self, config: MistralConfig) -> None:
+    def __init__(self, config: MistralConfig, *, size: int | None = None) -> None:
         super().__init__()
         self.epsilon = config.rms_norm_eps
-        self.weight = nn.Parameter(torch.ones(config.hidden_size))
+        self.weight = nn.Parameter(torch.ones(size or config.hidden_size))
+
+    def of_heads(self, x: Tensor) -> Tensor:
+        """Each head of (B, T, heads * D), by a weight (D,)."""
+        B, T, _ = x.shape
+        normed: Tensor = self(x.view(B, T, -1, len(self.weight)))
+        return normed.flatten(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, M) to (B, T, M)."""
+        """(..., N) to (..., N)."""
         mean_square = x.pow(2).mean(dim=-1, keepdim=True)
         return self.weight * (x * torch.rsqrt(mean_square + self.epsilon))

@@ -20,7 +20,7 @@ from ...runtime.untrusted.fields import decode
 from ..example_prompt import example_prompt
 from ..parity_labels import parity_rows
 from ..tokenizer.write_tokenizer import LEFT_OUT
-from .genai_config import default_length
+from .genai_config import default_length, genai_obstacle
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _BARE = Path(runtime.__file__).with_name(
@@ -79,8 +79,10 @@ def render_card(manifest: Manifest) -> str:
         target=find_target(manifest.target),
         recipe=recipe_of(manifest),
         geometry=manifest.geometry,
-        layout=manifest.geometry.shared_layout,
+        genai_obstacle=genai_obstacle(manifest.geometry, find_target(manifest.target)),
+        growing_bytes=_growing_bytes(manifest),
         window=by_layer(manifest.geometry.windows, none="none"),
+        first_rows=by_layer([rows or 0 for rows in manifest.geometry.rows], none="0"),
         rows=by_layer(manifest.geometry.rows, none="one for each token"),
         origin=manifest.origin,
         metadata=_metadata(manifest),
@@ -96,10 +98,11 @@ def _metadata(manifest: Manifest) -> str:
     origin, geometry = dict(manifest.origin), manifest.geometry
     for unknown in ("name", "license_files"):  # to hubs
         origin.pop(unknown, None)
-    runs_in_javascript = not geometry.has_quantized_cache and geometry.shared_layout is not None
+    runs_in_javascript = not geometry.has_quantized_cache
+    runs_in_genai = not genai_obstacle(geometry, find_target(manifest.target))
     tags = [
         *_TAGS,
-        *([] if geometry.shared_layout is None else [_GENAI]),
+        *([_GENAI] if runs_in_genai else []),
         *([_JAVASCRIPT] if runs_in_javascript else []),
         *(["sliding-window"] if any(geometry.windows) else []),
         manifest.quant,
@@ -122,6 +125,12 @@ def _metadata(manifest: Manifest) -> str:
         tramontane={name: value for name, value in ours.items() if value is not None},
     )
     return f"{data.to_yaml(line_break=chr(10))}\n"
+
+
+def _growing_bytes(manifest: Manifest) -> int:
+    """Bytes that one token adds to the caches that grow; 0 where none does."""
+    rows = manifest.geometry.rows
+    return manifest.memory.cache_bytes_per_token * rows.count(None) // max(len(rows), 1)
 
 
 def _in_cell(text: str) -> str:

@@ -17,7 +17,14 @@ GENAI_CONFIG_FILE = "genai_config.json"
 # Tokens of a sequence unless an app asks for more: onnxruntime-genai allocates a cache that grows
 # for all of them at once, 4.3 GB for the 128000 positions of a Mistral NeMo.
 DEFAULT_LENGTH = 4096
-_TYPES = {"MistralForCausalLM": "mistral", "LlamaForCausalLM": "llama"}
+_TYPES = {
+    "LlamaForCausalLM": "llama",
+    "MinistralForCausalLM": "mistral",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "SmolLM3ForCausalLM": "smollm3",
+}
 
 
 def genai_config(
@@ -42,17 +49,13 @@ def genai_config(
         pad_token_id: the token that fills up a batch; None: the first end token.
 
     Raises:
-        ConfigError: layers have windows of their own.
+        ConfigError: as ``genai_obstacle`` says.
 
     Source: onnxruntime-genai 0.18, src/config.cpp; how it counts rows was found by trying.
     """
     geometry = geometry_of(config, cache)
-    layout = geometry.shared_layout
-    if layout is None:
-        raise ConfigError(
-            "genai_config.json: layers have windows of their own, expected one for all; "
-            "onnxruntime-genai reads one window"
-        )
+    if obstacle := genai_obstacle(geometry, target):
+        raise ConfigError(f"{GENAI_CONFIG_FILE}: {obstacle}")
     names = {kind: contract.past(0, kind).replace(".0.", ".%d.") for kind in ("key", "value")}
     presents = {kind: contract.present(0, kind).replace(".0.", ".%d.") for kind in names}
     decoder: dict[str, Any] = {
@@ -75,13 +78,16 @@ def genai_config(
             "present_value_names": presents["value"],
         },
     }
-    if layout.window is not None and layout.rows is not None:
+    bounded = {number: one for number, one in enumerate(geometry.layers) if one.rows is not None}
+    for layout in list(bounded.values())[:1]:
+        assert layout.window is not None, "a bounded cache has a window"
+        assert layout.rows is not None, "as it was chosen"
         decoder["sliding_window"] = {
             "window_size": layout.window,
             "cache_slack": layout.rows - layout.window,
             "slide_key_value_cache": False,
             "slide_inputs": False,
-            "layers": list(range(config.num_hidden_layers)),
+            "layers": list(bounded),  # the caches of the others have rows for all tokens
         }
     ends = vocabulary.eos_token_ids
     tokens = {
@@ -102,6 +108,25 @@ def genai_config(
             "past_present_share_buffer": geometry.is_bounded or target.shares_growing_cache,
         },
     }
+
+
+def genai_obstacle(geometry: contract.Geometry, target: Target) -> str:
+    """Why onnxruntime-genai cannot run an artifact; empty where it can.
+
+    It allocates one size of bounded caches, and buffers for all tokens for the other layers.
+    """
+    sizes = {layout for layout in geometry.layers if layout.rows is not None}
+    if len(sizes) > 1:
+        return (
+            "layers have fixed-size KV caches of several sizes, expected one size; "
+            "onnxruntime-genai allocates one"
+        )
+    if sizes and not geometry.is_bounded and not target.shares_growing_cache:
+        return (
+            f"some layers' KV caches grow, and --target {target.name} does not update those in "
+            "place, expected all to be updated in place; onnxruntime-genai does one or the other"
+        )
+    return ""
 
 
 def default_length(geometry: contract.Geometry) -> int:

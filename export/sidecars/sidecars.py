@@ -10,18 +10,27 @@ from ...graphs.targets.target import Target
 from ...runtime.contract import DATA_FILE, MODEL_FILE, TOKENIZER_FILE, TOKENIZER_JSON_FILE
 from ...runtime.manifest import Vocabulary, to_json
 from ...runtime.untrusted.fields import shown
-from ..cache_choice import WINDOWED, CacheChoice
+from ..cache_choice import WINDOWED, CacheChoice, geometry_of
 from ..config import MistralConfig
 from ..formats.checkpoint import Checkpoint
 from ..formats.huggingface import CONFIG_FILE, to_hugging_face
 from ..formats.metadata_fields import read_json_object
 from ..tokenizer.special_tokens import GENERATION_FILE
 from ..tokenizer.spelling import write_ids
-from .genai_config import GENAI_CONFIG_FILE, genai_config
+from .genai_config import GENAI_CONFIG_FILE, genai_config, genai_obstacle
 
 ATTRIBUTES_FILE = ".gitattributes"
 # Without these a runtime takes another model for it, or stops; a checkpoint may leave them out.
-_NEEDED = ("architectures", "model_type", "num_key_value_heads", "sliding_window", "layer_windows")
+_NEEDED = (
+    "architectures",
+    "model_type",
+    "num_key_value_heads",
+    "sliding_window",
+    "use_sliding_window",
+    "max_window_layers",
+    "layer_types",
+    "layer_windows",
+)
 _LARGE = ("*.onnx", f"{Path(DATA_FILE).name}*", TOKENIZER_FILE)
 _LARGEST_IN_GIT = 10 << 20  # bytes of a file that the Hub takes without LFS
 
@@ -52,8 +61,8 @@ def write_sidecars(
         CONFIG_FILE: _config(weights, config, cache, num_data_files) | tokens,
         GENERATION_FILE: generation | tokens,
     }
-    if config.layer_windows:
-        say(f"{GENAI_CONFIG_FILE}: not written; onnxruntime-genai reads one window for all layers")
+    if obstacle := genai_obstacle(geometry_of(config, cache), target):
+        say(f"{GENAI_CONFIG_FILE}: not written: {obstacle}")
     else:
         contents[GENAI_CONFIG_FILE] = genai_config(
             config,

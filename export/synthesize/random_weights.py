@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..config import MistralConfig
-from ..formats.tensor_names import EMBEDDING, HEAD, parameters
+from ..formats.tensor_names import EMBEDDING, HEAD, is_bias, is_head_norm, parameters
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -23,6 +23,7 @@ _SLICE_ELEMENTS = 1 << 20  # 4 MiB of float32: several fit beside each other in 
 # less, noise grows from layer to layer, which it does not in a trained model.
 _EMBEDDING_STD = 1.0
 _NORM_STD = 0.1  # around 1
+_BIAS_STD = 0.3  # a part of what a projection gives
 # One hidden channel in 1024 is written this much larger, by embedding and layers alike, and then
 # read this much larger by each norm. Source of the kind, not of the numbers: LLM.int8(),
 # arXiv:2208.07339, section 4.
@@ -105,9 +106,12 @@ def random_tensor(parameter: str, *, config: MistralConfig, seed: int) -> Random
     hidden = _outliers("hidden channels", M, max(1, M // _CHANNELS_PER_OUTLIER), seed)
     kind = parameter.split(".", 2)[2] if parameter.startswith("layers.") else parameter
     mean, row_scale = 0.0, np.ones((shape[0], *(1 for _ in shape[1:])), np.float32)
-    if len(shape) == 1:
+    if is_bias(parameter):
+        column_scale = np.full(1, _BIAS_STD, np.float32)
+    elif len(shape) == 1:
         mean, column_scale = 1.0, np.full(1, _NORM_STD, np.float32)
-        row_scale[hidden] = _READ
+        if not is_head_norm(parameter):
+            row_scale[hidden] = _READ
     elif kind == EMBEDDING:
         column_scale = np.full(M, _EMBEDDING_STD, np.float32)
         column_scale[hidden] *= _WRITTEN

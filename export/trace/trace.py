@@ -96,13 +96,17 @@ def _with_rows(x: torch.Tensor, rows: int) -> torch.Tensor:
     return x.new_zeros(*x.shape[:2], rows, x.shape[3])
 
 
-def _attention_node(*arguments: Any, window: int | None = None, grows: bool = False) -> Any:
+def _attention_node(
+    *arguments: Any, window: int | None = None, grows: bool = False, rotates: bool = True
+) -> Any:
     """Translate the eager operator to one opaque node; torch gives what it can by position."""
     tensors, given = arguments[: len(schema.INPUTS)], list(arguments[len(schema.INPUTS) :])
-    window, grows = given + [window, grows][len(given) :]
+    window, grows, rotates = given + [window, grows, rotates][len(given) :]
     attributes = {} if window is None else {"window": window}
     if grows:
         attributes["grows"] = 1
+    if not rotates:
+        attributes["rotates"] = 0
     return schema.register_schema().SlidingWindowAttention(*tensors, **attributes)
 
 

@@ -25,6 +25,7 @@ def SlidingWindowAttention(
     sin_cache: FLOAT["P", "D / 2"],
     window: int = 0,
     grows: int = 0,
+    rotates: int = 1,
 ):
     """Join the past rows and the new ones, mask by the positions they hold, gather the rows to
     carry. The past is read before anything is written: past and present may share memory.
@@ -53,8 +54,9 @@ def SlidingWindowAttention(
     q = op.Transpose(op.Reshape(query, heads), perm=[0, 2, 1, 3])
     k = op.Transpose(op.Reshape(key, heads), perm=[0, 2, 1, 3])
     v = op.Transpose(op.Reshape(value, heads), perm=[0, 2, 1, 3])
-    q = op.RotaryEmbedding(q, cos_cache, sin_cache, positions)
-    k = op.RotaryEmbedding(k, cos_cache, sin_cache, positions)
+    has_rope = op.Reshape(op.Constant(value_int=rotates), [1]) > 0
+    q = op.Where(has_rope, op.RotaryEmbedding(q, cos_cache, sin_cache, positions), q)
+    k = op.Where(has_rope, op.RotaryEmbedding(k, cos_cache, sin_cache, positions), k)
     keys = op.Concat(past_key, k, axis=2)
     values = op.Concat(past_value, v, axis=2)
 

@@ -67,6 +67,12 @@ def register_schema() -> Opset:
                         "1: rows of keys that the window hides are kept; absent: they leave.",
                         required=False,
                     ),
+                    OpSchema.Attribute(
+                        "rotates",
+                        OpSchema.AttrType.INT,
+                        "0: queries and keys are not rotated by rope; absent: they are.",
+                        required=False,
+                    ),
                 ],
             )
         )

@@ -4,7 +4,8 @@ Before:  SlidingWindowAttention(query, key, value, past_key, past_value, attenti
 After:   GroupQueryAttention(query, key, value, past_key, past_value, last, total, cos, sin)
          where last = ReduceSum(float(attention_mask)) - 1 and total = Shape(attention_mask)[1]
          with rope in front of it where the kernel has none for the head size:
-         RotaryEmbedding(query), RotaryEmbedding(key) and a kernel that does not rotate
+         RotaryEmbedding(query), RotaryEmbedding(key) and a kernel that does not rotate, which is
+         all of it where a layer has no rope
 Legal because the kernel keeps the same window (its ``local_window_size`` counts the query's own
 key too), rotates halves, maps query head h to h // (H / G), and with ``sliding_window_cache``
 holds the same rows, without it all of them. The kernel that holds all rows takes a batch whose
@@ -55,8 +56,9 @@ class LowerAttention(ir.passes.InPlacePass):
             rope: list[ir.Node] = []
             inputs = _inputs(given, lengths[mask])
             if not attributes[ROTATES]:
-                rope, rotated = _rotate(given, attributes)
-                inputs |= dict(zip((Slot.QUERY, Slot.KEY), rotated, strict=True))
+                if _has_rope(node):
+                    rope, rotated = _rotate(given, attributes)
+                    inputs |= dict(zip((Slot.QUERY, Slot.KEY), rotated, strict=True))
                 for table in ROPE_TABLES:
                     del inputs[table]
             kernel = ir.Node(
@@ -94,7 +96,7 @@ def _attributes(given: dict[str, ir.Value], node: ir.Node) -> dict[str, int]:
     values = {
         NUM_HEADS: _fixed(query, 2) // _fixed(past_key, 3),
         NUM_KV_HEADS: _fixed(past_key, 1),
-        ROTATES: int(_fixed(past_key, 3) % ROTARY_HEAD_MULTIPLE == 0),
+        ROTATES: int(_has_rope(node) and _fixed(past_key, 3) % ROTARY_HEAD_MULTIPLE == 0),
     }
     window = node.attributes.get_int("window", None)
     if window is not None:
@@ -102,6 +104,10 @@ def _attributes(given: dict[str, ir.Value], node: ir.Node) -> dict[str, int]:
         if not node.attributes.get_int("grows", 0):
             values[EVICTS] = 1
     return values
+
+
+def _has_rope(node: ir.Node) -> bool:
+    return bool(node.attributes.get_int("rotates", 1))
 
 
 def _rotate(

@@ -33,9 +33,9 @@ class Ort(Target):
         """Fuse what the kernels do in one, and lower the attention to GroupQueryAttention."""
         return [FuseSkipNorm(), LowerAttention(), PackQkv(recipe.is_uniform)]
 
-    def stacks_projections(self, head_dim: int) -> bool:
-        """Where rope is inside the kernel: in front of it, rope reads queries and keys alone."""
-        return head_dim % ROTARY_HEAD_MULTIPLE == 0
+    def stacks_projections(self, head_dim: int, *, has_rope: bool, has_head_norms: bool) -> bool:
+        """Where nothing in front of the kernel reads queries and keys alone, as rope may."""
+        return not has_head_norms and (not has_rope or head_dim % ROTARY_HEAD_MULTIPLE == 0)
 
     def packer(self, schemes: MatrixSchemes) -> PackMatrices:
         """Blocks of codes; bytes in columns where activations are rounded as they come."""

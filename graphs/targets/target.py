@@ -39,7 +39,13 @@ class Target(abc.ABC):
             recipe: which matrices may be stacked, since they are stored in one way.
         """
 
-    def stacks_projections(self, head_dim: int) -> bool:  # noqa: ARG002 - most do not
+    def stacks_projections(
+        self,
+        head_dim: int,  # noqa: ARG002 - most do not
+        *,
+        has_rope: bool,  # noqa: ARG002
+        has_head_norms: bool,  # noqa: ARG002
+    ) -> bool:
         """Whether one matrix makes queries, keys and values, where they are stored in one way."""
         return False
 

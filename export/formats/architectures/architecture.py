@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...config import MistralConfig, Windows
@@ -27,8 +27,11 @@ class Architecture:
     has_as_many_kv_heads: bool = False  # as query heads, by default; else there is no safe guess
     # Windows of a config.json with so many layers.
     windows: Callable[[Published, int], Windows]
-    # The keys that say the same of a config.
-    windows_as_json: Callable[[MistralConfig], dict[str, Any]]
+    # Numbers of the layers without rope, likewise.
+    unrotated_layers: Callable[[Published, int], tuple[int, ...]] = lambda *_: ()
+    parts: Mapping[str, Any] = field(default_factory=dict)  # that all its models have
+    # The keys that say of a config what ``windows`` and ``unrotated_layers`` read.
+    layers_as_json: Callable[[MistralConfig], dict[str, Any]]
     # The class of the same model with a window in all layers, and in some; None: the same class.
     with_window: str | None = None
     with_layer_windows: str | None = None

@@ -5,8 +5,10 @@ from __future__ import annotations
 from ...config import MistralConfig
 from .architecture import Architecture
 from .mistral import LLAMA, MINISTRAL, MISTRAL
+from .qwen import QWEN2, QWEN3
+from .smollm3 import SMOLLM3
 
-ARCHITECTURES = {one.name: one for one in (LLAMA, MINISTRAL, MISTRAL)}
+ARCHITECTURES = {one.name: one for one in (LLAMA, MINISTRAL, MISTRAL, QWEN2, QWEN3, SMOLLM3)}
 
 
 def architecture_of(config: MistralConfig) -> Architecture:

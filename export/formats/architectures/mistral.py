@@ -55,7 +55,7 @@ MISTRAL = Architecture(
     model_type="mistral",
     max_position_embeddings=131072,
     windows=_one_window,
-    windows_as_json=_window_as_json,
+    layers_as_json=_window_as_json,
     with_layer_windows="MinistralForCausalLM",
 )
 LLAMA = Architecture(
@@ -64,7 +64,7 @@ LLAMA = Architecture(
     max_position_embeddings=2048,
     has_as_many_kv_heads=True,
     windows=_no_window,
-    windows_as_json=lambda _: {},
+    layers_as_json=lambda _: {},
     with_window="MistralForCausalLM",
     with_layer_windows="MinistralForCausalLM",
 )
@@ -73,5 +73,5 @@ MINISTRAL = Architecture(
     model_type="ministral",
     max_position_embeddings=131072,
     windows=_windows_by_layer,
-    windows_as_json=windows_as_layer_types,
+    layers_as_json=windows_as_layer_types,
 )

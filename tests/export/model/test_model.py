@@ -23,6 +23,10 @@ BOUND = 1e-4  # largest |difference| of two float32 logits
 LLAMA = {"architecture": "LlamaForCausalLM"}
 MINISTRAL = {"architecture": "MinistralForCausalLM", "sliding_window": W}
 FULL, SLIDING = "full_attention", "sliding_attention"
+QWEN2 = {"architecture": "Qwen2ForCausalLM"}
+QWEN3 = {"architecture": "Qwen3ForCausalLM"}
+WITH_WINDOW = {"use_sliding_window": True, "sliding_window": W}
+SMOLLM3 = {"architecture": "SmolLM3ForCausalLM", "pad_token_id": 0, "bos_token_id": 1}
 # Lengths cross the original one.
 LLAMA3 = {
     "rope_type": "llama3",
@@ -54,6 +58,12 @@ KINDS = [
     MINISTRAL,
     {**MINISTRAL, "layer_types": [FULL, SLIDING]},
     {**MINISTRAL, "layer_types": [SLIDING, FULL], "tie": True},
+    QWEN2,
+    {**QWEN2, **WITH_WINDOW, "max_window_layers": 1},
+    QWEN3,
+    {**QWEN3, **WITH_WINDOW, "layer_types": [SLIDING, FULL], "num_attention_heads": 2},
+    {**SMOLLM3, "no_rope_layers": [1, 0]},
+    {**SMOLLM3, **WITH_WINDOW, "no_rope_layers": [0, 1], "tie": True},
 ]
 
 
@@ -105,7 +115,16 @@ def test_logits_are_those_of_transformers(tiny_checkpoint: Write, kind: dict[str
 
 
 @pytest.mark.parametrize(
-    "kind", [{}, LLAMA, {**MINISTRAL, "layer_types": [FULL, SLIDING]}], ids=str
+    "kind",
+    [
+        {},
+        LLAMA,
+        {**MINISTRAL, "layer_types": [FULL, SLIDING]},
+        {**QWEN2, **WITH_WINDOW, "max_window_layers": 1},
+        {**QWEN3, **WITH_WINDOW, "max_window_layers": 0},
+        {**SMOLLM3, **WITH_WINDOW, "no_rope_layers": [1, 0]},
+    ],
+    ids=str,
 )
 def test_stepping_gives_the_logits_of_transformers(
     tiny_checkpoint: Write, kind: dict[str, Any]

@@ -177,6 +177,18 @@ def test_parity_that_was_not_measured_is_said_not_to_be() -> None:
     assert "`parity/report.json`" in measured
 
 
+def test_why_genai_cannot_run_a_cache_of_two_sizes_is_said() -> None:
+    layers = CacheLayout(window=8, rows=24), CacheLayout(window=16, rows=32)
+    card = render_card(manifest(geometry={"layers": layers}))
+    assert "onnxruntime-genai cannot run this folder: layers have fixed-size KV caches of" in card
+    assert "import onnxruntime_genai" not in card
+    assert code_blocks(card, "js")
+    assert "onnxruntime-genai" not in metadata(card)["tags"]
+    mixed = CacheLayout(window=8, rows=24), CacheLayout(window=None, rows=None)
+    card = render_card(manifest(geometry={"layers": mixed}, target="portable"))
+    assert "onnxruntime-genai cannot run this folder: some layers' KV caches grow" in card
+
+
 def test_optimum_is_shown_for_a_cache_that_grows_and_for_no_other() -> None:
     windowed = render_card(manifest())
     assert "optimum's `ORTModelForCausalLM` needs a KV cache that grows from length 0" in windowed
@@ -190,17 +202,17 @@ def test_optimum_is_shown_for_a_cache_that_grows_and_for_no_other() -> None:
         assert "zeros, shape" not in growing
 
 
-def test_layers_that_differ_are_listed_and_other_runtimes_are_not_promised() -> None:
+def test_layers_that_differ_are_listed() -> None:
     layers = CacheLayout(window=8, rows=24), CacheLayout(window=None, rows=None)
-    card = render_card(manifest(geometry={"layers": layers}))
+    memory = dataclasses.replace(MEMORY, cache_bytes_per_token=3072)
+    card = render_card(manifest(geometry={"layers": layers}, memory=memory))
     assert "| sliding window | 8, none (layer by layer) |" in card
     assert "| KV cache rows | 24, one for each token (layer by layer) |" in card
-    assert "transformers.js\nand optimum were not tested with such a model." in card
-    assert len(code_blocks(card, "python")) == 2
-    assert not code_blocks(card, "js")
+    assert "(1, 3, 24, 0 (layer by layer), 16), float32." in card
+    assert "at once: 1536 bytes a token," in card  # one layer of two grows
+    assert "optimum's `ORTModelForCausalLM` needs a KV cache that grows" in card
     found = metadata(card)
-    assert found["library_name"] == "onnx"
-    assert {"onnxruntime-genai", "transformers.js"}.isdisjoint(found["tags"])
+    assert {"onnxruntime-genai", "transformers.js"} <= set(found["tags"])
     assert "sliding-window" in found["tags"]
     assert found["tramontane"]["window"] == [8, None]
     assert found["tramontane"]["cache_rows"] == [24, None]
