@@ -143,7 +143,7 @@ def tiny_checkpoint(
                 if "norm" in name:  # they start as ones, which would hide a missing scale
                     torch.nn.init.uniform_(parameter, 0.5, 1.5)
                 elif name.endswith("bias"):  # and these as zeros
-                    torch.nn.init.uniform_(parameter, -1.0, 1.0)
+                    torch.nn.init.uniform_(parameter, -0.5, 0.5)
         folder = tmp_path_factory.mktemp("checkpoint")
         model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=max_shard_size)
         shutil.copy(stdlib_5m / "tokenizer.model", folder)

@@ -55,6 +55,12 @@ def rope_tables(config: MistralConfig) -> Tables:
     return rope_of(config).tables(config.max_position_embeddings)
 
 
+def unrotated(tables: Tables) -> Tables:
+    """Tables of as many positions that rotate nothing."""
+    cos, sin = tables
+    return cos.new_ones(()).expand_as(cos), sin.new_zeros(()).expand_as(sin)
+
+
 def make_rope(parameters: Mapping[str, Any], *, head_dim: int, max_positions: int) -> Rope:
     """Make a rope from parameters with the names and defaults of Hugging Face's ``config.json``.
 

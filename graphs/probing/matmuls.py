@@ -33,6 +33,7 @@ _NAME = re.compile(rf"(?:layers?[./](?P<layer>\d+)[./].*?)?(?<![a-z])(?P<word>{_
 _FLOAT_OPS = {"MatMul", "MatMulNBits", "Gemm", "DynamicQuantizeMatMul"}  # float in and out
 _ROUND = {"Cast", "Add", "Concat", "Round", "Div", "Split", "Reshape", "DynamicQuantizeLinear"}
 _SCALE = ("Cast", "Split", "Add", "Mul", "Sum")  # in this order, those that are there
+_NORMS = ("RMSNormalization", "SimplifiedLayerNormalization")
 _REARRANGE = {"Transpose", "Reshape", "DequantizeLinear"}
 
 
@@ -48,6 +49,8 @@ class Matmul:
     block: int | None  # weights of a row that share a scale; None: all of them
     rounding: Rounding | None = None  # of activations; None: they stay in float
     is_rounding_known: bool = True  # False: activations are rounded by an unknown rule
+    biased: str | None = None  # ``result`` with a bias added; None: no bias is
+    normed: str | None = None  # that with each head normed, (B, T, N); None: none is
 
 
 def find_matmuls(graph: ir.Graph) -> Iterator[Matmul]:
@@ -66,6 +69,7 @@ def find_matmuls(graph: ir.Graph) -> Iterator[Matmul]:
         )
         rounding = activation_rounding(node, passed, block)
         number = found["layer"]
+        biased = next((add.outputs[0] for add in _readers(result, "Add") if _bias(add)), None)
         yield Matmul(
             role=_ROLE_BY_WORD[found["word"]],
             layer=None if number is None else int(number),
@@ -75,6 +79,8 @@ def find_matmuls(graph: ir.Graph) -> Iterator[Matmul]:
             block=block,
             rounding=rounding,
             is_rounding_known=rounding is not None or node.op_type not in INT8_MATMULS,
+            biased=None if biased is None else name_of(biased),
+            normed=_normed_heads(result if biased is None else biased),
         )
 
 
@@ -108,9 +114,35 @@ def _around_integers(node: ir.Node) -> tuple[ir.Value | None, ir.Value, set[str]
         passed.add(made_by.op_type)
         source = made_by.inputs[0]
     for expected in _SCALE:
-        readers = [reader for reader, _ in result.uses() if reader.op_type == expected]
+        readers = [one for one in _readers(result, expected) if not _bias(one)]
         result = readers[0].outputs[0] if readers else result
     return source, result, passed
+
+
+def _readers(value: ir.Value | None, *op_types: str) -> list[ir.Node]:
+    """The nodes of these types that read a value."""
+    return [] if value is None else [one for one, _ in value.uses() if one.op_type in op_types]
+
+
+def _bias(add: ir.Node) -> ir.Value | None:
+    """The float vector that a node adds, as a linear layer's bias is."""
+    if add.op_type != "Add":
+        return None
+    vectors = (
+        one
+        for one in add.inputs
+        if one is not None and one.is_initializer() and one.dtype == ir.DataType.FLOAT
+    )
+    return next((one for one in vectors if one.shape is not None and len(one.shape) == 1), None)
+
+
+def _normed_heads(value: ir.Value | None) -> str | None:
+    """What is made of a projection's output where each head is normed: (B, T, N)."""
+    for split in _readers(value, "Reshape"):
+        for norm in _readers(split.outputs[0], *_NORMS):
+            for joined in _readers(norm.outputs[0], "Reshape"):
+                return name_of(joined.outputs[0])
+    return None
 
 
 def name_of(value: ir.Value | None) -> str:

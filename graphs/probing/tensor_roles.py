@@ -32,8 +32,12 @@ class TensorRoles:
     def names(self, layer: int) -> list[str]:
         """All tensors of one layer, each once, in the order in which they are computed."""
         linears = [self.layers[layer][role] for role in _ORDER if role in self.layers[layer]]
-        names = [name for linear in linears for name in (linear.source, linear.result)]
-        return list(dict.fromkeys(names))
+        names = [
+            name
+            for linear in linears
+            for name in (linear.source, linear.result, linear.biased, linear.normed)
+        ]
+        return list(dict.fromkeys(name for name in names if name is not None))
 
 
 def find_tensor_roles(graph: ir.Graph, *, num_layers: int) -> TensorRoles:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from tramontane.export.config import MistralConfig
 from tramontane.export.formats.huggingface import to_hugging_face
 from tramontane.export.formats.layouts import read_config
@@ -222,6 +223,82 @@ def test_layer_types_that_say_no_window_for_each_layer_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         read(tmp_path, MINISTRAL, **changes)
+
+
+def neighbour(name: str, **changes: Any) -> dict[str, Any]:
+    return {**MISTRAL, "architectures": [f"{name}ForCausalLM"], "num_hidden_layers": 8, **changes}
+
+
+@pytest.mark.parametrize(
+    ("published", "kind"),
+    [
+        (neighbour("Qwen2"), transformers.Qwen2Config),
+        (neighbour("Qwen2", sliding_window=8), transformers.Qwen2Config),
+        (
+            neighbour("Qwen2", use_sliding_window=True, max_window_layers=3),
+            transformers.Qwen2Config,
+        ),
+        (
+            neighbour("Qwen2", use_sliding_window=True, layer_types=[FULL, SLIDING] * 4),
+            transformers.Qwen2Config,
+        ),
+        (neighbour("Qwen3"), transformers.Qwen3Config),
+        (
+            neighbour("Qwen3", use_sliding_window=True, sliding_window=8, max_window_layers=0),
+            transformers.Qwen3Config,
+        ),
+        (neighbour("SmolLM3"), transformers.SmolLM3Config),
+        (neighbour("SmolLM3", no_rope_layer_interval=3), transformers.SmolLM3Config),
+        (neighbour("SmolLM3", no_rope_layers=[0, 1] * 5), transformers.SmolLM3Config),
+        (
+            neighbour("SmolLM3", use_sliding_window=True, sliding_window=8),
+            transformers.SmolLM3Config,
+        ),
+    ],
+    ids=str,
+)
+def test_neighbours_are_read_as_transformers_reads_them(
+    tmp_path: Path, published: dict[str, Any], kind: Any
+) -> None:
+    config = read(tmp_path, published)
+    theirs = kind.from_pretrained(tmp_path)
+    assert config.windows == tuple(
+        theirs.sliding_window if one == SLIDING else None for one in theirs.layer_types
+    )
+    has_rope = getattr(theirs, "no_rope_layers", [1] * 8)[:8]
+    assert config.unrotated_layers == tuple(n for n, rotates in enumerate(has_rope) if not rotates)
+    assert config.has_qkv_bias == (kind is transformers.Qwen2Config)
+    assert config.has_head_norms == (kind is transformers.Qwen3Config)
+    assert config.rms_norm_eps == theirs.rms_norm_eps
+    assert config.rope_theta == theirs.rope_parameters["rope_theta"]
+    assert config.max_position_embeddings == theirs.max_position_embeddings
+    assert config.tie_word_embeddings == theirs.tie_word_embeddings
+    assert config.head_dim == (getattr(theirs, "head_dim", None) or 64 // 4)
+    (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(config)))
+    assert read_config(tmp_path) == config
+    again = kind.from_pretrained(tmp_path)
+    assert again.layer_types == theirs.layer_types
+    assert getattr(again, "no_rope_layers", [1] * 8)[:8] == has_rope
+
+
+@pytest.mark.parametrize(
+    ("published", "message"),
+    [
+        (
+            neighbour("Qwen2", layer_types=[SLIDING] * 8),
+            "layer_types has sliding_attention and no window is given",
+        ),
+        (neighbour("SmolLM3", no_rope_layers=[1]), "no_rope_layers has 1 entries, expected one"),
+        (neighbour("SmolLM3", no_rope_layer_interval=0), "no_rope_layer_interval is 0; expected"),
+        (neighbour("Qwen3", use_sliding_window="yes"), "use_sliding_window is 'yes'; expected"),
+    ],
+    ids=str,
+)
+def test_neighbours_that_say_nothing_clear_are_refused(
+    tmp_path: Path, published: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path, published)
 
 
 def test_given_values_are_kept(tmp_path: Path) -> None:

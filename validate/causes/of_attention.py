@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ...export.config import MistralConfig
-from ...export.model.rope import rope_of
+from ...export.model.rope import rope_of, unrotated
 from ...runtime.cache import CacheLayout
 from ..figures import relative_errors
 from ..layer_checks.findings import ComparedTensor
@@ -39,7 +39,9 @@ def causes_of_attention(
     H, W = config.num_attention_heads, _window(compared, config)
     rope = rope_of(config)
     plain = [x.reshape(T, -1, D).swapaxes(0, 1).astype(np.float64) for x in (query, key, value)]
-    q, k = (rotate(x, rope.tables(T)) for x in plain[:2])
+    has_rope = compared.finding.layer not in config.unrotated_layers
+    own_tables = rope.tables(T) if has_rope else unrotated(rope.tables(T))
+    q, k = (rotate(x, own_tables) for x in plain[:2])
     groups = np.arange(H) // (H // G)
     i, j = at[:, None], np.arange(T)[None]
     own = (j <= i) if W is None else (j <= i) & (j > i - W)
@@ -69,6 +71,9 @@ def causes_of_attention(
             if other > 0:
                 seen = (j <= i) & (j > i - other)
                 yield Cause(f"the window is {other}, expected {W}", result(seen=seen))
+    for other in sorted({one for one in config.windows if one is not None} - {W}):
+        text = f"the window is {other}, as in another layer, expected {W or 'none'}"
+        yield Cause(text, result(seen=(j <= i) & (j > i - other)))
     for lost in (1, 2):
         seen = own & (j >= _oldest_seen(layout, T, cuts, lost=lost)[at, None])
         text = f"rows are evicted early: each eviction drops {lost} too many"
@@ -83,7 +88,11 @@ def causes_of_attention(
         yield Cause(f"scores are capped at {cap:g}", result(cap=cap))
     yield Cause("later keys are not masked", result(seen=np.ones_like(own)))
     yield Cause("a query doesn't read its own key", result(seen=own & ((j < i) | (i == 0))))
-    yield Cause("queries are not rotated by rope", result(q=plain[0]))
+    if has_rope:
+        yield Cause("queries are not rotated by rope", result(q=plain[0]))
+    else:
+        text = "rope rotates queries, expected none in this layer"
+        yield Cause(text, result(q=rotate(plain[0], rope.tables(T))))
     later = rotate(plain[0], rope.tables(T, start=1))
     yield Cause("queries are rotated by one position too many", result(q=later))
     for wrong in wrong_ropes(config, T, cuts):

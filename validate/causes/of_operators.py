@@ -10,13 +10,15 @@ import torch
 
 from ...export.config import MistralConfig
 from ...export.formats.checkpoint import Checkpoint
-from ...export.formats.tensor_names import parameters
+from ...export.formats.tensor_names import is_bias, parameters
 from ...graphs.quantization.pack_dynamic_int8 import parts_of
 from ...runtime.cache import CacheLayout
 from ..figures import relative_errors
 from ..layer_checks.findings import ComparedTensor
+from ..layer_checks.head_checks import BIAS, NORM
 from ..reference import operators
 from .of_attention import causes_of_attention
+from .of_heads import causes_of_bias, causes_of_head_norm
 from .of_rope import causes_of_rope, own_rows
 from .rank_causes import Cause, Found, likeliest, rolled
 
@@ -40,7 +42,11 @@ def cause_of_operator(
         cuts: sizes of the pieces in which the tokens were fed.
     """
     name, inputs, error = compared.finding.name, compared.inputs, compared.finding.error
-    if name.endswith("norm"):
+    if name.endswith(f" {BIAS}"):
+        causes = causes_of_bias(compared, config, checkpoint)
+    elif name.endswith(f" {NORM}"):
+        causes = causes_of_head_norm(compared, config, checkpoint)
+    elif name.endswith("norm"):
         causes = _of_norm(compared, config, checkpoint)
     elif name in ROTATED:
         causes = causes_of_rope(compared, config, cuts)
@@ -80,7 +86,7 @@ def _of_norm(
     for cause in rolled(weight, 0, "the norm's weights"):
         yield Cause(cause.text, operators.norm(x, cause.result, epsilon))
     for name, shape in parameters(config).items():
-        if len(shape) == 1:
+        if shape == weight.shape and not is_bias(name):
             other_weight = checkpoint.read(name)
             is_alike = name.rsplit(".", 2)[-2] == compared.finding.name
             text = f"{'layers are swapped: ' if is_alike else ''}its weight is that of {name}"

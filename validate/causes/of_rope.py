@@ -49,6 +49,10 @@ def causes_of_rope(
     def cause(text: str, rows: np.ndarray) -> Cause:
         return Cause(text, rows if scales is None else in_bytes(rows, scales))
 
+    if compared.finding.layer in config.unrotated_layers:
+        cos, sin = rope_of(config).tables(L, start=total - L)
+        yield cause("rope rotates keys, expected none in this layer", rotate(keys, (cos, sin)))
+        return
     for wrong in wrong_ropes(config, total, cuts):
         cos, sin = wrong.tables
         rows = rotate(keys, (cos[held], sin[held]), layout=wrong.layout)

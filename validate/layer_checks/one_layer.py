@@ -13,6 +13,7 @@ from ..reference import operators
 from ..reference.reference import Reference
 from ..tolerance import Tolerance
 from .findings import LayerChecks
+from .head_checks import HeadChecks
 from .matrix_checks import MatrixChecks
 from .operator_checks import HiddenState, OperatorChecks
 
@@ -29,6 +30,7 @@ class OneLayer:
         self._checks = checks
         self.matrices = MatrixChecks(subject, tolerance, checks)
         self.operators = OperatorChecks(subject, tolerance, checks)
+        self.heads = HeadChecks(subject, self.operators)
 
     def compare_attention(
         self,
@@ -40,7 +42,8 @@ class OneLayer:
     ) -> None:
         """Compare the norm, the projections, the cache and the attention itself."""
         query, key, value = self._query_key_value(number, layer, linears, seen, hidden)
-        subject, config, rope = self._subject, self._subject.config, self._reference.rope
+        subject, config = self._subject, self._subject.config
+        rope = self._reference.rope_of(number)
         held = hold(
             number,
             key,
@@ -93,10 +96,10 @@ class OneLayer:
         if packed is None:
             for role, weight in weights.items():
                 self._compare_linear(number, role, linears[role], {role: weight}, normed, seen)
-            return [seen.result(linears[role]) for role in weights]
+            return [self.heads.compare(number, layer, linears[role], seen) for role in weights]
         self._compare_linear(number, "query_key_value", packed, weights, normed, seen)
         ends = np.cumsum([len(weight) for weight in weights.values()])
-        return np.split(seen.result(packed), ends[:-1], -1)
+        return np.split(self.heads.compare(number, layer, packed, seen), ends[:-1], -1)
 
     def compare_mlp(
         self,

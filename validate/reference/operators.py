@@ -26,6 +26,12 @@ def norm(x: np.ndarray, weight: np.ndarray, epsilon: float) -> np.ndarray:
     return np.asarray(wide / np.sqrt(mean_square + epsilon) * weight)
 
 
+def norm_heads(x: np.ndarray, weight: np.ndarray, epsilon: float) -> np.ndarray:
+    """The same norm of each head of (T, heads * D), by a weight (D,)."""
+    heads = x.reshape(len(x), -1, len(weight))
+    return norm(heads, weight, epsilon).reshape(x.shape)
+
+
 def divisors_between(plain: np.ndarray, smoothed: np.ndarray) -> np.ndarray:
     """The power of two by which each channel of (T, M) was divided, as far as one fits: (M,).
 

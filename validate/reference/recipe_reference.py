@@ -145,9 +145,9 @@ class _Walk:
         self, number: int, own: LayerWeights, x: np.ndarray, rng: np.random.Generator | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(T, M) float32 to (T, M), and the rows that a cache gives back: (G, T, D) each."""
-        c, rope = self._config, self._reference.rope
+        c, rope = self._config, self._reference.rope_of(number)
         normed = self._norm(x, own.norms["attention_norm"])
-        query, key, value = self._query_key_value(own, normed, rng)
+        query, key, value = self._of_heads(own, self._query_key_value(own, normed, rng))
         keys, values = hold(
             number,
             key,
@@ -187,6 +187,17 @@ class _Walk:
             np.ascontiguousarray(part)
             for part in np.split(made, [heads[0], heads[0] + heads[1]], axis=-1)
         ]
+
+    def _of_heads(self, own: LayerWeights, made: list[np.ndarray]) -> list[np.ndarray]:
+        """Queries, keys and values with biases added and heads normed, where there are such."""
+        found = []
+        for role, x in zip(("query", "key", "value"), made, strict=True):
+            biased = x + own.biases[role] if role in own.biases else x
+            if role in own.head_norms:
+                weight = own.head_norms[role]
+                biased = operators.norm_heads(biased, weight, self._config.rms_norm_eps)
+            found.append(np.asarray(biased, np.float32))
+        return found
 
     def _logits(
         self,

@@ -18,7 +18,7 @@ from ...export.formats.checkpoint import Checkpoint
 from ...export.formats.tensor_names import EMBEDDING, HEAD
 from ...export.model.load import load_last_norm, load_layer
 from ...export.model.model import Layer
-from ...export.model.rope import Tables, rope_tables
+from ...export.model.rope import Tables, rope_tables, unrotated
 from .reference_cache import Mapped, Store, digest
 
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
@@ -65,6 +65,12 @@ class Reference:
     def rope(self) -> Tables:
         """Cosines and sines of all positions: each (P, D / 2) float32."""
         return self._rope
+
+    def rope_of(self, number: int) -> Tables:
+        """Those by which a layer rotates; cosines of 1 and sines of 0 where it has no rope."""
+        if number not in self.config.unrotated_layers:
+            return self._rope
+        return unrotated(self._rope)
 
     def runs(self, sequences: Sequence[np.ndarray]) -> list[ReferenceRun]:
         """Run sequences (T,) int64 in one walk over the layers; stored ones are not run again.

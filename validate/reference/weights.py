@@ -49,6 +49,9 @@ class LayerWeights:
     """One layer."""
 
     norms: Mapping[str, np.ndarray]  # (M,) float32 by ``attention_norm`` and ``mlp_norm``
+    # Biases of queries, keys and values (N,), and norms of heads (D,), by role: as published.
+    biases: Mapping[str, np.ndarray]
+    head_norms: Mapping[str, np.ndarray]
     products: Mapping[str, Product]  # by role; query, key and value may be one, query_key_value
 
 
@@ -79,6 +82,7 @@ class CheckpointWeights:
         """One layer."""
         roles = (*_QKV, "output", "gate", "up", "down")
         return LayerWeights(
+            **_of_heads(self.checkpoint, number),
             norms={
                 name: self.checkpoint.read(f"layers.{number}.{name}.weight") for name in _NORMS
             },
@@ -115,7 +119,7 @@ class ArtifactWeights:
         for name in _NORMS:
             weight = self.checkpoint.read(f"layers.{number}.{name}.weight")
             norms[name] = weight / self._divisors(number, name, products)
-        return LayerWeights(norms=norms, products=products)
+        return LayerWeights(**_of_heads(self.checkpoint, number), norms=norms, products=products)
 
     def head(self) -> Product:
         """(T, M) to logits (T, V)."""
@@ -135,6 +139,23 @@ class ArtifactWeights:
         found = np.concatenate([products[name].matrix for name in names])
         published = [_published(self.checkpoint, number, role) for role in readers]
         return 1 / operators.divisors_between(np.concatenate(published), found)
+
+
+def _of_heads(checkpoint: Checkpoint, number: int) -> dict[str, dict[str, np.ndarray]]:
+    """The biases and the norms of heads that a layer has; no recipe rounds them."""
+    start = f"layers.{number}.attention."
+    names = {
+        "biases": {role: f"{start}{role}.bias" for role in _QKV},
+        "head_norms": {role: f"{start}{role}_norm.weight" for role in _QKV[:2]},
+    }
+    return {
+        kind: {
+            role: checkpoint.read(name)
+            for role, name in each.items()
+            if name in checkpoint.parameters
+        }
+        for kind, each in names.items()
+    }
 
 
 def columns_of(role: str, config: MistralConfig) -> int:

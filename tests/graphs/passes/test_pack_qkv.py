@@ -94,3 +94,46 @@ def test_values_agree_with_three_projections(
     before = evaluate(model, **feeds)
     PackQkv()(model)
     assert_agree(evaluate(model, **feeds), before)
+
+
+BIASED = (
+    ATTENTION.replace(
+        "float[32,16] value>",
+        "float[32,16] value, float[64] query_b, float[32] key_b, float[32] value_b>",
+    )
+    .replace("q = MatMul(x, a)", "qm = MatMul(x, a) q = Add(qm, query_b)")
+    .replace("k = MatMul(x, b)", "km = MatMul(x, b) k = Add(km, key_b)")
+    .replace("v = MatMul(x, c)", "vm = MatMul(x, c) v = Add(vm, value_b)")
+)
+
+
+@pytest.fixture
+def biases(normal: Callable) -> dict[str, np.ndarray]:
+    return {"query_b": normal(64), "key_b": normal(32), "value_b": normal(32)}
+
+
+def test_biases_are_stacked_with_the_projections(
+    build: Callable,
+    op_types: Callable,
+    evaluate: Callable,
+    assert_agree: Callable,
+    weights: dict[str, np.ndarray],
+    biases: dict[str, np.ndarray],
+    feeds: dict[str, np.ndarray],
+) -> None:
+    model = build(BIASED.replace("float[b,t,16] z, ", ""), **weights, **biases)
+    before = evaluate(model, **feeds)
+    assert PackQkv()(model).modified
+    assert op_types(model) == ["Transpose", "MatMul", "Add", "GroupQueryAttention"]
+    assert model.graph.initializers["query_key_value_b"].const_value.shape == (128,)
+    assert not PackQkv()(model).modified
+    assert_agree(evaluate(model, **feeds), before)
+
+
+def test_projections_of_which_one_lacks_a_bias_are_left_alone(
+    build: Callable, weights: dict[str, np.ndarray], biases: dict[str, np.ndarray]
+) -> None:
+    text = BIASED.replace("km = MatMul(x, b) k = Add(km, key_b)", "k = MatMul(x, b)")
+    text = text.replace(", float[32] key_b", "")
+    del biases["key_b"]
+    assert not PackQkv()(build(text, **weights, **biases)).modified

@@ -1,0 +1,111 @@
+"""Ministral, Qwen2, Qwen3 and SmolLM3, made by transformers: logits, gate and planted faults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.faults import in_parts
+from tramontane.faults.planting import Fault
+from tramontane.faults.trial import Trial
+from tramontane.graphs.writing.external_data import ALIGNMENT_BYTES
+from tramontane.runtime.contract import DATA_FILE
+from tramontane.runtime.manifest import read_manifest
+from tramontane.runtime.session import Session
+from tramontane.validate.measurement import GateOptions
+from tramontane.validate.run_gate import validate
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+W, LENGTH, BOUND = 8, 60, 1e-4  # past the window and its slack twice
+MIXED = {"sliding_window": W, "layer_types": [FULL, SLIDING]}
+KINDS: dict[str, dict[str, Any]] = {
+    "MinistralForCausalLM": MIXED,
+    "Qwen2ForCausalLM": {**MIXED, "use_sliding_window": True},
+    "Qwen3ForCausalLM": {"use_sliding_window": False},
+    "SmolLM3ForCausalLM": {
+        "use_sliding_window": True,
+        "sliding_window": W,
+        "no_rope_layers": [1, 0],
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+}
+RECIPES = ["int8-ort", "int4-rtn-ort", "int8-dynamic-ort", "int8-web", "int4-rtn-portable"]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request: pytest.FixtureRequest, tiny_checkpoint: Callable[..., Path]) -> Path:
+    return tiny_checkpoint(request.param, rms_norm_eps=1e-5, **KINDS[request.param])
+
+
+@pytest.fixture(scope="module")
+def trial(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    return Trial(folder=tmp_path_factory.mktemp("artifacts"), model=model)
+
+
+@pytest.mark.parametrize("target", ["ort", "portable"])
+def test_logits_are_those_of_transformers(trial: Trial, target: str) -> None:
+    trial.export(f"fp32-{target}")
+    published = transformers.AutoModelForCausalLM.from_pretrained(
+        trial.model, attn_implementation="eager"
+    )
+    ids = np.random.default_rng(0).integers(3, 2048, LENGTH)
+    with torch.no_grad():
+        expected = published.eval()(torch.from_numpy(ids)[None]).logits[0].numpy()
+    session = Session.load(trial.folder / f"fp32-{target}", threads=1)
+    for first, chunk in ((LENGTH, LENGTH), (W + 3, 5)):
+        session.reset()
+        found = [session.prefill(ids[:first].tolist(), all_logits=True, chunk=chunk)]
+        found += [session.step(int(token))[None].copy() for token in ids[first:]]
+        assert float(np.abs(np.concatenate(found) - expected).max()) <= BOUND
+
+
+@pytest.mark.parametrize("recipe", ["fp32-portable", *RECIPES, "int8-ort-int8"])
+def test_gate_passes_and_sees_every_part(trial: Trial, recipe: str) -> None:
+    trial.export(recipe)
+    with Checkpoint.open(trial.model) as checkpoint:
+        options = GateOptions(store=trial.folder / "store")
+        verdict = validate(trial.folder / recipe, checkpoint, options)
+        config = checkpoint.config
+    failed = [check.name for check in verdict.measurement.checks if check.failures]
+    assert failed == []
+    assert verdict.measurement.layer_checks is not None
+    names = {one.name for one in verdict.measurement.layer_checks.findings}
+    assert any(name.endswith(" bias") for name in names) == config.has_qkv_bias
+    assert ({"query norm", "key norm"} <= names) == config.has_head_norms
+
+
+@pytest.mark.parametrize("recipe", ["fp32-ort", "int8-ort", "int8-web", "fp32-portable"])
+def test_planned_bytes_of_weights_are_those_that_are_written(trial: Trial, recipe: str) -> None:
+    trial.export(recipe)
+    written = (trial.folder / recipe / DATA_FILE).stat().st_size
+    planned = read_manifest(trial.folder / recipe).memory.weights_bytes
+    assert planned == pytest.approx(written, abs=ALIGNMENT_BYTES)
+
+
+def faults() -> list[Any]:
+    return [pytest.param(fault, id=fault.name) for fault in in_parts.FAULTS]
+
+
+@pytest.mark.parametrize("fault", faults())
+def test_planted_fault_of_a_part_is_caught_and_explained(trial: Trial, fault: Fault) -> None:
+    with Checkpoint.open(trial.model) as checkpoint:
+        if not fault.fits(checkpoint):
+            pytest.skip("the model has no such part")
+    trial.export(fault.recipe)
+    outcome = trial.run(fault)
+    assert outcome.is_caught
+    assert outcome.is_explained, (outcome.place, outcome.cause)
+
+
+def test_every_kind_has_two_faults_of_its_own(model: Path) -> None:
+    with Checkpoint.open(model) as checkpoint:
+        assert sum(fault.fits(checkpoint) for fault in in_parts.FAULTS) >= 2
