@@ -14,9 +14,11 @@ import onnx_ir as ir
 from ..console.progress import say, track
 from ..graphs import pipeline
 from ..graphs.quantization.activation_ranges import Calibration
+from ..graphs.quantization.rounding_errors import RoundingErrors
+from ..graphs.quantization.scheme import Scheme
 from ..graphs.targets.known import find_target
 from ..graphs.writing import artifact
-from ..graphs.writing.description import describe_tensors
+from ..graphs.writing.description import describe_tensors, refuse_in_float, with_errors
 from ..graphs.writing.partial_folder import partial_of
 from ..graphs.writing.staging import Claim, claimed, note_of_replaced
 from ..runtime.contract import CARD_FILE, MANIFEST_FILE
@@ -27,6 +29,7 @@ from .cache_choice import geometry_of
 from .calibrate.calibrate_subprocess import Rounding, calibrate_in_subprocess
 from .code_digest import code_digest
 from .formats.checkpoint import Checkpoint
+from .formats.tensor_names import EMBEDDING
 from .options import ExportOptions, decisive, read_calibration_text
 from .planned_weights import PlannedWeights
 from .preflight import Preflight, preflight
@@ -128,8 +131,10 @@ def _export(
     say(staging.note)
     folder = staging.folder
     calibration = _calibrated(ready, options, staging.scratch)
-    _lower(model, ready, options, calibration, dump=dump)
+    errors = RoundingErrors(staging.scratch)
+    _lower(model, ready, options, calibration, errors, dump=dump)
     tensors = describe_tensors(model.graph, recipe=options.recipe)
+    refuse_in_float(tensors, options.recipe, _quantized(ready, options))
     digests = artifact.write_graph(
         model,
         folder,
@@ -137,6 +142,8 @@ def _export(
         track=track,
         max_shard_bytes=options.max_shard_bytes or find_target(options.target).max_shard_bytes,
     )
+    rounded = None if calibration is None else calibration.rounded
+    tensors = with_errors(tensors, errors.read(), rounded)
     shutil.copytree(claim.early, folder, dirs_exist_ok=True)
     write_sidecars(
         weights,
@@ -198,14 +205,7 @@ def _calibrated(ready: Preflight, options: ExportOptions, scratch: Path) -> Cali
         return None
     rounding = None
     if options.recipe.rounds_in_calibration:
-        planned = PlannedWeights(
-            config=ready.config,
-            target=find_target(options.target),
-            recipe=options.recipe,
-            block=options.block,
-            cache=ready.cache,
-        )
-        rounding = Rounding(schemes=planned.schemes_by_parameter(), folder=scratch)
+        rounding = Rounding(schemes=_schemes(ready, options), folder=scratch)
     return calibrate_in_subprocess(
         ready.config,
         ready.weights,
@@ -215,11 +215,30 @@ def _calibrated(ready: Preflight, options: ExportOptions, scratch: Path) -> Cali
     )
 
 
+def _schemes(ready: Preflight, options: ExportOptions) -> dict[str, Scheme]:
+    """The scheme of each matrix of the checkpoint that does not stay in float."""
+    planned = PlannedWeights(
+        config=ready.config,
+        target=find_target(options.target),
+        recipe=options.recipe,
+        block=options.block,
+        cache=ready.cache,
+    )
+    return planned.schemes_by_parameter()
+
+
+def _quantized(ready: Preflight, options: ExportOptions) -> list[str]:
+    """Names of the matrices that must not stay in float; the graph has a tied one as the head."""
+    names = list(_schemes(ready, options))
+    return [n for n in names if n != EMBEDDING or not ready.config.tie_word_embeddings]
+
+
 def _lower(
     model: ir.Model,
     ready: Preflight,
     options: ExportOptions,
     calibration: Calibration | None,
+    errors: RoundingErrors,
     *,
     dump: Path | None,
 ) -> None:
@@ -230,6 +249,7 @@ def _lower(
         block=options.block,
         kv=options.kv,
         calibration=calibration,
+        errors=errors,
     )
     bind(model.graph, ready.weights.read)
     pipeline.run(model, geometry_of(ready.config, ready.cache), steps, dump=dump)

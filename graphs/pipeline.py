@@ -20,6 +20,7 @@ from .quantization.matrix_schemes import MatrixSchemes
 from .quantization.quantize_cache import QuantizeCache
 from .quantization.recipes.known import find_recipe
 from .quantization.recipes.recipe import DEFAULT_BLOCK, Recipe
+from .quantization.rounding_errors import RoundingErrors
 from .targets.known import find_target
 
 
@@ -30,6 +31,7 @@ def passes(
     block: int = DEFAULT_BLOCK,
     kv: str = "float32",
     calibration: Calibration | None = None,
+    errors: RoundingErrors | None = None,
 ) -> list[ir.passes.PassBase]:
     """The passes of one export, in order.
 
@@ -40,6 +42,7 @@ def passes(
         kv: what keys and values are held in, ``float32`` or ``int8``.
         calibration: how large activations, keys and values get, where either is fitted to them:
             where ``Recipe.is_calibrated``.
+        errors: notes how far each matrix moves when it is rounded.
 
     Raises:
         GraphError: an unknown target or quant, a block size that kernels do not take, or a
@@ -54,7 +57,7 @@ def passes(
             "given, expected one where activations are smoothed or the cache has scales, and "
             "only there"
         )
-    schemes = MatrixSchemes(recipe, block=block, calibration=calibration)
+    schemes = MatrixSchemes(recipe, block=block, calibration=calibration, errors=errors)
     return [
         FuseRmsNorm(),
         *recipe.passes(calibration),

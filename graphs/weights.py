@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from ..runtime.errors import GraphError
 
+TRANSPOSED = ".transposed"  # behind the name of a matrix whose rows are stored as columns
 Compute = Callable[[], np.ndarray]
 
 
@@ -25,7 +26,15 @@ class Packing(NamedTuple):
     shape: tuple[int, int]  # of the matrix, however its codes are laid out
 
 
-_SAME_AS, _PACKING, _SCALES = "same_as", "packing", "scales"
+class Origin(NamedTuple):
+    """The matrix whose codes an initializer holds, and how it was rounded."""
+
+    matrix: str  # its name in the graph before it was packed
+    method: str
+    scales: str  # the type that scales are stored in
+
+
+_SAME_AS, _PACKING, _SCALES, _ORIGIN = "same_as", "packing", "scales", "origin"
 
 
 def weight(
@@ -89,7 +98,7 @@ def num_bytes(value: ir.Value) -> int:
 def transposed(value: ir.Value) -> ir.Value:
     """A matrix with its rows as columns: a view until it is written."""
     rows, columns = size_of(value)
-    return weight(f"{value.name}.transposed", lambda: read(value).T, shape=(columns, rows))
+    return weight(f"{value.name}{TRANSPOSED}", lambda: read(value).T, shape=(columns, rows))
 
 
 def stacked(name: str, values: Sequence[ir.Value]) -> ir.Value:
@@ -118,14 +127,20 @@ def owner(value: ir.Value) -> ir.Value:
     return found
 
 
-def mark_packed(value: ir.Value, packing: Packing) -> None:
+def mark_packed(value: ir.Value, packing: Packing, origin: Origin) -> None:
     """Mark an initializer as the codes of a packed matrix."""
-    value.meta[_PACKING] = packing
+    value.meta[_PACKING], value.meta[_ORIGIN] = packing, origin
 
 
 def packing(value: ir.Value) -> Packing | None:
     """How an initializer's codes represent weights; None if it holds no codes."""
     found: Packing | None = value.meta.get(_PACKING)
+    return found
+
+
+def origin(value: ir.Value) -> Origin | None:
+    """The matrix whose codes an initializer holds; None if it holds no codes."""
+    found: Origin | None = value.meta.get(_ORIGIN)
     return found
 
 

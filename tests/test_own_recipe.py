@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tramontane.export.options import (
     ExportOptions,
 )
 from tramontane.graphs.quantization.recipes.known import open_recipe
-from tramontane.validate.run_gate import prove
+from tramontane.validate.run_gate import FOLDER, JSON_FILE, prove
 
 RECIPE = """
 [matrices]
@@ -57,3 +58,12 @@ def test_matrices_have_the_bits_of_their_lines_and_the_gate_passes(
     assert any("embedding" in name for name in in_float)
     assert any("attention.output" in name for name in in_float)
     assert not any("query_key_value" in name for name in found)
+    report = json.loads((tmp_path / "out" / FOLDER / JSON_FILE).read_text())
+    rows = {one["matrix"].removesuffix(".weight"): one for one in report["matrices"]}
+    assert rows["layers.0.mlp.down"]["method"] == "gptq"
+    assert 0 < rows["layers.0.mlp.down"]["output_error"] < 1
+    assert rows["head"]["output_error"] is None
+    harms = [one["output_error"] or one["error"] for one in report["matrices"] if one["error"]]
+    assert harms == sorted(harms, reverse=True)
+    (reason,) = (row["why_float"] for name, row in rows.items() if name.startswith("embedding"))
+    assert reason == 'the recipe: "embedding" has bits = 32'

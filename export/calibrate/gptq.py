@@ -43,6 +43,10 @@ class Correlations:
     inverse: Tensor  # (K, K) float32, in that order: the inverse of the Hessian's Cholesky factor
     damping: float  # of the mean of the diagonal, that it took to factorize
 
+    def mean_square(self, weights: Tensor) -> float:
+        """The mean squared length of the outputs of a matrix (N, K) for these inputs."""
+        return float(torch.sum((weights @ self.hessian) * weights))
+
 
 def correlations(
     inputs: Iterable[Tensor], *, columns: int, damping: float = DAMPING

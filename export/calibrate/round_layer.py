@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...console.progress import say
 from ...graphs.quantization.codes import Blocks, dequantize
 from ...graphs.quantization.methods.known import find_method
+from ...graphs.quantization.rounded_matrices import OutputSquares
 from ...graphs.quantization.scheme import Scheme
 from ...runtime.errors import GraphError
 from ..model.model import Layer
@@ -19,8 +20,8 @@ from .compensate import compensated, output_shifts
 from .gptq import DAMPING, Correlations, correlations, gptq
 from .layer_walk import Inputs, LayerWalk
 
-# Takes a parameter's name, its blocks and their scheme.
-Keep = Callable[[str, Blocks, Scheme], None]
+# Takes a parameter's name, its blocks, their scheme, and how far its outputs moved.
+Keep = Callable[[str, Blocks, Scheme, OutputSquares], None]
 
 
 class RoundLayer:
@@ -63,8 +64,8 @@ class RoundLayer:
         for name, scheme in quantized.items():
             linear, parameter = self._linear(name), self._parameter(name)
             if name in rounded:
-                blocks = rounded.pop(name)
-                self._keep(parameter, blocks, scheme)
+                blocks, outputs = rounded.pop(name)
+                self._keep(parameter, blocks, scheme, outputs)
             else:
                 rounder = find_method(scheme.method).rounder(None)
                 blocks = rounder(linear.weight.numpy(), scheme, parameter)
@@ -73,7 +74,7 @@ class RoundLayer:
 
     def _for_inputs(
         self, schemes: Mapping[str, Scheme], inputs: Inputs, exact: Inputs
-    ) -> dict[str, Blocks]:
+    ) -> dict[str, tuple[Blocks, OutputSquares]]:
         """Matrices rounded by their inputs, toward the outputs of the float model."""
 
         def text() -> Iterator[Tensor]:
@@ -87,10 +88,19 @@ class RoundLayer:
             usual = f"{found.damping:.0%} of its mean, usually {DAMPING:.0%}"
             say(f"{parameter}: its Hessian was damped by {usual}")
         shifts = output_shifts(weights, text(), exact())
-        return {
-            name: gptq(compensated(weight, shifts.pop(name), found).numpy(), schemes[name], found)
-            for name, weight in weights.items()
-        }
+        rounded = {}
+        for name, weight in weights.items():
+            wanted = compensated(weight, shifts.pop(name), found)
+            blocks = gptq(wanted.numpy(), schemes[name], found)
+            matrix = torch.from_numpy(dequantize(blocks, schemes[name], columns=columns))
+            rounded[name] = (
+                blocks,
+                (
+                    found.mean_square(matrix - weight),
+                    found.mean_square(weight),
+                ),
+            )
+        return rounded
 
     def leaving_exact(self) -> Sequence[Tensor]:
         """What leaves the layer in the float model, behind the last stage."""

@@ -15,6 +15,7 @@ from .scheme import Scheme
 if TYPE_CHECKING:
     from .activation_ranges import Calibration
     from .methods.method import Rounder
+    from .rounding_errors import RoundingErrors
 
 
 class Role(enum.Enum):
@@ -33,9 +34,16 @@ class MatrixSchemes:
     """A recipe with the block of an export, and with its calibration where it asks for one."""
 
     def __init__(
-        self, recipe: Recipe, *, block: int, calibration: Calibration | None = None
+        self,
+        recipe: Recipe,
+        *,
+        block: int,
+        calibration: Calibration | None = None,
+        errors: RoundingErrors | None = None,
     ) -> None:
-        self.recipe, self._block, self._calibration = recipe, block, calibration
+        """Prepare to round; ``errors`` notes how far each matrix moves."""
+        self.recipe, self._block = recipe, block
+        self._calibration, self._errors = calibration, errors
         self._rounders: dict[str, Rounder] = {}
 
     def scheme_for(self, name: str, roles: Collection[Role]) -> Scheme | None:
@@ -63,5 +71,6 @@ class MatrixSchemes:
         """What rounds a matrix to a scheme: the same function for all of one method."""
         if scheme.method not in self._rounders:
             rounder = find_method(scheme.method).rounder(self._calibration)
-            self._rounders[scheme.method] = rounder
+            noting = rounder if self._errors is None else self._errors.noting(rounder)
+            self._rounders[scheme.method] = noting
         return self._rounders[scheme.method]

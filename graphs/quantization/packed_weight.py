@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .. import weights
-from ..weights import Packing
+from ..weights import Origin, Packing
 from .codes import Blocks, pack_nibbles
 from .methods.method import Rounder
 from .scheme import Scheme
@@ -35,6 +35,7 @@ class Packed:
         self.rows, self.columns = weights.size_of(matrix)
         self.scheme = scheme
         self.blocks = scheme.blocks_of(self.columns)
+        self._origin = Origin(self.name, scheme.method, scheme.scales)
         # Codes, scales and zero points are written one after the other: round once for all.
         self._read = functools.partial(_latest.round_once, matrix, scheme, rounder)
 
@@ -78,7 +79,8 @@ class Packed:
             shape=(block, self.rows),
             dtype=ir.DataType.INT8,
         )
-        weights.mark_packed(codes, Packing(self.scheme.bits, block, (self.rows, block)))
+        packing = Packing(self.scheme.bits, block, (self.rows, block))
+        weights.mark_packed(codes, packing, self._origin)
         scales = weights.weight(
             f"{name}.scales", lambda: self._read().scales[:, number], shape=(self.rows,)
         )
@@ -166,7 +168,8 @@ class Packed:
     ) -> ir.Value:
         value = weights.weight(f"{self.name}.{suffix}", compute, shape=shape, dtype=dtype)
         size = (self.rows, self.columns)
-        weights.mark_packed(value, Packing(self.scheme.bits, self.scheme.block, size))
+        packing = Packing(self.scheme.bits, self.scheme.block, size)
+        weights.mark_packed(value, packing, self._origin)
         return value
 
     def _row_codes(self) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from ...runtime.errors import GraphError
 from .codes import Blocks
 from .scheme import Scheme
 
+# Mean squared length of the outputs' difference, and of the outputs.
+OutputSquares = tuple[float, float]
+
 
 @dataclass(frozen=True, slots=True)
 class RoundedMatrices:
@@ -20,10 +24,34 @@ class RoundedMatrices:
 
     folder: Path
 
-    def write(self, name: str, blocks: Blocks, scheme: Scheme) -> None:
-        """Keep the blocks of a matrix; a file has its name only when it is whole."""
-        sizes = np.array([scheme.bits, scheme.block])
-        write_whole(self._path(name), scheme=sizes, **blocks._asdict())
+    def write(
+        self, name: str, blocks: Blocks, scheme: Scheme, outputs: OutputSquares | None = None
+    ) -> None:
+        """Keep the blocks of a matrix; a file has its name only when it is whole.
+
+        Args:
+            name: of the parameter.
+            blocks, scheme: as it was rounded.
+            outputs: how far its outputs moved.
+        """
+        sizes, squares = np.array([scheme.bits, scheme.block]), np.array(outputs or ())
+        write_whole(self._path(name), scheme=sizes, outputs=squares, **blocks._asdict())
+
+    def output_error(self, names: Sequence[str]) -> float | None:
+        """How far the outputs of one or more matrices moved, relative to their length.
+
+        None where a matrix was not rounded here, or nothing was noted.
+        """
+        squares = []
+        for name in names:
+            if not self._path(name).is_file():
+                return None
+            with np.load(self._path(name)) as arrays:
+                squares.append(arrays["outputs"])
+        if not all(len(each) for each in squares):
+            return None
+        moved, whole = np.sum(squares, axis=0)
+        return float(np.sqrt(moved / whole)) if whole else 0.0
 
     def read(self, name: str, scheme: Scheme) -> Blocks:
         """The blocks of a matrix.

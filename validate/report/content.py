@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...export.fingerprint import processor, tool_versions
+from ...graphs.writing.description import WHY_SCALES
 from ...runtime.manifest import describe_file
 from ...runtime.ort_session import physical_cores
 from ..causes.explain import Explanation
@@ -18,9 +19,10 @@ from ..sequences.tokens import SAMPLE
 from ..tolerance import MAX_KL, MIN_AGREEMENT
 from ..verdict import headline
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _WORST = 12  # tokens that are shown one by one
 _CONTEXT = 24  # tokens before each of them
+_OF_A_MATRIX = ("matrix", "bits", "block", "method", "scales", "error", "output_error")
 
 
 def as_json(
@@ -47,6 +49,7 @@ def as_json(
             {**dataclasses.asdict(one), "is_broken": one.is_broken}
             for one in (m.layer_checks.findings if m.layer_checks else [])
         ],
+        "matrices": _matrices(m),
         "drift": m.layer_checks.drift if m.layer_checks else [],
         "curve": {"kl": m.curve.kl.tolist(), "evictions": _evictions(m)},
         "worst_tokens": _worst_tokens(m),
@@ -80,6 +83,23 @@ def _artifact(m: Measurement, name: str | None) -> dict[str, Any]:
         "layers": config.num_hidden_layers,
         "memory": dataclasses.asdict(manifest.memory) if manifest else None,
     }
+
+
+def _matrices(m: Measurement) -> list[dict[str, Any]]:
+    """How each matrix is stored, the one that rounding harms most first, then those in float."""
+    tensors = [] if m.subject.manifest is None else m.subject.manifest.tensors
+    rounded = {one["matrix"]: one for one in tensors if "matrix" in one}
+    rows = [
+        {name: one.get(name) for name in _OF_A_MATRIX} | {"why_float": None}
+        for one in sorted(rounded.values(), key=lambda one: int(one["rank_by_harm"]))
+    ]
+    rows += [
+        dict.fromkeys(_OF_A_MATRIX)
+        | {"matrix": one["name"], "bits": one["bits"], "why_float": one["why_float"]}
+        for one in tensors
+        if "why_float" in one and one["why_float"] != WHY_SCALES
+    ]
+    return rows
 
 
 def _reference(m: Measurement) -> dict[str, Any]:

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 from tramontane.graphs import weights
+from tramontane.graphs.quantization.codes import dequantize
 from tramontane.graphs.quantization.matrix_schemes import MatrixSchemes
+from tramontane.graphs.quantization.methods.round_to_nearest import quantize
 from tramontane.graphs.quantization.pack_for_ort import PackForOrt
 from tramontane.graphs.quantization.pack_for_portable import PackForPortable
 from tramontane.graphs.quantization.pack_matrices import PackMatrices
 from tramontane.graphs.quantization.recipes.known import find_recipe
-from tramontane.graphs.writing.description import describe_tensors
+from tramontane.graphs.quantization.recipes.recipe import Recipe, Rule
+from tramontane.graphs.quantization.rounded_matrices import RoundedMatrices
+from tramontane.graphs.quantization.rounding_errors import RoundingErrors
+from tramontane.graphs.quantization.scheme import Scheme
+from tramontane.graphs.writing.description import (
+    describe_tensors,
+    refuse_in_float,
+    with_errors,
+)
+from tramontane.graphs.writing.external_data import initializers_as_read
+from tramontane.runtime.errors import GraphError
 
 MODEL = """(int64[b,t] ids) => (float[b,t,6] logits) <float[8,44] w, float[44,44] v, float[6,44] head> {
     x = Gather(w, ids)
@@ -132,3 +145,57 @@ def test_describing_computes_no_number(model: ir.Model) -> None:
         shape = weights.size_of(value)
         value.const_value = weights.weight(name, refuse, shape=shape).const_value
     packed(model, PackForOrt, "int4")
+
+
+def test_matrix_that_a_line_leaves_in_float_names_the_line(model: ir.Model) -> None:
+    rules = (Rule(pattern="v", bits=32), Rule(pattern="*", bits=8))
+    recipe = Recipe(name="own", rules=rules)
+    PackForOrt(MatrixSchemes(recipe, block=32))(model)
+    (entry,) = (e for e in describe_tensors(model.graph, recipe=recipe) if e["name"] == "v")
+    assert entry["why_float"] == 'the recipe: "v" has bits = 32'
+    refuse_in_float(describe_tensors(model.graph, recipe=recipe), recipe, ["w", "head"])
+
+
+@pytest.mark.parametrize("name", ["w", "head"])
+def test_end_that_stays_in_float_against_the_recipe_is_refused(model: ir.Model, name: str) -> None:
+    """As where a pass does not know the form in which an exporter traced it."""
+    recipe = find_recipe("int4-rtn")
+    end = {"w": "embedding", "head": "head"}[name]  # by its role, whatever the graph calls it
+    left = Recipe(name="own", rules=(Rule(pattern=end, bits=32), *recipe.rules))
+    PackForOrt(MatrixSchemes(left, block=32))(model)
+    tensors = describe_tensors(model.graph, recipe=recipe)
+    message = f"{name}: stayed in float32, expected . bits by int4-rtn.toml:.*; this is a bug"
+    with pytest.raises(GraphError, match=message):
+        refuse_in_float(tensors, recipe, ["w", "v", "head"])
+
+
+def test_errors_are_those_of_numpy_and_outputs_rank_before_weights(
+    model: ir.Model, tmp_path: Path
+) -> None:
+    published = {n: weights.read(v).copy() for n, v in model.graph.initializers.items()}
+    errors, rounded = RoundingErrors(tmp_path), RoundedMatrices(tmp_path)
+    recipe = find_recipe("int4-rtn")
+    PackForOrt(MatrixSchemes(recipe, block=32, errors=errors))(model)
+    entries = describe_tensors(model.graph, recipe=recipe)
+    for value in initializers_as_read(model.graph):
+        weights.read(value)
+    found = errors.read()
+    for name, scheme in (
+        ("w", Scheme(bits=4, block=32)),
+        ("v", Scheme(bits=4, block=16)),
+        ("head", Scheme(bits=8, block=16)),
+    ):
+        matrix = published[name]
+        moved = dequantize(quantize(matrix, scheme), scheme, columns=44) - matrix
+        assert found[name] == pytest.approx(np.linalg.norm(moved) / np.linalg.norm(matrix))
+    blocks = quantize(published["head"], Scheme(bits=8, block=16))
+    rounded.write("head", blocks, Scheme(bits=8, block=16), (0.25, 1.0))
+    ranked = {
+        one["matrix"]: one for one in with_errors(entries, found, rounded) if "matrix" in one
+    }
+    assert ranked["head"]["output_error"] == 0.5
+    assert ranked["head"]["rank_by_harm"] == 1
+    assert {one["rank_by_harm"] for one in ranked.values()} == {1, 2, 3}
+    assert ranked["v"]["method"] == "round_to_nearest"
+    assert ranked["v"]["scales"] == "float32"
+    assert "output_error" not in ranked["v"]

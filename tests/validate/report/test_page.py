@@ -64,7 +64,7 @@ def finding(name: str, kind: str, layer: int | None, share: float) -> Report:
 def passing() -> Report:
     """A report in which all is well, made by hand."""
     return {
-        "schema_version": 2,
+        "schema_version": 3,
         "passed": True,
         "artifact": {
             "name": "tiny-int8",
@@ -144,6 +144,24 @@ def passing() -> Report:
             finding("attention", "operators", 0, 0.01),
             finding("cached keys", "rows", 1, 0.0),
             finding("logits", "operators", None, 0.02),
+        ],
+        "matrices": [
+            {
+                "matrix": "layers.0.mlp.up.weight",
+                "bits": 4,
+                "block": 128,
+                "method": "gptq",
+                "scales": "float32",
+                "error": 0.114,
+                "output_error": 0.0613,
+                "why_float": None,
+            },
+            {
+                **dict.fromkeys(("block", "method", "scales", "error", "output_error")),
+                "matrix": "cos_cache",
+                "bits": 32,
+                "why_float": "rope table: computed",
+            },
         ],
         "drift": [0.013, 0.022],
         "curve": {
@@ -373,7 +391,7 @@ def test_figures_that_are_no_numbers_are_said_to_be_none(failing: Report) -> Non
 def test_another_exporters_graph_that_cannot_be_looked_into_has_a_page(passing: Report) -> None:
     unknown = {"exporter": "another", "target": None, "window": None, "rows": None, "memory": None}
     passing["artifact"] |= unknown
-    passing |= {"findings": [], "drift": []}
+    passing |= {"findings": [], "drift": [], "matrices": []}
     passing["checks"] = passing["checks"][:3]
     check_schema(passing)
     read = words(render_page(passing))
@@ -406,3 +424,11 @@ def test_the_page_is_imported_without_what_draws_and_what_computes() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_every_matrix_is_listed_with_its_errors_or_the_reason_for_float(passing: Report) -> None:
+    check_schema(passing)
+    page = re.sub(r"<[^>]*>", " ", render_page(passing))
+    read = " ".join(page.split())
+    assert re.search(r"up\.weight 4 128 gptq float32 11\.40?\s?% 6\.13\s?%", read), read[-4000:]
+    assert "cos_cache 32 float: rope table: computed" in read
