@@ -18,7 +18,7 @@ from .cases import NEW_TOKENS, NUM_SCORED, Case
 from .tokenized import ADDED_TOKENS
 
 _RUNNERS = Path(__file__).with_name("runners")
-_GENAI = ("onnxruntime-genai==0.18.0",)
+GENAI = ("onnxruntime-genai==0.18.0",)
 _TRANSFORMERS_JS = ("@huggingface/transformers@4.3.1",)
 # optimum-onnx needs an older transformers, so it has its own environment; torch comes first, so
 # that the later step does not install another version.
@@ -96,7 +96,7 @@ def _onnxruntime_alone(job: Path) -> list[str | Path]:
 
 
 def _genai(job: Path) -> list[str | Path]:
-    return [python.python_with("genai", _GENAI), _RUNNERS / "genai.py", job]
+    return [python.python_with("genai", GENAI), _RUNNERS / "genai.py", job]
 
 
 def _transformers_js(job: Path) -> list[str | Path]:

@@ -230,6 +230,8 @@ def _without_model(words: Sequence[str]) -> list[str]:
 def test_every_python_script_runs(
     example: Example, embedded_artifact: Callable[[str], Path], tmp_path: Path
 ) -> None:
+    if "import onnxruntime_genai" in example.text:
+        pytest.skip("tests/interop/test_genai_tour.py runs it, where onnxruntime-genai is")
     artifact = embedded_artifact("int4-ort")
     arguments: list[str] = []
     if "InferenceSession(sys.argv[1]" in example.text:
