@@ -18,6 +18,8 @@ from multiprocessing.queues import SimpleQueue
 from types import FrameType
 from typing import TypeVar
 
+from .end_with_parent import end_with_parent
+
 Result = TypeVar("Result")
 
 MAX_PROCESSES = 4  # each imports PyTorch anew, which takes memory
@@ -105,6 +107,8 @@ class _Worker:
     @classmethod
     def begin(cls, free: SimpleQueue[int], is_quiet: bool) -> None:
         """Take a core. The main process alone handles Ctrl-C, and then terminates this one."""
+        if (parent := multiprocessing.parent_process()) is not None:
+            end_with_parent(parent.pid or 0)
         cls.all_cores = frozenset(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {free.get()})
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 
 from .. import __version__
-from ..runtime.errors import ParityError, TramontaneError
+from ..runtime.errors import ParityError, TramontaneError, printable
 from . import hints
 from .streams import accept_any_text
 
@@ -25,6 +25,7 @@ MEANINGS = {
     EXIT_INTERRUPTED: "interrupted",
     EXIT_NOT_READ: "the output was closed before its end, as head does",
 }
+_ELSEWHERE = "name another path"
 _FULL, _CLOSED = "make room on that disk", "check who may write there, or name another place"
 _OF_THE_MACHINE = {
     errno.ENOSPC: _FULL,
@@ -33,6 +34,8 @@ _OF_THE_MACHINE = {
     errno.EPERM: _CLOSED,
     errno.EROFS: _CLOSED,
     errno.EIO: "check that disk",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+    errno.ENFILE: "close other programs",
 }
 
 
@@ -54,8 +57,12 @@ def status_of(
         status = main()
         print(end="", flush=True)
         return status
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # how rich ends where nobody reads
+            return EXIT_NOT_READ
+        raise
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left to flush
+        _drop_output()
         return EXIT_NOT_READ
     except KeyboardInterrupt:
         print("\ntramontane: interrupted", file=sys.stderr)
@@ -64,10 +71,19 @@ def status_of(
         status, message = _judge(error, name)
         if status == EXIT_BUG:
             traceback.print_exc()
-        if as_json:
-            print(json.dumps({"error": type(error).__name__, "message": message}))
         complain(message)
+        try:
+            if as_json:
+                print(json.dumps({"error": type(error).__name__, "message": message}))
+            print(end="", flush=True)
+        except OSError:
+            _drop_output()
         return status
+
+
+def _drop_output() -> None:
+    """Let what standard output still holds go nowhere; Python would fail on it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(message: str) -> None:
@@ -88,15 +104,22 @@ def _judge(error: Exception, name: str) -> tuple[int, str]:
             f"{name} needs the package {error.name}, which is not installed; install what all "
             f"commands need ({hints.install()})"
         )
-    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
-        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        return EXIT_BAD_INPUT, f"{where}{error.strerror}; {_OF_THE_MACHINE[error.errno]}"
+    if isinstance(error, OSError) and (error.filename or error.errno in _OF_THE_MACHINE):
+        return EXIT_BAD_INPUT, printable(_of_the_system(error))
     if isinstance(error, MemoryError):
         return EXIT_BAD_INPUT, "out of memory; close other programs, or use a larger machine"
     return EXIT_BUG, (
         "this is a bug: please report it with the lines above, the command, and the versions "
         f"(tramontane {__version__}, Python {platform.python_version()}, {platform.platform()})"
     )
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the operating system refused, at which paths, and what to do."""
+    names = (error.filename, error.filename2)
+    paths = [os.fsdecode(name) for name in names if isinstance(name, (str, bytes, os.PathLike))]
+    where = " to ".join(paths) or "a file or standard output"
+    return f"{where}: {error.strerror}; {_OF_THE_MACHINE.get(error.errno or 0, _ELSEWHERE)}"
 
 
 def _is_absent(module: str | None) -> bool:

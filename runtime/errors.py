@@ -17,7 +17,7 @@ class TramontaneError(Exception):
 
     _line_breaks = ""  # characters that a message may have though they are not printable
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str = "") -> None:
         """Keep the message, as ``printable`` has it."""
         super().__init__(printable(message, keep=self._line_breaks))
 

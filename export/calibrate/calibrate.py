@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...console.end_with_parent import end_with_parent
 from ...console.progress import track
 from ...graphs.quantization.activation_ranges import Calibration
 from ...graphs.quantization.codes import dequantize
@@ -94,7 +95,11 @@ def _begun(
 
 
 def main() -> int:
-    """Read what to calibrate as JSON from standard input, write the npz to standard output."""
+    """Read what to calibrate as JSON from standard input, write the npz to standard output.
+
+    The argument is the number of the process that reads it, with which this one ends.
+    """
+    end_with_parent(int(sys.argv[1]))
     asked = json.load(sys.stdin)
     config = config_from_json(asked["config"])
     rounding = None

@@ -76,7 +76,7 @@ def calibrate_in_subprocess(
     }
     done = subprocess.run(
         # -P: a json.py beside the weights, say, is nothing that we run.
-        [sys.executable, "-P", "-m", _MODULE],
+        [sys.executable, "-P", "-m", _MODULE, str(os.getpid())],
         input=json.dumps(asked).encode(),
         stdout=subprocess.PIPE,
         check=False,

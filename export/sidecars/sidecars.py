@@ -14,6 +14,7 @@ from ..cache_choice import WINDOWED, CacheChoice, geometry_of
 from ..config import MistralConfig
 from ..formats.checkpoint import Checkpoint
 from ..formats.huggingface import CONFIG_FILE, to_hugging_face
+from ..formats.links import refuse_foreign
 from ..formats.metadata_fields import read_json_object
 from ..tokenizer.special_tokens import GENERATION_FILE
 from ..tokenizer.spelling import write_ids
@@ -116,7 +117,10 @@ def _config(
 def _generation(weights: Checkpoint) -> dict[str, Any]:
     """generation_config.json as published; empty where there is none."""
     published = weights.beside(GENERATION_FILE)
-    return {} if published is None else read_json_object(published)
+    if published is None:
+        return {}
+    refuse_foreign(published.path)
+    return read_json_object(published)
 
 
 def _pad_token(weights: Checkpoint, generation: dict[str, Any]) -> int | None:

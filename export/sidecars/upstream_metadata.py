@@ -14,6 +14,7 @@ from ...runtime.untrusted.fields import shown
 from ..formats.checkpoint import Checkpoint
 from ..formats.gguf.file import read_gguf
 from ..formats.layouts import Layout
+from ..formats.links import is_own
 from .card_metadata import is_plain, parse_metadata, read_card
 
 # What a model card's metadata says that holds for an artifact too.
@@ -73,12 +74,11 @@ def license_files(checkpoint: Checkpoint) -> list[Path]:
     folder = checkpoint.path
     if not folder.is_dir():
         return []
-    held = (folder.resolve(), folder.resolve().parent.parent / "blobs")
     found = []
     for path in sorted(folder.iterdir()):
         if not _LICENSES.fullmatch(path.name) or not path.is_file():
             continue
-        if not any(path.resolve().is_relative_to(place) for place in held):
+        if not is_own(path):
             say(f"{path}: is a link to a file outside the checkpoint, and is left out")
         elif path.stat().st_size > _MOST_BYTES:
             say(f"{path}: is larger than {_MOST_BYTES} bytes, no licence's text, and is left out")

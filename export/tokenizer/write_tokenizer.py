@@ -7,12 +7,15 @@ from typing import Any
 
 from ...console.progress import say
 from ...runtime.contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
+from ...runtime.errors import CheckpointError
 from ...runtime.manifest import SENTENCEPIECE, Vocabulary, to_json
 from ...runtime.tokenizers.hugging_face import parse_tokenizer_json
 from ...runtime.tokenizers.kinds import KINDS
 from ...runtime.tokenizers.protocol import Codec
+from ...runtime.untrusted.json_text import parse_object
 from ..formats.checkpoint import Checkpoint
 from ..formats.held_files import HeldFile
+from ..formats.links import refuse_foreign
 from ..formats.metadata_fields import read_json_object
 from ..formats.tokenizer_files import SETTINGS_FILE, PublishedTokenizer
 from .added_tokens import with_added_tokens
@@ -50,7 +53,7 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
     for name, file in tokenizer.companions.items():
         path = artifact / name
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(file.read_bytes())
+        path.write_bytes(_checked(file))
     (artifact / KINDS[tokenizer.kind].file).write_bytes(tokenizer.model)
     correct_settings(artifact, vocabulary, codec, source=tokenizer.path)
     most = checkpoint.config.max_position_embeddings
@@ -72,6 +75,26 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
     origin = f"made from {tokenizer.made_from}"
     say(f"{tokenizer.path.with_name(TOKENIZER_JSON_FILE)}: {origin}")
     return origin
+
+
+def _checked(file: HeldFile) -> bytes:
+    """Content of a published file that an artifact carries: JSON, or a template's text.
+
+    Raises:
+        CheckpointError: it is neither, or a link out of the checkpoint.
+    """
+    refuse_foreign(file.path)
+    content = file.read_bytes()
+    if file.path.suffix == ".json":
+        parse_object(content, what=file, error=CheckpointError, remedy="download it again")
+        return content
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(
+            f"{file}: not UTF-8 ({error}), expected a template; download it again"
+        ) from error
+    return content
 
 
 def _write_beside_model(

@@ -16,6 +16,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram
 
+from ...console.end_with_parent import end_with_parent
 from ...graphs.operator import schema
 from ...runtime import contract
 from ...runtime.errors import TraceError
@@ -155,7 +156,11 @@ def _name_by_contract(graph: ir.Graph, geometry: contract.Geometry) -> None:
 
 
 def main() -> int:
-    """Read config and cache as JSON from standard input, write the graph to standard output."""
+    """Read config and cache as JSON from standard input, write the graph to standard output.
+
+    The argument is the number of the process that reads it, with which this one ends.
+    """
+    end_with_parent(int(sys.argv[1]))
     config, cache = json.load(sys.stdin)
     # What torch may print is not part of the graph.
     with os.fdopen(os.dup(1), "wb") as out:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -29,7 +30,7 @@ def trace_in_subprocess(config: MistralConfig, cache: CacheChoice = WINDOWED) ->
     """
     done = subprocess.run(
         # -P: a json.py beside the weights, say, is nothing that we run.
-        [sys.executable, "-P", "-m", _MODULE],
+        [sys.executable, "-P", "-m", _MODULE, str(os.getpid())],
         input=json.dumps([dataclasses.asdict(one) for one in (config, cache)]).encode(),
         capture_output=True,
         check=False,

@@ -9,6 +9,7 @@ is in it. A folder without the mark is refused and stays.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,7 @@ def open_partial(out: Path, kind: PartialKind) -> PartialFolder:
                 f"it); move it elsewhere or {kind.advice}"
             )
         partial.mkdir(parents=True, exist_ok=True)
+        _refuse_links(partial, kind)
         lock.acquire(timeout=0)
         mark(partial, kind.content)
     except filelock.Timeout as error:
@@ -97,6 +99,21 @@ def _is_ours(partial: Path, kind: PartialKind) -> bool:
     if partial.is_symlink() or not partial.is_dir():
         return False
     return all(path.name == _LOCK and not path.stat().st_size for path in partial.iterdir())
+
+
+def _refuse_links(partial: Path, kind: PartialKind) -> None:
+    """Refuse links in the folder: we make none, and what is written there would go elsewhere.
+
+    Raises:
+        ContractError: naming the first.
+    """
+    for place, folders, names in os.walk(partial):
+        for path in (Path(place, name) for name in (*folders, *names)):
+            if path.is_symlink():
+                raise ContractError(
+                    f"{path}: is a link to {os.readlink(path)}, expected none in a folder of "
+                    f"{kind.made_by}; remove it (rm {shlex.quote(str(path))})"
+                )
 
 
 def _remove(path: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ...runtime.contract import DATA_FILE, MANIFEST_FILE
 from ...runtime.errors import ContractError, TraceError, TramontaneError
+from .durable import sync_folder, sync_tree
 from .journal import Identity, Journal
 from .own_folders import files_of_artifact, foreign_files, is_free, refuse_mounted, target_of
 from .partial_folder import PartialKind, open_partial
@@ -113,23 +114,26 @@ def claimed(out: Path, *, replace: bool = True) -> Iterator[Claim]:
     """
     refuse_occupied(out, replace=replace)
     target, partial = target_of(out), open_partial(out, _KIND)
-    replaced = partial.path / _REPLACED
-    _bring_back(target, replaced)
-    claim = Claim(partial.path)
+    replaced, claim = partial.path / _REPLACED, None
     try:
+        _bring_back(target, replaced)
+        claim = Claim(partial.path)
         yield claim
         assert claim.staging is not None, "the block has begun no folder"
         refuse_occupied(out, replace=replace)  # it may have been made, or changed, meanwhile
+        sync_tree(claim.staging.folder)
         if target.exists():
             target.rename(replaced)
         claim.staging.folder.rename(target)
+        sync_folder(target.parent)
     except BaseException as error:
-        _bring_back(target, replaced)
-        if claim.is_worth_keeping(error):
+        with contextlib.suppress(OSError):  # the next run tries again
+            _bring_back(target, replaced)
+        if claim is None or claim.is_worth_keeping(error):
             partial.release()
         else:
             partial.remove()
-        if isinstance(error, OSError) and claim.staging is not None:
+        if isinstance(error, OSError) and (claim is None or claim.staging is not None):
             raise ContractError(
                 f"{out}: cannot be written ({error}); where a file is too large for the disk, "
                 "cut it with --max-shard; what was written is kept for the next run"

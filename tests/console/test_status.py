@@ -66,6 +66,14 @@ def raising(error: BaseException) -> Callable[[], int]:
         (errors.ContractError("a: b"), 2, "tramontane: a: b\n"),
         (OSError(errno.ENOSPC, "full", "a/b"), 2, "tramontane: a/b: full; make room"),
         (PermissionError(errno.EACCES, "closed", "a/b"), 2, "tramontane: a/b: closed; check who"),
+        (
+            IsADirectoryError(errno.EISDIR, "a folder", "a\nb"),
+            2,
+            "tramontane: a\\nb: a folder; name",
+        ),
+        (OSError(errno.ENAMETOOLONG, "long", "x" * 9999), 2, "tramontane: xxxxx"),
+        (OSError(errno.EROFS, "no", "a", None, "b"), 2, "tramontane: a to b: no; check who may"),
+        (OSError(errno.ENOSPC, "full"), 2, "tramontane: a file or standard output: full; make r"),
         (MemoryError(), 2, "tramontane: out of memory"),
         (KeyboardInterrupt(), 130, "\ntramontane: interrupted\n"),
         (ValueError("a bug"), 70, "tramontane: this is a bug: please report it"),
@@ -293,3 +301,27 @@ def test_python_m_runs_the_command(module: str) -> None:
         [sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout == "tramontane 0.1.0\n"
+
+
+_COMMAND = [sys.executable, "-m", "tramontane", "inspect", "mistral-7b-v0.1"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_full_standard_output_is_one_line_of_error(options: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*_COMMAND, *options], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("tramontane: a file or standard output: No space left")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_table_that_nobody_reads_ends_quietly() -> None:
+    with subprocess.Popen(_COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+        assert command.stdout is not None
+        assert command.stderr is not None
+        command.stdout.close()
+        assert command.stderr.read() == b""
+    assert command.returncode == 141

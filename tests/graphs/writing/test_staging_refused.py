@@ -155,3 +155,85 @@ def test_what_lies_beside_the_artifact_survives_with_every_outcome(out: Path) ->
                 raise failure
         assert set(theirs) <= set(files(out.parent))
     assert files(out) == [MANIFEST_FILE, DATA_FILE]
+
+
+@pytest.mark.parametrize(
+    "name", ["artifact", "artifact/onnx", "early", "journal.new", ".tramontane"]
+)
+def test_a_link_in_the_partial_folder_is_not_written_through(out: Path, name: str) -> None:
+    partial, elsewhere = out.with_name(f".{out.name}.partial"), out.parent / "elsewhere"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(KeyboardInterrupt), staged(out, identity=IDENTITY):
+        raise KeyboardInterrupt
+    elsewhere.mkdir()
+    if name == ".tramontane":
+        (partial / name).rename(elsewhere / name)
+        (partial / name).symlink_to(elsewhere / name)
+    else:
+        if (partial / name).is_dir():
+            (partial / name).rmdir()
+        (partial / name).symlink_to(elsewhere)
+    held = names(elsewhere)
+    with (
+        pytest.raises(ContractError, match=f"{re.escape(name)}: is a link to .*; remove it"),
+        staged(out, identity=IDENTITY),
+    ):
+        pytest.fail("wrote through a link")
+    assert names(elsewhere) == held
+
+
+def test_a_lock_that_is_a_folder_is_named(out: Path) -> None:
+    partial = out.with_name(f".{out.name}.partial")
+    write(partial / ".tramontane", "made by tramontane: an artifact that is not whole yet\n")
+    (partial / "lock").mkdir()
+    with (
+        pytest.raises(ContractError, match="artifact: cannot be made"),
+        staged(out, identity=IDENTITY),
+    ):
+        pytest.fail("took a folder for a lock")
+
+
+@pytest.mark.parametrize("when", ["mkdir", "rename"])
+def test_a_disk_that_fails_before_the_block_begins_is_typed(
+    out: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial = out.with_name(f".{out.name}.partial")
+    write(partial / ".tramontane", "made by tramontane: an artifact that is not whole yet\n")
+    write(partial / "replaced/config.json", "old")
+
+    def fail(path: Path, *_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, when, fail)
+    with (
+        pytest.raises(ContractError, match="artifact: cannot be .*No space left"),
+        staged(out, identity=IDENTITY),
+    ):
+        pytest.fail("began on a full disk")
+    assert (partial / "replaced/config.json").read_text() == "old"
+
+
+def test_all_is_on_the_disk_before_the_artifact_takes_its_name(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[tuple[str, Path]] = []
+    sync, rename = os.fsync, Path.rename
+
+    def note_sync(descriptor: int) -> None:
+        events.append(("sync", Path(os.readlink(f"/proc/self/fd/{descriptor}"))))
+        sync(descriptor)
+
+    def note_rename(path: Path, target: Path) -> Path:
+        events.append(("rename", path))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "rename", note_rename)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with staged(out, identity=IDENTITY) as staging:
+        write(staging.folder / "onnx/model.onnx", "graph")
+        folder = staging.folder
+    at = events.index(("rename", folder))
+    for path in (folder / "onnx/model.onnx", folder / "onnx", folder):
+        assert events.index(("sync", path)) < at
+    assert ("sync", out.parent) in events[at:]

@@ -1,0 +1,81 @@
+"""Files that an artifact carries over are a tokenizer's, and lie in the checkpoint."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.formats.links import is_own
+from tramontane.export.sidecars.sidecars import _generation
+from tramontane.export.tokenizer.tokenizer import read_vocabulary
+from tramontane.export.tokenizer.write_tokenizer import write_tokenizer
+from tramontane.runtime.errors import CheckpointError, ConfigError
+
+
+@pytest.fixture
+def folder(stdlib_5m: Path, tmp_path: Path) -> Path:
+    """The bundled demo model, its weights linked by a second name."""
+    folder = tmp_path / "model"
+    shutil.copytree(stdlib_5m, folder, copy_function=os.link)
+    return folder
+
+
+def carry(folder: Path) -> None:
+    out = folder.parent / "out"
+    out.mkdir()
+    with Checkpoint.open(folder) as checkpoint:
+        write_tokenizer(checkpoint, out, read_vocabulary(checkpoint))
+        _generation(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "generation_config.json",
+        "chat_template.jinja",
+    ],
+)
+def test_a_link_to_another_file_of_the_disk_is_refused(folder: Path, name: str) -> None:
+    secret = folder.parent / "secret.json"
+    secret.write_text('{"password": 1}' if name != "added_tokens.json" else "{}")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(secret)
+    with pytest.raises(CheckpointError, match=f"{name}: is a link to .*secret.json, which is out"):
+        carry(folder)
+
+
+def test_a_link_within_the_checkpoint_is_followed(folder: Path) -> None:
+    (folder / "map.json").write_text("{}")
+    (folder / "special_tokens_map.json").unlink(missing_ok=True)
+    (folder / "special_tokens_map.json").symlink_to("map.json")
+    carry(folder)
+    assert (folder.parent / "out/special_tokens_map.json").read_text() == "{}"
+
+
+def test_a_link_into_a_hubs_cache_is_the_checkpoints_own(tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "snapshots/abc", tmp_path / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    (blobs / "1").write_text("{}")
+    (snapshot / "a.json").symlink_to(blobs / "1")
+    assert is_own(snapshot / "a.json")
+
+
+@pytest.mark.parametrize("content", [b"root:x:0:0", b"[1]", b'"\\ud800"', b"\xff"])
+def test_a_file_of_another_kind_is_not_carried(folder: Path, content: bytes) -> None:
+    (folder / "special_tokens_map.json").unlink(missing_ok=True)
+    (folder / "special_tokens_map.json").write_bytes(content)
+    with pytest.raises((CheckpointError, ConfigError), match="special_tokens_map.json: "):
+        carry(folder)
+
+
+def test_a_template_that_is_no_text_is_not_carried(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    (folder / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(CheckpointError, match=r"chat_template\.jinja: not UTF-8"):
+        carry(folder)
