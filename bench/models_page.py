@@ -17,16 +17,22 @@ from pathlib import Path
 from ..console.progress import say
 from ..console.status import status_of
 from ..export.build import export_checkpoint
+from ..export.cache_choice import WINDOWED, geometry_of
+from ..export.config import MistralConfig
 from ..export.formats.checkpoint import Checkpoint
 from ..export.known_models import GEOMETRIES
 from ..export.options import ExportOptions
+from ..export.plan import plan
 from ..runtime.errors import ConfigError, TramontaneError
+from ..runtime.memory import cache_bytes
+from ..runtime.sizes import format_bytes
 from ..validate.measurement import GateOptions
 from ..validate.run_gate import validate
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "situation"
 ABSENT = "absent here"
+_QUANTS, _TOKENS = ("int8", "int4-rtn"), 4096
 RECIPE = ExportOptions(quant="int8", target="ort")
 
 
@@ -208,12 +214,32 @@ def as_markdown(rows: Sequence[Sequence[str]], found: Sequence[Situation]) -> st
         "weights of that size, and `make bench-export` exports them. Only the sizes are checked,",
         "unless the model is also in the first table.",
         "",
+        "Bytes are those that `tramontane inspect NAME` plans for `ort`: of the weights, of the",
+        f"KV cache after {_TOKENS} tokens, and the RAM to run with it.",
+        "",
         *_table(
-            ("geometry", "parameters"),
-            [(n, f"{c.num_parameters:,}".replace(",", " ")) for n, c in GEOMETRIES.items()],
+            ("geometry", "parameters", *_QUANTS, "KV cache", *(f"RAM, {q}" for q in _QUANTS)),
+            [_sizes(name, config) for name, config in GEOMETRIES.items()],
         ),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _sizes(name: str, config: MistralConfig) -> tuple[str, ...]:
+    """One row of the table of geometries."""
+    cache = cache_bytes(
+        plan(config, quant=_QUANTS[0], target="ort").memory,
+        geometry_of(config, WINDOWED),
+        min(_TOKENS, config.max_position_embeddings),
+    )
+    planned = [plan(config, quant=quant, target="ort").memory for quant in _QUANTS]
+    return (
+        name,
+        f"{config.num_parameters:,}".replace(",", " "),
+        *(format_bytes(one.weights_bytes) for one in planned),
+        format_bytes(cache),
+        *(format_bytes(one.needed(cache)) for one in planned),
+    )
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -47,7 +47,28 @@ _LLAMA_2_13B = dataclasses.replace(
 # Its 16 further tokens mark the prefix, middle and suffix of code to fill in.
 _CODE: dict[str, Any] = {"vocab_size": 32016, "rope_theta": 1e6, "max_position_embeddings": 16384}
 
-# Source: SmolLM2, arXiv:2502.02737, and its config.json: heads in threes, embeddings tied.
+# Source: Mistral NeMo's config.json, and its 12.2 billion parameters; heads are smaller than
+# hidden_size over their number.
+_MISTRAL_NEMO = dataclasses.replace(
+    _MISTRAL_7B_V2,
+    hidden_size=5120,
+    num_hidden_layers=40,
+    vocab_size=131072,
+    max_position_embeddings=131072,
+)
+# Source: Ministral-8B-Instruct-2410's params.json: one layer in four attends to all tokens.
+_MINISTRAL_8B = dataclasses.replace(
+    _MISTRAL_7B_V2,
+    architecture="MinistralForCausalLM",
+    intermediate_size=12288,
+    num_hidden_layers=36,
+    vocab_size=131072,
+    max_position_embeddings=131072,
+    rope_theta=1e8,
+    **describe_windows([None, 32768, 32768, 32768] * 9),
+)
+
+# Source: SmolLM2, arXiv:2502.02737, and their config.json: heads in threes, embeddings tied.
 _SMOLLM2_135M = dataclasses.replace(
     _LLAMA_2_7B,
     hidden_size=576,
@@ -60,6 +81,58 @@ _SMOLLM2_135M = dataclasses.replace(
     max_position_embeddings=8192,
     rope_theta=1e5,
     tie_word_embeddings=True,
+)
+# Source: the config.json of Llama-3.2-1B and -3B.
+_LLAMA_3_2_1B = dataclasses.replace(
+    _LLAMA_2_7B,
+    hidden_size=2048,
+    intermediate_size=8192,
+    num_hidden_layers=16,
+    num_key_value_heads=8,
+    head_dim=64,
+    vocab_size=128256,
+    max_position_embeddings=131072,
+    rope_theta=5e5,
+    rope_scaling={
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+    tie_word_embeddings=True,
+)
+# Source: the config.json of SmolLM3-3B: one layer in four has no rope.
+_SMOLLM3_3B = dataclasses.replace(
+    _SMOLLM2_135M,
+    architecture="SmolLM3ForCausalLM",
+    hidden_size=2048,
+    intermediate_size=11008,
+    num_hidden_layers=36,
+    num_attention_heads=16,
+    num_key_value_heads=4,
+    head_dim=128,
+    vocab_size=128256,
+    max_position_embeddings=65536,
+    rms_norm_eps=1e-6,
+    rope_theta=5e6,
+    unrotated_layers=tuple(range(3, 36, 4)),
+)
+# Source: Qwen3, arXiv:2505.09388, table 1, and their config.json.
+_QWEN3_0_6B = dataclasses.replace(
+    _SMOLLM2_135M,
+    architecture="Qwen3ForCausalLM",
+    hidden_size=1024,
+    intermediate_size=3072,
+    num_hidden_layers=28,
+    num_attention_heads=16,
+    num_key_value_heads=8,
+    head_dim=128,
+    vocab_size=151936,
+    max_position_embeddings=40960,
+    rms_norm_eps=1e-6,
+    rope_theta=1e6,
+    has_head_norms=True,
 )
 
 GEOMETRIES = {
@@ -82,7 +155,47 @@ GEOMETRIES = {
     "llama-2-13b": _LLAMA_2_13B,
     "codellama-7b": dataclasses.replace(_LLAMA_2_7B, **_CODE),
     "codellama-13b": dataclasses.replace(_LLAMA_2_13B, **_CODE),
+    "mistral-nemo": _MISTRAL_NEMO,
+    "mistral-small-3.2": dataclasses.replace(
+        _MISTRAL_NEMO, intermediate_size=32768, rope_theta=1e9
+    ),
+    "ministral-8b": _MINISTRAL_8B,
+    "llama-3.2-1b": _LLAMA_3_2_1B,
+    "llama-3.2-3b": dataclasses.replace(
+        _LLAMA_3_2_1B,
+        hidden_size=3072,
+        num_hidden_layers=28,
+        num_attention_heads=24,
+        head_dim=128,
+    ),
     "smollm2-135m": _SMOLLM2_135M,
+    "smollm2-360m": dataclasses.replace(
+        _SMOLLM2_135M,
+        hidden_size=960,
+        intermediate_size=2560,
+        num_hidden_layers=32,
+        num_attention_heads=15,
+        num_key_value_heads=5,
+    ),
+    "smollm2-1.7b": dataclasses.replace(
+        _SMOLLM2_135M,
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=24,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+        rope_theta=130000.0,
+    ),
+    "smollm3-3b": _SMOLLM3_3B,
+    "qwen3-0.6b": _QWEN3_0_6B,
+    "qwen3-1.7b": dataclasses.replace(_QWEN3_0_6B, hidden_size=2048, intermediate_size=6144),
+    "qwen3-4b": dataclasses.replace(
+        _QWEN3_0_6B,
+        hidden_size=2560,
+        intermediate_size=9728,
+        num_hidden_layers=36,
+        num_attention_heads=32,
+    ),
 }
 
 

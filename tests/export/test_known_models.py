@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tramontane.export.formats.huggingface import read_config_json, to_hugging_f
 from tramontane.export.known_models import GEOMETRIES, find_geometry, shorten
 from tramontane.runtime.errors import ConfigError
 
-# As the models' cards and papers have them.
+# As the models' cards, papers and safetensors indexes have them; of Mistral Small the text model.
 PARAMETERS = {
     "stdlib-5m": 5_573_888,
     "mistral-7b-v0.1": 7_241_732_096,
@@ -22,7 +23,18 @@ PARAMETERS = {
     "llama-2-13b": 13_015_864_320,
     "codellama-7b": 6_738_546_688,
     "codellama-13b": 13_016_028_160,
+    "mistral-nemo": 12_247_782_400,
+    "mistral-small-3.2": 23_572_403_200,
+    "ministral-8b": 8_019_808_256,
+    "llama-3.2-1b": 1_235_814_400,
+    "llama-3.2-3b": 3_212_749_824,
     "smollm2-135m": 134_515_008,
+    "smollm2-360m": 361_821_120,
+    "smollm2-1.7b": 1_711_376_384,
+    "smollm3-3b": 3_075_098_624,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-1.7b": 1_720_574_976,
+    "qwen3-4b": 4_022_468_096,
 }
 
 
@@ -44,9 +56,23 @@ def test_the_embedded_model_has_the_geometry_of_its_name(stdlib_5m: Path) -> Non
     assert find_geometry("stdlib-5m") == read_config_json(stdlib_5m)
 
 
-def test_only_the_first_mistral_and_the_embedded_model_have_a_window() -> None:
+def test_only_the_first_mistral_ministral_and_the_embedded_model_have_a_window() -> None:
     windows = {name: c.sliding_window for name, c in GEOMETRIES.items() if c.sliding_window}
-    assert windows == {"stdlib-5m": 64, "mistral-7b-v0.1": 4096}
+    assert windows == {"stdlib-5m": 64, "mistral-7b-v0.1": 4096, "ministral-8b": 32768}
+    assert GEOMETRIES["ministral-8b"].windows == (None, 32768, 32768, 32768) * 9
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_config_json_of_each_geometry_is_read_as_that_geometry(name: str, tmp_path: Path) -> None:
+    config = GEOMETRIES[name]
+    (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(config)))
+    assert read_config_json(tmp_path) == config
+
+
+def test_first_layers_keep_their_windows_and_their_rope() -> None:
+    assert shorten(GEOMETRIES["ministral-8b"], 2).windows == (None, 32768)
+    assert shorten(GEOMETRIES["ministral-8b"], 1).windows == (None,)
+    assert shorten(GEOMETRIES["smollm3-3b"], 5).unrotated_layers == (3,)
 
 
 def test_an_unknown_name_is_refused_with_those_that_are_known() -> None:
