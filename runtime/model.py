@@ -133,7 +133,7 @@ class Model:
         """
         return read_manifest(Path(folder)).memory
 
-    def session(self, *, keep: int = 0) -> Session:
+    def session(self, *, keep: int = 0, time_limit: float | None = None) -> Session:
         """Begin an empty sequence with a KV cache of its own.
 
         Args:
@@ -141,13 +141,17 @@ class Model:
                 longest that the sequence has been: each layer with a window keeps so many rows
                 more.
 
+            time_limit: seconds that one step, or one chunk of a prompt, may take. One that takes
+                longer is stopped by ContractError, and the session needs ``reset``.
+
         Raises:
-            ContractError: ``keep`` is negative; with the caches of the other sessions, it would
-                take more memory than allowed; or the model is closed.
+            ContractError: ``keep`` is negative, or ``time_limit`` not above 0; with the
+                caches of the other sessions, it would take more memory than allowed; or the model
+                is closed.
         """
         from .session import Session
 
-        return Session(self, keep=keep)
+        return Session(self, keep=keep, time_limit=time_limit)
 
     @property
     def graph(self) -> ort.InferenceSession:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from .saved_state import read_state, write_state
 from .sequence import CachedSequence
 from .sizes import counted
 from .snapshot import Snapshot
+from .time_limit import LimitedGraph
 from .token_ids import as_id
 from .tokenizers.tokenizer import Tokenizer
 
@@ -48,8 +50,8 @@ class Session(GeneratingSession):
     referenced, or the sequence was changed by other calls.
     """
 
-    def __init__(self, model: Model, *, keep: int = 0) -> None:
-        """Begin an empty sequence; ``keep`` and what it raises are as ``Model.session``'s."""
+    def __init__(self, model: Model, *, keep: int = 0, time_limit: float | None = None) -> None:
+        """Begin an empty sequence; arguments and what it raises are as ``Model.session``'s."""
         geometry = model.manifest.geometry
         if not 0 <= keep <= geometry.max_positions:
             raise ContractError(
@@ -61,7 +63,10 @@ class Session(GeneratingSession):
         self.model = model
         self._owns_model = False
         self._geometry = geometry
-        self._sequence = CachedSequence(model.graph, geometry, keep=keep)
+        graph: Any = model.graph
+        if time_limit is not None:
+            graph = LimitedGraph(graph, seconds=time_limit, artifact=model.folder)
+        self._sequence = CachedSequence(graph, geometry, keep=keep)
         self._guard = Guard(
             f"{model.folder}: this session",
             remedy="call reset() and give the whole sequence again",
