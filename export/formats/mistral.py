@@ -118,7 +118,15 @@ def to_params_json(config: MistralConfig) -> dict[str, Any]:
 
     ``rope_theta`` stands there unless a window marks the file as one of version 0.1: programs
     disagree on what a missing one means. Positions stand there where they are not the usual ones.
+
+    Raises:
+        ConfigError: it has no words for a part of the model.
     """
+    if config.has_qkv_bias or config.has_head_norms or config.unrotated_layers:
+        raise ConfigError(
+            f"{PARAMS_FILE}: has no words for biases, norms of heads or layers without rope of "
+            f"{config.architecture}, expected a plain decoder; write Hugging Face's layout instead"
+        )
     published = {theirs: getattr(config, ours) for ours, theirs in _SIZES.items()}
     published["norm_eps"] = config.rms_norm_eps
     if config.sliding_window is not None:

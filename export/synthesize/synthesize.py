@@ -122,13 +122,8 @@ def _plan(
         raise ConfigError(f"--dtype {dtype}: expected one of {', '.join(_DTYPES)}")
     if layout not in ("huggingface", "mistral"):
         raise ConfigError(f"--layout {layout}: expected huggingface or mistral")
-    if layout == "mistral" and (
-        config.has_qkv_bias or config.has_head_norms or config.unrotated_layers
-    ):
-        raise ConfigError(
-            f"--layout mistral: {config.architecture} has parts that Mistral's layout has no word "
-            "for, expected --layout huggingface"
-        )
+    if layout == "mistral":
+        to_params_json(config)  # before anything is written: it refuses what it has no words for
     naming = HUGGING_FACE if layout == "huggingface" else MISTRAL
     entries = [
         TensorEntry(name=naming.published(parameter), dtype=_DTYPES[dtype][0], shape=shape)

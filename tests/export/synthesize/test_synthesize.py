@@ -193,9 +193,17 @@ def test_logits_neither_explode_nor_vanish_and_some_channels_stand_out(
         assert kurtosis > 5  # 3 is that of a normal distribution
 
 
+HAVE_NO_PARAMS_JSON = ("llama-3.2-", "smollm3-", "qwen3-")
+
+
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_params_json_says_what_the_geometry_is(tmp_path: Path, name: str) -> None:
     config = GEOMETRIES[name]
+    if name.startswith(HAVE_NO_PARAMS_JSON):
+        with pytest.raises(ConfigError, match=r"^params.json: .*; write Hugging Face's layout"):
+            synthesize(name, tmp_path / "out", layout="mistral")
+        assert not (tmp_path / "out").exists()
+        return
     (tmp_path / "params.json").write_text(json.dumps(to_params_json(config)))
     assert read_params_json(tmp_path) == dataclasses.replace(
         config, architecture="MistralForCausalLM", bos_token_id=None, eos_token_ids=()
