@@ -39,6 +39,8 @@
 #? MIN_AGREEMENT            least top-1 agreement with it on TEXT, 0 to 1 (default: 0.2)
 #? THOROUGH                 1: check all lengths and all layers, which takes much longer
 #? STORE                    folder of the stored PyTorch results (default: the user's cache)
+#? NATIVE                   1: add a graph with our own attention kernel (make native builds it)
+#? PLATFORM                 build for another system, such as linux-aarch64 (default: this one)
 #? NO_VALIDATE              1: skip the parity check
 #? NO_VALIDATE/inspect      1: plan an export without its parity check
 #? NO_RESUME                1: start anew instead of resuming an interrupted export
@@ -116,7 +118,7 @@ measuring = $(call flag,TEXT,text) $(call flag,SEED,seed) $(call flag,TOLERANCE,
   $(call switch,THOROUGH,thorough) $(call flag,STORE,store)
 export-options = $(choices) $(call flag,BASE_MODEL,base-model) \
   $(call flag,MAX_SHARD,max-shard) $(call flag,CALIBRATION_TEXT,calibration-text) \
-  $(call flag,CALIBRATION_TOKENS,calibration-tokens) $(measuring) \
+  $(call flag,CALIBRATION_TOKENS,calibration-tokens) $(call switch,NATIVE,native) $(measuring) \
   $(call switch,NO_VALIDATE,no-validate) $(call switch,NO_RESUME,no-resume) \
   $(call switch,NO_REPLACE,no-replace)
 # Sets OUT, where it is not given, to the folder that export writes.
@@ -128,7 +130,7 @@ stem = $$(basename -- "$$MODEL")
 in-parallel = --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .PHONY: help dev export run validate inspect recipes card parity faults synthetic interop gguf models \
-  reduced web bench-export bench-others bench-peers bench-quality bench-web bench bench-flat bench-kernels \
+  reduced native web bench-export bench-others bench-peers bench-quality bench-web bench bench-flat bench-kernels \
   performance test test-fast lint types clean
 
 help:  ## start here: list the targets; make help-TARGET lists the options of one
@@ -158,6 +160,9 @@ card: $(READY)  ## use: print an artifact's model card
 
 reduced: $(READY)  ## use: list an artifact's operators, and write it in ORT format
 	@$(artifact) && $(module).deploy.reduced_build "$$OUT" artifacts/reduced
+
+native: $(READY)  ## use: build our own attention kernel, a library that onnxruntime loads
+	@$(module).native.build $(call flag,PLATFORM,platform)
 
 synthetic: $(READY)  ## use: write a checkpoint of random weights, as large as a known model
 	@$(tramontane) synthesize "$$GEOMETRY" \

@@ -19,6 +19,7 @@ from ..graphs.quantization.scheme import Scheme
 from ..graphs.targets.known import find_target
 from ..graphs.writing import artifact
 from ..graphs.writing.description import describe_tensors, refuse_in_float, with_errors
+from ..graphs.writing.native_graph import write_native_graph
 from ..graphs.writing.partial_folder import partial_of
 from ..graphs.writing.staging import Claim, claimed, note_of_replaced
 from ..runtime.contract import CARD_FILE, MANIFEST_FILE
@@ -144,6 +145,8 @@ def _export(
     )
     rounded = None if calibration is None else calibration.rounded
     tensors = with_errors(tensors, errors.read(), rounded)
+    if options.native:
+        write_native_graph(folder)
     shutil.copytree(claim.early, folder, dirs_exist_ok=True)
     write_sidecars(
         weights,

@@ -28,6 +28,7 @@ class ExportOptions:
     window: WindowChoice | None = None  # keys a query sees, in place of the checkpoint's own
     cache: str = "windowed"  # as in ``cache_choice.CACHES``
     kv: str = "float32"  # what keys and values are held in, as in ``CACHE_DTYPES``
+    native: bool = False  # whether a second graph has our own attention kernel
     max_shard_bytes: int | None = None  # no file of weights grows beyond it
     calibration_text: Path = TEXT  # UTF-8, to observe activations on
     calibration_tokens: int | None = None  # of that text, at most; None: what the method needs

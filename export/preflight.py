@@ -9,12 +9,14 @@ from typing import Any
 
 from ..console.progress import say
 from ..graphs.quantization.recipes.recipe import DEFAULT_BLOCK
+from ..graphs.targets.known import find_target
 from ..graphs.writing.external_data import refuse_full_disk
 from ..graphs.writing.own_folders import target_of
 from ..graphs.writing.partial_folder import partial_of
 from ..graphs.writing.staging import refuse_occupied
 from ..runtime.errors import ConfigError, ContractError
 from ..runtime.manifest import Vocabulary
+from ..runtime.native_library import find_library
 from .cache_choice import CacheChoice
 from .config import MistralConfig
 from .formats.checkpoint import Checkpoint
@@ -70,6 +72,8 @@ def preflight(
     refuse_two_patterns(config)
     cache = options.cache_choice
     _warn_of_no_window(weights, config)
+    if options.native:
+        _refuse_native(options)
     vocabulary, origin = (
         read_vocabulary(weights),
         read_upstream_metadata(weights, base_model=base_model),
@@ -98,6 +102,24 @@ def _refuse_block_without_use(options: ExportOptions) -> None:
         raise ConfigError(
             f"--block {options.block}: {recipe.option} has blocks of its own for every matrix, "
             "expected lines without block; leave --block out"
+        )
+
+
+def _refuse_native(options: ExportOptions) -> None:
+    """Refuse a graph for the native library where it has nothing to replace, or cannot be proved.
+
+    Raises:
+        ContractError: the target has another attention, or the library is not installed.
+    """
+    if not find_target(options.target).has_native_attention:
+        raise ContractError(
+            f"--native --target {options.target}: its attention is not the one that the native "
+            "library computes, expected --target ort"
+        )
+    if find_library() is None:
+        raise ContractError(
+            "--native: the native library is not installed, which the parity check of that graph "
+            "runs; make native builds it"
         )
 
 

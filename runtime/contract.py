@@ -13,6 +13,7 @@ from .cache import CacheLayout
 
 MODEL_FILE = "onnx/model.onnx"
 DATA_FILE = "onnx/model.onnx_data"
+NATIVE_MODEL_FILE = "onnx/model_native.onnx"  # the same graph with our own attention kernel
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.model"  # SentencePiece's
 TOKENIZER_JSON_FILE = "tokenizer.json"  # Hugging Face's

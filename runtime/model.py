@@ -18,6 +18,7 @@ from .errors import ContractError
 from .log import logger
 from .manifest import Manifest, read_manifest, verify_files
 from .memory import MemoryPlan, refuse_beyond
+from .native_library import find_library
 from .ort_session import MOST_THREADS, open_graph, ort
 from .providers import CPU, checked_providers, left_to_cpu, placement
 from .sizes import counted, format_bytes, parse_size
@@ -58,6 +59,7 @@ class Model:
         """Join the parts of an artifact; most callers want ``load``."""
         self.folder = folder
         self.manifest = manifest
+        self.is_native = False  # whether attention is computed by the native library
         self._graph: ort.InferenceSession | None = graph
         self._max_memory_bytes = max_memory_bytes
         self._sessions: dict[int, weakref.ref[Session]] = {}  # those not yet freed, by id
@@ -72,6 +74,7 @@ class Model:
         verify: bool = False,
         max_memory: int | str | None = None,
         providers: Sequence[str] | None = None,
+        native: bool | None = None,
     ) -> Model:
         """Open an artifact.
 
@@ -86,11 +89,13 @@ class Model:
                 ``CUDAExecutionProvider``; None for the CPU's. What they cannot run, the CPU does;
                 ``placement`` says what, and a warning of the logger too. The KV cache stays in
                 the CPU's memory.
+            native: whether the native library computes attention; None: where the artifact has
+                a graph for it, the library is installed and ``providers`` is None.
 
         Raises:
             ContractError: a file is missing or damaged, the graph is not what the manifest
-                promises, its kind of tokenizer is unknown, a provider is not installed, or it
-                would take more memory than allowed.
+                promises, its kind of tokenizer is unknown, a provider is not installed, it would
+                take more memory than allowed, or ``native`` is asked for and not there.
             ConfigError: ``max_memory`` is text, but not a size.
         """
         folder, start = Path(folder), time.perf_counter()
@@ -107,9 +112,7 @@ class Model:
         refuse_beyond(manifest.memory, manifest.geometry, tokens=1, limit=limit, what=folder)
         if verify:
             verify_files(folder, manifest)
-        path = folder / contract.MODEL_FILE
-        if not path.is_file():
-            raise ContractError(f"{path}: missing; copy the artifact again")
+        path = _choose_graph(folder, native=False if native is None and providers else native)
         made_with = manifest.tools.get("onnxruntime")
         graph = open_graph(path, threads=threads, made_with=made_with, providers=names)
         refuse_broken_promises(path, manifest.geometry, graph)
@@ -118,7 +121,9 @@ class Model:
         needed = format_bytes(manifest.memory.resident_bytes)
         seconds = time.perf_counter() - start
         logger.info("%s: loaded in %.2f s; planned memory is %s", folder, seconds, needed)
-        return cls(folder=folder, manifest=manifest, graph=graph, max_memory_bytes=limit)
+        model = cls(folder=folder, manifest=manifest, graph=graph, max_memory_bytes=limit)
+        model.is_native = path.name == Path(contract.NATIVE_MODEL_FILE).name
+        return model
 
     @staticmethod
     def plan(folder: Path | str) -> MemoryPlan:
@@ -289,3 +294,21 @@ def _until_freed(owner: object, by_id: dict[int, Any]) -> None:
     """Remove what is noted of an owner when it is freed."""
     freed = weakref.finalize(owner, by_id.pop, id(owner), None)
     freed.atexit = False
+
+
+def _choose_graph(folder: Path, *, native: bool | None) -> Path:
+    """The artifact's graph, or the one for the native library.
+
+    Raises:
+        ContractError: it is missing.
+    """
+    path, other = folder / contract.MODEL_FILE, folder / contract.NATIVE_MODEL_FILE
+    if native or (native is None and other.is_file() and find_library() is not None):
+        if not other.is_file():
+            raise ContractError(
+                f"{other}: missing; export the artifact with --native, or load it without native"
+            )
+        return other
+    if not path.is_file():
+        raise ContractError(f"{path}: missing; copy the artifact again")
+    return path

@@ -11,9 +11,11 @@ from typing import Any
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from .contract import NATIVE_MODEL_FILE
 from .cpu_features import saturates
 from .errors import ContractError, printable
 from .log import logger
+from .native_library import required_library
 from .providers import CPU, RECORD
 
 __all__ = [
@@ -51,7 +53,7 @@ def open_graph(
     made_with: str | None = None,
     providers: Sequence[str] = (CPU,),
 ) -> ort.InferenceSession:
-    """Load a graph.
+    """Load a graph; one with operators of the native library loads that too.
 
     Args:
         path: the graph, or a link to it; its external data lies beside it.
@@ -79,6 +81,15 @@ def open_graph(
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(path.resolve().parent)
         )
+    if path.name == Path(NATIVE_MODEL_FILE).name:
+        library = required_library(path)
+        try:
+            options.register_custom_ops_library(_as_utf8(library))
+        except _ERRORS as error:
+            said = printable(" ".join(str(error).split()), most=_LONGEST)
+            raise ContractError(
+                f"{library}: onnxruntime cannot load it ({said}); make native builds it again"
+            ) from error
     try:
         return ort.InferenceSession(
             _as_utf8(path) if changed is None else changed,

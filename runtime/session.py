@@ -88,6 +88,7 @@ class Session(GeneratingSession):
         verify: bool = False,
         max_memory: int | str | None = None,
         keep: int = 0,
+        native: bool | None = None,
     ) -> Session:
         """Open an artifact for one sequence, as ``Model.load(folder).session()`` does.
 
@@ -104,7 +105,9 @@ class Session(GeneratingSession):
         Raises:
             ContractError, ConfigError: as ``Model.load``.
         """
-        model = Model.load(folder, threads=threads, verify=verify, max_memory=max_memory)
+        model = Model.load(
+            folder, threads=threads, verify=verify, max_memory=max_memory, native=native
+        )
         session = cls(model, keep=keep)
         session._owns_model = True
         return session

@@ -16,6 +16,7 @@ LAYERS = (
     "export",
     "validate",
     "faults",
+    "native",
     "environments",
     "deploy",
     "interop",

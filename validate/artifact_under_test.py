@@ -50,6 +50,11 @@ class Subject:
         """The artifact's folder; None of another exporter's graph."""
         return None if self.manifest is None else self.path.parent.parent
 
+    @property
+    def is_native(self) -> bool:
+        """Whether the graph has our own attention kernel."""
+        return self.path.name == Path(contract.NATIVE_MODEL_FILE).name
+
     @functools.cached_property
     def graph(self) -> OpenedGraph:
         """The graph as a file holds it."""
@@ -138,7 +143,8 @@ class Subject:
     def feeder(self) -> Feeder:
         """The way apps go: our driver, or a runtime without it."""
         if self.artifact is not None:
-            return DriverFeeder(Session.load(self.artifact), self.graph.cache_scales)
+            session = Session.load(self.artifact, native=self.is_native)
+            return DriverFeeder(session, self.graph.cache_scales)
         return self.graph_feeder()
 
     def graph_feeder(self, *, outputs: Sequence[str] = (), batch_size: int = 1) -> GraphFeeder:
@@ -175,7 +181,8 @@ def open_subject(
             _refuse_other_adapters(folder, manifest, adapters)
         _refuse_other_geometry(folder, manifest.geometry, config)
         config = config.with_windows(manifest.geometry.windows)
-        return Subject(folder / contract.MODEL_FILE, config, manifest)
+        is_native = path == folder / contract.NATIVE_MODEL_FILE
+        return Subject(path if is_native else folder / contract.MODEL_FILE, config, manifest)
     graphs = [path] if path.is_file() else find_graphs(path)
     if not graphs:
         raise ContractError(
@@ -221,8 +228,10 @@ def _refuse_other_adapters(path: Path, manifest: Manifest, found: Mapping[str, s
 
 def _artifact_around(path: Path) -> Path | None:
     """The artifact in a folder, or to which a graph belongs."""
-    folder = path.parent.parent if path.name == Path(contract.MODEL_FILE).name else path
-    is_meant = path in (folder, folder / contract.MODEL_FILE)
+    graphs = (contract.MODEL_FILE, contract.NATIVE_MODEL_FILE)
+    is_graph = path.name in [Path(name).name for name in graphs]
+    folder = path.parent.parent if is_graph else path
+    is_meant = path in (folder, *(folder / name for name in graphs))
     return folder if is_meant and (folder / contract.MANIFEST_FILE).is_file() else None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..export.formats.checkpoint import Checkpoint
 from ..export.window_choice import WindowChoice, adapted
+from ..runtime.contract import NATIVE_MODEL_FILE
 from ..runtime.manifest import to_json
 from .artifact_under_test import open_subject
 from .causes.explain import Explanation, explain
@@ -18,6 +19,7 @@ from .report.page import render_page
 from .verdict import headline, raise_if_broken
 
 FOLDER = "parity"
+NATIVE_FOLDER = "native"  # in it: of the graph with our own attention kernel
 JSON_FILE, PAGE_FILE = "report.json", "report.html"
 
 
@@ -58,6 +60,15 @@ def prove(
     checks, why = verdict.measurement.checks, verdict.explanation
     raise_if_broken(checks, artifact=Path(name or artifact), explanation=str(why or ""))
     write_reports(verdict, artifact / FOLDER, name=name)
+    native = artifact / NATIVE_MODEL_FILE
+    if native.is_file():
+        again = validate(native, checkpoint, options or GateOptions(), explains=True)
+        raise_if_broken(
+            again.measurement.checks,
+            artifact=Path(name or artifact) / NATIVE_MODEL_FILE,
+            explanation=str(again.explanation or ""),
+        )
+        write_reports(again, artifact / FOLDER / NATIVE_FOLDER, name=name)
     return headline(checks)
 
 

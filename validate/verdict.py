@@ -171,6 +171,7 @@ def closer(
         has_int8_cache: whether keys and values are rounded as well.
         has_other_window: whether the window is not the checkpoint's own.
 
+    >>> from tramontane.graphs.quantization.recipes.known import find_recipe
     >>> closer(find_recipe("fp32"), text="a.txt")
     'measure on a text like the training data (--text; this was a.txt)'
     """

@@ -10,16 +10,25 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from onnx import numpy_helper, parser
 
+from ...runtime.contract import MODEL_FILE, NATIVE_MODEL_FILE
+from ...runtime.native_library import find_library
 from ...runtime.ort_session import open_graph, ort
 
 WINDOW, SLACK = 4096, 512
 HEADS, KEY_VALUE_HEADS, HEAD_SIZE = 32, 8, 128
 IN, OUT = 4096, 14336  # of the product
 ROWS = 256  # positions of a prompt
+_NATIVE = "tramontane.native.GroupQueryAttention"
+_STORED: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "int8": np.dtype(np.int8),
+}
 COPIES = 6  # copies of caches and matrices, so that none stays in the CPU's caches
 SHAPE = {
     "window": WINDOW,
@@ -71,14 +80,14 @@ def attentions(threads: int) -> Iterator[Kernel]:
     }
     grouped = f"float[1, {KEY_VALUE_HEADS}, {group}, {HEAD_SIZE}] query"
     in_groups: Arrays = {"query": _numbers(1, KEY_VALUE_HEADS, group, HEAD_SIZE)}
-    ways: tuple[tuple[str, str, str, Arrays, bool], ...] = (
+    ways: list[tuple[str, str, str, Arrays, str]] = [
         (
             "GroupQueryAttention, float32",
             f"{query}, {lengths}, {turned}",
             f"y{{n}}, k{{n}}_, v{{n}}_ = {kernel}<{heads}>"
             "(query, , , k{n}, v{n}, last, total, cos, sin)",
             fed,
-            False,
+            "float32",
         ),
         (
             "GroupQueryAttention, int8",
@@ -86,14 +95,14 @@ def attentions(threads: int) -> Iterator[Kernel]:
             f"y{{n}}, k{{n}}_, v{{n}}_ = {kernel}<{heads}, {in_bytes}>"
             "(query, , , k{n}, v{n}, last, total, cos, sin, , , , key_scales, value_scales)",
             fed,
-            True,
+            "int8",
         ),
         (
             f"Attention-24, {group} heads a matrix",
             grouped,
             "y{n} = Attention(query, k{n}, v{n})",
             in_groups,
-            False,
+            "float32",
         ),
         (
             f"MatMul, {group} heads a matrix",
@@ -102,15 +111,26 @@ def attentions(threads: int) -> Iterator[Kernel]:
             "(query, k{n}) "
             "p{n} = Softmax(s{n}) y{n} = MatMul(p{n}, v{n})",
             in_groups,
-            False,
+            "float32",
         ),
-    )
-    for way, inputs, nodes, feeds, is_bytes in ways:
+    ]
+    if find_library() is not None:
+        for dtype in _STORED:
+            scales_read = ", , , , key_scales, value_scales" if dtype == "int8" else ""
+            nodes = (
+                f"y{{n}}, k{{n}}_, v{{n}}_ = {_NATIVE}<{heads}>"
+                f"(query, , , k{{n}}, v{{n}}, last, total, cos, sin{scales_read})"
+            )
+            inputs = f"{query}, {lengths}, {turned}"
+            ways.append((f"our own, {dtype}", inputs, nodes, fed, dtype))
+    for way, inputs, nodes, feeds, dtype in ways:
         yield Kernel(
             does=f"attention, {WINDOW} rows",
             way=way,
-            run=_over_caches(inputs, nodes, feeds, scales if is_bytes else {}, threads),
-            read_bytes=2 * KEY_VALUE_HEADS * WINDOW * HEAD_SIZE * (1 if is_bytes else 4),
+            run=_over_caches(
+                inputs, nodes, feeds, scales if dtype == "int8" else {}, dtype, threads
+            ),
+            read_bytes=2 * KEY_VALUE_HEADS * WINDOW * HEAD_SIZE * _STORED[dtype].itemsize,
             multiplications=2 * HEADS * WINDOW * HEAD_SIZE,
         )
 
@@ -164,15 +184,12 @@ def _multiplied(weights: Arrays, *, bits: int, block: int) -> str:
 
 
 def _over_caches(
-    inputs: str, nodes: str, feeds: Arrays, scales: Arrays, threads: int
+    inputs: str, nodes: str, feeds: Arrays, scales: Arrays, dtype: str, threads: int
 ) -> Callable[[], object]:
-    """A graph of attention over several caches, bound once; past and present share memory.
-
-    Caches that have scales are int8.
-    """
+    """A graph of attention over several caches, bound once; past and present share memory."""
     appends = "k{n}_" in nodes
     shape = (1, KEY_VALUE_HEADS, WINDOW + (SLACK if appends else 0), HEAD_SIZE)
-    of_cache = f"{'int8' if scales else 'float'}[{', '.join(map(str, shape))}]"
+    of_cache = f"{dtype.removesuffix('32')}[{', '.join(map(str, shape))}]"
     caches: Arrays = {}
     outputs = ["float[a, b, c] y{n}" if appends else "float[a, b, c, d] y{n}"]
     if appends:
@@ -180,7 +197,7 @@ def _over_caches(
     for n in range(COPIES):
         for name in "kv":
             rows = _numbers(*shape)
-            caches[f"{name}{n}"] = (rows * 30).astype(np.int8) if scales else rows
+            caches[f"{name}{n}"] = (rows * 30 if scales else rows).astype(_STORED[dtype])
     session = _session(
         f"{inputs}, {', '.join(f'{of_cache} {name}' for name in caches)}",
         nodes,
@@ -236,7 +253,7 @@ def _session(
     """A graph of several copies of some nodes; {n} is the copy's number."""
     copies = range(COPIES)
     text = (
-        '<ir_version: 10, opset_import: ["" : 24, "com.microsoft" : 1]>\n'
+        '<ir_version: 10, opset_import: ["" : 24, "com.microsoft" : 1, "tramontane.native" : 1]>\n'
         f"kernels ({inputs}) => ({', '.join(outputs.replace('{n}', str(n)) for n in copies)})\n"
         f"{{ {' '.join(nodes.replace('{n}', str(n)) for n in copies)} }}"
     )
@@ -244,7 +261,9 @@ def _session(
     model.graph.initializer.extend(
         numpy_helper.from_array(array, name) for name, array in weights.items()
     )
-    return open_graph(Path("kernels"), threads=threads, changed=model.SerializeToString())
+    # Under this name the native library is loaded too.
+    path = Path(NATIVE_MODEL_FILE if _NATIVE in text else MODEL_FILE)
+    return open_graph(path, threads=threads, changed=model.SerializeToString())
 
 
 def _numbers(*shape: int) -> np.ndarray:

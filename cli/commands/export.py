@@ -80,6 +80,12 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
         "1GB for --target web)",
     )
     parser.add_argument(
+        "--native",
+        action="store_true",
+        help="add a second graph over the same weights, with our own attention kernel, for "
+        "processes that load the native library",
+    )
+    parser.add_argument(
         "--no-resume",
         action="store_true",
         help="start anew instead of resuming an interrupted export",
@@ -173,6 +179,7 @@ def _export_options(args: Namespace) -> ExportOptions:
     text = args.calibration_text
     return ExportOptions(
         **choices_of(args),
+        native=args.native,
         max_shard_bytes=size_of(args.max_shard, flag="--max-shard"),
         calibration_tokens=args.calibration_tokens,
         **({} if text is None else {"calibration_text": text}),
@@ -203,6 +210,8 @@ def _commands_to_look_into(args: Namespace, out: Path) -> str:
     if args.recipe is not None:
         del choices["QUANT"]
         choices["RECIPE"] = str(args.recipe)
+    if args.native:
+        choices["NATIVE"] = "1"
     for name in ("calibration_text", "calibration_tokens", "max_shard", "base_model"):
         if getattr(args, name) is not None:
             choices[name.upper()] = str(getattr(args, name))

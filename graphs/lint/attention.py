@@ -138,7 +138,10 @@ def _attention(
     window, mask, past = 0, False, None
     has_attribute, slides = True, False
     match node.domain, node.op_type:
-        case schema.MICROSOFT, group_query_attention.GROUP_QUERY_ATTENTION:
+        case (
+            schema.MICROSOFT | schema.NATIVE,
+            group_query_attention.GROUP_QUERY_ATTENTION,
+        ):
             window = integer(node, group_query_attention.WINDOW, -1)
             past = input_of(node, Slot.PAST_KEY)
             mask = input_of(node, Slot.ATTENTION_BIAS) is not None

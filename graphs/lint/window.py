@@ -21,6 +21,7 @@ from .facts import Facts, LintFinding, dimension, input_of
 
 _ROPE_TABLES = {  # where the table of cosines is among a node's inputs
     (schema.MICROSOFT, group_query_attention.GROUP_QUERY_ATTENTION): Slot.COS_CACHE,
+    (schema.NATIVE, group_query_attention.GROUP_QUERY_ATTENTION): Slot.COS_CACHE,
     (schema.MICROSOFT, "RotaryEmbedding"): 2,
     (schema.DOMAIN, schema.SLIDING_WINDOW_ATTENTION): schema.INPUTS.index("cos_cache"),
     ("", "RotaryEmbedding"): 1,

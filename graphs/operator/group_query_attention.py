@@ -10,7 +10,7 @@ import enum
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .schema import MICROSOFT
+from .schema import MICROSOFT, NATIVE
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -59,8 +59,8 @@ INT8_CACHE_HEAD_MULTIPLE = 16
 
 
 def is_group_query_attention(node: ir.Node) -> bool:
-    """Whether a node is the kernel."""
-    return node.domain == MICROSOFT and node.op_type == GROUP_QUERY_ATTENTION
+    """Whether a node is the kernel, onnxruntime's or our own of the same interface."""
+    return node.domain in (MICROSOFT, NATIVE) and node.op_type == GROUP_QUERY_ATTENTION
 
 
 def in_order(inputs: Mapping[Slot, ir.Value]) -> list[ir.Value | None]:

@@ -15,6 +15,7 @@ DOMAIN = "tramontane"
 VERSION = 1
 SLIDING_WINDOW_ATTENTION = "SlidingWindowAttention"
 MICROSOFT = "com.microsoft"
+NATIVE, NATIVE_VERSION = "tramontane.native", 1  # operators of the native library
 OPSET = 23  # Attention, RotaryEmbedding and RMSNormalization; later Attentions have no CPU kernel
 
 # The operator's inputs and outputs, in order.

@@ -28,6 +28,7 @@ class Ort(Target):
     """GroupQueryAttention, MatMulNBits and GatherBlockQuantized."""
 
     name = "ort"
+    has_native_attention = True
 
     def attention_passes(self, recipe: Recipe) -> list[ir.passes.PassBase]:
         """Fuse what the kernels do in one, and lower the attention to GroupQueryAttention."""

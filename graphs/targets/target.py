@@ -31,6 +31,9 @@ class Target(abc.ABC):
     # Whether prompts of one batch may differ in length where the cache has a fixed size.
     pads_windowed_batches: bool = False
 
+    # Whether the native library has a kernel for its attention.
+    has_native_attention: bool = False
+
     @abc.abstractmethod
     def attention_passes(self, recipe: Recipe) -> list[ir.passes.PassBase]:
         """Passes that turn our attention operator into what the target runs.

@@ -13,6 +13,7 @@ class Web(Ort):
     """Attention as in ``ort``; weights of 8 bits for MatMulIntegerToFloat."""
 
     name = "web"
+    has_native_attention = False  # browsers load no libraries
     # Browsers' buffers end below 2 GiB, where Chromium 156 fetches no file any more; half of that
     # leaves room for what a page does with it.
     max_shard_bytes = 10**9

@@ -1,0 +1,26 @@
+"""Writes the second graph of an artifact, with our own attention kernel, over the same weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from ...runtime.contract import MODEL_FILE, NATIVE_MODEL_FILE
+from ...runtime.errors import GraphError
+from ..passes.use_native_attention import UseNativeAttention
+
+
+def write_native_graph(folder: Path) -> None:
+    """Write it beside the graph of an artifact, whose weights are written.
+
+    Raises:
+        GraphError: the graph has no attention kernel to replace.
+    """
+    model = ir.load(folder / MODEL_FILE)
+    if not UseNativeAttention()(model).modified:
+        raise GraphError(
+            f"{folder / MODEL_FILE}: has no GroupQueryAttention to replace, expected one a layer; "
+            "export for --target ort, or without --native"
+        )
+    ir.save(model, folder / NATIVE_MODEL_FILE)

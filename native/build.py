@@ -1,0 +1,155 @@
+"""Build the native library: ``python -m tramontane.native.build``.
+
+For this machine with its C++ compiler (``CXX``, c++, g++ or clang++) or else with zig; for other
+platforms with zig, which the package ziglang brings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from .. import __version__
+from ..console.progress import say
+from ..console.status import status_of
+from ..runtime.errors import ConfigError
+from ..runtime.native_library import BUILT
+from ..runtime.sizes import format_bytes
+from .platforms import KERNEL_FLAGS, PLATFORMS, Platform, find_platform, this_platform
+
+SOURCE = Path(__file__).parent / "source"
+KERNEL_SOURCE = "kernels.cpp"  # compiled once for each instruction set
+OTHER_SOURCES = ("choose_kernels.cpp", "attention.cpp", "library.cpp")
+_FLAGS = (
+    *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti"),
+    *("-ffp-contract=fast", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow"),
+    *("-Werror", "-Wno-psabi", "-Wno-unknown-warning-option"),
+)
+_SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build it and print where it lies."""
+    options = argparse.ArgumentParser(
+        prog="python -m tramontane.native.build", description=__doc__
+    )
+    options.add_argument(
+        "--platform", choices=tuple(PLATFORMS), help="build for it with zig (default: this one)"
+    )
+    options.add_argument("--out", type=Path, default=BUILT, help="folder for the library")
+    args = options.parse_args(argv)
+    path = build(args.out, platform_name=args.platform)
+    say(f"{path}: {format_bytes(path.stat().st_size)}")
+    return 0
+
+
+def build(folder: Path, *, platform_name: str | None = None) -> Path:
+    """Build the library into a folder.
+
+    Args:
+        folder: made if it is missing.
+        platform_name: as in ``PLATFORMS``; None for this machine.
+
+    Raises:
+        ConfigError: there is no compiler, the platform is unknown, or the compiler failed.
+    """
+    platform = find_platform(platform_name or this_platform())
+    compiler = find_compiler(None if platform_name is None else platform)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        objects = compile_sources(compiler, platform, OTHER_SOURCES, Path(scratch))
+        made = Path(scratch) / platform.library
+        link = ["-shared", "-o", str(made), *map(str, objects), "-Wl,-s"]
+        if platform.system == "Linux":
+            link += ["-lm", "-Wl,-z,defs,--as-needed"]
+        run([*compiler, *link])
+        return made.replace(folder / platform.library)
+
+
+def build_checks(folder: Path) -> Path:
+    """Build the program of ``checks.cpp``, with sanitizers of addresses and undefined behaviour.
+
+    Raises:
+        ConfigError: as ``build``.
+    """
+    platform = find_platform(this_platform())
+    compiler = find_compiler(None)
+    sources = ("choose_kernels.cpp", "attention.cpp", "checks.cpp")
+    objects = compile_sources(compiler, platform, sources, folder, more=_SANITIZERS)
+    made = folder / "checks"
+    run([*compiler, *_SANITIZERS, "-o", str(made), *map(str, objects), "-lm"])
+    return made
+
+
+def compile_sources(
+    compiler: Sequence[str],
+    platform: Platform,
+    sources: Sequence[str],
+    folder: Path,
+    *,
+    more: Sequence[str] = (),
+) -> list[Path]:
+    """Compile the kernels for each instruction set, and other sources; the object files."""
+    jobs = [
+        (
+            KERNEL_SOURCE,
+            name,
+            (
+                *KERNEL_FLAGS[name],
+                f"-DKERNELS={name}",
+                f"-DKERNELS_{name.upper()}",
+                f'-DKERNELS_NAME="{name}"',
+            ),
+        )
+        for name in platform.kernels
+    ]
+    jobs += [(name, Path(name).stem, (f'-DVERSION="{__version__}"',)) for name in sources]
+    objects = []
+    for source, stem, flags in jobs:
+        made = folder / f"{stem}.o"
+        run([*compiler, *_FLAGS, *more, *flags, "-c", str(SOURCE / source), "-o", str(made)])
+        objects.append(made)
+    return objects
+
+
+def find_compiler(target: Platform | None) -> list[str]:
+    """The command of a C++ compiler: this machine's, or zig for a target.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if target is None:
+        given = shlex.split(os.environ.get("CXX", ""))
+        for command in (given, ["c++"], ["g++"], ["clang++"]):
+            if command and shutil.which(command[0]):
+                # The driver for C links no C++ library, and the library needs none.
+                return command
+    if importlib.util.find_spec("ziglang") is None:
+        what = "C++ compiler" if target is None else "zig"
+        raise ConfigError(f"no {what} found; pip install ziglang, which brings one")
+    zig = [sys.executable, "-m", "ziglang", "c++"]
+    return zig if target is None else [*zig, "-target", target.zig]
+
+
+def run(command: Sequence[str]) -> None:
+    """Run a command of the compiler.
+
+    Raises:
+        ConfigError: it failed; with what it printed last.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        printed = "\n".join(done.stderr.strip().splitlines()[-20:])
+        raise ConfigError(f"{shlex.join(command)}: status {done.returncode}\n{printed}")
+
+
+if __name__ == "__main__":
+    sys.exit(status_of(main))

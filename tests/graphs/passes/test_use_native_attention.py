@@ -1,0 +1,30 @@
+"""Is onnxruntime's attention kernel replaced by our own? ``tests/native`` compares their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+from tramontane.graphs.passes.use_native_attention import UseNativeAttention
+
+ATTENTION = """(float[b,t,64] q, float[b,2,8,16] k0, float[b,2,8,16] v0, int32[b] last,
+int32 total) => (float[b,t,32] y, float[b,2,8,16] k1, float[b,2,8,16] v1) {
+    y, k1, v1 = com.microsoft.GroupQueryAttention<num_heads = 2, kv_num_heads = 2>
+        (q, , , k0, v0, last, total)
+}"""
+
+
+def test_the_kernel_is_replaced_and_its_defaults_are_written(build: Callable) -> None:
+    model: ir.Model = build(ATTENTION)
+    assert UseNativeAttention()(model).modified
+    (node,) = model.graph
+    assert (node.domain, node.op_type) == ("tramontane.native", "GroupQueryAttention")
+    written = {name: value.as_int() for name, value in node.attributes.items()}
+    defaults = {"do_rotary": 0, "local_window_size": 0, "sliding_window_cache": 0}
+    assert written == {"num_heads": 2, "kv_num_heads": 2, **defaults}
+    assert not UseNativeAttention()(model).modified
+
+
+def test_other_nodes_stay(build: Callable) -> None:
+    model = build("(float[2] x) => (float[2] y) { y = Relu(x) }")
+    assert not UseNativeAttention()(model).modified

@@ -1,0 +1,58 @@
+"""Is the library built from its sources, small, and right in every instruction set?"""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from pathlib import Path
+
+import pytest
+import tramontane
+from tramontane.native import build, platforms
+from tramontane.runtime.errors import ConfigError
+
+
+@pytest.mark.slow
+def test_it_is_small_and_says_its_version(library: Path) -> None:
+    assert library.stat().st_size < 300_000
+    loaded = ctypes.CDLL(str(library))
+    loaded.tramontane_version.restype = loaded.tramontane_kernels.restype = ctypes.c_char_p
+    assert loaded.tramontane_version().decode() == tramontane.__version__
+    assert loaded.tramontane_kernels(128).decode() in platforms.KERNEL_FLAGS
+    assert loaded.tramontane_kernels(2) == b"plain"  # fewer numbers than any vector has
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_random_calls_equal_double_precision_under_sanitizers(
+    built: Path, tmp_path_factory: pytest.TempPathFactory, seed: int
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "native-checks"
+    if not folder.is_dir():
+        folder.mkdir()
+        build.build_checks(folder)
+    done = subprocess.run(
+        [folder / "checks", str(seed), "25"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("as expected\n")
+
+
+def test_a_platform_without_kernels_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platforms.platform, "machine", lambda: "riscv64")
+    with pytest.raises(ConfigError, match="on riscv64: the native library is not built for it"):
+        platforms.this_platform()
+    with pytest.raises(ConfigError, match="--platform plan9: expected one of linux-x86_64"):
+        platforms.find_platform("plan9")
+
+
+def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build.shutil, "which", lambda _: None)
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match="no C\\+\\+ compiler found; pip install ziglang"):
+        build.find_compiler(None)
+
+
+def test_what_the_compiler_printed_is_in_the_error() -> None:
+    with pytest.raises(ConfigError, match="status 1"):
+        build.run(["false"])
