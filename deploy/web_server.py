@@ -12,6 +12,7 @@ import functools
 import ipaddress
 import sys
 from collections.abc import Mapping
+from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from ..runtime.contract import MANIFEST_FILE
 from ..runtime.errors import ContractError
 from ..runtime.manifest import Manifest, read_manifest
 from ..runtime.sizes import format_bytes
+from .bounded_server import IDLE_S, BoundedServer, is_known_host
 
 PAGE = Path(__file__).parents[1] / "examples" / "web"
 PACKAGES = ("onnxruntime-web@1.30.0", "@huggingface/tokenizers@0.2.0")
@@ -133,10 +135,16 @@ def open_server(served: Mapping[str, Path], *, host: str, port: int) -> Threadin
     Raises:
         ContractError: it cannot listen at the address.
     """
+    if not host:
+        raise ContractError(
+            "--host is empty, expected an address; give 127.0.0.1 for this machine alone, or "
+            "0.0.0.0 for every network that it is in"
+        )
     try:
-        return ThreadingHTTPServer((host, port), functools.partial(_Handler, served))
-    except (OSError, OverflowError) as error:
-        why = error.strerror if isinstance(error, OSError) else "expected 0 to 65535"
+        return BoundedServer((host, port), functools.partial(_Handler, served, host))
+    except (OSError, OverflowError, UnicodeError) as error:
+        reasons = {OverflowError: "expected 0 to 65535", UnicodeError: "no host has that name"}
+        why = getattr(error, "strerror", None) or reasons.get(type(error), str(error))
         raise ContractError(
             f"--host {host} --port {port}: {why}; choose another port, or 0 for any"
         ) from error
@@ -147,15 +155,29 @@ class _Handler(SimpleHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     extensions_map = _TYPES
+    timeout = IDLE_S
 
-    def __init__(self, served: Mapping[str, Path], *args: Any) -> None:
-        self._served = served
+    def __init__(self, served: Mapping[str, Path], host: str, *args: Any) -> None:
+        self._served, self._host = served, host
         super().__init__(*args)
 
     def handle(self) -> None:
         """Answer the requests of one connection; the browser may close it at any time."""
         with contextlib.suppress(ConnectionError):
             super().handle()
+
+    def send_head(self) -> Any:
+        """Answer GET and HEAD; requests for another host, and for what is no URL, by an error."""
+        if not is_known_host(self.headers.get("Host"), served_at=self._host):
+            self.send_error(
+                HTTPStatus.MISDIRECTED_REQUEST, "served to hosts of this machine alone"
+            )
+            return None
+        try:
+            return super().send_head()
+        except ValueError:
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return None
 
     def translate_path(self, path: str) -> str:
         """The file that a URL names; empty, which gives 404, for URLs outside the list.

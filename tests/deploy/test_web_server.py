@@ -13,7 +13,7 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tramontane.deploy import web_server
+from tramontane.deploy import bounded_server, web_server
 from tramontane.environments import node
 from tramontane.environments.errors import Absent
 from tramontane.runtime import manifest as manifests
@@ -175,7 +175,7 @@ def test_a_manifest_that_names_files_outside_is_refused(
     tmp_path: Path, node_modules: Path
 ) -> None:
     folder = _artifact(tmp_path / "other", files=["../secret"])
-    with pytest.raises(ContractError, match=r"lists \.\./secret, which is not in its folder"):
+    with pytest.raises(ContractError, match=r"files names '\.\./secret'"):
         web_server.routes(folder, node_modules)
 
 
@@ -270,3 +270,55 @@ def _get(
     answer.read()
     connection.close()
     return answer
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n", 421),
+        (b"GET / HTTP/1.1\r\n\r\n", 421),
+        (b"GET / HTTP/1.1\r\nHost: [\r\n\r\n", 421),
+        (b"GET //[ HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"GET http://[/ HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET /%00 HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"GET /style.css HTTP/1.1\r\nHost: localhost:1\r\n\r\n", 200),
+        (b"HEAD / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 200),
+        (b"PUT / HTTP/1.1\r\nHost: localhost\r\n\r\n", 501),
+        (b"non sense HTTP/1.1 x\r\n\r\n", 400),
+    ],
+)
+def test_every_request_has_an_answer(
+    server: ThreadingHTTPServer, request_: bytes, status: int
+) -> None:
+    with socket.create_connection(server.server_address[:2], timeout=5) as client:
+        client.sendall(request_)
+        assert str(status).encode() in client.recv(4096)
+
+
+def test_slow_clients_hold_neither_threads_nor_the_server(
+    server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web_server._Handler, "timeout", 3)
+    before = threading.active_count()
+    slow = [
+        socket.create_connection(server.server_address[:2], timeout=5)
+        for _ in range(bounded_server.MOST_CONNECTIONS + 20)
+    ]
+    try:
+        assert slow[-1].recv(99).startswith(b"HTTP/1.1 503 ")
+        assert threading.active_count() - before <= bounded_server.MOST_CONNECTIONS
+        assert slow[0].recv(99) == b""  # closed after it was idle
+    finally:
+        for client in slow:
+            client.close()
+    for _ in range(50):
+        if threading.active_count() == before:
+            break
+        time.sleep(0.1)
+    assert _get(server, "/").status == 200
+
+
+@pytest.mark.parametrize("host", ["", "a" * 300, "\u0130"])
+def test_a_host_that_is_no_address_is_refused(host: str) -> None:
+    with pytest.raises(ContractError, match="--host"):
+        web_server.open_server({}, host=host, port=0)
