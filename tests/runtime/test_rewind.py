@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tramontane.runtime import Model, Session, Snapshot
+from tramontane.runtime import Model, Sampler, Session, Snapshot
 from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.errors import ContractError
 from tramontane.runtime.held_rows import HeldRows
@@ -347,3 +347,33 @@ def test_rows_are_those_of_the_positions_by_a_list(
         assert found.tolist() == list(range(start, tokens_now))
         needed = max(0, tokens_now - (window or tokens_now + 1) + 1)
         assert start <= needed
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_second_turn_gives_the_same_tokens_with_reuse_and_without(
+    model: Model, temperature: float
+) -> None:
+    sampler = Sampler(temperature=temperature, repetition_penalty=1.1, seed=4)
+    session, plain = model.session(keep=30), model.session()
+    first = session.generate(SEQUENCE[:50], max_new_tokens=20).finish()
+    prompt = [*SEQUENCE[:50], *first.tokens[:-3], *SEQUENCE[60:70]]
+    options = {"max_new_tokens": 60, "sampler": sampler}
+    reused = session.generate(prompt, reuse=True, **options).finish()
+    expected = plain.generate(prompt, **options).finish()
+    assert reused.tokens == expected.tokens
+    assert (reused.prompt_tokens, expected.prompt_tokens) == (10, 77)
+    assert session.tokens == plain.tokens
+
+
+def test_a_generation_that_is_refused_leaves_the_sequence_as_it_is(session: Session) -> None:
+    session.prefill(SEQUENCE[:20])
+    with pytest.raises(ContractError, match="max_new_tokens is 999 after 10 tokens"):
+        session.generate(SEQUENCE[:10], reuse=True, max_new_tokens=999)
+    assert session.tokens == 20
+
+
+def test_a_text_that_is_the_whole_sequence_begins_with_the_start_token(session: Session) -> None:
+    expected = session.generate("def f(x):", max_new_tokens=9).finish()
+    found = session.generate("def f(x):", max_new_tokens=9, reuse=True).finish()
+    assert found.tokens == expected.tokens
+    assert found.prompt_tokens == 1 < expected.prompt_tokens
