@@ -37,6 +37,19 @@ def _row_without_scales(graph: Graph) -> None:
     graph.write(name, scales)
 
 
+def _factor_doubled(graph: Graph) -> None:
+    """Double the factor of one row's scales."""
+    name = "embedding.weight.scale_factors"
+    factors = graph.read(name)
+    factors[20] *= 2
+    graph.write(name, factors)
+
+
+def _bytes_of_scales_shifted(graph: Graph) -> None:
+    """Read the bytes of a matrix's scales from one row too far."""
+    graph.change("head.weight.byte_scales", lambda scales: np.roll(scales, 1, axis=0))
+
+
 def _scheme_of(graph: Graph, name: str) -> Scheme:
     """Of a matrix in 4 bits, from the shape of its codes."""
     return Scheme(bits=4, block=2 * graph.read(f"{name}.codes").shape[2])
@@ -63,5 +76,19 @@ FAULTS = [
         plant=_row_without_scales,
         place="layer 3, mlp.gate weights, row 11",
         cause="the scale",
+    ),
+    Fault(
+        name="the factor of a row's scales doubled",
+        recipe="int4-small-ort",
+        plant=_factor_doubled,
+        place="embedding weights, row 20",
+        cause="the scale",
+    ),
+    Fault(
+        name="bytes of scales one row off",
+        recipe="int4-small-ort",
+        plant=_bytes_of_scales_shifted,
+        place="head weights",
+        cause="the scales of",
     ),
 ]

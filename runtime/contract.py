@@ -24,6 +24,10 @@ ATTENTION_MASK = "attention_mask"
 NUM_LOGITS_TO_KEEP = "num_logits_to_keep"
 LOGITS = "logits"
 
+# How names of nodes begin that make float32 scales of stored bytes. onnxruntime computes them
+# once, while it loads the graph: that is when kernels read scales, and a node's are zeros to them.
+FOLDED = "folded_at_load."
+
 KINDS = ("key", "value")  # what a layer holds of each token, in this order
 
 Dimension = int | str

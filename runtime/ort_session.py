@@ -11,7 +11,7 @@ from typing import Any
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from .contract import NATIVE_MODEL_FILE
+from .contract import FOLDED, NATIVE_MODEL_FILE
 from .cpu_features import saturates
 from .errors import ContractError, printable
 from .log import logger
@@ -64,7 +64,7 @@ def open_graph(
         providers: execution providers, in the order in which they are tried.
 
     Raises:
-        ContractError: onnxruntime cannot load it.
+        ContractError: onnxruntime cannot load it, or would run it without its scales.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3  # a warning for each load about num_logits_to_keep
@@ -77,6 +77,7 @@ def open_graph(
     options.add_session_config_entry(RECORD, "1")
     if saturates():  # elsewhere it would take twice the time for nothing
         options.add_session_config_entry("session.x64quantprecision", "1")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if changed is not None:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(path.resolve().parent)
@@ -91,13 +92,37 @@ def open_graph(
                 f"{library}: onnxruntime cannot load it ({said}); make native builds it again"
             ) from error
     try:
-        return ort.InferenceSession(
+        session = ort.InferenceSession(
             _as_utf8(path) if changed is None else changed,
             options,
             providers=list(providers),
         )
     except _ERRORS as error:
         raise _refusal(path, error, made_with=made_with) from error
+    _refuse_unfolded(path, session)
+    return session
+
+
+def _refuse_unfolded(path: Path, session: ort.InferenceSession) -> None:
+    """Refuse a graph whose kernels would take the scales of their weights for zeros.
+
+    Raises:
+        ContractError: scales are still computed by nodes.
+    """
+    unfolded = sorted(
+        node.name
+        for part in session.get_provider_graph_assignment_info()
+        for node in part.get_nodes()
+        if node.name.startswith(FOLDED)
+    )
+    if unfolded:
+        first = printable(unfolded[0].removeprefix(FOLDED))
+        raise ContractError(
+            f"{path}: onnxruntime {ort.__version__} computes {len(unfolded)} scales of weights at "
+            f"each step, {first} the first, expected all of them while it loads the graph: its "
+            "kernels would multiply by zeros; load it with graph optimizations on, or export "
+            "with --quant int4, whose scales are float32"
+        )
 
 
 def _refusal(path: Path, error: Exception, *, made_with: str | None) -> ContractError:

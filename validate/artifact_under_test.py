@@ -16,6 +16,7 @@ from ..graphs.probing.read_graph import find_graphs
 from ..graphs.probing.subgraph import OpenedGraph
 from ..graphs.quantization.recipes.known import recipe_of, recipe_of_bits
 from ..graphs.quantization.recipes.recipe import Recipe
+from ..graphs.quantization.scales_in_bytes import LARGEST
 from ..graphs.targets.known import find_target
 from ..runtime import contract
 from ..runtime.cache import CacheLayout, default_rows
@@ -121,6 +122,12 @@ class Subject:
     def is_rounded_in_calibration(self) -> bool:
         """Whether the layers' matrices were rounded for inputs that calibration observed."""
         return self.manifest is not None and self.recipe.rounds_in_calibration
+
+    @property
+    def scale_step(self) -> float:
+        """Of a row's largest scale: the steps in which scales are stored; 0 in float."""
+        is_stepped = self.manifest is not None and self.recipe.has_byte_scales
+        return 1 / LARGEST if is_stepped else 0.0
 
     @property
     def has_int8_cache(self) -> bool:

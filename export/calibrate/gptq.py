@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from ...graphs.quantization.codes import LARGEST, MIDDLE, STEPS, Blocks, pack_nibbles
 from ...graphs.quantization.methods.round_to_nearest import quantize
+from ...graphs.quantization.scales_in_bytes import rounded
 from ...graphs.quantization.scheme import Scheme
 from ...runtime.errors import GraphError
 
@@ -118,6 +119,8 @@ def gptq(matrix: np.ndarray, scheme: Scheme, found: Correlations) -> Blocks:
     zero_points = torch.from_numpy(nearest.zero_points).to(torch.int16)
     steps = round_columns(weights, scheme, scales, zero_points, found)
     scales = refit_scales(weights, scheme, scales, steps, found.hessian)
+    if scheme.has_byte_scales:
+        scales = torch.from_numpy(rounded(scales.numpy()))
     blocks, missing = nearest.scales.shape[1], -columns % scheme.block
     filled = functional.pad(steps, (0, missing))  # with steps of zero
     codes = filled.reshape(len(matrix), blocks, scheme.block) + zero_points[:, :, None]

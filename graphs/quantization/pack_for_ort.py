@@ -19,7 +19,7 @@ from .. import weights
 from ..linear import Linear, replace_node
 from ..operator import schema
 from .matrix_schemes import Role
-from .pack_matrices import PackMatrices, register, role_of
+from .pack_matrices import PackMatrices, folded_size, register, role_of, with_float_scales
 from .packed_weight import Packed
 from .scheme import Scheme
 
@@ -49,12 +49,15 @@ class PackForOrt(PackMatrices):
         """Codes, scales and zero points; the last only where zero has no code of its own."""
         codes = matrix.codes_in_rows if role is Role.EMBEDDING else matrix.codes_in_blocks
         zero_points = matrix.packed_zero_points
-        return [codes, matrix.scales, *([zero_points] if zero_points is not None else [])]
+        zeros = [zero_points] if zero_points is not None else []
+        return [codes, *matrix.stored_scales, *zeros]
 
     def copies_in_memory(self, role: Role, weight: ir.Value) -> int:
-        """Several of MatMulNBits' scales."""
-        is_multiplied = role is not Role.EMBEDDING
-        return _COPIES_OF_SCALES if is_multiplied and weights.is_scales(weight) else 1
+        """Several of MatMulNBits' scales; of bytes, what onnxruntime makes of them."""
+        if not weights.is_scales(weight):
+            return 1
+        copies = 1 if role is Role.EMBEDDING else _COPIES_OF_SCALES
+        return copies * folded_size(weight)
 
     def pack_linear(self, graph: ir.Graph, layer: Linear, matrix: Packed) -> None:
         """Put MatMulNBits in place of the multiplication."""
@@ -67,11 +70,14 @@ class PackForOrt(PackMatrices):
             "accuracy_level": INT8_ACCURACY,
         }
         register(graph, *parts)
-        layer.replace_with(graph, _kernel(graph, "MatMulNBits", [layer.input, *parts], sizes))
+        tape = ir.tape.Tape()
+        read = with_float_scales(tape, parts, must_fold=True)
+        graph.insert_before(layer.matmul, list(tape.nodes))
+        layer.replace_with(graph, _kernel(graph, "MatMulNBits", [layer.input, *read], sizes))
 
     def pack_gather(self, graph: ir.Graph, gather: ir.Node, matrix: Packed) -> None:
         """Put GatherBlockQuantized in place of the gather."""
-        codes, *others = parts = self.weights_for(Role.EMBEDDING, matrix)
+        parts = self.weights_for(Role.EMBEDDING, matrix)
         sizes = {
             "bits": matrix.scheme.bits,
             "block_size": matrix.scheme.block,
@@ -79,6 +85,9 @@ class PackForOrt(PackMatrices):
             "quantize_axis": 1,
         }
         register(graph, *parts)
+        tape = ir.tape.Tape()
+        codes, *others = with_float_scales(tape, parts, must_fold=True)
+        graph.insert_before(gather, list(tape.nodes))
         inputs = [codes, gather.inputs[1], *others]
         kernel = _kernel(graph, "GatherBlockQuantized", inputs, sizes)
         if matrix.row_columns == matrix.columns:

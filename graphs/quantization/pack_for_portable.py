@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from .. import weights
 from ..linear import Linear, rank_of, replace_node
 from .matrix_schemes import Role
-from .pack_matrices import PackMatrices, register, role_of
+from .pack_matrices import PackMatrices, folded_size, register, role_of, with_float_scales
 from .packed_weight import Packed
 
 
@@ -25,10 +26,15 @@ class PackForPortable(PackMatrices):
     def weights_for(self, role: Role, matrix: Packed) -> list[ir.Value]:
         """Codes, scales, and zero points where zero has no code of its own."""
         if matrix.scheme.is_symmetric:
-            return [matrix.elements, matrix.scales]
+            return [matrix.elements, *matrix.stored_scales]
         if role is Role.EMBEDDING:
-            return [matrix.codes_in_rows, matrix.scales, matrix.zero_points]
-        return [matrix.elements, matrix.scales, matrix.zero_point_elements]
+            return [matrix.codes_in_rows, *matrix.stored_scales, matrix.zero_points]
+        return [matrix.elements, *matrix.stored_scales, matrix.zero_point_elements]
+
+    def copies_in_memory(self, role: Role, weight: ir.Value) -> int:
+        """One; of scales in bytes that are not gathered, what onnxruntime makes of them."""
+        is_folded = weights.is_scales(weight) and role is not Role.EMBEDDING
+        return folded_size(weight) if is_folded else 1
 
     def pack_linear(self, graph: ir.Graph, layer: Linear, matrix: Packed) -> None:
         """Unpack the weight in front of its transpose."""
@@ -36,7 +42,8 @@ class PackForPortable(PackMatrices):
         parts = self.weights_for(role_of(layer), matrix)
         register(graph, *parts)
         sizes = {"axis": 1, "block_size": matrix.scheme.block}
-        unpacked = tape.op("DequantizeLinear", parts, sizes)
+        read = with_float_scales(tape, parts)
+        unpacked = tape.op("DequantizeLinear", read, sizes)
         graph.insert_before(layer.transpose, list(tape.nodes))
         layer.transpose.replace_input_with(0, unpacked)
 
@@ -45,9 +52,10 @@ class PackForPortable(PackMatrices):
         parts = self.weights_for(Role.EMBEDDING, matrix)
         register(graph, *parts)
         tape = ir.tape.Tape()
-        codes, *others = (
-            tape.op("Gather", [part, gather.inputs[1]], {"axis": 0}) for part in parts
-        )
+        gathered = [tape.op("Gather", [part, gather.inputs[1]], {"axis": 0}) for part in parts]
+        for value, part in zip(gathered, parts, strict=True):
+            value.type = part.type
+        codes, *others = with_float_scales(tape, gathered)
         if matrix.scheme.bits == 4:
             codes = _part_nibbles(tape, codes, rank=rank_of(gather.inputs[1]))
         sizes = {"axis": -1, "block_size": matrix.scheme.block}

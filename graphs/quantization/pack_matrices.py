@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
 
+from ...runtime.contract import FOLDED
 from ...runtime.errors import GraphError
 from .. import weights
 from ..linear import Linear, gathers, is_product, linears
@@ -83,6 +84,36 @@ class PackMatrices(ir.passes.InPlacePass, abc.ABC):
     @abc.abstractmethod
     def pack_gather(self, graph: ir.Graph, gather: ir.Node, matrix: Packed) -> None:
         """Let the gather take rows of the packed matrix."""
+
+
+def with_float_scales(
+    tape: ir.tape.Tape, parts: Sequence[ir.Value], *, must_fold: bool = False
+) -> list[ir.Value]:
+    """What a kernel reads of a matrix: codes, float32 scales, and zero points if there are any.
+
+    Scales that are stored as bytes are multiplied by their factors; onnxruntime does so once,
+    while it loads the graph.
+
+    Args:
+        tape: for the nodes.
+        parts: what ``weights_for`` names, or the same rows of each.
+        must_fold: the driver refuses to run the graph if onnxruntime did not.
+    """
+    codes, scales, *others = parts
+    if scales.dtype != ir.DataType.UINT8:
+        return list(parts)
+    factors, *zero_points = others
+    floats = [
+        tape.op("Cast", [each], {"to": int(ir.DataType.FLOAT)}) for each in (scales, factors)
+    ]
+    name = f"{FOLDED}{scales.name}" if must_fold else None
+    return [codes, tape.op("Mul", floats, name=name), *zero_points]
+
+
+def folded_size(scales: ir.Value) -> int:
+    """How many times as large scales are in memory, in float32, as they are stored."""
+    assert scales.dtype is not None, "a weight has a type"
+    return ir.DataType.FLOAT.bitwidth // scales.dtype.bitwidth
 
 
 def register(graph: ir.Graph, *values: ir.Value | None) -> None:

@@ -16,6 +16,7 @@ from .. import weights
 from ..weights import Origin, Packing
 from .codes import Blocks, pack_nibbles
 from .methods.method import Rounder
+from .scales_in_bytes import bytes_of, factors_of
 from .scheme import Scheme
 
 
@@ -106,6 +107,30 @@ class Packed:
         value = weights.weight(f"{self.name}.scales", lambda: self._read().scales, shape=shape)
         weights.mark_scales(value)
         return value
+
+    @functools.cached_property
+    def byte_scales(self) -> tuple[ir.Value, ir.Value]:
+        """(N, blocks) uint8, and the (N, 1) bfloat16 that they are multiplied by."""
+        scales = weights.weight(
+            f"{self.name}.byte_scales",
+            lambda: bytes_of(self._read().scales),
+            shape=(self.rows, self.blocks),
+            dtype=ir.DataType.UINT8,
+        )
+        factors = weights.weight(
+            f"{self.name}.scale_factors",
+            lambda: factors_of(self._read().scales),
+            shape=(self.rows, 1),
+            dtype=ir.DataType.BFLOAT16,
+        )
+        weights.mark_scales(scales)
+        weights.mark_scales(factors)
+        return scales, factors
+
+    @property
+    def stored_scales(self) -> tuple[ir.Value, ...]:
+        """What is stored of the scales, by the scheme."""
+        return self.byte_scales if self.scheme.has_byte_scales else (self.scales,)
 
     @functools.cached_property
     def column_scales(self) -> ir.Value:

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 
 BITS = (4, 8)  # that codes may have
-SCALE_TYPES = ("float32",)
-_SCALE_BYTES = 4
+FLOAT_SCALES, BYTE_SCALES = SCALE_TYPES = ("float32", "uint8")
+_FLOAT_BYTES, _FACTOR_BYTES = 4, 2
 _SMALLEST_BLOCK = 16  # that MatMulNBits takes
 
 
@@ -18,12 +18,17 @@ class Scheme:
     bits: int  # one of ``BITS``
     block: int  # weights that share a scale
     method: str = "round_to_nearest"  # as in ``methods/known.py``
-    scales: str = "float32"  # the type that scales are stored in, one of ``SCALE_TYPES``
+    scales: str = FLOAT_SCALES  # the type that scales are stored in, one of ``SCALE_TYPES``
 
     @property
     def is_symmetric(self) -> bool:
         """Whether zero is the same code in all blocks, so that none need be stored."""
         return self.bits == 8
+
+    @property
+    def has_byte_scales(self) -> bool:
+        """Whether scales are bytes times a factor a row, as in ``scales_in_bytes.py``."""
+        return self.scales == BYTE_SCALES
 
     def blocks_of(self, columns: int) -> int:
         """Blocks of one row, the last of them possibly short."""
@@ -33,7 +38,8 @@ class Scheme:
         """Bytes of one row as MatMulNBits reads it: its last block filled, scales, zero points."""
         blocks = self.blocks_of(columns)
         zero_points = 0 if self.is_symmetric else -(-blocks // 2)
-        return blocks * (self.block * self.bits // 8 + _SCALE_BYTES) + zero_points
+        scales = blocks + _FACTOR_BYTES if self.has_byte_scales else blocks * _FLOAT_BYTES
+        return blocks * self.block * self.bits // 8 + scales + zero_points
 
     def fitted(self, columns: int) -> Scheme:
         """The block, this one or a smaller, that stores such a row in the fewest bytes.

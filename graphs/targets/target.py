@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ...runtime.errors import GraphError
 from ..quantization.recipes.known import find_recipe, recipe_names
 from ..quantization.recipes.recipe import FLOAT_BITS, Recipe
+from ..quantization.scheme import SCALE_TYPES
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -25,6 +26,7 @@ class Target(abc.ABC):
     name: str  # as ``--target`` names it
     blocks: tuple[int, ...] = (16, 32, 64, 128, 256)  # sizes that onnxruntime's kernels take
     bits: tuple[int, ...] = (4, 8)  # of codes that its kernels read
+    scales: tuple[str, ...] = SCALE_TYPES  # types of stored scales that its graphs read
     max_shard_bytes: int | None = None  # files of weights are no larger; None: one file
     # Whether a growing past and its present may lie in one buffer, which onnxruntime-genai asks.
     shares_growing_cache: bool = True
@@ -63,6 +65,9 @@ class Target(abc.ABC):
             if rule.bits not in expected:
                 takes = ", ".join(map(str, expected))
                 return f"{recipe.where(rule)} has {rule.bits} bits; take one of {takes}"
+            if rule.is_quantized and rule.scales not in self.scales:
+                takes = " or ".join(self.scales)
+                return f"{recipe.where(rule)} has {rule.scales} scales; take {takes}"
             if rule.block is not None and rule.block not in self.blocks:
                 takes = ", ".join(map(str, self.blocks))
                 return f"{recipe.where(rule)} has blocks of {rule.block}; take one of {takes}"

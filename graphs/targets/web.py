@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..quantization.matrix_schemes import MatrixSchemes
 from ..quantization.pack_for_web import PackForWeb
 from ..quantization.recipes.recipe import Recipe
+from ..quantization.scheme import FLOAT_SCALES
 from .ort import Ort
 from .target import Target
 
@@ -14,6 +15,7 @@ class Web(Ort):
 
     name = "web"
     has_native_attention = False  # browsers load no libraries
+    scales = (FLOAT_SCALES,)  # one for a whole row: bytes would save nothing
     # Browsers' buffers end below 2 GiB, where Chromium 156 fetches no file any more; half of that
     # leaves room for what a page does with it.
     max_shard_bytes = 10**9

@@ -1,8 +1,8 @@
 """Places of weights in the data files.
 
 Known before any weight is: sizes follow from shapes and types. Weights lie in the order in which
-the graph reads them, each at a multiple of ``ALIGNMENT_BYTES``. Weights of whole pages, as all of
-Mistral-7B's are, so lie at pages without a byte between them.
+the graph reads them, each at a multiple of ``ALIGNMENT_BYTES``. Weights of whole pages, as nearly
+all of Mistral-7B's are, so lie at pages without a byte between them.
 
 Ours instead of ``onnx_ir.external_data``, which lays out and writes in one call: an export
 reserves the disk first, resumes at a weight, and hashes the files while it writes them. Files have

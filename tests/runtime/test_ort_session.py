@@ -13,10 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from tramontane.cli import main as cli
 from tramontane.export.build import export_checkpoint
 from tramontane.export.options import options_named
+from tramontane.graphs import weights
+from tramontane.graphs.quantization.matrix_schemes import MatrixSchemes
+from tramontane.graphs.quantization.pack_for_ort import PackForOrt
+from tramontane.graphs.quantization.recipes.recipe import Recipe, Rule
 from tramontane.runtime import Session, ort_session
 from tramontane.runtime.contract import DATA_FILE, MODEL_FILE
 from tramontane.runtime.errors import ContractError
@@ -24,6 +29,12 @@ from tramontane.runtime.manifest import read_manifest
 from tramontane.runtime.ort_session import ort
 
 ROOT = Path(__file__).parents[2]
+LINEAR = """<ir_version: 10, opset_import: ["" : 21]>
+graph (float[b,t,64] x) => (float[b,t,6] z) <float[6,64] w> {
+    columns = Transpose<perm = [1, 0]>(w)
+    y = MatMul(x, columns)
+    z = Identity(y)
+}"""
 SEQUENCE = list(range(3, 103))
 FAILURES = [
     ort.capi.onnxruntime_pybind11_state.InvalidGraph("Unrecognized attribute:\n " + "x" * 5000),
@@ -147,6 +158,40 @@ def test_an_onnxruntime_newer_than_ours_may_be_what_an_artifact_needs(
 def test_the_oldest_onnxruntime_is_the_one_that_the_package_asks_for() -> None:
     asked = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert f"onnxruntime>={ort_session.OLDEST_ONNXRUNTIME}" in asked["dependencies"]
+
+
+def test_scales_that_onnxruntime_did_not_fold_are_refused_where_kernels_take_them_for_zeros(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all optimizations disabled, MatMulNBits yields zeros."""
+    model, ones = ir.from_onnx_text(LINEAR), np.ones((6, 64), np.float32)
+    (matrix,) = (value for value in model.graph.node(0).inputs if value is not None)
+    matrix.const_value = weights.weight("w", lambda: ones, shape=ones.shape).const_value
+    matrix.shape, matrix.type = ir.Shape(ones.shape), ir.TensorType(ir.DataType.FLOAT)
+    model.graph.register_initializer(matrix)
+    recipe = Recipe(name="test", rules=(Rule(pattern="*", bits=4, scales="uint8"),))
+    PackForOrt(MatrixSchemes(recipe, block=32))(model)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(ir.to_proto(model).SerializeToString())
+    x = np.ones((1, 1, 64), np.float32)
+    (y,) = ort_session.open_graph(path).run(None, {"x": x})
+    np.testing.assert_allclose(y, np.full((1, 1, 6), 64), rtol=1e-2)
+
+    class Disabled(ort.SessionOptions):
+        def __init__(self) -> None:
+            super().__init__()
+            self.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+
+    unnoticed = ort.InferenceSession(str(path), Disabled(), providers=["CPUExecutionProvider"])
+    assert not unnoticed.run(None, {"x": x})[0].any()
+    monkeypatch.setattr(ort, "SessionOptions", Disabled)
+    with pytest.raises(ContractError) as refused:
+        ort_session.open_graph(path)
+    assert re.search(
+        r"model.onnx: onnxruntime .* computes 1 scales of weights at each step, w.byte_scales the "
+        r"first, expected all of them while it loads .*; load it with graph optimizations on",
+        str(refused.value),
+    )
 
 
 DRIVER_ALONE = """

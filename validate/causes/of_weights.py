@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -28,13 +29,16 @@ def cause_of_weights(
         config, checkpoint: whose other parameters it may be.
     """
     finding, block = compared.finding, int(compared.inputs["block"]) or None
-    errors = block_errors(compared.expected, compared.found, block)
+    measured = functools.partial(
+        block_errors, block=block, row_share=float(compared.inputs["row_share"])
+    )
+    errors = measured(compared.expected, compared.found)
     broken = ~(errors <= finding.bound)
     if broken.size > 1 and broken.mean() < _PARTLY and (part := _of_blocks(compared, broken)):
         return part
     whole = likeliest(
         _causes(compared.expected, compared.found, parameter, config, checkpoint),
-        lambda result: float(block_errors(result, compared.found, block).max()),
+        lambda result: float(measured(result, compared.found).max()),
         error=finding.error,
         bound=_ROUNDED_ALIKE * finding.bound,
         near=0.0,

@@ -67,11 +67,14 @@ class LayerChecks:
                 self.first_broken = one
 
 
-def block_errors(expected: np.ndarray, found: np.ndarray, block: int | None) -> np.ndarray:
+def block_errors(
+    expected: np.ndarray, found: np.ndarray, block: int | None, *, row_share: float = 0.0
+) -> np.ndarray:
     """Largest error of each block over its largest weight: (N, blocks), or (1, 1) without blocks.
 
     A scale is shared by a block; rounded to the nearest of its steps, no weight is further off
-    than half of one.
+    than half of one. Where the scale itself is rounded to steps of its row, ``row_share`` of the
+    row's largest weight is added to the block's.
     """
     difference, size = np.abs(found - expected), np.abs(expected)
     if block is None:
@@ -81,6 +84,7 @@ def block_errors(expected: np.ndarray, found: np.ndarray, block: int | None) -> 
     difference, size = (
         np.pad(x, filled).reshape(len(x), -1, block).max(axis=-1) for x in (difference, size)
     )
+    size = size + row_share * size.max(axis=1, keepdims=True)
     # A block of zeros is held exactly; compare it with its row, not with itself.
     size = np.where(size == 0, np.maximum(size.max(axis=1, keepdims=True), 1e-30), size)
     return np.asarray(difference / size)

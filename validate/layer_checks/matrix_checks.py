@@ -134,7 +134,8 @@ class MatrixChecks:
     ) -> None:
         """Compare one matrix (N, K) with another, block by block."""
         block = expected.shape[1] if bits == 32 else block
-        errors = block_errors(expected, found, block)
+        row_share = self._subject.scale_step if bits < 32 else 0.0
+        errors = block_errors(expected, found, block, row_share=row_share)
         row, column = np.unravel_index(np.nan_to_num(errors, nan=np.inf).argmax(), errors.shape)
         slack = self._subject.weight_slack if bits < 32 else 1.0
         finding = LayerFinding(
@@ -146,7 +147,7 @@ class MatrixChecks:
             position=None,
             detail=f"row {row}" + (f", block {column}" if errors.shape[1] > 1 else ""),
         )
-        inputs = {"block": np.array(block or 0)}
+        inputs = {"block": np.array(block or 0), "row_share": np.array(row_share)}
         self._checks.add(
             ComparedTensor(finding=finding, inputs=inputs, found=found, expected=expected)
         )

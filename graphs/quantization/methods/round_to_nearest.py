@@ -16,6 +16,7 @@ import numpy as np
 
 from ..activation_ranges import Calibration
 from ..codes import LARGEST, MIDDLE, STEPS, Blocks, pack_nibbles
+from ..scales_in_bytes import rounded_up
 from ..scheme import Scheme
 from .method import Method, Rounder
 
@@ -96,11 +97,11 @@ def _cut(rows: np.ndarray, scheme: Scheme) -> np.ndarray:
 def _round(blocks: np.ndarray, scheme: Scheme) -> Blocks:
     low, high = blocks.min(axis=2), blocks.max(axis=2)
     if scheme.is_symmetric:
-        scales = np.maximum(high, -low) / np.float32(LARGEST)
+        scales = _as_stored(np.maximum(high, -low) / np.float32(LARGEST), scheme)
         zero_points = np.full_like(scales, MIDDLE)
     else:
         low, high = np.minimum(low, 0), np.maximum(high, 0)
-        scales = (high - low) / np.float32(STEPS)
+        scales = _as_stored((high - low) / np.float32(STEPS), scheme)
         zero_points = np.rint(-low / _divisor(scales))
     codes = blocks / _divisor(scales)[:, :, None]
     np.rint(codes, out=codes)
@@ -114,6 +115,11 @@ def _round(blocks: np.ndarray, scheme: Scheme) -> Blocks:
         scales=scales,
         zero_points=zero_points.astype(np.uint8),
     )
+
+
+def _as_stored(scales: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """Scales (N, blocks) that can be stored, none smaller: so no weight is clipped."""
+    return rounded_up(scales) if scheme.has_byte_scales else scales
 
 
 def _divisor(scales: np.ndarray) -> np.ndarray:

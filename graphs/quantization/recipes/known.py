@@ -14,7 +14,7 @@ from .recipe import Recipe
 if TYPE_CHECKING:
     from ....runtime.manifest import Manifest
 
-RECIPES = ("fp32", "int8", "int4", "int4-rtn", "int8-dynamic")
+RECIPES = ("fp32", "int8", "int4", "int4-small", "int4-rtn", "int8-dynamic")
 _FOLDER = Path(__file__).parent
 
 

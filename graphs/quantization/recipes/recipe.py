@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ....runtime.contract import is_quantized_cache
 from ....runtime.errors import GraphError
 from ..methods.known import find_method
-from ..scheme import Scheme
+from ..scheme import BYTE_SCALES, FLOAT_SCALES, Scheme
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -36,7 +36,7 @@ class Rule:
     bits: int  # of ``scheme.BITS``, or 32: float
     block: int | None = None  # weights that share a scale; None: ``--block`` says
     method: str = "round_to_nearest"
-    scales: str = "float32"
+    scales: str = FLOAT_SCALES
     line: int | None = field(default=None, compare=False)  # in the file
 
     @property
@@ -142,6 +142,11 @@ class Recipe:
                 found[bits] = max(error, found.get(bits, 0))
         return found
 
+    @property
+    def has_byte_scales(self) -> bool:
+        """Whether any scales are stored as bytes."""
+        return any(rule.is_quantized and rule.scales == BYTE_SCALES for rule in self.rules)
+
     def is_calibrated(self, kv: str) -> bool:
         """Whether it, with keys and values held as ``kv``, needs a calibration."""
         return self.observes_activations or is_quantized_cache(kv)
@@ -201,6 +206,12 @@ class Recipe:
                     f"{self.where(rule)}: {rule.method} rounds matrices of layers alone, found "
                     f"{name.removesuffix(_SUFFIX)}; give it a line of its own, with method = "
                     '"round_to_nearest"'
+                )
+            if self.is_dynamic and not is_end and rule.scales != FLOAT_SCALES:
+                raise GraphError(
+                    f"{self.where(rule)}: {rule.scales} scales, expected {FLOAT_SCALES} where "
+                    f'activations = "{PER_POSITION}", which has one for a whole row; leave scales '
+                    "out"
                 )
             if self.is_dynamic and not is_end and rule.bits != 8:
                 raise GraphError(

@@ -14,6 +14,7 @@ from tramontane.export.calibrate.gptq import (
 )
 from tramontane.graphs.quantization.codes import dequantize
 from tramontane.graphs.quantization.methods.round_to_nearest import quantize
+from tramontane.graphs.quantization.scales_in_bytes import bytes_of, factors_of
 from tramontane.graphs.quantization.scheme import Scheme
 from tramontane.runtime.errors import GraphError
 
@@ -107,6 +108,20 @@ def test_outputs_move_less_than_by_rounding_to_nearest(scheme: Scheme, columns: 
     assert [part.shape for part in blocks] == [part.shape for part in nearest]
     assert [part.dtype for part in blocks] == [part.dtype for part in nearest]
     assert ours < 0.6 * error(matrix, dequantize(nearest, scheme, columns=columns), x)
+
+
+@pytest.mark.parametrize("columns", [96, 100])
+def test_scales_fit_into_bytes_where_they_are_stored_so(columns: int) -> None:
+    x, matrix = inputs_of(columns), matrix_of(30, columns)
+    found, scheme = correlations([x], columns=columns), Scheme(bits=4, block=32, scales="uint8")
+    blocks = gptq(matrix, scheme, found)
+    exact = bytes_of(blocks.scales).astype(np.float32) * factors_of(blocks.scales)
+    np.testing.assert_array_equal(exact.astype(np.float32), blocks.scales)
+    ours, floats = (
+        error(matrix, dequantize(each, scheme, columns=columns), x)
+        for each in (blocks, gptq(matrix, INT4, found))
+    )
+    assert ours < 1.05 * floats
 
 
 def test_rest_of_a_short_block_is_zero() -> None:

@@ -46,9 +46,9 @@ every_scheme = pytest.mark.parametrize(
 every_width = pytest.mark.parametrize("columns", [256, 172, 12])
 
 
-def packing(packer: type[Packer], bits: int, block: int) -> Packer:
+def packing(packer: type[Packer], bits: int, block: int, *, scales: str = "float32") -> Packer:
     """The pass, with one scheme for every matrix."""
-    recipe = Recipe(name="test", rules=(Rule(pattern="*", bits=bits),))
+    recipe = Recipe(name="test", rules=(Rule(pattern="*", bits=bits, scales=scales),))
     return packer(MatrixSchemes(recipe, block=block))
 
 

@@ -30,8 +30,8 @@ def test_unknown_target_is_refused_by_name() -> None:
 
 def test_recipes_are_those_that_a_target_has_kernels_for() -> None:
     assert {name: find_target(name).quants() for name in TARGETS} == {
-        "ort": ("fp32", "int8", "int4", "int4-rtn", "int8-dynamic"),
-        "portable": ("fp32", "int8", "int4", "int4-rtn"),
+        "ort": ("fp32", "int8", "int4", "int4-small", "int4-rtn", "int8-dynamic"),
+        "portable": ("fp32", "int8", "int4", "int4-small", "int4-rtn"),
         "web": ("fp32", "int8"),
     }
 
