@@ -183,7 +183,7 @@ class Generation(Iterator[str]):
                 self._is_pending = True
             else:
                 text += self._stops.flush()
-            self._finish_reason = reason
+            self._finish_reason = self._finish_reason or reason  # close() of another thread stays
         self._text.append(text)
         return text
 

@@ -236,6 +236,15 @@ def test_a_closed_generation_has_a_result_and_lets_the_next_begin(session: Sessi
     assert session.generate([7], max_new_tokens=3).finish().tokens
 
 
+def test_a_generation_that_another_thread_closes_in_a_step_stays_closed(session: Session) -> None:
+    new = session.generate([5, 6], max_new_tokens=30)
+    with Patched(session, new.close, at=2):
+        given = list(new)
+    assert (new.result.text, new.result.finish_reason) == ("".join(given), "cancelled")
+    assert len(new.tokens) < 30
+    assert session.generate([7], max_new_tokens=3).finish().tokens
+
+
 def test_a_model_generates_in_a_session_of_its_own(folder: Path) -> None:
     model = Model.load(folder, threads=1)
     expected = Session(model).generate("Once upon").finish()
