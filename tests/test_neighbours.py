@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
+from tramontane.export.build import (
+    export_checkpoint,
+)
 from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.options import options_named
 from tramontane.faults import in_parts
 from tramontane.faults.planting import Fault
 from tramontane.faults.trial import Trial
@@ -19,7 +25,8 @@ from tramontane.runtime.contract import DATA_FILE
 from tramontane.runtime.manifest import read_manifest
 from tramontane.runtime.session import Session
 from tramontane.validate.measurement import GateOptions
-from tramontane.validate.run_gate import validate
+from tramontane.validate.run_gate import prove, validate
+from tramontane.validate.sequences.tokens import SAMPLE
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 W, LENGTH, BOUND = 8, 60, 1e-4  # past the window and its slack twice
@@ -109,3 +116,47 @@ def test_planted_fault_of_a_part_is_caught_and_explained(trial: Trial, fault: Fa
 def test_every_kind_has_two_faults_of_its_own(model: Path) -> None:
     with Checkpoint.open(model) as checkpoint:
         assert sum(fault.fits(checkpoint) for fault in in_parts.FAULTS) >= 2
+
+
+# Source: Qwen2's tokenizer.json: the split of a text before byte-level BPE, one digit at a time.
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def test_qwen_with_its_kind_of_tokenizer_is_exported_and_proved(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.normalizer = tokenizers.normalizers.NFC()
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [
+            tokenizers.pre_tokenizers.Split(tokenizers.Regex(QWEN_SPLIT), "isolated"),
+            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    made.decoder = tokenizers.decoders.ByteLevel()
+    ends = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=600, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    )
+    made.train_from_iterator(SAMPLE.read_text(encoding="utf-8").splitlines(), trainer)
+    made.add_special_tokens(ends)
+    folder = tiny_checkpoint(
+        "Qwen2ForCausalLM",
+        vocab_size=made.get_vocab_size(),
+        eos_token_id=made.token_to_id(ends[0]),
+    )
+    (folder / "tokenizer.model").unlink()
+    made.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": ends[0], "bos_token": None}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    options = options_named("int8-ort")
+    manifest = export_checkpoint(folder, tmp_path / "out", options, gate=prove)
+    assert manifest.vocabulary.kind == "tokenizers"
+    assert not manifest.vocabulary.prompt_start
+    session = Session.load(tmp_path / "out", threads=1)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    for text in ("def f(x):\n    return 12 + x", " caf\u00e9 \u4f60\u597d", "it's"):
+        assert session.tokenizer.encode(text) == theirs(text)["input_ids"]
