@@ -59,6 +59,16 @@ class CachedSequence:
                 lowest = min(lowest, snapshot.lowest_end)
         return lowest
 
+    @property
+    def room(self) -> int:
+        """How many tokens can follow before rows are evicted, or a growing cache must grow."""
+        bounded = [
+            rows.layout.rows - rows.layout.held(self.tokens)
+            for rows in self.binding.rows
+            if rows.layout.rows is not None
+        ]
+        return min([self.binding.capacity - self.tokens, *bounded])
+
     def compute(self, ids: Integers, logits: Floats, *, keep: int) -> None:
         """Run the graph on ids (1, T) after the sequence, without appending them.
 

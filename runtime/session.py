@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .decoding.generating_session import GeneratingSession
+from .decoding.speculation import Speculation
 from .errors import ContractError
 from .guard import Guard
 from .held_rows import CacheRows
@@ -426,12 +428,47 @@ class Session(GeneratingSession):
         self._guard.is_whole = True
         return self._next_logits
 
+    def _step_ahead(self, token: int, speculation: Speculation) -> Floats:
+        """``_step``, which computes the logits after likely next tokens in the same run.
+
+        A run that would evict rows has no drafts: rows that it evicted could not come back.
+        """
+        sequence, changes = self._sequence, self._guard.changes
+        if (found := speculation.ahead(token, changes=changes)) is not None:
+            self._guard.begin()
+            sequence.append(token, count=1)
+            self._guard.is_whole = True
+            return found
+        speculation.settle()
+        self.model.refuse_tokens(token, token, count=1, after=self.tokens)
+        start = perf_counter()
+        ids = np.append(sequence.ids, token)
+        drafts = speculation.drafts(ids, most=sequence.room - 1) if sequence.room > 1 else []
+        if not drafts:
+            logits = self._step(token)
+            speculation.note_plain(perf_counter() - start)
+            return logits
+        run = np.array([[token, *drafts]], np.int64)
+        computed = np.empty((1, run.shape[1], self._geometry.vocab_size), np.float32)
+        changes = self._guard.begin()
+        sequence.compute(run, computed, keep=0)
+        self._refuse_reset(changes)
+        sequence.append(token, count=1)
+        self._guard.is_whole = True
+        seconds = perf_counter() - start
+        speculation.begin(drafts, computed[0], seconds=seconds, changes=changes)
+        return np.asarray(computed[0, 0])
+
     def _run(self, ids: Integers, logits: Floats, *, keep: int, changes: int) -> None:
         """Append ids (1, T) and fill logits (1, n, V); both, when slices, are contiguous."""
         self._sequence.compute(ids, logits, keep=keep)
-        if self._guard.changes != changes:  # by a handler of signals
-            raise ContractError(f"{self.folder}: the session was reset inside this call")
+        self._refuse_reset(changes)
         self._sequence.append(ids, count=ids.shape[1])
+
+    def _refuse_reset(self, changes: int) -> None:
+        """Refuse to go on after a reset by a handler of signals."""
+        if self._guard.changes != changes:
+            raise ContractError(f"{self.folder}: the session was reset inside this call")
 
     def _reserve(self, tokens: int) -> None:
         """Make room for so many tokens in a growing cache."""

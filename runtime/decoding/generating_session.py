@@ -18,6 +18,7 @@ from .async_generation import AsyncGeneration
 from .generation import DEFAULT_NEW_TOKENS, Floats, Generation, Request
 from .logprobs import checked_top
 from .sampler import Sampler
+from .speculation import Speculation
 from .stop_strings import StopStrings
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ..sequence import CachedSequence
     from ..snapshot import Snapshot
 
+_ROUNDED_TOGETHER = {"int8-dynamic"}  # one scale for the activations of all tokens of a run
 _CONTEXT = 64  # tokens before new ones that may decide how their text begins
 
 
@@ -62,6 +64,10 @@ class GeneratingSession(ABC):
     def _step(self, token: int) -> Floats:
         """Append one token, inside the guard; logits (V,) of the next."""
 
+    @abstractmethod
+    def _step_ahead(self, token: int, speculation: Speculation) -> Floats:
+        """``_step``, which may compute the logits after likely next tokens in the same run."""
+
     def generate(
         self,
         prompt: str | Sequence[int],
@@ -74,6 +80,7 @@ class GeneratingSession(ABC):
         cancel: Event | None = None,
         progress: Callable[[int, int], object] | None = None,
         reuse: bool = False,
+        speculate: bool = False,
     ) -> Generation:
         """Append a prompt, then choose and append tokens; the iterator gives their text.
 
@@ -93,6 +100,9 @@ class GeneratingSession(ABC):
             reuse: the prompt is the whole sequence, which replaces the one so far when the first
                 piece is asked for. The longest prefix that the cache or a snapshot of this
                 session holds is not computed again.
+            speculate: compute several steps in one run where the text repeats what came before,
+                which is faster for texts that copy from their prompt. The tokens are the same, up
+                to rounding, as with a prompt cut into other chunks.
 
         Raises:
             ContractError: as ``prefill``; also if a text has no tokens, if prompt and new tokens
@@ -117,6 +127,7 @@ class GeneratingSession(ABC):
                 artifact=self.model.folder,
                 prompt=tokens,
                 reuse=reuse,
+                speculation=self._speculation() if speculate else None,
                 max_new_tokens=self._new_tokens(len(whole), max_new_tokens),
                 eos_token_ids=self.model.manifest.vocabulary.eos_token_ids,
                 choose=(sampler or Sampler()).start(known),
@@ -134,6 +145,16 @@ class GeneratingSession(ABC):
             )
             self._generation = weakref.ref(generation)
         return generation
+
+    def _speculation(self) -> Speculation:
+        """A new one, where tokens of one run do not change each other's rounding."""
+        if self.model.manifest.quant in _ROUNDED_TOGETHER:
+            raise ContractError(
+                f"{self.model.folder}: speculate is set, but {self.model.manifest.quant} rounds "
+                "the activations of a run together, so that drafts could change the tokens; leave "
+                "speculate out, or export with another QUANT"
+            )
+        return Speculation()
 
     def astream(self, prompt: str | Sequence[int], **options: Any) -> AsyncGeneration:
         """``generate`` for asyncio: ``async for piece in session.astream(prompt)``.

@@ -18,6 +18,7 @@ from ..memory import DEFAULT_CHUNK
 from ..tokenizers.detokenizer import Detokenizer
 from .logprobs import TokenLogprobs, logprobs_of
 from .result import FinishReason, Result
+from .speculation import Speculation
 from .stop_strings import StopStrings
 
 DEFAULT_NEW_TOKENS = 128
@@ -38,6 +39,9 @@ class Sequencer(Protocol):
     def _step(self, token: int) -> Floats:
         """Append one token; logits (V,) of the next."""
 
+    def _step_ahead(self, token: int, speculation: Speculation) -> Floats:
+        """``_step``, which may compute the logits after likely next tokens in the same run."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
@@ -46,6 +50,7 @@ class Request:
     artifact: Path  # for messages
     prompt: Sequence[int]
     reuse: bool  # whether the prompt replaces the sequence so far
+    speculation: Speculation | None
     max_new_tokens: int
     eos_token_ids: Sequence[int]
     choose: Callable[[Floats], int]
@@ -209,7 +214,11 @@ class Generation(Iterator[str]):
     def _step(self) -> Floats:
         """Append the last token."""
         start = perf_counter()
-        logits = self._session._step(self._tokens[-1])
+        token, speculation = self._tokens[-1], self._request.speculation
+        if speculation is None:
+            logits = self._session._step(token)
+        else:
+            logits = self._session._step_ahead(token, speculation)
         self._is_pending = False
         self._decode_seconds += perf_counter() - start
         return logits
