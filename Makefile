@@ -14,6 +14,7 @@
 #? OUT                      artifact folder (default: artifacts/ and a name made of the options)
 #? OUT/validate             artifact folder, or any exporter's model.onnx
 #? OUT/inspect              artifact folder or model.onnx to describe, instead of a checkpoint
+#? OUT/budget               recipe to write (default: artifacts/budget/MODEL.toml); a plot is beside it
 #? OUT/synthetic            checkpoint folder to write (default: artifacts/GEOMETRY)
 #? OUT/bench-quality        folder of the quantized models (default: artifacts/quality/MODEL)
 #? OUT/bench-peers          folder of the other runtimes (default: artifacts/peers/MODEL)
@@ -23,6 +24,8 @@
 #? WINDOW/faults            window in tokens of the artifacts; give 64 for a MODEL without one
 #? CACHE                    windowed: fixed-size KV cache (default); growing: grows with the text
 #? KV                       type of keys and values in the cache: float32 (default) or int8
+#? SIZE                     budget for the files of weights, e.g. 3.8GB
+#? BITS                     budget in bits per weight, all that ships, e.g. 5
 #? BLOCK                    weights that share a scale, at most: 16, 32, 64, 128 (default) or 256
 #? BASE_MODEL               the checkpoint's name on the Hub, ORG/NAME, for the model card
 #? MAX_SHARD                cut the weights into files of at most this size, e.g. 2GB
@@ -129,7 +132,7 @@ stem = $$(basename -- "$$MODEL")
 # A file's tests stay in one process: they share what its fixtures made.
 in-parallel = --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: help dev export run validate inspect recipes card parity faults synthetic interop gguf models \
+.PHONY: help dev export run validate inspect recipes budget card parity faults synthetic interop gguf models \
   reduced native web bench-export bench-others bench-peers bench-quality bench-web bench bench-flat bench-kernels \
   performance test test-fast lint types clean
 
@@ -154,6 +157,11 @@ inspect: $(READY)  ## use: sizes and memory of an export before it starts, and w
 
 recipes: $(READY)  ## use: print how each recipe stores every matrix
 	@$(tramontane) recipes $(if $(RECIPE),"$$RECIPE")
+
+budget: $(READY)  ## use: write the recipe that changes a model least within a size
+	@$(tramontane) budget "$$MODEL" $(call flag,SIZE,size) $(call flag,BITS,bits) --target="$$TARGET" \
+	  --out="$${OUT:-artifacts/budget/$(stem).toml}" $(call each,ADAPTER,adapter) \
+	  $(call flag,CALIBRATION_TEXT,calibration-text)
 
 card: $(READY)  ## use: print an artifact's model card
 	@$(artifact) && $(tramontane) card "$$OUT"

@@ -10,7 +10,7 @@ import argparse
 from .. import __version__
 from ..console.status import MEANINGS, status_of
 from ..console.streams import accept_any_text
-from .commands import bench, card, export, inspect, recipes, run, synthesize, validate
+from .commands import bench, budget, card, export, inspect, recipes, run, synthesize, validate
 
 _COMMANDS = (  # in the order of --help
     export,
@@ -18,6 +18,7 @@ _COMMANDS = (  # in the order of --help
     validate,
     inspect,
     recipes,
+    budget,
     bench,
     card,
     synthesize,

@@ -31,6 +31,7 @@ _POSITIONAL = {
     "validate": ("OUT",),
     "inspect": ("MODEL",),
     "recipes": ("RECIPE",),
+    "budget": ("MODEL",),
     "synthesize": ("GEOMETRY", "OUT"),
 }
 # Other options have the same name in both, as WINDOW and --window.

@@ -81,16 +81,20 @@ class PlannedWeights:
         for name, rows in parts:
             yield Matrix(name, (rows, columns), (Role.LAYER,))
 
+    def roles_of(self, name: str) -> tuple[Role, ...]:
+        """The readers of a matrix of the checkpoint."""
+        ends: dict[str, tuple[Role, ...]] = {EMBEDDING: (Role.EMBEDDING,), HEAD: (Role.HEAD,)}
+        if self.config.tie_word_embeddings:
+            ends = dict.fromkeys(ends, (Role.HEAD, Role.EMBEDDING))
+        return ends.get(name, (_role_in_layer(name),))
+
     def schemes_by_parameter(self) -> dict[str, Scheme]:
         """The scheme of each matrix of the checkpoint that does not stay in float."""
         packer = self._packer
         if packer is None:
             return {}
-        ends: dict[str, tuple[Role, ...]] = {EMBEDDING: (Role.EMBEDDING,), HEAD: (Role.HEAD,)}
-        if self.config.tie_word_embeddings:
-            ends = dict.fromkeys(ends, (Role.HEAD, Role.EMBEDDING))
         found = {
-            name: scheme_of(name, shape, ends.get(name, (_role_in_layer(name),)), packer)
+            name: scheme_of(name, shape, self.roles_of(name), packer)
             for name, shape in parameters(self.config).items()
             if len(shape) == 2
         }

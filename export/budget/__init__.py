@@ -1,0 +1,1 @@
+"""A recipe for a size: how much each matrix's rounding costs, and the best choice that fits."""

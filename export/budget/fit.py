@@ -1,0 +1,184 @@
+"""Makes a recipe for a size: measures what each rounding costs, and chooses what fits best."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from ...graphs.quantization.recipes.recipe import DEFAULT_BLOCK, Recipe
+from ...graphs.targets.target import Target
+from ...runtime.errors import ConfigError
+from ...runtime.sizes import bits_per_weight, format_bytes
+from ..cache_choice import CacheChoice
+from ..calibrate.tokens import calibration_tokens
+from ..code_digest import code_digest
+from ..config import MistralConfig
+from ..formats.checkpoint import Checkpoint
+from ..planned_weights import PlannedWeights
+from .assign import assign
+from .candidates import CANDIDATES, Choice, recipe_of_choice, scheme_for, sizes, total_size
+from .sensitivity import measure
+
+DEFAULT_TOKENS = 2048  # of the calibration text, to measure on
+_POINTS = 24  # of the frontier
+_SUFFIX = ".weight"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """The best choice for a size."""
+
+    choice: Choice
+    weights_bytes: int  # of the files of weights
+    bits_per_weight: float
+    kl: float  # expected, nats: the sum of what each rounding changes by itself
+
+
+class Budget:
+    """The costs and sizes of one checkpoint's matrices on one target."""
+
+    def __init__(
+        self,
+        config: MistralConfig,
+        *,
+        target: Target,
+        cache: CacheChoice,
+        costs: dict[str, list[float]],
+    ) -> None:
+        """Add up sizes; ``costs`` is what ``sensitivities`` returned."""
+        self._config, self._costs = config, costs
+        recipe = recipe_of_choice(self._all(0), name="all")
+        self._weights = PlannedWeights(
+            config=config, target=target, recipe=recipe, block=DEFAULT_BLOCK, cache=cache
+        )
+        self._sizes = sizes(self._weights, list(costs))
+        smallest = sum(each[0] for each in self._sizes.values())
+        self._others = total_size(self._weights, self._all(0)) - smallest
+
+    def fit(self, *, most: int, flag: str) -> Fit:
+        """The best choice within some bytes of files of weights.
+
+        Raises:
+            ConfigError: naming the flag, if nothing is that small.
+        """
+        spare = 0
+        for _ in range(4):  # what stacked matrices save is known only when all is chosen
+            found = assign(self._costs, self._sizes, most=most - self._others - spare)
+            if found is None:
+                least = min(self._smallest(), key=lambda one: one.weights_bytes)
+                raise ConfigError(
+                    f"{flag}: {format_bytes(most)} of weights, expected at least "
+                    f"{format_bytes(least.weights_bytes)}, {least.bits_per_weight:.2f} bits a "
+                    f"weight, with what the target's kernels take; give more"
+                )
+            fitted = self._fitted(found)
+            if fitted.weights_bytes <= most:
+                return fitted
+            spare += fitted.weights_bytes - most
+        raise ConfigError(f"{flag}: no choice of {format_bytes(most)} was found; give a bit more")
+
+    def frontier(self) -> list[Fit]:
+        """The best choices from the smallest to the largest size."""
+        least = sum(min(each) for each in self._sizes.values())
+        most = sum(max(each) for each in self._sizes.values())
+        found = []
+        for point in range(_POINTS):
+            size = least + (most - least) * point // (_POINTS - 1)
+            chosen = assign(self._costs, self._sizes, most=size + 1)
+            if chosen is not None:
+                found.append(self._fitted(chosen))
+        return found
+
+    def _smallest(self) -> list[Fit]:
+        return [self._fitted(dict.fromkeys(self._costs, at)) for at in range(len(CANDIDATES))]
+
+    def _all(self, place: int) -> Choice:
+        return {name: scheme_for(name, CANDIDATES[place]) for name in self._costs}
+
+    def _fitted(self, places: dict[str, int]) -> Fit:
+        choice = {name: scheme_for(name, CANDIDATES[places[name]]) for name in self._costs}
+        weights_bytes = total_size(self._weights, choice)
+        return Fit(
+            choice=choice,
+            weights_bytes=weights_bytes,
+            bits_per_weight=bits_per_weight(weights_bytes, self._config.num_parameters),
+            kl=sum(self._costs[name][place] for name, place in places.items()),
+        )
+
+
+def sensitivities(
+    config: MistralConfig, checkpoint: Checkpoint, text: str, *, tokens: int = DEFAULT_TOKENS
+) -> dict[str, list[float]]:
+    """What ``measure`` finds on a text; found once, and then read from the user's cache.
+
+    Raises:
+        ConfigError: the text has too few tokens.
+        CheckpointError: a weight is unreadable or no number.
+    """
+    made_of = {
+        "config": dataclasses.asdict(config),
+        "files": checkpoint.hashes(),
+        "text": hashlib.sha256(text.encode()).hexdigest(),
+        "tokens": tokens,
+        "candidates": [dataclasses.asdict(one) for one in CANDIDATES],
+        "code": code_digest(str(Path(__file__).with_name("sensitivity.py"))),
+    }
+    key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+    path = _folder() / f"{key}.json"
+    if path.is_file():
+        kept: dict[str, list[float]] = json.loads(path.read_text(encoding="utf-8"))
+        return kept
+    sequences = calibration_tokens(config, checkpoint, text, most=tokens).text
+    found = measure(config, checkpoint, sequences)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(found), encoding="utf-8")
+    partial.replace(path)
+    return found
+
+
+def recipe_text(fit: Fit, *, model: str) -> str:
+    """The file of a recipe for a fit."""
+    recipe: Recipe = recipe_of_choice(fit.choice, name="fit")
+    names = [f'"{rule.pattern}"' for rule in recipe.rules]
+    width = max(map(len, names))
+    lines = [
+        f"{name:{width}} = {{ bits = {rule.bits}, block = {rule.block:3}, "
+        f'method = "{rule.method}", scales = "{rule.scales}" }}'
+        for name, rule in zip(names, recipe.rules, strict=True)
+    ]
+    about = f"{fit.bits_per_weight:.2f} bits a weight, {fit.kl:.2e} nats expected"
+    head = [f"# {model}: {about}.", 'finer = "int8"', "", "[matrices]"]
+    return "\n".join([*head, *lines]) + "\n"
+
+
+def plot(fits: Sequence[Fit], chosen: Fit, path: Path, *, model: str) -> None:
+    """Draw expected KL over size, and the choice."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+
+    with mpl.rc_context({"svg.hashsalt": "tramontane", "svg.fonttype": "none"}):
+        figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+        axes.set(
+            title=f"{model}: expected mean KL, nats",
+            xlabel="bits per weight, all that ships",
+            yscale="log",
+        )
+        points = [(one.bits_per_weight, max(one.kl, 1e-9)) for one in fits]
+        axes.plot(*zip(*points, strict=True), color="#5b6675", marker=".")
+        axes.plot([chosen.bits_per_weight], [max(chosen.kl, 1e-9)], "o", color="#1f5f8b")
+        axes.grid(color="#d9dee5", linewidth=0.6)
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+        pyplot.close(figure)
+
+
+def _folder() -> Path:
+    return Path(platformdirs.user_cache_dir("tramontane", appauthor=False)) / "sensitivity"

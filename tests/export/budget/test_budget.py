@@ -1,0 +1,138 @@
+"""Is the choice for a size the best, what it measures true, and the recipe within the size?"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tramontane.cli import main as cli
+from tramontane.export.budget import fit
+from tramontane.export.budget.assign import assign
+from tramontane.export.budget.candidates import CANDIDATES
+from tramontane.export.budget.fit import Budget, recipe_text
+from tramontane.export.budget.sensitivity import measure
+from tramontane.export.cache_choice import WINDOWED
+from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.plan import plan
+from tramontane.graphs.quantization.codes import dequantize
+from tramontane.graphs.quantization.methods.round_to_nearest import quantize
+from tramontane.graphs.quantization.recipes.known import open_recipe
+from tramontane.graphs.quantization.recipes.read import parse_recipe
+from tramontane.graphs.targets.known import find_target
+from tramontane.runtime.errors import ConfigError
+
+from ...cli.calls import output, refusal
+
+Write = Callable[..., Path]
+RNG = np.random.default_rng(3)
+SEQUENCES = [RNG.integers(0, 2048, 64) for _ in range(2)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_choice_is_the_best_of_all_that_fit(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    names = "abcde"
+    costs = {n: sorted(rng.exponential(size=3).tolist(), reverse=True) for n in names}
+    sizes = {n: sorted(rng.integers(10, 1000, 3).tolist()) for n in names}
+    most = int(rng.integers(sum(s[0] for s in sizes.values()), sum(s[2] for s in sizes.values())))
+
+    def total(kind: dict[str, list], places: tuple[int, ...]) -> float:
+        return sum(kind[n][p] for n, p in zip(names, places, strict=True))
+
+    every = itertools.product(range(3), repeat=len(names))
+    best = min(total(costs, p) for p in every if total(sizes, p) <= most)
+    found = assign(costs, sizes, most=most)
+    assert found is not None
+    places = tuple(found[n] for n in names)
+    assert total(sizes, places) <= most
+    assert total(costs, places) == pytest.approx(best, rel=1e-6)
+
+
+def test_nothing_fits_into_less_than_the_smallest() -> None:
+    assert assign({"a": [1.0, 0.5]}, {"a": [10, 20]}, most=9) is None
+    assert assign({"a": [1.0, 0.5]}, {"a": [10, 20]}, most=10) == {"a": 0}
+
+
+@pytest.mark.parametrize("tie", [False, True], ids=["untied", "tied"])
+def test_cost_is_the_kl_of_transformers_own_model_with_that_matrix_rounded(
+    tiny_checkpoint: Write, tie: bool
+) -> None:
+    checkpoint = Checkpoint.open(tiny_checkpoint(tie=tie))
+    found = measure(checkpoint.config, checkpoint, SEQUENCES)
+    assert len(found) == 2 * 7 + (1 if tie else 2)
+    assert {len(each) for each in found.values()} == {len(CANDIDATES)}
+    model = transformers.MistralForCausalLM.from_pretrained(checkpoint.path, dtype=torch.float32)
+
+    def logs() -> torch.Tensor:
+        with torch.no_grad():
+            every = [model(torch.from_numpy(tokens)[None]).logits[0] for tokens in SEQUENCES]
+        return torch.log_softmax(torch.cat(every), dim=-1)
+
+    expected = logs()
+    matrix = model.lm_head.weight.detach().numpy().copy()
+    for place, candidate in enumerate(CANDIDATES):  # the head is rounded to nearest
+        scheme = candidate.fitted(matrix.shape[1])
+        near = dequantize(quantize(matrix, scheme), scheme, columns=matrix.shape[1])
+        model.lm_head.weight.data = torch.from_numpy(near)
+        kl = float((expected.exp() * (expected - logs())).sum(dim=-1).mean())
+        assert found["head.weight"][place] == pytest.approx(kl, rel=0.02, abs=1e-8)
+    for name, costs in found.items():
+        assert costs[0] > costs[2] > 0, f"{name}: 8 bits cost less than 4"
+
+
+@pytest.mark.parametrize("tie", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("target", ["ort", "portable"])
+def test_recipe_keeps_to_its_size_and_is_no_worse_than_four_bits_everywhere(
+    tiny_checkpoint: Write, tie: bool, target: str
+) -> None:
+    checkpoint = Checkpoint.open(tiny_checkpoint(tie=tie))
+    config = checkpoint.config
+    costs = measure(config, checkpoint, SEQUENCES)
+    budget = Budget(config, target=find_target(target), cache=WINDOWED, costs=costs)
+    frontier = budget.frontier()
+    assert [one.kl for one in frontier] == sorted((one.kl for one in frontier), reverse=True)
+    int4 = plan(config, quant="int4", target=target).memory.weights_bytes
+    found = budget.fit(most=int4, flag="--size")
+    assert found.weights_bytes <= int4
+    head = costs["head.weight"][2]  # of int4: 8 bits, and of the tied matrix too
+    assert found.kl <= sum(each[0] for name, each in costs.items() if "head" not in name) + head
+    recipe = parse_recipe(recipe_text(found, model="tiny"), name="fit")
+    planned = plan(config, quant=recipe, target=target)
+    assert planned.memory.weights_bytes == found.weights_bytes
+    with pytest.raises(
+        ConfigError, match=r"--size: 1.00 kB of weights, expected at least .*give m"
+    ):
+        budget.fit(most=1000, flag="--size")
+
+
+@pytest.mark.slow
+def test_command_writes_a_recipe_and_measures_once(
+    tiny_checkpoint: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(fit, "_folder", lambda: tmp_path / "kept")
+    checkpoint, out = tiny_checkpoint(), tmp_path / "a" / "my.toml"
+    int4 = plan(Checkpoint.open(checkpoint).config, quant="int4", target="ort")
+    bits = int4.bits_per_weight + 1
+    said = output(capsys, "budget", checkpoint, "--bits", bits, "--out", out, "--json")
+    found = json.loads(said.splitlines()[-1])
+    assert found["bits per weight"] <= bits
+    assert len(found["frontier"]) > 10
+    assert "<svg" in out.with_suffix(".svg").read_text()
+    assert open_recipe(out).rounds_in_calibration
+    monkeypatch.setattr(fit, "measure", None)  # a second budget measures nothing
+    output(capsys, "budget", checkpoint, "--size", "1MB", "--out", out)
+    neither = refusal(capsys, "budget", checkpoint, "--out", out, "--json")
+    assert "--size, --bits: neither is given" in neither
+    assert "--bits 0.5: expected 1 to 32" in refusal(
+        capsys, "budget", checkpoint, "--bits", "0.5", "--out", out, "--json"
+    )
+    assert cli.main(["export", str(checkpoint), "--recipe", str(out), "--print-out"]) == 0
