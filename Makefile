@@ -59,6 +59,7 @@
 #? ONLY/faults              plant the faults whose name contains this
 #? ONLY/bench-peers         names of runtimes; the others are left out
 #? ONLY/bench-quality       parts of formats' names, such as int4; the others are left out
+#? ONLY/native-wheels       platforms, such as linux-aarch64; the others are left out
 #? ONLY/gguf                kinds of file, such as Q4_K_M; the others are left out
 #? ARTIFACTS                words of artifact names, or all (default: those that ONLY needs)
 #? REQUIRE                  names of runtimes that must be installed, or all
@@ -133,7 +134,8 @@ stem = $$(basename -- "$$MODEL")
 in-parallel = --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .PHONY: help dev export run validate inspect recipes budget card parity faults synthetic interop gguf models \
-  reduced native web bench-export bench-others bench-peers bench-quality bench-web bench bench-flat bench-kernels \
+  reduced native native-wheels web bench-export bench-others bench-peers bench-quality bench-web bench bench-flat \
+  bench-kernels \
   performance test test-fast lint types clean
 
 help:  ## start here: list the targets; make help-TARGET lists the options of one
@@ -171,6 +173,9 @@ reduced: $(READY)  ## use: list an artifact's operators, and write it in ORT for
 
 native: $(READY)  ## use: build our own attention kernel, a library that onnxruntime loads
 	@$(module).native.build $(call flag,PLATFORM,platform)
+
+native-wheels: $(READY)  ## use: build wheels that bring our own attention kernel, for all platforms
+	@$(module).native.wheels $(call many,ONLY,only)
 
 synthetic: $(READY)  ## use: write a checkpoint of random weights, as large as a known model
 	@$(tramontane) synthesize "$$GEOMETRY" \

@@ -116,7 +116,7 @@ def attentions(threads: int) -> Iterator[Kernel]:
     ]
     if find_library() is not None:
         for dtype in _STORED:
-            scales_read = ", , , , key_scales, value_scales" if dtype == "int8" else ""
+            scales_read = ", , , , key_scales, value_scales" if _has_scales(dtype) else ""
             nodes = (
                 f"y{{n}}, k{{n}}_, v{{n}}_ = {_NATIVE}<{heads}>"
                 f"(query, , , k{{n}}, v{{n}}, last, total, cos, sin{scales_read})"
@@ -128,7 +128,7 @@ def attentions(threads: int) -> Iterator[Kernel]:
             does=f"attention, {WINDOW} rows",
             way=way,
             run=_over_caches(
-                inputs, nodes, feeds, scales if dtype == "int8" else {}, dtype, threads
+                inputs, nodes, feeds, scales if _has_scales(dtype) else {}, dtype, threads
             ),
             read_bytes=2 * KEY_VALUE_HEADS * WINDOW * HEAD_SIZE * _STORED[dtype].itemsize,
             multiplications=2 * HEADS * WINDOW * HEAD_SIZE,
@@ -264,6 +264,11 @@ def _session(
     # Under this name the native library is loaded too.
     path = Path(NATIVE_MODEL_FILE if _NATIVE in text else MODEL_FILE)
     return open_graph(path, threads=threads, changed=model.SerializeToString())
+
+
+def _has_scales(dtype: str) -> bool:
+    """Whether rows of a cache are codes."""
+    return np.issubdtype(_STORED[dtype], np.integer)
 
 
 def _numbers(*shape: int) -> np.ndarray:

@@ -22,6 +22,7 @@ LISTS = {
     ("interop", "REQUIRE"),
     ("bench-peers", "ONLY"),
     ("bench-quality", "ONLY"),
+    ("native-wheels", "ONLY"),
     ("gguf", "ONLY"),
     ("bench-peers", "PREFILL"),
     ("bench-peers", "DECODE"),

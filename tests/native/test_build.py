@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import tramontane
-from tramontane.native import build, platforms
+from tramontane.native import build, platforms, wheels
+from tramontane.runtime import native_library
 from tramontane.runtime.errors import ConfigError
 
 
@@ -56,3 +58,20 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_the_compiler_printed_is_in_the_error() -> None:
     with pytest.raises(ConfigError, match="status 1"):
         build.run(["false"])
+
+
+@pytest.mark.slow
+def test_a_wheel_brings_the_library_to_where_it_is_found(
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tag = f"py3-none-{platforms.PLATFORMS[platforms.this_platform()].wheel_tag}"
+    made = [wheels.pack(tmp_path / name, library, tag=tag) for name in "ab"]
+    assert made[0].read_bytes() == made[1].read_bytes()
+    target = tmp_path / "installed"
+    pip = ["-m", "pip", "install", "--no-index", "--no-deps", "--target", target, made[0]]
+    subprocess.run([sys.executable, *pip], check=True, capture_output=True)
+    monkeypatch.setattr(native_library, "BUILT", tmp_path)
+    monkeypatch.syspath_prepend(target)
+    found = native_library.find_library()
+    assert found == target / "tramontane_native" / library.name
+    assert found.read_bytes() == library.read_bytes()
