@@ -210,7 +210,8 @@ models: $(READY)  ## prove: export trained models, and write docs/models.md, wit
 bench: $(READY)  ## measure: speed and memory of an artifact, and the hardware limits
 	@$(fresh-artifact) && mkdir -p "$$MEASURED" && name="speed-$$(basename -- "$$OUT")" && \
 	  $(tramontane) bench "$$OUT" --out="$$MEASURED/$$name.json" --plot="$$MEASURED/$$name.svg" \
-	  $(call flag,ROUNDS,rounds) $(call flag,THREADS,threads)
+	  $(call flag,ROUNDS,rounds) $(call flag,THREADS,threads) && \
+  $(module).bench.artifact.turns "$$OUT" $(call flag,ROUNDS,rounds) $(call flag,THREADS,threads)
 
 bench-flat: $(READY)  ## measure: check that a long sequence costs as much per step as a short one
 	@mkdir -p "$$MEASURED"
