@@ -145,7 +145,9 @@ def run(command: Sequence[str]) -> None:
     Raises:
         ConfigError: it failed; with what it printed last.
     """
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if done.returncode:
         printed = "\n".join(done.stderr.strip().splitlines()[-20:])
         raise ConfigError(f"{shlex.join(command)}: status {done.returncode}\n{printed}")

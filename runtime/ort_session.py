@@ -77,7 +77,6 @@ def open_graph(
     options.add_session_config_entry(RECORD, "1")
     if saturates():  # elsewhere it would take twice the time for nothing
         options.add_session_config_entry("session.x64quantprecision", "1")
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if changed is not None:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(path.resolve().parent)

@@ -38,7 +38,12 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="recipe to write, with a plot"
     )
-    parser.add_argument("--target", choices=TARGETS, default=DEFAULT_TARGET, help="kernels")
+    parser.add_argument(
+        "--target",
+        choices=TARGETS,
+        default=DEFAULT_TARGET,
+        help="kernels (default: %(default)s)",
+    )
     parser.add_argument(
         "--calibration-text",
         type=Path,

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from .gptq import Correlations
 
-# The part of the step. On other text a whole step was worse than half of one for one of two trained
-# models, and no better for the other.
+# The part of the step. On other text a whole step was worse than half of one for one of two
+# trained models, and no better for the other.
 STRENGTH = 0.5
 
 
