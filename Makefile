@@ -37,6 +37,8 @@
 #? POSITIONS                positions of TEXT to score, at least (default: 8192)
 #? SEED                     seed for the random tokens and the start in TEXT (default: 0)
 #? SEED/synthetic           seed of the weights (default: 0)
+#? SEED/fuzz                seed of the mutations (default: 0)
+#? SECONDS                  how long to fuzz (default: 120)
 #? TOLERANCE                multiplies the bounds against the recipe; 0.5: twice as strict
 #? MAX_KL                   largest mean KL from the float32 model on TEXT (default: 2)
 #? MIN_AGREEMENT            least top-1 agreement with it on TEXT, 0 to 1 (default: 0.2)
@@ -60,6 +62,7 @@
 #? ONLY/bench-peers         names of runtimes; the others are left out
 #? ONLY/bench-quality       parts of formats' names, such as int4; the others are left out
 #? ONLY/native-wheels       platforms, such as linux-aarch64; the others are left out
+#? ONLY/fuzz                fuzz the files whose name contains this
 #? ONLY/gguf                kinds of file, such as Q4_K_M; the others are left out
 #? ARTIFACTS                words of artifact names, or all (default: those that ONLY needs)
 #? REQUIRE                  names of runtimes that must be installed, or all
@@ -133,7 +136,7 @@ stem = $$(basename -- "$$MODEL")
 # A file's tests stay in one process: they share what its fixtures made.
 in-parallel = --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: help dev export run validate inspect recipes budget card parity faults synthetic interop gguf models \
+.PHONY: help dev export run validate inspect recipes budget card parity faults fuzz synthetic interop gguf models \
   reduced native native-wheels web bench-export bench-others bench-peers bench-quality bench-web bench bench-flat \
   bench-kernels \
   performance test test-fast lint types clean
@@ -193,6 +196,10 @@ parity: $(READY)  ## prove: export every recipe for every target, and write one 
 faults: $(READY)  ## prove: plant every fault in good artifacts, and write docs/faults.md
 	@$(module).faults $(if $(given-MODEL),--model="$$MODEL") $(call flag,WINDOW,window) \
 	  $(call flag,ONLY,only) $(if $(or $(ONLY),$(given-MODEL)),,--out=docs/faults.md)
+
+fuzz: $(READY)  ## prove: mutate files that others write, and write docs/reliability.md
+	@$(module).fuzz $(call flag,SECONDS,seconds) $(call flag,SEED,seed) $(call flag,ONLY,only) \
+	  $(if $(or $(ONLY),$(SEED)),,--page=docs/reliability.md)
 
 interop: $(READY)  ## prove: run artifacts in other runtimes, and write docs/interop.md
 	@$(module).interop "$$MODEL" --shared="$$SHARED" --out=docs/interop.md \

@@ -22,6 +22,7 @@ LAYERS = (
     "interop",
     "bench",
     "cli",
+    "fuzz",
     "__main__",
     "optimum_command",
 )
@@ -29,7 +30,7 @@ ALLOWED = {
     "torch": {"export", "validate", "interop"},  # a runner of other people's code
     "safetensors": {"export"},
     "gguf": {"export"},
-    "onnx": {"graphs", "export", "faults", "bench"},
+    "onnx": {"graphs", "export", "faults", "bench", "fuzz"},
     "onnxscript": {"graphs", "export"},
     "onnx_ir": {"graphs", "export"},
     "onnxruntime": {"runtime", "validate", "interop", "bench"},

@@ -244,6 +244,6 @@ def _is_known(node: ir.Node, opset: int) -> bool:
     if node.domain in ("", "ai.onnx"):
         known = onnx.defs.onnx_opset_version()
         return node.op_type in _OF_ORT_ALONE or onnx.defs.has(
-            node.op_type, max_inclusive_version=min(opset, known) or known
+            node.op_type, max_inclusive_version=opset if 0 < opset < known else known
         )
     return True

@@ -112,3 +112,11 @@ def test_a_graph_that_would_allocate_terabytes_is_linted_without_running(tmp_pat
     start = time.perf_counter()
     lint(tmp_path / "m.onnx")
     assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("version", [-(2**63), -1, 0, 2**31, 2**63 - 1])
+def test_a_version_of_operators_that_none_has_is_linted(tmp_path: Path, version: int) -> None:
+    found = model()
+    found.opset_import[0].version = version
+    (tmp_path / "m.onnx").write_bytes(found.SerializeToString())
+    lint(tmp_path / "m.onnx")

@@ -1,0 +1,1 @@
+"""Mutation fuzzing of every reader of files that others wrote."""
