@@ -31,6 +31,9 @@ def read_proto(path: Path) -> onnx.ModelProto:
     content = read_file(path, most=_MOST_BYTES, remedy="copy it again")
     try:
         model: onnx.ModelProto = onnx.ModelProto.FromString(content)
+        for text in _texts(model):
+            if not isinstance(text, str):  # protobuf's classes give bytes where it is not UTF-8
+                raise ContractError(f"the name {shown(text)} is not UTF-8, expected text")
         for graph in _graphs(model):
             for tensor in graph.initializer:
                 _refuse_tensor(tensor)
@@ -65,6 +68,23 @@ def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
             waiting += attribute.g.node
             for graph in attribute.graphs:
                 waiting += graph.node
+
+
+def _texts(model: onnx.ModelProto) -> Iterator[str | bytes]:
+    """All names that a graph is walked by."""
+    for entry in (*model.opset_import, *model.functions):
+        yield entry.domain
+    for function in model.functions:
+        yield from (function.name, *function.input, *function.output, *function.attribute)
+    for node in _nodes(model):
+        yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+    for graph in _graphs(model):
+        yield graph.name
+        yield from (tensor.name for tensor in graph.initializer)
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            yield value.name
+            yield from (each.dim_param for each in value.type.tensor_type.shape.dim)
 
 
 def _refuse_tensor(tensor: onnx.TensorProto) -> None:

@@ -120,3 +120,14 @@ def test_a_version_of_operators_that_none_has_is_linted(tmp_path: Path, version:
     found.opset_import[0].version = version
     (tmp_path / "m.onnx").write_bytes(found.SerializeToString())
     lint(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("name", [b"Add", b"float_input", b"w"])
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path, name: bytes) -> None:
+    found = model()
+    found.graph.node[0].input[0] = found.graph.input[0].name = "float_input"
+    content = found.SerializeToString()
+    assert name in content
+    (tmp_path / "m.onnx").write_bytes(content.replace(name, b"\xff" * len(name)))
+    with pytest.raises(ContractError, match=r"m\.onnx: the name b'\\xff.* is not UTF-8"):
+        lint(tmp_path / "m.onnx")
