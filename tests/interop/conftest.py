@@ -15,6 +15,7 @@ from tramontane.console import process_per_core
 from tramontane.export.options import (
     ExportOptions,
 )
+from tramontane.graphs.quantization.recipes.known import find_recipe
 from tramontane.interop import __main__ as command
 from tramontane.interop import cases, rows
 from tramontane.interop.cases import Case, Exported
@@ -75,7 +76,7 @@ def use(
         driver_gives: Any = None,
         driver_scores: Callable[[np.ndarray], np.ndarray] = lambda logits: logits,
     ) -> None:
-        manifest = replace(exported.manifest, quant=quant)
+        manifest = replace(exported.manifest, quant=quant, recipe=find_recipe(quant).text)
         made = replace(exported, manifest=manifest)
         monkeypatch.setattr(rows, "export", lambda case, _: replace(made, case=case))
         monkeypatch.setattr(rows, "REFERENCE", replay("transformers", exported, right))

@@ -26,7 +26,11 @@ def test_every_case_has_a_name_of_its_own_and_the_stories_come_with_the_shared_f
     everything = [case.name for case in cases.cases(stdlib_5m, tmp_path)]
     assert len(set(everything)) == len(everything)
     assert everything[: len(embedded)] == embedded
-    assert [name.split()[0] for name in everything[len(embedded) :]] == ["stories15M"] * 2
+    assert everything[len(embedded) :] == [
+        "stories15M fp32 ort, window 32",
+        "stories15M fp32 ort, no window",
+        "stories15M fp32 ort, windows by layer",
+    ]
 
 
 def test_a_job_crosses_the_window_in_its_prompt_and_in_what_follows(exported: Exported) -> None:

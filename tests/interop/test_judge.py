@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tramontane.environments.errors import Absent
+from tramontane.graphs.quantization.recipes.known import find_recipe
 from tramontane.interop.cases import Exported
 from tramontane.interop.judge import BOUNDS, Answer, Cell, ExpectedAnswer, Failed, ask, judge
 from tramontane.interop.runtimes import OTHERS, Runtime
@@ -53,7 +54,9 @@ def asked(exported: Exported) -> Callable[[str], Exported]:
     geometry = replace(exported.manifest.geometry, vocab_size=V)
 
     def of(quant: str) -> Exported:
-        manifest = replace(exported.manifest, quant=quant, geometry=geometry)
+        manifest = replace(
+            exported.manifest, quant=quant, recipe=find_recipe(quant).text, geometry=geometry
+        )
         return replace(exported, manifest=manifest, job=job)
 
     return of

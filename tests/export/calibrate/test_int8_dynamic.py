@@ -57,9 +57,23 @@ def test_each_layer_multiplies_bytes_and_the_ends_are_those_of_int8(artifact: Pa
 
 def test_manifest_describes_every_part_and_the_linter_finds_nothing(artifact: Path) -> None:
     entries = {entry["name"]: entry for entry in read_manifest(artifact).tensors}
+    matrix = "layers.1.mlp.down.weight"
+    ranks = {one["matrix"]: one["rank_by_harm"] for one in entries.values() if "matrix" in one}
+    assert sorted(ranks.values()) == list(range(1, len(ranks) + 1))
     for part in range(4):
-        codes = entries[f"layers.1.mlp.down.weight.part_{part}.codes"]
-        assert codes == {"name": codes["name"], "shape": [64, 32], "bits": 8, "block": 32}
+        codes = entries[f"{matrix}.part_{part}.codes"]
+        error = codes.pop("error")
+        assert 0.003 < error < 0.01  # of steps of the greatest of 32 by 127: about 0.005
+        assert codes == {
+            "name": codes["name"],
+            "shape": [64, 32],
+            "bits": 8,
+            "block": 32,
+            "matrix": matrix,
+            "method": "smooth_then_round",
+            "scales": "float32",
+            "rank_by_harm": ranks[matrix],
+        }
     gate = entries["layers.0.mlp.gate.weight.part_0.codes"]
     assert (gate["shape"], gate["block"]) == ([128, 64], 64)
     assert all("why_float" in entry for entry in entries.values() if entry["bits"] == 32)
