@@ -55,7 +55,7 @@ def render_card(manifest: Manifest) -> str:
     """
     decode(_Origin, manifest.origin, where="origin")
     decode(_Tools, manifest.tools, where="tools")
-    if manifest.parity is not None:
+    if manifest.parity:
         decode(_Parity, manifest.parity, where="parity")
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,

@@ -249,13 +249,17 @@ def test_published_tokenizer_with_lengths_to_cut_at_and_to_pad_to_agrees(
             lambda folder: (folder / "tokenizer.json").write_text("{"),
             "cannot be read (EOF while parsing an object at line 1 column 1)",
         ),
+        (
+            lambda folder: (folder / "tokenizer.json").write_bytes(b"\xff"),
+            "cannot be read ('utf-8' codec can't decode byte 0xff in position 0",
+        ),
         (lambda folder: (folder / "tokenizer_config.json").unlink(), "has no settings beside it"),
         (
             lambda folder: edit_post_processor(folder, end="</s>"),
             "ends a text with [2], which a prompt must not",
         ),
     ],
-    ids=["merges missing", "no JSON", "no settings", "an end"],
+    ids=["merges missing", "no JSON", "no UTF-8", "no settings", "an end"],
 )
 def test_published_tokenizer_that_disagrees_is_made_anew_and_that_is_said(
     tiny_checkpoint: Write,
