@@ -17,6 +17,7 @@ from .errors import ContractError, printable
 from .log import logger
 from .native_library import required_library
 from .providers import CPU, RECORD
+from .sizes import counted
 
 __all__ = [
     "MOST_THREADS",
@@ -164,8 +165,12 @@ def _as_utf8(path: Path) -> str:
         ) from error
 
 
-def run_bound(graph: Any, binding: Any) -> None:
+def run_bound(graph: Any, binding: Any, *, artifact: Path, num_tokens: int) -> None:
     """Run a graph on what is bound to it.
+
+    Args:
+        graph, binding: of onnxruntime.
+        artifact, num_tokens: what messages name: its folder, and the new tokens that are bound.
 
     Raises:
         ContractError: onnxruntime cannot; the log has all that it said.
@@ -176,8 +181,9 @@ def run_bound(graph: Any, binding: Any) -> None:
         logger.error("onnxruntime: %s", error)
         first = printable(str(error).strip().partition("\n")[0], most=_LONGEST)
         raise ContractError(
-            f"the graph: onnxruntime cannot run it ({first}), expected logits; load the artifact "
-            "with verify=True, or close other programs if memory is short"
+            f"{artifact}: onnxruntime cannot run it on {counted(num_tokens, 'new token')} "
+            f"({first}), expected logits; load the artifact with verify=True, or close other "
+            "programs if memory is short"
         ) from error
 
 

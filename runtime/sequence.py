@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,14 +25,18 @@ Floats = npt.NDArray[np.float32]
 class CachedSequence:
     """Tokens so far, their ids, and the rows of the cache."""
 
-    def __init__(self, graph: ort.InferenceSession, geometry: Geometry, *, keep: int) -> None:
+    def __init__(
+        self, graph: ort.InferenceSession, geometry: Geometry, *, artifact: Path, keep: int
+    ) -> None:
         """Begin an empty sequence.
 
         Args:
             graph, geometry: the model's.
+            artifact: its folder, which messages name.
             keep: evicted rows that each layer keeps.
         """
         self.graph: Any = graph
+        self._artifact = artifact
         self.tokens = 0
         self.binding = Binding(graph, geometry, keep=keep)
         self._ids = np.zeros(geometry.max_positions, np.int64)
@@ -77,11 +82,12 @@ class CachedSequence:
             logits: (1, n, V), contiguous, to be filled.
             keep: positions whose logits are computed, of the last; 0 for all.
         """
-        total = self.tokens + ids.shape[1]
+        num_tokens = ids.shape[1]
+        total = self.tokens + num_tokens
         for rows in self.binding.rows:
             rows.keep_evicted(self.tokens, until=total)
         self.binding.tokens(ids, logits, keep=keep, total=total)
-        run_bound(self.graph, self.binding.handle)
+        run_bound(self.graph, self.binding.handle, artifact=self._artifact, num_tokens=num_tokens)
 
     def append(self, ids: npt.ArrayLike, *, count: int) -> None:
         """Count tokens whose rows the cache holds now."""

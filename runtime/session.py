@@ -68,7 +68,7 @@ class Session(GeneratingSession):
         graph: Any = model.graph
         if time_limit is not None:
             graph = LimitedGraph(graph, seconds=time_limit, artifact=model.folder)
-        self._sequence = CachedSequence(graph, geometry, keep=keep)
+        self._sequence = CachedSequence(graph, geometry, artifact=model.folder, keep=keep)
         self._guard = Guard(
             f"{model.folder}: this session",
             remedy="call reset() and give the whole sequence again",
