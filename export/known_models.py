@@ -1,4 +1,8 @@
-"""Architectures of known models, by name. (no torch)"""
+"""Architectures of known models, by name. (no torch)
+
+Fields are those of the published config.json; where a comment names another file, that repeats
+them in public. ``tests/export/test_known_models.py`` has a stated parameter count of each.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ from typing import Any
 from ..runtime.errors import ConfigError
 from .config import MistralConfig, describe_windows
 
-# Sources: Mistral 7B, arXiv:2310.06825, table 1, and the config.json of its three releases.
+# Sources: Mistral 7B, arXiv:2310.06825, table 1; the model card of v0.2 (theta 1e6, no window);
+# Megatron-Bridge, mistral_provider.py (v0.3).
 _MISTRAL_7B = MistralConfig(
     architecture="MistralForCausalLM",
     hidden_size=4096,
@@ -27,7 +32,7 @@ _MISTRAL_7B = MistralConfig(
     eos_token_ids=(2,),
 )
 _MISTRAL_7B_V2 = dataclasses.replace(_MISTRAL_7B, sliding_window=None, rope_theta=1e6)
-# Sources: Llama 2, arXiv:2307.09288, and Code Llama, arXiv:2308.12950, with their config.json.
+# Sources: Llama 2, arXiv:2307.09288, Code Llama, arXiv:2308.12950; litgpt, config.py.
 _LLAMA_2_7B = dataclasses.replace(
     _MISTRAL_7B,
     architecture="LlamaForCausalLM",
@@ -47,8 +52,9 @@ _LLAMA_2_13B = dataclasses.replace(
 # Its 16 further tokens mark the prefix, middle and suffix of code to fill in.
 _CODE: dict[str, Any] = {"vocab_size": 32016, "rope_theta": 1e6, "max_position_embeddings": 16384}
 
-# Source: Mistral NeMo's config.json, and its 12.2 billion parameters; heads are smaller than
-# hidden_size over their number.
+# Sources: config.json of Mistral-Nemo-Base-2407 as copied by thunder_model_blocks; the model card.
+# Heads are smaller than hidden_size over their number. Positions are the 128k of the card: the
+# first config.json of Base had 128000, that of Instruct 1024000.
 _MISTRAL_NEMO = dataclasses.replace(
     _MISTRAL_7B_V2,
     hidden_size=5120,
@@ -56,7 +62,8 @@ _MISTRAL_NEMO = dataclasses.replace(
     vocab_size=131072,
     max_position_embeddings=131072,
 )
-# Source: Ministral-8B-Instruct-2410's params.json: one layer in four attends to all tokens.
+# Sources: the model card of Ministral-8B-Instruct-2410: sizes, windows ("128k,32k,32k,32k") and
+# positions; config.json: theta. There it has 32768 positions, and one window for all layers.
 _MINISTRAL_8B = dataclasses.replace(
     _MISTRAL_7B_V2,
     architecture="MinistralForCausalLM",
@@ -68,7 +75,7 @@ _MINISTRAL_8B = dataclasses.replace(
     **describe_windows([None, 32768, 32768, 32768] * 9),
 )
 
-# Source: SmolLM2, arXiv:2502.02737, and their config.json: heads in threes, embeddings tied.
+# Sources: SmolLM2, arXiv:2502.02737; litgpt, config.py (135M, 360M); config.json of 1.7B.
 _SMOLLM2_135M = dataclasses.replace(
     _LLAMA_2_7B,
     hidden_size=576,
@@ -82,7 +89,7 @@ _SMOLLM2_135M = dataclasses.replace(
     rope_theta=1e5,
     tie_word_embeddings=True,
 )
-# Source: the config.json of Llama-3.2-1B and -3B.
+# Sources: config.json of Llama-3.2-1B as copied by thunder_model_blocks, of -3B by LLM-Prof.
 _LLAMA_3_2_1B = dataclasses.replace(
     _LLAMA_2_7B,
     hidden_size=2048,
@@ -102,7 +109,7 @@ _LLAMA_3_2_1B = dataclasses.replace(
     },
     tie_word_embeddings=True,
 )
-# Source: the config.json of SmolLM3-3B: one layer in four has no rope.
+# Source: config.json of SmolLM3-3B: one layer in four has no rope.
 _SMOLLM3_3B = dataclasses.replace(
     _SMOLLM2_135M,
     architecture="SmolLM3ForCausalLM",
@@ -118,7 +125,7 @@ _SMOLLM3_3B = dataclasses.replace(
     rope_theta=5e6,
     unrotated_layers=tuple(range(3, 36, 4)),
 )
-# Source: Qwen3, arXiv:2505.09388, table 1, and their config.json.
+# Sources: Qwen3, arXiv:2505.09388, table 1; Megatron-Bridge, qwen_provider.py.
 _QWEN3_0_6B = dataclasses.replace(
     _SMOLLM2_135M,
     architecture="Qwen3ForCausalLM",
@@ -156,6 +163,7 @@ GEOMETRIES = {
     "codellama-7b": dataclasses.replace(_LLAMA_2_7B, **_CODE),
     "codellama-13b": dataclasses.replace(_LLAMA_2_13B, **_CODE),
     "mistral-nemo": _MISTRAL_NEMO,
+    # Source: text_config of its config.json; vision is another model. Theta was 1e8 in Small 3.
     "mistral-small-3.2": dataclasses.replace(
         _MISTRAL_NEMO, intermediate_size=32768, rope_theta=1e9
     ),

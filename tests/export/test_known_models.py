@@ -4,42 +4,94 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+import safetensors
 import torch
 import transformers
 from tramontane.export.formats.huggingface import read_config_json, to_hugging_face
 from tramontane.export.known_models import GEOMETRIES, find_geometry, shorten
 from tramontane.runtime.errors import ConfigError
 
-# As the models' cards, papers and safetensors indexes have them; of Mistral Small the text model.
-PARAMETERS = {
-    "stdlib-5m": 5_573_888,
-    "mistral-7b-v0.1": 7_241_732_096,
-    "mistral-7b-v0.2": 7_241_732_096,
-    "mistral-7b-v0.3": 7_248_023_552,
-    "llama-2-7b": 6_738_415_616,
-    "llama-2-13b": 13_015_864_320,
-    "codellama-7b": 6_738_546_688,
-    "codellama-13b": 13_016_028_160,
-    "mistral-nemo": 12_247_782_400,
-    "mistral-small-3.2": 23_572_403_200,
-    "ministral-8b": 8_019_808_256,
-    "llama-3.2-1b": 1_235_814_400,
-    "llama-3.2-3b": 3_212_749_824,
-    "smollm2-135m": 134_515_008,
-    "smollm2-360m": 361_821_120,
-    "smollm2-1.7b": 1_711_376_384,
-    "smollm3-3b": 3_075_098_624,
-    "qwen3-0.6b": 596_049_920,
-    "qwen3-1.7b": 1_720_574_976,
-    "qwen3-4b": 4_022_468_096,
+
+class Stated(NamedTuple):
+    """How many numbers a publisher, or a library that has the model, says that it has."""
+
+    count: int
+    by: str
+    beyond: int = 0  # of them beyond the weights of the text model, each once
+
+
+# `safetensors.total` of the named repository in the Hub's API, as public lists of 2026 repeat it.
+HUB = "Hugging Face Hub: "
+STATED = {
+    "mistral-7b-v0.1": Stated(7_241_732_096, "keras-hub, mistral_presets.py: mistral_7b_en"),
+    "mistral-7b-v0.2": Stated(
+        7_241_732_096, "keras-hub, mistral_presets.py: mistral_0.2_instruct_7b_en"
+    ),
+    "mistral-7b-v0.3": Stated(7_248_023_552, HUB + "mistralai/Mistral-7B-v0.3"),
+    # Each layer's 64 inverse frequencies of rope are stored.
+    "llama-2-7b": Stated(6_738_417_664, HUB + "meta-llama/Llama-2-7b-hf", 32 * 64),
+    "llama-2-13b": Stated(13_015_866_880, HUB + "meta-llama/Llama-2-13b-hf", 40 * 64),
+    "codellama-7b": Stated(6_738_546_688, "together (Python client), finetune.py: CodeLlama-7b"),
+    "codellama-13b": Stated(
+        13_016_028_160, "together (Python client), finetune.py: CodeLlama-13b"
+    ),
+    "mistral-nemo": Stated(12_247_782_400, "ollama, issue 8277: general.parameter_count"),
+    "mistral-small-3.2": Stated(
+        24_011_361_280, HUB + "mistralai/Mistral-Small-3.2-24B-Instruct-2506", 438_958_080
+    ),
+    "ministral-8b": Stated(8_019_808_256, "the model card of Ministral-8B-Instruct-2410"),
+    "llama-3.2-1b": Stated(1_235_814_400, HUB + "meta-llama/Llama-3.2-1B-Instruct"),
+    "llama-3.2-3b": Stated(3_212_749_824, HUB + "meta-llama/Llama-3.2-3B-Instruct"),
+    "smollm2-135m": Stated(134_515_008, HUB + "HuggingFaceTB/SmolLM2-135M-Instruct"),
+    "smollm2-360m": Stated(361_821_120, HUB + "HuggingFaceTB/SmolLM2-360M-Instruct"),
+    "smollm2-1.7b": Stated(1_711_376_384, HUB + "HuggingFaceTB/SmolLM2-1.7B-Instruct"),
+    "smollm3-3b": Stated(3_075_098_624, HUB + "HuggingFaceTB/SmolLM3-3B"),
+    # The head is stored, though tied to the embedding.
+    "qwen3-0.6b": Stated(751_632_384, HUB + "Qwen/Qwen3-0.6B", 151936 * 1024),
+    "qwen3-1.7b": Stated(2_031_739_904, HUB + "Qwen/Qwen3-1.7B", 151936 * 2048),
+    "qwen3-4b": Stated(4_022_468_096, HUB + "Qwen/Qwen3-4B"),
+}
+WITH_IMAGES = ("mistral-small-3.2",)
+# Their image encoder, as their config.json has it.
+PIXTRAL = {
+    "model_type": "pixtral",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "image_size": 1540,
 }
 
 
-def test_each_geometry_has_as_many_parameters_as_the_published_model() -> None:
-    assert {name: c.num_parameters for name, c in GEOMETRIES.items()} == PARAMETERS
+@pytest.mark.parametrize("name", STATED)
+def test_each_geometry_has_as_many_parameters_as_the_published_model(name: str) -> None:
+    stated = STATED[name]
+    assert GEOMETRIES[name].num_parameters + stated.beyond == stated.count, stated.by
+
+
+def test_each_geometry_has_a_stated_count_or_a_file(stdlib_5m: Path) -> None:
+    assert set(GEOMETRIES) - set(STATED) == {"stdlib-5m"}
+    with safetensors.safe_open(stdlib_5m / "model.safetensors", "np") as file:
+        stored = [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
+    assert GEOMETRIES["stdlib-5m"].num_parameters == sum(stored)
+
+
+@pytest.mark.parametrize("name", WITH_IMAGES)
+def test_numbers_beyond_the_text_model_are_those_of_the_image_encoder(name: str) -> None:
+    config = transformers.Mistral3Config(
+        text_config=to_hugging_face(GEOMETRIES[name]),
+        vision_config=PIXTRAL,
+        tie_word_embeddings=GEOMETRIES[name].tie_word_embeddings,
+    )
+    with torch.device("meta"):
+        model = transformers.Mistral3ForConditionalGeneration(config)
+    assert model.num_parameters() - GEOMETRIES[name].num_parameters == STATED[name].beyond
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
@@ -48,7 +100,7 @@ def test_transformers_builds_each_geometry_with_as_many_parameters(name: str) ->
     config = transformers.AutoConfig.for_model(**published)
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
-    assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
+    assert model.num_parameters() == GEOMETRIES[name].num_parameters
     assert type(model).__name__ == GEOMETRIES[name].architecture
 
 
