@@ -58,7 +58,7 @@ class MistralConfig:
     has_head_norms: bool = False  # over each head's query and key, before rope
     unrotated_layers: tuple[int, ...] = ()  # without rope
     # Parameters of rope besides its theta, as ``fill_in`` returns them; empty: not scaled.
-    rope_scaling: Mapping[str, Any] = field(default_factory=dict)
+    rope_scaling: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name in _COUNTS:

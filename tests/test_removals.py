@@ -28,6 +28,8 @@ REASONS = {
     "interop/web_page.py": "a job's file beside an artifact in a temporary folder",
     "bench/peers/convert.py": "what it made in a marked folder, or in a temporary one",
     "export/budget/fit.py": "its own table in the user's cache, written beside it first",
+    "fuzz/readers.py": "a mutated file in a temporary folder",
+    "fuzz/trial.py": "a mutated file in a temporary folder",
     "native/build.py": "a library that it built in a temporary folder, to its name",
     "runtime/saved_state.py": "a saved session, written beside its name first",
     "environments/folders.py": "a marked folder",

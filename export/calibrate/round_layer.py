@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from ...console.progress import say
 from ...graphs.quantization.codes import Blocks, dequantize
 from ...graphs.quantization.methods.known import find_method
+from ...graphs.quantization.methods.round_to_nearest import quantize
 from ...graphs.quantization.rounded_matrices import OutputSquares
 from ...graphs.quantization.scheme import Scheme
 from ...runtime.errors import GraphError
 from ..model.model import Layer
-from .compensate import compensated, output_shifts
+from .compensate import MOST_MOVED, STRENGTHS, compensated, output_shifts
 from .gptq import DAMPING, Correlations, correlations, gptq
 from .layer_walk import Inputs, LayerWalk
 
@@ -90,16 +91,7 @@ class RoundLayer:
         shifts = output_shifts(weights, text(), exact())
         rounded = {}
         for name, weight in weights.items():
-            wanted = compensated(weight, shifts.pop(name), found)
-            blocks = gptq(wanted.numpy(), schemes[name], found)
-            matrix = torch.from_numpy(dequantize(blocks, schemes[name], columns=columns))
-            rounded[name] = (
-                blocks,
-                (
-                    found.mean_square(matrix - weight),
-                    found.mean_square(weight),
-                ),
-            )
+            rounded[name] = _compensated(weight, shifts.pop(name), schemes[name], found)
         return rounded
 
     def leaving_exact(self) -> Sequence[Tensor]:
@@ -131,6 +123,25 @@ class RoundLayer:
 
     def see_cache(self, keys: Tensor, values: Tensor) -> None:
         """Keys and values are not rounded here."""
+
+
+def _compensated(
+    weight: Tensor, shift: Tensor, scheme: Scheme, found: Correlations
+) -> tuple[Blocks, OutputSquares]:
+    """A matrix rounded to make up for those before it, as far as its own outputs allow."""
+
+    def moved(blocks: Blocks) -> float:
+        matrix = dequantize(blocks, scheme, columns=weight.shape[1])
+        return found.mean_square(torch.from_numpy(matrix) - weight)
+
+    most = MOST_MOVED * moved(quantize(weight.numpy(), scheme))
+    for strength in STRENGTHS:
+        wanted = compensated(weight, shift, found, strength=strength)
+        blocks = gptq(wanted.numpy(), scheme, found)
+        square = moved(blocks)
+        if square <= most:
+            break
+    return blocks, (square, found.mean_square(weight))
 
 
 def with_same_weights(layer: Layer) -> Layer:

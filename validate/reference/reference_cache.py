@@ -125,7 +125,7 @@ class Store:
         for path in sorted(own, key=lambda path: path.stat().st_mtime):
             if not path.name.startswith("."):
                 kept.append(path)
-            elif time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:  # by a killed run
+            elif _age_seconds(path) > _ABANDONED_SECONDS:  # by a killed run
                 _discard(path)
         total = sum(_size(path) for path in kept)
         while kept and total + needed > MOST_BYTES:
@@ -137,6 +137,14 @@ class Store:
                 f"--store {self.folder}: {free} bytes are free, the reference's logits and cache "
                 f"take {needed}; name a folder on a larger disk"
             )
+
+
+def _age_seconds(path: Path) -> float:
+    """Seconds since a folder was changed; 0 where another run has just renamed or removed it."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _new(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
