@@ -22,9 +22,9 @@ from .gptq import Correlations
 # The part of the step. On other text a whole step was worse than half of one for one of two
 # trained models, and no better for the other.
 STRENGTH = 0.5
-# Parts that are tried in turn, until the mean square by which the matrix's own outputs move is less
-# than MOST_MOVED of what rounding it to nearest makes of it. The parity check allows all of it, on
-# other text: at 0.6, a matrix of a small model (stories260K) still moved more there.
+# Parts that are tried in turn, until the mean square by which the matrix's own outputs move is
+# less than MOST_MOVED of what rounding it to nearest makes of it. The parity check allows all of
+# it, on other text: at 0.6, a matrix of a small model (stories260K) still moved more there.
 STRENGTHS = (STRENGTH, STRENGTH / 2, 0.0)
 MOST_MOVED = 0.45
 
