@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...console.status import status_of
+from ...graphs.quantization.recipes.known import recipe_of
 from ...runtime import Model, Sampler, Session
 from ...runtime.decoding.history import History
 from ...runtime.decoding.processors import Logits, Processor
@@ -95,7 +96,7 @@ def _rewind(session: Session) -> None:
 
 def _speculation(model: Model, rounds: int) -> dict[str, float]:
     """How many times faster decoding is with drafts, by text."""
-    if model.manifest.quant == "int8-dynamic":  # refused there
+    if recipe_of(model.manifest).is_dynamic:  # the driver refuses drafts there
         return {}
     geometry = model.manifest.geometry
     new = min(_NEW, geometry.max_positions // 3)
