@@ -1,6 +1,6 @@
 """Rows of one array of the KV cache by position: those that it holds, and evicted ones kept.
 
-The array keeps the rule of ``cache.py``, whoever writes it. A session that keeps K rows copies the
+The array keeps the rule of ``cache.py``, in every kernel. A session that keeps K rows copies the
 latest K rows of those that an eviction removes, before the run that evicts them:
 
     window 4, C = 6, hence E = 3, and K = 2:      kept    array

@@ -76,7 +76,7 @@ class MatrixChecks:
         """Compare what rounding does to a matmul's outputs with what rounding to nearest does.
 
         Only where calibration rounds the layers: it may move a weight by several steps, but not
-        the outputs by more than rounding to nearest would, to the fewest bits of the recipe.
+        the outputs by more than rounding to nearest would, to as many bits.
 
         Args:
             number: of the layer.
@@ -87,9 +87,7 @@ class MatrixChecks:
         """
         if not self._subject.is_rounded_in_calibration or linear.block is None:
             return
-        # A matrix of more bits makes up for the rounding of others, which may be larger.
-        bits = min(linear.bits, self._subject.recipe.fewest_bits)
-        scheme = Scheme(bits=bits, block=linear.block)
+        scheme = Scheme(bits=linear.bits, block=linear.block)
         inputs, start = torch.from_numpy(x), 0
         for role, weight in weights.items():
             found = matrix[start : start + len(weight)]
