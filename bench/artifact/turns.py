@@ -22,7 +22,6 @@ from rich.console import Console
 from rich.table import Table
 
 from ...console.status import status_of
-from ...graphs.quantization.recipes.known import recipe_of
 from ...runtime import Model, Sampler, Session
 from ...runtime.decoding.history import History
 from ...runtime.decoding.processors import Logits, Processor
@@ -96,8 +95,6 @@ def _rewind(session: Session) -> None:
 
 def _speculation(model: Model, rounds: int) -> dict[str, float]:
     """How many times faster decoding is with drafts, by text."""
-    if recipe_of(model.manifest).is_dynamic:  # the driver refuses drafts there
-        return {}
     geometry = model.manifest.geometry
     new = min(_NEW, geometry.max_positions // 3)
     repeated = token_ids(geometry.vocab_size, _REPEATED) * 4

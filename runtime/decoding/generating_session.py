@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ..sequence import CachedSequence
     from ..snapshot import Snapshot
 
-_ROUNDED_TOGETHER = {"int8-dynamic"}  # one scale for the activations of all tokens of a run
 _CONTEXT = 64  # tokens before new ones that may decide how their text begins
 
 
@@ -127,7 +126,7 @@ class GeneratingSession(ABC):
                 artifact=self.model.folder,
                 prompt=tokens,
                 reuse=reuse,
-                speculation=self._speculation() if speculate else None,
+                speculation=Speculation() if speculate else None,
                 max_new_tokens=self._new_tokens(len(whole), max_new_tokens),
                 eos_token_ids=self.model.manifest.vocabulary.eos_token_ids,
                 choose=(sampler or Sampler()).start(known),
@@ -145,16 +144,6 @@ class GeneratingSession(ABC):
             )
             self._generation = weakref.ref(generation)
         return generation
-
-    def _speculation(self) -> Speculation:
-        """A new one, where tokens of one run do not change each other's rounding."""
-        if self.model.manifest.quant in _ROUNDED_TOGETHER:
-            raise ContractError(
-                f"{self.model.folder}: speculate is set, but {self.model.manifest.quant} rounds "
-                "the activations of a run together, so that drafts could change the tokens; leave "
-                "speculate out, or export with another QUANT"
-            )
-        return Speculation()
 
     def astream(self, prompt: str | Sequence[int], **options: Any) -> AsyncGeneration:
         """``generate`` for asyncio: ``async for piece in session.astream(prompt)``.

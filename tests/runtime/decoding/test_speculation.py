@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from tramontane.runtime import Model, Sampler, Session
 from tramontane.runtime.decoding.speculation import Speculation
-from tramontane.runtime.errors import ContractError
 
-ROUNDING = 1.0  # of logits, where activations of 8 bits are rounded the other way
+ROUNDING = 0.4  # of logits: those of a run and of single steps differ by about half of it in int8
 COPIED = "def area(width, height):\n    return width * height\n\n\n"
 
 
@@ -69,7 +68,7 @@ def test_tokens_are_those_of_plain_decoding_past_evictions(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("recipe", ["int8-ort", "int8-ort-int8"])
+@pytest.mark.parametrize("recipe", ["int8-ort", "int8-ort-int8", "int8-dynamic-ort"])
 def test_with_rounded_activations_each_token_is_the_likeliest_up_to_rounding(
     embedded_artifact: Callable[[str], Path], recipe: str
 ) -> None:
@@ -142,12 +141,3 @@ def test_logits_ahead_are_not_given_after_another_change() -> None:
     assert speculation.ahead(5, changes=8) is None
     assert speculation.ahead(5, changes=7) is not None
     assert speculation.ahead(6, changes=7) is None
-
-
-def test_recipes_that_round_tokens_of_a_run_together_are_refused(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    where = "tramontane.runtime.decoding.generating_session._ROUNDED_TOGETHER"
-    monkeypatch.setattr(where, {model.manifest.quant})
-    with pytest.raises(ContractError, match="rounds the activations of a run together"):
-        model.session().generate([5], speculate=True)
