@@ -11,12 +11,14 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import IO
 
 import psutil
 
 _POLL_SECONDS = 0.05
+_OURS = "tramontane: "  # before each line of an error, and its hints
 MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # unit of getrusage
 
 
@@ -35,8 +37,14 @@ class ProcessUsage:
 
     @property
     def last_words(self) -> str:
-        """The last line of standard error."""
-        return self.lines[-1][1] if self.lines else f"status {self.status}, and not a word"
+        """The error in the end of standard error, its hints included; else the last line."""
+        if not self.lines:
+            return f"status {self.status}, and not a word"
+        ours = takewhile(
+            lambda line: line.startswith(_OURS), (line for _, line in self.lines[::-1])
+        )
+        found = [line.removeprefix(_OURS) for line in ours][::-1]
+        return "; ".join(found) or self.lines[-1][1]
 
 
 def run(command: Sequence[str | Path], *, limit_bytes: int) -> ProcessUsage:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -65,7 +66,7 @@ def main() -> int:
     rows, peers = [], []
     for layers in args.layers or [whole.num_hidden_layers]:
         checkpoint = args.work / f"{args.geometry}-{layers}"
-        if not checkpoint.exists():
+        if is_new := not checkpoint.exists():
             _checked(
                 run(
                     _ours("synthesize", args.geometry, checkpoint, "--layers", str(layers)),
@@ -75,6 +76,8 @@ def main() -> int:
         for quant in args.quant:
             rows.append(_measure(checkpoint, args, layers, quant))
         peers.append(_measure_genai(checkpoint, args, layers))
+        if is_new:
+            shutil.rmtree(checkpoint)
     is_of_seven = round(whole.num_parameters / 1e9) == 7
     broken = list(broken_bounds(rows, whole.num_hidden_layers if is_of_seven else None))
     for line in broken:
@@ -165,6 +168,7 @@ def _measure(checkpoint: Path, args: argparse.Namespace, layers: int, quant: str
     )
     plans = json.loads(_checked(inspected).output)["plans"]
     manifest = read_manifest(out)
+    shutil.rmtree(out)  # gigabytes, and the next may be larger
     memory, tokens = manifest.memory, json.loads(session.output)["tokens"]
     cache = cache_bytes(memory, manifest.geometry, tokens)
     traced = next(when for when, line in export.lines if line.startswith(HASHING))
@@ -207,6 +211,7 @@ def _measure_genai(checkpoint: Path, args: argparse.Namespace, layers: int) -> d
         ],
         limit_bytes=_most_memory(),
     )
+    shutil.rmtree(out, ignore_errors=True)  # there is none if it failed
     return {
         "layers": layers,
         "quant": "int4",

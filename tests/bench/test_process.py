@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import pytest
 from tramontane.bench.process import ProcessUsage, run
 
 MOST = 4 << 30
@@ -34,6 +35,20 @@ def test_output_status_and_lines_are_those_of_the_command() -> None:
     assert late - early >= 0.2
     assert found.seconds >= late
     assert not found.was_stopped
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("packing\ntramontane: no room\ntramontane: with make, --out is OUT=",
+         "no room; with make, --out is OUT="),
+        ("tramontane: first\nTraceback\nValueError: last", "ValueError: last"),
+        ("", "status 3, and not a word"),
+    ],
+)  # fmt: skip
+def test_last_words_are_the_error_and_its_hints(lines: str, words: str) -> None:
+    found = python(f"import sys; sys.stderr.write({lines!r}); sys.exit(3)")
+    assert found.last_words == words
 
 
 def test_command_that_takes_too_much_memory_is_stopped() -> None:
