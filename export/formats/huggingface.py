@@ -13,6 +13,7 @@ from ..rope_parameters import QUERY_SCALE
 from ..tokenizer.spelling import write_ids
 from .architectures.architecture import Architecture
 from .architectures.known import ARCHITECTURES, architecture_of
+from .architectures.not_supported import not_supported
 from .held_files import HeldFile, HeldFiles
 from .metadata_fields import flag, number, read_json_object, token_id, token_ids
 from .published_rope import published_object, read_rope
@@ -148,6 +149,7 @@ def _architecture(published: dict[str, Any]) -> Architecture:
     Source: transformers 5.23, ``AutoModelForCausalLM``, which reads ``model_type``.
     """
     named, kind = published.get("architectures"), published.get("model_type")
+    _refuse_family(named, kind)
     every = ARCHITECTURES.values()
     of_type = next((own for own in every if own.model_type == kind), None)
     if named in (None, []):
@@ -167,6 +169,15 @@ def _architecture(published: dict[str, Any]) -> Architecture:
                 )
             return supported
     raise ConfigError(f"architectures is {shown(named)}; supported are {_SUPPORTED}")
+
+
+def _refuse_family(named: Any, kind: Any) -> None:
+    classes = named if isinstance(named, list) else []
+    for key, value in [("model_type", kind), *(("architectures", one) for one in classes)]:
+        if found := not_supported(value):
+            raise ConfigError(
+                f"{found.explain(f'{key} {shown(value)}')}; supported are {_SUPPORTED}"
+            )
 
 
 def _refuse_unsupported(published: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from ...runtime.errors import ConfigError
 from ...runtime.untrusted.fields import shown
 from ..config import MistralConfig, Windows, describe_windows, repeated
 from ..rope_parameters import KIND, ORIGINAL
+from .architectures.not_supported import BY_PARAMS_KEY, not_supported
 from .held_files import HeldFile, HeldFiles
 from .metadata_fields import flag, number, read_json_object
 from .published_rope import published_object
@@ -250,6 +251,14 @@ def _refuse_quantization(described: Any) -> None:
 
 def _refuse_unsupported(published: dict[str, Any]) -> None:
     _refuse_quantization(published.get("quantization"))
+    families = {k: family for k, family in BY_PARAMS_KEY.items() if published.get(k) is not None}
+    if family := not_supported(published.get("model_type")):
+        families["model_type"] = family
+    if families:
+        name, family = next(iter(families.items()))
+        raise ConfigError(
+            f"{family.explain(f'{name} ({shown(published[name])})')}; export a plain decoder"
+        )
     for name, value in sorted(published.items()):
         if name in _KNOWN or value is None:
             continue

@@ -9,6 +9,7 @@ import numpy as np
 from ....runtime.errors import ConfigError
 from ....runtime.untrusted.fields import shown
 from ...config import MistralConfig
+from ..architectures.not_supported import BY_GGUF_KEY, not_supported
 from ..metadata_fields import number, token_id
 from ..tensor_names import GGUF, HEAD
 from .file import GgufFile
@@ -70,6 +71,11 @@ def read_gguf_config(file: GgufFile) -> MistralConfig:
 def _parse(file: GgufFile) -> MistralConfig:
     metadata = file.metadata
     named = metadata.get("general.architecture")
+    if family := not_supported(named):
+        raise ConfigError(
+            f"{family.explain(f'general.architecture {shown(named)}')}; export a plain Llama or "
+            "Mistral"
+        )
     if named != _ARCHITECTURE:
         raise ConfigError(
             f"general.architecture is {shown(named)}, expected {_ARCHITECTURE!r}; "
@@ -78,6 +84,12 @@ def _parse(file: GgufFile) -> MistralConfig:
     start = f"{_ARCHITECTURE}."
     own = {k.removeprefix(start): v for k, v in metadata.items() if k.startswith(start)}
     own |= _of_all_layers(own)
+    for key, family in BY_GGUF_KEY.items():
+        if own.get(key):
+            raise ConfigError(
+                f"{family.explain(f'{start}{key} {shown(own[key])}')}; export a plain Llama or "
+                "Mistral"
+            )
     sizes = {ours: number(own, theirs, int) for ours, theirs in _SIZES.items()}
     heads = sizes["num_attention_heads"]
     head_dim = _head_dim(own, hidden_size=sizes["hidden_size"], heads=heads)
