@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from . import contract
 from .check_interface import refuse_broken_promises
@@ -18,20 +17,18 @@ from .errors import ContractError
 from .log import logger
 from .manifest import Manifest, read_manifest, verify_files
 from .memory import MemoryPlan, refuse_beyond
+from .memory_limit import MemoryLimit, until_freed
 from .native_library import find_library
 from .ort_session import MOST_THREADS, open_graph, ort
 from .providers import CPU, checked_providers, left_to_cpu, placement
-from .sizes import counted, format_bytes, parse_size
-from .token_ids import as_ids
+from .sizes import format_bytes, parse_size
 from .tokenizers.kinds import find_kind, open_tokenizer
 
 if TYPE_CHECKING:
     from .decoding.generation import Generation
+    from .guarded_sequence import GuardedSequence
     from .session import Session
-    from .snapshot import Snapshot
     from .tokenizers.tokenizer import Tokenizer
-
-Integers = npt.NDArray[np.int64]
 
 
 class Model:
@@ -61,9 +58,10 @@ class Model:
         self.manifest = manifest
         self.is_native = False  # whether attention is computed by the native library
         self._graph: ort.InferenceSession | None = graph
-        self._max_memory_bytes = max_memory_bytes
-        self._sessions: dict[int, weakref.ref[Session]] = {}  # those not yet freed, by id
-        self._held_bytes: dict[int, int] = {}  # of caches and snapshots, by their owner's id
+        self.memory_limit = MemoryLimit(
+            manifest.memory, manifest.geometry, limit=max_memory_bytes, artifact=folder
+        )
+        self._sequences: dict[int, weakref.ref[GuardedSequence]] = {}  # those not yet freed, by id
 
     @classmethod
     def load(
@@ -202,9 +200,9 @@ class Model:
             ContractError: another thread is inside a call of one of the sessions, which stays
                 open, and so does the model.
         """
-        for found in list(self._sessions.values()):
-            if (session := found()) is not None:
-                session.close()
+        for found in list(self._sequences.values()):
+            if (sequence := found()) is not None:
+                sequence.close()
         self._graph = None
 
     def __enter__(self) -> Model:
@@ -230,70 +228,10 @@ class Model:
         """
         return open_tokenizer(self.folder, self.manifest)
 
-    def add_session(self, session: Session) -> None:
-        """Note a session, which ``close`` closes too."""
-        self._sessions[id(session)] = weakref.ref(session)
-        _until_freed(session, self._sessions)
-
-    def note_memory(self, owner: Session | Snapshot, *, size_bytes: int) -> None:
-        """Note what a cache or a snapshot takes, for the limit on memory, until it is freed."""
-        if id(owner) not in self._held_bytes:
-            _until_freed(owner, self._held_bytes)
-        self._held_bytes[id(owner)] = size_bytes
-
-    def refuse_memory(self, session: Session, *, tokens: int, more_bytes: int = 0) -> None:
-        """Refuse a session of so many tokens if the process would take more than allowed.
-
-        Args:
-            session: its cache may grow to hold the tokens.
-            tokens: of its sequence.
-            more_bytes: that it takes besides.
-
-        Raises:
-            ContractError: it would; the message says what would fit.
-        """
-        others = (size for owner, size in list(self._held_bytes.items()) if owner != id(session))
-        refuse_beyond(
-            self.manifest.memory,
-            self.manifest.geometry,
-            tokens=tokens,
-            limit=self._max_memory_bytes,
-            what=self.folder,
-            other_bytes=sum(others) + more_bytes,
-        )
-
-    def checked_ids(self, tokens: Sequence[int], *, after: int) -> Integers:
-        """Token ids as (1, T) int64, if a sequence of ``after`` tokens can take them.
-
-        Raises:
-            ContractError: no tokens, one outside the vocabulary, or too many.
-        """
-        ids = as_ids(tokens)
-        self.refuse_tokens(int(ids.min()), int(ids.max()), count=ids.shape[1], after=after)
-        return ids
-
-    def refuse_tokens(self, least: int, most: int, *, count: int, after: int) -> None:
-        """Refuse tokens that a sequence of ``after`` tokens cannot take.
-
-        Raises:
-            ContractError: the least or the greatest is outside the vocabulary, or too many.
-        """
-        V, limit = self.manifest.geometry.vocab_size, self.manifest.geometry.max_positions
-        if least < 0 or most >= V:
-            raise ContractError(
-                f"token {least if least < 0 else most}; expected 0 to {V - 1}, the vocabulary"
-            )
-        if after + count > limit:
-            raise ContractError(
-                f"{counted(count, 'token')} after {after}: the artifact has {limit} positions; "
-                "shorten the prompt or reset"
-            )
-
-
-def _until_freed(owner: object, by_id: dict[int, Any]) -> None:
-    """Remove what is noted of an owner when it is freed."""
-    freed = weakref.finalize(owner, by_id.pop, id(owner), None)
-    freed.atexit = False
+    def add_sequence(self, sequence: GuardedSequence) -> None:
+        """Note a session's sequence, which ``close`` closes too."""
+        self._sequences[id(sequence)] = weakref.ref(sequence)
+        until_freed(sequence, self._sequences)
 
 
 def _choose_graph(folder: Path, *, native: bool | None) -> Path:

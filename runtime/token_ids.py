@@ -1,4 +1,7 @@
-"""Token ids from a caller: whole numbers alone, where numpy would round, parse or wrap others."""
+"""Token ids from a caller: whole numbers of the vocabulary, as many as the artifact has positions.
+
+Other numbers are refused, which numpy would round, parse or wrap.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from .contract import Geometry
 from .errors import ContractError
+from .sizes import counted
 from .untrusted.fields import shown
 
 _MOST = 2**63 - 1
@@ -47,3 +52,32 @@ def as_id(token: int) -> int:
         return operator.index(token)
     except TypeError as error:
         raise ContractError(f"token {shown(token)}; expected a whole number") from error
+
+
+def checked_ids(tokens: Sequence[int], geometry: Geometry, *, after: int) -> npt.NDArray[np.int64]:
+    """Token ids as (1, T) int64, if a sequence of ``after`` tokens can take them.
+
+    Raises:
+        ContractError: no tokens, one outside the vocabulary, or too many.
+    """
+    ids = as_ids(tokens)
+    refuse_tokens(int(ids.min()), int(ids.max()), geometry, count=ids.shape[1], after=after)
+    return ids
+
+
+def refuse_tokens(least: int, most: int, geometry: Geometry, *, count: int, after: int) -> None:
+    """Refuse tokens that a sequence of ``after`` tokens cannot take.
+
+    Raises:
+        ContractError: the least or the greatest is outside the vocabulary, or too many.
+    """
+    V, limit = geometry.vocab_size, geometry.max_positions
+    if least < 0 or most >= V:
+        raise ContractError(
+            f"token {least if least < 0 else most}; expected 0 to {V - 1}, the vocabulary"
+        )
+    if after + count > limit:
+        raise ContractError(
+            f"{counted(count, 'token')} after {after}: the artifact has {limit} positions; "
+            "shorten the prompt or reset"
+        )

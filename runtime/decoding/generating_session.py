@@ -3,69 +3,32 @@
 from __future__ import annotations
 
 import weakref
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..errors import ContractError
+from ..rewindable_session import RewindableSession
 from ..sizes import counted
+from ..token_ids import checked_ids
 from ..tokenizers.detokenizer import Detokenizer
 from .async_generation import AsyncGeneration
-from .generation import DEFAULT_NEW_TOKENS, Floats, Generation, Request
+from .generation import DEFAULT_NEW_TOKENS, Generation, Request
 from .logprobs import checked_top
 from .sampler import Sampler
 from .speculation import Speculation
 from .stop_strings import StopStrings
 
-if TYPE_CHECKING:
-    from ..guard import Guard
-    from ..model import Model
-    from ..sequence import CachedSequence
-    from ..snapshot import Snapshot
-
 _CONTEXT = 64  # tokens before new ones that may decide how their text begins
 
 
-class GeneratingSession(ABC):
-    """Generation over a sequence; ``Session`` has the sequence and its KV cache."""
+class GeneratingSession(RewindableSession):
+    """Generation over a sequence."""
 
-    model: Model
-    _guard: Guard
-    _sequence: CachedSequence
     _generation: weakref.ref[Generation] | None = None
-
-    @property
-    @abstractmethod
-    def tokens(self) -> int:
-        """Tokens of the sequence so far."""
-
-    @abstractmethod
-    def snapshot(self) -> Snapshot:
-        """Copy the sequence; ``reuse`` finds it for as long as it is referenced."""
-
-    @abstractmethod
-    def _refuse_memory(self, *, tokens: int) -> None:
-        """Refuse so many tokens if they would take more memory than allowed."""
-
-    @abstractmethod
-    def _reuse(self, tokens: Sequence[int]) -> list[int]:
-        """Go back to the longest prefix of the tokens that is held; the rest, at least one."""
-
-    @abstractmethod
-    def _prefill(self, tokens: Sequence[int]) -> Floats:
-        """Append tokens, inside the guard; logits (V,) of the next."""
-
-    @abstractmethod
-    def _step(self, token: int) -> Floats:
-        """Append one token, inside the guard; logits (V,) of the next."""
-
-    @abstractmethod
-    def _step_ahead(self, token: int, speculation: Speculation) -> Floats:
-        """``_step``, which may compute the logits after likely next tokens in the same run."""
 
     def generate(
         self,
@@ -107,38 +70,39 @@ class GeneratingSession(ABC):
             ContractError: as ``prefill``; also if a text has no tokens, if prompt and new tokens
                 may become too many, or if an earlier generation of this session has not ended.
         """
-        changes = self._guard.changes
+        guard, model = self._guarded.guard, self._guarded.model
+        geometry = model.manifest.geometry
+        changes = guard.changes
         tokens = self._tokens_of(prompt, is_first=reuse, allow_special=allow_special)
         stops = StopStrings(stop)
-        with self._guard:
+        with guard:
             unfinished = None if self._generation is None else self._generation()
             if unfinished is not None and unfinished.is_live:
                 raise ContractError(
-                    f"{self.model.folder}: an earlier generate() of this session has not ended, "
+                    f"{model.folder}: an earlier generate() of this session has not ended, "
                     "expected one at a time; read it to its end or close() it first"
                 )
-            before = self._sequence.ids[: 0 if reuse else None]
-            ids = self.model.checked_ids(tokens, after=len(before))[0]
+            before = self._guarded.cached.ids[: 0 if reuse else None]
+            ids = checked_ids(tokens, geometry, after=len(before))[0]
             whole = np.concatenate([before, ids])
             known = [int(token) for token in whole if token >= 0]  # seek() skips some
-            V = self.model.manifest.geometry.vocab_size
             request = Request(
-                artifact=self.model.folder,
+                artifact=model.folder,
                 prompt=tokens,
                 reuse=reuse,
                 speculation=Speculation() if speculate else None,
                 max_new_tokens=self._new_tokens(len(whole), max_new_tokens),
-                eos_token_ids=self.model.manifest.vocabulary.eos_token_ids,
+                eos_token_ids=model.manifest.vocabulary.eos_token_ids,
                 choose=(sampler or Sampler()).start(known),
-                top_logprobs=checked_top(logprobs, vocab_size=V),
+                top_logprobs=checked_top(logprobs, vocab_size=geometry.vocab_size),
                 cancel=cancel or Event(),
                 progress=progress,
             )
             generation = Generation(
-                self,
-                self._guard,
+                self._guarded,
+                guard,
                 request,
-                detokenizer=Detokenizer(self.model.tokenizer, known[-max(len(ids), _CONTEXT) :]),
+                detokenizer=Detokenizer(model.tokenizer, known[-max(len(ids), _CONTEXT) :]),
                 stops=stops,
                 changes=changes,
             )
@@ -176,7 +140,7 @@ class GeneratingSession(ABC):
         """
         sampler = sampler or Sampler()
         tokens = self._tokens_of(prompt, allow_special=options.pop("allow_special", False))
-        whole = [*self._sequence.ids.tolist(), *tokens]
+        whole = [*self._guarded.cached.ids.tolist(), *tokens]
         progress = options.pop("progress", None)
         if len(whole) > 1:
             reading = {"cancel": options.get("cancel"), "progress": progress}
@@ -202,14 +166,14 @@ class GeneratingSession(ABC):
         """How many tokens may follow so many: as many as asked for, if they fit."""
         if asked is not None and asked < 0:
             raise ContractError(f"max_new_tokens is {asked}; expected 0 or more")
-        limit = self.model.manifest.geometry.max_positions
+        limit = self._guarded.model.manifest.geometry.max_positions
         count = min(DEFAULT_NEW_TOKENS, limit - total) if asked is None else asked
         if total + count > limit:
             raise ContractError(
                 f"max_new_tokens is {count} after {counted(total, 'token')}; the artifact has "
                 f"{limit} positions, so ask for at most {limit - total}"
             )
-        self._refuse_memory(tokens=total + count)
+        self._guarded.refuse_memory(tokens=total + count)
         return count
 
     def _tokens_of(
@@ -218,5 +182,7 @@ class GeneratingSession(ABC):
         """Tokens of a prompt, with the start token where it begins the sequence."""
         if not isinstance(prompt, str):
             return prompt
-        is_first = is_first or self.tokens == 0
-        return self.model.tokenizer.encode(prompt, is_first=is_first, allow_special=allow_special)
+        is_first = is_first or self._guarded.tokens == 0
+        return self._guarded.model.tokenizer.encode(
+            prompt, is_first=is_first, allow_special=allow_special
+        )

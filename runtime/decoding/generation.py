@@ -30,17 +30,17 @@ _UNKNOWN = -1  # instead of a number of changes, while a piece is made
 class Sequencer(Protocol):
     """What a generation needs of a session; all methods are called inside its guard."""
 
-    def _reuse(self, tokens: Sequence[int]) -> list[int]:
+    def reuse(self, tokens: Sequence[int]) -> list[int]:
         """Go back to the longest prefix of the tokens that is held; the rest, at least one."""
 
-    def _prefill(self, tokens: Sequence[int]) -> Floats:
+    def prefill(self, tokens: Sequence[int]) -> Floats:
         """Append tokens; logits (V,) of the next."""
 
-    def _step(self, token: int) -> Floats:
+    def step(self, token: int) -> Floats:
         """Append one token; logits (V,) of the next."""
 
-    def _step_ahead(self, token: int, speculation: Speculation) -> Floats:
-        """``_step``, which may compute the logits after likely next tokens in the same run."""
+    def step_ahead(self, token: int, speculation: Speculation) -> Floats:
+        """``step``, which may compute the logits after likely next tokens in the same run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,9 +216,9 @@ class Generation(Iterator[str]):
         start = perf_counter()
         token, speculation = self._tokens[-1], self._request.speculation
         if speculation is None:
-            logits = self._session._step(token)
+            logits = self._session.step(token)
         else:
-            logits = self._session._step_ahead(token, speculation)
+            logits = self._session.step_ahead(token, speculation)
         self._is_pending = False
         self._decode_seconds += perf_counter() - start
         return logits
@@ -228,12 +228,12 @@ class Generation(Iterator[str]):
         start, prompt = perf_counter(), self._request.prompt
         logits = None
         if self._request.reuse and not self._asked_to_end():
-            prompt = self._session._reuse(prompt)
+            prompt = self._session.reuse(prompt)
         for first in range(0, len(prompt), DEFAULT_CHUNK):
             if self._asked_to_end():
                 return None
             part = prompt[first : first + DEFAULT_CHUNK]
-            logits = self._session._prefill(part)
+            logits = self._session.prefill(part)
             self._prompt_tokens += len(part)
             if self._request.progress is not None:
                 self._request.progress(self._prompt_tokens, len(prompt))

@@ -98,7 +98,7 @@ class Patched:
 
     def __init__(self, session: Session, after: Callable[[], object], *, at: int = 1) -> None:
         self.session, self.after, self.at = session, after, at
-        self.graph = session._sequence.graph
+        self.graph = session._guarded.cached.graph
 
     def run_with_iobinding(self, binding: Any) -> None:
         self.graph.run_with_iobinding(binding)
@@ -107,10 +107,10 @@ class Patched:
             self.after()
 
     def __enter__(self) -> None:
-        self.session._sequence.graph = self
+        self.session._guarded.cached.graph = self
 
     def __exit__(self, *_: object) -> None:
-        self.session._sequence.graph = self.graph
+        self.session._guarded.cached.graph = self.graph
 
 
 def tokens(count: int, seed: int = 1) -> list[int]:

@@ -39,7 +39,7 @@ def alone(folder: Path) -> list[list[np.ndarray]]:
 def test_sessions_share_the_graph_the_manifest_and_the_tokenizer(model: Model) -> None:
     first, second = Session(model), Session(model)
     assert first.model is second.model is model
-    assert first._sequence.graph is second._sequence.graph is model.graph
+    assert first._guarded.cached.graph is second._guarded.cached.graph is model.graph
     assert first.manifest is second.manifest
     assert first.tokenizer is second.tokenizer
     assert first.folder == second.folder == model.folder

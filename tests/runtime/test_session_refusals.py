@@ -190,6 +190,6 @@ def test_threads_beyond_any_machine_are_refused(folder: Path, threads: int) -> N
 
 def test_a_session_takes_no_memory_for_positions_that_it_has_not_reached(tmp_path: Path) -> None:
     session = Session.load(write_artifact(tmp_path / "long", max_positions=1 << 24))
-    assert session._sequence.binding._ones.nbytes < 1 << 20
+    assert session._guarded.cached.binding._ones.nbytes < 1 << 20
     session.prefill(tokens(POSITIONS - 1))
-    assert session._sequence.binding._ones.nbytes < 1 << 20
+    assert session._guarded.cached.binding._ones.nbytes < 1 << 20

@@ -75,7 +75,7 @@ def test_a_cancelled_task_cancels_the_generation_and_leaves_the_session_usable(
         assert (await session.astream([7], max_new_tokens=3).finish()).tokens
 
     asyncio.run(cancelled())
-    ids = session._sequence.ids.tolist()
+    ids = session._guarded.cached.ids.tolist()
     logits = session.step(9).copy()
     session.reset()
     close(logits, session.prefill([*ids, 9]))

@@ -19,8 +19,8 @@ class Counted:
     """A graph that counts its runs."""
 
     def __init__(self, session: Session) -> None:
-        self.graph, self.runs = session._sequence.graph, 0
-        session._sequence.graph = self
+        self.graph, self.runs = session._guarded.cached.graph, 0
+        session._guarded.cached.graph = self
 
     def run_with_iobinding(self, binding: Any) -> None:
         self.runs += 1
@@ -60,7 +60,7 @@ def test_tokens_are_those_of_plain_decoding_past_evictions(
     graph = Counted(ahead)
     found = ahead.generate(COPIED * 3, speculate=True, **options).finish()
     assert found.tokens == expected.tokens
-    assert ahead._sequence.ids.tolist() == plain._sequence.ids.tolist()
+    assert ahead._guarded.cached.ids.tolist() == plain._guarded.cached.ids.tolist()
     if penalty == 1 and not temperature:
         assert graph.runs < 0.8 * len(found.tokens)
     np.testing.assert_allclose(ahead.step(5), plain.step(5), rtol=0, atol=1e-3)
@@ -91,7 +91,7 @@ def test_drafts_that_are_not_chosen_leave_nothing_behind(
     for _ in range(6):
         next(new)
     new.close()
-    ids = ahead._sequence.ids.tolist()
+    ids = ahead._guarded.cached.ids.tolist()
     for token in (7, 8, 9):
         expected = plain.prefill([*ids, token], reuse=True)
         ids.append(token)
