@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from rich.console import Console
 from rich.table import Table
 
 from ..console.progress import say
+from ..console.rich_console import rich_console
 from ..console.status import status_of
 from ..export.build import (
     export_checkpoint,
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     table = Table("recipe", "weights", *(title for _, title, _ in COLUMNS), "verdict")
     for row in rows:
         table.add_row(row["name"], row["weights"], *row["figures"], row["verdict"])
-    Console(width=150).print(table)
+    rich_console(width=150).print(table)
     print(f"wrote {page}")
     return int(any(row["verdict"] != "passed" for row in rows))
 

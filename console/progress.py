@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import track as rich_track
 
 from . import hints
+from .rich_console import rich_console
+from .terminal import escaped
 
 Item = TypeVar("Item")
 
@@ -28,7 +29,7 @@ def track(items: Sequence[Item], label: str) -> Iterator[Item]:
     _Shown.is_busy = True
     try:
         if sys.stderr.isatty():
-            console = Console(stderr=True)
+            console = rich_console(is_error=True)
             yield from rich_track(items, description=label, console=console, transient=True)
         else:
             yield from _in_lines(items, label)
@@ -60,4 +61,6 @@ def say(line: str) -> None:
     """
     if line:
         note = hints.names_in_make(line)
-        print(f"{line} ({note})" if note else line, file=sys.stderr, flush=True)
+        whole = f"{line} ({note})" if note else line
+        # While a bar is shown, rich stands in for standard error, and reads colors from texts.
+        print(escaped(whole) if sys.stderr.isatty() else whole, file=sys.stderr, flush=True)

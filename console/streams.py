@@ -7,6 +7,7 @@ import os
 import sys
 
 from ..runtime.errors import ConfigError
+from .terminal import escape_on_terminals
 
 _HANDLER = "tramontane"
 # Bytes of a file name that are not text, as characters. Source: PEP 383.
@@ -17,8 +18,9 @@ def accept_any_text() -> None:
     """Make standard output and error accept every character, whatever their encoding is.
 
     A byte of a file name is written as that byte. A character that the encoding lacks is written
-    as its escape: U+0394 as a backslash and ``u0394``.
+    as its escape: U+0394 as a backslash and ``u0394``. A terminal is sent no control characters.
     """
+    escape_on_terminals()
     codecs.register_error(_HANDLER, _escape)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # other streams, such as StringIO, take all text

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from ..console.rich_console import rich_console
 from ..console.rows import print_rows
 from ..runtime.cache import by_layer
 from ..runtime.sizes import counted, format_bytes
@@ -50,7 +50,7 @@ def print_plan(config: MistralConfig, cache: CacheChoice, plans: dict[str, Plan]
         bits = f"{found.bits_per_weight:.2f}"
         weights = format_bytes(found.memory.weights_bytes)
         table.add_row(quant, weights, bits, *map(format_bytes, sizes))
-    Console().print(table)
+    rich_console().print(table)
 
 
 def plan_json(config: MistralConfig, cache: CacheChoice, plans: dict[str, Plan]) -> dict[str, Any]:

@@ -8,10 +8,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from ..console.progress import track
+from ..console.rich_console import rich_console
 from ..console.status import status_of
 from ..export.formats.checkpoint import Checkpoint
 from ..runtime.errors import ContractError
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         mark = "missed" if not one.is_caught else "" if one.is_explained else "not explained"
         kinds = ", ".join(one.broken)
         table.add_row(one.fault.name, one.fault.recipe, kinds, one.place, one.cause, mark)
-    Console(width=180).print(table)
+    rich_console(width=180).print(table)
     caught = sum(one.is_caught for one in outcomes)
     print(f"{args.model.name}: {caught} of {len(outcomes)} faults are caught")
     if args.out is not None:

@@ -7,10 +7,9 @@ import os
 import platform
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from ..console.rich_console import rich_console
 from ..runtime.sizes import counted
 from .judge import Cell
 
@@ -80,9 +79,9 @@ class Matrix:
         table = Table("artifact", "runtime", "found")
         for artifact, cells in self.rows.items():
             for runtime in filter(cells.__contains__, self.runtimes):
-                table.add_row(artifact, runtime, escape(self._shown(cells, runtime)))
+                table.add_row(artifact, runtime, self._shown(cells, runtime))
             table.add_section()
-        Console().print(table)
+        rich_console().print(table)
 
     def as_markdown(self, command: str) -> str:
         """The page docs/interop.md."""

@@ -68,7 +68,9 @@ def open_graph(
         ContractError: onnxruntime cannot load it, or would run it without its scales.
     """
     options = ort.SessionOptions()
-    options.log_severity_level = 3  # a warning for each load about num_logits_to_keep
+    # Nothing is logged, whose lines would bring names of the graph to the terminal as they are:
+    # errors are raised too, and of each load there is a warning about num_logits_to_keep.
+    options.log_severity_level = 4
     options.intra_op_num_threads = threads or physical_cores()
     # A memory plan would be kept for every length of a sequence: 2 KB a step, never freed.
     options.enable_mem_pattern = False

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from rich.console import Console
 from rich.table import Table
 
 from ...console.progress import say, track
+from ...console.rich_console import rich_console
 from ...console.status import status_of
 from ...export.formats.huggingface import CONFIG_FILE
 from ...runtime import Session
@@ -143,7 +143,7 @@ def print_table(found: LongDecode, *, model: str) -> None:
         f"{found.growth:+.2%}",
         f"<= {MOST_GROWTH:+.0%}",
     )
-    Console(width=100).print(table)
+    rich_console(width=100).print(table)
 
 
 def export_long(model: Path, folder: Path, *, quant: str, positions: int) -> Path:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from ...console.rich_console import rich_console
 from ...runtime.sizes import counted, format_bytes
 from ..samples import Spread
 from .speed import SpeedReport
@@ -44,7 +44,7 @@ def print_report(report: SpeedReport) -> None:
         if what == "peak of load":
             reached = f"({found.median / report.file_bytes:.2f} x the weights)"
         table.add_row(_label(what), *_cells(what, found), reached)
-    Console(width=110).print(table)
+    rich_console(width=110).print(table)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

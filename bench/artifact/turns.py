@@ -18,9 +18,9 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from ...console.rich_console import rich_console
 from ...console.status import status_of
 from ...runtime import Model, Sampler, Session
 from ...runtime.decoding.history import History
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         for what, value in found.items():
             is_bytes = what.endswith("bytes")
             table.add_row(what, format_bytes(int(value)) if is_bytes else f"{value:.4g}")
-        Console(width=100).print(table)
+        rich_console(width=100).print(table)
     print(json.dumps(found))
     return 0
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.console import Console
 from rich.table import Table
 
 from ...console.progress import say
+from ...console.rich_console import rich_console
 from ...console.status import status_of
 from ...export.build import (
     HASHING,
@@ -294,7 +294,7 @@ def _print(rows: list[ExportCost], peers: list[dict[str, Any]]) -> None:
             mark = " (stopped)" if peer["stopped_for_memory"] else f" {peer['failed']}"
             cells = [f"{peer['seconds']:.1f}", "", format_bytes(peer["peak_bytes"]) + mark]
         table.add_row(str(peer["layers"]), "onnxruntime-genai int4", *cells)
-    Console(width=120).print(table)
+    rich_console(width=120).print(table)
 
 
 def _ours(*words: str | Path) -> list[str | Path]:

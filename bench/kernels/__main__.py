@@ -18,10 +18,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from ...console.progress import track
+from ...console.rich_console import rich_console
 from ...console.status import status_of
 from ...runtime.errors import ContractError
 from ...runtime.ort_session import physical_cores
@@ -73,7 +73,7 @@ def print_table(found: Sequence[Found]) -> None:
     table = Table("what", "kernel", "ms (median)", "lowest to highest", *limits)
     for one in found:
         table.add_row(one.kernel.does, one.kernel.way, *_cells(one))
-    Console(width=130).print(table)
+    rich_console(width=130).print(table)
 
 
 def measure(

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from ...console.rich_console import rich_console
 from ...runtime.sizes import format_bytes
 from ..samples import Spread
 
@@ -181,7 +181,7 @@ def print_tables(
     measured: Sequence[Measured], comparisons: Sequence[Comparison], absent: Mapping[str, str]
 ) -> None:
     """The tables: all figures, failures, then ratios."""
-    console = Console(width=150)
+    console = rich_console(width=150)
     whats = list(dict.fromkeys(what for one in measured for what in one.figures))
     for title, chosen in (
         ("tokens per second", [what for what in whats if is_speed(what)]),

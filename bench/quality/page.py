@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from rich.console import Console
 from rich.table import Table
 
+from ...console.rich_console import rich_console
 from ...console.status import status_of
 from ...runtime.errors import ContractError
 from ...runtime.sizes import counted
@@ -86,10 +86,10 @@ def print_table(report: dict[str, Any]) -> None:
     table = Table(*COLUMNS)
     for row in report["rows"]:
         table.add_row(*_cells(row))
-    console = Console(width=160)
+    console = rich_console(width=160)
     console.print(table)
     for note in _notes(report):
-        console.print(note, markup=False)
+        console.print(note)
 
 
 def _describe(report: dict[str, Any], plots: Collection[str]) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from ...console.rich_console import rich_console
 from ...runtime.cache import by_layer
 from ...runtime.contract import Geometry
 from ...runtime.sizes import counted
@@ -137,7 +137,7 @@ def print_table(report: WebReport) -> None:
     for row, after in zip_longest(report.rows, report.rows[1:]):
         is_last = after is None or (after.model, after.threads) != (row.model, row.threads)
         table.add_row(*_cells(row), end_section=is_last)
-    Console(width=150).print(table)
+    rich_console(width=150).print(table)
 
 
 def as_markdown(report: WebReport) -> str:

@@ -59,8 +59,9 @@ def _described(recipe: Recipe) -> dict[str, Any]:
 
 
 def _print_table(recipes: list[Recipe]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from ...console.rich_console import rich_console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("recipe", "matrices", "bits", "block", "method", "scales", "targets"):
@@ -75,7 +76,7 @@ def _print_table(recipes: list[Recipe]) -> None:
                 else ("", "float", "")
             )
             table.add_row(name, rule.pattern, str(rule.bits), *stored, targets)
-    Console(width=100).print(table)
+    rich_console(width=100).print(table)
     write_one = f"{hints.suggest('recipes', RECIPE='int4')} > my.toml"
     print(
         f"The first pattern that matches a matrix decides. To begin a recipe of your own:\n"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...console.end_with_parent import end_with_parent
 from ...console.progress import track
+from ...console.streams import accept_any_text
 from ...graphs.quantization.activation_ranges import Calibration
 from ...graphs.quantization.codes import dequantize
 from ...graphs.quantization.methods.known import find_method
@@ -100,6 +101,7 @@ def main() -> int:
     The argument is the number of the process that reads it, with which this one ends.
     """
     end_with_parent(int(sys.argv[1]))
+    accept_any_text()
     asked = json.load(sys.stdin)
     config = config_from_json(asked["config"])
     rounding = None

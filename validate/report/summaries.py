@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-from rich.console import Console
 from rich.table import Table
 
+from ...console.rich_console import rich_console
 from ...export.parity_labels import PARITY_LABELS, figure_text, parity_rows
 from ..tokenizer import check_tokenizer
 from ..verdict import (
@@ -51,7 +51,7 @@ def print_verdict(report: dict[str, Any]) -> None:
     """What follows an export or a validation: verdict, figures beside their bounds, cause."""
     print(verdict_line(report))
     _print_wrapped(f"note: {note}" for note in report["notes"])
-    console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
+    console = rich_console() if sys.stdout.isatty() else rich_console(width=_WIDTH)
     console.print(_distance_table(report))
     checks = judged_checks(checks_of(report))
     console.print(_checks_table(checks))
