@@ -26,6 +26,7 @@ REASONS = {
     "interop/cases.py": "logits beside an artifact in a temporary folder",
     "environments/debian.py": "packages that it fetched into a temporary folder",
     "interop/web_page.py": "a job's file beside an artifact in a temporary folder",
+    "bench/export/__main__.py": "checkpoints and artifacts that it wrote itself, in a folder for them",
     "bench/peers/convert.py": "what it made in a marked folder, or in a temporary one",
     "export/budget/fit.py": "its own table in the user's cache, written beside it first",
     "fuzz/readers.py": "a mutated file in a temporary folder",
