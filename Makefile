@@ -50,6 +50,11 @@
 #? NO_VALIDATE/inspect      1: plan an export without its parity check
 #? NO_RESUME                1: start anew instead of resuming an interrupted export
 #? NO_REPLACE               1: fail if the artifact folder exists, instead of replacing it
+#? KEY/sign                 private key to sign with, in PEM: an elliptic curve
+#? KEY/verify               public key of the signer, in PEM
+#? SIGNATURE/sign           signature to write (default: OUT.sig, beside the folder)
+#? SIGNATURE/verify         signature to verify (default: OUT.sig, beside the folder)
+#? CERTIFICATE              certificate of KEY, for verifiers that trust its issuer
 #? PROMPT                   text to continue
 #? MAX_MEMORY               fail instead of using more memory than this, e.g. 6GiB
 #? REPORT                   folder for report.html and report.json
@@ -136,7 +141,7 @@ stem = $$(basename -- "$$MODEL")
 # A file's tests stay in one process: they share what its fixtures made.
 in-parallel = --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: help dev export run validate inspect recipes budget card parity faults fuzz synthetic interop gguf models \
+.PHONY: help dev export run validate inspect recipes budget card sign verify parity faults fuzz synthetic interop gguf models \
   reduced native native-wheels web bench-export bench-others bench-peers bench-quality bench-web bench bench-flat \
   bench-kernels \
   performance test test-fast lint types clean
@@ -170,6 +175,15 @@ budget: $(READY)  ## use: write the recipe that changes a model least within a s
 
 card: $(READY)  ## use: print an artifact's model card
 	@$(artifact) && $(tramontane) card "$$OUT"
+
+sign: KEY = $(or $(given-KEY),key.pem)
+sign: $(READY)  ## use: sign all files of an artifact with a key, offline
+	@$(artifact) && $(tramontane) sign "$$OUT" $(call flag,KEY,key) \
+	  $(call flag,CERTIFICATE,certificate) $(call flag,SIGNATURE,signature)
+
+verify: KEY = $(or $(given-KEY),key.pub)
+verify: $(READY)  ## use: verify that a key signed all files of an artifact
+	@$(artifact) && $(tramontane) verify "$$OUT" $(call flag,KEY,key) $(call flag,SIGNATURE,signature)
 
 reduced: $(READY)  ## use: list an artifact's operators, and write it in ORT format
 	@$(artifact) && $(module).deploy.reduced_build "$$OUT" artifacts/reduced

@@ -10,7 +10,19 @@ import argparse
 from .. import __version__
 from ..console.status import MEANINGS, status_of
 from ..console.streams import accept_any_text
-from .commands import bench, budget, card, export, inspect, recipes, run, synthesize, validate
+from .commands import (
+    bench,
+    budget,
+    card,
+    export,
+    inspect,
+    recipes,
+    run,
+    sign,
+    synthesize,
+    validate,
+    verify,
+)
 
 _COMMANDS = (  # in the order of --help
     export,
@@ -21,6 +33,8 @@ _COMMANDS = (  # in the order of --help
     budget,
     bench,
     card,
+    sign,
+    verify,
     synthesize,
 )
 EXAMPLES = tuple(example for command in _COMMANDS for example in command.EXAMPLES)

@@ -29,6 +29,8 @@ _POSITIONAL = {
     "export": ("MODEL",),
     "run": ("OUT", "PROMPT"),
     "validate": ("OUT",),
+    "sign": ("OUT",),
+    "verify": ("OUT",),
     "inspect": ("MODEL",),
     "recipes": ("RECIPE",),
     "budget": ("MODEL",),
@@ -88,17 +90,21 @@ def instead_of(path: Path) -> str:
     return f"if it is a model on the Hugging Face Hub, download it: {command}, then name {folder}"
 
 
-def install() -> str:
-    """The command that installs what all commands need, for this kind of installation."""
+def install(extra: str = "export") -> str:
+    """The command that installs an extra of ours, for this kind of installation.
+
+    Args:
+        extra: as in ``pyproject.toml``; what all commands need but the driver's own packages.
+    """
     pip = [sys.executable, "-m", "pip", "install"]
     source = _source()
     if source is not None and source.is_dir():
         make = quoted(["make", "-C", str(source), "dev"])
-        return f"{make}, or {quoted([*pip, '-e', f'{source}[export]'])}"
+        return f"{make}, or {quoted([*pip, '-e', f'{source}[{extra}]'])}"
     if source is not None:
-        return quoted([*pip, f"{source}[export]"])
-    wheel = f"tramontane-{__version__}-py3-none-any.whl[export]"
-    clone = quoted([*pip, ".[export]"])
+        return quoted([*pip, f"{source}[{extra}]"])
+    wheel = f"tramontane-{__version__}-py3-none-any.whl[{extra}]"
+    clone = quoted([*pip, f".[{extra}]"])
     return f"in a clone: make dev, or {clone}; from a wheel: {quoted([*pip, wheel])}"
 
 

@@ -36,6 +36,7 @@ ALLOWED = {
     "onnxruntime": {"runtime", "validate", "interop", "bench"},
     "transformers": {"validate", "interop"},
     "optimum": {"interop", "optimum_command"},
+    "model_signing": {"deploy"},
 }
 
 

@@ -31,6 +31,7 @@ REASONS = {
     "export/budget/fit.py": "its own table in the user's cache, written beside it first",
     "fuzz/readers.py": "a mutated file in a temporary folder",
     "fuzz/trial.py": "a mutated file in a temporary folder",
+    "deploy/signature.py": "a signature that it wrote in a temporary folder, to its name",
     "native/build.py": "a library that it built in a temporary folder, to its name",
     "runtime/saved_state.py": "a saved session, written beside its name first",
     "environments/folders.py": "a marked folder",

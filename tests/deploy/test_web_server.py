@@ -17,10 +17,9 @@ from tramontane.deploy import bounded_server, web_server
 from tramontane.environments import node
 from tramontane.environments.errors import Absent
 from tramontane.runtime import manifest as manifests
-from tramontane.runtime.cache import CacheLayout
-from tramontane.runtime.contract import Geometry
 from tramontane.runtime.errors import ContractError
-from tramontane.runtime.memory import MemoryPlan
+
+from .small_artifact import write_artifact
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def node_modules(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def artifact(tmp_path: Path) -> Path:
-    return _artifact(tmp_path / "artifact", files=["onnx/model.onnx_data"])
+    return write_artifact(tmp_path / "artifact", files=["onnx/model.onnx_data"])
 
 
 @pytest.fixture
@@ -174,7 +173,7 @@ def test_a_folder_that_is_no_artifact_is_refused(tmp_path: Path, node_modules: P
 def test_a_manifest_that_names_files_outside_is_refused(
     tmp_path: Path, node_modules: Path
 ) -> None:
-    folder = _artifact(tmp_path / "other", files=["../secret"])
+    folder = write_artifact(tmp_path / "other", files=["../secret"])
     with pytest.raises(ContractError, match=r"files names '\.\./secret'"):
         web_server.routes(folder, node_modules)
 
@@ -223,42 +222,6 @@ def test_page_and_package_agree_on_facts_that_both_write() -> None:
         assert f'"vendor/{name}"' in kept
     for path in page.glob("*.js"):
         assert path.name == "service-worker.js" or f'"{path.name}"' in kept
-
-
-def _artifact(folder: Path, *, files: list[str]) -> Path:
-    (folder / "onnx").mkdir(parents=True)
-    for name in files:
-        (folder / name).write_bytes(b"weights")
-    manifest = manifests.Manifest(
-        quant="fp32",
-        target="ort",
-        geometry=Geometry(
-            num_key_value_heads=2,
-            head_dim=16,
-            vocab_size=64,
-            layers=(CacheLayout(window=8, rows=24),),
-            max_positions=512,
-        ),
-        vocabulary=manifests.Vocabulary(bos_token_id=1, eos_token_ids=(2,), add_bos_token=True),
-        memory=MemoryPlan(
-            weights_bytes=7,
-            resident_weights_bytes=7,
-            activation_bytes=1,
-            runtime_bytes=1,
-            cache_bytes_per_token=1,
-            cache_bytes_at_most=24,
-            resident_bytes=33,
-            other_quants={},
-        ),
-        source={},
-        tools={},
-        tensors=[],
-        origin={},
-        tokenizer_json="made from tokenizer.model",
-        files={name: manifests.describe_file(folder / name) for name in files},
-    )
-    manifests.write_manifest(folder, manifest)
-    return folder
 
 
 def _get(
