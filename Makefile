@@ -6,7 +6,8 @@
 #
 #? MODEL                    checkpoint: a folder or a GGUF file
 #? ADAPTER                  folders of LoRA adapters (PEFT) to merge into MODEL, in this order
-#? QUANT                    fp32, int8, int4, int4-small, int4-rtn or int8-dynamic
+#? QUANT                    fp32, int8, int4, int4-small, int4-rtn, int8-dynamic, or auto with SIZE or BITS
+#? QUANT/inspect            fp32, int8, int4, int4-small, int4-rtn or int8-dynamic
 #? QUANT/bench-flat         recipe of the artifact that is measured
 #? RECIPE                   your own recipe's file, or an artifact's folder, instead of QUANT
 #? RECIPE/recipes           print this one's file: a name, your own file, an artifact
@@ -24,8 +25,10 @@
 #? WINDOW/faults            window in tokens of the artifacts; give 64 for a MODEL without one
 #? CACHE                    windowed: fixed-size KV cache (default); growing: grows with the text
 #? KV                       type of keys and values in the cache: float32 (default) or int8
-#? SIZE                     budget for the files of weights, e.g. 3.8GB
-#? BITS                     budget in bits per weight, all that ships, e.g. 5
+#? SIZE                     budget for the files of weights, e.g. 3.8GB, with QUANT=auto
+#? SIZE/budget              budget for the files of weights, e.g. 3.8GB
+#? BITS                     budget in bits per weight, all that ships, e.g. 5, with QUANT=auto
+#? BITS/budget              budget in bits per weight, all that ships, e.g. 5
 #? BLOCK                    weights that share a scale, at most: 16, 32, 64, 128 (default) or 256
 #? BASE_MODEL               the checkpoint's name on the Hub, ORG/NAME, for the model card
 #? MAX_SHARD                cut the weights into files of at most this size, e.g. 2GB
@@ -125,16 +128,17 @@ switch = $(if $(filter-out 0,$($1)),--$2)
 quant = $(if $(RECIPE),--recipe="$$RECIPE" $(if $(given-QUANT),--quant="$$QUANT"),--quant="$$QUANT")
 choices = $(quant) --target="$$TARGET" $(call flag,WINDOW,window) \
   $(call flag,BLOCK,block) $(call flag,CACHE,cache) $(call flag,KV,kv) $(call each,ADAPTER,adapter)
+size = $(call flag,SIZE,size) $(call flag,BITS,bits)
 measuring = $(call flag,TEXT,text) $(call flag,SEED,seed) $(call flag,TOLERANCE,tolerance) \
   $(call flag,MAX_KL,max-kl) $(call flag,MIN_AGREEMENT,min-agreement) \
   $(call switch,THOROUGH,thorough) $(call flag,STORE,store)
-export-options = $(choices) $(call flag,BASE_MODEL,base-model) \
+export-options = $(choices) $(size) $(call flag,BASE_MODEL,base-model) \
   $(call flag,MAX_SHARD,max-shard) $(call flag,CALIBRATION_TEXT,calibration-text) \
   $(call flag,CALIBRATION_TOKENS,calibration-tokens) $(call switch,NATIVE,native) $(measuring) \
   $(call switch,NO_VALIDATE,no-validate) $(call switch,NO_RESUME,no-resume) \
   $(call switch,NO_REPLACE,no-replace)
 # Sets OUT, where it is not given, to the folder that export writes.
-artifact = OUT="$${OUT:-$$($(tramontane) export "$$MODEL" $(choices) --print-out)}"
+artifact = OUT="$${OUT:-$$($(tramontane) export "$$MODEL" $(choices) $(size) --print-out)}"
 fresh-artifact = $(artifact) && { test -f "$$OUT/manifest.json" || \
   $(tramontane) export "$$MODEL" --out="$$OUT" $(export-options); }
 stem = $$(basename -- "$$MODEL")
@@ -169,7 +173,7 @@ recipes: $(READY)  ## use: print how each recipe stores every matrix
 	@$(tramontane) recipes $(if $(RECIPE),"$$RECIPE")
 
 budget: $(READY)  ## use: write the recipe that changes a model least within a size
-	@$(tramontane) budget "$$MODEL" $(call flag,SIZE,size) $(call flag,BITS,bits) --target="$$TARGET" \
+	@$(tramontane) budget "$$MODEL" $(size) --target="$$TARGET" \
 	  --out="$${OUT:-artifacts/budget/$(stem).toml}" $(call each,ADAPTER,adapter) \
 	  $(call flag,CALIBRATION_TEXT,calibration-text)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..export.budget.asked import Asked
 from ..export.window_choice import WindowChoice, window_as_text
 from ..graphs.quantization.recipes.known import find_recipe
 from ..graphs.quantization.recipes.recipe import Recipe
@@ -20,7 +21,7 @@ def artifact_name(
     checkpoint: Path,
     adapters: Sequence[Path] = (),
     *,
-    quant: str | Recipe,
+    quant: str | Recipe | Asked,
     target: str,
     block: int,
     cache: str,
@@ -34,7 +35,8 @@ def artifact_name(
     'stdlib-5m-int4-ort-b32-kv-int8'
     """
     merged = [adapter.resolve().name for adapter in adapters]
-    parts = [checkpoint.resolve().name, *merged, find_recipe(quant).name, target]
+    recipe = quant if isinstance(quant, Asked) else find_recipe(quant)
+    parts = [checkpoint.resolve().name, *merged, recipe.name, target]
     if window is not None:
         parts.append(f"w{window_as_text(window).replace(',', '-')}")
     if block != CHOICE_DEFAULTS["block"]:

@@ -6,12 +6,14 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..graphs.quantization.recipes.recipe import Recipe
 from ..runtime.errors import ConfigError, ContractError
-from .flags import choices_of
 
 
-def refuse_parity_check_beyond_memory(checkpoint: Path, args: Namespace) -> None:
-    """Refuse a parity check that this machine has too little memory for.
+def refuse_parity_check_beyond_memory(
+    checkpoint: Path, args: Namespace, *, quant: str | Recipe
+) -> None:
+    """Refuse a parity check of a recipe that this machine has too little memory for.
 
     Raises:
         ContractError: as ``validate.can_measure.refuse_little_memory``.
@@ -24,9 +26,7 @@ def refuse_parity_check_beyond_memory(checkpoint: Path, args: Namespace) -> None
 
     config = adapted(read_merged_config(checkpoint, args.adapter), window=args.window)
     cache = choose_cache(args.cache, kv=args.kv)
-    planned = plan(
-        config, quant=choices_of(args)["quant"], target=args.target, block=args.block, cache=cache
-    )
+    planned = plan(config, quant=quant, target=args.target, block=args.block, cache=cache)
     refuse_little_memory(geometry_of(config, cache), planned)
 
 

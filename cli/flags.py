@@ -6,11 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..export.budget.asked import AUTO, asked_for
 from ..export.window_choice import parse_window
 from ..graphs.quantization.recipes.known import open_recipe, recipe_names
 from ..graphs.quantization.recipes.recipe import DEFAULT_BLOCK
 from ..graphs.targets.known import DEFAULT_TARGET, TARGETS
 from ..runtime.contract import CACHE_DTYPES
+from ..runtime.errors import ConfigError
 from ..runtime.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -43,16 +45,31 @@ def add_adapter(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_choices(parser: argparse.ArgumentParser) -> None:
-    """Add the options that decide an artifact's graph and weights."""
+def add_size(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the size that a recipe is made for."""
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--size", metavar="SIZE", help="of the files of weights, e.g. 3.8GB")
+    size.add_argument("--bits", type=float, metavar="N", help="per weight, all that ships")
+
+
+def add_choices(parser: argparse.ArgumentParser, *, has_auto: bool = False) -> None:
+    """Add the options that decide an artifact's graph and weights.
+
+    Args:
+        parser: that takes them.
+        has_auto: whether a recipe may be made for a size, which takes the checkpoint's weights.
+    """
     quant = parser.add_mutually_exclusive_group()
+    auto = f"; {AUTO}: the one that changes the model least within --size or --bits"
     quant.add_argument(
         "--quant",
-        choices=recipe_names(),
+        choices=(*recipe_names(), *([AUTO] if has_auto else [])),
         default=CHOICE_DEFAULTS["quant"],
-        help="recipe: bits, block and method of each matrix, which tramontane recipes prints "
-        "(default: %(default)s)",
+        help="recipe: bits, block and method of each matrix, which tramontane recipes prints"
+        f"{auto if has_auto else ''} (default: %(default)s)",
     )
+    if has_auto:
+        add_size(parser)
     quant.add_argument(
         "--recipe",
         type=Path,
@@ -100,10 +117,22 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
 def choices_of(args: argparse.Namespace) -> dict[str, Any]:
     """The values of ``add_choices``'s options, by the names that ``ExportOptions`` gives them.
 
+    The recipe of ``--quant auto`` is not found yet: its place has the size that was asked for.
+
     Raises:
-        ConfigError, ContractError: ``--recipe`` names no recipe.
+        ConfigError, ContractError: ``--recipe`` names no recipe, or a size is given without
+            ``--quant auto``.
     """
     given = {name: getattr(args, name) for name in CHOICE_DEFAULTS}
+    size, bits = getattr(args, "size", None), getattr(args, "bits", None)
+    if args.quant == AUTO:
+        return {**given, "quant": asked_for(size=size, bits=bits)}
+    if size is not None or bits is not None:
+        asked = asked_for(size=size, bits=bits)
+        raise ConfigError(
+            f"{asked.option}: given without --quant {AUTO}, expected with it; add it, or leave "
+            "the size out"
+        )
     return given if args.recipe is None else {**given, "quant": open_recipe(args.recipe)}
 
 

@@ -161,6 +161,7 @@ def _export(
     manifest = Manifest(
         quant=options.recipe.name,
         recipe=options.recipe.text,
+        budget=options.budget,
         target=options.target,
         geometry=geometry_of(config, ready.cache),
         vocabulary=vocabulary,

@@ -12,6 +12,7 @@ from ..console.text_file import read_text
 from ..graphs.quantization.recipes.known import find_recipe, recipe_names
 from ..graphs.quantization.recipes.recipe import DEFAULT_BLOCK, Recipe
 from ..graphs.targets import known as known_targets
+from ..runtime.budget_fit import BudgetFit
 from ..runtime.errors import ConfigError
 from .cache_choice import CacheChoice, choose_cache
 from .calibrate.tokens import DEFAULT_TOKENS, SEQUENCE_LENGTH, TEXT, TOKENS_FOR_MAXIMA
@@ -32,6 +33,7 @@ class ExportOptions:
     max_shard_bytes: int | None = None  # no file of weights grows beyond it
     calibration_text: Path = TEXT  # UTF-8, to observe activations on
     calibration_tokens: int | None = None  # of that text, at most; None: what the method needs
+    budget: BudgetFit | None = None  # that the recipe was made for; for the manifest
 
     @property
     def recipe(self) -> Recipe:
@@ -113,8 +115,10 @@ def _refuse_calibration_tokens(tokens: int, options: ExportOptions) -> None:
 def decisive(options: ExportOptions) -> dict[str, Any]:
     """Options as far as they decide the weights: of files what they say, not where they lie."""
     text = read_calibration_text(options).encode()
+    content = dataclasses.asdict(options)
+    del content["budget"]  # of which the recipe is all that decides
     return {
-        **dataclasses.asdict(options),
+        **content,
         "quant": options.recipe.content(),
         "calibration_text": hashlib.sha256(text).hexdigest() if text else "",
         "calibration_tokens": options.tokens_to_observe if options.is_calibrated else 0,

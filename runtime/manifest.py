@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
+from .budget_fit import BudgetFit
 from .contract import CACHE_DTYPES, LARGEST, MANIFEST_FILE, Geometry
 from .errors import ContractError, printable
 from .memory import MemoryPlan
@@ -64,6 +65,7 @@ class Manifest:
     # Of the files of weights, as ``sizes.py`` defines it; None: written before it was counted.
     bits_per_weight: float | None = None
     recipe: str | None = None  # the text of its file; None: written before it was kept
+    budget: BudgetFit | None = None  # that the recipe was made for; None: for no size
     parity: dict[str, Any] | None = None  # headline figures; None: not measured
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # bytes and sha256
     # Hash of the text that was read; empty: made and not read. It is not among the fields written.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...console import hints
+from ...console.progress import say
 from ...console.rows import print_rows
+from ...export.budget.asked import AUTO, Asked
 from ...runtime.errors import ParityError
 from ..artifact_name import ARTIFACTS, artifact_name
 from ..artifact_summary import summarize
@@ -67,7 +70,7 @@ def add(subparsers: Any) -> None:
 def add_export_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of an export, whichever command offers it."""
     add_adapter(parser)
-    add_choices(parser)
+    add_choices(parser, has_auto=True)
     parser.add_argument(
         "--base-model",
         metavar="ORG/NAME",
@@ -121,7 +124,8 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
 
 def main(args: Namespace) -> int:
     """Export a checkpoint; compare it with PyTorch except with ``--no-validate``."""
-    name = artifact_name(args.checkpoint, args.adapter, **choices_of(args))
+    choices = choices_of(args)
+    name = artifact_name(args.checkpoint, args.adapter, **choices)
     out: Path = args.out or ARTIFACTS / name
     if args.print_out:
         print(out)
@@ -130,10 +134,14 @@ def main(args: Namespace) -> int:
     from ...export.example_prompt import example_prompt
 
     _refuse_bad_arguments(args)
+    if isinstance(choices["quant"], Asked):
+        choices |= _found_for_size(args, choices["quant"], out)
+    if not args.no_validate:
+        refuse_parity_check_beyond_memory(args.checkpoint, args, quant=choices["quant"])
     manifest = export_checkpoint(
         args.checkpoint,
         out,
-        _export_options(args),
+        _export_options(args, choices),
         adapters=args.adapter,
         resume=not args.no_resume,
         replace=not args.no_replace,
@@ -163,14 +171,40 @@ def _refuse_bad_arguments(args: Namespace) -> None:
     from ...validate.tolerance import tolerance_for
 
     if not args.no_validate:
-        refuse_parity_check_beyond_memory(args.checkpoint, args)
         refuse_bad_options(text=args.text, seed=args.seed)
         tolerance_for(scale=args.tolerance, max_kl=args.max_kl, min_agreement=args.min_agreement)
         refuse_short_text(args.checkpoint, args.text, args.adapter)
     refuse_same_text(calibration=args.calibration_text, measured=args.text)
 
 
-def _export_options(args: Namespace) -> ExportOptions:
+def _found_for_size(args: Namespace, asked: Asked, out: Path) -> dict[str, Any]:
+    """The recipe for a size, and where it lies among others, as ``ExportOptions`` names them."""
+    from ...console.text_file import read_text
+    from ...export.budget.find import find_for_size
+    from ...export.cache_choice import choose_cache
+    from ...export.calibrate.tokens import TEXT
+    from ...graphs.writing.staging import refuse_occupied
+
+    refuse_occupied(out, replace=not args.no_replace)  # before the long work
+    text = read_text(args.calibration_text or TEXT, flag="--calibration-text")
+    cache = choose_cache(args.cache, kv=args.kv)
+    found = find_for_size(
+        args.checkpoint,
+        args.adapter,
+        asked,
+        text,
+        target=args.target,
+        cache=cache,
+        window=args.window,
+    )
+    say(
+        f"{found.recipe.name}: {found.about.chosen.bits_per_weight:.2f} bits a weight, expected "
+        f"KL {found.about.chosen.kl:.1e}"
+    )
+    return {"quant": found.recipe, "budget": found.about}
+
+
+def _export_options(args: Namespace, choices: Mapping[str, Any]) -> ExportOptions:
     """The values of the options that decide the artifact's files."""
     from ...export.options import (
         ExportOptions,
@@ -178,7 +212,7 @@ def _export_options(args: Namespace) -> ExportOptions:
 
     text = args.calibration_text
     return ExportOptions(
-        **choices_of(args),
+        **choices,
         native=args.native,
         max_shard_bytes=size_of(args.max_shard, flag="--max-shard"),
         calibration_tokens=args.calibration_tokens,
@@ -210,6 +244,9 @@ def _commands_to_look_into(args: Namespace, out: Path) -> str:
     if args.recipe is not None:
         del choices["QUANT"]
         choices["RECIPE"] = str(args.recipe)
+    if args.quant == AUTO:
+        choices["QUANT"] = AUTO
+        choices |= {"SIZE": args.size} if args.size is not None else {"BITS": f"{args.bits:g}"}
     if args.native:
         choices["NATIVE"] = "1"
     for name in ("calibration_text", "calibration_tokens", "max_shard", "base_model"):

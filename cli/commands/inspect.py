@@ -150,9 +150,9 @@ def _checked(args: Namespace) -> str:
         preflight,
     )
 
-    if not args.no_validate:
-        refuse_parity_check_beyond_memory(args.path, args)
     choices = choices_of(args)
+    if not args.no_validate:
+        refuse_parity_check_beyond_memory(args.path, args, quant=choices["quant"])
     out = ARTIFACTS / artifact_name(args.path, args.adapter, **choices)
     ready = preflight(args.path, out, ExportOptions(**choices), adapters=args.adapter)
     with ready.weights as weights:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import platformdirs
 
 from ...graphs.quantization.recipes.recipe import DEFAULT_BLOCK, Recipe
 from ...graphs.targets.target import Target
+from ...runtime.budget_fit import BudgetFit
 from ...runtime.errors import ConfigError
 from ...runtime.sizes import bits_per_weight, format_bytes
 from ..cache_choice import CacheChoice
@@ -71,11 +71,12 @@ class Budget:
         for _ in range(4):  # what stacked matrices save is known only when all is chosen
             found = assign(self._costs, self._sizes, most=most - self._others - spare)
             if found is None:
-                least = min(self._smallest(), key=lambda one: one.weights_bytes)
+                least = self._smallest()
                 raise ConfigError(
                     f"{flag}: {format_bytes(most)} of weights, expected at least "
-                    f"{format_bytes(least.weights_bytes)}, {least.bits_per_weight:.2f} bits a "
-                    f"weight, with what the target's kernels take; give more"
+                    f"{format_bytes(least.weights_bytes)} ({least.bits_per_weight:.2f} bits a "
+                    "weight), the smallest that the target's kernels take; give at least --size "
+                    f"{least.weights_bytes}"
                 )
             fitted = self._fitted(found)
             if fitted.weights_bytes <= most:
@@ -95,8 +96,11 @@ class Budget:
                 found.append(self._fitted(chosen))
         return found
 
-    def _smallest(self) -> list[Fit]:
-        return [self._fitted(dict.fromkeys(self._costs, at)) for at in range(len(CANDIDATES))]
+    def _smallest(self) -> Fit:
+        """Each matrix in its fewest bytes; or all alike, since such matrices are stacked."""
+        each = {name: sizes.index(min(sizes)) for name, sizes in self._sizes.items()}
+        alike = [dict.fromkeys(self._costs, place) for place in range(len(CANDIDATES))]
+        return min(map(self._fitted, [each, *alike]), key=lambda one: one.weights_bytes)
 
     def _all(self, place: int) -> Choice:
         return {name: scheme_for(name, CANDIDATES[place]) for name in self._costs}
@@ -158,7 +162,7 @@ def recipe_text(fit: Fit, *, model: str) -> str:
     return "\n".join([*head, *lines]) + "\n"
 
 
-def plot(fits: Sequence[Fit], chosen: Fit, path: Path, *, model: str) -> None:
+def plot(about: BudgetFit, path: Path, *, model: str) -> None:
     """Draw expected KL over size, and the choice."""
     import matplotlib as mpl
 
@@ -172,8 +176,9 @@ def plot(fits: Sequence[Fit], chosen: Fit, path: Path, *, model: str) -> None:
             xlabel="bits per weight, all that ships",
             yscale="log",
         )
-        points = [(one.bits_per_weight, max(one.kl, 1e-9)) for one in fits]
+        points = [(one.bits_per_weight, max(one.kl, 1e-9)) for one in about.frontier]
         axes.plot(*zip(*points, strict=True), color="#5b6675", marker=".")
+        chosen = about.chosen
         axes.plot([chosen.bits_per_weight], [max(chosen.kl, 1e-9)], "o", color="#1f5f8b")
         axes.grid(color="#d9dee5", linewidth=0.6)
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -54,6 +54,7 @@ def as_json(
         "curve": {"kl": m.curve.kl.tolist(), "evictions": _evictions(m)},
         "worst_tokens": _worst_tokens(m),
         "explanation": None if explanation is None else dataclasses.asdict(explanation),
+        **_budget(m),
         "notes": m.notes,
         "tools": tool_versions(),
         "machine": {
@@ -100,6 +101,12 @@ def _matrices(m: Measurement) -> list[dict[str, Any]]:
         if "why_float" in one and one["why_float"] != WHY_SCALES
     ]
     return rows
+
+
+def _budget(m: Measurement) -> dict[str, Any]:
+    """The budget that the recipe was made for, where it was made for one."""
+    budget = None if m.subject.manifest is None else m.subject.manifest.budget
+    return {} if budget is None else {"budget": dataclasses.asdict(budget)}
 
 
 def _reference(m: Measurement) -> dict[str, Any]:

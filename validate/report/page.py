@@ -25,6 +25,7 @@ from ..verdict import (
     number_of,
 )
 from . import plots
+from .frontier import plot_frontier
 from .scales import write_number
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
@@ -236,6 +237,7 @@ def _plots(report: dict[str, Any], findings: list[LayerFinding]) -> dict[str, di
         "spread": plots.plot_spread(kl, bound=bound),
         **({"drift": plots.plot_drift(drift)} if drift else {}),
         **({"findings": plots.plot_findings(findings)} if findings else {}),
+        **({"frontier": plot_frontier(report["budget"])} if "budget" in report else {}),
     }
     return {
         name: {"wide": Markup(plot.wide), "narrow": Markup(plot.narrow)}

@@ -50,7 +50,7 @@ def plot_positions(
             _beside_line(axes, window, f"window's edge: {window}", share=window / len(values))
         axes.set_xlim(-0.01 * len(values) - 0.5, 1.01 * len(values))
         axes.locator_params(axis="x", integer=True)
-        _on_log(axes, axis, title="KL divergence, nats", headroom=1.5)
+        on_log(axes, axis, title="KL divergence, nats", headroom=1.5)
         axes.set_xlabel("position")
 
     worst_position = int(np.nan_to_num(values, nan=np.inf).argmax())
@@ -132,7 +132,7 @@ def plot_drift(drift: Sequence[float | None]) -> Plot:
         for chosen, colour in ((is_number, ACCENT), (~is_number, BAD)):
             placed = axis.place(values)[chosen]
             axes.plot(layers[chosen], placed, "o", color=colour, markersize=5, clip_on=False)
-        _on_log(axes, axis, title="mean relative error of the hidden state")
+        on_log(axes, axis, title="mean relative error of the hidden state")
         _layer_ticks(axes, [str(layer) for layer in layers], most=34 if is_wide else 12)
         axes.set_xlim(-0.5, len(values) - 0.5)
         axes.set_xlabel("after layer")
@@ -182,7 +182,7 @@ def plot_findings(findings: Sequence[LayerFinding]) -> Plot:
             "bound", (1, 1), (0, 3), axes.get_yaxis_transform(), "offset points", ha="right"
         ).set_color(INK)
         _name_the_worst(axes, findings, shares, places, placed)
-        _on_log(axes, axis, title="error as a share of its bound")
+        on_log(axes, axis, title="error as a share of its bound")
         _layer_ticks(axes, labels, most=34 if is_wide else 10)
         axes.set_xlim(-0.6, len(labels) - 0.4)
         axes.set_xlabel("layer")
@@ -230,7 +230,8 @@ def _strokes(
     axes.add_artist(PathPatch(path, fill=False, **style))
 
 
-def _on_log(axes: Axes, axis: LogScale, *, title: str, headroom: float = 0) -> None:
+def on_log(axes: Axes, axis: LogScale, *, title: str, headroom: float = 0) -> None:
+    """Give axes a logarithmic scale, and a title."""
     axes.set_yscale("log")
     axes.minorticks_off()
     ticks = axis.ticks()

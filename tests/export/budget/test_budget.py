@@ -106,7 +106,7 @@ def test_recipe_keeps_to_its_size_and_is_no_worse_than_four_bits_everywhere(
     planned = plan(config, quant=recipe, target=target)
     assert planned.memory.weights_bytes == found.weights_bytes
     with pytest.raises(
-        ConfigError, match=r"--size: 1.00 kB of weights, expected at least .*give m"
+        ConfigError, match=r"--size: 1.00 kB of weights, expected at least .*give at least --size"
     ):
         budget.fit(most=1000, flag="--size")
 
