@@ -6,7 +6,7 @@
 #
 #? MODEL                    checkpoint: a folder or a GGUF file
 #? ADAPTER                  folders of LoRA adapters (PEFT) to merge into MODEL, in this order
-#? QUANT                    fp32, int8, int4, int4-small, int4-rtn, int8-dynamic, or auto with SIZE or BITS
+#? QUANT                    recipe that make recipes prints, or auto with SIZE or BITS
 #? QUANT/inspect            fp32, int8, int4, int4-small, int4-rtn or int8-dynamic
 #? QUANT/bench-flat         recipe of the artifact that is measured
 #? RECIPE                   your own recipe's file, or an artifact's folder, instead of QUANT
