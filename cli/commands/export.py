@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...console import hints
-from ...console.progress import say
 from ...console.rows import print_rows
 from ...export.budget.asked import AUTO, Asked
 from ...runtime.errors import ParityError
@@ -179,6 +178,7 @@ def _refuse_bad_arguments(args: Namespace) -> None:
 
 def _found_for_size(args: Namespace, asked: Asked, out: Path) -> dict[str, Any]:
     """The recipe for a size, and where it lies among others, as ``ExportOptions`` names them."""
+    from ...console.progress import say
     from ...console.text_file import read_text
     from ...export.budget.find import find_for_size
     from ...export.cache_choice import choose_cache
