@@ -24,7 +24,7 @@
 #? WINDOW/validate          window in tokens of another exporter's graph (default: MODEL's)
 #? WINDOW/faults            window in tokens of the artifacts; give 64 for a MODEL without one
 #? CACHE                    windowed: fixed-size KV cache (default); growing: grows with the text
-#? KV                       type of keys and values in the cache: float32 (default) or int8
+#? KV                       type of keys and values: float32 (default), int8, or float16 with NATIVE=1
 #? SIZE                     budget for the files of weights, e.g. 3.8GB, with QUANT=auto
 #? SIZE/budget              budget for the files of weights, e.g. 3.8GB
 #? BITS                     budget in bits per weight, all that ships, e.g. 5, with QUANT=auto

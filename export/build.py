@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from ..console.progress import say, track
 from ..graphs import pipeline
+from ..graphs.operator.schema import NATIVE_VERSION
 from ..graphs.quantization.activation_ranges import Calibration
 from ..graphs.quantization.rounding_errors import RoundingErrors
 from ..graphs.quantization.scheme import Scheme
@@ -23,7 +24,7 @@ from ..graphs.writing.native_graph import write_native_graph
 from ..graphs.writing.partial_folder import partial_of
 from ..graphs.writing.staging import Claim, claimed, note_of_replaced
 from ..runtime.contract import CARD_FILE, MANIFEST_FILE
-from ..runtime.manifest import Manifest, describe_file, write_manifest
+from ..runtime.manifest import Manifest, NativeGraph, describe_file, write_manifest
 from ..runtime.sizes import bits_per_weight
 from . import fingerprint
 from .cache_choice import geometry_of
@@ -146,7 +147,7 @@ def _export(
     rounded = None if calibration is None else calibration.rounded
     tensors = with_errors(tensors, errors.read(), rounded)
     if options.native:
-        write_native_graph(folder)
+        write_native_graph(folder, cache_dtype=ready.cache.native_dtype)
     shutil.copytree(claim.early, folder, dirs_exist_ok=True)
     write_sidecars(
         weights,
@@ -172,6 +173,11 @@ def _export(
         tensors=tensors,
         origin=ready.origin,
         tokenizer_json=tokenizer_json,
+        native=(
+            NativeGraph(operator_version=NATIVE_VERSION, cache_dtype=ready.cache.native_dtype)
+            if options.native
+            else None
+        ),
     )
     write_manifest(folder, manifest)
     weights.refuse_changed()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..runtime.cache import CacheLayout, default_rows
-from ..runtime.contract import CACHE_DTYPES, Geometry, is_quantized_cache
+from ..runtime.contract import CACHE_DTYPES, HALF, Geometry, is_quantized_cache
 from ..runtime.errors import ConfigError
 from .config import MistralConfig
 
@@ -19,6 +19,7 @@ class CacheChoice:
 
     grows: bool = False  # keep every token's row, those that a window hides included
     dtype: str = "float32"  # as in ``contract.CACHE_DTYPES``
+    native_dtype: str = "float32"  # the same for the native library: ``dtype``, or half precision
 
     @property
     def is_quantized(self) -> bool:
@@ -40,7 +41,7 @@ def choose_cache(cache: str, *, kv: str) -> CacheChoice:
         raise ConfigError(f"--cache {cache}: unknown; expected one of {', '.join(CACHES)}")
     if kv not in CACHE_DTYPES:
         raise ConfigError(f"--kv {kv}: unknown; expected one of {', '.join(CACHE_DTYPES)}")
-    return CacheChoice(grows=CACHES[cache], dtype=kv)
+    return CacheChoice(grows=CACHES[cache], dtype="float32" if kv == HALF else kv, native_dtype=kv)
 
 
 def geometry_of(config: MistralConfig, cache: CacheChoice) -> Geometry:

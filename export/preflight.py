@@ -74,6 +74,11 @@ def preflight(
     _warn_of_no_window(weights, config)
     if options.native:
         _refuse_native(options)
+    elif cache.dtype != cache.native_dtype:
+        raise ConfigError(
+            f"--kv {options.kv}: only the native library reads a cache of it; add --native "
+            "(NATIVE=1 for make), or take --kv float32"
+        )
     vocabulary, origin = (
         read_vocabulary(weights),
         read_upstream_metadata(weights, base_model=base_model),

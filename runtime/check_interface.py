@@ -9,7 +9,12 @@ from typing import Any
 from . import contract
 from .errors import ContractError
 
-_ORT_DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(int8)": "int8"}
+_ORT_DTYPES = {
+    "tensor(int64)": "int64",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int8)": "int8",
+}
 
 
 def refuse_broken_promises(path: Path, geometry: contract.Geometry, graph: Any) -> None:

@@ -33,8 +33,10 @@ KINDS = ("key", "value")  # what a layer holds of each token, in this order
 Dimension = int | str
 Shape = tuple[int, int, int, int]
 
-# Types of keys and values in the cache, and the bytes of one number.
-CACHE_DTYPES = {"float32": 4, "int8": 1}
+# Types of keys and values in the cache, and the bytes of one number. Half precision is read by the
+# native library alone.
+HALF = "float16"
+CACHE_DTYPES = {"float32": 4, HALF: 2, "int8": 1}
 
 # The largest sizes that a config or a manifest may state: several times those of any published
 # model, so that a wrong one is refused before anything of its size is allocated.
@@ -51,7 +53,7 @@ LARGEST = {
 
 def is_quantized_cache(dtype: str) -> bool:
     """Whether a type of ``CACHE_DTYPES`` holds codes; the graph then has a scale a channel."""
-    return dtype != "float32"
+    return dtype == "int8"
 
 
 @dataclass(frozen=True, slots=True)

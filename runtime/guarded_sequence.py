@@ -34,7 +34,7 @@ class GuardedSequence:
 
     def __init__(self, model: Model, *, keep: int, time_limit: float | None) -> None:
         """Begin an empty sequence; arguments and what it raises are as ``Model.session``'s."""
-        geometry = model.manifest.geometry
+        geometry = model.geometry
         if not 0 <= keep <= geometry.max_positions:
             raise ContractError(
                 f"keep is {keep}; expected 0 to {geometry.max_positions}, the positions of the "

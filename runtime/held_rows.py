@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from .cache import CacheLayout
 
-CacheRows = npt.NDArray[np.float32] | npt.NDArray[np.int8]
+CacheRows = npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.int8]
 
 
 def lowest_end(layout: CacheLayout, oldest: int) -> int:

@@ -49,6 +49,14 @@ class Vocabulary:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class NativeGraph:
+    """The second graph, with our own attention kernel."""
+
+    operator_version: int  # that the native library must have
+    cache_dtype: str  # as ``Geometry.cache_dtype``: that of the first graph, or half precision
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
     """All that the driver needs besides the graph, and how the artifact was made."""
 
@@ -66,10 +74,24 @@ class Manifest:
     bits_per_weight: float | None = None
     recipe: str | None = None  # the text of its file; None: written before it was kept
     budget: BudgetFit | None = None  # that the recipe was made for; None: for no size
+    native: NativeGraph | None = None  # None: there is no second graph, or it was not described
     parity: dict[str, Any] | None = None  # headline figures; None: not measured
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # bytes and sha256
     # Hash of the text that was read; empty: made and not read. It is not among the fields written.
     sha256: str = field(default="", compare=False)
+
+    def geometry_of(self, *, is_native: bool) -> Geometry:
+        """The sizes of inputs and outputs of one of its graphs."""
+        if is_native and self.native is not None:
+            return dataclasses.replace(self.geometry, cache_dtype=self.native.cache_dtype)
+        return self.geometry
+
+    def memory_of(self, *, is_native: bool) -> MemoryPlan:
+        """The memory of a process that decodes from one of its graphs."""
+        geometry = self.geometry_of(is_native=is_native)
+        if geometry == self.geometry:
+            return self.memory
+        return self.memory.with_rows_of(self.geometry, geometry)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -205,6 +227,8 @@ def _parse(content: dict[str, Any]) -> Manifest:
     _refuse_other_tokens(vocabulary, geometry)
     joined = {"geometry": geometry, "vocabulary": vocabulary}
     manifest: Manifest = decode(Manifest, {**content, **joined}, where="")
+    if manifest.native is not None:
+        _refuse_cache_dtype("native", manifest.native.cache_dtype)
     return manifest
 
 
@@ -248,12 +272,15 @@ def _parse_geometry(content: object) -> Geometry:
         found = getattr(geometry, name)
         for size in found if isinstance(found, tuple) else (found,):
             _refuse_size(name, size)
-    if geometry.cache_dtype not in CACHE_DTYPES:
-        raise ContractError(
-            f"geometry.cache_dtype is {shown(geometry.cache_dtype)}, expected "
-            f"{' or '.join(CACHE_DTYPES)}"
-        )
+    _refuse_cache_dtype("geometry", geometry.cache_dtype)
     return geometry
+
+
+def _refuse_cache_dtype(where: str, dtype: str) -> None:
+    if dtype not in CACHE_DTYPES:
+        raise ContractError(
+            f"{where}.cache_dtype is {shown(dtype)}, expected {' or '.join(CACHE_DTYPES)}"
+        )
 
 
 def _refuse_size(name: str, size: int | None) -> None:

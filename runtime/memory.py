@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,22 @@ class MemoryPlan:
     def needed(self, cache_bytes: int) -> int:
         """Resident memory with a cache of so many bytes."""
         return self.resident_bytes - self.cache_bytes_at_most + cache_bytes
+
+    def with_rows_of(self, standard: Geometry, other: Geometry) -> MemoryPlan:
+        """The plan of the same weights with rows as another graph of the artifact holds them."""
+
+        def of_rows(size: int) -> int:
+            return size * other.layer_row_bytes // standard.layer_row_bytes
+
+        cache = of_rows(self.cache_bytes_at_most)
+        change = cache - self.cache_bytes_at_most
+        return dataclasses.replace(
+            self,
+            cache_bytes_per_token=of_rows(self.cache_bytes_per_token),
+            cache_bytes_at_most=cache,
+            resident_bytes=self.resident_bytes + change,
+            other_quants={name: size + change for name, size in self.other_quants.items()},
+        )
 
 
 def cache_bytes(plan: MemoryPlan, geometry: Geometry, tokens: int) -> int:

@@ -51,15 +51,18 @@ class Model:
         folder: Path,
         manifest: Manifest,
         graph: ort.InferenceSession,
+        is_native: bool = False,
         max_memory_bytes: int | None = None,
     ) -> None:
         """Join the parts of an artifact; most callers want ``load``."""
         self.folder = folder
         self.manifest = manifest
-        self.is_native = False  # whether attention is computed by the native library
+        self.is_native = is_native  # whether attention is computed by the native library
+        self.geometry = manifest.geometry_of(is_native=is_native)
+        self.memory = manifest.memory_of(is_native=is_native)
         self._graph: ort.InferenceSession | None = graph
         self.memory_limit = MemoryLimit(
-            manifest.memory, manifest.geometry, limit=max_memory_bytes, artifact=folder
+            self.memory, self.geometry, limit=max_memory_bytes, artifact=folder
         )
         self._sequences: dict[int, weakref.ref[GuardedSequence]] = {}  # those not yet freed, by id
 
@@ -107,21 +110,28 @@ class Model:
         names = checked_providers(providers, ort.get_available_providers())
         manifest = read_manifest(folder)
         find_kind(folder, manifest)
-        refuse_beyond(manifest.memory, manifest.geometry, tokens=1, limit=limit, what=folder)
+        path = _choose_graph(folder, native=False if native is None and providers else native)
+        is_native = path.name == Path(contract.NATIVE_MODEL_FILE).name
+        geometry = manifest.geometry_of(is_native=is_native)
+        memory = manifest.memory_of(is_native=is_native)
+        refuse_beyond(memory, geometry, tokens=1, limit=limit, what=folder)
         if verify:
             verify_files(folder, manifest)
-        path = _choose_graph(folder, native=False if native is None and providers else native)
         made_with = manifest.tools.get("onnxruntime")
         graph = open_graph(path, threads=threads, made_with=made_with, providers=names)
-        refuse_broken_promises(path, manifest.geometry, graph)
+        refuse_broken_promises(path, geometry, graph)
         if names != [CPU] and (left := left_to_cpu(placement(graph))):
             logger.warning("%s: %s leaves to the CPU %s", folder, ", ".join(names[:-1]), left)
-        needed = format_bytes(manifest.memory.resident_bytes)
+        needed = format_bytes(memory.resident_bytes)
         seconds = time.perf_counter() - start
         logger.info("%s: loaded in %.2f s; planned memory is %s", folder, seconds, needed)
-        model = cls(folder=folder, manifest=manifest, graph=graph, max_memory_bytes=limit)
-        model.is_native = path.name == Path(contract.NATIVE_MODEL_FILE).name
-        return model
+        return cls(
+            folder=folder,
+            manifest=manifest,
+            graph=graph,
+            is_native=is_native,
+            max_memory_bytes=limit,
+        )
 
     @staticmethod
     def plan(folder: Path | str) -> MemoryPlan:

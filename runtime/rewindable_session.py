@@ -79,6 +79,7 @@ class RewindableSession:
             write_state(
                 Path(path),
                 artifact=self._guarded.model.manifest.sha256,
+                cache_dtype=self._guarded.model.geometry.cache_dtype,
                 ids=sequence.ids,
                 starts=sequence.starts,
                 rows=sequence.known_rows(),

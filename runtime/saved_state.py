@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from .contract import KINDS, Geometry
+from .contract import CACHE_DTYPES, KINDS, Geometry
 from .errors import ContractError
 from .held_rows import lowest_end
 from .manifest import Manifest
@@ -46,12 +46,14 @@ class _Header:
     tokens: int
     starts: tuple[int, ...]  # of each layer: the first position whose row is there
     payload: str  # its sha256
+    cache_dtype: str | None = None  # of its rows; None: the one that the manifest names
 
 
 def write_state(
     path: Path,
     *,
     artifact: str,
+    cache_dtype: str,
     ids: npt.NDArray[np.int64],
     starts: tuple[int, ...],
     rows: Iterable[npt.NDArray[Any]],
@@ -61,6 +63,7 @@ def write_state(
     Args:
         path: of the file.
         artifact: hash of its manifest.
+        cache_dtype: of the rows.
         ids: the tokens (T,).
         starts: as ``Snapshot``'s, key and value of each layer.
         rows: as ``Snapshot``'s, one after the other.
@@ -69,7 +72,11 @@ def write_state(
         ContractError: the file cannot be written.
     """
     header = _Header(
-        artifact=artifact, tokens=len(ids), starts=starts[:: len(KINDS)], payload="0" * 64
+        artifact=artifact,
+        tokens=len(ids),
+        starts=starts[:: len(KINDS)],
+        payload="0" * 64,
+        cache_dtype=cache_dtype,
     )
     unfinished: str | None = None
     try:
@@ -164,6 +171,11 @@ def _refuse_sizes(path: Path, header: _Header, geometry: Geometry) -> None:
             f"{path}: rows of {len(header.starts)} layers, expected {geometry.num_layers}; "
             f"{_REMEDY}"
         )
+    if header.cache_dtype not in (None, *CACHE_DTYPES):
+        raise ContractError(
+            f"{path}: rows of {shown(header.cache_dtype)}, expected {' or '.join(CACHE_DTYPES)}; "
+            f"{_REMEDY}"
+        )
     for layer, (start, layout) in enumerate(zip(header.starts, geometry.layers, strict=True)):
         if not 0 <= start <= lowest_end(layout, start) <= header.tokens:
             raise ContractError(
@@ -176,7 +188,7 @@ def _read_payload(path: Path, file: BinaryIO, header: _Header, geometry: Geometr
     G, D = geometry.num_key_value_heads, geometry.head_dim
     starts = tuple(start for start in header.starts for _ in KINDS)
     shapes = [(G, header.tokens - start, D) for start in starts]
-    row_type = np.dtype(geometry.cache_dtype)
+    row_type = np.dtype(header.cache_dtype or geometry.cache_dtype)
     expected_bytes = 8 * header.tokens + row_type.itemsize * sum(
         G * rows * D for _, rows, _ in shapes
     )

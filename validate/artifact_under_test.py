@@ -135,6 +135,11 @@ class Subject:
         return bool(self.graph.cache_scales)
 
     @property
+    def has_half_cache(self) -> bool:
+        """Whether keys and values are held in half precision."""
+        return self.graph.holds_cache_in_half
+
+    @property
     def weight_slack(self) -> float:
         """Factor on the bound on weights: other exporters quantize differently."""
         return 1.0 if self.manifest is not None else _OTHERS_ROUNDING

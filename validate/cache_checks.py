@@ -1,7 +1,7 @@
 """Compares the cached rows of a layer with the keys and values that were computed.
 
-Float rows are compared with those computed, int8 rows within half a step of their channel's
-scale; the scales against those that would fit.
+Float32 rows are compared with those computed, rounded ones within half a step: of their channel's
+scale in int8, of the number itself in float16. Scales are compared with those that would fit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..runtime.cache import CacheLayout
 from ..runtime.contract import past
 from ..runtime.sizes import counted
 from .figures import relative_errors
-from .layer_checks.findings import SCALES, ComparedTensor, LayerFinding
+from .layer_checks.findings import IN_HALF, SCALES, ComparedTensor, LayerFinding
 from .reference import operators
 from .run_graph import CacheRows
 from .tolerance import Tolerance
@@ -34,13 +34,16 @@ class Held:
     read: np.ndarray  # the same as the cache gives them back: rounded where it has 8 bits
     before_rope: np.ndarray  # ``read`` before rope: (T, G * D)
     scales: np.ndarray | None  # of 8 bits, broadcasting to ``exact``; None: held in float
+    is_half: bool  # held in half precision
 
     def errors(self, found: np.ndarray, positions: slice) -> np.ndarray:
         """How far rows (G, L, D) are from what they should be: (G, L).
 
-        Relative to their lengths; in 8 bits, the steps beyond the half that rounding allows,
-        where a number is not clipped.
+        Relative to their lengths, beyond what rounding to half precision allows; in 8 bits, the
+        steps beyond the half that rounding allows, where a number is not clipped.
         """
+        if self.is_half:
+            return _errors_beyond_half(self.exact[:, positions], found)
         if self.scales is None:
             return relative_errors(self.read[:, positions], found)
         exact = np.clip(self.exact, -128 * self.scales, 127 * self.scales)[:, positions]
@@ -56,6 +59,7 @@ def hold(
     head_dim: int,
     rope: Tables,
     scales: Mapping[str, np.ndarray],
+    is_half: bool,
 ) -> tuple[Held, Held]:
     """Keys and values (T, G * D), before rope, as a layer's cache is to hold them.
 
@@ -65,6 +69,7 @@ def hold(
         head_dim: D.
         rope: cosines and sines of all positions.
         scales: by the name of the past whose 8 bits they belong to; none for one in float.
+        is_half: whether they are held in half precision.
     """
     keys, values = (operators.split_heads(x, head_dim) for x in (key, value))
     held = []
@@ -74,12 +79,25 @@ def hold(
     ):
         scale = scales.get(past(number, kind))
         read, before_rope = rows, plain
-        if scale is not None:
+        if is_half:
+            read = operators.in_half(rows)
+        elif scale is not None:
             read = operators.in_bytes(rows, scale)
+        if read is not rows:
             back = operators.rotate(read, rope, back=True) if kind == "key" else read
             before_rope = back.swapaxes(0, 1).reshape(plain.shape)
-        held.append(Held(exact=rows, read=read, before_rope=before_rope, scales=scale))
+        held.append(
+            Held(exact=rows, read=read, before_rope=before_rope, scales=scale, is_half=is_half)
+        )
     return held[0], held[1]
+
+
+def _errors_beyond_half(exact: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Distances from rows (G, L, D) beyond half a step of half precision, over their lengths."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = np.spacing(np.abs(exact).astype(np.float16)).astype(np.float32)
+        beyond = np.maximum(np.abs(found - exact) - steps / 2, 0)
+    return relative_errors(exact, exact + beyond)
 
 
 def scales_of(
@@ -162,6 +180,8 @@ def rows_of(
         told = {"tokens": np.array(worst[2])}
         if one.scales is not None:
             told[SCALES] = one.scales
+        if one.is_half:
+            told[IN_HALF] = np.array(True)
         yield ComparedTensor(
             finding=finding, inputs={**inputs, **told}, found=rows, expected=one.read
         )

@@ -22,7 +22,7 @@ from .reference.reference_cache import Store
 from .sequences.check_sequences import check_sequences
 from .sequences.tokens import SAMPLE, TokenText, chunks, random_tokens, spans
 from .tokenizer.check_tokenizer import check_tokenizer
-from .tolerance import tolerance_for
+from .tolerance import MAX_KL_OF_HALF, tolerance_for
 from .verdict import POOR, Check, closer, judged, word_for
 
 FIGURES = {
@@ -47,11 +47,13 @@ class Gate:
         """
         refuse_bad_options(text=options.text, seed=options.seed)
         self.subject, self.options = subject, options
+        rounds_rows_alone = subject.has_half_cache and not subject.recipe.is_quantized
         self.tolerance = tolerance_for(
             subject.recipe.weight_errors,
             int8_cache=subject.has_int8_cache,
+            half_cache=subject.has_half_cache,
             scale=options.tolerance,
-            max_kl=options.max_kl,
+            max_kl=min(options.max_kl, MAX_KL_OF_HALF) if rounds_rows_alone else options.max_kl,
             min_agreement=options.min_agreement,
         )
         self.words = TokenText(checkpoint)
@@ -121,7 +123,7 @@ class Gate:
             subject.recipe,
             text="our own" if self.options.text == SAMPLE else self.options.text.name,
             block=subject.block,
-            has_int8_cache=subject.has_int8_cache,
+            rounds_cache=subject.has_int8_cache or subject.has_half_cache,
             has_other_window=subject.config.windows != published,
         )
 

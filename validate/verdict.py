@@ -159,7 +159,7 @@ def closer(
     *,
     text: str,
     block: int | None = None,
-    has_int8_cache: bool = False,
+    rounds_cache: bool = False,
     has_other_window: bool = False,
 ) -> str:
     """What to try where an artifact is too far from the float32 model.
@@ -168,7 +168,7 @@ def closer(
         recipe: of the artifact.
         text: name of the file that it was measured on.
         block: weights that share a scale; None: not known.
-        has_int8_cache: whether keys and values are rounded as well.
+        rounds_cache: whether keys and values are rounded as well.
         has_other_window: whether the window is not the checkpoint's own.
 
     >>> from tramontane.graphs.quantization.recipes.known import find_recipe
@@ -177,7 +177,7 @@ def closer(
     """
     tries = ["--block 32"] * (recipe.has_blocks and (block is None or block > 32))
     tries += [f"--quant {recipe.finer}"] * (recipe.finer is not None)
-    tries += ["--kv float32"] * has_int8_cache
+    tries += ["--kv float32"] * rounds_cache
     tries += ["the checkpoint's own window (omit --window)"] * has_other_window
     text = f"measure on a text like the training data (--text; this was {text})"
     return f"{text}, or export with {', or '.join(tries)}" if tries else text

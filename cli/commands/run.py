@@ -77,7 +77,8 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--stats",
         action="store_true",
-        help="print tokens, times and why the text ended, on standard error",
+        help="print tokens, times, why the text ended and what computed attention, on standard "
+        "error",
     )
     add_threads(parser)
     parser.add_argument(
@@ -143,7 +144,7 @@ def main(args: Namespace) -> int:
         )
     if args.stats:
         for result in results:
-            print(_stats(result), file=sys.stderr)
+            print(_stats(result, is_native=session.model.is_native), file=sys.stderr)
     return 0
 
 
@@ -171,8 +172,8 @@ def _as_json(result: Result, logprobs: int | None) -> dict[str, Any]:
     return shown
 
 
-def _stats(result: Result) -> str:
-    """Tokens, times and why the text ended, as one line."""
+def _stats(result: Result, *, is_native: bool) -> str:
+    """Tokens, times, why the text ended and what computed attention, as one line."""
 
     def speed(tokens: int, seconds: float) -> str:
         each = f", {tokens / seconds:.1f} tokens/s" if seconds else ""
@@ -182,5 +183,6 @@ def _stats(result: Result) -> str:
     return (
         f"prompt: {speed(result.prompt_tokens, result.prefill_seconds)}; "
         f"answer: {speed(len(result.tokens), result.decode_seconds)}; "
-        f"ended by {result.finish_reason}{found}"
+        f"ended by {result.finish_reason}{found}; "
+        f"attention by {'the native library' if is_native else 'onnxruntime'}"
     )

@@ -1,10 +1,13 @@
 """Replace onnxruntime's attention kernel by our own.
 
 Before:  com.microsoft.GroupQueryAttention(...)
-After:   tramontane.native.GroupQueryAttention(...), same inputs, outputs and attributes
+After:   tramontane.native.GroupQueryAttention(...), same inputs, outputs and attributes; pasts and
+         presents in half precision where that is asked for
 Legal because the kernel computes the same of the same inputs: ``native/source`` says how,
 ``tests/native`` compares them. Attributes that the graph leaves out are written: the library's
-interface knows no defaults.
+interface knows no defaults. In half precision new keys and values are rounded to the nearest, and
+calls read the rounded ones: 2^-11 of each, where they are at most 65504. The parity check finds
+larger ones.
 """
 
 from __future__ import annotations
@@ -12,13 +15,25 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from ..operator import schema
-from ..operator.group_query_attention import EVICTS, ROTATES, WINDOW, is_group_query_attention
+from ..operator.group_query_attention import (
+    EVICTS,
+    PASTS,
+    PRESENTS,
+    ROTATES,
+    WINDOW,
+    is_group_query_attention,
+)
 
 _DEFAULTS = {ROTATES: 0, WINDOW: 0, EVICTS: 0}
 
 
 class UseNativeAttention(ir.passes.InPlacePass):
     """Every GroupQueryAttention."""
+
+    def __init__(self, *, in_half: bool = False) -> None:
+        """``in_half``: hold keys and values in half precision."""
+        super().__init__()
+        self._in_half = in_half
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply the pass; ``modified`` says whether any node was replaced."""
@@ -29,9 +44,13 @@ class UseNativeAttention(ir.passes.InPlacePass):
         ]
         for node in found:
             node.domain = schema.NATIVE
-            for name, value in _DEFAULTS.items():
+            for name, number in _DEFAULTS.items():
                 if name not in node.attributes:
-                    node.attributes[name] = ir.AttrInt64(name, value)
+                    node.attributes[name] = ir.AttrInt64(name, number)
+            if self._in_half:
+                for value in (*(node.inputs[place] for place in PASTS), *node.outputs[PRESENTS]):
+                    assert value is not None, "every attention has a cache"
+                    value.dtype = ir.DataType.FLOAT16
         if found:
             model.graph.opset_imports[schema.NATIVE] = schema.NATIVE_VERSION
         return ir.passes.PassResult(model, modified=bool(found))

@@ -1,10 +1,11 @@
-"""The caches of a graph's attentions: whether they evict rows, and the scales of int8 rows."""
+"""The caches of a graph's attentions: whether they evict rows, and how rows are rounded."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
 
+from ...runtime import contract
 from ..operator.group_query_attention import (
     CACHE_SCALES,
     EVICTS,
@@ -22,6 +23,12 @@ def has_windowed_cache(graph: ir.Graph) -> bool:
         is_group_query_attention(node) and node.attributes.get_int(EVICTS, 0) == 1
         for node in graph
     )
+
+
+def holds_cache_in_half(graph: ir.Graph) -> bool:
+    """Whether keys and values are in half precision."""
+    first = contract.past(0, "key")
+    return any(one.name == first and one.dtype == ir.DataType.FLOAT16 for one in graph.inputs)
 
 
 def find_cache_scales(graph: ir.Graph) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from .attention_caches import find_cache_scales, has_windowed_cache
+from .attention_caches import find_cache_scales, has_windowed_cache, holds_cache_in_half
 from .linked_data import name_files_behind_links
 from .matmuls import fewest_bits
 from .read_graph import read_graph
@@ -34,6 +34,7 @@ class OpenedGraph:
         self.bits = fewest_bits(model.graph)  # of a layer's weights; 32: all in float
         self.has_windowed_cache = has_windowed_cache(model.graph)
         self.cache_scales = find_cache_scales(model.graph)  # by past; empty: in float
+        self.holds_cache_in_half = holds_cache_in_half(model.graph)
         self._graph = model.graph
 
     @property

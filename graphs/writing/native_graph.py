@@ -6,19 +6,23 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from ...runtime.contract import MODEL_FILE, NATIVE_MODEL_FILE
+from ...runtime.contract import HALF, MODEL_FILE, NATIVE_MODEL_FILE
 from ...runtime.errors import GraphError
 from ..passes.use_native_attention import UseNativeAttention
 
 
-def write_native_graph(folder: Path) -> None:
+def write_native_graph(folder: Path, *, cache_dtype: str = "float32") -> None:
     """Write it beside the graph of an artifact, whose weights are written.
+
+    Args:
+        folder: of the artifact.
+        cache_dtype: the type of its keys and values in the cache.
 
     Raises:
         GraphError: the graph has no attention kernel to replace.
     """
     model = ir.load(folder / MODEL_FILE)
-    if not UseNativeAttention()(model).modified:
+    if not UseNativeAttention(in_half=cache_dtype == HALF)(model).modified:
         raise GraphError(
             f"{folder / MODEL_FILE}: has no GroupQueryAttention to replace, expected one a layer; "
             "export for --target ort, or without --native"

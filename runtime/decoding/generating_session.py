@@ -71,7 +71,7 @@ class GeneratingSession(RewindableSession):
                 may become too many, or if an earlier generation of this session has not ended.
         """
         guard, model = self._guarded.guard, self._guarded.model
-        geometry = model.manifest.geometry
+        geometry = model.geometry
         changes = guard.changes
         tokens = self._tokens_of(prompt, is_first=reuse, allow_special=allow_special)
         stops = StopStrings(stop)

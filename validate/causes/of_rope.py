@@ -13,8 +13,8 @@ from torch import Tensor
 from ...export.config import MistralConfig
 from ...export.formats.rope_layout import RopeLayout
 from ...export.model.rope import Rope, Tables, rope_of
-from ..layer_checks.findings import SCALES, ComparedTensor
-from ..reference.operators import in_bytes, rotate
+from ..layer_checks.findings import IN_HALF, SCALES, ComparedTensor
+from ..reference.operators import in_bytes, in_half, rotate
 from .rank_causes import Cause
 
 _THETAS = (1e4, 1e5, 5e5, 1e6, 1e7)
@@ -47,6 +47,8 @@ def causes_of_rope(
     scales = compared.inputs.get(SCALES)
 
     def cause(text: str, rows: np.ndarray) -> Cause:
+        if IN_HALF in compared.inputs:
+            return Cause(text, in_half(rows))
         return Cause(text, rows if scales is None else in_bytes(rows, scales))
 
     if compared.finding.layer in config.unrotated_layers:

@@ -8,10 +8,11 @@ import numpy as np
 
 from ...runtime.cache import CacheLayout
 from ..figures import relative_errors
-from ..layer_checks.findings import ComparedTensor
+from ..layer_checks.findings import IN_HALF, ComparedTensor
 from ..reference.reference import ReferenceRun
 from .rank_causes import Cause, Found, likeliest
 
+_LARGEST_HALF = 65504
 _SAME = 1e-3  # rows that differ by less are the same row
 _MOST_ROWS = 256  # rows that are searched at other positions
 _NEAR_WINDOWS = 64  # how far from the right window others are tried
@@ -31,9 +32,34 @@ def cause_of_rows(
     """
     first = layout.first(int(compared.inputs["tokens"]))
     return (
-        _misplaced(compared, first, None if is_attention_sound else layout)
+        _overflowing(compared)
+        or _never_written(compared)
+        or _misplaced(compared, first, None if is_attention_sound else layout)
         or _of_another_kind(compared, first)
         or _of_another_layer(compared, run, first)
+    )
+
+
+def _overflowing(compared: ComparedTensor) -> Found | None:
+    """Numbers that half precision does not hold."""
+    lost = int((~np.isfinite(compared.found)).sum())
+    if IN_HALF not in compared.inputs or not lost:
+        return None
+    return (
+        f"keys or values are beyond {_LARGEST_HALF}, the largest number in half precision; export "
+        "with --kv float32",
+        f"{lost} of {compared.found.size} cached numbers are infinite or not a number",
+    )
+
+
+def _never_written(compared: ComparedTensor) -> Found | None:
+    """Rows that are zero, as all are before the first token."""
+    empty = np.flatnonzero(~compared.found.any(axis=(0, 2)))
+    if not len(empty) or len(empty) == compared.found.shape[1]:
+        return None
+    return (
+        f"row {empty[0]} is never written: it holds zeros",
+        f"{len(empty)} of {compared.found.shape[1]} rows hold zeros alone",
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 _SUFFIXES = {"weights": " weights", "rounding": " rounding"}  # of places, by kind
+IN_HALF = "in half precision"  # among the inputs of rows that are held so
 SCALES = "scales"  # suffix of the names of findings about a cache's scales
 
 

@@ -51,6 +51,7 @@ class OneLayer:
             head_dim=config.head_dim,
             rope=rope,
             scales=subject.graph.cache_scales,
+            is_half=subject.graph.holds_cache_in_half,
         )
         if subject.manifest is not None:  # others may have one scale for all
             self._checks.add(*scales_of(number, held, self._tolerance))

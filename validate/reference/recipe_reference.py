@@ -155,6 +155,7 @@ class _Walk:
             head_dim=c.head_dim,
             rope=rope,
             scales=self._subject.graph.cache_scales,
+            is_half=self._subject.graph.holds_cache_in_half,
         )
         attended = operators.attend(
             query,

@@ -128,7 +128,8 @@ def test_stats_say_how_many_tokens_how_fast_and_why_it_ended(
     assert "ended by" not in printed.out
     assert re.fullmatch(
         r"prompt: \d tokens in [\d.]+ s, [\d.]+ tokens/s; "
-        r"answer: 7 tokens in [\d.]+ s, [\d.]+ tokens/s; ended by length\n",
+        r"answer: 7 tokens in [\d.]+ s, [\d.]+ tokens/s; ended by length; "
+        r"attention by onnxruntime\n",
         printed.err,
     )
 

@@ -25,6 +25,15 @@ def test_the_kernel_is_replaced_and_its_defaults_are_written(build: Callable) ->
     assert not UseNativeAttention()(model).modified
 
 
+def test_the_cache_is_held_in_half_precision_where_asked(build: Callable) -> None:
+    model: ir.Model = build(ATTENTION)
+    assert UseNativeAttention(in_half=True)(model).modified
+    types = {str(value.name): value.dtype for value in (*model.graph.inputs, *model.graph.outputs)}
+    assert {types[name] for name in ("k0", "v0", "k1", "v1")} == {ir.DataType.FLOAT16}
+    assert {types[name] for name in ("q", "y")} == {ir.DataType.FLOAT}
+    assert not UseNativeAttention(in_half=True)(model).modified
+
+
 def test_other_nodes_stay(build: Callable) -> None:
     model = build("(float[2] x) => (float[2] y) { y = Relu(x) }")
     assert not UseNativeAttention()(model).modified
