@@ -117,6 +117,8 @@ class Model:
         refuse_beyond(memory, geometry, tokens=1, limit=limit, what=folder)
         if verify:
             verify_files(folder, manifest)
+        if not path.is_file():
+            raise ContractError(f"{path}: missing; copy the artifact again")
         made_with = manifest.tools.get("onnxruntime")
         graph = open_graph(path, threads=threads, made_with=made_with, providers=names)
         refuse_broken_promises(path, geometry, graph)
@@ -248,7 +250,7 @@ def _choose_graph(folder: Path, *, native: bool | None) -> Path:
     """The artifact's graph, or the one for the native library.
 
     Raises:
-        ContractError: it is missing.
+        ContractError: the latter is asked for and missing.
     """
     path, other = folder / contract.MODEL_FILE, folder / contract.NATIVE_MODEL_FILE
     if native or (native is None and other.is_file() and find_library() is not None):
@@ -257,6 +259,4 @@ def _choose_graph(folder: Path, *, native: bool | None) -> Path:
                 f"{other}: missing; export the artifact with --native, or load it without native"
             )
         return other
-    if not path.is_file():
-        raise ContractError(f"{path}: missing; copy the artifact again")
     return path
