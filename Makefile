@@ -145,7 +145,7 @@ stem = $$(basename -- "$$MODEL")
 # A file's tests stay in one process: they share what its fixtures made.
 in-parallel = --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: help dev export run validate inspect recipes budget card sign verify parity faults fuzz synthetic interop gguf models \
+.PHONY: help dev export run validate inspect recipes budget card sign verify sbom parity faults fuzz synthetic interop gguf models \
   reduced native native-wheels web bench-export bench-others bench-peers bench-quality bench-web bench bench-flat \
   bench-kernels \
   performance test test-fast lint types clean
@@ -188,6 +188,9 @@ sign: $(READY)  ## use: sign all files of an artifact with a key, offline
 verify: KEY = $(or $(given-KEY),key.pub)
 verify: $(READY)  ## use: verify that a key signed all files of an artifact
 	@$(artifact) && $(tramontane) verify "$$OUT" $(call flag,KEY,key) $(call flag,SIGNATURE,signature)
+
+sbom: $(READY)  ## use: print an artifact's bill of materials, in CycloneDX's format
+	@$(artifact) && $(tramontane) sbom "$$OUT"
 
 reduced: $(READY)  ## use: list an artifact's operators, and write it in ORT format
 	@$(artifact) && $(module).deploy.reduced_build "$$OUT" artifacts/reduced

@@ -18,6 +18,7 @@ from .commands import (
     inspect,
     recipes,
     run,
+    sbom,
     sign,
     synthesize,
     validate,
@@ -35,6 +36,7 @@ _COMMANDS = (  # in the order of --help
     card,
     sign,
     verify,
+    sbom,
     synthesize,
 )
 EXAMPLES = tuple(example for command in _COMMANDS for example in command.EXAMPLES)

@@ -32,7 +32,7 @@ from .calibrate.calibrate_subprocess import Rounding, calibrate_in_subprocess
 from .code_digest import code_digest
 from .formats.checkpoint import Checkpoint
 from .formats.tensor_names import EMBEDDING
-from .options import ExportOptions, decisive, read_calibration_text
+from .options import ExportOptions, calibrated_on, decisive, read_calibration_text
 from .planned_weights import PlannedWeights
 from .preflight import Preflight, preflight
 from .sidecars.card import render_card
@@ -171,7 +171,7 @@ def _export(
         source=source,
         tools=tools,
         tensors=tensors,
-        origin=ready.origin,
+        origin={**ready.origin, **calibrated_on(options)},
         tokenizer_json=tokenizer_json,
         native=(
             NativeGraph(operator_version=NATIVE_VERSION, cache_dtype=ready.cache.native_dtype)

@@ -98,6 +98,19 @@ def read_calibration_text(options: ExportOptions) -> str:
     return ""
 
 
+def calibrated_on(options: ExportOptions) -> dict[str, Any]:
+    """What ``origin`` of the manifest says of the calibration text; empty where there is none."""
+    if not options.is_calibrated:
+        return {}
+    found = decisive(options)
+    return {
+        "calibration_text": {
+            "sha256": found["calibration_text"],
+            "tokens": found["calibration_tokens"],
+        }
+    }
+
+
 def _refuse_calibration_tokens(tokens: int, options: ExportOptions) -> None:
     if not options.recipe.rounds_in_calibration:
         formats = [n for n in recipe_names() if find_recipe(n).rounds_in_calibration]

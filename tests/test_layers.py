@@ -37,6 +37,7 @@ ALLOWED = {
     "transformers": {"validate", "interop"},
     "optimum": {"interop", "optimum_command"},
     "model_signing": {"deploy"},
+    "cyclonedx": {"deploy"},
 }
 
 

@@ -37,6 +37,7 @@ class _Named(TypedDict):
 
 class _Origin(_Named, total=False):
     license_files: list[str]
+    revision: str
 
 
 class _Tools(TypedDict):
@@ -96,7 +97,7 @@ def _metadata(manifest: Manifest) -> str:
     Source: Hugging Face Hub, model cards.
     """
     origin, geometry = dict(manifest.origin), manifest.geometry
-    for unknown in ("name", "license_files"):  # to hubs
+    for unknown in ("name", "license_files", "revision", "calibration_text"):  # to hubs
         origin.pop(unknown, None)
     runs_in_javascript = not geometry.has_quantized_cache
     runs_in_genai = not genai_obstacle(geometry, find_target(manifest.target))

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 from ...console.progress import say
 from ...runtime.contract import CARD_FILE
-from ...runtime.errors import CheckpointError, ConfigError
+from ...runtime.errors import ConfigError
 from ...runtime.untrusted.fields import shown
 from ..formats.checkpoint import Checkpoint
 from ..formats.gguf.file import read_gguf
 from ..formats.layouts import Layout
 from ..formats.links import is_own
 from .card_metadata import is_plain, parse_metadata, read_card
+from .revision import revision_of
 
 # What a model card's metadata says that holds for an artifact too.
 _CARRIED = ("language", "license", "license_link", "license_name", "widget")
 # A hub's cache keeps ORG/NAME in a folder of this name, above the snapshots.
 _CACHED = re.compile(r"models--(?P<organization>[^/]+?)--(?P<name>[^/]+)")
 # Texts that a licence asks to be handed on. None has a name that an artifact gives a file.
-_LICENSES = re.compile(r"(licen[cs]e|notice|copying)[\w .()+-]*", re.IGNORECASE)
+_LICENSES = re.compile(
+    r"(licen[cs]e|notice|copying|copyright|patents?|third[ _-]party[ _-](notice|licen[cs]e)|"
+    r"((acceptable|prohibited)[ _-])?use[ _-]policy|terms[ _-]of[ _-](use|service))[\w .()+-]*",
+    re.IGNORECASE,
+)
 _MOST_BYTES = 1 << 20  # of one; a licence is a text
 # Of a card's metadata: what stands between its marks, and a line that holds a plain value.
 _FRONT_MATTER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---", re.DOTALL)
@@ -44,8 +48,8 @@ def read_upstream_metadata(
             where the checkpoint lies in a hub's cache.
 
     Returns:
-        ``name``; where known ``base_model``, ``license`` and what belongs to it, ``language``;
-        and ``license_files``, names of the texts that ``copy_licenses`` hands on, if any.
+        ``name``; where known ``base_model``, ``revision``, ``license`` and what belongs to it,
+        ``language``; and ``license_files``, names of the texts that ``copy_licenses`` carries.
 
     Raises:
         ConfigError: the base model is not named as a repository is.
@@ -56,11 +60,14 @@ def read_upstream_metadata(
         raise ConfigError(f"--base-model {base_model}: expected ORGANIZATION/NAME, as on a hub")
     path = checkpoint.path.absolute()
     cached = next(filter(None, map(_CACHED.fullmatch, path.parts)), None)
+    revision = revision_of(checkpoint)
     name = path.stem if checkpoint.layout is Layout.GGUF else path.resolve().name
     if cached is not None:
         name = cached["name"]
         base_model = base_model or f"{cached['organization']}/{name}"
     origin = {"name": name, **_published(checkpoint)}
+    if revision is not None:
+        origin["revision"] = revision
     if files := [path.name for path in license_files(checkpoint)]:
         origin["license_files"] = files
     return origin if base_model is None else {**origin, "base_model": base_model}
@@ -78,29 +85,43 @@ def license_files(checkpoint: Checkpoint) -> list[Path]:
     for path in sorted(folder.iterdir()):
         if not _LICENSES.fullmatch(path.name) or not path.is_file():
             continue
-        if not is_own(path):
-            say(f"{path}: is a link to a file outside the checkpoint, and is left out")
-        elif path.stat().st_size > _MOST_BYTES:
-            say(f"{path}: is larger than {_MOST_BYTES} bytes, no licence's text, and is left out")
+        why = "" if is_own(path) else "is a link to a file outside the checkpoint"
+        if why := why or _why_no_text(checkpoint, path):
+            say(f"{path}: {why}, and is left out")
         else:
             found.append(path)
     return found
 
 
+def _why_no_text(checkpoint: Checkpoint, path: Path) -> str:
+    """Why a file is no text that an artifact carries; empty where it is one."""
+    if path.stat().st_size > _MOST_BYTES:
+        return f"is larger than {_MOST_BYTES} bytes, no licence's text"
+    try:
+        text = _text_of(checkpoint, path.name).decode()
+    except UnicodeDecodeError as error:
+        return (
+            f"is not UTF-8 (byte {error.start}), no text that programs can show as it is meant; "
+            "convert it to carry it"
+        )
+    return "holds NUL, no text" if "\0" in text else ""
+
+
+def _text_of(checkpoint: Checkpoint, name: str) -> bytes:
+    """A text beside the weights, held from now on, so that what is checked is what is copied."""
+    file = checkpoint.beside(name)
+    assert file is not None, "it was found in the folder"
+    return file.read_bytes(most=_MOST_BYTES)
+
+
 def copy_licenses(checkpoint: Checkpoint, folder: Path, names: list[str]) -> None:
-    """Copy licence and notice texts into an artifact's folder.
+    """Write licence and notice texts into an artifact's folder, as they were when it began.
 
     Raises:
-        CheckpointError: one is not there any more.
+        CheckpointError: one cannot be read any more.
     """
     for name in names:
-        try:
-            shutil.copyfile(checkpoint.path / name, folder / name)
-        except FileNotFoundError as error:
-            raise CheckpointError(
-                f"{checkpoint.path / name}: is missing since the export began, expected a text "
-                "that the artifact must carry; put it back"
-            ) from error
+        (folder / name).write_bytes(_text_of(checkpoint, name))
 
 
 def _published(checkpoint: Checkpoint) -> dict[str, Any]:

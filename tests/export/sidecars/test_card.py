@@ -278,6 +278,13 @@ def test_licence_texts_are_named_and_are_no_metadata() -> None:
     assert "licence texts" not in render_card(manifest())
 
 
+def test_revision_and_calibration_text_are_no_metadata_and_the_revision_is_named() -> None:
+    known = {"revision": "0" * 40, "calibration_text": {"sha256": "1" * 64, "tokens": 7}}
+    card = render_card(manifest(origin={**ORIGIN, **known}))
+    assert f"An ONNX artifact of org/Tiny at revision {'0' * 40}, exported by" in card
+    assert not known.keys() & metadata(card).keys()
+
+
 def test_options_that_the_card_names_are_those_of_export() -> None:
     cards = [
         render_card(manifest(geometry=geometry, parity=None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from itertools import pairwise
@@ -188,7 +189,21 @@ def named(path: Path) -> list[str]:
 
 
 def test_licence_texts_are_found_by_their_names_in_any_case(folder: Path) -> None:
-    names = ["LICENSE", "LICENSE.txt", "Licence.md", "NOTICE", "copying.LESSER", "license (1).txt"]
+    names = [
+        "LICENSE",
+        "LICENSE.txt",
+        "Licence.md",
+        "NOTICE",
+        "copying.LESSER",
+        "license (1).txt",
+        "USE_POLICY.md",
+        "Prohibited_Use_Policy.md",
+        "ACCEPTABLE USE POLICY.txt",
+        "THIRD-PARTY-NOTICES.txt",
+        "COPYRIGHT",
+        "PATENTS",
+        "TERMS_OF_USE.md",
+    ]
     others = [
         "UNLICENSE",
         "README.txt",
@@ -196,6 +211,8 @@ def test_licence_texts_are_found_by_their_names_in_any_case(folder: Path) -> Non
         "LICENSE\n.txt",
         "LICENSE`x`",
         "LICENSE|",
+        "policy.json",
+        "user_policy.md",
     ]
     for name in (*names, *others):
         (folder / name).write_text("text")
@@ -226,6 +243,64 @@ def test_large_files_and_links_to_elsewhere_are_left_out_and_that_is_said(
     ]
 
 
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"\xa9 1999", "is not UTF-8 (byte 0), no text that programs can show as it is meant; "),
+        ("text".encode("utf-16"), "is not UTF-8 (byte 0), "),
+        (b"MZ\0\0", "holds NUL, no text"),
+    ],
+)
+def test_what_is_no_text_is_left_out_and_that_is_said(
+    folder: Path, content: bytes, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "LICENSE").write_bytes(content)
+    (folder / "NOTICE").write_text("\ufeff© 1999\r\n", encoding="utf-8")
+    capsys.readouterr()
+    assert named(folder) == ["NOTICE"]
+    said = capsys.readouterr().err
+    assert said.startswith(f"{folder / 'LICENSE'}: {why}")
+    assert said.endswith(", and is left out\n")
+
+
+def test_a_licence_text_is_carried_byte_for_byte(folder: Path, tmp_path: Path) -> None:
+    content = "\ufeff© 1999\r\n".encode()
+    (folder / "NOTICE").write_bytes(content)
+    checkpoint = Checkpoint.open(folder)
+    copy_licenses(checkpoint, tmp_path, read_upstream_metadata(checkpoint)["license_files"])
+    assert (tmp_path / "NOTICE").read_bytes() == content
+
+
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+
+
+def test_revision_is_known_in_a_hubs_cache(folder: Path, tmp_path: Path) -> None:
+    snapshots = tmp_path / "hub" / "models--org--name" / "snapshots"
+    cached = Path(shutil.copytree(folder, snapshots / COMMIT))
+    assert origin(cached) == {"name": "name", "base_model": "org/name", "revision": COMMIT}
+    elsewhere = Path(shutil.copytree(folder, tmp_path / "snapshots" / COMMIT))
+    assert "revision" not in origin(elsewhere)
+
+
+def test_revision_is_known_of_files_that_are_as_the_hubs_client_wrote_them(folder: Path) -> None:
+    from huggingface_hub._local_folder import write_download_metadata
+
+    names = [path.name for path in Checkpoint.open(folder).published.files]
+    for name in names:
+        write_download_metadata(folder, name, COMMIT, "etag")
+    assert origin(folder)["revision"] == COMMIT
+    write_download_metadata(folder, names[0], COMMIT[::-1], "etag")
+    assert "revision" not in origin(folder)  # of two
+    write_download_metadata(folder, names[0], COMMIT, "etag")
+    later = (folder / names[0]).stat().st_mtime + 60
+    os.utime(folder / names[0], (later, later))
+    assert "revision" not in origin(folder)  # written to since
+    note = folder / ".cache" / "huggingface" / "download" / f"{names[0]}.metadata"
+    for content in (b"", b"\xff", b"a\nb\nc\n", bytes(5000)):
+        note.write_bytes(content)
+        assert "revision" not in origin(folder)
+
+
 def test_licence_texts_of_a_hubs_cache_are_followed(folder: Path, tmp_path: Path) -> None:
     (folder / "LICENSE").write_text("text")
     cached = tmp_path / "hub" / "models--org--name" / "snapshots" / "0123"
@@ -243,9 +318,16 @@ def test_licence_texts_of_a_hubs_cache_are_followed(folder: Path, tmp_path: Path
     assert (out / "LICENSE").read_text() == "text"
 
 
-def test_licence_text_that_goes_while_exporting_is_named(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="LICENSE: is missing since the export began"):
-        copy_licenses(Checkpoint.open(folder), tmp_path, ["LICENSE"])
+def test_licence_text_that_changes_while_exporting_is_named(folder: Path, tmp_path: Path) -> None:
+    (folder / "LICENSE").write_text("text")
+    checkpoint = Checkpoint.open(folder)
+    names = read_upstream_metadata(checkpoint)["license_files"]
+    checkpoint.refuse_changed()
+    (folder / "LICENSE").unlink()
+    copy_licenses(checkpoint, tmp_path, names)
+    assert (tmp_path / "LICENSE").read_text() == "text"
+    with pytest.raises(CheckpointError, match="LICENSE: was removed while it was being read"):
+        checkpoint.refuse_changed()
 
 
 def test_gguf_file_takes_no_licence_text_of_the_folder_it_lies_in(
