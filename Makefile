@@ -148,7 +148,7 @@ in-parallel = --numprocesses=auto --maxprocesses=4 --dist=loadfile
 .PHONY: help dev export run validate inspect recipes budget card sign verify sbom parity faults fuzz synthetic interop gguf models \
   reduced native native-wheels web bench-export bench-others bench-peers bench-quality bench-web bench bench-flat \
   bench-kernels \
-  performance test test-fast lint types clean
+  performance dist test test-fast lint types clean
 
 help:  ## start here: list the targets; make help-TARGET lists the options of one
 	@"$$PYTHON" console/make_help.py
@@ -294,6 +294,9 @@ $(READY): pyproject.toml constraints.txt
 	  'Installing collected'*) echo '  Installing them, a minute or so';; esac; done; \
 	  test -e $@ || { tail -n 20 $(LOG); echo 'the installation failed; its whole log is $(LOG)'; exit 1; }
 	@mkdir -p .ns && ln -sfn .. .ns/tramontane
+
+dist: $(READY)  ## develop: build wheel and sdist in dist/, the same bytes for the same commit
+	@$(module).deploy.distributions
 
 test: $(READY)  ## develop: run all tests, in up to four processes, as many as there are cores
 	@$(BIN)/python -m pytest -q $(in-parallel)

@@ -15,7 +15,7 @@ from ..clone import ROOT, Clone
 MAKEFILE = Makefile((ROOT / "Makefile").read_text(encoding="utf-8"))
 TARGETS = [target for targets in MAKEFILE.groups.values() for target in targets]
 # Their recipes run no command that takes options.
-WITHOUT_OPTIONS = {"help", "dev", "test", "test-fast", "lint", "types", "clean"}
+WITHOUT_OPTIONS = {"help", "dev", "dist", "test", "test-fast", "lint", "types", "clean"}
 SWITCHES = {"NATIVE", "THOROUGH", "NO_VALIDATE", "NO_RESUME", "NO_REPLACE"}
 LISTS = {
     ("interop", "ONLY"),

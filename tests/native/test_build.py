@@ -61,6 +61,15 @@ def test_what_the_compiler_printed_is_in_the_error() -> None:
 
 
 @pytest.mark.slow
+def test_the_library_has_the_same_bytes_wherever_it_is_built(
+    library: Path, tmp_path: Path
+) -> None:
+    again = build.build(tmp_path / "deep" / "er")
+    assert again.read_bytes() == library.read_bytes()
+    assert str(Path(build.__file__).parents[1]).encode() not in library.read_bytes()
+
+
+@pytest.mark.slow
 def test_a_wheel_brings_the_library_to_where_it_is_found(
     library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
