@@ -56,6 +56,10 @@ class CacheLayout:
         """Rows in use after ``tokens`` tokens, all from row 0."""
         return tokens - self.first(tokens)
 
+    def room(self, tokens: int) -> int | None:
+        """How many tokens can follow before rows are evicted; None: as many as there are."""
+        return None if self.rows is None else self.rows - self.held(tokens)
+
     def allocated(self, tokens: int, *, most: int) -> int:
         """Rows to allocate for ``tokens`` tokens of a sequence of ``most`` at most."""
         return growing_rows(tokens, most=most) if self.rows is None else self.rows

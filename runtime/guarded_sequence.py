@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from .decoding.run_times import RunTimes
 from .decoding.speculation import Speculation
 from .errors import ContractError
 from .guard import Guard
@@ -52,6 +53,7 @@ class GuardedSequence:
             f"{model.folder}: this session",
             remedy="call reset() and give the whole sequence again",
         )
+        self.run_times = RunTimes()
         self._step_ids = np.zeros((1, 1), np.int64)
         self._step_logits = np.zeros((1, 1, geometry.vocab_size), np.float32)
         self._next_logits: Floats = self._step_logits[0, 0]
@@ -139,28 +141,36 @@ class GuardedSequence:
         self.guard.is_whole = True
         return self._next_logits
 
-    def step_ahead(self, token: int, speculation: Speculation) -> Floats:
+    def step_ahead(self, token: int, speculation: Speculation, *, most: int) -> Floats:
         """``step``, which computes the logits after likely next tokens in the same run.
 
         A run that would evict rows has no drafts: rows that it evicted could not come back.
+
+        Args:
+            token: to append.
+            speculation: of the generation.
+            most: likely next tokens that are of use, at most.
         """
-        sequence, changes = self.cached, self.guard.changes
-        if (found := speculation.ahead(token, changes=changes)) is not None:
+        sequence = self.cached
+        found = speculation.ahead(token, changes=self.guard.changes)
+        speculation.append(token, after=sequence.ids)
+        if found is not None:
             self.guard.begin()
             sequence.append(token, count=1)
             self.guard.is_whole = True
             return found
         speculation.settle()
-        refuse_tokens(token, token, self._geometry, count=1, after=self.tokens)
         start = perf_counter()
-        ids = np.append(sequence.ids, token)
-        drafts = speculation.drafts(ids, most=sequence.room - 1) if sequence.room > 1 else []
+        drafts = []
+        if speculation.is_ready:
+            drafts = speculation.drafts(most=min(most, sequence.room - 1))
         if not drafts:
             logits = self.step(token)
             speculation.note_plain(perf_counter() - start)
             return logits
         run = np.array([[token, *drafts]], np.int64)
-        computed = np.empty((1, run.shape[1], self._geometry.vocab_size), np.float32)
+        refuse_tokens(token, token, self._geometry, count=1, after=self.tokens)
+        computed = speculation.buffer(drafts=len(drafts), V=self._geometry.vocab_size)
         changes = self.guard.begin()
         sequence.compute(run, computed, keep=0)
         self._refuse_reset(changes)

@@ -41,7 +41,8 @@ class CachedSequence:
         self.binding = Binding(graph, geometry, keep=keep)
         self._ids = np.zeros(geometry.max_positions, np.int64)
         self._snapshots: weakref.WeakSet[Snapshot] = weakref.WeakSet()
-        bounded = [layer.window for layer in geometry.layers if layer.rows is not None]
+        self._layouts = set(geometry.layers)
+        bounded = [layer.window for layer in self._layouts if layer.rows is not None]
         # Rows that are computed and evicted in one run could not be kept.
         self.longest_run = min((W for W in bounded if W), default=None) if keep else None
 
@@ -67,12 +68,11 @@ class CachedSequence:
     @property
     def room(self) -> int:
         """How many tokens can follow before rows are evicted, or a growing cache must grow."""
-        bounded = [
-            rows.layout.rows - rows.layout.held(self.tokens)
-            for rows in self.binding.rows
-            if rows.layout.rows is not None
-        ]
-        return min([self.binding.capacity - self.tokens, *bounded])
+        room = self.binding.capacity - self.tokens
+        for layout in self._layouts:
+            of_layer = layout.room(self.tokens)
+            room = room if of_layer is None else min(room, of_layer)
+        return room
 
     def compute(self, ids: Integers, logits: Floats, *, keep: int) -> None:
         """Run the graph on ids (1, T) after the sequence, without appending them.

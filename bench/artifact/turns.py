@@ -2,9 +2,10 @@
 
 A conversation of two turns: the time to the first token of the second, whose prompt is the whole
 conversation, with and without ``reuse``; a rewind of its last tokens and the step after it; a
-snapshot and its restore; and how many times faster ``speculate`` decodes a text that repeats
-itself, and one sampled freely. Ways of one figure are measured in turns, so that other load on the
-machine affects both; figures are medians.
+snapshot and its restore; and how many times faster ``speculate`` decodes an edited function, an
+answer with quotes, and a text sampled freely. The first two are chosen token by token, so that any
+model writes them; what is computed does not depend on who chooses. Ways of one figure are measured
+in turns, so that other load on the machine affects both; figures are medians.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from ...runtime import Model, Sampler, Session
 from ...runtime.decoding.history import History
 from ...runtime.decoding.processors import Logits, Processor
 from ...runtime.sizes import format_bytes
+from .copied_texts import TEXTS
 from .speed import token_ids
 
 _TURN, _NEXT = 0.5, 8  # share of the positions that a turn takes, at most 512; tokens of the next
-_NEW = 128  # tokens decoded
-_REPEATED = 12  # tokens that the text repeats
+_PROMPT, _NEW = 16, 256  # tokens of a text sampled freely
 _BACK = 4  # tokens taken back
 
 
@@ -94,40 +95,47 @@ def _rewind(session: Session) -> None:
 
 
 def _speculation(model: Model, rounds: int) -> dict[str, float]:
-    """How many times faster decoding is with drafts, by text."""
-    geometry = model.manifest.geometry
-    new = min(_NEW, geometry.max_positions // 3)
-    repeated = token_ids(geometry.vocab_size, _REPEATED) * 4
-    texts = {
-        # Chosen by a processor, so that random weights copy too.
-        "a text that repeats itself": Sampler(processors=(_copying(repeated),)),
-        "a text sampled freely": Sampler(temperature=1.0, seed=3),
-    }
+    """How many times faster decoding is with drafts, by text.
+
+    A session decodes each text once before it is measured, and knows the times of runs then.
+    """
+    work = []
+    for text in TEXTS:
+        prompt = model.tokenizer.encode(text.prompt)
+        answer = model.tokenizer.encode(text.answer, is_first=False)
+        sampler = Sampler(processors=(_writing(answer),))
+        most = model.manifest.geometry.max_positions - len(prompt)
+        work.append((text.what, prompt, min(len(answer), most), sampler))
+    free = token_ids(model.manifest.geometry.vocab_size, _PROMPT)
+    work.append(("a text sampled freely", free, _NEW, Sampler(temperature=1.0, seed=3)))
     found = {}
-    for what, sampler in texts.items():
-        ratios = []
-        for _ in range(rounds):
-            seconds = {}
-            for speculate in (False, True):
-                with model.session() as session:
+    for what, prompt, count, sampler in work:
+        seconds: dict[bool, list[float]] = {False: [], True: []}
+        with model.session() as session:
+            for _ in range(rounds + 1):
+                for speculate in (False, True):
                     made = session.generate(
-                        repeated, max_new_tokens=new, sampler=sampler, speculate=speculate
+                        prompt,
+                        max_new_tokens=count,
+                        sampler=sampler,
+                        speculate=speculate,
+                        reuse=True,
                     ).finish()
-                seconds[speculate] = made.decode_seconds / max(1, len(made.tokens))
-            ratios.append(seconds[False] / seconds[True])
-        found[f"decoding of {what} with drafts, times faster"] = median(ratios)
+                    seconds[speculate].append(made.decode_seconds / max(1, len(made.tokens)))
+        ratios = [plain / ahead for plain, ahead in zip(*seconds.values(), strict=True)]
+        found[f"decoding of {what} with drafts, times faster"] = median(ratios[1:])
     return found
 
 
-def _copying(repeated: list[int]) -> Processor:
-    """A processor that lets the text go on repeating itself."""
+def _writing(answer: list[int]) -> Processor:
+    """A processor that lets a session write an answer."""
 
-    def copy(logits: Logits, history: History) -> Logits:
+    def write(logits: Logits, history: History) -> Logits:
         changed = np.full_like(logits, -np.inf)
-        changed[repeated[len(history.new_tokens) % _REPEATED]] = 0
+        changed[answer[len(history.new_tokens)]] = 0
         return changed
 
-    return copy
+    return write
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ class GeneratingSession(RewindableSession):
                 artifact=model.folder,
                 prompt=tokens,
                 reuse=reuse,
-                speculation=Speculation() if speculate else None,
+                speculation=Speculation(self._guarded.run_times) if speculate else None,
                 max_new_tokens=self._new_tokens(len(whole), max_new_tokens),
                 eos_token_ids=model.manifest.vocabulary.eos_token_ids,
                 choose=(sampler or Sampler()).start(known),

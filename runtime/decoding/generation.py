@@ -39,7 +39,7 @@ class Sequencer(Protocol):
     def step(self, token: int) -> Floats:
         """Append one token; logits (V,) of the next."""
 
-    def step_ahead(self, token: int, speculation: Speculation) -> Floats:
+    def step_ahead(self, token: int, speculation: Speculation, *, most: int) -> Floats:
         """``step``, which may compute the logits after likely next tokens in the same run."""
 
 
@@ -218,7 +218,8 @@ class Generation(Iterator[str]):
         if speculation is None:
             logits = self._session.step(token)
         else:
-            logits = self._session.step_ahead(token, speculation)
+            left = self._request.max_new_tokens - len(self._tokens)
+            logits = self._session.step_ahead(token, speculation, most=left)
         self._is_pending = False
         self._decode_seconds += perf_counter() - start
         return logits

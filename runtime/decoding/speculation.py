@@ -1,4 +1,4 @@
-"""Prompt lookup: drafts of the next tokens, copied from where the last ones occurred before.
+"""Drafts of the next tokens, computed in one run where that is expected to save time.
 
 One run computes the logits after a token and after each of its drafts. As long as the tokens that
 are chosen are the drafts, their logits are there already. Each token is chosen as ever, by any
@@ -7,9 +7,14 @@ up to the rounding of sums in another order, as with a prompt cut into other chu
 that round activations to 8 bits, a token that is nearly as likely may be chosen. Drafts that were
 not chosen leave rows beyond the end of the sequence, which the next run overwrites.
 
-Source: Saxena, "Prompt Lookup Decoding" (2023), for the drafts; Leviathan et al.,
-arXiv:2211.17192, for the verification: its rule for drafts of probability 1 is to sample and
-compare.
+Whether drafts pay is known without trying: each chosen token, also of plain steps, is compared
+with the prediction, which gives the share that is right by how many tokens were matched before.
+With the measured times of runs this gives the number of drafts by which most tokens a second are
+expected, often none. If runs cost more than they saved all the same, drafts pause, twice as long
+each time.
+
+Source: Leviathan et al., arXiv:2211.17192, for the verification (its rule for drafts of
+probability 1 is to sample and compare) and for the expected number of tokens of a run.
 """
 
 from __future__ import annotations
@@ -17,53 +22,80 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from .prompt_lookup import PromptLookup
+from .run_times import RunTimes
+
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
-_MATCHED = 3  # tokens that must have occurred before
-_FEWEST, _MOST = 2, 16  # drafts of one run
-_FIRST_PAUSE, _LONGEST_PAUSE = 16, 1024  # plain steps after a run that was not worth its time
-_PAUSE_GROWS = 4
-_WEIGHT = 0.2  # of the newest plain step in their mean time
+# Share of right predictions after 0, 1, 2 to 3, 4 to 7, 8 to 15 and more matched tokens, before
+# any is known: less than in copied text, more than in text that is not copied.
+_FIRST_SHARES = (0.2, 0.6, 0.6, 0.75, 0.9, 0.95)
+_SHARE_WEIGHT = 1 / 16  # of the newest prediction in a share
+_COUNTS = (1, 2, 4, 8, 16)  # of drafts in a run
+_GAIN = 1.05  # tokens for the time of one, expected of a run; fewer are not worth it
+_FIRST_PAUSE, _LONGEST_PAUSE = 32, 2048  # plain steps after runs that cost more than they saved
+_MOST_SAVED = 4.0  # steps that runs are credited with, before others that cost more
 
 
 class Speculation:
-    """Drafts of one generation, and whether they are worth their time."""
+    """Drafts of one generation, and how many are worth their time."""
 
-    def __init__(self) -> None:
-        """Know nothing yet."""
-        self._places: dict[tuple[int, ...], int] = {}  # after the last occurrence of some tokens
-        self._indexed = 0  # tokens of the sequence whose ends are in ``_places``
-        self._length, self._pause, self._left = _FEWEST, _FIRST_PAUSE, 0
-        self._plain_seconds: float | None = None
-        self._run_seconds = 0.0
+    def __init__(self, times: RunTimes | None = None) -> None:
+        """Begin with the times that were measured before, if any."""
+        self._times = times or RunTimes()
+        self._lookup: PromptLookup | None = None
+        self._shares = [*_FIRST_SHARES]
+        self._saved = 0.0  # steps, by the last runs
+        self._pause, self._left = _FIRST_PAUSE, 0
         self._drafts: list[int] = []
         self._logits: Floats = np.empty((0, 0), np.float32)
+        self._buffer: Floats = np.empty((1, 0, 0), np.float32)
+        self._run_steps = 0.0
         self._taken = 0  # drafts that were chosen
         self._since = -1
 
-    def drafts(self, ids: Integers, *, most: int) -> list[int]:
-        """Tokens that may follow, at most so many; none while drafts are not worth their time."""
-        self._index(ids)
-        if self._plain_seconds is None:  # the first step is plain: its time is compared with
+    def append(self, token: int, *, after: Integers) -> None:
+        """Note a chosen token and whether it was predicted; the first one reads the sequence."""
+        if self._lookup is None:
+            self._lookup = PromptLookup(after)
+        kind = _kind(self._lookup.matched) if self._lookup.predicts else None
+        is_right = self._lookup.append(token)
+        if kind is not None:
+            self._shares[kind] += _SHARE_WEIGHT * (is_right - self._shares[kind])
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there may be drafts: a prediction, no pause, and a step to compare runs with."""
+        lookup = self._lookup
+        return bool(
+            lookup is not None
+            and lookup.predicts
+            and not self._left
+            and self._times.step_seconds is not None
+        )
+
+    def drafts(self, *, most: int) -> list[int]:
+        """Tokens that may follow, at most so many; none where they are not worth their time."""
+        lookup = self._lookup
+        if lookup is None or not self.is_ready or most < 1:
             return []
-        if self._left:
-            self._left -= 1
+        count = self._best_count(lookup.matched, most=most)
+        if not count:
+            self._times.shrink()
             return []
-        place = self._places.get(tuple(ids[-_MATCHED:].tolist()))
-        count = min(self._length, most)
-        if place is None:
-            return []
-        copied = [int(token) for token in ids[place : place + count]]
-        # Where the text repeats itself, what comes next begins with the drafts themselves.
-        while len(copied) < count:
-            copied.append(copied[len(copied) - (len(ids) - place)])
-        return copied
+        return lookup.next(count)
 
     def note_plain(self, seconds: float) -> None:
         """Note the time of a step without drafts."""
-        mean = self._plain_seconds
-        self._plain_seconds = seconds if mean is None else mean + _WEIGHT * (seconds - mean)
+        self._times.note_step(seconds)
+        self._left = max(self._left - 1, 0)
+
+    def buffer(self, *, drafts: int, V: int) -> Floats:
+        """Memory (1, k + 1, V) for the logits of a run, which the next run overwrites."""
+        if self._buffer.shape[1] <= drafts:
+            self._buffer = np.empty((1, drafts + 1, V), np.float32)
+        return self._buffer[:, : drafts + 1]
 
     def begin(self, drafts: list[int], logits: Floats, *, seconds: float, changes: int) -> None:
         """Note a run: logits (k + 1, V) after a token and its k drafts.
@@ -71,7 +103,7 @@ class Speculation:
         ``changes`` is the guard's number, which every other change of the sequence increases.
         """
         self._drafts, self._logits, self._taken = drafts, logits, 0
-        self._run_seconds, self._since = seconds, changes
+        self._run_steps, self._since = self._times.note_run(len(drafts), seconds), changes
 
     def ahead(self, token: int, *, changes: int) -> Floats | None:
         """Logits (V,) after a token, if the last run computed them; None where it did not."""
@@ -87,23 +119,33 @@ class Speculation:
         """Judge the last run, of which no more drafts will be chosen."""
         if not self._drafts:
             return
-        saved = (1 + self._taken) * (self._plain_seconds or 0.0) - self._run_seconds
-        if saved > 0:
+        self._saved = min(self._saved + 1 + self._taken - self._run_steps, _MOST_SAVED)
+        if self._saved < 0:
+            self._left, self._saved = self._pause, 0.0
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        elif self._saved == _MOST_SAVED:
             self._pause = _FIRST_PAUSE
-        else:
-            self._left = self._pause
-            self._pause = min(self._pause * _PAUSE_GROWS, _LONGEST_PAUSE)
-        if self._taken == len(self._drafts):
-            self._length = min(2 * self._length, _MOST)
-        elif 2 * self._taken < len(self._drafts):
-            self._length = max(self._length // 2, _FEWEST)
         self._drafts = []
         self._taken = 0
 
-    def _index(self, ids: Integers) -> None:
-        """Note what followed each few tokens; the last ones themselves have nothing after them."""
-        tokens = ids[max(self._indexed - _MATCHED, 0) :].tolist()
-        start = len(ids) - len(tokens)
-        for end in range(max(self._indexed, _MATCHED), len(ids)):
-            self._places[tuple(tokens[end - _MATCHED - start : end - start])] = end
-        self._indexed = len(ids)
+    def _best_count(self, matched: int, *, most: int) -> int:
+        """The number of drafts by which most tokens a second are expected; 0: a plain step."""
+        best, highest = 0, _GAIN
+        tokens = reached = 1.0  # expected of the run; the chance that all drafts so far are right
+        drafts = 0
+        for count in _COUNTS:
+            if count > most:
+                break
+            while drafts < count:
+                reached *= self._shares[_kind(matched + drafts)]
+                tokens += reached
+                drafts += 1
+            gain = tokens / self._times.steps(count)
+            if gain > highest:
+                best, highest = count, gain
+        return best
+
+
+def _kind(matched: int) -> int:
+    """The index of a share by the number of matched tokens."""
+    return min(matched.bit_length(), len(_FIRST_SHARES) - 1)

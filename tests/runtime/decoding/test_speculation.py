@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import softmax
+from scipy.stats import chisquare
 from tramontane.runtime import Model, Sampler, Session
+from tramontane.runtime.decoding.history import History
+from tramontane.runtime.decoding.processors import Logits
+from tramontane.runtime.decoding.run_times import RunTimes
 from tramontane.runtime.decoding.speculation import Speculation
 
 ROUNDING = 0.4  # of logits: those of a run and of single steps differ by about half of it in int8
@@ -27,17 +34,27 @@ class Counted:
         self.graph.run_with_iobinding(binding)
 
 
-class Eager(Speculation):
-    """Drafts at every step, as if they cost nothing."""
+class Free(RunTimes):
+    """Runs of any length take no time, so that drafts are made wherever there is a prediction."""
 
-    def note_plain(self, seconds: float) -> None:
-        self._plain_seconds = 1e9
+    step_seconds: float | None = 1.0
+
+    def __init__(self) -> None:
+        """Know all."""
+
+    def note_step(self, seconds: float) -> None:
+        pass
+
+    def note_run(self, drafts: int, seconds: float) -> float:
+        return 0.0
+
+    def steps(self, drafts: int) -> float:
+        return 0.01
 
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    where = "tramontane.runtime.decoding.generating_session.Speculation"
-    monkeypatch.setattr(where, Eager)
+    monkeypatch.setattr("tramontane.runtime.guarded_sequence.RunTimes", Free)
 
 
 @pytest.fixture(scope="module", params=["fp32-ort", "fp32-portable"])
@@ -98,46 +115,173 @@ def test_drafts_that_are_not_chosen_leave_nothing_behind(
         np.testing.assert_allclose(ahead.step(token), expected, rtol=0, atol=1e-4)
 
 
-def test_drafts_are_what_followed_the_last_tokens_before() -> None:
-    speculation = Eager()
-    speculation.note_plain(1.0)
-    ids = np.array([5, 6, 7, 8, 9, 5, 6, 7])
-    assert speculation.drafts(ids[:5], most=9) == []
-    assert speculation.drafts(ids, most=2) == [8, 9]
-    assert speculation.drafts(ids, most=1) == [8]
-    longer = np.append(ids, [4, 5, 6, 7])
-    assert speculation.drafts(longer, most=2) == [4, 5]  # of two places, the later
+class Clock:
+    """Decodes a given text with drafts; a run takes a given time, whatever is in it."""
+
+    def __init__(self, cost_of_draft: float, *, times: RunTimes | None = None) -> None:
+        self.cost, self.times = cost_of_draft, times or RunTimes()
+
+    def gain(self, prompt: Sequence[int], text: Sequence[int], *, room: int = 16) -> float:
+        """How many times faster than one by one the text is decoded."""
+        speculation, ids, seconds = Speculation(self.times), [*prompt], 0.0
+        for changes, token in enumerate(text):
+            found = speculation.ahead(token, changes=changes)
+            speculation.append(token, after=np.array(ids, np.int64))
+            ids.append(token)
+            if found is not None:
+                continue
+            speculation.settle()
+            most = min(room, len(text) - changes - 1)
+            drafts = speculation.drafts(most=most) if speculation.is_ready else []
+            took = 1 + self.cost * len(drafts)
+            seconds += took
+            if drafts:
+                logits = np.zeros((len(drafts) + 1, 1), np.float32)
+                speculation.begin(drafts, logits, seconds=took, changes=changes + 1)
+            else:
+                speculation.note_plain(took)
+        return len(text) / seconds
 
 
-def test_drafts_grow_while_they_are_chosen_and_pause_when_they_cost_more_than_they_save() -> None:
-    speculation = Speculation()
-    ids = np.array([5, 6, 7] * 20)
-    assert speculation.drafts(ids[:-17], most=99) == []  # the first step is plain
+FUNCTION = [*range(100, 160)] * 2  # nothing in it tells which of its two halves comes
+EDITED = [*range(100, 112), 7, 8, *range(112, 130), 9, *range(131, 160)]
+
+
+def test_an_edited_copy_is_at_least_twice_as_fast_where_a_draft_costs_a_fifth_of_a_step() -> None:
+    clock = Clock(0.2)
+    assert clock.gain(FUNCTION, EDITED) > 1.7  # times of runs are not known yet
+    assert clock.gain(FUNCTION, EDITED) > 2
+
+
+@pytest.mark.parametrize("cost", [0.02, 0.1, 0.2, 0.5, 1.0, 3.0])
+@pytest.mark.parametrize("tokens", [2, 4, 8, 50])
+def test_a_text_that_copies_by_chance_loses_no_more_than_three_percent(
+    tokens: int, cost: float
+) -> None:
+    """Of few different tokens, three have always occurred before and mean nothing."""
+    for seed in range(3):
+        random = np.random.default_rng(seed)
+        prompt, text = random.integers(0, tokens, (2, 400)).tolist()
+        assert Clock(cost).gain(prompt, text) > 0.97
+
+
+@pytest.mark.parametrize("cost", [0.1, 0.2, 0.5, 1.0, 3.0])
+def test_a_copy_that_ends_over_and_over_loses_no_more_than_three_percent(cost: float) -> None:
+    """Each time that drafts look certain, the text turns away."""
+    prompt = [*range(200)]
+    text = [token for start in range(0, 180, 9) for token in (*range(start, start + 6), -start)]
+    assert Clock(cost).gain(prompt, text * 3) > 0.97
+
+
+def test_a_machine_that_becomes_faster_at_runs_is_found_out() -> None:
+    times = RunTimes()
+    assert Clock(3.0, times=times).gain(FUNCTION, EDITED) > 0.9
+    for _ in range(12):
+        Clock(0.1, times=times).gain(FUNCTION, EDITED)
+    assert Clock(0.1, times=times).gain(FUNCTION, EDITED) > 2
+
+
+class Mistaken(RunTimes):
+    """Says that runs take little time; they take as much as nine steps."""
+
+    def note_run(self, drafts: int, seconds: float) -> float:
+        return 9.0
+
+    def steps(self, drafts: int) -> float:
+        return 1.1
+
+
+def test_drafts_pause_twice_as_long_each_time_that_runs_cost_more_than_they_save() -> None:
+    speculation, ids = Speculation(Mistaken()), np.array([5, 6, 7] * 9)
     speculation.note_plain(1.0)
-    for length in (2, 4, 8, 16, 16):
-        drafts = speculation.drafts(ids[:-17], most=99)
-        assert drafts == ([5, 6, 7] * 9)[(len(ids) - 17) % 3 :][:length]
-        speculation.begin(drafts, np.zeros((length + 1, 4), np.float32), seconds=1.5, changes=1)
-        for place, token in enumerate(drafts):
-            assert speculation.ahead(token, changes=1 + place) is not None
-        assert speculation.ahead(5, changes=1 + length) is None
-        speculation.settle()
     pauses = []
-    for _ in range(3):
+    for turn in range(3):
         steps = 0
-        while not (drafts := speculation.drafts(ids[:-17], most=99)):
+        speculation.append(5, after=ids)
+        while not speculation.is_ready:
             steps += 1
+            speculation.note_plain(1.0)
+            speculation.append([6, 7, 5][(steps - 1) % 3], after=ids)
         pauses.append(steps)
-        logits = np.zeros((len(drafts) + 1, 4), np.float32)
-        speculation.begin(drafts, logits, seconds=9.0, changes=1)
-        assert speculation.ahead(999, changes=1) is None
+        speculation.begin(
+            speculation.drafts(most=4), np.zeros((5, 1), np.float32), seconds=9.0, changes=turn
+        )
         speculation.settle()
-    assert pauses == [0, 16, 64]
+    assert pauses == [0, 32, 64]
+
+
+def test_there_are_no_more_drafts_than_there_is_room_for() -> None:
+    speculation = Speculation(Free())
+    speculation.append(7, after=np.array([5, 6, 7, 8, 9, 5, 6]))
+    assert speculation.drafts(most=1) == [8]
+    assert speculation.drafts(most=0) == []
+    assert speculation.drafts(most=-1) == []
+
+
+def test_the_first_step_of_a_session_is_plain() -> None:
+    times = RunTimes()
+    speculation = Speculation(times)
+    speculation.append(7, after=np.array([5, 6, 7, 5, 6]))
+    assert not speculation.is_ready
+    times.note_step(1.0)
+    assert speculation.is_ready
 
 
 def test_logits_ahead_are_not_given_after_another_change() -> None:
-    speculation = Speculation()
+    speculation = Speculation(Free())
     speculation.begin([5, 6], np.zeros((3, 4), np.float32), seconds=1.0, changes=7)
     assert speculation.ahead(5, changes=8) is None
     assert speculation.ahead(5, changes=7) is not None
     assert speculation.ahead(6, changes=7) is None
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("eager")
+def test_sampled_tokens_have_the_distribution_of_the_model(
+    embedded_artifact: Callable[[str], Path],
+) -> None:
+    """Three tokens of three, drawn with many seeds, against softmax of plain logits."""
+    model = Model.load(embedded_artifact("fp32-ort"), threads=1)
+    session = model.session(keep=8)
+    sampler = Sampler(temperature=2.0, processors=(_only_three,))
+    prompt = np.random.default_rng(0).choice(THREE, 90).tolist()  # any three of them occur in it
+    draws = 400
+    counts: Counter[tuple[int, ...]] = Counter()
+    graph = Counted(session)
+    for seed in range(draws):
+        drawn = replace(sampler, seed=seed)
+        made = session.generate(
+            prompt, max_new_tokens=3, sampler=drawn, reuse=True, speculate=True
+        ).finish()
+        counts[tuple(made.tokens)] += 1
+    plain = model.session(keep=8)
+    expected = {
+        (a, b, c): draws * p * q * r
+        for a, p in _distribution(plain, prompt)
+        for b, q in _distribution(plain, [*prompt, a])
+        for c, r in _distribution(plain, [*prompt, a, b])
+    }
+    assert set(counts) <= set(expected)
+    assert graph.runs < 3.9 * draws  # of four plain ones: drafts were chosen ...
+    assert graph.runs > 2.2 * draws  # ... and not chosen
+    cells = [cell for cell, number in expected.items() if number >= 5]
+    observed = [*(counts[cell] for cell in cells)]
+    wanted = [*(expected[cell] for cell in cells)]
+    rest = [draws - sum(observed)], [draws - sum(wanted)]
+    assert chisquare(observed + rest[0], wanted + rest[1]).pvalue > 0.01
+
+
+THREE = (300, 301, 302)
+
+
+def _only_three(logits: Logits, history: History) -> Logits:
+    """A processor that rules out all tokens but three."""
+    changed = np.full_like(logits, -np.inf)
+    changed[[*THREE]] = logits[[*THREE]]
+    return changed
+
+
+def _distribution(session: Session, tokens: list[int]) -> list[tuple[int, float]]:
+    """The three tokens and their probabilities at temperature 2."""
+    logits = session.prefill(tokens, reuse=True)[[*THREE]]
+    return list(zip(THREE, softmax(logits / 2.0).tolist(), strict=True))
