@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..export.calibrate.one_matrix import round_for_first_layer
-from ..graphs.quantization.codes import pack_nibbles, unpack_nibbles
+from ..graphs.quantization.codes import pack_codes, unpack_codes
 from ..graphs.quantization.scheme import Scheme
 from .planting import Fault, Graph
 
@@ -17,16 +17,16 @@ def _hessian_of_another_layer(graph: Graph) -> None:
     blocks = round_for_first_layer(graph.config, graph.checkpoint, 4, "mlp.down", scheme)
     graph.write(f"{name}.codes", blocks.codes)
     graph.write(f"{name}.scales", blocks.scales)
-    graph.write(f"{name}.packed_zero_points", pack_nibbles(blocks.zero_points))
+    graph.write(f"{name}.packed_zero_points", pack_codes(blocks.zero_points, bits=4))
 
 
 def _order_not_undone(graph: Graph) -> None:
     """Leave codes in the order in which columns are rounded: some other than the matrix has."""
     name = "layers.2.mlp.up.weight.codes"
     packed = graph.read(name)
-    codes = unpack_nibbles(packed).reshape(len(packed), -1)
+    codes = unpack_codes(packed, bits=4).reshape(len(packed), -1)
     order = np.random.default_rng(0).permutation(codes.shape[1])
-    graph.write(name, pack_nibbles(codes[:, order]).reshape(packed.shape))
+    graph.write(name, pack_codes(codes[:, order], bits=4).reshape(packed.shape))
 
 
 def _row_without_scales(graph: Graph) -> None:

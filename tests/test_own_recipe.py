@@ -34,6 +34,27 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+def test_two_bits_are_exported_and_proved_beside_others(two_layers: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mixed.toml"
+    path.write_text(
+        """
+        [matrices]
+        "head"              = { bits = 8 }
+        "embedding"         = { bits = 2, block = 32, scales = "uint8" }
+        "layers.*.mlp.up"   = { bits = 2, block = 32, scales = "uint8", method = "gptq" }
+        "layers.*.mlp.gate" = { bits = 2, block = 64 }
+        "*"                 = { bits = 4, method = "gptq" }
+        """
+    )
+    options = ExportOptions(quant=open_recipe(path), target="ort", calibration_tokens=8192)
+    manifest = export_checkpoint(two_layers, tmp_path / "out", options, gate=prove)
+    found = {one["matrix"]: one["bits"] for one in manifest.tensors if "matrix" in one}
+    assert found["layers.0.mlp.up.weight"] == found["layers.1.mlp.gate.weight"] == 2
+    assert found["embedding.weight"] == 2
+    assert found["layers.1.mlp.down.weight"] == 4
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["ort", "portable"])
 def test_matrices_have_the_bits_of_their_lines_and_the_gate_passes(
     two_layers: Path, file: Path, tmp_path: Path, target: str

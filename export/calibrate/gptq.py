@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...graphs.quantization.codes import LARGEST, MIDDLE, STEPS, Blocks, pack_nibbles
+from ...graphs.quantization.codes import LARGEST, MIDDLE, Blocks, pack_codes, steps_of
 from ...graphs.quantization.methods.round_to_nearest import quantize
 from ...graphs.quantization.scales_in_bytes import rounded
 from ...graphs.quantization.scheme import Scheme
@@ -124,9 +124,8 @@ def gptq(matrix: np.ndarray, scheme: Scheme, found: Correlations) -> Blocks:
     blocks, missing = nearest.scales.shape[1], -columns % scheme.block
     filled = functional.pad(steps, (0, missing))  # with steps of zero
     codes = filled.reshape(len(matrix), blocks, scheme.block) + zero_points[:, :, None]
-    packed = codes.to(torch.uint8).numpy()
     return Blocks(
-        codes=packed if scheme.bits == 8 else pack_nibbles(packed),
+        codes=pack_codes(codes.to(torch.uint8).numpy(), bits=scheme.bits),
         scales=scales.numpy(),
         zero_points=nearest.zero_points,
     )
@@ -147,7 +146,7 @@ def round_columns(
     Returns:
         (N, K) int16: code - zero point of each weight.
     """
-    low, high = (1, MIDDLE + LARGEST) if scheme.bits == 8 else (0, STEPS)
+    low, high = (1, MIDDLE + LARGEST) if scheme.bits == 8 else (0, steps_of(scheme.bits))
     left = weights[:, found.order]  # corrected so far
     rounded = torch.empty(left.shape, dtype=torch.int16)
     for end in range(weights.shape[1], 0, -_COLUMNS_AT_ONCE):

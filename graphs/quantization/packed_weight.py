@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from .. import weights
 from ..weights import Origin, Packing
-from .codes import Blocks, pack_nibbles
+from .codes import Blocks, pack_codes
 from .methods.method import Rounder
 from .scales_in_bytes import bytes_of, factors_of
 from .scheme import Scheme
@@ -155,13 +155,13 @@ class Packed:
 
     @functools.cached_property
     def packed_zero_points(self) -> ir.Value | None:
-        """(N, ceil(blocks / 2)) uint8, two to a byte; None where zero's code is fixed."""
+        """(N, ceil(blocks * bits / 8)) uint8; None where zero's code is fixed."""
         if self.scheme.is_symmetric:
             return None
         return weights.weight(
             f"{self.name}.packed_zero_points",
-            lambda: pack_nibbles(self._read().zero_points),
-            shape=(self.rows, -(-self.blocks // 2)),
+            lambda: pack_codes(self._read().zero_points, bits=self.scheme.bits),
+            shape=(self.rows, -(-self.blocks * self.scheme.bits // 8)),
             dtype=ir.DataType.UINT8,
         )
 
@@ -170,7 +170,7 @@ class Packed:
         """(N, blocks) uint4, as DequantizeLinear wants them beside codes of that type."""
         return weights.weight(
             f"{self.name}.zero_point_elements",
-            lambda: pack_nibbles(self._read().zero_points.reshape(-1)),
+            lambda: pack_codes(self._read().zero_points.reshape(-1), bits=4),
             shape=(self.rows, self.blocks),
             dtype=ir.DataType.UINT4,
         )

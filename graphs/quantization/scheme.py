@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-BITS = (4, 8)  # that codes may have
+BITS = (2, 4, 8)  # that codes may have
 FLOAT_SCALES, BYTE_SCALES = SCALE_TYPES = ("float32", "uint8")
 _FLOAT_BYTES, _FACTOR_BYTES = 4, 2
-_SMALLEST_BLOCK = 16  # that MatMulNBits takes
+# That MatMulNBits multiplies in int8, by bits; smaller ones of 2 bits it would unpack each time.
+_SMALLEST_BLOCK = {2: 32, 4: 16, 8: 16}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +38,7 @@ class Scheme:
     def row_bytes(self, columns: int) -> int:
         """Bytes of one row as MatMulNBits reads it: its last block filled, scales, zero points."""
         blocks = self.blocks_of(columns)
-        zero_points = 0 if self.is_symmetric else -(-blocks // 2)
+        zero_points = 0 if self.is_symmetric else -(-blocks * self.bits // 8)
         scales = blocks + _FACTOR_BYTES if self.has_byte_scales else blocks * _FLOAT_BYTES
         return blocks * self.block * self.bits // 8 + scales + zero_points
 
@@ -51,11 +52,11 @@ class Scheme:
         [128, 64, 32, 64, 128]
         """
         blocks = [self.block]
-        while blocks[-1] >= 2 * _SMALLEST_BLOCK:
+        while blocks[-1] >= 2 * _SMALLEST_BLOCK[self.bits]:
             blocks.append(blocks[-1] // 2)
         schemes = [dataclasses.replace(self, block=block) for block in blocks]
         return min(schemes, key=lambda one: one.row_bytes(columns))
 
     def fills_bytes(self, columns: int) -> bool:
         """Whether the codes of a row of so many weights fill whole bytes."""
-        return self.bits >= 8 or columns % 2 == 0
+        return columns * self.bits % 8 == 0

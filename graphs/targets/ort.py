@@ -23,16 +23,29 @@ from ..quantization.recipes.recipe import Recipe
 from .portable import TARGET as PORTABLE
 from .target import Target
 
+# Found by trying onnxruntime 1.32: in others, MatMulNBits multiplies in float.
+TWO_BIT_BLOCKS = (32, 64, 128)
+
 
 class Ort(Target):
     """GroupQueryAttention, MatMulNBits and GatherBlockQuantized."""
 
     name = "ort"
+    bits = (2, 4, 8)
     has_native_attention = True
 
     def attention_passes(self, recipe: Recipe) -> list[ir.passes.PassBase]:
         """Fuse what the kernels do in one, and lower the attention to GroupQueryAttention."""
         return [FuseSkipNorm(), LowerAttention(), PackQkv(recipe.is_uniform)]
+
+    def lacks_kernels(self, recipe: Recipe) -> str | None:
+        """Of 2 bits, some blocks are unpacked in each call."""
+        for rule in recipe.rules:
+            if rule.bits == 2 and rule.block not in TWO_BIT_BLOCKS:
+                takes = ", ".join(map(str, TWO_BIT_BLOCKS))
+                found = "no block" if rule.block is None else f"blocks of {rule.block}"
+                return f"{recipe.where(rule)} has 2 bits and {found}; take one of {takes}"
+        return super().lacks_kernels(recipe)
 
     def stacks_projections(self, head_dim: int, *, has_rope: bool, has_head_norms: bool) -> bool:
         """Where nothing in front of the kernel reads queries and keys alone, as rope may."""

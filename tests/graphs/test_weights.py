@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from tramontane.graphs import weights
-from tramontane.graphs.quantization.codes import pack_nibbles, unpack_nibbles
+from tramontane.graphs.quantization.codes import pack_codes, unpack_codes
 from tramontane.runtime.errors import GraphError
 
 
@@ -74,12 +74,15 @@ def test_type_of_less_than_a_byte_is_stored_in_the_bytes_it_was_computed_as(
     rng: np.random.Generator, shape: tuple[int, ...]
 ) -> None:
     codes = rng.integers(16, size=shape, dtype=np.uint8)
-    packed = pack_nibbles(codes.reshape(-1))
+    packed = pack_codes(codes.reshape(-1), bits=4)
     value = weights.weight("w", lambda: packed, shape=shape, dtype=ir.DataType.UINT4)
     assert weights.num_bytes(value) == packed.nbytes
     np.testing.assert_array_equal(weights.stored(value), packed)
     np.testing.assert_array_equal(weights.read(value).astype(np.uint8), codes)
-    assert unpack_nibbles(weights.stored(value))[: codes.size].tolist() == codes.flatten().tolist()
+    assert (
+        unpack_codes(weights.stored(value), bits=4)[: codes.size].tolist()
+        == codes.flatten().tolist()
+    )
 
 
 def test_stored_numbers_of_a_plain_tensor_are_its_numbers(normal: Callable) -> None:

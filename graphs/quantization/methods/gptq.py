@@ -18,7 +18,7 @@ import numpy as np
 from ....runtime.errors import GraphError
 from ...passes.pack_qkv import parts_of
 from ..activation_ranges import Calibration
-from ..codes import LARGEST, STEPS, Blocks
+from ..codes import LARGEST, Blocks, steps_of
 from ..scheme import Scheme
 from .method import Method, Rounder
 
@@ -31,8 +31,13 @@ class Gptq(Method):
 
     # A weight that makes up for the errors of others moves away from its own value, by several
     # steps where its input is small. That the whole matrix is rounded well is another check, of
-    # what it computes. In 8 bits as many steps, which are shorter.
-    weight_errors: ClassVar[Mapping[int, float]] = {4: 1.5, 8: 1.5 * STEPS / LARGEST}
+    # what it computes. In 8 bits as many steps, which are shorter; in 2 bits there are but 3, and
+    # a weight at one end of them may be rounded to the other.
+    weight_errors: ClassVar[Mapping[int, float]] = {
+        2: 2.0,
+        4: 1.5,
+        8: 1.5 * steps_of(4) / LARGEST,
+    }
 
     def rounder(self, calibration: Calibration | None) -> Rounder:
         """Looks matrices up."""

@@ -19,7 +19,12 @@ from tramontane.graphs.quantization.scheme import Scheme
 from tramontane.runtime.errors import GraphError
 
 INT4 = Scheme(bits=4, block=32)
-SCHEMES = [INT4, Scheme(bits=4, block=16), Scheme(bits=8, block=32)]
+SCHEMES = [
+    Scheme(bits=2, block=32, method="gptq"),
+    INT4,
+    Scheme(bits=4, block=16),
+    Scheme(bits=8, block=32),
+]
 
 
 def inputs_of(columns: int, *, positions: int = 400, seed: int = 0) -> torch.Tensor:
@@ -50,7 +55,7 @@ def plain_gptq(matrix: np.ndarray, hessian: np.ndarray, scheme: Scheme) -> np.nd
         np.repeat(np.float64(each), scheme.block, axis=1)[:, :columns]
         for each in (nearest.scales, nearest.zero_points)
     )
-    low, high = (1, 255) if scheme.bits == 8 else (0, 15)
+    low, high = (1, 255) if scheme.bits == 8 else (0, 2**scheme.bits - 1)
     left, inverse = np.float64(matrix), np.linalg.inv(np.float64(hessian))
     steps = np.zeros_like(left)
     for column in np.argsort(-np.diag(hessian), kind="stable"):

@@ -200,8 +200,8 @@ def test_name_of_one_s_own_follows_what_the_file_says_and_not_where_it_lies(
         ),
         ('[matrices]\n\n"*" = 4', r"my.toml:3: \"\*\": found 4, expected a table, such as"),
         ('[matrices]\n"*" = { block = 32 }', r"my.toml:2: .*: no bits, expected bits, such as"),
-        ('[matrices]\n"*" = { bits = 5 }', "my.toml:2: .*: bits = 5, expected one of 4, 8, 32"),
-        ('[matrices]\n"*" = { bits = "4" }', "my.toml:2: .*: bits = '4', expected one of 4"),
+        ('[matrices]\n"*" = { bits = 5 }', "my.toml:2: .*: bits = 5, expected one of 2, 4, 8, 32"),
+        ('[matrices]\n"*" = { bits = "4" }', "my.toml:2: .*: bits = '4', expected one of 2"),
         (
             '[matrices]\n"*" = { bits = 4, block = 24 }',
             "my.toml:2: .*: block = 24, expected 16, 32, 64, 128 or 256, or no block",
@@ -227,7 +227,7 @@ def test_name_of_one_s_own_follows_what_the_file_says_and_not_where_it_lies(
             '"*" = { bits = 4, method = "gptq" }',
             "my.toml: methods smooth_then_round and gptq, expected either",
         ),
-        ("[matrices.head]\nbits = 7", 'my.toml:1: "head": bits = 7, expected one of 4, 8, 32'),
+        ("[matrices.head]\nbits = 7", 'my.toml:1: "head": bits = 7, expected one of 2, 4, 8, 32'),
     ],
 )
 def test_what_is_no_recipe_is_refused_with_its_line(text: str, message: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from tramontane.graphs import weights
-from tramontane.graphs.quantization.codes import pack_nibbles
+from tramontane.graphs.quantization.codes import pack_codes
 from tramontane.graphs.writing import artifact
 from tramontane.graphs.writing.artifact import write_graph
 from tramontane.graphs.writing.external_data import preallocate
@@ -119,7 +119,7 @@ def test_codes_of_4_bits_read_back(
     )
     packed = weights.weight(
         "w",
-        lambda: pack_nibbles(codes.reshape(-1)),
+        lambda: pack_codes(codes.reshape(-1), bits=4),
         shape=codes.shape,
         dtype=ir.DataType.UINT4,
     )

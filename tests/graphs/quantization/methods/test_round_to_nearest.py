@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from tramontane.graphs.quantization.codes import Blocks, dequantize, unpack_nibbles
+from tramontane.graphs.quantization.codes import Blocks, dequantize, unpack_codes
 from tramontane.graphs.quantization.methods import round_to_nearest as quantizing
 from tramontane.graphs.quantization.methods.round_to_nearest import METHOD, quantize
 from tramontane.graphs.quantization.scheme import Scheme
@@ -86,7 +86,7 @@ def test_two_ties_that_would_need_a_seventeenth_code_share_the_last() -> None:
     blocks = quantize(matrix, scheme)
     assert blocks.scales == 1
     assert blocks.zero_points == 8
-    assert unpack_nibbles(blocks.codes)[0, 0].tolist() == [0, 15, *range(1, 15)]
+    assert unpack_codes(blocks.codes, bits=4)[0, 0].tolist() == [0, 15, *range(1, 15)]
     assert_close(matrix, scheme)
 
 
