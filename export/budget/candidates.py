@@ -8,22 +8,47 @@ from collections.abc import Sequence
 from ...graphs.quantization.matrix_schemes import MatrixSchemes
 from ...graphs.quantization.recipes.recipe import EMBEDDING as EMBEDDING_END
 from ...graphs.quantization.recipes.recipe import Recipe, Rule
-from ...graphs.quantization.scheme import Scheme
+from ...graphs.quantization.scheme import BYTE_SCALES, Scheme
 from ...graphs.quantization.stored_size import stored_size
+from ...graphs.targets.target import Target
 from ...graphs.writing.external_data import ALIGNMENT_BYTES
 from ..formats.tensor_names import EMBEDDING, HEAD, parameters
 from ..plan import plan
 from ..planned_weights import PlannedWeights
 
-# Of layers; the embedding and the head are rounded to nearest, to the same bits and blocks.
+# Of layers; the embedding and the head are rounded to nearest, to the same bits and blocks. The
+# schemes of our recipes are among them, so that no choice for their sizes is expected to be worse.
 CANDIDATES = (
+    *(Scheme(bits=2, block=block, method="gptq", scales=BYTE_SCALES) for block in (128, 64, 32)),
     Scheme(bits=4, block=128, method="gptq"),
-    Scheme(bits=4, block=32, method="gptq"),
+    *(
+        Scheme(bits=4, block=block, method="gptq", scales=BYTE_SCALES)
+        for block in (128, 64, 32, 16)
+    ),
     Scheme(bits=8, block=128, method="gptq"),
     Scheme(bits=8, block=32, method="gptq"),
+    Scheme(bits=8, block=32, method="gptq", scales=BYTE_SCALES),
 )
+# By bits, the place of the candidate whose KL is measured. That of others follows from it, by how
+# far the outputs of the matrix move: where changes are small, KL grows as their square.
+_MEASURED = {2: 2, 4: 3, 8: 3}
+MEASURED = tuple(sorted(set(_MEASURED.values())))
 _LAYER, _SUFFIX = "layers.", ".weight"
 Choice = dict[str, Scheme]  # by parameter; of a tied matrix the head's
+
+
+def measured_for(place: int) -> int:
+    """The place of the candidate that another's KL follows from."""
+    return _MEASURED[CANDIDATES[place].bits]
+
+
+def places_on(target: Target) -> tuple[int, ...]:
+    """Places of the candidates that a target has kernels for."""
+    return tuple(
+        place
+        for place, candidate in enumerate(CANDIDATES)
+        if target.takes(recipe_of_choice({"layers.0.mlp.up.weight": candidate}, name="one"))
+    )
 
 
 def scheme_for(name: str, candidate: Scheme) -> Scheme:
@@ -33,18 +58,21 @@ def scheme_for(name: str, candidate: Scheme) -> Scheme:
     return dataclasses.replace(candidate, method="round_to_nearest")
 
 
-def sizes(weights: PlannedWeights, names: Sequence[str]) -> dict[str, list[int]]:
+def sizes(
+    weights: PlannedWeights, names: Sequence[str], places: Sequence[int]
+) -> dict[str, list[int]]:
     """Bytes in files that each matrix takes by each candidate.
 
     Args:
         weights: of a checkpoint on a target.
         names: of matrices.
+        places: of the candidates.
     """
     shapes = parameters(weights.config)
     found: dict[str, list[int]] = {}
     for name in names:
         found[name] = []
-        for candidate in CANDIDATES:
+        for candidate in (CANDIDATES[place] for place in places):
             recipe = recipe_of_choice({name: scheme_for(name, candidate)}, name="one")
             packer = weights.target.packer(MatrixSchemes(recipe, block=candidate.block))
             stored = stored_size(name, shapes[name], weights.roles_of(name), packer)

@@ -22,7 +22,15 @@ from ..config import MistralConfig
 from ..formats.checkpoint import Checkpoint
 from ..planned_weights import PlannedWeights
 from .assign import assign
-from .candidates import CANDIDATES, Choice, recipe_of_choice, scheme_for, sizes, total_size
+from .candidates import (
+    CANDIDATES,
+    Choice,
+    places_on,
+    recipe_of_choice,
+    scheme_for,
+    sizes,
+    total_size,
+)
 from .sensitivity import measure
 
 DEFAULT_TOKENS = 2048  # of the calibration text, to measure on
@@ -52,12 +60,14 @@ class Budget:
         costs: dict[str, list[float]],
     ) -> None:
         """Add up sizes; ``costs`` is what ``sensitivities`` returned."""
-        self._config, self._costs = config, costs
+        places = places_on(target)
+        self._config, self._candidates = config, [CANDIDATES[place] for place in places]
+        self._costs = {name: [each[place] for place in places] for name, each in costs.items()}
         recipe = recipe_of_choice(self._all(0), name="all")
         self._weights = PlannedWeights(
             config=config, target=target, recipe=recipe, block=DEFAULT_BLOCK, cache=cache
         )
-        self._sizes = sizes(self._weights, list(costs))
+        self._sizes = sizes(self._weights, list(costs), places)
         smallest = sum(each[0] for each in self._sizes.values())
         self._others = total_size(self._weights, self._all(0)) - smallest
 
@@ -99,14 +109,14 @@ class Budget:
     def _smallest(self) -> Fit:
         """Each matrix in its fewest bytes; or all alike, since such matrices are stacked."""
         each = {name: sizes.index(min(sizes)) for name, sizes in self._sizes.items()}
-        alike = [dict.fromkeys(self._costs, place) for place in range(len(CANDIDATES))]
+        alike = [dict.fromkeys(self._costs, place) for place in range(len(self._candidates))]
         return min(map(self._fitted, [each, *alike]), key=lambda one: one.weights_bytes)
 
     def _all(self, place: int) -> Choice:
-        return {name: scheme_for(name, CANDIDATES[place]) for name in self._costs}
+        return {name: scheme_for(name, self._candidates[place]) for name in self._costs}
 
     def _fitted(self, places: dict[str, int]) -> Fit:
-        choice = {name: scheme_for(name, CANDIDATES[places[name]]) for name in self._costs}
+        choice = {name: scheme_for(name, self._candidates[places[name]]) for name in self._costs}
         weights_bytes = total_size(self._weights, choice)
         return Fit(
             choice=choice,

@@ -117,7 +117,8 @@ def _best_part(blocks: np.ndarray, scheme: Scheme) -> np.ndarray:
     squares = np.stack(
         [_squares(blocks, *_in_part(blocks, exact, np.float32(part))) for part in _PARTS]
     )
-    return np.asarray(_PARTS, np.float32)[squares.argmin(axis=0)]
+    best: np.ndarray = np.asarray(_PARTS, np.float32)[squares.argmin(axis=0)]
+    return best
 
 
 def _in_part(

@@ -14,7 +14,7 @@ import transformers
 from tramontane.cli import main as cli
 from tramontane.export.budget import fit
 from tramontane.export.budget.assign import assign
-from tramontane.export.budget.candidates import CANDIDATES
+from tramontane.export.budget.candidates import CANDIDATES, MEASURED
 from tramontane.export.budget.fit import Budget, recipe_text
 from tramontane.export.budget.sensitivity import measure
 from tramontane.export.cache_choice import WINDOWED
@@ -24,6 +24,7 @@ from tramontane.graphs.quantization.codes import dequantize
 from tramontane.graphs.quantization.methods.round_to_nearest import quantize
 from tramontane.graphs.quantization.recipes.known import open_recipe
 from tramontane.graphs.quantization.recipes.read import parse_recipe
+from tramontane.graphs.quantization.scheme import Scheme
 from tramontane.graphs.targets.known import find_target
 from tramontane.runtime.errors import ConfigError
 
@@ -74,16 +75,30 @@ def test_cost_is_the_kl_of_transformers_own_model_with_that_matrix_rounded(
             every = [model(torch.from_numpy(tokens)[None]).logits[0] for tokens in SEQUENCES]
         return torch.log_softmax(torch.cat(every), dim=-1)
 
-    expected = logs()
+    expected, block = logs(), 0
     matrix = model.lm_head.weight.detach().numpy().copy()
+
+    def in_bytes(_module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        cut = inputs[0].unflatten(-1, (-1, block))
+        step = cut.abs().amax(dim=-1, keepdim=True) / 127
+        return ((torch.round(cut / step) * step).flatten(-2),)
+
+    model.lm_head.register_forward_pre_hook(in_bytes)
     for place, candidate in enumerate(CANDIDATES):  # the head is rounded to nearest
         scheme = candidate.fitted(matrix.shape[1])
+        block = scheme.block
         near = dequantize(quantize(matrix, scheme), scheme, columns=matrix.shape[1])
         model.lm_head.weight.data = torch.from_numpy(near)
         kl = float((expected.exp() * (expected - logs())).sum(dim=-1).mean())
-        assert found["head.weight"][place] == pytest.approx(kl, rel=0.02, abs=1e-8)
+        is_close = 0.05 if place in MEASURED and not tie else 0.3
+        assert found["head.weight"][place] == pytest.approx(kl, rel=is_close), candidate
     for name, costs in found.items():
-        assert costs[0] > costs[2] > 0, f"{name}: 8 bits cost less than 4"
+        of = dict(zip(CANDIDATES, costs, strict=True))
+        two, four, eight = (
+            next(cost for one, cost in of.items() if (one.bits, one.block) == (bits, 32))
+            for bits in (2, 4, 8)
+        )
+        assert two > four > eight > 0, name
 
 
 @pytest.mark.parametrize("tie", [False, True], ids=["untied", "tied"])
@@ -100,8 +115,12 @@ def test_recipe_keeps_to_its_size_and_is_no_worse_than_four_bits_everywhere(
     int4 = plan(config, quant="int4", target=target).memory.weights_bytes
     found = budget.fit(most=int4, flag="--size")
     assert found.weights_bytes <= int4
-    head = costs["head.weight"][2]  # of int4: 8 bits, and of the tied matrix too
-    assert found.kl <= sum(each[0] for name, each in costs.items() if "head" not in name) + head
+    four, eight = (
+        CANDIDATES.index(Scheme(bits=bits, block=128, method="gptq")) for bits in (4, 8)
+    )
+    head = costs["head.weight"][eight]  # of int4: 8 bits, and of the tied matrix too
+    others = sum(each[four] for name, each in costs.items() if "head" not in name)
+    assert found.kl <= others + head
     recipe = parse_recipe(recipe_text(found, model="tiny"), name="fit")
     planned = plan(config, quant=recipe, target=target)
     assert planned.memory.weights_bytes == found.weights_bytes
