@@ -7,18 +7,16 @@ from typing import Any
 
 from ...console.progress import say
 from ...runtime.contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
-from ...runtime.errors import CheckpointError
 from ...runtime.manifest import SENTENCEPIECE, Vocabulary, to_json
 from ...runtime.tokenizers.hugging_face import parse_tokenizer_json
 from ...runtime.tokenizers.kinds import KINDS
 from ...runtime.tokenizers.protocol import Codec
-from ...runtime.untrusted.json_text import parse_object
 from ..formats.checkpoint import Checkpoint
 from ..formats.held_files import HeldFile
-from ..formats.links import refuse_foreign
 from ..formats.metadata_fields import read_json_object
 from ..formats.tokenizer_files import SETTINGS_FILE, PublishedTokenizer
 from .added_tokens import with_added_tokens
+from .carried_files import carried, written_anew
 from .json_parts import read_around, to_bytes
 from .tokenizer import open_codec
 from .tokenizer_json import NotExpressible, TokenizerJson, first_difference
@@ -53,8 +51,11 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
     for name, file in tokenizer.companions.items():
         path = artifact / name
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(_checked(file))
-    (artifact / KINDS[tokenizer.kind].file).write_bytes(tokenizer.model)
+        path.write_bytes(carried(file))
+    model = tokenizer.model
+    if tokenizer.kind != SENTENCEPIECE:
+        model = written_anew(model, what=tokenizer.path)
+    (artifact / KINDS[tokenizer.kind].file).write_bytes(model)
     correct_settings(artifact, vocabulary, codec, source=tokenizer.path)
     most = checkpoint.config.max_position_embeddings
     if tokenizer.why_not_sentencepiece is not None:
@@ -75,30 +76,6 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
     origin = f"made from {tokenizer.made_from}"
     say(f"{tokenizer.path.with_name(TOKENIZER_JSON_FILE)}: {origin}")
     return origin
-
-
-def _checked(file: HeldFile) -> bytes:
-    """Content of a published file that an artifact carries: JSON, or a template's text.
-
-    ``tokenizer.json`` is judged where it is read, since a broken one is made anew.
-
-    Raises:
-        CheckpointError: it is neither, or a link out of the checkpoint.
-    """
-    refuse_foreign(file.path)
-    content = file.read_bytes()
-    if file.path.name == TOKENIZER_JSON_FILE:
-        return content
-    if file.path.suffix == ".json":
-        parse_object(content, what=file, error=CheckpointError, remedy="download it again")
-        return content
-    try:
-        content.decode()
-    except UnicodeDecodeError as error:
-        raise CheckpointError(
-            f"{file}: not UTF-8 ({error}), expected a template; download it again"
-        ) from error
-    return content
 
 
 def _write_beside_model(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.formats.links import is_own
 from tramontane.export.sidecars.sidecars import _generation
+from tramontane.export.tokenizer.carried_files import written_anew
 from tramontane.export.tokenizer.tokenizer import read_vocabulary
 from tramontane.export.tokenizer.write_tokenizer import write_tokenizer
 from tramontane.runtime.errors import CheckpointError, ConfigError
@@ -55,6 +58,35 @@ def test_a_link_within_the_checkpoint_is_followed(folder: Path) -> None:
     (folder / "special_tokens_map.json").symlink_to("map.json")
     carry(folder)
     assert (folder.parent / "out/special_tokens_map.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("name", ["special_tokens_map.json", "tokenizer_config.json"])
+def test_what_is_carried_was_parsed_and_written_anew(folder: Path, name: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    twice = b'{"extra": 1, \t"extra": "\xe2\x82\xac", "x": [1e30, -0.5]}' + b" " * 5000
+    (folder / name).write_bytes(twice)
+    carry(folder)
+    found = (folder.parent / "out" / name).read_bytes()
+    assert b'"extra": 1' not in found
+    assert len(found) < 1000
+    assert json.loads(found).items() >= json.loads(twice).items()
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e400", "-Infinity"])
+def test_a_number_that_json_has_not_is_not_carried(folder: Path, number: str) -> None:
+    (folder / "special_tokens_map.json").unlink(missing_ok=True)
+    (folder / "special_tokens_map.json").write_text(f'{{"x": {number}}}')
+    with pytest.raises(CheckpointError, match=r"map\.json: holds a number that is not finite"):
+        carry(folder)
+
+
+def test_a_published_tokenizer_is_written_as_the_package_tokenizers_writes_it(
+    folder: Path,
+) -> None:
+    published = Tokenizer.from_str(
+        Tokenizer(models.BPE({"a": 0, "é": 1, "aé": 2}, [("a", "é")])).to_str(pretty=True)
+    ).to_str(pretty=True)
+    assert written_anew(published.encode(), what="tokenizer.json") == published.encode()
 
 
 def test_a_link_into_a_hubs_cache_is_the_checkpoints_own(tmp_path: Path) -> None:
