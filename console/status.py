@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from .. import __version__
 from ..runtime.errors import ParityError, TramontaneError, printable
+from ..runtime.tokenizers.panics import is_panic
 from . import hints
 from .streams import accept_any_text
 
@@ -26,6 +27,7 @@ MEANINGS = {
     EXIT_NOT_READ: "the output was closed before its end, as head does",
 }
 _ELSEWHERE = "name another path"
+_NO_MEMORY = "out of memory; close other programs, or use a larger machine"
 _FULL, _CLOSED = "make room on that disk", "check who may write there, or name another place"
 _OF_THE_MACHINE = {
     errno.ENOSPC: _FULL,
@@ -67,7 +69,9 @@ def status_of(
     except KeyboardInterrupt:
         print("\ntramontane: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         status, message = _judge(error, name)
         if status == EXIT_BUG:
             traceback.print_exc()
@@ -93,7 +97,7 @@ def complain(message: str) -> None:
         print(f"tramontane: {note}", file=sys.stderr)
 
 
-def _judge(error: Exception, name: str) -> tuple[int, str]:
+def _judge(error: BaseException, name: str) -> tuple[int, str]:
     """The exit status that an error gives, and the message about it."""
     if isinstance(error, ParityError):
         return EXIT_FAILED, str(error)
@@ -106,8 +110,11 @@ def _judge(error: Exception, name: str) -> tuple[int, str]:
         )
     if isinstance(error, OSError) and (error.filename or error.errno in _OF_THE_MACHINE):
         return EXIT_BAD_INPUT, printable(_of_the_system(error))
-    if isinstance(error, MemoryError):
-        return EXIT_BAD_INPUT, "out of memory; close other programs, or use a larger machine"
+    if isinstance(error, MemoryError) or is_panic(error):
+        return EXIT_BAD_INPUT, _NO_MEMORY if isinstance(error, MemoryError) else printable(
+            f"tokenizer.json: the package tokenizers cannot run it ({error}), expected a file "
+            "that it runs; download it again"
+        )
     return EXIT_BUG, (
         "this is a bug: please report it with the lines above, the command, and the versions "
         f"(tramontane {__version__}, Python {platform.python_version()}, {platform.platform()})"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...runtime.errors import CheckpointError
+from ...runtime.errors import CheckpointError, ContractError
+from ...runtime.untrusted.json_text import SMALL_BYTES, parse_object
 from .held_files import HeldFile, HeldFiles
 from .stored_tensor import StoredTensor, StridedTensor
 from .weight_files import safetensors_file, torch_file
@@ -176,9 +176,9 @@ def _weight_map(file: HeldFile, numbered: set[str]) -> dict[str, str]:
     """File name by name of the tensor, as the index has it; every file is in the folder."""
     index = file.path
     try:
-        weight_map = json.loads(file.read_bytes())["weight_map"]
+        weight_map = parse_object(file.read_bytes(most=SMALL_BYTES), what="it")["weight_map"]
         names = set(weight_map.values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ContractError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{index}: not an index ({error!r}), expected JSON with a weight_map; "
             f"{_removal(index)}, since files that are numbered are read without it"

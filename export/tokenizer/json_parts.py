@@ -5,6 +5,7 @@ from __future__ import annotations
 from tokenizers import Tokenizer, processors
 
 from ...runtime.tokenizers.hugging_face import parse_tokenizer_json
+from ...runtime.tokenizers.panics import panics_as
 
 
 def to_bytes(tokenizer: Tokenizer) -> bytes:
@@ -23,9 +24,10 @@ def read_around(content: bytes) -> tuple[list[int], list[int]] | None:
     """Tokens that a file puts before and after a text; None: it cannot be read."""
     try:
         tokenizer = parse_tokenizer_json(content)
-        text = tokenizer.encode("a", add_special_tokens=False).ids
-        whole = tokenizer.encode("a").ids
-    except Exception:  # what tokenizers raises on encoding has no type of its own
+        with panics_as(ValueError, "{said}"):
+            text = tokenizer.encode("a", add_special_tokens=False).ids
+            whole = tokenizer.encode("a").ids
+    except ValueError:
         return None
     for start in range(len(whole) - len(text) + 1):
         if text and whole[start : start + len(text)] == text:

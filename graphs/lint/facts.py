@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,9 @@ from typing import Any, Literal
 import onnx_ir as ir
 
 from ...runtime.contract import INPUT_IDS
+from ...runtime.errors import ContractError
+from ...runtime.untrusted.files import read_file
+from ...runtime.untrusted.json_text import SMALL_BYTES, parse_object
 from ..probing.read_graph import read_graph
 
 Severity = Literal["error", "warning", "note"]
@@ -231,8 +233,7 @@ def _read(folders: Sequence[Path], name: str) -> tuple[Any, ...]:
         if not path.is_file():
             continue
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            return {}, f"{name}: {error}"
-        return (content,) if isinstance(content, dict) else ({}, f"{name}: not an object")
+            return (parse_object(read_file(path, most=SMALL_BYTES), what=name),)
+        except ContractError as error:
+            return {}, str(error)
     return ({},)

@@ -199,7 +199,7 @@ def _named(out: Path) -> str:
     try:
         content = json.loads((out / MANIFEST_FILE).read_bytes())
         return f" ({content['origin']['name']}, {content['quant']} for {content['target']})"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return ""
 
 

@@ -11,8 +11,14 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from ..errors import ContractError
 from .byte_alphabet import BYTES
+from .panics import panics_as
 
+_CANNOT = (
+    "tokenizer.json: the package tokenizers cannot {what} with it ({{said}}), expected a file "
+    "that it runs; download it again, or take the one of a model of the same family"
+)
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -61,11 +67,13 @@ class HuggingFace:
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """Token ids of a text, with no start or end token added."""
         tokenizer = self._with_special if allow_special else self._tokenizer
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+        with panics_as(ContractError, _CANNOT.format(what="encode a text")):
+            return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens from the start of a sequence; special tokens add none."""
-        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+        with panics_as(ContractError, _CANNOT.format(what="decode tokens")):
+            return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     def token_bytes(self, token: int) -> bytes | None:
         """UTF-8 bytes that a token adds inside a text; None for a special token."""
@@ -128,10 +136,8 @@ def parse_tokenizer_json(content: bytes) -> Tokenizer:
     Raises:
         ValueError: it is not one that this version of ``tokenizers`` reads.
     """
-    try:
+    with panics_as(ValueError, "{said}"):  # what tokenizers raises has no type of its own
         found: Tokenizer = Tokenizer.from_str(content.decode())
-    except Exception as error:  # what tokenizers raises has no type of its own
-        raise ValueError(str(error)) from error
     found.no_truncation()
     found.no_padding()
     return found

@@ -75,6 +75,11 @@ def raising(error: BaseException) -> Callable[[], int]:
         (OSError(errno.EROFS, "no", "a", None, "b"), 2, "tramontane: a to b: no; check who may"),
         (OSError(errno.ENOSPC, "full"), 2, "tramontane: a file or standard output: full; make r"),
         (MemoryError(), 2, "tramontane: out of memory"),
+        (
+            type("PanicException", (BaseException,), {})("index\n1"),
+            2,
+            r"tramontane: tokenizer.json: the package tokenizers cannot run it (index\n1)",
+        ),
         (KeyboardInterrupt(), 130, "\ntramontane: interrupted\n"),
         (ValueError("a bug"), 70, "tramontane: this is a bug: please report it"),
         (AssertionError(), 70, "tramontane: this is a bug: please report it"),

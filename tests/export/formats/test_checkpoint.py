@@ -275,7 +275,9 @@ def test_closed_checkpoint_is_named_and_knows_its_hashes(tiny_checkpoint: Write)
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": []}}']
+    "text",
+    ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": []}}', '{"a":' * 100_000],
+    ids=["cut", "list", "empty", "map-list", "name-list", "deep"],
 )
 def test_index_that_is_none_is_refused(tiny_checkpoint: Write, text: str) -> None:
     folder = tiny_checkpoint(**SHARDED)

@@ -14,15 +14,17 @@ from .one_layer import GQA, MISTRAL, Ask, genai, say
 
 @pytest.mark.parametrize("content", ["text", [1]], ids=str)
 def test_config_that_is_no_object_is_told(ask: Ask, content: Any) -> None:
-    say(ask("config-unreadable", config=content), "warning", "config.json", "not an object")
+    say(ask("config-unreadable", config=content), "warning", "config.json", "expected an object")
     assert ask("config-unreadable", config=MISTRAL, genai=genai()) is None
 
 
-def test_config_that_is_no_json_is_told(ask: Ask, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["{", "[" * 100_000], ids=["cut", "deep"])
+def test_config_that_is_no_json_is_told(ask: Ask, tmp_path: Path, text: str) -> None:
     assert ask("config-unreadable") is None
-    (tmp_path / "genai_config.json").write_text("{")
+    (tmp_path / "genai_config.json").write_text(text)
     (finding,) = (f for f in lint(tmp_path / "model.onnx") if f.rule == "config-unreadable")
-    say(finding, "warning", "genai_config.json", "line 1 column 2")
+    words = "line 1 column 2" if text == "{" else "recursion"
+    say(finding, "warning", "genai_config.json", words)
 
 
 def test_config_above_the_folder_onnx_is_read(ask: Ask, tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer as Theirs
+from tramontane.runtime.errors import ContractError
 from tramontane.runtime.manifest import Vocabulary
 from tramontane.runtime.tokenizers.detokenizer import Detokenizer
 from tramontane.runtime.tokenizers.hugging_face import HuggingFace
@@ -133,6 +135,37 @@ def test_streaming_random_tokens_equals_decoding_them(kind: str) -> None:
 def test_other_content_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match="."):
         HuggingFace(content)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+        {
+            "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b"]}
+            | {"continuing_subword_prefix": "####"}
+        },
+    ],
+    ids=["charsmap", "prefix"],
+)
+def test_a_file_on_which_tokenizers_panics_is_refused(spoil: dict[str, Any]) -> None:
+    content = json.loads(KINDS["byte_level"]().to_str()) | spoil
+    with pytest.raises(BaseException) as panic:  # noqa: PT011 - it has no type of its own
+        Theirs.from_str(json.dumps(content))
+    assert not isinstance(panic.value, Exception)
+    with pytest.raises(ValueError, match="."):
+        HuggingFace(json.dumps(content).encode())
+
+
+def test_a_panic_while_encoding_or_decoding_is_a_typed_error() -> None:
+    content = json.loads(KINDS["byte_level"]().to_str())
+    cut = {"pre_tokenizer": {"type": "FixedLength", "length": 0}}
+    with pytest.raises(ContractError, match="cannot encode a text with it .chunk size must be no"):
+        HuggingFace(json.dumps(content | cut).encode()).encode("ab")
+    strip = {"decoder": {"type": "Strip", "content": "a", "start": 5, "stop": 5}}
+    codec = HuggingFace(json.dumps(content | strip).encode())
+    with pytest.raises(ContractError, match="cannot decode tokens with it .index out of bounds"):
+        codec.decode([codec.find("a") or 0])
 
 
 def test_truncation_and_padding_of_the_file_are_not_applied() -> None:
