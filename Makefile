@@ -214,7 +214,7 @@ validate: $(READY)  ## prove: compare an artifact, or any exporter's model.onnx,
 parity: $(READY)  ## prove: export every recipe for every target, and write one page of all
 	@$(module).bench.parity "$$MODEL" "artifacts/parity/$(stem)" $(call switch,THOROUGH,thorough)
 
-faults: $(READY)  ## prove: plant every fault in good artifacts, and write docs/faults.md
+faults: native  ## prove: plant every fault in good artifacts, and write docs/faults.md
 	@$(module).faults $(if $(given-MODEL),--model="$$MODEL") $(call flag,WINDOW,window) \
 	  $(call flag,ONLY,only) $(if $(or $(ONLY),$(given-MODEL)),,--out=docs/faults.md)
 

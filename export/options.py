@@ -18,6 +18,8 @@ from .cache_choice import CacheChoice, choose_cache
 from .calibrate.tokens import DEFAULT_TOKENS, SEQUENCE_LENGTH, TEXT, TOKENS_FOR_MAXIMA
 from .window_choice import WindowChoice
 
+NATIVE_SUFFIX = "-native"  # of names of options
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportOptions:
@@ -67,15 +69,20 @@ class ExportOptions:
 
 
 def options_named(name: str) -> ExportOptions:
-    """Options by a short name: ``QUANT-TARGET``, or ``QUANT-TARGET-KV``.
+    """Options by a short name: ``QUANT-TARGET``, then ``-KV`` and ``-native`` if they are meant.
 
     >>> options = options_named("int8-dynamic-ort")
     >>> options.quant, options.target, options.kv
     ('int8-dynamic', 'ort', 'float32')
+    >>> options = options_named("fp32-ort-float16-native")
+    >>> options.quant, options.kv, options.native
+    ('fp32', 'float16', True)
     """
+    native = name.endswith(NATIVE_SUFFIX)
+    name = name.removesuffix(NATIVE_SUFFIX)
     target = next(target for target in known_targets.TARGETS if f"-{target}" in name)
     quant, _, kv = name.partition(f"-{target}")
-    return ExportOptions(quant=quant, target=target, kv=kv.lstrip("-") or "float32")
+    return ExportOptions(quant=quant, target=target, kv=kv.lstrip("-") or "float32", native=native)
 
 
 def read_calibration_text(options: ExportOptions) -> str:

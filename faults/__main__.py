@@ -15,6 +15,7 @@ from ..console.rich_console import rich_console
 from ..console.status import status_of
 from ..export.formats.checkpoint import Checkpoint
 from ..runtime.errors import ContractError
+from ..runtime.native_library import find_library
 from .catalogue import FAULTS
 from .parallel import run_trials
 from .planting import MODEL
@@ -75,6 +76,11 @@ def main(argv: list[str] | None = None) -> int:
         raise ContractError(
             f"--only {args.only}: no fault has such a name, expected a part of one of: "
             + "; ".join(fault.name for fault in FAULTS)
+        )
+    if any(fault.is_native for fault in faults) and find_library() is None:
+        raise ContractError(
+            "faults of the native graph: the native library is not installed, which runs it; "
+            "make native builds it"
         )
     with Checkpoint.open(args.model) as checkpoint:
         faults = [fault for fault in faults if fault.fits(checkpoint)]

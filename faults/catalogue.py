@@ -7,6 +7,7 @@ from . import (
     in_cache,
     in_calibration,
     in_int8_dynamic,
+    in_native,
     in_operators,
     in_parts,
     in_tokenizer,
@@ -24,6 +25,7 @@ _KINDS = (
     in_calibration,
     in_web,
     in_int8_dynamic,
+    in_native,
     in_tokenizer,
 )
 FAULTS: list[Fault] = [fault for kind in _KINDS for fault in kind.FAULTS]

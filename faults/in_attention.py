@@ -117,7 +117,8 @@ def _has_late_positions(config: MistralConfig) -> bool:
     return config.max_position_embeddings > 512
 
 
-def _shares_keys(config: MistralConfig) -> bool:
+def shares_keys(config: MistralConfig) -> bool:
+    """Whether several query heads read one key/value head."""
     return config.num_key_value_heads < config.num_attention_heads
 
 
@@ -263,6 +264,6 @@ FAULTS = [
         plant=_heads_by_modulo,
         place="layer 0, attention",
         cause="h % G",
-        applies=_shares_keys,
+        applies=shares_keys,
     ),
 ]

@@ -15,7 +15,8 @@ from onnx import numpy_helper
 from ..export.config import MistralConfig
 from ..export.formats.checkpoint import Checkpoint
 from ..export.formats.tokenizer_files import PublishedTokenizer
-from ..runtime.contract import MODEL_FILE
+from ..export.options import NATIVE_SUFFIX
+from ..runtime.contract import MODEL_FILE, NATIVE_MODEL_FILE
 from ..runtime.errors import GraphError
 
 MODEL = Path(__file__).parents[1] / "models" / "stdlib-5m"
@@ -25,9 +26,11 @@ Change = Callable[[np.ndarray], np.ndarray]
 class Graph:
     """A graph with all its weights in memory, to be changed."""
 
-    def __init__(self, artifact: Path, checkpoint: Path = MODEL) -> None:
+    def __init__(
+        self, artifact: Path, checkpoint: Path = MODEL, *, file: str = MODEL_FILE
+    ) -> None:
         self._checkpoint = checkpoint
-        self.model = onnx.load(artifact / MODEL_FILE)
+        self.model = onnx.load(artifact / file)
         self._weights = {weight.name: weight for weight in self.model.graph.initializer}
 
     @property
@@ -184,7 +187,7 @@ class Fault:
     """One small mutation of a good artifact."""
 
     name: str  # shown in docs/faults.md
-    recipe: str  # of the good artifact: QUANT-TARGET, or QUANT-TARGET-KV
+    recipe: str  # of the good artifact, as ``options_named`` takes it
     plant: Callable[[Graph], None] | None = None  # changes the graph
     edit: Callable[[Path], None] | None = None  # changes other files, in a copy of the artifact
     place: str  # start of the place that the explanation must name
@@ -192,6 +195,16 @@ class Fault:
     applies: Callable[[MistralConfig], bool] | None = None  # None: to all models
     # None: to all tokenizers
     applies_to_tokenizer: Callable[[PublishedTokenizer], bool] | None = None
+
+    @property
+    def is_native(self) -> bool:
+        """Whether it is planted in the graph for the native library."""
+        return self.recipe.endswith(NATIVE_SUFFIX)
+
+    @property
+    def file(self) -> str:
+        """The graph that it is planted in."""
+        return NATIVE_MODEL_FILE if self.is_native else MODEL_FILE
 
     def fits(self, checkpoint: Checkpoint) -> bool:
         """Whether the model has what the fault changes."""
@@ -208,13 +221,13 @@ def planted(fault: Fault, artifact: Path, copy: Path, checkpoint: Path = MODEL) 
         GraphError: the fault changes nothing in this artifact.
     """
     if fault.plant is not None:
-        graph = Graph(artifact, checkpoint)
+        graph = Graph(artifact, checkpoint, file=fault.file)
         before = graph.model.SerializeToString(deterministic=True)
         fault.plant(graph)
         if graph.model.SerializeToString(deterministic=True) == before:
             raise _no_change(fault, artifact, "in its graph, expected another graph")
         shutil.copytree(artifact, copy, ignore=shutil.ignore_patterns("model.onnx*"))
-        onnx.save(graph.model, copy / MODEL_FILE)
+        onnx.save(graph.model, copy / fault.file)
     if fault.edit is not None:
         shutil.copytree(artifact, copy, dirs_exist_ok=True)
         fault.edit(copy)

@@ -59,7 +59,8 @@ class Trial:
             good, spoilt = self.folder / fault.recipe, Path(temporary) / "spoilt"
             planted(fault, good, spoilt, self.model)
             try:
-                verdict = validate(spoilt, Checkpoint.open(self.model), options, explains=True)
+                graph = spoilt / fault.file if fault.is_native else spoilt
+                verdict = validate(graph, Checkpoint.open(self.model), options, explains=True)
             except ContractError as error:  # onnxruntime stopped while it ran
                 return Outcome(fault=fault, broken=("runtime",), place="", cause=str(error))
         why = verdict.explanation

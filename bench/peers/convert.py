@@ -26,18 +26,34 @@ from ...export.options import (
     decisive,
 )
 from ...runtime.errors import ParityError
+from ...runtime.native_library import find_library
 from ...runtime.sizes import counted
 from . import llama_runtime
-from .figures import GENAI, LARGE_BLOCKS, LLAMA_CPP, OURS, SMALL_CACHE
+from .figures import (
+    GENAI,
+    LARGE_BLOCKS,
+    LLAMA_CPP,
+    NATIVE,
+    NATIVE_HALF,
+    NATIVE_SMALL_CACHE,
+    OURS,
+    SMALL_CACHE,
+)
 from .llama_runtime import QUIET, Command
 
 RUNNERS = Path(__file__).parent
 GGUF_TYPES = ("Q4_0", "Q4_K_M", "Q8_0")
-# Our recipes; int4 also with larger blocks, and with keys and values in 8 bits beside them.
+# Our recipes; int4 also with larger blocks, with keys and values in 8 bits beside them, and each with
+# our own attention kernel.
 RECIPES = {
     "int4": ExportOptions(quant="int4", target="ort"),
     LARGE_BLOCKS: ExportOptions(quant="int4", target="ort", block=256),
     SMALL_CACHE: ExportOptions(quant="int4", target="ort", block=256, kv="int8"),
+    NATIVE: ExportOptions(quant="int4", target="ort", native=True),
+    NATIVE_HALF: ExportOptions(quant="int4", target="ort", kv="float16", native=True),
+    NATIVE_SMALL_CACHE: ExportOptions(
+        quant="int4", target="ort", block=256, kv="int8", native=True
+    ),
     "int8": ExportOptions(quant="int8", target="ort"),
     "int8-dynamic": ExportOptions(quant="int8-dynamic", target="ort"),
 }
@@ -106,13 +122,19 @@ class PeerWeights:
         return _MAKERS[runtime](self, kind)
 
     def _artifact(self, recipe: str) -> Peer:
-        """Our own export."""
+        """Our own export.
+
+        Raises:
+            Absent: it needs the native library, which is not installed.
+        """
+        options = RECIPES[recipe]
+        if options.native and find_library() is None:
+            raise Absent("the native library is not installed; make native builds it")
 
         def make(folder: Path) -> None:
-            options = RECIPES[recipe]
             export_checkpoint(self.checkpoint.path, folder / "artifact", options, resume=False)
 
-        made_of = (decisive(RECIPES[recipe]), weights_code_digest(), tool_versions())
+        made_of = (decisive(options), weights_code_digest(), tool_versions())
         made = self._made(f"ours-{recipe}", made_of, make)
         artifact = made / "artifact"
         runner = (sys.executable, "-m", "tramontane.bench.artifact.session_speed")

@@ -92,6 +92,13 @@ def test_targets_are_those_of_the_issue() -> None:
     for (ours, theirs, what), floor in peer_figures.TARGETS.items():
         found.setdefault((ours, theirs), {})[what] = floor
     assert found.pop(cache) == {"decode at 4096": 1.15}
+    assert found.pop(("tramontane int4-native", "tramontane int4")) == {"decode at 16": 1.0}
+    for recipe, ours in {
+        "int4-native-kv-float16": [1.2, 2.3],
+        "int4-b256-kv-int8-native": [1.4, 2.6],
+    }.items():
+        whats_of_long = dict(zip(("decode at 4000", "decode at 16000"), ours, strict=True))
+        assert found.pop((f"tramontane {recipe}", "llama.cpp Q4_0")) == whats_of_long
     assert {pair: [each[what] for what in whats] for pair, each in found.items()} == floors
     assert {name for pair in peer_figures.PAIRS for name in pair} == set(NAMES)
 
