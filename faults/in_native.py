@@ -99,7 +99,7 @@ FAULTS = [
         recipe="fp32-ort-native",
         plant=_evicts_one_more,
         place="layer 2, rope",
-        cause="cached rows are off by 1",
+        cause="rows are in another order",
     ),
     Fault(
         name="native: a stale row",

@@ -29,10 +29,11 @@ SOURCE = Path(__file__).parent / "source"
 KERNEL_SOURCE = "kernels.cpp"  # compiled once for each instruction set
 OTHER_SOURCES = ("choose_kernels.cpp", "attention.cpp", "library.cpp")
 _FLAGS = (
-    *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti"),
+    *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti", "-g0"),
     *("-ffp-contract=fast", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow"),
     *("-Werror", "-Wno-psabi", "-Wno-unknown-warning-option"),
 )
+_ZIG = (sys.executable, "-m", "ziglang")
 _SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
 
 
@@ -67,11 +68,44 @@ def build(folder: Path, *, platform_name: str | None = None) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         objects = compile_sources(compiler, platform, OTHER_SOURCES, Path(scratch))
         made = Path(scratch) / platform.library
-        link = ["-shared", "-o", str(made), *map(str, objects), "-Wl,-s"]
-        if platform.system == "Linux":
-            link += ["-lm", "-Wl,-z,defs,--as-needed"]
-        run([*compiler, *link])
+        link(compiler, platform, objects, made)
         return made.replace(folder / platform.library)
+
+
+def link(compiler: Sequence[str], platform: Platform, objects: Sequence[Path], made: Path) -> None:
+    """Make the library of object files; what it would lack where it runs is an error."""
+    if platform.is_static:
+        run([*_ZIG, "ar", "rcs", str(made), *map(str, objects)])
+        return
+    flags = ["-shared", "-o", str(made), *map(str, objects), "-Wl,-s"]
+    if platform.imports:
+        stubs = [
+            _make_stub(compiler, made.parent / name, functions)
+            for name, functions in platform.imports.items()
+        ]
+        # Systems with pages of 16 KiB load no library whose segments are aligned to less.
+        flags += ["-nostdlib", *map(str, stubs), "-Wl,-z,defs,-z,max-page-size=16384,--as-needed"]
+    elif platform.system == "Linux":
+        flags += ["-lm", "-Wl,-z,defs,--as-needed"]
+    run([*compiler, *flags])
+
+
+def _make_stub(compiler: Sequence[str], path: Path, functions: Sequence[str]) -> Path:
+    """A library of nothing but names of functions, to link with in place of a system's."""
+    source = path.with_suffix(".s")
+    source.write_text("".join(f".globl {name}\n{name}:\n" for name in functions))
+    run(
+        [
+            *compiler,
+            "-shared",
+            "-nostdlib",
+            f"-Wl,-soname,{path.name}",
+            str(source),
+            "-o",
+            str(path),
+        ]
+    )
+    return path
 
 
 def build_checks(folder: Path) -> Path:
@@ -132,11 +166,16 @@ def find_compiler(target: Platform | None) -> list[str]:
             if command and shutil.which(command[0]):
                 # The driver for C links no C++ library, and the library needs none.
                 return command
-    if importlib.util.find_spec("ziglang") is None:
+    zig = importlib.util.find_spec("ziglang")
+    if zig is None or zig.origin is None:
         what = "C++ compiler" if target is None else "zig"
         raise ConfigError(f"no {what} found; pip install ziglang, which brings one")
-    zig = [sys.executable, "-m", "ziglang", "c++"]
-    return zig if target is None else [*zig, "-target", target.zig]
+    if target is None:
+        return [*_ZIG, "c++"]
+    headers = []
+    if target.headers is not None:
+        headers = ["-isystem", str(Path(zig.origin).parent / "lib/libc/include" / target.headers)]
+    return [*_ZIG, "c++", "-target", target.zig, *headers]
 
 
 def run(command: Sequence[str]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ..runtime.errors import ConfigError
 from ..runtime.native_library import library_name
 
+_STATIC = "libtramontane.a"
 _X86, _ARM = ("plain", "avx2", "avx512"), ("plain", "neon")
 # What the compiler may assume of a processor, for each set of kernels.
 KERNEL_FLAGS = {
@@ -28,13 +30,18 @@ class Platform:
 
     system: str  # as Python's platform.system() names it
     zig: str  # processor, system and oldest C library, as ``zig -target`` names them
-    wheel_tag: str  # of the wheels that pip installs there
+    wheel_tag: str | None  # of the wheels that pip installs there; None: apps bring the file
     kernels: tuple[str, ...]  # instruction sets, each compiled from the same source
+    headers: str | None = None  # of those that zig brings, a folder that it would not look into
+    is_static: bool = False  # linked into the app
+    # By library of the system: the functions that are taken from it, where zig brings no such
+    # library to link with.
+    imports: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def library(self) -> str:
         """Name of the library's file."""
-        return library_name(self.system)
+        return _STATIC if self.is_static else library_name(self.system)
 
 
 PLATFORMS: dict[str, Platform] = {
@@ -68,7 +75,27 @@ PLATFORMS: dict[str, Platform] = {
         wheel_tag="win_amd64",
         kernels=_X86,
     ),
+    # musl's headers declare what bionic has too: functions of C alone are called.
+    "android-arm64": Platform(
+        system="Android",
+        zig="aarch64-linux-musl",
+        wheel_tag=None,
+        kernels=_ARM,
+        imports={
+            "libc.so": ("free", "malloc", "memcpy", "memmove", "memset", "snprintf", "strcmp"),
+            "libm.so": ("expf",),
+        },
+    ),
+    "ios-arm64": Platform(
+        system="iOS",
+        zig="aarch64-ios.13.0",
+        wheel_tag=None,
+        kernels=_ARM,
+        headers="any-darwin-any",
+        is_static=True,
+    ),
 }
+WHEELS = tuple(name for name, one in PLATFORMS.items() if one.wheel_tag is not None)
 _PROCESSORS = {"amd64": "x86_64", "arm64": "aarch64"}  # other names of the same
 
 

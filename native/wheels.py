@@ -19,10 +19,11 @@ from pathlib import Path
 from .. import __version__
 from ..console.progress import say, track
 from ..console.status import status_of
+from ..runtime.errors import ConfigError
 from ..runtime.native_library import PACKAGE
 from ..runtime.sizes import format_bytes
 from .build import build
-from .platforms import PLATFORMS
+from .platforms import WHEELS, find_platform
 
 _WHEELS = Path("artifacts/wheels")
 _LICENSE = Path(__file__).parents[1] / "LICENSE"
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--out", type=Path, default=_WHEELS, help="folder (%(default)s)")
     options.add_argument("--only", nargs="*", default=[], metavar="PLATFORM", help="some of them")
     args = options.parse_args(argv)
-    names = args.only or list(PLATFORMS)
+    names = args.only or WHEELS
     for name in track(names, "building wheels"):
         path = build_wheel(args.out, name)
         say(f"{path}: {format_bytes(path.stat().st_size)}")
@@ -56,9 +57,15 @@ def build_wheel(folder: Path, platform_name: str) -> Path:
     Raises:
         ConfigError: the platform is unknown, zig is not installed, or it failed.
     """
+    tag = find_platform(platform_name).wheel_tag
+    if tag is None:
+        raise ConfigError(
+            f"{platform_name}: pip installs nothing there, expected one of {', '.join(WHEELS)}; "
+            f"make native PLATFORM={platform_name} builds the library alone"
+        )
     with tempfile.TemporaryDirectory() as scratch:
         library = build(Path(scratch), platform_name=platform_name)
-        return pack(folder, library, tag=f"py3-none-{PLATFORMS[platform_name].wheel_tag}")
+        return pack(folder, library, tag=f"py3-none-{tag}")
 
 
 def pack(folder: Path, library: Path, *, tag: str) -> Path:

@@ -43,7 +43,7 @@ from .llama_runtime import QUIET, Command
 
 RUNNERS = Path(__file__).parent
 GGUF_TYPES = ("Q4_0", "Q4_K_M", "Q8_0")
-# Our recipes; int4 also with larger blocks, with keys and values in 8 bits beside them, and each with
+# Our recipes; int4 also with larger blocks, with keys and values in 8 bits beside them, and with
 # our own attention kernel.
 RECIPES = {
     "int4": ExportOptions(quant="int4", target="ort"),

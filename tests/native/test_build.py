@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +69,43 @@ def test_the_library_has_the_same_bytes_wherever_it_is_built(
     again = build.build(tmp_path / "deep" / "er")
     assert again.read_bytes() == library.read_bytes()
     assert str(Path(build.__file__).parents[1]).encode() not in library.read_bytes()
+
+
+@pytest.mark.slow
+def test_libraries_for_phones_are_for_their_processor_and_need_what_is_there(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("ziglang")
+    android = build.build(tmp_path / "android", platform_name="android-arm64")
+    content = android.read_bytes()
+    assert content[:5] == b"\x7fELF\x02"
+    assert int.from_bytes(content[18:20], "little") == 183  # EM_AARCH64, ELF's registry
+    assert b"RegisterCustomOps\0" in content
+    assert set(re.findall(rb"lib\w+\.so", content)) == {b"libc.so", b"libm.so"}
+    ios = build.build(tmp_path / "ios", platform_name="ios-arm64")
+    assert (android.name, ios.name) == ("libtramontane.so", "libtramontane.a")
+    archive = ios.read_bytes()
+    assert archive[:8] == b"!<arch>\n"
+    assert b"\xcf\xfa\xed\xfe\x0c\x00\x00\x01" in archive  # Mach-O, arm64
+    assert max(len(content), len(archive)) < 300_000
+
+
+@pytest.mark.slow
+def test_a_function_that_the_system_would_lack_is_an_error(tmp_path: Path) -> None:
+    pytest.importorskip("ziglang")
+    whole = platforms.PLATFORMS["android-arm64"]
+    lacking = dataclasses.replace(whole, imports={"libc.so": whole.imports["libc.so"]})
+    compiler = build.find_compiler(lacking)
+    objects = build.compile_sources(compiler, lacking, build.OTHER_SOURCES, tmp_path)
+    with pytest.raises(ConfigError, match="expf"):
+        build.link(compiler, lacking, objects, tmp_path / lacking.library)
+
+
+def test_a_platform_without_wheels_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match="ios-arm64: pip installs nothing there, expected one of"
+    ):
+        wheels.build_wheel(tmp_path, "ios-arm64")
 
 
 @pytest.mark.slow

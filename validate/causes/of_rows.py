@@ -33,8 +33,8 @@ def cause_of_rows(
     first = layout.first(int(compared.inputs["tokens"]))
     return (
         _overflowing(compared)
-        or _never_written(compared)
         or _misplaced(compared, first, None if is_attention_sound else layout)
+        or _never_written(compared)
         or _of_another_kind(compared, first)
         or _of_another_layer(compared, run, first)
     )
