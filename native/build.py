@@ -93,7 +93,7 @@ def link(compiler: Sequence[str], platform: Platform, objects: Sequence[Path], m
 def _make_stub(compiler: Sequence[str], path: Path, functions: Sequence[str]) -> Path:
     """A library of nothing but names of functions, to link with in place of a system's."""
     source = path.with_suffix(".s")
-    source.write_text("".join(f".globl {name}\n{name}:\n" for name in functions))
+    source.write_text("".join(f".globl {name}\n{name}:\n" for name in functions), encoding="utf-8")
     run(
         [
             *compiler,
