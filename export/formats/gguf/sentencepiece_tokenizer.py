@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ....runtime.errors import CheckpointError
-from ....runtime.tokenizers.sentencepiece import SPACE
+from ....runtime.tokenizers.added_tokens import AddedToken
 from ....runtime.untrusted.fields import shown
 from ...tokenizer.sentencepiece_model import KIND, make_bpe, serialize
 from ..metadata_fields import flag, listed, token_id
@@ -33,7 +33,8 @@ def build_sentencepiece(settings: Mapping[str, Any], path: Path) -> bytes:
     Source: ggml, docs/gguf.md; sentencepiece, src/sentencepiece_model.proto.
     """
     _refuse_unsupported(settings, path)
-    pieces = list(_pieces(settings))
+    # User-defined pieces have spaces as they are, so that no text between others becomes them.
+    pieces = list(zip(*(settings[name] for name in _LISTS), strict=True))
     _refuse_twins([piece for piece, _, _ in pieces], path)
     try:
         model = make_bpe(
@@ -52,11 +53,14 @@ def build_sentencepiece(settings: Mapping[str, Any], path: Path) -> bytes:
     return serialize(model)
 
 
-def _pieces(settings: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
-    """Pieces as SentencePiece spells them; llama.cpp's converter writes added ones with spaces."""
-    lists = (settings[name] for name in _LISTS)
-    for piece, score, kind in zip(*lists, strict=True):
-        yield piece.replace(" ", SPACE) if kind == KIND.USER_DEFINED else piece, score, kind
+def user_defined(settings: Mapping[str, Any]) -> tuple[AddedToken, ...]:
+    """Pieces that llama.cpp looks for in any text before it looks for others."""
+    listed_pieces = zip(settings["tokens"], settings["token_type"], strict=True)
+    return tuple(
+        AddedToken(token=number, text=piece, special=False)
+        for number, (piece, kind) in enumerate(listed_pieces)
+        if kind == KIND.USER_DEFINED and piece
+    )
 
 
 def _refuse_unsupported(settings: Mapping[str, Any], path: Path) -> None:

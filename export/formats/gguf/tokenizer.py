@@ -17,7 +17,7 @@ from ..metadata_fields import flag, text, token_id
 from ..tokenizer_files import PublishedTokenizer
 from .byte_level_tokenizer import build_byte_level
 from .file import GgufFile
-from .sentencepiece_tokenizer import REMEDY, build_sentencepiece
+from .sentencepiece_tokenizer import REMEDY, build_sentencepiece, user_defined
 
 _START = "tokenizer.ggml."
 _TEMPLATE = "tokenizer.chat_template"
@@ -58,18 +58,20 @@ def rebuild_tokenizer(file: GgufFile) -> PublishedTokenizer:
 
 
 def _sentencepiece(file: GgufFile, settings: Mapping[str, Any]) -> PublishedTokenizer:
-    """SentencePiece's BPE; text after a control token gets a space in front, as in llama.cpp.
+    """SentencePiece's BPE, cut at user-defined pieces and spaced as llama.cpp does.
 
-    llama.cpp puts one after a user-defined piece too. SentencePiece and transformers do not, and
-    it would be in the text that is decoded: "a<sep>b" would be "a<sep> b".
+    Text after a control token and after a user-defined piece gets a space in front, which is in
+    the text that is decoded: "a<sep>b" becomes "a<sep> b". SentencePiece and transformers put none
+    after a user-defined piece.
 
-    Source: llama.cpp, src/llama-vocab.cpp, ``llama_vocab::impl::tokenize``.
+    Source: llama.cpp, src/llama-vocab.cpp, ``llama_vocab::impl::tokenize`` and
+    ``tokenizer_st_partition``.
     """
     return PublishedTokenizer(
         path=file.path,
         kind=SENTENCEPIECE,
         model=build_sentencepiece(settings, file.path),
-        added_tokens=AddedTokens(prepend_scheme=ALWAYS),
+        added_tokens=AddedTokens(tokens=user_defined(settings), prepend_scheme=ALWAYS),
         adds_bos=flag(settings, "add_bos_token", True),
         settings=_templates(file),
         remedy=REMEDY,

@@ -42,22 +42,62 @@ def model_with(added: dict[str, int], tiny_checkpoint: Write, as_gguf: Write) ->
     return as_gguf(folder, metadata={**metadata, "tokenizer.chat_template": TEMPLATE})
 
 
-def test_user_defined_pieces_are_found_inside_a_text_as_transformers_finds_them(
+# Of llama.cpp's llama_tokenize (llama-cpp-python 0.3.36), without parse_special: file and text.
+SPACES = {"<sep>": USER_DEFINED, "  ": USER_DEFINED, "     ": USER_DEFINED, "x  ": USER_DEFINED}
+CUT_BY_LLAMA_CPP: dict[str, tuple[dict[str, int], dict[str, list[int]]]] = {
+    "words": (
+        ADDED,
+        {
+            "a<sep>b": [271, 2048, 307],
+            "x <sep> y": [800, 1953, 2048, 259, 1981],
+            "a<sep><sep>b": [271, 2048, 2048, 307],
+            "q<a b>z <a b>": [1953, 2014, 2049, 1127, 1953, 2049],
+            "<sep>def": [2048, 428],
+            " <sep>  two": [259, 2048, 259, 1623],
+            "a<sep>\nb": [271, 2048, 1953, 13, 1979],
+            "<sep": [634, 1375],
+            "é<sep>漢": [1953, 198, 172, 2048, 1953, 233, 191, 165],
+        },
+    ),
+    "spaces": (
+        {**SPACES, "<|im_end|>": CONTROL},
+        {
+            " <sep>  two": [259, 2048, 2049, 1623],
+            "a  b     c": [271, 2049, 307, 2050, 283],
+            "ax  y": [271, 2051, 736],
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CUT_BY_LLAMA_CPP)
+def test_user_defined_pieces_cut_a_text_and_put_a_space_behind_as_in_llama_cpp(
+    name: str, tiny_checkpoint: Write, as_gguf: Write
+) -> None:
+    added, texts = CUT_BY_LLAMA_CPP[name]
+    path = model_with(added, tiny_checkpoint, as_gguf)
+    codec = CheckpointTokenizer.read(Checkpoint.open(path)).codec
+    assert {text: codec.encode(text) for text in texts} == texts
+
+
+@pytest.mark.parametrize("name", CUT_BY_LLAMA_CPP)
+def test_user_defined_pieces_are_what_an_installed_llama_cpp_cuts_at(
+    name: str, tiny_checkpoint: Write, as_gguf: Write
+) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp")
+    added, texts = CUT_BY_LLAMA_CPP[name]
+    path = model_with(added, tiny_checkpoint, as_gguf)
+    model = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+    found = {text: model.tokenize(text.encode(), add_bos=False) for text in texts}
+    assert found == texts
+
+
+def test_the_space_behind_a_user_defined_piece_is_in_the_text_as_in_llama_cpp(
     chat_model: Path,
 ) -> None:
     codec = CheckpointTokenizer.read(Checkpoint.open(chat_model)).codec
-    theirs = transformers.AutoTokenizer.from_pretrained(
-        chat_model.parent, gguf_file=chat_model.name
-    )
-    for text in (
-        "a<sep>b",
-        "x <sep> y",
-        "a<sep><sep>b",
-        "def f():\n    return 1",
-        "q<a b>z <a b>",
-    ):
-        assert codec.encode(text) == theirs.encode(text, add_special_tokens=False), text
-        assert codec.decode(codec.encode(text)) == text
+    assert codec.decode(codec.encode("a<sep>b<a b>")) == "a<sep> b<a b>"
+    assert codec.token_bytes(2049) == b"<a b>"
 
 
 def test_control_pieces_are_never_made_of_text(chat_model: Path) -> None:
