@@ -11,7 +11,7 @@ from ...graphs.quantization.recipes.recipe import Recipe, Rule
 from ...graphs.quantization.scheme import BYTE_SCALES, Scheme
 from ...graphs.quantization.stored_size import stored_size
 from ...graphs.targets.target import Target
-from ...graphs.writing.external_data import ALIGNMENT_BYTES
+from ...graphs.writing.external_data import ALIGNMENT_BYTES, INLINE_BYTES
 from ..formats.tensor_names import EMBEDDING, HEAD, parameters
 from ..plan import plan
 from ..planned_weights import PlannedWeights
@@ -76,7 +76,8 @@ def sizes(
             recipe = recipe_of_choice({name: scheme_for(name, candidate)}, name="one")
             packer = weights.target.packer(MatrixSchemes(recipe, block=candidate.block))
             stored = stored_size(name, shapes[name], weights.roles_of(name), packer)
-            found[name].append(sum(each + -each % ALIGNMENT_BYTES for each in stored.in_file))
+            in_file = (size for size in stored.in_file if size >= INLINE_BYTES)
+            found[name].append(sum(size + -size % ALIGNMENT_BYTES for size in in_file))
     return found
 
 

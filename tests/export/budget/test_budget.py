@@ -18,6 +18,7 @@ from tramontane.export.budget.candidates import CANDIDATES, MEASURED
 from tramontane.export.budget.fit import Budget, recipe_text
 from tramontane.export.budget.sensitivity import measure
 from tramontane.export.cache_choice import WINDOWED
+from tramontane.export.calibrate.layer_walk import STAGES
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.plan import plan
 from tramontane.graphs.quantization.codes import dequantize
@@ -155,3 +156,21 @@ def test_command_writes_a_recipe_and_measures_once(
         capsys, "budget", checkpoint, "--bits", "0.5", "--out", out, "--json"
     )
     assert cli.main(["export", str(checkpoint), "--recipe", str(out), "--print-out"]) == 0
+
+
+@pytest.mark.parametrize("target", ["ort", "portable"])
+def test_every_size_above_the_smallest_is_met_and_hardly_undercut(
+    stdlib_5m: Path, target: str
+) -> None:
+    config = Checkpoint.open(stdlib_5m).config
+    names = [f"{name}.weight" for name in ("embedding", "head")] + [
+        f"layers.{layer}.{name}.weight"
+        for layer in range(config.num_hidden_layers)
+        for name in itertools.chain.from_iterable(STAGES)
+    ]
+    rng = np.random.default_rng(5)
+    costs = {n: sorted(rng.exponential(size=len(CANDIDATES)), reverse=True) for n in names}
+    budget = Budget(config, target=find_target(target), cache=WINDOWED, costs=costs)
+    for most in range(3_500_000, 4_600_000, 300_001):
+        found = budget.fit(most=most, flag="--size")
+        assert 0.99 * most < found.weights_bytes <= most
