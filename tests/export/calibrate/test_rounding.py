@@ -34,6 +34,9 @@ Write = Callable[..., Path]
 INT4, NEAREST = (Scheme(bits=4, block=32, method=m) for m in ("gptq", "round_to_nearest"))
 RNG = np.random.default_rng(7)
 TEXT = [RNG.integers(0, 100, length) for length in (100, 90, 60)]
+# Of the squared error of rounding to nearest, at most: 0.70 to 0.983 over ten seeds of text and order
+# of rows, 140 matrices. Rounding to nearest itself has 1.
+CLOSER = 0.99
 TOKENS = CalibrationTokens(text=TEXT, random=RNG.integers(0, 100, 80))
 
 
@@ -126,7 +129,7 @@ def test_each_matrix_is_rounded_for_the_inputs_that_transformers_gives_it(
         assert (kept == expected).mean() > 0.97, name  # sums in another order turn a few
         x, outputs = torch.cat(inputs[name]).numpy(), torch.cat(exact_inputs[name]) @ weight.T
         ours, nearest = (np.square(x @ each.T - outputs.numpy()).sum() for each in (matrix, near))
-        assert ours < nearest, name
+        assert ours < CLOSER * nearest, name
 
 
 def test_calibration_that_was_interrupted_goes_on_behind_the_last_layer(

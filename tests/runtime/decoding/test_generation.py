@@ -272,18 +272,19 @@ def test_what_cannot_be_generated_is_refused_and_changes_nothing(
 def test_samples_of_a_prompt_are_those_of_each_seed_alone(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for prompt in ("def f(x):", [5], SEQUENCE):
+    prompts: list[str | list[int]] = ["def f(x):", [5], SEQUENCE]
+    for prompt in prompts:
         expected = []
         for seed in (3, 4, 5):
             session.reset()
             session.prefill([9, 8])
             sampler = Sampler(temperature=1, seed=seed, repetition_penalty=1.2)
-            asked = {"max_new_tokens": 30, "sampler": sampler}
-            expected.append(session.generate(prompt, **asked).finish())  # type: ignore[arg-type]
+            asked = session.generate(prompt, max_new_tokens=30, sampler=sampler)
+            expected.append(asked.finish())
         session.reset()
         session.prefill([9, 8])
         sampler = Sampler(temperature=1, seed=3, repetition_penalty=1.2)
-        samples = session.samples(prompt, 3, max_new_tokens=30, sampler=sampler)  # type: ignore[arg-type]
+        samples = session.samples(prompt, 3, max_new_tokens=30, sampler=sampler)
         found = [sample.finish() for sample in samples]
         assert [one.tokens for one in found] == [one.tokens for one in expected]
         assert [one.text for one in found] == [one.text for one in expected]

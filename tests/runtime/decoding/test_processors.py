@@ -15,6 +15,8 @@ from tramontane.runtime.decoding.processors import fewest
 from transformers import GenerationConfig, GenerationMixin
 from transformers.generation import logits_process as theirs
 
+from .sampler_settings import SamplerSettings
+
 PROMPT, NEW = [5, 9, 900, 5, 77], [9, 12, 12, 3]
 Ours = Callable[[np.ndarray, History], np.ndarray]
 
@@ -86,7 +88,7 @@ def test_each_gives_what_the_one_of_transformers_gives(name: str, spread: float)
         {"temperature": 1.1, "top_k": 300, "top_p": 0.95, "min_p": 0.01, "typical_p": 0.9},
     ],
 )
-def test_settings_apply_in_the_order_of_transformers(settings: dict[str, float]) -> None:
+def test_settings_apply_in_the_order_of_transformers(settings: SamplerSettings) -> None:
     class Config:  # what the function below asks of a model
         is_encoder_decoder = False
 
@@ -101,7 +103,7 @@ def test_settings_apply_in_the_order_of_transformers(settings: dict[str, float])
         scores = logits(spread)
         expected = chain(torch.tensor([[*PROMPT, *NEW]]), torch.from_numpy(scores)[None].clone())
         found = scores.astype(np.float64)
-        for process in Sampler(**settings)._chain():  # type: ignore[arg-type]
+        for process in Sampler(**settings)._chain():
             found = process(found, history())
         agree(found, expected)
 

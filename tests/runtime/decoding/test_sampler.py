@@ -11,6 +11,8 @@ from tramontane.runtime.decoding.history import History
 from tramontane.runtime.decoding.sampler import Sampler
 from tramontane.runtime.errors import ContractError
 
+from .sampler_settings import SamplerSettings
+
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3], np.float32))
 
 
@@ -81,15 +83,15 @@ def test_nan_logits_are_refused() -> None:
         ({"seed": -1}, "seed is -1"),
     ],
 )
-def test_settings_out_of_range_are_refused(setting: dict[str, object], message: str) -> None:
+def test_settings_out_of_range_are_refused(setting: SamplerSettings, message: str) -> None:
     with pytest.raises(ContractError, match=message):
-        Sampler(**setting)  # type: ignore[arg-type]
+        Sampler(**setting)
 
 
 def test_seeds_give_the_tokens_of_the_first_version() -> None:
     """Of the sampler that had temperature, top_k and top_p alone, written down before the others."""
     rows = (np.random.default_rng(12).standard_normal((12, 3000)) * 3).astype(np.float32)
-    first: list[tuple[dict[str, float], list[int]]] = [
+    first: list[tuple[SamplerSettings, list[int]]] = [
         ({}, [1093, 2453, 1929, 2601, 2811, 2713, 1585, 1946, 2171, 1190, 2408, 1525]),
         (
             {"temperature": 1.0},
@@ -109,7 +111,7 @@ def test_seeds_give_the_tokens_of_the_first_version() -> None:
         ),
     ]
     for settings, expected in first:
-        choose = Sampler(seed=5, **settings).start()  # type: ignore[arg-type]
+        choose = Sampler(seed=5, **settings).start()
         assert [choose(row) for row in rows] == expected
 
 
@@ -121,12 +123,13 @@ def test_tokens_as_likely_as_the_last_of_top_k_are_kept() -> None:
 
 def test_penalties_and_bias_change_the_greedy_choice() -> None:
     logits = np.array([1.0, 3.0, 2.9, 2.8], np.float32)
-    for settings in (
+    penalties: list[SamplerSettings] = [
         {"presence_penalty": 0.15},
         {"frequency_penalty": 0.15},
         {"repetition_penalty": 1.1},
-    ):
-        choose = Sampler(**settings).start()  # type: ignore[arg-type]
+    ]
+    for settings in penalties:
+        choose = Sampler(**settings).start()
         assert [choose(logits) for _ in range(2)] == [1, 2]
     assert Sampler(repetition_penalty=1.1).start([1, 2])(logits) == 3
     assert Sampler(presence_penalty=1).start([1, 2])(logits) == 1  # the answer's alone
