@@ -295,7 +295,11 @@ def test_licence_texts_are_carried_with_their_hashes(
     tiny_checkpoint: Write, tmp_path: Path
 ) -> None:
     folder, out = tiny_checkpoint(**MISTRAL), tmp_path / "artifact"
-    texts = {"LICENSE": "Apache \N{COPYRIGHT SIGN}\r\n".encode(), "NOTICE.md": b"# N", "Copying.LESSER": b""}
+    texts = {
+        "LICENSE": "Apache \N{COPYRIGHT SIGN}\r\n".encode(),
+        "NOTICE.md": b"# N",
+        "Copying.LESSER": b"",
+    }
     for name, text in texts.items():
         (folder / name).write_bytes(text)
     manifest = export_checkpoint(folder, out, ExportOptions(quant="fp32", target="ort"))
