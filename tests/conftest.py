@@ -221,6 +221,7 @@ def as_mistral(tmp_path: Path) -> Callable[..., Path]:
 def as_gguf(tmp_path: Path) -> Callable[..., Path]:
     """Write a Hugging Face folder again as one GGUF file, as llama.cpp's converter does.
 
+    Keys of metadata begin with the architecture's name, ``llama`` for Llama and Mistral alike.
     Options: ``kind``, the type of matrices, and ``kinds`` of some by name; ``tensors`` and
     ``metadata`` change or, by None, leave out what is written. Bytes are taken as they are.
     ``split`` cuts the file into parts of so many tensors and returns the first.
@@ -240,17 +241,24 @@ def as_gguf(tmp_path: Path) -> Callable[..., Path]:
     ) -> Path:
         config = json.loads((source / "config.json").read_bytes())
         heads = {"q": config["num_attention_heads"], "k": config["num_key_value_heads"]}
-        names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+        kind_of_model = _GGUF_NAMES.get(config["model_type"], config["model_type"])
+        number = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}[kind_of_model]
+        names = gguf.get_tensor_name_map(number, config["num_hidden_layers"])
+        is_paired = not kind_of_model.startswith("qwen")
         held = {}
         for published, tensor in load_file(source / "model.safetensors").items():
             weight = tensor.float().numpy()
-            if turned := re.search(r"\.([qk])_proj", published):
+            if is_paired and (turned := re.search(r"\.([qk])_proj", published)):
                 weight = to_pairs(weight, heads[turned[1]])
-            theirs = names.get_name(published.removesuffix(".weight"))
-            held[f"{theirs}.weight"] = weight
+            own, _, ending = published.rpartition(".")
+            held[f"{names.get_name(own)}.{ending}"] = weight
         path = tmp_path / name
-        writer = gguf.GGUFWriter(path, "llama", split_max_tensors=split)
-        for key, value in {**_gguf_metadata(config, source), **(metadata or {})}.items():
+        writer = gguf.GGUFWriter(path, kind_of_model, split_max_tensors=split)
+        described = {
+            key.replace("llama.", f"{kind_of_model}.", 1) if key.startswith("llama.") else key: own
+            for key, own in _gguf_metadata(config, source).items()
+        }
+        for key, value in {**described, **(metadata or {})}.items():
             _add(writer, key, value)
         for theirs, weight in {**held, **(tensors or {})}.items():
             if weight is None:
@@ -267,6 +275,9 @@ def as_gguf(tmp_path: Path) -> Callable[..., Path]:
         return min(path.parent.glob(f"{path.stem}-00001-of-*.gguf")) if split else path
 
     return write
+
+
+_GGUF_NAMES = {"mistral": "llama"}  # by ``model_type``; others are their own
 
 
 def _gguf_metadata(config: dict[str, Any], source: Path) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from .adapters.lora_config import base_model_of
 from .gguf import parts as gguf_parts
 from .gguf.config import read_gguf_config
 from .gguf.file import readable_types
+from .gguf.known import KEY, gguf_architecture
 from .gguf.tokenizer import rebuild_tokenizer
 from .held_files import HeldFiles
 from .huggingface import CONFIG_FILE, read_config_json, read_quantization
@@ -153,7 +154,9 @@ def _open_gguf(path: Path) -> Published:
         layout=Layout.GGUF,
         config=read_gguf_config(file),
         described_in="its metadata",
-        naming=tensor_names.GGUF,
+        naming=dataclasses.replace(
+            tensor_names.GGUF, rope=gguf_architecture(file.metadata.get(KEY)).rope
+        ),
         types=readable_types(),
         tensors=file.tensors,
         files=files,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
+from tokenizers.normalizers import NFC, Normalizer
 from tokenizers.pre_tokenizers import PreTokenizer
 
 from ....console.progress import say
@@ -18,6 +19,7 @@ from ...tokenizer.byte_level.bpe import ByteLevelBpe
 from ...tokenizer.byte_level.mistral_split_regex import correct_split_regex
 from ...tokenizer.byte_level.pre_tokenizers import (
     LLAMA_3,
+    QWEN_2,
     TEKKEN,
     UNNAMED,
     gpt_2,
@@ -36,14 +38,17 @@ class _Pre:
     """What a name of ``tokenizer.ggml.pre`` stands for."""
 
     pre_tokenizer: Callable[[], PreTokenizer]
+    normalizer: Callable[[], Normalizer] | None = None
     is_whole_first: bool = False  # a split that is a token is that token
     adds_start: bool = False  # where the file does not say it
 
 
 _LLAMA_3 = _Pre(pre_tokenizer=partial(split_by, LLAMA_3), is_whole_first=True, adds_start=True)
+_QWEN_2 = _Pre(pre_tokenizer=partial(split_by, QWEN_2), normalizer=NFC)
 _DEFAULT = "default"
-# Names of Llama's and Mistral's family. Source: llama.cpp, src/llama-vocab.cpp. The split regexes
-# are those of the models' own files: llama.cpp splits alike, except tekken's at combining marks.
+# Names of the supported families. Source: llama.cpp, src/llama-vocab.cpp. Split regexes and
+# normalizers are those of the models' own files: llama.cpp splits alike, except tekken's at
+# combining marks, and normalizes nothing, where Qwen's files have NFC.
 PRE_TOKENIZERS = {
     "llama-bpe": _LLAMA_3,
     "llama3": _LLAMA_3,
@@ -53,6 +58,8 @@ PRE_TOKENIZERS = {
     "pixtral": _LLAMA_3,  # made from a tokenizer.json with the wrong split regex: corrected below
     "smaug-bpe": _Pre(pre_tokenizer=partial(split_by, LLAMA_3)),
     "tekken": _Pre(pre_tokenizer=partial(split_by, TEKKEN), is_whole_first=True, adds_start=True),
+    "qwen2": _QWEN_2,
+    "deepseek-r1-qwen": _QWEN_2,
     "smollm": _Pre(pre_tokenizer=smollm),
     "gpt-2": _Pre(pre_tokenizer=gpt_2),
     _DEFAULT: _Pre(pre_tokenizer=partial(split_by, *UNNAMED)),
@@ -93,6 +100,7 @@ def build_byte_level(settings: Mapping[str, Any], path: Path) -> tuple[Tokenizer
         merges=_merges(settings, path),
         pre_tokenizer=pre.pre_tokenizer(),
         is_whole_first=pre.is_whole_first,
+        normalizer=None if pre.normalizer is None else pre.normalizer(),
         added=[
             AddedToken(token, special=kind != _USER_DEFINED, normalized=False)
             for token, kind in zip(tokens, kinds, strict=True)

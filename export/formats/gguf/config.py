@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,17 @@ import numpy as np
 from ....runtime.errors import ConfigError
 from ....runtime.untrusted.fields import shown
 from ...config import MistralConfig
-from ..architectures.not_supported import BY_GGUF_KEY, not_supported
+from ...largest_sizes import refuse_size
+from ..architectures.known import architecture_of
+from ..architectures.not_supported import BY_GGUF_KEY
 from ..metadata_fields import number, token_id
 from ..tensor_names import GGUF, HEAD
 from .file import GgufFile
+from .known import KEY, gguf_architecture
 from .neutral_keys import refuse_changes
 from .rope import KNOWN as KNOWN_OF_ROPE
 from .rope import read_scaling
 
-# llama.cpp's converter writes Llama and Mistral alike under this name; Mistral 3 and 4, which
-# have names of their own, are other models.
-_ARCHITECTURE = "llama"
 _SIZES = {
     "hidden_size": "embedding_length",
     "intermediate_size": "feed_forward_length",
@@ -35,12 +36,12 @@ _KNOWN = {
     "attention.head_count_kv",
     "attention.key_length",
     "attention.value_length",
-    "attention.sliding_window",
     "rope.dimension_count",
     "rope.freq_base",
     "vocab_size",
     *KNOWN_OF_ROPE,
 }
+_WINDOW = "attention.sliding_window"
 _DEFAULT_THETA = 10000.0
 _TOKENIZER = "tokenizer.ggml."
 _TOKENS, _BOS = f"{_TOKENIZER}tokens", f"{_TOKENIZER}bos_token_id"
@@ -70,18 +71,8 @@ def read_gguf_config(file: GgufFile) -> MistralConfig:
 
 def _parse(file: GgufFile) -> MistralConfig:
     metadata = file.metadata
-    named = metadata.get("general.architecture")
-    if family := not_supported(named):
-        raise ConfigError(
-            f"{family.explain(f'general.architecture {shown(named)}')}; export a plain Llama or "
-            "Mistral"
-        )
-    if named != _ARCHITECTURE:
-        raise ConfigError(
-            f"general.architecture is {shown(named)}, expected {_ARCHITECTURE!r}; "
-            "which Llama and Mistral 7B to NeMo have; mistral3 and mistral4 are not supported"
-        )
-    start = f"{_ARCHITECTURE}."
+    found = gguf_architecture(metadata.get(KEY))
+    start = f"{found.name}."
     own = {k.removeprefix(start): v for k, v in metadata.items() if k.startswith(start)}
     own |= _of_all_layers(own)
     for key, family in BY_GGUF_KEY.items():
@@ -93,13 +84,14 @@ def _parse(file: GgufFile) -> MistralConfig:
     sizes = {ours: number(own, theirs, int) for ours, theirs in _SIZES.items()}
     heads = sizes["num_attention_heads"]
     head_dim = _head_dim(own, hidden_size=sizes["hidden_size"], heads=heads)
-    refuse_changes(own, prefix=start, known=_KNOWN, head_dim=max(head_dim, 1))
-    window = number(own, "attention.sliding_window", int, 0) or None
+    known = {*_KNOWN, _WINDOW} if found.has_window else _KNOWN
+    refuse_changes(own, prefix=start, known=known, head_dim=max(head_dim, 1))
+    refuse_size("num_hidden_layers", sizes["num_hidden_layers"])
     theta = _shortest(number(own, "rope.freq_base", float, _DEFAULT_THETA))
     tokens = metadata.get(_TOKENS)
     num_tokens = len(tokens) if isinstance(tokens, list) else 0
-    return MistralConfig(
-        architecture="MistralForCausalLM" if window else "LlamaForCausalLM",
+    config = MistralConfig(
+        architecture=found.same.name,
         **sizes,
         num_key_value_heads=number(own, "attention.head_count_kv", int, heads),
         head_dim=head_dim,
@@ -108,13 +100,16 @@ def _parse(file: GgufFile) -> MistralConfig:
         rope_theta=theta,
         rope_scaling={
             name: _shortest(value) if isinstance(value, float) else value
-            for name, value in read_scaling(file, own, theta=theta).items()
+            for name, value in read_scaling(file, own, found, theta=theta).items()
         },
-        sliding_window=window,
+        sliding_window=number(own, _WINDOW, int, 0) or None,
+        **found.same.parts,
+        unrotated_layers=found.same.unrotated_layers({}, sizes["num_hidden_layers"]),
         tie_word_embeddings=GGUF.published(HEAD) not in file.tensors,
         bos_token_id=token_id(metadata, _BOS),
         eos_token_ids=_end_tokens(metadata),
     )
+    return dataclasses.replace(config, architecture=architecture_of(config).name)
 
 
 def _end_tokens(metadata: dict[str, Any]) -> tuple[int, ...]:

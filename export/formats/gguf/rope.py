@@ -13,6 +13,7 @@ from ....runtime.untrusted.fields import shown
 from ...rope_parameters import KIND, ORIGINAL
 from ..metadata_fields import number
 from .file import GgufFile
+from .known import GgufArchitecture
 
 FACTORS = "rope_freqs.weight"
 _TYPE, _FACTOR = "rope.scaling.type", "rope.scaling.factor"
@@ -28,12 +29,15 @@ _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, ORIGINAL: 8192}
 _EQUAL = 1e-5  # relative; the converter computes them in float64 and stores float32
 
 
-def read_scaling(file: GgufFile, own: Mapping[str, Any], *, theta: float) -> dict[str, Any]:
+def read_scaling(
+    file: GgufFile, own: Mapping[str, Any], known: GgufArchitecture, *, theta: float
+) -> dict[str, Any]:
     """Parameters of rope besides theta, in Hugging Face's words; empty: it is not scaled.
 
     Args:
         file: for the tensor.
         own: metadata without the architecture's prefix.
+        known: the architecture.
         theta: rope's.
 
     Raises:
@@ -42,6 +46,11 @@ def read_scaling(file: GgufFile, own: Mapping[str, Any], *, theta: float) -> dic
     Source: llama.cpp 0c1e57098, src/llama-model.cpp for the keys and what a missing one means,
         src/llama-context.cpp for the factor on attention of yarn.
     """
+    if FACTORS in file.tensors and not known.has_factors:
+        raise ConfigError(
+            f"tensor {FACTORS} divides the frequencies of rope, expected none of architecture "
+            f"{known.name!r}; export the folder that the file was converted from"
+        )
     kind = own.get(_TYPE, "linear")
     if kind not in _KINDS:
         raise ConfigError(f"{_TYPE} is {shown(kind)}; expected one of {', '.join(_KINDS)}")

@@ -20,8 +20,9 @@ from ..checkpoint import Checkpoint
 from ..gguf_package import gguf
 from ..rope_layout import halves_to_pairs
 from ..tensor_names import GGUF, HEAD, is_rotated, parameters
+from . import known
+from .known import GgufArchitecture
 
-_ARCHITECTURE = "llama"  # what llama.cpp's converter calls Llama and Mistral alike
 # The types that GGUF shares with safetensors.
 _DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
@@ -33,11 +34,12 @@ def write_gguf(checkpoint: Checkpoint, path: Path) -> None:
     are F32, which llama.cpp demands. The window is noted, though llama.cpp honours none here.
 
     Raises:
-        CheckpointError: no SentencePiece tokenizer, scaled rope, an unreadable tensor, or a NaN
-            or infinity.
+        CheckpointError: no SentencePiece tokenizer, scaled rope, windows or layers without rope
+            that no key says, an unreadable tensor, or a NaN or infinity.
 
     Source: ggml, docs/gguf.md; llama.cpp, conversion/llama.py.
     """
+    architecture = _architecture_of(checkpoint)
     if scaling := checkpoint.config.rope_scaling:
         raise CheckpointError(
             f"{checkpoint.path}: rope is scaled by {shown(dict(scaling))}, expected no scaling, "
@@ -50,14 +52,29 @@ def write_gguf(checkpoint: Checkpoint, path: Path) -> None:
     types = {name: _type_of(checkpoint, name) for name in shapes}
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         partial = Path(folder) / path.name  # it gets its name when it is whole
-        _write(checkpoint, partial, shapes, types)
+        _write(checkpoint, partial, architecture, shapes, types)
         partial.replace(path)
 
 
+def _architecture_of(checkpoint: Checkpoint) -> GgufArchitecture:
+    found = known.written_as(checkpoint.config)
+    if found is None:
+        raise CheckpointError(
+            f"{checkpoint.path}: {checkpoint.config.architecture} with its windows and its layers "
+            "without rope has no name in GGUF, expected what llama.cpp computes; export it "
+            "without GGUF"
+        )
+    return found
+
+
 def _write(
-    checkpoint: Checkpoint, path: Path, shapes: dict[str, tuple[int, ...]], types: dict[str, str]
+    checkpoint: Checkpoint,
+    path: Path,
+    architecture: GgufArchitecture,
+    shapes: dict[str, tuple[int, ...]],
+    types: dict[str, str],
 ) -> None:
-    writer = gguf.GGUFWriter(path, _ARCHITECTURE)
+    writer = gguf.GGUFWriter(path, architecture.name)
     try:
         _add_architecture(writer, checkpoint)
         _add_tokenizer(writer, checkpoint)
@@ -75,7 +92,7 @@ def _write(
         writer.write_ti_data_to_file()
         for name in track(list(shapes), f"writing {path.name}"):
             values = checkpoint.read(name)
-            if is_rotated(name):
+            if architecture.rope == "pairs" and is_rotated(name):
                 values = halves_to_pairs(values, head_dim=checkpoint.config.head_dim)
             writer.write_tensor_data(values.astype(_DTYPES[types[name]]))
     finally:

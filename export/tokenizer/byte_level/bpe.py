@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 
 from ....runtime.tokenizers.byte_alphabet import BYTES, SPELLED
 from ..json_parts import starts_with
@@ -72,6 +80,7 @@ class ByteLevelBpe:
     merges: Sequence[tuple[str, str]]
     pre_tokenizer: pre_tokenizers.PreTokenizer  # splits a text, and spells the bytes
     is_whole_first: bool  # a split that is a token is that token, whatever the merges make of it
+    normalizer: normalizers.Normalizer | None = None  # of a text, before it is split
     added: Sequence[AddedToken] = ()
     start: str | None = None  # token in front of a text
 
@@ -90,6 +99,8 @@ class ByteLevelBpe:
         except Exception as error:  # what tokenizers raises has no type of its own
             raise ValueError(str(error)) from error
         found = Tokenizer(model)
+        if self.normalizer is not None:
+            found.normalizer = self.normalizer
         found.pre_tokenizer = self.pre_tokenizer
         found.decoder = decoders.ByteLevel()
         found.post_processor = processors.ByteLevel(trim_offsets=False)

@@ -16,6 +16,9 @@ TEKKEN = (
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# Qwen 2 and 3: as Llama 3, but each digit alone. Source: transformers 5.23,
+# convert_slow_tokenizer.py, ``Qwen2Converter``.
+QWEN_2 = LLAMA_3.replace(r"\p{N}{1,3}", r"\p{N}")
 # What llama.cpp does where a GGUF file names no pre-tokenizer: punctuation, GPT-2's regex, then
 # digits in threes. Source: llama.cpp, src/llama-vocab.cpp.
 UNNAMED = (

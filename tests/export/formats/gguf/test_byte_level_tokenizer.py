@@ -10,13 +10,22 @@ import gguf
 import pytest
 import transformers
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.formats.gguf.byte_level_tokenizer import build_byte_level
 from tramontane.export.formats.gguf.file import read_gguf
 from tramontane.export.tokenizer.byte_level.agreement import MIXED_CASE
 from tramontane.export.tokenizer.byte_level.pre_tokenizers import (
     LLAMA_3,
+    QWEN_2,
     TEKKEN,
     gpt_2,
     smollm,
@@ -39,6 +48,7 @@ TEXTS = (*PROBE_TEXTS, *SENTENCES.values(), *MIXED_CASE, *ADDED)
 WORDS = {
     "llama-bpe": lambda: split_by(LLAMA_3),
     "tekken": lambda: split_by(TEKKEN),
+    "qwen2": lambda: split_by(QWEN_2),
     "smollm": smollm,
     "gpt-2": gpt_2,
 }
@@ -54,6 +64,8 @@ def trained(pre: str) -> str:
     found = Tokenizer(models.BPE(ignore_merges=pre in ("llama-bpe", "tekken")))
     found.pre_tokenizer = WORDS[pre]()
     found.decoder = decoders.ByteLevel()
+    if pre == "qwen2":
+        found.normalizer = normalizers.NFC()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=1500, show_progress=False, initial_alphabet=alphabet)
     found.train_from_iterator(SENTENCES.values(), trainer)

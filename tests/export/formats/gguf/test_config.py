@@ -117,11 +117,11 @@ def test_metadata_that_would_change_the_model_is_refused_by_name(
 
 
 def test_other_architecture_is_refused_by_name(tmp_path: Path) -> None:
-    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "mistral3")
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "plamo")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    message = r"general\.architecture is 'mistral3', expected 'llama'"
+    message = r"general\.architecture is 'plamo', expected one of llama, qwen2"
     with pytest.raises(ConfigError, match=message):
         read_config(tmp_path / "a.gguf")
 
