@@ -44,7 +44,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "eos_token_id": 2,
     },
 }
-RECIPES = ["int8-ort", "int4-rtn-ort", "int8-dynamic-ort", "int8-web", "int4-rtn-portable"]
+RECIPES = ["int8-ort", "int4-ort", "int8-dynamic-ort", "int8-web", "int4-portable"]
 pytestmark = pytest.mark.slow
 
 
