@@ -138,6 +138,8 @@ def test_gguf_is_refused_by_name(tmp_path: Path, name: str) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    message = rf"general\.architecture '{name}' \(.*\) is not supported: it would need .*; export"
+    message = (
+        rf"general\.architecture '{name}' \(.*\) is not supported: it would need .*; supported"
+    )
     with pytest.raises(ConfigError, match=message):
         read_config(tmp_path / "a.gguf")
