@@ -72,10 +72,13 @@ def test_steps_keep_no_memory(embedded_artifact: Callable[[str], Path]) -> None:
     process = psutil.Process()
     for token in tokens(500):
         session.step(token)
-    before = process.memory_info().rss
-    for token in tokens(3000):
-        session.step(token)
-    assert process.memory_info().rss - before < 2 << 20
+    grown = []
+    for _ in range(3):  # what is kept grows each time; what else the process does, does not
+        before = process.memory_info().rss
+        for token in tokens(3000):
+            session.step(token)
+        grown.append(process.memory_info().rss - before)
+    assert min(grown) < 2 << 20
 
 
 def test_a_step_leaves_the_rows_held_before_as_they_are(session: Session) -> None:
