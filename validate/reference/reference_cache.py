@@ -122,7 +122,7 @@ class Store:
     def _make_room(self, needed: int) -> None:
         own = [path for path in self.folder.iterdir() if is_marked(path, _RUN)]
         kept = []
-        for path in sorted(own, key=lambda path: path.stat().st_mtime):
+        for path in sorted(own, key=_age_seconds, reverse=True):
             if not path.name.startswith("."):
                 kept.append(path)
             elif _age_seconds(path) > _ABANDONED_SECONDS:  # by a killed run
@@ -164,4 +164,9 @@ def _discard(folder: Path) -> None:
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Bytes of the files of a folder, as far as no other run is removing it."""
+    size = 0
+    with contextlib.suppress(FileNotFoundError):
+        for path in folder.rglob("*"):
+            size += path.stat().st_size if path.is_file() else 0
+    return size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -143,6 +144,24 @@ def test_what_a_killed_run_left_goes_after_a_day_where_it_is_ours(
     age(kept, seconds=2 * 24 * 3600)
     add(store, "c")
     assert kept.exists() == (not is_marked)
+
+
+def test_what_another_run_renames_or_removes_meanwhile_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, is_marked = Store(tmp_path), module.is_marked
+    add(store, "a")
+    (tmp_path / "a").rename(tmp_path / ".partial-of-another")
+
+    def removing(path: Path, kind: str) -> bool:
+        found = is_marked(path, kind)
+        if path.name == ".partial-of-another":
+            shutil.rmtree(path)
+        return found
+
+    monkeypatch.setattr(module, "is_marked", removing)
+    add(store, "b")
+    assert held(store) == {"b"}
 
 
 def test_a_linked_store_is_found_again_and_a_linked_run_is_not_ours(
