@@ -5,9 +5,10 @@
 # a target where an option means something else. An option reaches its command as it was typed.
 #
 #? MODEL                    checkpoint: a folder or a GGUF file
+#? MODELS                   checkpoints, each a folder or a GGUF file
 #? ADAPTER                  folders of LoRA adapters (PEFT) to merge into MODEL, in this order
 #? QUANT                    recipe that make recipes prints, or auto with SIZE or BITS
-#? QUANT/inspect            fp32, int8, int4, int4-small, int4-rtn or int8-dynamic
+#? QUANT/inspect            fp32, int8, int8-smooth, int4, int4-small, int4-rtn or int8-dynamic
 #? QUANT/bench-flat         recipe of the artifact that is measured
 #? RECIPE                   your own recipe's file, or an artifact's folder, instead of QUANT
 #? RECIPE/recipes           print this one's file: a name, your own file, an artifact
@@ -16,24 +17,30 @@
 #? OUT/validate             artifact folder, or any exporter's model.onnx
 #? OUT/inspect              artifact folder or model.onnx to describe, instead of a checkpoint
 #? OUT/budget               recipe to write (default: artifacts/budget/MODEL.toml); a plot is beside it
+#? OUT/sweep                folder of the page and the artifacts (default: artifacts/sweep)
 #? OUT/synthetic            checkpoint folder to write (default: artifacts/GEOMETRY)
 #? OUT/bench-quality        folder of the quantized models (default: artifacts/quality/MODEL)
 #? OUT/bench-peers          folder of the other runtimes (default: artifacts/peers/MODEL)
-#? WINDOW                   window length in tokens, overrides the checkpoint's, changes the model; for
-#?                          layers that differ a pattern, such as none,32768,32768,32768
+#? WINDOW                   window in tokens, instead of MODEL's; a pattern by layer: none,4096
 #? WINDOW/validate          window in tokens of another exporter's graph (default: MODEL's)
 #? WINDOW/faults            window in tokens of the artifacts; give 64 for a MODEL without one
 #? CACHE                    windowed: fixed-size KV cache (default); growing: grows with the text
 #? KV                       type of keys and values: float32 (default), int8, or float16 with NATIVE=1
 #? SIZE                     budget for the files of weights, e.g. 3.8GB, with QUANT=auto
 #? SIZE/budget              budget for the files of weights, e.g. 3.8GB
-#? BITS                     budget in bits per weight, all that ships, e.g. 5, with QUANT=auto
-#? BITS/budget              budget in bits per weight, all that ships, e.g. 5
+#? BITS                     budget in bits per weight, over all files of weights, e.g. 5, with QUANT=auto
+#? BITS/budget              budget in bits per weight, over all files of weights, e.g. 5
+#? SCHEDULER                where QUANT=auto measures matrices: tcp://HOST:PORT of a Dask scheduler, or
+#?                          local:N for N processes (default: this process)
+#? SCHEDULER/budget         where matrices are measured: tcp://HOST:PORT of a Dask scheduler, or local:N
+#?                          for N processes (default: this process)
+#? SCHEDULER/sweep          where artifacts are exported: tcp://HOST:PORT of a Dask scheduler, or
+#?                          local:N for N processes (default: this process)
 #? BLOCK                    weights that share a scale, at most: 16, 32, 64, 128 (default) or 256
 #? BASE_MODEL               the checkpoint's name on the Hub, ORG/NAME, for the model card
 #? MAX_SHARD                cut the weights into files of at most this size, e.g. 2GB
 #? MAX_SHARD/synthetic      cut the checkpoint into files of at most this size (default: 5GB)
-#? CALIBRATION_TEXT         text that int4 is rounded and others are scaled by (default: a bundled one)
+#? CALIBRATION_TEXT         text by which int4 is rounded and others are scaled, or several (default: a bundled one)
 #? CALIBRATION_TOKENS       tokens of it that int4 is rounded by (default: 16384)
 #? TEXT                     text to measure parity on (default: a bundled one, half code, half story)
 #? TEXT/bench-quality       text to score (default, for the bundled model alone: files it never saw)
@@ -41,7 +48,11 @@
 #? SEED                     seed for the random tokens and the start in TEXT (default: 0)
 #? SEED/synthetic           seed of the weights (default: 0)
 #? SEED/fuzz                seed of the mutations (default: 0)
+#? SEED/torture             seed of what is drawn (default: 0)
 #? SECONDS                  how long to fuzz (default: 120)
+#? KILLS                    signals and full disks, earlier runs included (default: 1000)
+#? MUTATIONS                mutated files, earlier runs included (default: 100000)
+#? FLIPS                    flipped bits, earlier runs included (default: 1000)
 #? TOLERANCE                multiplies the bounds against the recipe; 0.5: twice as strict
 #? MAX_KL                   largest mean KL from the float32 model on TEXT (default: 2)
 #? MIN_AGREEMENT            least top-1 agreement with it on TEXT, 0 to 1 (default: 0.2)
@@ -70,6 +81,7 @@
 #? ONLY/bench-peers         names of runtimes; the others are left out
 #? ONLY/bench-quality       parts of formats' names, such as int4; the others are left out
 #? ONLY/native-wheels       platforms, such as linux-aarch64; the others are left out
+#? ONLY/native-platforms    platforms, such as linux-aarch64; the others are left out
 #? ONLY/fuzz                fuzz the files whose name contains this
 #? ONLY/gguf                kinds of file, such as Q4_K_M; the others are left out
 #? ARTIFACTS                words of artifact names, or all (default: those that ONLY needs)
@@ -85,10 +97,12 @@
 #? LAYERS/synthetic         number of layers to write, from the first (default: all)
 #? LAYERS/bench-export      numbers of layers; each is exported (default: all layers)
 #? QUANTS                   recipes to measure (default: int8 int4-rtn)
+#? QUANTS/sweep             recipes: names, or files of your own (default: all)
+#? TARGETS                  kernels: ort (default), portable, web
 #? LAYOUT                   layout of the files: huggingface (default) or mistral
 #? DTYPE                    bfloat16 (default), float16 or float32
 #? MEASURED                 folder that keeps what the benchmarks measured
-#? PYTHON                   Python that creates .venv, 3.11 or newer (default: python3)
+#? PYTHON                   Python that creates .venv, 3.11 or newer
 .SHELLFLAGS := -fc
 BIN := .venv/bin
 READY := .venv/.ready
@@ -99,13 +113,24 @@ LOG := .venv/install.log
 # from the environment, as "$$OPTION", where no quote or newline in it can hurt.
 OPTIONS := $(sort $(shell sed -n 's,^\#? *\([A-Z_]*\)[ /].*,\1,p' Makefile))
 origin-of = $(firstword $(origin $1))
+typed := $(foreach name,$(.VARIABLES),$(if $(filter command,$(call origin-of,$(name))),$(name)))
 $(foreach name,$(OPTIONS),\
   $(if $(filter command,$(call origin-of,$(name))),$(eval override $(name) := $$(value $(name))))\
   $(if $(filter environment,$(call origin-of,$(name))),$(eval $(name) := $$(value $(name))))\
   $(if $(filter-out undefined,$(call origin-of,$(name))),$(eval given-$(name) := $$(value $(name)))))
 
 PYTHON ?= python3
+
+# An option that no target has, or that only other targets have, ends make: it would be ignored.
+quoted = '$(subst ','\'',$1)'
+ifeq ($(MAKELEVEL),0)
+  refusal := $(if $(typed),$(shell $(call quoted,$(PYTHON)) console/make_help.py --refuse \
+    $(call quoted,$(MAKECMDGOALS)) $(foreach name,$(typed),$(call quoted,$(name)))))
+  $(if $(refusal),$(error $(refusal)))
+endif
+
 MODEL ?= models/stdlib-5m
+MODELS ?= models/stdlib-5m
 QUANT ?= int8
 TARGET ?= ort
 SHARED ?= ../shared
@@ -133,8 +158,8 @@ measuring = $(call flag,TEXT,text) $(call flag,SEED,seed) $(call flag,TOLERANCE,
   $(call flag,MAX_KL,max-kl) $(call flag,MIN_AGREEMENT,min-agreement) \
   $(call switch,THOROUGH,thorough) $(call flag,STORE,store)
 export-options = $(choices) $(size) $(call flag,BASE_MODEL,base-model) \
-  $(call flag,MAX_SHARD,max-shard) $(call flag,CALIBRATION_TEXT,calibration-text) \
-  $(call flag,CALIBRATION_TOKENS,calibration-tokens) $(call switch,NATIVE,native) $(measuring) \
+  $(call flag,MAX_SHARD,max-shard) $(call each,CALIBRATION_TEXT,calibration-text) \
+  $(call flag,CALIBRATION_TOKENS,calibration-tokens) $(call flag,SCHEDULER,scheduler) $(call switch,NATIVE,native) $(measuring) \
   $(call switch,NO_VALIDATE,no-validate) $(call switch,NO_RESUME,no-resume) \
   $(call switch,NO_REPLACE,no-replace)
 # Sets OUT, where it is not given, to the folder that export writes.
@@ -145,8 +170,8 @@ stem = $$(basename -- "$$MODEL")
 # A file's tests stay in one process: they share what its fixtures made.
 in-parallel = --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: help dev export run validate inspect recipes budget card sign verify sbom parity faults fuzz synthetic interop gguf models \
-  reduced native native-wheels web bench-export bench-others bench-peers bench-quality bench-web bench bench-flat \
+.PHONY: help dev export run validate inspect recipes budget sweep card sign verify sbom parity faults fuzz torture synthetic interop gguf models \
+  reduced native native-wheels native-platforms web bench-export bench-others bench-peers bench-quality bench-web bench bench-flat \
   bench-kernels \
   performance dist test test-fast lint types clean
 
@@ -175,17 +200,22 @@ recipes: $(READY)  ## use: print how each recipe stores every matrix
 budget: $(READY)  ## use: write the recipe that changes a model least within a size
 	@$(tramontane) budget "$$MODEL" $(size) --target="$$TARGET" \
 	  --out="$${OUT:-artifacts/budget/$(stem).toml}" $(call each,ADAPTER,adapter) \
-	  $(call flag,CALIBRATION_TEXT,calibration-text)
+	  $(call each,CALIBRATION_TEXT,calibration-text) $(call flag,SCHEDULER,scheduler)
+
+sweep: $(READY)  ## use: export recipes of several models, and write one page of KL over bits
+	@$(tramontane) sweep $$MODELS --out="$${OUT:-artifacts/sweep}" $(call many,QUANTS,quants) \
+	  $(call many,TARGETS,targets) $(call flag,TEXT,text) $(call switch,THOROUGH,thorough) \
+	  $(call flag,SCHEDULER,scheduler)
 
 card: $(READY)  ## use: print an artifact's model card
 	@$(artifact) && $(tramontane) card "$$OUT"
 
-sign: KEY = $(or $(given-KEY),key.pem)
+sign: export KEY = $(or $(given-KEY),key.pem)
 sign: $(READY)  ## use: sign all files of an artifact with a key, offline
 	@$(artifact) && $(tramontane) sign "$$OUT" $(call flag,KEY,key) \
 	  $(call flag,CERTIFICATE,certificate) $(call flag,SIGNATURE,signature)
 
-verify: KEY = $(or $(given-KEY),key.pub)
+verify: export KEY = $(or $(given-KEY),key.pub)
 verify: $(READY)  ## use: verify that a key signed all files of an artifact
 	@$(artifact) && $(tramontane) verify "$$OUT" $(call flag,KEY,key) $(call flag,SIGNATURE,signature)
 
@@ -218,19 +248,27 @@ faults: native  ## prove: plant every fault in good artifacts, and write docs/fa
 	@$(module).faults $(if $(given-MODEL),--model="$$MODEL") $(call flag,WINDOW,window) \
 	  $(call flag,ONLY,only) $(if $(or $(ONLY),$(given-MODEL)),,--out=docs/faults.md)
 
-fuzz: $(READY)  ## prove: mutate files that others write, and write docs/reliability.md
-	@$(module).fuzz $(call flag,SECONDS,seconds) $(call flag,SEED,seed) $(call flag,ONLY,only) \
-	  $(if $(or $(ONLY),$(SEED)),,--page=docs/reliability.md)
+fuzz: $(READY)  ## prove: mutate files that others write; each is read or refused
+	@$(module).fuzz $(call flag,SECONDS,seconds) $(call flag,SEED,seed) $(call flag,ONLY,only)
+
+torture: $(READY)  ## prove: kill exports, fill disks, damage files; write docs/reliability.md
+	@$(module).torture $(call flag,KILLS,kills) $(call flag,MUTATIONS,mutations) \
+	  $(call flag,FLIPS,flips) $(call flag,SEED,seed) $(if $(SEED),,--page=docs/reliability.md)
 
 interop: $(READY)  ## prove: run artifacts in other runtimes, and write docs/interop.md
 	@$(module).interop "$$MODEL" --shared="$$SHARED" --out=docs/interop.md \
 	  --screenshots=artifacts/screenshots $(call many,ONLY,only) $(call flag,ARTIFACTS,artifacts) \
 	  $(call many,REQUIRE,require)
 
+native-platforms: $(READY)  ## prove: build our attention kernel for all platforms, run it where it can be
+	@$(module).interop.native_platforms "$$MODEL" --page=docs/native.md $(call many,ONLY,only)
+
 gguf: $(READY)  ## prove: read every kind of GGUF file that llama.cpp makes, and write docs/gguf.md
 	@set --; stories="$$SHARED/models/stories15M"; test ! -e "$$stories" || set -- --narrow="$$stories"; \
 	  $(module).bench.peers.gguf_types "$$MODEL" "$$@" $(call many,ONLY,only) \
 	  $(call flag,THREADS,threads) $(if $(or $(ONLY),$(given-MODEL)),,--out=docs/gguf.md)
+	@$(if $(or $(ONLY),$(given-MODEL)),,$(BIN)/python -m pytest -q -rs -k llama_cpp_computes \
+	  tests/export/formats/gguf/test_mistral3.py tests/export/formats/gguf/test_neighbours.py)
 
 models: $(READY)  ## prove: export trained models, and write docs/models.md, with the files that tests make
 	@$(module).bench.models_page --shared="$$SHARED" --out=docs/models.md
@@ -286,7 +324,7 @@ $(READY): pyproject.toml constraints.txt
 	@"$$PYTHON" -c 'import os, sys; sys.exit(sys.version_info < (3, 11) and "PYTHON=%s: Python %d.%d, expected 3.11 or newer" % (os.environ["PYTHON"], *sys.version_info[:2]))'
 	@rm -f $@
 	@echo 'installing PyTorch, onnxruntime and other packages into .venv: about 0.4 GB to download and'
-	@echo '1.5 GB on disk with the CPU build of PyTorch, several GB more with its CUDA build (see README.md)'
+	@echo '1.9 GB on disk with the CPU build of PyTorch, several GB more with its CUDA build (see README.md)'
 	@test -x $(BIN)/python || "$$PYTHON" -m venv .venv
 	@( $(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]' 2>&1 && \
 	  touch $@ ) | tee $(LOG) | while read -r line; do case $$line in \

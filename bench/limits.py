@@ -21,7 +21,7 @@ from ..graphs.operator.group_query_attention import GROUP_QUERY_ATTENTION, ROPE_
 from ..graphs.probing.graph_file import read_proto
 from ..runtime import contract
 from ..runtime.contract import Geometry
-from ..runtime.ort_session import ort
+from ..runtime.ort.ort_session import ort
 
 _BUFFER_BYTES = 1 << 29  # far more than the CPU's caches
 _TIMES = 5

@@ -17,22 +17,17 @@ from pathlib import Path
 from ..console.progress import say
 from ..console.status import status_of
 from ..export.build import export_checkpoint
-from ..export.cache_choice import WINDOWED, geometry_of
-from ..export.config import MistralConfig
 from ..export.formats.checkpoint import Checkpoint
-from ..export.known_models import GEOMETRIES
 from ..export.options import ExportOptions
-from ..export.plan import plan
 from ..runtime.errors import ConfigError, TramontaneError
-from ..runtime.memory import cache_bytes
-from ..runtime.sizes import format_bytes
 from ..validate.measurement import GateOptions
 from ..validate.run_gate import validate
+from .artifact.stored_speeds import STORED, speed_lines, stored_rows
+from .geometries import geometry_lines, table
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "situation"
 ABSENT = "absent here"
-_QUANTS, _TOKENS = ("int8", "int4-rtn"), 4096
 RECIPE = ExportOptions(quant="int8", target="ort")
 
 
@@ -180,7 +175,7 @@ def as_markdown(rows: Sequence[Sequence[str]], found: Sequence[Situation]) -> st
         f"Each was exported as {RECIPE.quant} for {RECIPE.target}, and the artifact was compared",
         "with PyTorch in float32 on the model's own weights (`docs/parity.md`).",
         "",
-        *_table((*columns, "mean KL, nats", "top-1 agreement"), rows),
+        *table((*columns, "mean KL, nats", "top-1 agreement"), rows),
         "",
         "*Tokenizer kind*: the driver reads `sentencepiece` itself, and `tokenizers` with the",
         "package of that name (`vocabulary.kind` in `manifest.json`).",
@@ -196,58 +191,30 @@ def as_markdown(rows: Sequence[Sequence[str]], found: Sequence[Situation]) -> st
         "  otherwise the export stops with the first text on which they differ. Only how a",
         "  text that begins with a space is read may differ: the driver follows",
         "  `tokenizer.model`, and the artifact's `tokenizer.json` is then made from it.",
+        "- Of a `tokenizer.model` alone, transformers 5 makes merges in the order of ids,",
+        "  whatever their scores, and writes a space that begins a text once; for a Mistral, or",
+        "  without `tokenizer_class`, it puts none in front of a text. The driver and the",
+        "  artifact's files give the tokens of SentencePiece; a note of the parity report has",
+        "  the first strings that differ.",
+        "- Where a published `tokenizer.json` ends every text with a token, such as `</s>`, the",
+        "  driver and the artifact's `tokenizer.json` leave it out, with a note: a model would",
+        "  read it as the end of the prompt.",
         "",
         "## Kinds of files",
         "",
         "Tests make each of these, most with the package that people make them with, and compare",
         "what tramontane reads with what that package reads.",
         "",
-        *_table(
+        *table(
             ("situation", "package", "test"),
             [(one.what, one.package, f"`{one.test}`") for one in found],
         ),
         "",
-        "## Known geometries",
-        "",
-        "The sizes of these are known. `tests/export/test_known_models.py` compares the",
-        "parameters with those of transformers' model and with a count that a publisher, the",
-        "Hugging Face Hub or a library states, and names who states it. Those of a model that",
-        "also reads images are the text model's; a head tied to the embedding counts once.",
-        "`make synthetic GEOMETRY=NAME` writes random weights of that size, and",
-        "`make bench-export` exports them. Only the sizes are checked, unless the model is also",
-        "in the first table.",
-        "",
-        "Bytes are those that `tramontane inspect NAME` plans for `ort`: of the weights, of the",
-        f"KV cache after {_TOKENS} tokens, and the RAM to run with it.",
-        "",
-        *_table(
-            ("geometry", "parameters", *_QUANTS, "KV cache", *(f"RAM, {q}" for q in _QUANTS)),
-            [_sizes(name, config) for name, config in GEOMETRIES.items()],
-        ),
+        *geometry_lines(),
     ]
+    if speeds := speed_lines(stored_rows(STORED)):
+        lines += ["", *speeds]
     return "\n".join(lines) + "\n"
-
-
-def _sizes(name: str, config: MistralConfig) -> tuple[str, ...]:
-    """One row of the table of geometries."""
-    cache = cache_bytes(
-        plan(config, quant=_QUANTS[0], target="ort").memory,
-        geometry_of(config, WINDOWED),
-        min(_TOKENS, config.max_position_embeddings),
-    )
-    planned = [plan(config, quant=quant, target="ort").memory for quant in _QUANTS]
-    return (
-        name,
-        f"{config.num_parameters:,}".replace(",", " "),
-        *(format_bytes(one.weights_bytes) for one in planned),
-        format_bytes(cache),
-        *(format_bytes(one.needed(cache)) for one in planned),
-    )
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
 if __name__ == "__main__":

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from rich.table import Table
+from rich.table import Column, Table
 
-from ..console.progress import say
+from ..console import process_per_core as processes
+from ..console.progress import track
 from ..console.rich_console import rich_console
 from ..console.status import status_of
 from ..export.build import (
@@ -20,13 +23,14 @@ from ..export.formats.checkpoint import Checkpoint
 from ..export.options import (
     ExportOptions,
 )
-from ..graphs.quantization.recipes.known import recipe_names
-from ..graphs.targets.known import TARGETS, find_target
+from ..graphs.quantization.recipes.all_recipes import recipe_names
+from ..graphs.targets.all_targets import TARGETS, find_target
 from ..runtime.manifest import read_manifest
 from ..runtime.sizes import format_bytes
 from ..validate.measurement import GateOptions
 from ..validate.run_gate import JSON_FILE, PAGE_FILE, validate, write_reports
 
+_MOST_PARAMETERS = 10**8  # of models that may be measured side by side: each takes its memory
 _TEMPLATE = Path(__file__).with_name("parity.html.jinja")
 # Name of a figure in a report, its label, and its format.
 COLUMNS = (
@@ -47,24 +51,52 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="folder for the artifacts, reports and overview")
     parser.add_argument("--thorough", action="store_true", help="all lengths and layers")
     args = parser.parse_args(argv)
-    checkpoint, rows = Checkpoint.open(args.model), []
-    for quant in recipe_names():
-        for target in (target for target in TARGETS if quant in find_target(target).quants()):
-            say(f"{quant} for {target}")
-            artifact = args.out / f"{quant}-{target}"
-            export_checkpoint(args.model, artifact, ExportOptions(quant=quant, target=target))
-            options = GateOptions(thorough=args.thorough)
-            verdict = validate(artifact, checkpoint, options, explains=True)
-            write_reports(verdict, args.out / "reports" / artifact.name)
-            rows.append(_row(verdict.as_json(), artifact))
+    cases = [
+        (quant, target)
+        for quant in recipe_names()
+        for target in TARGETS
+        if quant in find_target(target).quants()
+    ]
+    found = measured(args.model, args.out, cases, thorough=args.thorough)
+    rows = [next(found) for _ in track(cases, "exporting and measuring recipes")]
     page = args.out / "index.html"
     page.write_text(render(rows, model=args.model.resolve().name), encoding="utf-8")
-    table = Table("recipe", "weights", *(title for _, title, _ in COLUMNS), "verdict")
+    name = Column("recipe", min_width=max(len(row["name"]) for row in rows))
+    table = Table(name, "weights", *(title for _, title, _ in COLUMNS), "verdict")
     for row in rows:
         table.add_row(row["name"], row["weights"], *row["figures"], row["verdict"])
     rich_console(width=150).print(table)
     print(f"wrote {page}")
     return int(any(row["verdict"] != "passed" for row in rows))
+
+
+def measured(
+    model: Path, out: Path, cases: Sequence[tuple[str, str]], *, thorough: bool
+) -> Iterator[dict[str, Any]]:
+    """Export and measure recipes for targets; rows come in their order.
+
+    Those of a small model run on a core each. The first runs alone, so that the others find the
+    results of the reference that all share.
+    """
+    quants, targets = zip(*cases, strict=True)
+    is_small = Checkpoint.open(model).config.num_parameters <= _MOST_PARAMETERS
+    cores = processes.cores_for(len(cases) - 1) if is_small else []
+    run = functools.partial(_measured, model, out, thorough)
+    yield run(*cases[0])
+    if not cores:
+        yield from map(run, quants[1:], targets[1:])
+        return
+    with processes.process_per_core(cores, is_quiet=True) as pool:
+        yield from pool.map(run, quants[1:], targets[1:])
+
+
+def _measured(model: Path, out: Path, thorough: bool, quant: str, target: str) -> dict[str, Any]:
+    artifact = out / f"{quant}-{target}"
+    export_checkpoint(model, artifact, ExportOptions(quant=quant, target=target))
+    options = GateOptions(thorough=thorough)
+    verdict = validate(artifact, Checkpoint.open(model), options, explains=True)
+    write_reports(verdict, out / "reports" / artifact.name)
+    return _row(verdict.as_json(), artifact)
 
 
 def render(rows: list[dict[str, Any]], *, model: str) -> str:

@@ -14,8 +14,9 @@ import jinja2
 
 from ..console.status import status_of
 from ..runtime.errors import ContractError
-from ..runtime.sizes import counted, format_bytes
+from ..runtime.sizes import format_bytes
 from .artifact.long_context import MOST_GROWTH, MOST_SLOWER
+from .machine import describe_machines
 
 _TEMPLATE = Path(__file__).with_name("performance.md.jinja")
 SPEED, PEERS, FLAT, KERNELS = "speed-*.json", "peers-*.json", "flat.json", "kernels.json"
@@ -117,18 +118,6 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path}: cannot be read ({error}), expected one line of JSON; measure it again"
         ) from error
     return found
-
-
-def describe_machines(machines: Sequence[dict[str, Any]]) -> str:
-    """The machine of the measurements, or all machines if they differ."""
-    told = dict.fromkeys(
-        f"{one['processor']}, {counted(one['cores'], 'core')}, "
-        f"{counted(one['threads'], 'thread')}, "
-        f"{one['memory_bytes'] / 2**30:.0f} GiB, {one['system']}, "
-        + ", ".join(f"{name} {version}" for name, version in one["versions"].items())
-        for one in machines
-    )
-    return f"Measured on: {'; and on '.join(told)}."
 
 
 def _speed(report: dict[str, Any], whats: Sequence[str], plots: set[str]) -> dict[str, Any]:

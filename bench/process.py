@@ -28,9 +28,12 @@ class ProcessUsage:
 
     status: int
     seconds: float
+    cpu_seconds: float  # of the processor, over all threads and the processes that it waited for
     # Resident, pages of mapped files included: the larger of the system's count for the
     # largest process, and of the sampled sum over all processes.
     peak_bytes: int
+    # The largest sampled sum without those pages, which the system can drop: Linux alone.
+    own_peak_bytes: int
     lines: tuple[tuple[float, str], ...]  # of standard error, and seconds from the start
     output: str
     was_stopped: bool  # because it exceeded the memory limit
@@ -68,12 +71,13 @@ def run(command: Sequence[str | Path], *, limit_bytes: int) -> ProcessUsage:
     )
     for reader in readers:
         reader.start()
-    was_stopped, seen_bytes = False, 0
+    was_stopped, seen_bytes, own_bytes = False, 0, 0
     while True:
         done, code, usage = os.wait4(process.pid, os.WNOHANG)
         if done:
             break
-        seen_bytes = max(seen_bytes, _resident(process.pid))
+        resident, mapped = _resident(process.pid)
+        seen_bytes, own_bytes = max(seen_bytes, resident), max(own_bytes, resident - mapped)
         if not was_stopped and seen_bytes > limit_bytes:
             for each in _family(process.pid):
                 each.kill()
@@ -89,20 +93,27 @@ def run(command: Sequence[str | Path], *, limit_bytes: int) -> ProcessUsage:
     return ProcessUsage(
         status=process.returncode,
         seconds=seconds,
+        cpu_seconds=usage.ru_utime + usage.ru_stime,
         peak_bytes=max(kept_bytes, seen_bytes),
+        own_peak_bytes=own_bytes,
         lines=tuple(lines),
         output="".join(output),
         was_stopped=was_stopped,
     )
 
 
-def _resident(pid: int) -> int:
-    """Resident memory of a process and its descendants."""
-    total = 0
+def _resident(pid: int) -> tuple[int, int]:
+    """Resident memory of a process and its descendants, and how much of it is mapped files.
+
+    Source of the second: proc(5), statm, "shared": pages of files and of shared memory.
+    """
+    total, mapped = 0, 0
     for each in _family(pid):
         with contextlib.suppress(psutil.NoSuchProcess):
-            total += each.memory_info().rss
-    return total
+            memory = each.memory_info()
+            total += memory.rss
+            mapped += getattr(memory, "shared", 0)
+    return total, mapped
 
 
 def _family(pid: int) -> list[psutil.Process]:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from ..console.progress import track
 from ..console.status import status_of
-from ..graphs.quantization.recipes.known import recipe_names
-from ..graphs.targets.known import TARGETS
+from ..graphs.quantization.recipes.all_recipes import recipe_names
+from ..graphs.targets.all_targets import TARGETS
 
 _LIMIT_SECONDS = 1200  # of one export
 Words = tuple[str, ...]  # words of ``tramontane export``

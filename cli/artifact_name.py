@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..export.budget.asked import Asked
 from ..export.window_choice import WindowChoice, window_as_text
-from ..graphs.quantization.recipes.known import find_recipe
+from ..graphs.quantization.recipes.all_recipes import find_recipe
 from ..graphs.quantization.recipes.recipe import Recipe
 from .flags import CHOICE_DEFAULTS
 

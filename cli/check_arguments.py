@@ -20,7 +20,7 @@ def refuse_parity_check_beyond_memory(
     """
     from ..export.cache_choice import choose_cache, geometry_of
     from ..export.formats.checkpoint import read_merged_config
-    from ..export.plan import plan
+    from ..export.planning.plan import plan
     from ..export.window_choice import adapted
     from ..validate.can_measure import refuse_little_memory
 
@@ -45,18 +45,19 @@ def refuse_short_text(path: Path, text: Path | None, adapters: Sequence[Path]) -
             TokenText(checkpoint).count(read_text(text, flag="--text"))
 
 
-def refuse_same_text(*, calibration: Path | None, measured: Path | None) -> None:
-    """Refuse to measure parity on the calibration text: the result would look too good.
+def refuse_same_text(*, calibration: Sequence[Path], measured: Path | None) -> None:
+    """Refuse to measure parity on a calibration text: the result would look too good.
 
     Raises:
         ConfigError: both options name one file.
     """
-    if calibration is None or measured is None:
+    if measured is None:
         return
-    if calibration.resolve() == measured.resolve():
-        raise ConfigError(
-            f"--calibration-text {calibration}: is --text too, expected two texts; cut it in two"
-        )
+    for path in calibration:
+        if path.resolve() == measured.resolve():
+            raise ConfigError(
+                f"--calibration-text {path}: is --text too, expected two texts; cut it in two"
+            )
 
 
 def refuse_unwritable(args: Namespace, *flags: str) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..export.budget.asked import AUTO, asked_for
-from ..export.window_choice import parse_window
-from ..graphs.quantization.recipes.known import open_recipe, recipe_names
+from ..export.window_choice import WindowChoice, parse_window
+from ..graphs.quantization.recipes.all_recipes import open_recipe, recipe_names
 from ..graphs.quantization.recipes.recipe import DEFAULT_BLOCK
-from ..graphs.targets.known import DEFAULT_TARGET, TARGETS
+from ..graphs.targets.all_targets import DEFAULT_TARGET, TARGETS
 from ..runtime.contract import CACHE_DTYPES
 from ..runtime.errors import ConfigError
 from ..runtime.sizes import parse_size
@@ -32,6 +32,17 @@ CHOICE_DEFAULTS: dict[str, Any] = {  # as in ``export.options.ExportOptions``
 MAX_KL, MIN_AGREEMENT = 2.0, 0.2  # as in ``validate.tolerance``
 
 
+def window_of(text: str) -> WindowChoice:
+    """The value of ``--window``, for argparse."""
+    try:
+        return parse_window(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text}: expected a number of tokens, such as 4096, or a pattern by layer, such as "
+            "none,4096"
+        ) from error
+
+
 def add_adapter(parser: argparse.ArgumentParser) -> None:
     """Add the option for adapters, which may be repeated."""
     parser.add_argument(
@@ -48,8 +59,28 @@ def add_adapter(parser: argparse.ArgumentParser) -> None:
 def add_size(parser: argparse.ArgumentParser) -> None:
     """Add the options for the size that a recipe is made for."""
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--size", metavar="SIZE", help="of the files of weights, e.g. 3.8GB")
-    size.add_argument("--bits", type=float, metavar="N", help="per weight, all that ships")
+    size.add_argument("--size", metavar="SIZE", help="budget for the files of weights, e.g. 3.8GB")
+    size.add_argument(
+        "--bits",
+        type=float,
+        metavar="N",
+        help="budget in bits per weight, over all files of weights",
+    )
+
+
+def add_scheduler(parser: argparse.ArgumentParser, *, what: str) -> None:
+    """Add the option for what runs independent tasks.
+
+    Args:
+        parser: that takes it.
+        what: the tasks.
+    """
+    parser.add_argument(
+        "--scheduler",
+        metavar="WHERE",
+        help=f"{what}: tcp://HOST:PORT of a Dask scheduler, or local:N for N processes of this "
+        "machine; the results are the same (default: this process)",
+    )
 
 
 def add_choices(parser: argparse.ArgumentParser, *, has_auto: bool = False) -> None:
@@ -93,10 +124,10 @@ def add_choices(parser: argparse.ArgumentParser, *, has_auto: bool = False) -> N
     )
     parser.add_argument(
         "--window",
-        type=parse_window,
+        type=window_of,
         metavar="N",
-        help="window length in tokens, overrides the checkpoint's, changes the model; for layers "
-        "that differ a pattern that repeats, such as none,32768,32768,32768",
+        help="window in tokens, instead of the checkpoint's, which makes it another model; for "
+        "layers that differ, a pattern that repeats, such as none,32768,32768,32768",
     )
     parser.add_argument(
         "--cache",

@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 
 from .. import __version__
-from ..console.status import MEANINGS, status_of
+from ..console.one_line_parser import OneLineParser
+from ..console.status import MEANINGS, interrupted, status_of
 from ..console.streams import accept_any_text
 from .commands import (
     bench,
@@ -20,6 +21,7 @@ from .commands import (
     run,
     sbom,
     sign,
+    sweep,
     synthesize,
     validate,
     verify,
@@ -32,6 +34,7 @@ _COMMANDS = (  # in the order of --help
     inspect,
     recipes,
     budget,
+    sweep,
     bench,
     card,
     sign,
@@ -45,7 +48,10 @@ EXAMPLES = tuple(example for command in _COMMANDS for example in command.EXAMPLE
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand; return one of the exit statuses that ``--help`` lists."""
     accept_any_text()
-    args = parser().parse_args(argv)
+    try:
+        args = parser().parse_args(argv)
+    except KeyboardInterrupt:
+        return interrupted()
     name = f"tramontane {args.command}"
     return status_of(lambda: int(args.main(args)), name=name, as_json=args.json)
 
@@ -54,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser of the command with all subcommands."""
     examples = [f"  {example}" for example in EXAMPLES]
     statuses = [f"  {number:<4} {meaning}" for number, meaning in MEANINGS.items()]
-    whole = argparse.ArgumentParser(
+    whole = OneLineParser(
         prog="tramontane",
         description="Export Mistral-family checkpoints to ONNX, compared with PyTorch.",
         epilog="\n".join(["examples:", *examples, "", "exit status:", *statuses]),

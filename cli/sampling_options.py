@@ -19,14 +19,15 @@ _NUMBERS = (  # option, type, name of its value, default, what it does; names as
         float,
         "P",
         0.0,
-        "sample from tokens with at least this share of the likeliest one's probability",
+        "sample from tokens with at least this share of the most likely one's probability",
     ),
     (
         "typical-p",
         float,
         "P",
         1.0,
-        "sample from the tokens of most typical information that reach this probability",
+        "sample from the tokens whose information is nearest to the expected one, of this "
+        "probability together",
     ),
     (
         "repetition-penalty",
@@ -41,7 +42,7 @@ _NUMBERS = (  # option, type, name of its value, default, what it does; names as
         float,
         "X",
         0.0,
-        "subtract as often as the token is in the answer",
+        "subtract once for each time that the token is in the answer",
     ),
     ("seed", int, "N", 0, "seed of sampling"),
 )

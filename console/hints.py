@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
+from ..runtime.untrusted import environment
 
 CALLER, CALLED_FROM, OPTIONS = (
     f"TRAMONTANE_{name}" for name in ("CALLER", "CALLED_FROM", "OPTIONS")
@@ -36,6 +37,7 @@ _POSITIONAL = {
     "budget": ("MODEL",),
     "synthesize": ("GEOMETRY", "OUT"),
 }
+_TARGETS = {"synthesize": "synthetic"}  # those of make whose subcommand has another name
 # Other options have the same name in both, as WINDOW and --window.
 _FLAGS = {"MODEL": "--reference"}
 _NAMES = {flag: name for name, flag in _FLAGS.items()}
@@ -47,19 +49,19 @@ def suggest(command: str, **values: str | Path | bool | Sequence[Path]) -> str:
     """A command line that runs a subcommand, quoted for the user's shell.
 
     Args:
-        command: the subcommand; make's target has the same name.
+        command: the subcommand.
         values: by the name of make's option, e.g. ``OUT``; True for a switch, a sequence for an
             option that is repeated. A call of make leaves out those that make has no option for,
             since its target always sets them.
     """
     if _is_made():
-        options = os.environ.get(OPTIONS, "").split()
+        options = _options()
         given = [
             f"{name}={' '.join(map(str, _each(value)))}"
             for name, value in values.items()
             if name in options
         ]
-        return quoted([*_make(), command, *given])
+        return quoted([*_make(), _TARGETS.get(command, command), *given])
     places = _POSITIONAL[command]
     words = [str(values[name]) for name in places if name in values]
     for name, value in values.items():
@@ -67,6 +69,17 @@ def suggest(command: str, **values: str | Path | bool | Sequence[Path]) -> str:
             words.append(_FLAGS.get(name, f"--{name.lower().replace('_', '-')}"))
             words += [] if value is True else [str(one)]
     return quoted([*_program("tramontane", module="tramontane"), command, *words])
+
+
+def refuse_unreadable() -> None:
+    """Refuse what no Makefile of ours puts into the three variables.
+
+    Raises:
+        ConfigError: one of them cannot be read.
+    """
+    if _is_made():
+        _options()
+        _make()
 
 
 def _each(value: str | Path | bool | Sequence[Path]) -> Sequence[str | Path | bool]:
@@ -84,10 +97,15 @@ def instead_of(path: Path) -> str:
     name = path.as_posix()
     if not _HUB_NAME.fullmatch(name) or Path(path.parts[0]).exists():
         return ""
-    folder = f"models/{path.name}"
-    program = _program("hf", module="huggingface_hub.cli.hf")
-    command = quoted([*program, "download", name, "--local-dir", folder])
+    folder = Path("models") / path.name
+    command = download(name, folder)
     return f"if it is a model on the Hugging Face Hub, download it: {command}, then name {folder}"
+
+
+def download(name: str, folder: Path) -> str:
+    """The command that downloads a model of the Hugging Face Hub, ``ORG/NAME``, to a folder."""
+    program = _program("hf", module="huggingface_hub.cli.hf")
+    return quoted([*program, "download", name, "--local-dir", str(folder)])
 
 
 def install(extra: str = "export") -> str:
@@ -116,7 +134,7 @@ def names_in_make(message: str) -> str:
     """
     if not _is_made():
         return ""
-    options = os.environ.get(OPTIONS, "").split()
+    options = _options()
     names = []
     for flag in dict.fromkeys(re.findall(r"--[a-z][a-z-]*[a-z]", message)):
         name = _NAMES.get(flag, flag.removeprefix("--").upper().replace("-", "_"))
@@ -135,13 +153,17 @@ def quoted(words: Sequence[str]) -> str:
 
 
 def _is_made() -> bool:
-    return os.environ.get(CALLER) == "make"
+    return environment.one_of(CALLER, ("make",)) == "make"
+
+
+def _options() -> list[str]:
+    return environment.words(OPTIONS, "[A-Z_]+", what="names of make's options")
 
 
 def _make() -> list[str]:
     """The words that call make, with ``-C`` where the user is in another folder."""
-    called_from = os.environ.get(CALLED_FROM, "")
-    if not called_from or (os.path.isdir(called_from) and os.path.samefile(called_from, ".")):
+    called_from = environment.folder(CALLED_FROM)
+    if called_from is None or (called_from.is_dir() and called_from.samefile(".")):
         return ["make"]
     return ["make", "-C", os.getcwd()]
 

@@ -18,6 +18,7 @@ from multiprocessing.queues import SimpleQueue
 from types import FrameType
 from typing import TypeVar
 
+from ..runtime.untrusted import environment
 from .end_with_parent import end_with_parent
 
 Result = TypeVar("Result")
@@ -78,22 +79,17 @@ def process_per_core(cores: Sequence[int], *, is_quiet: bool = False) -> Iterato
     free: SimpleQueue[int] = context.SimpleQueue()
     for core in cores:
         free.put(core)
-    before = os.environ.get(_THREADS)
-    os.environ[_THREADS] = "1"
-    executor = ProcessPoolExecutor(len(cores), context, _Worker.begin, (free, is_quiet))
-    others = set(multiprocessing.active_children())
-    try:
-        yield Pool(executor)
-    except BaseException:
-        for child in set(multiprocessing.active_children()) - others:
-            child.terminate()  # see ``_Worker.begin``
-        raise
-    finally:
-        executor.shutdown(cancel_futures=True)
-        if before is None:
-            del os.environ[_THREADS]
-        else:
-            os.environ[_THREADS] = before
+    with environment.changed(_THREADS, "1"):
+        executor = ProcessPoolExecutor(len(cores), context, _Worker.begin, (free, is_quiet))
+        others = set(multiprocessing.active_children())
+        try:
+            yield Pool(executor)
+        except BaseException:
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()  # see ``_Worker.begin``
+            raise
+        finally:
+            executor.shutdown(cancel_futures=True)
 
 
 class _Worker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -48,10 +49,22 @@ def _in_lines(items: Sequence[Item], label: str) -> Iterator[Item]:
         yield item
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Show nothing in the block: neither progress nor lines."""
+    before = _Shown.is_busy, _Shown.is_quiet
+    _Shown.is_busy = _Shown.is_quiet = True
+    try:
+        yield
+    finally:
+        _Shown.is_busy, _Shown.is_quiet = before
+
+
 class _Shown:
     """Whether a bar is shown; only one is at a time."""
 
     is_busy = False
+    is_quiet = False
 
 
 def say(line: str) -> None:
@@ -59,7 +72,7 @@ def say(line: str) -> None:
 
     An empty line is not written.
     """
-    if line:
+    if line and not _Shown.is_quiet:
         note = hints.names_in_make(line)
         whole = f"{line} ({note})" if note else line
         # While a bar is shown, rich stands in for standard error, and reads colors from texts.

@@ -10,9 +10,10 @@ import platform
 import sys
 import traceback
 from collections.abc import Callable
+from typing import TextIO
 
 from .. import __version__
-from ..runtime.errors import ParityError, TramontaneError, printable
+from ..runtime.errors import ConfigError, ParityError, TramontaneError, printable
 from ..runtime.tokenizers.panics import is_panic
 from . import hints
 from .streams import accept_any_text
@@ -56,6 +57,11 @@ def status_of(
     """
     accept_any_text()
     try:
+        hints.refuse_unreadable()
+    except ConfigError as error:  # no notes beside it: they follow from what cannot be read
+        complain(str(error), has_note=False)
+        return EXIT_BAD_INPUT
+    try:
         status = main()
         print(end="", flush=True)
         return status
@@ -64,11 +70,10 @@ def status_of(
             return EXIT_NOT_READ
         raise
     except BrokenPipeError:
-        _drop_output()
+        _drop(sys.stdout)
         return EXIT_NOT_READ
     except KeyboardInterrupt:
-        print("\ntramontane: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return interrupted()
     except BaseException as error:
         if not isinstance(error, Exception) and not is_panic(error):
             raise
@@ -81,20 +86,29 @@ def status_of(
                 print(json.dumps({"error": type(error).__name__, "message": message}))
             print(end="", flush=True)
         except OSError:
-            _drop_output()
+            _drop(sys.stdout)
         return status
 
 
-def _drop_output() -> None:
-    """Let what standard output still holds go nowhere; Python would fail on it when it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def interrupted() -> int:
+    """Say that Ctrl-C was pressed; the exit status."""
+    print("\ntramontane: interrupted", file=sys.stderr)
+    return EXIT_INTERRUPTED
 
 
-def complain(message: str) -> None:
+def _drop(stream: TextIO) -> None:
+    """Let what a stream still holds go nowhere; Python would fail on it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def complain(message: str, *, has_note: bool = True) -> None:
     """Print an error on standard error, with make's names for its flags where make calls."""
-    print(f"tramontane: {message}", file=sys.stderr)
-    if note := hints.names_in_make(message):
-        print(f"tramontane: {note}", file=sys.stderr)
+    note = hints.names_in_make(message) if has_note else ""
+    try:
+        for text in (message, note) if note else (message,):
+            print(f"tramontane: {text}", file=sys.stderr, flush=True)
+    except OSError:  # closed, or on a full disk: the exit status alone says what happened
+        _drop(sys.stderr)
 
 
 def _judge(error: BaseException, name: str) -> tuple[int, str]:

@@ -26,7 +26,7 @@ from ..console.status import status_of
 from ..runtime import contract
 from ..runtime.errors import ContractError
 from ..runtime.manifest import Manifest, read_manifest
-from ..runtime.ort_session import ort, physical_cores
+from ..runtime.ort.ort_session import ort, physical_cores
 
 MOST_BYTES = (1 << 31) - 1  # a flatbuffer's offsets are 32 bits, signed
 NUM_TOKENS = 160

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from ..console import hints
-from ..graphs.writing.durable import sync_folder
 from ..graphs.writing.own_folders import foreign_files
 from ..runtime.contract import MANIFEST_FILE
+from ..runtime.durable import replace_file
 from ..runtime.errors import ConfigError, ContractError, TramontaneError, printable
 from ..runtime.manifest import Manifest, read_manifest, verify_files
 from ..runtime.untrusted.fields import decode, shown
@@ -277,10 +276,7 @@ def _written(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
             unfinished = Path(scratch, path.name)
             yield unfinished
-            with unfinished.open("r+b") as file:
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-        sync_folder(path.parent)
+            replace_file(unfinished, path)
     except OSError as error:
         raise ContractError(
             f"--signature {path}: cannot be written ({error.strerror}); name another file"

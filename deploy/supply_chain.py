@@ -1,4 +1,4 @@
-"""The packages of the extra ``supply-chain``, and what is said where one is missing."""
+"""The packages of the extra ``supply-chain``, and the error where one is missing."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -53,18 +54,21 @@ I8MM = Processor(  # Neoverse V1's, without its vectors of free length: those ar
 PROCESSORS = (NEON, DOT_PRODUCT, I8MM)
 
 
-def python(processor: Processor = DOT_PRODUCT) -> list[str]:
+def python(processor: Processor = DOT_PRODUCT, *, also: Sequence[Path] = ()) -> list[str]:
     """A command that runs aarch64 Python; it imports numpy, onnxruntime, and ``tramontane``.
+
+    Args:
+        processor: on which it runs.
+        also: folders of further packages that it imports.
 
     Raises:
         Absent: the packages, the wheels or qemu cannot be had.
     """
-    made_of = [_PACKAGES, wheels(), PROCESSORS, os.cpu_count()]
-    folder = folders.home() / "arm64"
-    folders.make_once(folder, made_of, _make, saying="unpacking an aarch64 Python")
+    folder = _folder()
     root = folder / processor.name
+    paths = [_link_package(folder), folder / "site", *also]
     variables = {
-        "PYTHONPATH": f"{_link_package(folder)}:{folder / 'site'}",
+        "PYTHONPATH": ":".join(map(str, paths)),
         "PYTHONPYCACHEPREFIX": folder / "pycache",
         "PYTHONNOUSERSITE": 1,
         "ORT_DISABLE_TELEMETRY": 1,
@@ -72,14 +76,34 @@ def python(processor: Processor = DOT_PRODUCT) -> list[str]:
     return [
         "env",
         *(f"{name}={value}" for name, value in variables.items()),
-        qemu.program("qemu-aarch64-static"),
-        *("-cpu", processor.qemu, "-L", str(root), str(_python_in(root))),
+        *_emulated(processor, root),
+        str(_python_in(root)),
     ]
+
+
+def program(path: Path, processor: Processor) -> list[str]:
+    """A command that runs an aarch64 program, which may be linked with C's library.
+
+    Raises:
+        Absent: as ``python``.
+    """
+    return [*_emulated(processor, _folder() / processor.name), str(path)]
 
 
 def wheels() -> list[str]:
     """The driver's packages, at the versions that are installed here."""
     return [f"{name}=={version(name)}" for name in _WHEELS]
+
+
+def _folder() -> Path:
+    """The folder of all that was unpacked."""
+    made_of = [_PACKAGES, wheels(), PROCESSORS, os.cpu_count()]
+    folder = folders.home() / "arm64"
+    return folders.make_once(folder, made_of, _make, saying="unpacking an aarch64 Python")
+
+
+def _emulated(processor: Processor, root: Path) -> list[str]:
+    return [qemu.program("qemu-aarch64-static"), "-cpu", processor.qemu, "-L", str(root)]
 
 
 def describe(processor: Processor, folder: Path, *, cpus: int) -> None:

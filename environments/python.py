@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import commands, folders
+from .errors import Absent
 
 
 def python_with(name: str, *steps: Sequence[str]) -> Path:
@@ -25,6 +26,18 @@ def python_with(name: str, *steps: Sequence[str]) -> Path:
     return _python_in(
         folders.make_once(folders.home() / name, made_of, make, saying=f"installing {name}")
     )
+
+
+def packages_of(python: Path) -> Path:
+    """The folder from which an environment's Python imports what was installed there.
+
+    Raises:
+        Absent: there is none.
+    """
+    found = sorted((python.parents[1] / "lib").glob("python3.*/site-packages"))
+    if not found:
+        raise Absent(f"{python}: no lib/python3.N/site-packages beside it")
+    return found[0]
 
 
 def _python_in(folder: Path) -> Path:

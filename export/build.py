@@ -17,7 +17,7 @@ from ..graphs.operator.schema import NATIVE_VERSION
 from ..graphs.quantization.activation_ranges import Calibration
 from ..graphs.quantization.rounding_errors import RoundingErrors
 from ..graphs.quantization.scheme import Scheme
-from ..graphs.targets.known import find_target
+from ..graphs.targets.all_targets import find_target
 from ..graphs.writing import artifact
 from ..graphs.writing.description import describe_tensors, refuse_in_float, with_errors
 from ..graphs.writing.native_graph import write_native_graph
@@ -32,9 +32,9 @@ from .calibrate.calibrate_subprocess import Rounding, calibrate_in_subprocess
 from .code_digest import code_digest
 from .formats.checkpoint import Checkpoint
 from .formats.tensor_names import EMBEDDING
-from .options import ExportOptions, calibrated_on, decisive, read_calibration_text
-from .planned_weights import PlannedWeights
-from .preflight import Preflight, preflight
+from .options import ExportOptions, calibrated_on, decisive, read_calibration_texts
+from .planning.planned_weights import PlannedWeights
+from .planning.preflight import Preflight, preflight
 from .sidecars.card import render_card
 from .sidecars.sidecars import write_sidecars
 from .sidecars.upstream_metadata import copy_licenses
@@ -50,7 +50,7 @@ HASHING = "hashing the checkpoint"  # what progress calls it
 BESIDE_WEIGHTS = (
     "export.code_digest",
     "export.fingerprint",
-    "export.preflight",
+    "export.planning.preflight",
     "export.sidecars",
     "export.tokenizer",
     "graphs.writing.description",
@@ -183,7 +183,7 @@ def _export(
     weights.refuse_changed()
     if gate is not None:
         manifest = dataclasses.replace(manifest, parity=gate(folder, weights))
-    (folder / CARD_FILE).write_text(render_card(manifest), encoding="utf-8")
+    (folder / CARD_FILE).write_text(render_card(manifest, config), encoding="utf-8")
     manifest = dataclasses.replace(manifest, files=_describe_files(folder, digests))
     write_manifest(folder, manifest)
     weights.refuse_changed()
@@ -219,22 +219,26 @@ def _calibrated(ready: Preflight, options: ExportOptions, scratch: Path) -> Cali
     return calibrate_in_subprocess(
         ready.config,
         ready.weights,
-        read_calibration_text(options),
+        read_calibration_texts(options),
         tokens=options.tokens_to_observe,
         rounding=rounding,
+        smoothing=_planned(ready, options).smoothed(),
     )
 
 
 def _schemes(ready: Preflight, options: ExportOptions) -> dict[str, Scheme]:
     """The scheme of each matrix of the checkpoint that does not stay in float."""
-    planned = PlannedWeights(
+    return _planned(ready, options).schemes_by_parameter()
+
+
+def _planned(ready: Preflight, options: ExportOptions) -> PlannedWeights:
+    return PlannedWeights(
         config=ready.config,
         target=find_target(options.target),
         recipe=options.recipe,
         block=options.block,
         cache=ready.cache,
     )
-    return planned.schemes_by_parameter()
 
 
 def _quantized(ready: Preflight, options: ExportOptions) -> list[str]:
@@ -261,7 +265,7 @@ def _lower(
         calibration=calibration,
         errors=errors,
     )
-    bind(model.graph, ready.weights.read)
+    bind(model.graph, ready.weights.read, ready.weights.rows_of)
     pipeline.run(model, geometry_of(ready.config, ready.cache), steps, dump=dump)
 
 

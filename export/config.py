@@ -34,7 +34,7 @@ Windows = tuple[int | None, ...]
 class MistralConfig:
     """Architecture of one checkpoint; names follow Hugging Face ``config.json``."""
 
-    architecture: str  # as in ``export/formats/architectures/known.py``
+    architecture: str  # as in ``export/architectures/all_architectures.py``
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int

@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 from ..runtime.errors import ConfigError
+from .architectures.ministral3 import MINISTRAL_3
 from .config import MistralConfig, describe_windows
 
 # Sources: Mistral 7B, arXiv:2310.06825, table 1; the model card of v0.2 (theta 1e6, no window);
@@ -73,6 +74,16 @@ _MINISTRAL_8B = dataclasses.replace(
     max_position_embeddings=131072,
     rope_theta=1e8,
     **describe_windows([None, 32768, 32768, 32768] * 9),
+)
+# Source: transformers 5.23, configuration_ministral3.py, whose defaults are those of the 8B; sizes
+# of 3B and 14B: text_config of their config.json.
+_MINISTRAL_3_8B = dataclasses.replace(
+    _MISTRAL_7B_V2,
+    architecture="Ministral3ForCausalLM",
+    num_hidden_layers=34,
+    vocab_size=131072,
+    max_position_embeddings=262144,
+    rope_scaling={name: one for name, one in MINISTRAL_3.rope.items() if name != "rope_theta"},
 )
 
 # Sources: SmolLM2, arXiv:2502.02737; litgpt, config.py (135M, 360M); config.json of 1.7B.
@@ -168,6 +179,21 @@ GEOMETRIES = {
         _MISTRAL_NEMO, intermediate_size=32768, rope_theta=1e9
     ),
     "ministral-8b": _MINISTRAL_8B,
+    "ministral-3-3b": dataclasses.replace(
+        _MINISTRAL_3_8B,
+        hidden_size=3072,
+        intermediate_size=9216,
+        num_hidden_layers=26,
+        tie_word_embeddings=True,
+    ),
+    "ministral-3-8b": _MINISTRAL_3_8B,
+    "ministral-3-14b": dataclasses.replace(
+        _MINISTRAL_3_8B,
+        hidden_size=5120,
+        intermediate_size=16384,
+        num_hidden_layers=40,
+        rope_theta=1e9,
+    ),
     "llama-3.2-1b": _LLAMA_3_2_1B,
     "llama-3.2-3b": dataclasses.replace(
         _LLAMA_3_2_1B,
@@ -204,6 +230,32 @@ GEOMETRIES = {
         num_hidden_layers=36,
         num_attention_heads=32,
     ),
+}
+
+# A repository of each on the Hugging Face Hub; models of one geometry differ in weights.
+HUB_NAMES = {
+    "mistral-7b-v0.1": "mistralai/Mistral-7B-v0.1",
+    "mistral-7b-v0.2": "mistralai/Mistral-7B-Instruct-v0.2",
+    "mistral-7b-v0.3": "mistralai/Mistral-7B-v0.3",
+    "llama-2-7b": "meta-llama/Llama-2-7b-hf",
+    "llama-2-13b": "meta-llama/Llama-2-13b-hf",
+    "codellama-7b": "codellama/CodeLlama-7b-hf",
+    "codellama-13b": "codellama/CodeLlama-13b-hf",
+    "mistral-nemo": "mistralai/Mistral-Nemo-Base-2407",
+    "mistral-small-3.2": "mistralai/Mistral-Small-3.2-24B-Instruct-2506",
+    "ministral-8b": "mistralai/Ministral-8B-Instruct-2410",
+    "ministral-3-3b": "mistralai/Ministral-3-3B-Instruct-2512",
+    "ministral-3-8b": "mistralai/Ministral-3-8B-Instruct-2512",
+    "ministral-3-14b": "mistralai/Ministral-3-14B-Instruct-2512",
+    "llama-3.2-1b": "meta-llama/Llama-3.2-1B-Instruct",
+    "llama-3.2-3b": "meta-llama/Llama-3.2-3B-Instruct",
+    "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "smollm2-360m": "HuggingFaceTB/SmolLM2-360M-Instruct",
+    "smollm2-1.7b": "HuggingFaceTB/SmolLM2-1.7B-Instruct",
+    "smollm3-3b": "HuggingFaceTB/SmolLM3-3B",
+    "qwen3-0.6b": "Qwen/Qwen3-0.6B",
+    "qwen3-1.7b": "Qwen/Qwen3-1.7B",
+    "qwen3-4b": "Qwen/Qwen3-4B",
 }
 
 

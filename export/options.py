@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..console.text_file import read_text
-from ..graphs.quantization.recipes.known import find_recipe, recipe_names
+from ..graphs.quantization.recipes.all_recipes import find_recipe, recipe_names
 from ..graphs.quantization.recipes.recipe import DEFAULT_BLOCK, Recipe
-from ..graphs.targets import known as known_targets
+from ..graphs.targets import all_targets
 from ..runtime.budget_fit import BudgetFit
 from ..runtime.errors import ConfigError
 from .cache_choice import CacheChoice, choose_cache
-from .calibrate.tokens import DEFAULT_TOKENS, SEQUENCE_LENGTH, TEXT, TOKENS_FOR_MAXIMA
+from .calibrate.tokens import (
+    DEFAULT_TOKENS,
+    SEQUENCE_LENGTH,
+    TEXT,
+    TOKENS_FOR_MAXIMA,
+    digest_of,
+)
 from .window_choice import WindowChoice
 
 NATIVE_SUFFIX = "-native"  # of names of options
@@ -26,15 +32,16 @@ class ExportOptions:
     """What to make of a checkpoint."""
 
     quant: str | Recipe  # one's own recipe, or the name of one of ours
-    target: str  # as in ``graphs/targets/known.py``
+    target: str  # as in ``graphs/targets/all_targets.py``
     block: int = DEFAULT_BLOCK  # weights that share a scale, where the recipe fixes none
     window: WindowChoice | None = None  # keys a query sees, in place of the checkpoint's own
     cache: str = "windowed"  # as in ``cache_choice.CACHES``
     kv: str = "float32"  # what keys and values are held in, as in ``CACHE_DTYPES``
     native: bool = False  # whether a second graph has our own attention kernel
     max_shard_bytes: int | None = None  # no file of weights grows beyond it
-    calibration_text: Path = TEXT  # UTF-8, to observe activations on
-    calibration_tokens: int | None = None  # of that text, at most; None: what the method needs
+    # UTF-8, to observe activations on; none: a bundled one.
+    calibration_texts: tuple[Path, ...] = ()
+    calibration_tokens: int | None = None  # of those texts, at most; None: what the method needs
     budget: BudgetFit | None = None  # that the recipe was made for; for the manifest
 
     @property
@@ -62,7 +69,7 @@ class ExportOptions:
 
     @property
     def tokens_to_observe(self) -> int:
-        """Tokens of the calibration text to run the model on, at most."""
+        """Tokens of the calibration texts to run the model on, at most."""
         if not self.recipe.rounds_in_calibration:
             return TOKENS_FOR_MAXIMA
         return self.calibration_tokens or DEFAULT_TOKENS
@@ -80,33 +87,42 @@ def options_named(name: str) -> ExportOptions:
     """
     native = name.endswith(NATIVE_SUFFIX)
     name = name.removesuffix(NATIVE_SUFFIX)
-    target = next(target for target in known_targets.TARGETS if f"-{target}" in name)
+    target = next(target for target in all_targets.TARGETS if f"-{target}" in name)
     quant, _, kv = name.partition(f"-{target}")
     return ExportOptions(quant=quant, target=target, kv=kv.lstrip("-") or "float32", native=native)
 
 
-def read_calibration_text(options: ExportOptions) -> str:
-    """The text that an export is calibrated on; empty where it is not calibrated.
+def read_calibration_texts(options: ExportOptions) -> tuple[str, ...]:
+    """The texts that an export is calibrated on; none where it is not calibrated.
 
     Raises:
-        ConfigError: it cannot be read, or was given where nothing would read it.
+        ConfigError: one cannot be read, or was given where nothing would read it.
     """
     if options.calibration_tokens is not None:
         _refuse_calibration_tokens(options.calibration_tokens, options)
     if options.is_calibrated:
-        return read_text(options.calibration_text, flag="--calibration-text")
-    if options.calibration_text != TEXT:
+        return read_texts(options.calibration_texts)
+    if options.calibration_texts:
         formats = [n for n in recipe_names() if find_recipe(n).observes_activations]
         calibrated = " or ".join(f"--quant {name}" for name in formats)
         raise ConfigError(
-            f"--calibration-text {options.calibration_text}: {options.recipe.option} --kv "
+            f"--calibration-text {options.calibration_texts[0]}: {options.recipe.option} --kv "
             f"{options.kv} is not calibrated, expected {calibrated} or --kv int8; leave it out"
         )
-    return ""
+    return ()
+
+
+def read_texts(paths: Sequence[Path]) -> tuple[str, ...]:
+    """The texts of ``--calibration-text``; without any, the bundled one.
+
+    Raises:
+        ConfigError: one cannot be read.
+    """
+    return tuple(read_text(path, flag="--calibration-text") for path in paths or (TEXT,))
 
 
 def calibrated_on(options: ExportOptions) -> dict[str, Any]:
-    """What ``origin`` of the manifest says of the calibration text; empty where there is none."""
+    """What ``origin`` of the manifest says of the calibration texts; empty where there is none."""
     if not options.is_calibrated:
         return {}
     found = decisive(options)
@@ -134,12 +150,13 @@ def _refuse_calibration_tokens(tokens: int, options: ExportOptions) -> None:
 
 def decisive(options: ExportOptions) -> dict[str, Any]:
     """Options as far as they decide the weights: of files what they say, not where they lie."""
-    text = read_calibration_text(options).encode()
+    texts = read_calibration_texts(options)
     content = dataclasses.asdict(options)
     del content["budget"]  # of which the recipe is all that decides
+    del content["calibration_texts"]
     return {
         **content,
         "quant": options.recipe.content(),
-        "calibration_text": hashlib.sha256(text).hexdigest() if text else "",
+        "calibration_text": digest_of(texts) if texts else "",
         "calibration_tokens": options.tokens_to_observe if options.is_calibrated else 0,
     }

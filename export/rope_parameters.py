@@ -12,7 +12,7 @@ from typing import Any
 
 from ..runtime.errors import ConfigError
 from ..runtime.untrusted.fields import shown
-from .formats.metadata_fields import flag, number
+from .files.metadata_fields import flag, number
 
 KIND, THETA, ORIGINAL = "rope_type", "rope_theta", "original_max_position_embeddings"
 QUERY_SCALE = "llama_4_scaling_beta"
@@ -105,7 +105,7 @@ def _yarn(parameters: Mapping[str, Any], max_positions: int) -> dict[str, Any]:
     if parameters.get("attention_factor") is not None:
         filled["attention_factor"] = above_zero(parameters, "attention_factor")
     weights = {name: number(parameters, name, float, 0.0) for name in ("mscale", "mscale_all_dim")}
-    return filled | {name: weight for name, weight in weights.items() if weight}
+    return filled | (weights if all(weights.values()) else {})  # one alone is not read
 
 
 # Rope kinds by ``rope_type``: published parameters and positions to those that the kind reads.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from ..runtime.cache import by_layer
 from ..runtime.errors import ConfigError
+from .architectures.all_architectures import architecture_of
 from .config import MistralConfig, Windows, repeated
-from .formats.architectures.known import architecture_of
 
 # One window for all layers, or a pattern that is repeated over them.
 WindowChoice = int | Windows

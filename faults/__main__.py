@@ -15,7 +15,7 @@ from ..console.rich_console import rich_console
 from ..console.status import status_of
 from ..export.formats.checkpoint import Checkpoint
 from ..runtime.errors import ContractError
-from ..runtime.native_library import find_library
+from ..runtime.ort.native_library import find_library
 from .catalogue import FAULTS
 from .parallel import run_trials
 from .planting import MODEL

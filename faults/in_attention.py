@@ -10,8 +10,9 @@ import onnx
 
 from ..export.config import MistralConfig
 from ..export.formats.rope_layout import halves_to_pairs
-from ..export.model.rope import rope_of
+from ..export.model.rope import rope_of, rope_tables
 from ..graphs.operator.group_query_attention import GROUP_QUERY_ATTENTION, WINDOW
+from ..graphs.operator.schema import ROPE_TABLES
 from .planting import Fault, Graph
 
 
@@ -43,21 +44,25 @@ def _edge_reads_one_less(graph: Graph) -> None:
 
 def _rope_tables(graph: Graph, *, factor: float = 1, shift: int = 0, sign: int = 1) -> None:
     """Tables of another theta, of later positions, or of the other direction."""
-    theta = factor * graph.config.rope_theta
-    rope = rope_of(dataclasses.replace(graph.config, rope_theta=theta))
-    cos, sin = rope.tables(len(graph.read("cos_cache")), start=shift)
-    graph.write("cos_cache", cos.numpy())
-    graph.write("sin_cache", sign * sin.numpy())
+    config = graph.config
+    rope = rope_of(dataclasses.replace(config, rope_theta=factor * config.rope_theta))
+    cos, sin = rope.tables(config.max_position_embeddings, start=shift)
+    _store_tables(graph, cos.numpy(), sign * sin.numpy())
 
 
 def _half_precision_tables(graph: Graph) -> None:
-    for name in ("cos_cache", "sin_cache"):
-        graph.change(name, lambda table: table.astype(np.float16).astype(np.float32))
+    tables = (table.half().float().numpy() for table in rope_tables(graph.config))
+    _store_tables(graph, *tables)
 
 
 def _tables_end_early(graph: Graph, rows: int) -> None:
-    for name in ("cos_cache", "sin_cache"):
-        graph.change(name, lambda table: table[np.minimum(np.arange(len(table)), rows - 1)])
+    positions = np.minimum(np.arange(graph.config.max_position_embeddings), rows - 1)
+    _store_tables(graph, *(table.numpy()[positions] for table in rope_tables(graph.config)))
+
+
+def _store_tables(graph: Graph, cos: np.ndarray, sin: np.ndarray) -> None:
+    for name, table in zip(ROPE_TABLES, (cos, sin), strict=True):
+        graph.store(name, table)
 
 
 def _rows_in_pairs(graph: Graph) -> None:

@@ -78,15 +78,13 @@ def _heads_in_another_order(graph: Graph) -> None:
 
 
 def _padding_counts(graph: Graph) -> None:
-    """The length is computed from the mask's size, not from its ones."""
-    node = next(node for node in graph.body().node if node.output[0] == "total")
-    place = list(graph.body().node).index(node)
-    zero = onnx.helper.make_node("Constant", [], ["mask.zero"], value_int=0)
-    ones = onnx.helper.make_node("Equal", ["attention_mask", "attention_mask"], ["mask.all"])
-    cast = onnx.helper.make_node("CastLike", ["mask.all", "attention_mask"], ["mask.ones"])
-    node.input[0] = "mask.ones"
-    for new in (cast, ones, zero):
-        graph.body().node.insert(place, new)
+    """Every reader of the mask gets ones alone, so padding counts as tokens."""
+    mask, ones = "attention_mask", "mask.ones"
+    graph.reroute(mask, ones)
+    equal = onnx.helper.make_node("Equal", [mask, mask], ["mask.equal"])
+    cast = onnx.helper.make_node("Cast", ["mask.equal"], [ones], to=onnx.TensorProto.INT64)
+    for node in (cast, equal):
+        graph.model.graph.node.insert(0, node)
 
 
 def _padding_stays_in_front(graph: Graph) -> None:

@@ -10,9 +10,13 @@ _RECIPE = "int8-dynamic-ort"
 
 
 def _norm_left_out(graph: Graph) -> None:
-    """A norm's readers are smoothed, but the norm is not."""
-    name = "layers.0.mlp_norm.weight"
-    graph.write(name, graph.published(name))
+    """Half of a norm's channels are divided, but its readers are not multiplied."""
+
+    def halve(norm: np.ndarray) -> np.ndarray:
+        norm[::2] /= 2
+        return norm
+
+    graph.change("layers.0.mlp_norm.weight", halve)
 
 
 def _one_channel(graph: Graph) -> None:
@@ -21,6 +25,24 @@ def _one_channel(graph: Graph) -> None:
         return norm
 
     graph.change("layers.4.attention_norm.weight", double)
+
+
+def _up_alone(graph: Graph) -> None:
+    """Some rows of ``up`` are divided, but the columns of ``down`` are not multiplied."""
+
+    def divide(scales: np.ndarray) -> np.ndarray:
+        scales[3:7] /= 4
+        return scales
+
+    graph.change("layers.2.mlp.up.weight.part_0.scales", divide)
+
+
+def _last_norm_alone(graph: Graph) -> None:
+    def divide(norm: np.ndarray) -> np.ndarray:
+        norm[5] /= 4
+        return norm
+
+    graph.change("norm.weight", divide)
 
 
 def _parts_swapped(graph: Graph) -> None:
@@ -48,18 +70,32 @@ def _all_positions(graph: Graph) -> None:
 
 FAULTS = [
     Fault(
-        name="smoothing left out of a norm",
+        name="a norm divided, its readers not multiplied",
         recipe=_RECIPE,
         plant=_norm_left_out,
         place="layer 0, mlp.gate weights",
         cause="smoothing is applied on one side only",
     ),
     Fault(
-        name="one channel of a smoothed norm doubled",
+        name="one channel of a norm doubled",
         recipe=_RECIPE,
         plant=_one_channel,
         place="layer 4, attention.query weights",
         cause="smoothing is applied on one side only: 1 of 256 columns",
+    ),
+    Fault(
+        name="rows of up divided, columns of down not multiplied",
+        recipe=_RECIPE,
+        plant=_up_alone,
+        place="layer 2, mlp.down weights",
+        cause="smoothing is applied on one side only: 4 of",
+    ),
+    Fault(
+        name="a channel of the last norm divided, the head's column not multiplied",
+        recipe=_RECIPE,
+        plant=_last_norm_alone,
+        place="head weights",
+        cause="smoothing is applied on one side only: 1 of",
     ),
     Fault(
         name="parts of a projection swapped",

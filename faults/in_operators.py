@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..export.config import MistralConfig
@@ -48,18 +50,23 @@ def _quick_gelu(graph: Graph) -> None:
         node.input[0] = faster
 
 
+def _silu(graph: Graph, layer: int) -> tuple[Any, Any]:
+    """A layer's SiLU: its sigmoid, and the product of gate and sigmoid."""
+    sigmoid = graph.nodes("Sigmoid")[layer]
+    (product,) = (node for node in graph.nodes("Mul") if sigmoid.output[0] in node.input)
+    return sigmoid, product
+
+
 def _gelu(graph: Graph) -> None:
-    graph.model.graph.node.remove(graph.nodes("Sigmoid")[3])
-    multiply = graph.nodes("Mul")[6]
-    gate = multiply.input[0]
-    multiply.op_type = "Gelu"
-    del multiply.input[:]
-    multiply.input.append(gate)
+    sigmoid, product = _silu(graph, 3)
+    graph.model.graph.node.remove(sigmoid)
+    product.op_type = "Gelu"
+    product.input[:] = sigmoid.input
 
 
 def _no_activation(graph: Graph) -> None:
-    multiply = graph.nodes("Mul")[2]
-    graph.reroute(multiply.output[0], multiply.input[0])
+    sigmoid, product = _silu(graph, 1)
+    graph.reroute(product.output[0], sigmoid.input[0])
 
 
 def _activation_on_up(graph: Graph) -> None:

@@ -8,11 +8,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..export.formats.tokenizer_files import SETTINGS_FILE, TEMPLATE_FILE, PublishedTokenizer
+from ..export.published_tokenizer.json_parts import read_around
+from ..export.published_tokenizer.tokenizer_files import (
+    SETTINGS_FILE,
+    TEMPLATE_FILE,
+    PublishedTokenizer,
+)
 from ..export.tokenizer.added_tokens import added_ids
-from ..export.tokenizer.json_parts import read_around
 from ..runtime.contract import TOKENIZER_JSON_FILE
-from ..runtime.manifest import SENTENCEPIECE, TOKENIZERS, read_manifest, write_manifest
+from ..runtime.manifest import read_manifest, write_manifest
+from ..runtime.tokenizers.vocabulary import SENTENCEPIECE, TOKENIZERS
 from .planting import Fault
 
 _RECIPE = "fp32-ort"
@@ -88,6 +93,32 @@ def _start_lost(artifact: Path) -> None:
     _edited(artifact, lambda content: content.update(post_processor=None))
 
 
+def _end_added(artifact: Path) -> None:
+    """Other runtimes put an end token behind a prompt."""
+    vocabulary = read_manifest(artifact).vocabulary
+    start, end = vocabulary.prompt_start, vocabulary.eos_token_ids[0]
+
+    def change(content: dict[str, Any]) -> None:
+        texts = {token: text for text, token in content["model"]["vocab"].items()}
+        parts = [
+            {"Sequence": {"id": "A", "type_id": 0}}
+            if token is None
+            else {"SpecialToken": {"id": texts[token], "type_id": 0}}
+            for token in (*start, None, end)
+        ]
+        content["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": parts,
+            "pair": [*parts, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {
+                texts[token]: {"id": texts[token], "ids": [token], "tokens": [texts[token]]}
+                for token in (*start, end)
+            },
+        }
+
+    _edited(artifact, change)
+
+
 def _template_lost(artifact: Path) -> None:
     (artifact / TEMPLATE_FILE).unlink(missing_ok=True)
     _settings(artifact, lambda content: content.pop("chat_template", None))
@@ -160,6 +191,14 @@ FAULTS = [
         edit=_start_lost,
         place="tokenizer.json, as tokenizers reads it",
         cause="tokenizer.json: post_processor (none, expected ",
+        applies_to_tokenizer=_has_start,
+    ),
+    Fault(
+        name="tokenizer.json: an end token put behind prompts",
+        recipe=_RECIPE,
+        edit=_end_added,
+        place="tokenizer.json, as tokenizers reads it",
+        cause="tokenizer.json: post_processor ",
         applies_to_tokenizer=_has_start,
     ),
     Fault(

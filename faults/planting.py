@@ -14,8 +14,8 @@ from onnx import numpy_helper
 
 from ..export.config import MistralConfig
 from ..export.formats.checkpoint import Checkpoint
-from ..export.formats.tokenizer_files import PublishedTokenizer
 from ..export.options import NATIVE_SUFFIX
+from ..export.published_tokenizer.tokenizer_files import PublishedTokenizer
 from ..runtime.contract import MODEL_FILE, NATIVE_MODEL_FILE
 from ..runtime.errors import GraphError
 
@@ -158,6 +158,13 @@ class Graph:
         del node.attribute[:]
         node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
 
+    def store(self, name: str, array: np.ndarray) -> None:
+        """Store an array in place of the tensor that a node computes, or that is stored."""
+        if name not in self._weights:
+            self.model.graph.node.remove(self.maker(name))
+            self._weights[name] = self.model.graph.initializer.add(name=name)
+        self._weights[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), name))
+
     def add_constant(self, name: str, array: np.ndarray) -> str:
         """Add a constant; return its name."""
         self.model.graph.initializer.append(numpy_helper.from_array(array, name))
@@ -166,7 +173,7 @@ class Graph:
     def between(self, name: str, op_type: str, *others: str, **attributes: Any) -> None:
         """Insert an operator between the node that computes a tensor and its readers."""
         maker = self.maker(name)
-        made = f"{name}.before"
+        made = f"{name}.before.{len(self.model.graph.node)}"
         for index, output in enumerate(maker.output):
             if output == name:
                 maker.output[index] = made

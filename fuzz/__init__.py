@@ -1,1 +1,1 @@
-"""Mutation fuzzing of every reader of files that others wrote."""
+"""Fuzzing of every reader of files that others wrote, by mutations and by coverage."""

@@ -1,4 +1,8 @@
-"""Fuzz every reader for a time; print how the cases ended, and keep what should not have."""
+"""Fuzz every reader for a time; print how the cases ended, and keep what should not have.
+
+Half of the time goes to coverage-guided fuzzing where atheris is installed, in equal shares to
+all readers.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,23 @@ from pathlib import Path
 
 from ..console.status import status_of
 from ..runtime.errors import ContractError
+from . import guided
 from .readers import READERS
-from .trial import CRASHED, HUNG, READ, TYPED, UNTYPED, Case, Outcome, Worker, smallest, until
+from .trial import (
+    CRASHED,
+    HUNG,
+    LARGE,
+    READ,
+    TYPED,
+    UNTYPED,
+    Case,
+    Outcome,
+    Worker,
+    smallest,
+    until,
+)
 
-_BAD = (UNTYPED, HUNG, CRASHED)
+_BAD = (UNTYPED, HUNG, CRASHED, LARGE)
 Counts = dict[str, Counter[str]]
 
 
@@ -29,14 +46,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--kept", type=Path, default=Path("build/fuzz"), help="folder for findings (%(default)s)"
     )
-    parser.add_argument("--page", type=Path, help="write the table as Markdown")
     args = parser.parse_args(argv)
     names = [name for name in READERS if args.only in name]
     if not names:
         raise ContractError(f"--only {args.only}: expected a part of one of {', '.join(READERS)}")
+    seconds = args.seconds / 2 if guided.is_installed() else args.seconds
     counts: Counts = {name: Counter() for name in names}
     findings: dict[tuple[str, Outcome], Case] = {}
-    worker, end = Worker(), until(args.seconds)
+    worker, end = Worker(), until(seconds)
     last = args.first
     try:
         for last in itertools.count(args.first):
@@ -51,14 +68,19 @@ def main(argv: list[str] | None = None) -> int:
                 break
     finally:
         worker.close()
-    table = as_markdown(counts, seed=args.seed, first=args.first, last=last)
-    print(table)
+    print(as_markdown(counts, seed=args.seed, first=args.first, last=last))
+    by_coverage: Counts = {}
+    if guided.is_installed():
+        by_coverage = guided.guide_each(names, seconds=seconds, seed=args.seed, folder=args.kept)
+    for name, found in by_coverage.items():
+        print(
+            f"{name}: {found['runs']} inputs guided by coverage, "
+            f"{found['findings']} kinds of findings in {args.kept / 'found'}"
+        )
     for (name, outcome), case in findings.items():
         print(f"{outcome.kind}: {name}, case {case.number}: {outcome.detail}")
-    if args.page is not None:
-        args.page.write_text(table, encoding="utf-8")
     print(json.dumps({name: dict(found) for name, found in counts.items()}))
-    return int(bool(findings))
+    return int(bool(findings) or any(found["findings"] for found in by_coverage.values()))
 
 
 def _keep(folder: Path, worker: Worker, case: Case, outcome: Outcome, count: int) -> None:
@@ -69,18 +91,12 @@ def _keep(folder: Path, worker: Worker, case: Case, outcome: Outcome, count: int
 
 
 def as_markdown(counts: Counts, *, seed: int, first: int, last: int) -> str:
-    """The page docs/reliability.md."""
+    """How the cases of each file ended."""
     lines = [
-        "# Reliability",
+        f"Seed {seed}, cases {first} to {last} of each file, mutated.",
         "",
-        "Printed by `make fuzz`: each case is a good file with one to four mutations. It is read",
-        "as the commands read it, and must be read, or refused by one line of a typed error,",
-        "within 10 s.",
-        "",
-        f"Seed {seed}, cases {first} to {last} of each file.",
-        "",
-        "| file | cases | read | typed error | untyped | hung | crashed |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        f"| file | cases | {' | '.join((READ, TYPED, *_BAD))} |",
+        f"| --- | {' | '.join(['---'] * (3 + len(_BAD)))} |",
     ]
     for name, found in counts.items():
         cells = [found.total(), *(found[kind] for kind in (READ, TYPED, *_BAD))]

@@ -5,30 +5,31 @@ A new reader is a function and an entry in ``READERS``.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-
 from ..cli.artifact_summary import summarize
+from ..deploy.signature import Trusted, verify
 from ..export.formats.checkpoint import Checkpoint
-from ..export.formats.gguf.writer import write_gguf
 from ..export.sidecars.sidecars import _generation
 from ..export.sidecars.upstream_metadata import read_upstream_metadata
 from ..export.tokenizer.tokenizer import read_vocabulary
 from ..graphs.lint.rules import lint
+from ..graphs.quantization.recipes.read import read_recipe
 from ..runtime import manifest as manifests
-from ..runtime.cache import CacheLayout
-from ..runtime.contract import MANIFEST_FILE, Geometry
-from ..runtime.manifest import Manifest, Vocabulary, describe_file, read_manifest, verify_files
-from ..runtime.memory import MemoryPlan
+from ..runtime.contract import MANIFEST_FILE
+from ..runtime.loading.open_tokenizer import open_tokenizer
+from ..runtime.manifest import Manifest, read_manifest, verify_files
+from ..runtime.sequences.saved_state import read_state
+from ..runtime.tokenizers.kinds import KINDS
+from ..runtime.tokenizers.vocabulary import Vocabulary
+from . import good_files
 
-MODEL = Path(__file__).parents[1] / "models" / "stdlib-5m"
-_GRAPH = """<ir_version: 10, opset_import: ["":23]> g (int64[B,T] input_ids, float[B,2,R,16]
-past_key_values.0.key) => (float[B,T,64] logits) { x = Gather(table, input_ids)
-y = Transpose<perm=[1,0]>(table) logits = MatMul(x, y) }"""
+_TEXT = "def fibonacci(n):\n    return 'été' + \"\U0001f600\""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,16 +39,12 @@ class Reader:
     file: str  # in the folder
     content: Callable[[Path], bytes]  # of a good one, given a folder to make it in
     read: Callable[[Path], object]  # the folder
-    is_checkpoint: bool = False  # whether the other files of the demo model are beside it
+    make: Callable[[Path], object] = lambda _: None  # the other files of the folder
     repair: Callable[[bytes], bytes] = bytes  # makes a mutated file's own hash right
 
 
-def _published(name: str) -> Callable[[Path], bytes]:
-    return lambda _: (MODEL / name).read_bytes()
-
-
-def _read_checkpoint(folder: Path) -> None:
-    with Checkpoint.open(folder) as checkpoint:
+def _read_checkpoint(folder: Path, adapters: Sequence[Path] = ()) -> None:
+    with Checkpoint.open(folder, adapters) as checkpoint:
         read_vocabulary(checkpoint)
         _generation(checkpoint)
         json.dumps(read_upstream_metadata(checkpoint))
@@ -59,61 +56,70 @@ def _read_gguf(folder: Path) -> None:
         json.dumps(read_upstream_metadata(checkpoint))
 
 
-def _of_checkpoint(name: str, content: bytes | None = None) -> Reader:
-    made = _published(name) if content is None else lambda _: content
-    return Reader(file=name, content=made, read=_read_checkpoint, is_checkpoint=True)
+def _read_weights(folder: Path) -> None:
+    with Checkpoint.open(folder) as checkpoint:
+        for name in checkpoint.sources:
+            checkpoint.read(name)
 
 
-def _gguf(folder: Path) -> bytes:
-    path = folder / "made.gguf"
-    with Checkpoint.open(MODEL) as checkpoint:
-        write_gguf(checkpoint, path)
-    content = path.read_bytes()
-    path.unlink()
-    return content
+def _of_checkpoint(
+    name: str,
+    content: bytes | Callable[[Path], bytes] | None = None,
+    *,
+    make: Callable[[Path], object] = good_files.make_checkpoint,
+    read: Callable[[Path], object] = _read_checkpoint,
+) -> Reader:
+    """A file of a checkpoint; without content, that of the file which ``make`` writes."""
+
+    def of(folder: Path) -> bytes:
+        if content is None:
+            return (folder / name).read_bytes()
+        return content if isinstance(content, bytes) else content(folder)
+
+    return Reader(file=name, content=of, read=read, make=make)
 
 
-def _graph(_: Path) -> bytes:
-    model = onnx.parser.parse_model(_GRAPH.replace("past_key_values.0.key", '"past.0.key"'))
-    table = onnx.helper.make_tensor("table", onnx.TensorProto.FLOAT, [2, 2], [0.0] * 4)
-    table.external_data.add(key="location", value="model.onnx_data")
-    model.graph.initializer.append(table)
-    return bytes(model.SerializeToString())
+def _of_driver(kind: str, content: Callable[[Path], bytes]) -> Reader:
+    """A tokenizer of an artifact, which the driver runs."""
+
+    def read(folder: Path) -> None:
+        found = read_manifest(folder)
+        vocabulary = Vocabulary(bos_token_id=1, eos_token_ids=(2,), add_bos_token=True, kind=kind)
+        tokenizer = open_tokenizer(folder, _with(found, vocabulary))
+        tokens = tokenizer.encode(_TEXT)
+        tokenizer.decode(tokens)
+
+    return Reader(file=KINDS[kind].file, content=content, read=read, make=good_files.manifest)
 
 
-def _manifest(folder: Path) -> bytes:
-    rows = CacheLayout(window=8, rows=24)
-    sizes = Geometry(
-        num_key_value_heads=2, head_dim=16, vocab_size=64, layers=(rows,), max_positions=512
-    )
-    (folder / "a").write_bytes(b"1")
-    plan = {name: 9 for name in MemoryPlan.__dataclass_fields__ if name != "other_quants"}
-    manifests.write_manifest(
-        folder,
-        Manifest(
-            quant="fp32",
-            target="ort",
-            geometry=sizes,
-            vocabulary=Vocabulary(bos_token_id=1, eos_token_ids=(2,), add_bos_token=True),
-            memory=MemoryPlan(**plan, other_quants={"int8": 8}),
-            source={"config.json": "ab"},
-            tools={"onnx": "1"},
-            tensors=[{"name": "x", "shape": [2, 2], "bits": 32}],
-            origin={"name": "tiny"},
-            tokenizer_json="made",
-            files={"a": describe_file(folder / "a")},
-        ),
-    )
-    return (folder / MANIFEST_FILE).read_bytes()
+def _with(manifest: Manifest, vocabulary: Vocabulary) -> Manifest:
+    geometry = dataclasses.replace(manifest.geometry, vocab_size=2048)
+    return dataclasses.replace(manifest, vocabulary=vocabulary, geometry=geometry)
+
+
+def _verify(folder: Path) -> None:
+    verify(folder / "artifact", folder / "artifact.sig", Trusted(key=folder / "key.pub"))
 
 
 def _with_own_hash(content: bytes) -> bytes:
     try:
-        found = json.loads(content)
+        found: dict[str, object] = dict(json.loads(content))
         found.pop("manifest_sha256", None)
         return manifests._text(found).encode()
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, TypeError, RecursionError):  # it is no object
         return content
+
+
+def _with_own_hashes(content: bytes) -> bytes:
+    """A saved session whose header has the hash of what follows it, and its own."""
+    try:
+        first, second, _, payload = content.split(b"\n", 3)
+        header = json.loads(second)
+        header["payload"] = hashlib.sha256(payload).hexdigest()
+    except (ValueError, TypeError, RecursionError):
+        return content
+    lines = b"%s\n%s\n" % (first, json.dumps(header, sort_keys=True).encode())
+    return b"%s%s\n%s" % (lines, hashlib.sha256(lines).hexdigest().encode(), payload)
 
 
 def _read_manifest(folder: Path) -> None:
@@ -122,14 +128,30 @@ def _read_manifest(folder: Path) -> None:
     verify_files(folder, manifest)
 
 
+def _read_session(folder: Path) -> None:
+    read_state(folder / "saved.session", read_manifest(folder))
+
+
+def _key(folder: Path) -> bytes:
+    good_files.signature(folder)
+    return (folder / "key.pub").read_bytes()
+
+
+def _read_adapted(folder: Path) -> None:
+    _read_checkpoint(folder, [folder / "adapter"])
+
+
 READERS = {
     "manifest.json": Reader(
-        file=MANIFEST_FILE, content=_manifest, read=_read_manifest, repair=_with_own_hash
+        file=MANIFEST_FILE, content=good_files.manifest, read=_read_manifest, repair=_with_own_hash
     ),
+    "artifact.sig": Reader(file="artifact.sig", content=good_files.signature, read=_verify),
     "model.onnx": Reader(
-        file="model.onnx", content=_graph, read=lambda folder: lint(folder / "model.onnx")
+        file="model.onnx",
+        content=good_files.graph,
+        read=lambda folder: lint(folder / "model.onnx"),
     ),
-    "model.gguf": Reader(file="model.gguf", content=_gguf, read=_read_gguf),
+    "model.gguf": Reader(file="model.gguf", content=good_files.gguf, read=_read_gguf),
     **{
         name: _of_checkpoint(name)
         for name in ("config.json", "tokenizer.model", "model.safetensors", "README.md")
@@ -147,4 +169,46 @@ READERS = {
         "special_tokens_map.json", b'{"bos_token": "<s>", "eos_token": {"content": "</s>"}}'
     ),
     "added_tokens.json": _of_checkpoint("added_tokens.json", b'{"<s>": 1, "</s>": 2}'),
+    "model.safetensors.index.json": _of_checkpoint(
+        "model.safetensors.index.json", good_files.index, make=good_files.make_sharded_checkpoint
+    ),
+    "pytorch_model.bin": _of_checkpoint(
+        "pytorch_model.bin",
+        good_files.pickled,
+        make=good_files.make_pickled_checkpoint,
+        read=_read_weights,
+    ),
+    "tokenizer.json": _of_checkpoint(
+        "tokenizer.json", good_files.tokenizer_json, make=good_files.make_byte_level_checkpoint
+    ),
+    **{
+        name: _of_checkpoint(name, make=good_files.make_mistral_checkpoint)
+        for name in ("params.json", "tekken.json")
+    },
+    **{
+        name: _of_checkpoint(
+            f"adapter/{name}", make=good_files.make_adapted_checkpoint, read=_read_adapted
+        )
+        for name in ("adapter_config.json", "adapter_model.safetensors")
+    },
+    "recipe.toml": Reader(
+        file="recipe.toml",
+        content=lambda _: (
+            b'finer = "int8"\nactivations = "per_block"\n[matrices]\n'
+            b'"head" = { bits = 8, block = 32, method = "round_to_nearest", scales = "float32" }\n'
+            b'"layers.*" = { bits = 4 }\n"*" = { bits = 32 }\n'
+        ),
+        read=lambda folder: read_recipe(folder / "recipe.toml"),
+    ),
+    "saved.session": Reader(
+        file="saved.session",
+        content=good_files.session,
+        read=_read_session,
+        repair=_with_own_hashes,
+    ),
+    "key.pub": Reader(file="key.pub", content=_key, read=_verify),
+    "driver-tokenizer.json": _of_driver("tokenizers", good_files.tokenizer_json),
+    "driver-tokenizer.model": _of_driver(
+        "sentencepiece", lambda _: (good_files.MODEL / "tokenizer.model").read_bytes()
+    ),
 }

@@ -18,10 +18,10 @@ from .passes.keep_last_logits import KeepLastLogits
 from .quantization.activation_ranges import Calibration
 from .quantization.matrix_schemes import MatrixSchemes
 from .quantization.quantize_cache import QuantizeCache
-from .quantization.recipes.known import find_recipe
+from .quantization.recipes.all_recipes import find_recipe
 from .quantization.recipes.recipe import DEFAULT_BLOCK, Recipe
 from .quantization.rounding_errors import RoundingErrors
-from .targets.known import find_target
+from .targets.all_targets import find_target
 
 
 def passes(
@@ -36,7 +36,7 @@ def passes(
     """The passes of one export, in order.
 
     Args:
-        target: as in ``targets/known.py``.
+        target: as in ``targets/all_targets.py``.
         quant: a recipe, or the name of one of ours.
         block: weights that share a scale, where the recipe fixes none.
         kv: what keys and values are held in, ``float32`` or ``int8``.

@@ -15,7 +15,9 @@ import onnx_ir as ir
 from ..runtime.errors import GraphError
 
 TRANSPOSED = ".transposed"  # behind the name of a matrix whose rows are stored as columns
+WHOLE_BYTES = 512 << 20  # up to which a matrix is computed whole, to be read several times
 Compute = Callable[[], np.ndarray]
+ComputeRows = Callable[[int, int], np.ndarray]  # from a row to before another: (n, K) float32
 
 
 class Packing(NamedTuple):
@@ -26,14 +28,48 @@ class Packing(NamedTuple):
     shape: tuple[int, int]  # of the matrix, however its codes are laid out
 
 
+class Rows:
+    """A matrix (N, K) float32 of which rows are computed whenever a slice of it is taken."""
+
+    def __init__(self, compute: ComputeRows, *, shape: tuple[int, int]) -> None:
+        """Compute nothing yet."""
+        self._compute, self.shape = compute, shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Rows (n, K); several threads may take some at once."""
+        start, stop, step = rows.indices(len(self))
+        assert step == 1, "rows are read in their order"
+        found = self._compute(start, stop)
+        if found.shape != (stop - start, self.shape[1]) or found.dtype != np.float32:
+            raise GraphError(
+                f"rows {start} to {stop} of {self.shape}: computed as {found.dtype} {found.shape}"
+            )
+        return found
+
+
+Matrix = np.ndarray | Rows
+
+
 class Origin(NamedTuple):
     """The matrix whose codes an initializer holds, and how it was rounded."""
 
     matrix: str  # its name in the graph before it was packed
     method: str
     scales: str  # the type that scales are stored in
+    why_differs: str = ""  # from what the recipe says; empty where it does not
 
 
+class _Weight(ir.LazyTensor):
+    """A lazy tensor, some rows of which may be computed without the others."""
+
+    compute_rows: ComputeRows | None = None
+
+
+# Types without a size in bits. Other exporters' graphs may declare them.
+_SIZELESS = (ir.DataType.UNDEFINED, ir.DataType.STRING)
 _SAME_AS, _PACKING, _SCALES, _ORIGIN = "same_as", "packing", "scales", "origin"
 
 
@@ -43,10 +79,12 @@ def weight(
     *,
     shape: Sequence[int],
     dtype: ir.DataType = ir.DataType.FLOAT,
+    compute_rows: ComputeRows | None = None,
 ) -> ir.Value:
     """Make an initializer whose numbers ``compute`` yields, anew each time they are read.
 
-    Types of less than a byte are computed as the bytes that hold them, low bits first.
+    Types of less than a byte are computed as the bytes that hold them, low bits first. Of a
+    matrix, ``compute_rows`` may yield some rows of the same numbers.
 
     Raises:
         GraphError: on reading, when ``compute`` yields another shape or type.
@@ -66,7 +104,8 @@ def weight(
             return ir.PackedTensor(array, dtype, shape=ir.Shape(shape), name=name)
         return ir.tensor(array, dtype=dtype, name=name)
 
-    tensor = ir.LazyTensor(read, dtype=dtype, shape=ir.Shape(shape), name=name)
+    tensor = _Weight(read, dtype=dtype, shape=ir.Shape(shape), name=name)
+    tensor.compute_rows = compute_rows
     return ir.Value(
         name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape), const_value=tensor
     )
@@ -75,6 +114,22 @@ def weight(
 def read(value: ir.Value) -> np.ndarray:
     """The numbers of an initializer, computed now."""
     return _tensor(value).numpy()
+
+
+def matrix(value: ir.Value) -> Matrix:
+    """The numbers of a matrix: computed now, or its rows when they are taken.
+
+    The latter of one that takes more than ``WHOLE_BYTES``, where rows can be computed alone.
+    """
+    shape, compute_rows = size_of(value), rows_of(_tensor(value))
+    if compute_rows is None or len(shape) != 2 or num_bytes(value) <= WHOLE_BYTES:
+        return read(value)
+    return Rows(compute_rows, shape=(shape[0], shape[1]))
+
+
+def rows_of(tensor: ir.TensorProtocol) -> ComputeRows | None:
+    """What computes some rows of a weight; None where all come at once."""
+    return tensor.compute_rows if isinstance(tensor, _Weight) else None
 
 
 def stored(value: ir.Value) -> np.ndarray:
@@ -162,3 +217,12 @@ def _tensor(value: ir.Value) -> ir.TensorProtocol:
 
 def _num_bytes(shape: Sequence[int], dtype: ir.DataType) -> int:
     return -(-int(np.prod(shape)) * dtype.bitwidth // 8)
+
+
+def bits_of(dtype: ir.DataType | None) -> int | None:
+    """Bits of one number of a type; None where the type is absent, undefined or of texts.
+
+    >>> bits_of(ir.DataType.INT4), bits_of(ir.DataType.UNDEFINED)
+    (4, None)
+    """
+    return None if dtype is None or dtype in _SIZELESS else int(dtype.bitwidth)

@@ -17,14 +17,15 @@ from ..export.build import (
 from ..export.options import (
     ExportOptions,
 )
-from ..export.tokenizer.tokenizer_probes import PROBE_TEXTS, around
+from ..export.published_tokenizer.probe_texts import PROBE_TEXTS, around
 from ..export.window_choice import WindowChoice
-from ..graphs.quantization.recipes.known import recipe_of
+from ..graphs.quantization.recipes.all_recipes import recipe_of
 from ..runtime.errors import ContractError
+from ..runtime.loading.open_tokenizer import open_tokenizer
 from ..runtime.manifest import Manifest, read_manifest
 from ..runtime.sizes import counted
-from ..runtime.tokenizers.kinds import open_tokenizer
 from ..validate.sequences.tokens import SAMPLE
+from .scaled_rope import make_ministral3
 from .tokenized import ADDED, CHAT, MAKERS, make_checkpoint
 
 NEW_TOKENS = 160  # several windows
@@ -45,6 +46,7 @@ class Case:
     prompt: str  # greedy decoding from it reaches no end token
     text: Path
     tokenizer: str | None = None  # of ``tokenized.MAKERS``; None: the checkpoint's own
+    is_ministral3: bool = False  # made of the checkpoint by ``make_ministral3``
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +71,7 @@ def cases(model: Path, shared: Path | None) -> Iterator[Case]:
         ("fp32", "ort", "windowed", None),
         ("int8", "ort", "windowed", None),
         ("int4", "ort", "windowed", None),
+        ("int4-small", "ort", "windowed", None),  # scales that the runtime must fold as it loads
         ("int8-dynamic", "ort", "windowed", None),
         ("int8", "web", "windowed", _SHARD_BYTES),
         ("fp32", "portable", "windowed", None),
@@ -112,6 +115,15 @@ def cases(model: Path, shared: Path | None) -> Iterator[Case]:
             prompt="The little dog" if isinstance(window, tuple) else "Once upon a time",
             text=text,
         )
+    yield Case(
+        name=f"{stories.name} fp32 ort, as Ministral 3",
+        checkpoint=stories,
+        options=ExportOptions(quant="fp32", target="ort"),
+        has_window=False,
+        prompt="Once upon a time",
+        text=text,
+        is_ministral3=True,
+    )
 
 
 def stories_in(shared: Path) -> tuple[Path, Path]:
@@ -125,11 +137,12 @@ def export(case: Case, folder: Path) -> Exported:
     Raises:
         TramontaneError: as ``export_checkpoint``.
     """
+    made = folder.with_name(f"{folder.name}-checkpoint")
     if case.tokenizer is not None:
-        made = make_checkpoint(
-            case.tokenizer, case.checkpoint, folder.with_name(f"{folder.name}-checkpoint")
-        )
+        make_checkpoint(case.tokenizer, case.checkpoint, made)
         case = dataclasses.replace(case, checkpoint=made)
+    elif case.is_ministral3:
+        case = dataclasses.replace(case, checkpoint=make_ministral3(case.checkpoint, made))
     export_checkpoint(case.checkpoint, folder, case.options, resume=False)
     manifest = read_manifest(folder)
     tokenizer = open_tokenizer(folder, manifest)

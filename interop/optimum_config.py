@@ -8,17 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
 
 from ..export.config import MistralConfig
 from ..export.formats.huggingface import to_hugging_face
+from ..export.sidecars.optimum_runtime import optimum_obstacle
 from ..runtime.cache import by_layer
 from ..runtime.contract import Geometry
 
 
 def describe(config: MistralConfig) -> str:
     """One line on the model, as optimum reads its config."""
-    read = _normalized(config)
+    from optimum.utils import NormalizedConfigManager
+
+    published = SimpleNamespace(**to_hugging_face(config))
+    try:
+        read = NormalizedConfigManager.get_normalized_config_class(published.model_type)(published)
+    except KeyError:  # it knows no such type
+        return f"{published.model_type}, a model type that optimum does not read"
     return (
         f"{read.model_type}, {read.num_layers} layers of {read.num_attention_heads} heads over "
         f"{read.num_key_value_heads}, hidden {read.hidden_size}, vocabulary {read.vocab_size}"
@@ -30,7 +36,6 @@ def obstacles(config: MistralConfig, geometry: Geometry) -> Iterator[str]:
 
     Source: optimum-onnx 0.1.0, optimum/onnxruntime/modeling_decoder.py.
     """
-    read = _normalized(config)
     if any(geometry.rows):
         yield (
             "its past starts without rows, the artifact's has "
@@ -41,17 +46,5 @@ def obstacles(config: MistralConfig, geometry: Geometry) -> Iterator[str]:
             f"it feeds a past of float32, the artifact's is {geometry.cache_dtype}; --kv float32 "
             "writes one of that"
         )
-    size = read.hidden_size // read.num_attention_heads
-    if size != geometry.head_dim:
-        yield (
-            f"it takes hidden_size / num_attention_heads ({size}) for the numbers of a head, "
-            f"the model has {geometry.head_dim}"
-        )
-
-
-def _normalized(config: MistralConfig) -> Any:
-    """An artifact's config through the class that optimum has for its type."""
-    from optimum.utils import NormalizedConfigManager
-
-    published = SimpleNamespace(**to_hugging_face(config))
-    return NormalizedConfigManager.get_normalized_config_class(published.model_type)(published)
+    if obstacle := optimum_obstacle(config):
+        yield obstacle

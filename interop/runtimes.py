@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..deploy import web_server
 from ..environments import arm64, browser, node, python, qemu
-from ..graphs.targets.known import DEFAULT_TARGET, find_target
+from ..graphs.targets.all_targets import DEFAULT_TARGET, find_target
 from ..runtime import minimal_decode
 from ..validate.tolerance import FEWEST_POSITIONS
 from .cases import NEW_TOKENS, NUM_SCORED, Case
@@ -42,7 +42,8 @@ def _is_plain_and_quantized(case: Case) -> bool:
 
 def _is_usual(case: Case) -> bool:
     """Whether an app on a desktop or a phone would ship an artifact."""
-    return _is_plain(case) and not case.options.recipe.is_dynamic
+    recipe = case.options.recipe
+    return _is_plain(case) and not recipe.is_dynamic and not recipe.has_byte_scales
 
 
 def _is_usual_on_the_web(case: Case) -> bool:
@@ -133,6 +134,11 @@ def _grows(case: Case) -> bool:
     return case.options.cache_choice.grows or not case.has_window
 
 
+def _runs_in_optimum(case: Case) -> bool:
+    # transformers 4.57, which optimum-onnx needs, has no Ministral 3.
+    return _grows(case) and not case.is_ministral3
+
+
 def _has_own_tokenizer(case: Case) -> bool:
     """Whether the model has the tokenizer that it was trained with."""
     return case.tokenizer is None
@@ -207,7 +213,13 @@ OTHERS = (
         usual=lambda case: _has_own_tokenizer(case) and case.options.cache_choice.grows,
         seconds=60,
     ),
-    Runtime(name="optimum", start=_optimum, takes=_grows, usual=_grows_as_published, seconds=10),
+    Runtime(
+        name="optimum",
+        start=_optimum,
+        takes=_runs_in_optimum,
+        usual=_grows_as_published,
+        seconds=10,
+    ),
     Runtime(
         name=_DRIVER_ON_ARM,
         start=lambda job: [*arm64.python(), str(_RUNNERS / "driver.py"), job],

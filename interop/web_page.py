@@ -9,8 +9,8 @@ from pathlib import Path
 from ..deploy import web_server
 from ..environments import browser, commands, node
 from ..environments.errors import Absent
+from ..runtime.loading.open_tokenizer import open_tokenizer
 from ..runtime.tokenizers.detokenizer import Detokenizer
-from ..runtime.tokenizers.kinds import open_tokenizer
 from .cases import Exported, write_job
 from .judge import Answer, Failed
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import shlex
 import shutil
 import subprocess
@@ -20,14 +19,17 @@ from pathlib import Path
 from .. import __version__
 from ..console.progress import say
 from ..console.status import status_of
+from ..runtime.durable import replace_file
 from ..runtime.errors import ConfigError
-from ..runtime.native_library import BUILT
+from ..runtime.ort.native_library import BUILT
 from ..runtime.sizes import format_bytes
+from ..runtime.untrusted import environment
 from .platforms import KERNEL_FLAGS, PLATFORMS, Platform, find_platform, this_platform
 
 SOURCE = Path(__file__).parent / "source"
 KERNEL_SOURCE = "kernels.cpp"  # compiled once for each instruction set
 OTHER_SOURCES = ("choose_kernels.cpp", "attention.cpp", "library.cpp")
+_CHECKS_SOURCES = ("choose_kernels.cpp", "attention.cpp", "checks.cpp")
 _FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti", "-g0"),
     *("-ffp-contract=fast", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow"),
@@ -46,8 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--platform", choices=tuple(PLATFORMS), help="build for it with zig (default: this one)"
     )
     options.add_argument("--out", type=Path, default=BUILT, help="folder for the library")
+    options.add_argument(
+        "--checks",
+        action="store_true",
+        help="build the program that compares every kernel with attention in double precision",
+    )
     args = options.parse_args(argv)
-    path = build(args.out, platform_name=args.platform)
+    path = (build_checks if args.checks else build)(args.out, platform_name=args.platform)
     say(f"{path}: {format_bytes(path.stat().st_size)}")
     return 0
 
@@ -69,7 +76,8 @@ def build(folder: Path, *, platform_name: str | None = None) -> Path:
         objects = compile_sources(compiler, platform, OTHER_SOURCES, Path(scratch))
         made = Path(scratch) / platform.library
         link(compiler, platform, objects, made)
-        return made.replace(folder / platform.library)
+        replace_file(made, folder / platform.library)
+    return folder / platform.library
 
 
 def link(compiler: Sequence[str], platform: Platform, objects: Sequence[Path], made: Path) -> None:
@@ -77,7 +85,10 @@ def link(compiler: Sequence[str], platform: Platform, objects: Sequence[Path], m
     if platform.is_static:
         run([*_ZIG, "ar", "rcs", str(made), *map(str, objects)])
         return
-    flags = ["-shared", "-o", str(made), *map(str, objects), "-Wl,-s"]
+    compiler = _without_libraries(compiler)
+    # Without what no function of the library calls: most of what zig links in.
+    unused = "-Wl,-dead_strip" if platform.system == "Darwin" else "-Wl,--gc-sections"
+    flags = ["-shared", "-o", str(made), *map(str, objects), "-Wl,-s", unused]
     if platform.imports:
         stubs = [
             _make_stub(compiler, made.parent / name, functions)
@@ -108,19 +119,31 @@ def _make_stub(compiler: Sequence[str], path: Path, functions: Sequence[str]) ->
     return path
 
 
-def build_checks(folder: Path) -> Path:
-    """Build the program of ``checks.cpp``, with sanitizers of addresses and undefined behaviour.
+def build_checks(folder: Path, *, platform_name: str | None = None) -> Path:
+    """Build the program of ``checks.cpp``.
+
+    For this machine with sanitizers of addresses and undefined behaviour; for another platform
+    without them, since zig brings none that run there.
 
     Raises:
         ConfigError: as ``build``.
     """
-    platform = find_platform(this_platform())
-    compiler = find_compiler(None)
-    sources = ("choose_kernels.cpp", "attention.cpp", "checks.cpp")
-    objects = compile_sources(compiler, platform, sources, folder, more=_SANITIZERS)
+    platform = find_platform(platform_name or this_platform())
+    compiler = find_compiler(None if platform_name is None else platform)
+    is_here = platform_name is None
+    sources = _CHECKS_SOURCES if is_here else (*_CHECKS_SOURCES, "memory.cpp")
+    more = _SANITIZERS if is_here else ()
+    folder.mkdir(parents=True, exist_ok=True)
+    objects = compile_sources(compiler, platform, sources, folder, more=more)
     made = folder / "checks"
-    run([*compiler, *_SANITIZERS, "-o", str(made), *map(str, objects), "-lm"])
+    linker = compiler if is_here else _without_libraries(compiler)
+    run([*linker, *more, "-o", str(made), *map(str, objects), "-lm"])
     return made
+
+
+def _without_libraries(compiler: Sequence[str]) -> list[str]:
+    """The same compiler, linking no C++ library: zig would first build one of its sources."""
+    return ["cc" if word == "c++" and "ziglang" in compiler else word for word in compiler]
 
 
 def compile_sources(
@@ -158,11 +181,10 @@ def find_compiler(target: Platform | None) -> list[str]:
     """The command of a C++ compiler: this machine's, or zig for a target.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or CXX is no command.
     """
     if target is None:
-        given = shlex.split(os.environ.get("CXX", ""))
-        for command in (given, ["c++"], ["g++"], ["clang++"]):
+        for command in (environment.command("CXX"), ["c++"], ["g++"], ["clang++"]):
             if command and shutil.which(command[0]):
                 # The driver for C links no C++ library, and the library needs none.
                 return command

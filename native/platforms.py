@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..runtime.errors import ConfigError
-from ..runtime.native_library import library_name
+from ..runtime.ort.native_library import library_name
 
 _STATIC = "libtramontane.a"
 _X86, _ARM = ("plain", "avx2", "avx512"), ("plain", "neon")

@@ -20,7 +20,7 @@ from .. import __version__
 from ..console.progress import say, track
 from ..console.status import status_of
 from ..runtime.errors import ConfigError
-from ..runtime.native_library import PACKAGE
+from ..runtime.ort.native_library import PACKAGE
 from ..runtime.sizes import format_bytes
 from .build import build
 from .platforms import WHEELS, find_platform

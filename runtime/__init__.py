@@ -1,7 +1,8 @@
 """The driver: decodes from an artifact with numpy, onnxruntime and sentencepiece alone.
 
 ``Model.load(folder)`` opens an artifact; ``model.session()`` begins a sequence of tokens with its
-KV cache. Errors are ``ContractError``. The logger is ``tramontane.runtime`` of ``logging``.
+KV cache. Errors are ``ContractError``; a size of memory that is none is a ``ConfigError``. The
+logger is ``tramontane.runtime`` of ``logging``.
 """
 
 from __future__ import annotations
@@ -10,16 +11,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .decoding.async_generation import AsyncGeneration as AsyncGeneration
+    from .decoding.batch_generation import BatchGeneration as BatchGeneration
     from .decoding.generation import Generation as Generation
+    from .decoding.logprobs import TokenLogprobs as TokenLogprobs
     from .decoding.result import Result as Result
     from .decoding.sampler import Sampler as Sampler
+    from .errors import ConfigError as ConfigError
     from .errors import ContractError as ContractError
     from .memory import MemoryPlan as MemoryPlan
     from .model import Model as Model
+    from .sequences.snapshot import Snapshot as Snapshot
     from .session import Session as Session
-    from .snapshot import Snapshot as Snapshot
+    from .tokenizers.tokenizer import Tokenizer as Tokenizer
 
 _HOMES = {
+    "AsyncGeneration": "decoding.async_generation",
+    "BatchGeneration": "decoding.batch_generation",
+    "ConfigError": "errors",
     "ContractError": "errors",
     "Generation": "decoding.generation",
     "MemoryPlan": "memory",
@@ -27,7 +36,9 @@ _HOMES = {
     "Result": "decoding.result",
     "Sampler": "decoding.sampler",
     "Session": "session",
-    "Snapshot": "snapshot",
+    "Snapshot": "sequences.snapshot",
+    "TokenLogprobs": "decoding.logprobs",
+    "Tokenizer": "tokenizers.tokenizer",
 }
 __all__ = list(_HOMES)
 

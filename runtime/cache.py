@@ -42,7 +42,9 @@ class CacheLayout:
         if self.rows is not None and self.window is None:
             raise ContractError(f"rows are {self.rows} without a window; expected none")
         if self.window is not None and self.rows is not None and self.rows < self.window:
-            raise ContractError(f"{self.rows} rows cannot hold a window of {self.window}")
+            raise ContractError(
+                f"{self.rows} rows cannot hold a window of {self.window}, expected as many or more"
+            )
 
     def first(self, tokens: int) -> int:
         """Oldest position held after ``tokens`` tokens."""

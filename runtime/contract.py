@@ -17,6 +17,8 @@ NATIVE_MODEL_FILE = "onnx/model_native.onnx"  # the same graph with our own atte
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.model"  # SentencePiece's
 TOKENIZER_JSON_FILE = "tokenizer.json"  # Hugging Face's
+TOKENIZER_SETTINGS_FILE = "tokenizer_config.json"
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
 CARD_FILE = "README.md"
 
 INPUT_IDS = "input_ids"

@@ -39,7 +39,7 @@ class GraphError(TramontaneError):
 
 
 class ContractError(TramontaneError):
-    """An artifact cannot be written, or differs from its manifest."""
+    """An artifact is not what it should be or cannot be written, or the driver refuses a call."""
 
 
 class ParityError(TramontaneError):

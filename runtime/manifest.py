@@ -19,33 +19,14 @@ from .contract import CACHE_DTYPES, LARGEST, MANIFEST_FILE, Geometry
 from .errors import ContractError, printable
 from .memory import MemoryPlan
 from .tokenizers.added_tokens import AddedTokens
+from .tokenizers.vocabulary import Vocabulary
 from .untrusted.fields import decode, shown
 from .untrusted.files import is_file, is_name_inside, open_regular, read_file
 from .untrusted.json_text import SMALL_BYTES, parse_object
 
 SCHEMA_VERSION = 4
-# Kinds of tokenizer; manifests that name none have the first.
-SENTENCEPIECE, TOKENIZERS = "sentencepiece", "tokenizers"
 _DIGEST = "manifest_sha256"
 _CHUNK_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Vocabulary:
-    """The kind of the tokenizer, and its start and end tokens."""
-
-    bos_token_id: int | None
-    eos_token_ids: tuple[int, ...]
-    add_bos_token: bool  # whether a prompt starts with the start token
-    kind: str = SENTENCEPIECE  # as in ``tokenizers.kinds``
-    # To the SentencePiece model; a tokenizer.json has its own.
-    added_tokens: AddedTokens = field(default_factory=AddedTokens)
-
-    @property
-    def prompt_start(self) -> list[int]:
-        """Tokens in front of the first prompt of a sequence: the start token, or none."""
-        bos = self.bos_token_id
-        return [bos] if self.add_bos_token and bos is not None else []
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,9 +99,13 @@ def read_manifest(folder: Path) -> Manifest:
     except (OSError, ValueError) as error:  # a name that no folder can have
         raise ContractError(f"{folder}: {error}; name an artifact written by export") from error
     if not is_there:
-        raise ContractError(f"{folder}: no such folder; name an artifact written by export")
+        found = "a file, expected a folder" if folder.is_file() else "no such folder"
+        raise ContractError(f"{folder}: {found}; run export first, or name an artifact's folder")
     if not path.is_file():
-        raise ContractError(f"{folder}: not an artifact, it holds no {MANIFEST_FILE}")
+        raise ContractError(
+            f"{folder}: not an artifact, it holds no {MANIFEST_FILE}, expected one; name an "
+            "artifact written by export"
+        )
     text = read_file(path, most=SMALL_BYTES, remedy="export again")
     content = parse_object(text, what=f"{path}: not a manifest", remedy="export again")
     version = content.pop("schema_version", None)
@@ -284,5 +269,5 @@ def _refuse_cache_dtype(where: str, dtype: str) -> None:
 
 
 def _refuse_size(name: str, size: int | None) -> None:
-    if size is not None and not 0 <= size <= LARGEST[name]:
-        raise ContractError(f"geometry.{name} is {size}, expected 0 to {LARGEST[name]}")
+    if size is not None and not 1 <= size <= LARGEST[name]:
+        raise ContractError(f"geometry.{name} is {size}, expected 1 to {LARGEST[name]}")

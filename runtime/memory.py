@@ -35,6 +35,14 @@ class MemoryPlan:
         """Resident memory with a cache of so many bytes."""
         return self.resident_bytes - self.cache_bytes_at_most + cache_bytes
 
+    def with_copied_weights(self) -> MemoryPlan:
+        """The plan where onnxruntime holds the files of weights beside what the kernels hold."""
+        return dataclasses.replace(
+            self,
+            resident_weights_bytes=self.resident_weights_bytes + self.weights_bytes,
+            resident_bytes=self.resident_bytes + self.weights_bytes,
+        )
+
     def with_rows_of(self, standard: Geometry, other: Geometry) -> MemoryPlan:
         """The plan of the same weights with rows as another graph of the artifact holds them."""
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from .decoding.generating_session import GeneratingSession
 from .errors import ContractError
-from .guarded_sequence import Floats, GuardedSequence
-from .held_rows import CacheRows
+from .loading.loaded_model import LoadedModel
 from .manifest import Manifest
-from .model import Model
-from .saved_state import read_state
+from .sequences.guarded_sequence import Floats, GuardedSequence
+from .sequences.held_rows import CacheRows
+from .sequences.saved_state import read_state
 from .tokenizers.tokenizer import Tokenizer
 
 
@@ -36,13 +36,15 @@ class Session(GeneratingSession):
     referenced, or the sequence was changed by other calls.
     """
 
-    def __init__(self, model: Model, *, keep: int = 0, time_limit: float | None = None) -> None:
+    def __init__(
+        self, model: LoadedModel, *, keep: int = 0, time_limit: float | None = None
+    ) -> None:
         """Begin an empty sequence; arguments and what it raises are as ``Model.session``'s."""
         self._guarded = GuardedSequence(model, keep=keep, time_limit=time_limit)
         self._owns_model = False
 
     @property
-    def model(self) -> Model:
+    def model(self) -> LoadedModel:
         """The model, which other sessions may share."""
         return self._guarded.model
 
@@ -56,6 +58,7 @@ class Session(GeneratingSession):
         max_memory: int | str | None = None,
         keep: int = 0,
         native: bool | None = None,
+        copy: bool = False,
     ) -> Session:
         """Open an artifact for one sequence, as ``Model.load(folder).session()`` does.
 
@@ -68,12 +71,18 @@ class Session(GeneratingSession):
             max_memory: resident memory that the process may take, as the manifest plans it: bytes,
                 or text such as ``"6GiB"``; None for as much as it needs.
             keep: as ``Model.session``.
+            native, copy: as ``Model.load``.
 
         Raises:
             ContractError, ConfigError: as ``Model.load``.
         """
-        model = Model.load(
-            folder, threads=threads, verify=verify, max_memory=max_memory, native=native
+        model = LoadedModel.load(
+            folder,
+            threads=threads,
+            verify=verify,
+            max_memory=max_memory,
+            native=native,
+            copy=copy,
         )
         session = cls(model, keep=keep)
         session._owns_model = True
@@ -127,7 +136,7 @@ class Session(GeneratingSession):
         self._guarded.reset()
 
     @classmethod
-    def load_state(cls, path: Path | str, model: Model, *, keep: int = 0) -> Session:
+    def load_state(cls, path: Path | str, model: LoadedModel, *, keep: int = 0) -> Session:
         """A new session that continues the one that ``save`` wrote, also in another process.
 
         Args:

@@ -74,7 +74,7 @@ def counted(number: int, what: str, plural: str | None = None) -> str:
 def bits_per_weight(weights_bytes: int, num_parameters: int) -> float:
     """Bits of all files of weights, divided by the number of distinct parameters.
 
-    Scales, zero points, norms, rope tables and padding count as bits; a head that is tied to the
+    Scales, zero points, norms and padding count as bits; a head that is tied to the
     embedding counts once as parameters.
 
     >>> bits_per_weight(1000, 1000)

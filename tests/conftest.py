@@ -277,7 +277,8 @@ def as_gguf(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-_GGUF_NAMES = {"mistral": "llama"}  # by ``model_type``; others are their own
+# By ``model_type``; others are their own.
+_GGUF_NAMES = {"mistral": "llama", "ministral3": "mistral3"}
 
 
 def _gguf_metadata(config: dict[str, Any], source: Path) -> dict[str, Any]:
@@ -306,6 +307,7 @@ def _gguf_metadata(config: dict[str, Any], source: Path) -> dict[str, Any]:
         "llama.attention.sliding_window": config.get("sliding_window"),
         "llama.rope.dimension_count": config["head_dim"],
         "llama.rope.freq_base": theta,
+        **_gguf_yarn(config),
         "llama.vocab_size": config["vocab_size"],
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",
@@ -317,6 +319,30 @@ def _gguf_metadata(config: dict[str, Any], source: Path) -> dict[str, Any]:
         "tokenizer.ggml.bos_token_id": config["bos_token_id"],
         "tokenizer.ggml.eos_token_id": config["eos_token_id"],
     }
+
+
+def _gguf_yarn(config: dict[str, Any]) -> dict[str, Any]:
+    """Keys of yarn and of a Ministral 3's queries; empty for other ropes, whose tests add theirs.
+
+    Source: llama.cpp 0c1e57098, conversion/base.py and conversion/mistral3.py.
+    """
+    import gguf
+
+    rope = config.get("rope_parameters") or {}
+    if rope.get("rope_type") != "yarn":
+        return {}
+    keys = gguf.Keys.Rope
+    found = {
+        keys.SCALING_TYPE: "yarn",
+        keys.SCALING_FACTOR: rope["factor"],
+        keys.SCALING_ORIG_CTX_LEN: rope["original_max_position_embeddings"],
+        keys.SCALING_YARN_BETA_FAST: rope.get("beta_fast"),
+        keys.SCALING_YARN_BETA_SLOW: rope.get("beta_slow"),
+    }
+    if config["model_type"] == "ministral3":
+        found[keys.SCALING_YARN_LOG_MUL] = rope["mscale_all_dim"]
+        found[gguf.Keys.Attention.TEMPERATURE_SCALE] = rope["llama_4_scaling_beta"]
+    return {key.format(arch="llama"): value for key, value in found.items()}
 
 
 def _add(writer: Any, key: str, value: Any) -> None:

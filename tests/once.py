@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from tramontane.export.calibrate.calibrate_subprocess import Rounding
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.graphs.quantization.activation_ranges import Calibration
 from tramontane.graphs.quantization.rounded_matrices import RoundedMatrices
-from tramontane.runtime import ort_session
+from tramontane.graphs.quantization.shared_scales import SharedScales
+from tramontane.runtime.ort import ort_session
 
 
 @dataclass(frozen=True)
@@ -130,10 +131,11 @@ def _calibrated(
     once: Once,
     config: Any,
     checkpoint: Checkpoint,
-    text: str,
+    texts: tuple[str, ...],
     *,
     tokens: int,
     rounding: Rounding | None = None,
+    smoothing: Mapping[str, SharedScales] | None = None,
 ) -> Calibration:
     from tramontane.export.calibrate.calibrate import calibrate
     from tramontane.export.calibrate.tokens import calibration_tokens
@@ -141,12 +143,12 @@ def _calibrated(
     def make(folder: Path) -> None:
         folder.mkdir()
         kept = None if rounding is None else dataclasses.replace(rounding, folder=folder)
-        sequences = calibration_tokens(config, checkpoint, text, most=tokens)
-        found = calibrate(config, checkpoint, sequences, kept)
+        sequences = calibration_tokens(config, checkpoint, texts, most=tokens)
+        found = calibrate(config, checkpoint, sequences, kept, smoothing)
         (folder / "maxima").write_bytes(found.to_bytes())
 
     schemes = None if rounding is None else dict(rounding.schemes)
-    key = repr((config, checkpoint.hashes(), text, tokens, schemes)).encode()
+    key = repr((config, checkpoint.hashes(), texts, tokens, schemes, smoothing)).encode()
     made = once(f"calibration-{hashlib.sha256(key).hexdigest()}", make)
     found = Calibration.from_bytes((made / "maxima").read_bytes())
     if rounding is None:

@@ -21,7 +21,7 @@ from tramontane.export.options import ExportOptions
 from tramontane.runtime.errors import ContractError
 from tramontane.runtime.manifest import read_manifest, write_manifest
 from tramontane.runtime.session import Session
-from tramontane.validate.artifact_under_test import open_subject
+from tramontane.validate.graph_under_test import open_graph_under_test
 
 # PEFT 0.21 asks transformers for a name that is going to be another.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -75,27 +75,27 @@ def test_artifact_is_compared_with_the_same_adapters_alone(
 ) -> None:
     with Checkpoint.open(base, [adapter]) as checkpoint:
         config, hashes = checkpoint.config, checkpoint.adapter_hashes()
-        subject = open_subject(artifact, config, adapters=hashes)
-        assert subject.manifest is not None
-        assert subject.manifest.source.items() >= hashes.items()
+        tested = open_graph_under_test(artifact, config, adapters=hashes)
+        assert tested.manifest is not None
+        assert tested.manifest.source.items() >= hashes.items()
     with pytest.raises(ContractError, match="exported with 1 adapter, 0 adapters given; name the"):
-        open_subject(artifact, config, adapters={})
+        open_graph_under_test(artifact, config, adapters={})
     manifest = read_manifest(artifact)
     source = {name: one for name, one in manifest.source.items() if name not in hashes}
     write_manifest(tmp_path, dataclasses.replace(manifest, source=source))
     with pytest.raises(ContractError, match="without adapters, 1 adapter given; leave out --adap"):
-        open_subject(tmp_path, config, adapters=hashes)
+        open_graph_under_test(tmp_path, config, adapters=hashes)
     other = dict.fromkeys(hashes, "0")
     with pytest.raises(ContractError, match=r"adapter-1/adapter_config\.json is another file; na"):
-        open_subject(artifact, config, adapters=other)
+        open_graph_under_test(artifact, config, adapters=other)
 
 
 @pytest.mark.slow
 def test_calibration_in_its_own_process_reads_the_adapters(base: Path, adapter: Path) -> None:
     text = TEXT.read_text(encoding="utf-8")
     with Checkpoint.open(base, [adapter]) as checkpoint:
-        found = calibrate_in_subprocess(checkpoint.config, checkpoint, text, tokens=512)
-        tokens = calibration_tokens(checkpoint.config, checkpoint, text, most=512)
+        found = calibrate_in_subprocess(checkpoint.config, checkpoint, (text,), tokens=512)
+        tokens = calibration_tokens(checkpoint.config, checkpoint, (text,), most=512)
         assert found.to_bytes() == calibrate(checkpoint.config, checkpoint, tokens).to_bytes()
 
 

@@ -1,4 +1,4 @@
-"""Ministral, Qwen2, Qwen3 and SmolLM3, made by transformers: logits, gate and planted faults."""
+"""Models beside Mistral 7B, made by transformers: logits, gate and planted faults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tramontane.export.build import (
 )
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.options import options_named
-from tramontane.faults import in_parts
+from tramontane.faults import in_parts, in_rope
 from tramontane.faults.planting import Fault
 from tramontane.faults.trial import Trial
 from tramontane.graphs.writing.external_data import ALIGNMENT_BYTES
@@ -25,16 +25,35 @@ from tramontane.runtime.contract import DATA_FILE
 from tramontane.runtime.manifest import read_manifest
 from tramontane.runtime.session import Session
 from tramontane.validate.measurement import GateOptions
-from tramontane.validate.run_gate import prove, validate
+from tramontane.validate.run_gate import require_parity, validate
 from tramontane.validate.sequences.tokens import SAMPLE
+
+from .ropes import YARN
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 W, LENGTH, BOUND = 8, 60, 1e-4  # past the window and its slack twice
 MIXED = {"sliding_window": W, "layer_types": [FULL, SLIDING]}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 1e4,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 12,
+}
 KINDS: dict[str, dict[str, Any]] = {
+    "LlamaForCausalLM": {"rope_parameters": LLAMA3, "tie": True},  # as 3.2
+    # As Nemo: heads smaller than hidden_size over their number, and no window.
+    "MistralForCausalLM": {
+        "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0},
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "sliding_window": None,
+    },
     "MinistralForCausalLM": MIXED,
+    "Ministral3ForCausalLM": {"rope_parameters": YARN, "bos_token_id": 1, "eos_token_id": 2},
     "Qwen2ForCausalLM": {**MIXED, "use_sliding_window": True},
-    "Qwen3ForCausalLM": {"use_sliding_window": False},
+    "Qwen3ForCausalLM": {"use_sliding_window": False, "tie": True},  # as up to 4B
     "SmolLM3ForCausalLM": {
         "use_sliding_window": True,
         "sliding_window": W,
@@ -44,7 +63,11 @@ KINDS: dict[str, dict[str, Any]] = {
         "eos_token_id": 2,
     },
 }
-RECIPES = ["int8-ort", "int4-ort", "int8-dynamic-ort", "int8-web", "int4-portable"]
+OWN_FAULTS = [*in_parts.FAULTS, *in_rope.FAULTS]
+RECIPES = [
+    *("int8-ort", "int8-smooth-ort", "int8-dynamic-ort", "int8-web"),
+    *("int4-ort", "int4-small-ort", "int4-rtn-ort", "int4-portable"),
+]
 pytestmark = pytest.mark.slow
 
 
@@ -58,7 +81,7 @@ def trial(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Trial:
     return Trial(folder=tmp_path_factory.mktemp("artifacts"), model=model)
 
 
-@pytest.mark.parametrize("target", ["ort", "portable"])
+@pytest.mark.parametrize("target", ["ort", "portable", "web"])
 def test_logits_are_those_of_transformers(trial: Trial, target: str) -> None:
     trial.export(f"fp32-{target}")
     published = transformers.AutoModelForCausalLM.from_pretrained(
@@ -73,6 +96,44 @@ def test_logits_are_those_of_transformers(trial: Trial, target: str) -> None:
         found = [session.prefill(ids[:first].tolist(), all_logits=True, chunk=chunk)]
         found += [session.step(int(token))[None].copy() for token in ids[first:]]
         assert float(np.abs(np.concatenate(found) - expected).max()) <= BOUND
+
+
+MINISTRAL_3 = {**YARN, "rope_theta": 1e6, "original_max_position_embeddings": 16384}
+DEVSTRAL_2 = {**MINISTRAL_3, "beta_fast": 4.0, "mscale_all_dim": 0.0}
+# Devstral 2's two sizes.
+LARGER = {**DEVSTRAL_2, "factor": 48.0, "original_max_position_embeddings": 8192}
+LARGEST = {**DEVSTRAL_2, "factor": 64.0, "original_max_position_embeddings": 4096}
+AS_PUBLISHED = {
+    "Ministral 3": MINISTRAL_3,
+    "Devstral 2, factor 48": LARGER,
+    "Devstral 2, factor 64": LARGEST,
+    "Devstral 2, factor 48, beta 0": {**LARGER, "llama_4_scaling_beta": 0.0},
+    "Devstral 2, factor 64, beta 0": {**LARGEST, "llama_4_scaling_beta": 0.0},
+}
+
+
+@pytest.mark.parametrize("rope", AS_PUBLISHED.values(), ids=AS_PUBLISHED)
+def test_logits_past_the_published_original_length_are_those_of_transformers(
+    rope: dict[str, Any], tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    original = rope["original_max_position_embeddings"]
+    folder = tiny_checkpoint(
+        "Ministral3ForCausalLM",
+        **{**KINDS["Ministral3ForCausalLM"], "rope_parameters": rope},
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=int(rope["factor"] * original),
+    )
+    export_checkpoint(folder, tmp_path / "artifact", options_named("fp32-ort"))
+    ids = np.random.default_rng(0).integers(3, 2048, original + LENGTH)
+    published = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        expected = published.eval()(torch.from_numpy(ids)[None]).logits[0].numpy()
+    session = Session.load(tmp_path / "artifact", threads=1)
+    whole = len(ids) - LENGTH // 2  # the others come one by one
+    found = [session.prefill(ids[:whole].tolist(), all_logits=True)]
+    found += [session.step(int(token))[None].copy() for token in ids[whole:]]
+    assert float(np.abs(np.concatenate(found) - expected).max()) <= BOUND
 
 
 @pytest.mark.parametrize("recipe", ["fp32-portable", *RECIPES, "int8-ort-int8"])
@@ -99,7 +160,7 @@ def test_planned_bytes_of_weights_are_those_that_are_written(trial: Trial, recip
 
 
 def faults() -> list[Any]:
-    return [pytest.param(fault, id=fault.name) for fault in in_parts.FAULTS]
+    return [pytest.param(fault, id=fault.name) for fault in OWN_FAULTS]
 
 
 @pytest.mark.parametrize("fault", faults())
@@ -115,7 +176,7 @@ def test_planted_fault_of_a_part_is_caught_and_explained(trial: Trial, fault: Fa
 
 def test_every_kind_has_two_faults_of_its_own(model: Path) -> None:
     with Checkpoint.open(model) as checkpoint:
-        assert sum(fault.fits(checkpoint) for fault in in_parts.FAULTS) >= 2
+        assert sum(fault.fits(checkpoint) for fault in OWN_FAULTS) >= 2
 
 
 # Source: Qwen2's tokenizer.json: the split of a text before byte-level BPE, one digit at a time.
@@ -153,7 +214,7 @@ def test_qwen_with_its_kind_of_tokenizer_is_exported_and_proved(
     settings = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": ends[0], "bos_token": None}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     options = options_named("int8-ort")
-    manifest = export_checkpoint(folder, tmp_path / "out", options, gate=prove)
+    manifest = export_checkpoint(folder, tmp_path / "out", options, gate=require_parity)
     assert manifest.vocabulary.kind == "tokenizers"
     assert not manifest.vocabulary.prompt_start
     session = Session.load(tmp_path / "out", threads=1)

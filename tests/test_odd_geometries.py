@@ -25,19 +25,21 @@ from tramontane.export.model.model import Mistral
 from tramontane.export.options import (
     ExportOptions,
 )
-from tramontane.export.plan import plan
-from tramontane.export.planned_weights import PlannedWeights
+from tramontane.export.planning.plan import plan
+from tramontane.export.planning.planned_weights import PlannedWeights
 from tramontane.export.trace.bind_weights import bind
 from tramontane.export.trace.trace import trace
 from tramontane.graphs import pipeline, weights
 from tramontane.graphs.probing.attention_caches import find_cache_scales
 from tramontane.graphs.quantization.matrix_schemes import Role
-from tramontane.graphs.quantization.recipes.known import find_recipe
-from tramontane.graphs.targets.known import find_target
+from tramontane.graphs.quantization.recipes.all_recipes import find_recipe
+from tramontane.graphs.quantization.recipes.recipe import DEFAULT_BLOCK
+from tramontane.graphs.targets.all_targets import find_target
 from tramontane.runtime.errors import GraphError
-from tramontane.runtime.ort_session import ort
-from tramontane.validate.run_gate import prove
-from tramontane.validate.run_graph import GraphFeeder, feed_all
+from tramontane.runtime.ort.cpu_features import multiplies_int8, saturates
+from tramontane.runtime.ort.ort_session import ort
+from tramontane.validate.run_gate import require_parity
+from tramontane.validate.run_graph import GraphRunner, feed_all
 
 from .once import keep_torchlib
 
@@ -144,7 +146,15 @@ class Small:
         if find_recipe(quant).is_calibrated(kv):
             checkpoint: Any = types.SimpleNamespace(read=self.weights.__getitem__)
             tokens = CalibrationTokens(text=[self.tokens], random=self.tokens)
-            calibration = calibrate(config, checkpoint, tokens)
+            planned = PlannedWeights(
+                config=config,
+                target=find_target(target),
+                recipe=find_recipe(quant),
+                block=DEFAULT_BLOCK,
+                cache=cache,
+            )
+            smoothing = planned.smoothed()
+            calibration = calibrate(config, checkpoint, tokens, smoothing=smoothing)
         model = ir.from_proto(onnx.load_model_from_string(self._traced))
         bind(model.graph, self.weights.__getitem__)
         geometry = geometry_of(config, cache)
@@ -153,15 +163,16 @@ class Small:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
-        session = ort.InferenceSession(
-            ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        graph = ir.to_proto(model).SerializeToString()
+        if saturates() and multiplies_int8(graph):
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         scales = find_cache_scales(model.graph)
-        feeder = GraphFeeder(session, geometry, Path("model.onnx"), scales=scales)
+        runner = GraphRunner(session, geometry, Path("model.onnx"), scales=scales)
         count = len(self.tokens)
         first = min(5, count - 1)
         return [
-            feed_all(feeder, self.tokens, cuts)
+            feed_all(runner, self.tokens, cuts)
             for cuts in ([count], [first, *[1] * (count - first)])
         ]
 
@@ -256,6 +267,6 @@ def test_odd_checkpoint_is_exported_and_proved(
 ) -> None:
     out = tmp_path / "artifact"
     options = ExportOptions(quant="fp32", target=target)
-    manifest = export_checkpoint(tiny_checkpoint(**overrides), out, options, gate=prove)
+    manifest = export_checkpoint(tiny_checkpoint(**overrides), out, options, gate=require_parity)
     assert manifest.parity is not None
     assert manifest.parity["same_top"] == 1

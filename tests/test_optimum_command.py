@@ -135,6 +135,7 @@ def test_parity_that_failed_exits_with_1(
         ("MistralForCausalLM", {}, ["the artifact's has 24; --cache growing"]),
         ("LlamaForCausalLM", {}, []),
         ("LlamaForCausalLM", {"head_dim": 32}, ["num_attention_heads (16)"]),
+        ("Ministral3ForCausalLM", {}, ["does not support model type 'ministral3'"]),
     ],
 )
 def test_what_keeps_optimums_runtime_from_an_artifact_is_told(
@@ -152,8 +153,22 @@ def test_what_keeps_optimums_runtime_from_an_artifact_is_told(
 def test_every_architecture_of_ours_is_one_that_optimum_reads(
     tiny_checkpoint: Callable[..., Path],
 ) -> None:
-    for architecture in ("MistralForCausalLM", "LlamaForCausalLM"):
-        config = read_config_json(tiny_checkpoint(architecture))
+    for architecture in ("MistralForCausalLM", "LlamaForCausalLM", "SmolLM3ForCausalLM"):
+        config = read_config_json(tiny_checkpoint(architecture, pad_token_id=0))
         geometry = geometry_of(config, WINDOWED)
         assert f"{geometry.num_layers} layers" in describe(config)
         assert f"over {geometry.num_key_value_heads}," in describe(config)
+
+
+def test_model_type_that_optimum_does_not_read_is_said_and_exported_all_the_same(
+    tiny_checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(export, "main", lambda _: 0)
+    checkpoint = tiny_checkpoint("Ministral3ForCausalLM")
+    assert optimum(monkeypatch, *EXPORT, checkpoint, tmp_path / "out") == 0
+    told = capsys.readouterr().err
+    assert "ministral3, a model type that optimum does not read" in told
+    assert "ORTModelForCausalLM will not run" in told

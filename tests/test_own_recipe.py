@@ -14,9 +14,9 @@ from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.options import (
     ExportOptions,
 )
-from tramontane.graphs.quantization.recipes.known import open_recipe
+from tramontane.graphs.quantization.recipes.all_recipes import open_recipe
 from tramontane.validate.measurement import GateOptions
-from tramontane.validate.run_gate import FOLDER, JSON_FILE, prove
+from tramontane.validate.run_gate import FOLDER, JSON_FILE, require_parity
 
 RECIPE = """
 [matrices]
@@ -53,7 +53,7 @@ def test_two_bits_are_exported_and_proved_beside_others(two_layers: Path, tmp_pa
 
     def gate(artifact: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         # The agreement of random weights with themselves in 2 bits says nothing.
-        return prove(artifact, checkpoint, GateOptions(min_agreement=0, max_kl=20))
+        return require_parity(artifact, checkpoint, GateOptions(min_agreement=0, max_kl=20))
 
     manifest = export_checkpoint(two_layers, tmp_path / "out", options, gate=gate)
     found = {one["matrix"]: one["bits"] for one in manifest.tensors if "matrix" in one}
@@ -70,7 +70,7 @@ def test_matrices_have_the_bits_of_their_lines_and_the_gate_passes(
     options = ExportOptions(
         quant=open_recipe(file), target=target, block=32, calibration_tokens=8192
     )
-    manifest = export_checkpoint(two_layers, tmp_path / "out", options, gate=prove)
+    manifest = export_checkpoint(two_layers, tmp_path / "out", options, gate=require_parity)
     assert manifest.quant == open_recipe(file).name
     assert open_recipe(tmp_path / "out").content() == open_recipe(file).content()
     found = {
@@ -94,5 +94,7 @@ def test_matrices_have_the_bits_of_their_lines_and_the_gate_passes(
     assert rows["head"]["output_error"] is None
     harms = [one["output_error"] or one["error"] for one in report["matrices"] if one["error"]]
     assert harms == sorted(harms, reverse=True)
+    ranks = [one["rank_by_harm"] for one in report["matrices"]]
+    assert ranks == [*range(1, len(harms) + 1), *[None] * (len(ranks) - len(harms))]
     (reason,) = (row["why_float"] for name, row in rows.items() if name.startswith("embedding"))
     assert reason == 'the recipe: "embedding" has bits = 32'

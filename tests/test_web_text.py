@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer as Whole
 from tokenizers import decoders
-from tramontane.runtime.manifest import Vocabulary
 from tramontane.runtime.tokenizers.byte_alphabet import BYTES, SPELLED
 from tramontane.runtime.tokenizers.detokenizer import Detokenizer
 from tramontane.runtime.tokenizers.hugging_face import HuggingFace
 from tramontane.runtime.tokenizers.tokenizer import Tokenizer
+from tramontane.runtime.tokenizers.vocabulary import Vocabulary
 
 from .tiny_tokenizers import KINDS, SPECIAL, START, like_sentencepiece, llama_3, non_special
 

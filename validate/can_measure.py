@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 
 from ..console.text_file import read_text
-from ..export.plan import Plan
+from ..export.planning.plan import Plan
 from ..runtime.contract import Geometry
 from ..runtime.errors import ContractError
 from ..runtime.memory import cache_bytes

@@ -12,15 +12,23 @@ from ..export.formats.checkpoint import Checkpoint
 from ..runtime.cache import by_layer
 from ..runtime.errors import ContractError
 from ..runtime.sizes import counted
-from .artifact_under_test import Subject
 from .can_measure import refuse_bad_options
+from .graph_under_test import GraphUnderTest
 from .layer_checks.findings import LayerChecks
 from .layer_checks.layer_checks import check_layers
 from .measurement import GateOptions, Measurement
 from .reference.reference import Reference
 from .reference.reference_cache import Store
 from .sequences.check_sequences import check_sequences
-from .sequences.tokens import SAMPLE, TokenText, chunks, random_tokens, spans
+from .sequences.tokens import (
+    LARGE_WINDOW,
+    SAMPLE,
+    TokenText,
+    at_most,
+    chunks,
+    random_tokens,
+    spans,
+)
 from .tokenizer.check_tokenizer import check_tokenizer
 from .tolerance import MAX_KL_OF_HALF, tolerance_for
 from .verdict import POOR, Check, closer, judged, word_for
@@ -31,13 +39,16 @@ FIGURES = {
     "operators": "operator_error",
     "rows": "row_error",
 }
+_PIECE = 1024  # tokens that operators are observed over at once; bounds the memory of all layers
 _MANY_PARAMETERS = 10**9  # beyond it, default runs check the operators of three layers only
 
 
 class Gate:
     """An artifact and its reference."""
 
-    def __init__(self, subject: Subject, checkpoint: Checkpoint, options: GateOptions) -> None:
+    def __init__(
+        self, tested: GraphUnderTest, checkpoint: Checkpoint, options: GateOptions
+    ) -> None:
         """Read texts and settings; nothing is run yet.
 
         Raises:
@@ -46,12 +57,12 @@ class Gate:
             CheckpointError: the checkpoint's tokenizer is unreadable.
         """
         refuse_bad_options(text=options.text, seed=options.seed)
-        self.subject, self.options = subject, options
-        rounds_rows_alone = subject.has_half_cache and not subject.recipe.is_quantized
+        self.tested, self.options = tested, options
+        rounds_rows_alone = tested.has_half_cache and not tested.recipe.is_quantized
         self.tolerance = tolerance_for(
-            subject.recipe.weight_errors,
-            int8_cache=subject.has_int8_cache,
-            half_cache=subject.has_half_cache,
+            tested.recipe.weight_errors,
+            int8_cache=tested.has_int8_cache,
+            half_cache=tested.has_half_cache,
             scale=options.tolerance,
             max_kl=min(options.max_kl, MAX_KL_OF_HALF) if rounds_rows_alone else options.max_kl,
             min_agreement=options.min_agreement,
@@ -60,11 +71,11 @@ class Gate:
         self.text = read_text(options.text, flag="--text")
         self.words.count(self.text)
         self.reference = Reference(
-            subject.config, checkpoint, store=Store(options.store), track=track
+            tested.config, checkpoint, store=Store(options.store), track=track
         )
-        config = subject.config
+        config = tested.config
         self.spans = spans(
-            subject.edges, positions=config.max_position_embeddings, thorough=options.thorough
+            tested.edges, positions=config.max_position_embeddings, thorough=options.thorough
         )
 
     def measure(self) -> Measurement:
@@ -74,9 +85,9 @@ class Gate:
             ContractError: the graph cannot be run by its names.
             CheckpointError: a weight of the checkpoint is unreadable.
         """
-        notes = [*self._of_the_window(), *self._of_the_text()]
+        notes = [*self._of_the_window(), *self._of_the_text(), *self._of_a_large_window()]
         sequences = check_sequences(
-            self.subject,
+            self.tested,
             self.reference,
             self._sequences(),
             spans=self.spans,
@@ -91,7 +102,7 @@ class Gate:
         checks += self._tokenizer(notes)
         return Measurement(
             runs=sequences.runs,
-            subject=self.subject,
+            tested=self.tested,
             checkpoint=self.reference.checkpoint,
             options=self.options,
             words=self.words,
@@ -106,30 +117,30 @@ class Gate:
     def check_layers(self, tokens: np.ndarray, cuts: Sequence[int]) -> LayerChecks:
         """Check weights and operators on a given sequence, in all layers."""
         return check_layers(
-            self.subject,
+            self.tested,
             self.reference,
             tokens,
             cuts,
-            layers=range(self.subject.config.num_hidden_layers),
+            layers=range(self.tested.config.num_hidden_layers),
             tolerance=self.tolerance,
             track=track,
         )
 
     def how_to_get_closer(self) -> str:
         """What to try where the artifact is too far from the float32 model."""
-        subject = self.subject
+        tested = self.tested
         published = self.reference.checkpoint.config.windows
         return closer(
-            subject.recipe,
+            tested.recipe,
             text="our own" if self.options.text == SAMPLE else self.options.text.name,
-            block=subject.block,
-            rounds_cache=subject.has_int8_cache or subject.has_half_cache,
-            has_other_window=subject.config.windows != published,
+            block=tested.block,
+            rounds_cache=tested.has_int8_cache or tested.has_half_cache,
+            has_other_window=tested.config.windows != published,
         )
 
     def _of_the_window(self) -> list[str]:
         """A note if the artifact's window is not the checkpoint's."""
-        own = self.subject.config.windows
+        own = self.tested.config.windows
         published = self.reference.checkpoint.config.windows
         if own == published:
             return []
@@ -149,6 +160,16 @@ class Gate:
             f"repeated to {longest}; a longer text measures more"
         ]
 
+    def _of_a_large_window(self) -> list[str]:
+        """A note if the window is too large to feed all of both sequences."""
+        if not self.spans.shared:
+            return []
+        return [
+            f"the window has more than {LARGE_WINDOW} tokens: the random tokens follow "
+            f"{self.spans.shared} tokens of the text, and both sequences end after the first "
+            "eviction; --thorough feeds each over three windows"
+        ]
+
     def _of_the_distance(self, check: Check) -> list[str]:
         """A note where the artifact is far from the float32 model over the text."""
         far = check.figures
@@ -159,15 +180,14 @@ class Gate:
         ]
 
     def _sequences(self) -> dict[str, np.ndarray]:
-        length, seed = self.spans.longest, self.options.seed
-        return {
-            "text": self.words.tokens(self.text, length, skipped=97 * seed),
-            "random": random_tokens(self.subject.config.vocab_size, length, seed=seed),
-        }
+        length, seed, shared = self.spans.longest, self.options.seed, self.spans.shared
+        text = self.words.tokens(self.text, length, skipped=97 * seed)
+        random = random_tokens(self.tested.config.vocab_size, length, seed=seed)
+        return {"text": text, "random": np.concatenate([text[:shared], random[shared:]])}
 
     def _tokenizer(self, notes: list[str]) -> list[Check]:
         """Compare the tokenizer and chat templates of an artifact of ours."""
-        artifact, manifest = self.subject.artifact, self.subject.manifest
+        artifact, manifest = self.tested.artifact, self.tested.manifest
         if artifact is None or manifest is None:
             return []
         found = check_tokenizer(artifact, manifest, self.reference.checkpoint)
@@ -175,7 +195,7 @@ class Gate:
         return found.checks
 
     def _layer_checks(self, notes: list[str]) -> LayerChecks | None:
-        config, length = self.subject.config, self.spans.layers_checked
+        config, length = self.tested.config, self.spans.layers_checked
         last = config.num_hidden_layers - 1
         layers = list(range(last + 1))
         if config.num_parameters > _MANY_PARAMETERS and not self.options.thorough:
@@ -187,16 +207,16 @@ class Gate:
         tokens = self.words.tokens(self.text, length, skipped=97 * self.options.seed)
         try:
             return check_layers(
-                self.subject,
+                self.tested,
                 self.reference,
                 tokens,
-                chunks(self.subject.edges, length),
+                at_most(_PIECE, chunks(self.tested.edges, length)),
                 layers=layers,
                 tolerance=self.tolerance,
                 track=track,
             )
         except ContractError as error:
-            if self.subject.manifest is not None:
+            if self.tested.manifest is not None:
                 raise
             notes.append(f"weights and operators were not checked one by one: {error}")
             return None

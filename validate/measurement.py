@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..export.formats.checkpoint import Checkpoint
-from .artifact_under_test import Subject
 from .figures import Positions
+from .graph_under_test import GraphUnderTest
 from .layer_checks.findings import LayerChecks
 from .reference.reference import ReferenceRun
 from .reference.reference_cache import default_folder
@@ -33,7 +33,7 @@ class GateOptions:
 class Measurement:
     """All that was found."""
 
-    subject: Subject
+    tested: GraphUnderTest
     checkpoint: Checkpoint
     options: GateOptions
     words: TokenText

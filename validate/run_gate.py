@@ -10,9 +10,9 @@ from ..export.formats.checkpoint import Checkpoint
 from ..export.window_choice import WindowChoice, adapted
 from ..runtime.contract import NATIVE_MODEL_FILE
 from ..runtime.manifest import to_json
-from .artifact_under_test import open_subject
 from .causes.explain import Explanation, explain
 from .gate import Gate
+from .graph_under_test import open_graph_under_test
 from .measurement import GateOptions, Measurement
 from .report.content import as_json
 from .report.page import render_page
@@ -35,7 +35,7 @@ class Verdict:
         return as_json(self.measurement, self.explanation, name=name)
 
 
-def prove(
+def require_parity(
     artifact: Path,
     checkpoint: Checkpoint,
     options: GateOptions | None = None,
@@ -83,7 +83,7 @@ def validate(
     """Compare an artifact, or another exporter's graph, with a checkpoint.
 
     Args:
-        artifact: what ``open_subject`` takes.
+        artifact: what ``open_graph_under_test`` takes.
         checkpoint: what it was exported from.
         options: how to measure.
         explains: find the cause if a check fails.
@@ -95,8 +95,8 @@ def validate(
             opened.
     """
     config = adapted(checkpoint.config, window=window)
-    subject = open_subject(artifact, config, adapters=checkpoint.adapter_hashes())
-    gate = Gate(subject, checkpoint, options)
+    tested = open_graph_under_test(artifact, config, adapters=checkpoint.adapter_hashes())
+    gate = Gate(tested, checkpoint, options)
     measurement = gate.measure()
     explanation = explain(gate, measurement) if explains else None
     checkpoint.refuse_changed()

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..runtime import contract
 from ..runtime.errors import ContractError
-from ..runtime.ort_session import ort
+from ..runtime.ort.ort_session import ort
 from ..runtime.session import Session
 
 _POSITION_IDS = "position_ids"
@@ -21,10 +21,13 @@ _DTYPES = {
     "tensor(int8)": np.int8,
 }
 Scales = Mapping[str, np.ndarray]  # of caches in 8 bits, by past; each broadcasts to (G, L, D)
-CacheRows = list[tuple[np.ndarray, np.ndarray]]
+Rows = tuple[np.ndarray, np.ndarray]  # key and value, (G, L, D) float32 each
+CacheRows = list[Rows]  # by layer
+CacheOfLayers = Mapping[int, Rows]  # of some layers
+State = Any  # of a sequence, which only its runner knows
 
 
-class Feeder(Protocol):
+class SequenceRunner(Protocol):
     """One sequence being decoded."""
 
     def reset(self) -> None:
@@ -36,12 +39,21 @@ class Feeder(Protocol):
     def cache(self) -> CacheRows:
         """Copies of each layer's held rows: key and value, (G, L, D) float32 each."""
 
+    def state(self) -> State:
+        """The sequence so far, to return to."""
 
-def feed_all(feeder: Feeder, tokens: np.ndarray, cuts: Sequence[int]) -> np.ndarray:
+    def restore(self, state: State) -> None:
+        """Return to a sequence."""
+
+    def close(self) -> None:
+        """Free the graph and the cache."""
+
+
+def feed_all(runner: SequenceRunner, tokens: np.ndarray, cuts: Sequence[int]) -> np.ndarray:
     """Feed a new sequence in pieces of the given sizes: logits (T, V) float32."""
-    feeder.reset()
+    runner.reset()
     pieces = np.split(tokens[: sum(cuts)], np.cumsum(cuts)[:-1])
-    return np.concatenate([feeder.feed(piece) for piece in pieces])
+    return np.concatenate([runner.feed(piece) for piece in pieces])
 
 
 _STATE = ort.capi.onnxruntime_pybind11_state
@@ -71,13 +83,15 @@ def running(path: Path, what: str) -> Iterator[None]:
         ) from error
 
 
-class DriverFeeder:
+class DriverRunner:
     """The way apps do it: prefill, then step."""
 
     def __init__(self, session: Session, scales: Scales) -> None:
         self._session = session
         self._scales = scales
         self.reset = session.reset
+        self.state, self.restore = session.snapshot, session.restore
+        self.close = session.close
 
     def feed(self, tokens: np.ndarray) -> np.ndarray:
         """Step if it is one token after others, else prefill in one chunk."""
@@ -98,7 +112,7 @@ class DriverFeeder:
         ]
 
 
-class GraphFeeder:
+class GraphRunner:
     """A graph with the usual names, by any exporter, in onnxruntime alone."""
 
     def __init__(
@@ -196,17 +210,47 @@ class GraphFeeder:
             for name, value in zip(names, found[: len(names)], strict=True)
         }
 
+    def run_alone(self, ids: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """As ``run``, with a run for each sequence, which has its rows of the cache.
+
+        For graphs that append several tokens to one sequence alone; all are equally long.
+        """
+        past, lengths = self._past, self._lengths
+        found, pasts = [], []
+        for row in range(self._batch_size):
+            self._past = {name: rows[row : row + 1] for name, rows in past.items()}
+            self._lengths = lengths[row : row + 1]
+            found.append(self.run(ids[row : row + 1], names))
+            pasts.append(self._past)
+        self._past = {name: np.concatenate([one[name] for one in pasts]) for name in past}
+        self._lengths = lengths + ids.shape[1]
+        return {name: np.concatenate([one[name] for one in found]) for name in names}
+
+    def state(self) -> State:
+        """The sequences so far; a run makes a new cache, so nothing is copied."""
+        return self._past, self._lengths, self._pads_left
+
+    def restore(self, state: State) -> None:
+        """Return to those sequences."""
+        self._past, self._lengths, self._pads_left = state
+
+    def close(self) -> None:
+        """Free the graph and the cache."""
+        self._past = {}
+        del self.graph
+
     def cache(self, sequence: int = 0) -> CacheRows:
         """Each layer's held rows of one sequence: key and value, (G, L, D) float32 each."""
-        rows = []
-        for layer, layout in enumerate(self._geometry.layers):
-            held = layout.held(int(self._lengths[sequence]))
-            key, value = (
-                _as_float(self._past[name][sequence, :, :held], name, self._scales)
-                for name in (contract.past(layer, kind) for kind in contract.KINDS)
-            )
-            rows.append((key, value))
-        return rows
+        return [self.rows(layer, sequence) for layer in range(len(self._geometry.layers))]
+
+    def rows(self, layer: int, sequence: int = 0) -> Rows:
+        """The held rows of one layer: key and value, (G, L, D) float32 each."""
+        held = self._geometry.layers[layer].held(int(self._lengths[sequence]))
+        names = [contract.past(layer, kind) for kind in contract.KINDS]
+        key, value = (
+            _as_float(self._past[name][sequence, :, :held], name, self._scales) for name in names
+        )
+        return key, value
 
 
 def _as_float(rows: np.ndarray, past: str, scales: Scales) -> np.ndarray:

@@ -133,8 +133,8 @@ def headline(checks: Sequence[Check]) -> dict[str, Any]:
 POOR = "poor"
 _WORDS = (("close", 0.01, 0.95), ("usable", 0.2, 0.8))
 WORDS = (
-    "close: at most 0.01 nats and at least 95%; usable: at most 0.2 nats and at least 80%; "
-    "poor: otherwise"
+    "close: mean KL at most 0.01 nats and top-1 agreement at least 95%; usable: at most 0.2 nats "
+    "and at least 80%; poor: otherwise"
 )
 COMPARED = (
     "for comparison, llama.cpp's published figures for 7B and 8B models: Q8_0 0.0004 to 0.0014 "
@@ -171,7 +171,7 @@ def closer(
         rounds_cache: whether keys and values are rounded as well.
         has_other_window: whether the window is not the checkpoint's own.
 
-    >>> from tramontane.graphs.quantization.recipes.known import find_recipe
+    >>> from tramontane.graphs.quantization.recipes.all_recipes import find_recipe
     >>> closer(find_recipe("fp32"), text="a.txt")
     'measure on a text like the training data (--text; this was a.txt)'
     """

@@ -31,8 +31,8 @@ from ...export.formats.huggingface import CONFIG_FILE
 from ...runtime import Session
 from ...runtime.errors import ContractError
 from ...runtime.sizes import format_bytes
+from ..machine import machine
 from ..process import run
-from .speed import machine
 from .speed_table import Line, plot_lines
 
 TOKENS = 50_000

@@ -15,7 +15,7 @@ import psutil
 
 from ... import __version__
 from ...runtime import Model, Session
-from ...runtime.ort_session import ort
+from ...runtime.ort.ort_session import ort
 from ..process import MAXRSS_BYTES
 
 DRIVER = "driver"  # time of a step outside the graph's run

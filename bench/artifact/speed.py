@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +20,12 @@ import psutil
 
 from ...console import hints
 from ...console.progress import track
-from ...export.fingerprint import processor
 from ...runtime import contract
 from ...runtime.errors import ContractError
 from ...runtime.manifest import read_manifest
-from ...runtime.ort_session import physical_cores
+from ...runtime.ort.ort_session import physical_cores
 from ..limits import Work, multiply_rate, read_rate, work_of
+from ..machine import machine
 from ..process import run
 from ..samples import Spread
 
@@ -93,7 +91,7 @@ def measure(artifact: Path, *, rounds: int, threads: int | None) -> SpeedReport:
     for _ in track(range(rounds), f"measuring {artifact.name}, round by round"):
         limits["read"].append(read_rate(threads))
         limits["multiply"].append(multiply_rate(threads))
-        answers.append(_ask({**job, "model": str(artifact)}))
+        answers.append(ask({**job, "model": str(artifact)}))
     found_limits = {what: Spread(values=tuple(values)) for what, values in limits.items()}
     figures = {
         what: Spread(values=tuple(answer[what] for answer in answers)) for what in answers[0]
@@ -162,20 +160,8 @@ def shares_of(
     return shares
 
 
-def machine(threads: int | None) -> dict[str, Any]:
-    """Machine, versions and settings of the figures."""
-    return {
-        "processor": processor(),
-        "cores": physical_cores(),
-        "threads": threads or physical_cores(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "system": platform.system(),
-        "versions": {name: version(name) for name in ("tramontane", "onnxruntime", "numpy")},
-    }
-
-
-def _ask(job: dict[str, Any]) -> dict[str, float]:
-    """Figures of one process.
+def ask(job: dict[str, Any]) -> dict[str, float]:
+    """Figures of one process that does a job, as ``session_speed.measure`` describes them.
 
     Raises:
         ContractError: the process failed; the message has its last line.

@@ -2,10 +2,11 @@
 
 A conversation of two turns: the time to the first token of the second, whose prompt is the whole
 conversation, with and without ``reuse``; a rewind of its last tokens and the step after it; a
-snapshot and its restore; and how many times faster ``speculate`` decodes an edited function, an
-answer with quotes, and a text sampled freely. The first two are chosen token by token, so that any
-model writes them; what is computed does not depend on who chooses. Ways of one figure are measured
-in turns, so that other load on the machine affects both; figures are medians.
+snapshot and its restore; how many times faster several prompts are decoded together than one by
+one; and how many times faster ``speculate`` decodes an edited function, an answer with quotes, and
+a text sampled freely. The first two of these are chosen token by token, so that any model writes
+them; what is computed does not depend on who chooses. Ways of one figure are measured in turns, a
+text sampled freely piece by piece, so that other load affects both; figures are medians.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from rich.table import Table
 
 from ...console.rich_console import rich_console
 from ...console.status import status_of
-from ...runtime import Model, Sampler, Session
+from ...runtime import Generation, Model, Sampler, Session
 from ...runtime.decoding.history import History
 from ...runtime.decoding.processors import Logits, Processor
 from ...runtime.sizes import format_bytes
@@ -33,6 +36,7 @@ from .speed import token_ids
 _TURN, _NEXT = 0.5, 8  # share of the positions that a turn takes, at most 512; tokens of the next
 _PROMPT, _NEW = 16, 256  # tokens of a text sampled freely
 _BACK = 4  # tokens taken back
+_TOGETHER, _OF_EACH = (2, 4, 8), 48  # prompts of a batch; tokens of each text
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,12 +90,31 @@ def measure(model: Model, *, rounds: int) -> dict[str, float]:
         timed("restore, ms", lambda: session.restore(snapshot))  # noqa: B023 - called at once
     session.close()
     found = {what: median(values) for what, values in figures.items()}
-    return found | {"snapshot, bytes": snapshot.size_bytes, **_speculation(model, rounds)}
+    found["snapshot, bytes"] = snapshot.size_bytes
+    return {**found, **_batches(model, rounds), **_speculation(model, rounds)}
 
 
 def _rewind(session: Session) -> None:
     session.rewind(_BACK)
     session.step(5)
+
+
+def _batches(model: Model, rounds: int) -> dict[str, float]:
+    """How many times more tokens a second several prompts have together than one by one."""
+    ids = token_ids(model.manifest.geometry.vocab_size, _PROMPT * max(_TOGETHER))
+    prompts = [ids[start : start + _PROMPT] for start in range(0, len(ids), _PROMPT)]
+    sampler = Sampler(logit_bias=dict.fromkeys(model.manifest.vocabulary.eos_token_ids, -np.inf))
+    found = {}
+    for count in _TOGETHER:
+        ratios = []
+        for _ in range(rounds):
+            options: dict[str, Any] = {"max_new_tokens": _OF_EACH, "sampler": sampler}
+            alone = [model.generate(prompt, **options).finish() for prompt in prompts[:count]]
+            together = model.generate_batch(prompts[:count], **options).finish()
+            seconds = sum(one.decode_seconds for one in alone)
+            ratios.append(seconds / max(one.decode_seconds for one in together))
+        found[f"decoding of {count} prompts together, times faster"] = median(ratios)
+    return found
 
 
 def _speculation(model: Model, rounds: int) -> dict[str, float]:
@@ -106,8 +129,6 @@ def _speculation(model: Model, rounds: int) -> dict[str, float]:
         sampler = Sampler(processors=(_writing(answer),))
         most = model.manifest.geometry.max_positions - len(prompt)
         work.append((text.what, prompt, min(len(answer), most), sampler))
-    free = token_ids(model.manifest.geometry.vocab_size, _PROMPT)
-    work.append(("a text sampled freely", free, _NEW, Sampler(temperature=1.0, seed=3)))
     found = {}
     for what, prompt, count, sampler in work:
         seconds: dict[bool, list[float]] = {False: [], True: []}
@@ -124,7 +145,32 @@ def _speculation(model: Model, rounds: int) -> dict[str, float]:
                     seconds[speculate].append(made.decode_seconds / max(1, len(made.tokens)))
         ratios = [plain / ahead for plain, ahead in zip(*seconds.values(), strict=True)]
         found[f"decoding of {what} with drafts, times faster"] = median(ratios[1:])
-    return found
+    free = "decoding of a text sampled freely with drafts, times faster"
+    return {**found, free: _of_free_text(model, rounds)}
+
+
+def _of_free_text(model: Model, rounds: int) -> float:
+    """How many times faster a text that copies by chance alone is decoded with drafts."""
+    prompt = token_ids(model.manifest.geometry.vocab_size, _PROMPT)
+    ratios = []
+    with model.session() as plain, model.session() as ahead:
+        for number in range(rounds + 1):
+            sampler = Sampler(temperature=1.0, seed=max(number, 1))
+            options: dict[str, Any] = {"max_new_tokens": _NEW, "sampler": sampler, "reuse": True}
+            texts = (
+                plain.generate(prompt, **options),
+                ahead.generate(prompt, speculate=True, **options),
+            )
+            ratios.append(_ratio(*texts))
+    return median(ratios[1:])
+
+
+def _ratio(plain: Generation, ahead: Generation) -> float:
+    """Seconds of a token of one text divided by those of the other, made by turns."""
+    for _ in zip_longest(plain, ahead):
+        pass
+    each = [one.decode_seconds / max(1, len(one.tokens)) for one in (plain.result, ahead.result)]
+    return each[0] / each[1]
 
 
 def _writing(answer: list[int]) -> Processor:

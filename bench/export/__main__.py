@@ -27,11 +27,11 @@ from ...export.build import (
     HASHING,
 )
 from ...export.known_models import find_geometry
-from ...runtime.errors import ContractError
 from ...runtime.manifest import read_manifest
 from ...runtime.memory import cache_bytes
 from ...runtime.sizes import counted, format_bytes
-from ..process import ProcessUsage, run
+from ..process import run
+from .stand_ins import checked, export, most_memory, ours, synthesize
 
 MOST_BYTES = 2 << 30  # of resident memory, imports included
 MOST_MORE_BYTES = 64 << 20  # of all layers over the fewest measured
@@ -67,12 +67,7 @@ def main() -> int:
     for layers in args.layers or [whole.num_hidden_layers]:
         checkpoint = args.work / f"{args.geometry}-{layers}"
         if is_new := not checkpoint.exists():
-            _checked(
-                run(
-                    _ours("synthesize", args.geometry, checkpoint, "--layers", str(layers)),
-                    limit_bytes=MOST_BYTES,
-                )
-            )
+            synthesize(args.geometry, checkpoint, layers=layers, limit_bytes=MOST_BYTES)
         for quant in args.quant:
             rows.append(_measure(checkpoint, args, layers, quant))
         peers.append(_measure_genai(checkpoint, args, layers))
@@ -135,22 +130,8 @@ def _arguments() -> argparse.Namespace:
 def _measure(checkpoint: Path, args: argparse.Namespace, layers: int, quant: str) -> ExportCost:
     out = args.work / f"{checkpoint.name}-{quant}"
     say(f"exporting {counted(layers, 'layer')} in {quant}")
-    export = _checked(
-        run(
-            _ours(
-                "export",
-                checkpoint,
-                "--quant",
-                quant,
-                "--out",
-                out,
-                "--no-validate",
-                "--no-resume",
-            ),
-            limit_bytes=2 * MOST_BYTES,
-        )
-    )
-    session = _checked(
+    exported = export(checkpoint, out, quant=quant, limit_bytes=2 * MOST_BYTES)
+    session = checked(
         run(
             [
                 sys.executable,
@@ -160,24 +141,22 @@ def _measure(checkpoint: Path, args: argparse.Namespace, layers: int, quant: str
                 "--tokens",
                 str(args.tokens),
             ],
-            limit_bytes=_most_memory(),
+            limit_bytes=most_memory(),
         )
     )
-    inspected = run(
-        _ours("inspect", checkpoint, "--no-validate", "--json"), limit_bytes=MOST_BYTES
-    )
-    plans = json.loads(_checked(inspected).output)["plans"]
+    inspected = run(ours("inspect", checkpoint, "--no-validate", "--json"), limit_bytes=MOST_BYTES)
+    plans = json.loads(checked(inspected).output)["plans"]
     manifest = read_manifest(out)
     shutil.rmtree(out)  # gigabytes, and the next may be larger
     memory, tokens = manifest.memory, json.loads(session.output)["tokens"]
     cache = cache_bytes(memory, manifest.geometry, tokens)
-    traced = next(when for when, line in export.lines if line.startswith(HASHING))
+    traced = next(when for when, line in exported.lines if line.startswith(HASHING))
     return ExportCost(
         layers=layers,
         quant=quant,
-        seconds=round(export.seconds, 1),
-        work_share=round((export.seconds - traced) / export.seconds, 3),
-        peak_bytes=export.peak_bytes,
+        seconds=round(exported.seconds, 1),
+        work_share=round((exported.seconds - traced) / exported.seconds, 3),
+        peak_bytes=exported.peak_bytes,
         planned_peak_bytes=plans[quant]["export_peak_bytes"],
         weights_bytes=memory.weights_bytes,
         resident_bytes=json.loads(session.output)["decoded_bytes"],
@@ -209,7 +188,7 @@ def _measure_genai(checkpoint: Path, args: argparse.Namespace, layers: int) -> d
             "-c",
             args.work / "genai-cache",
         ],
-        limit_bytes=_most_memory(),
+        limit_bytes=most_memory(),
     )
     shutil.rmtree(out, ignore_errors=True)  # there is none if it failed
     return {
@@ -295,21 +274,6 @@ def _print(rows: list[ExportCost], peers: list[dict[str, Any]]) -> None:
             cells = [f"{peer['seconds']:.1f}", "", format_bytes(peer["peak_bytes"]) + mark]
         table.add_row(str(peer["layers"]), "onnxruntime-genai int4", *cells)
     rich_console(width=120).print(table)
-
-
-def _ours(*words: str | Path) -> list[str | Path]:
-    return [sys.executable, "-m", "tramontane.cli.main", *words]
-
-
-def _checked(found: ProcessUsage) -> ProcessUsage:
-    if found.status:
-        raise ContractError(f"bench: a command failed: {found.last_words}")
-    return found
-
-
-def _most_memory() -> int:
-    """The limit on a process's memory that keeps the machine usable."""
-    return int(psutil.virtual_memory().total * 0.9)
 
 
 def _machine() -> dict[str, Any]:

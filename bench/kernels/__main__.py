@@ -24,9 +24,9 @@ from ...console.progress import track
 from ...console.rich_console import rich_console
 from ...console.status import status_of
 from ...runtime.errors import ContractError
-from ...runtime.ort_session import physical_cores
-from ..artifact.speed import machine
+from ...runtime.ort.ort_session import physical_cores
 from ..limits import multiply_rate, read_rate
+from ..machine import machine
 from ..samples import Spread
 from . import graphs
 from .graphs import COPIES, Kernel

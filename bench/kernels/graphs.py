@@ -16,8 +16,8 @@ import numpy as np
 from onnx import numpy_helper, parser
 
 from ...runtime.contract import MODEL_FILE, NATIVE_MODEL_FILE
-from ...runtime.native_library import find_library
-from ...runtime.ort_session import open_graph, ort
+from ...runtime.ort.native_library import find_library
+from ...runtime.ort.ort_session import open_graph, ort
 
 WINDOW, SLACK = 4096, 512
 HEADS, KEY_VALUE_HEADS, HEAD_SIZE = 32, 8, 128

@@ -18,8 +18,9 @@ from ...console.status import status_of
 from ...environments.errors import Absent
 from ...export.config import MistralConfig
 from ...runtime.errors import ConfigError, ContractError
-from ...runtime.ort_session import physical_cores
-from ..artifact.speed import machine, token_ids
+from ...runtime.ort.ort_session import physical_cores
+from ..artifact.speed import token_ids
+from ..machine import machine
 from .convert import NAMES, Peer, PeerWeights
 from .figures import Measured, compare, print_tables, sum_up, to_json
 

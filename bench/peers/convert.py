@@ -12,6 +12,7 @@ from typing import Any
 from ...console.progress import say
 from ...environments import commands, folders, python
 from ...environments.errors import Absent
+from ...export import write_gguf as gguf_writer
 from ...export.build import (
     export_checkpoint,
     weights_code_digest,
@@ -19,14 +20,13 @@ from ...export.build import (
 from ...export.code_digest import code_digest
 from ...export.fingerprint import tool_versions
 from ...export.formats.checkpoint import Checkpoint
-from ...export.formats.gguf import writer as gguf_writer
-from ...export.formats.gguf.writer import write_gguf
 from ...export.options import (
     ExportOptions,
     decisive,
 )
+from ...export.write_gguf import write_gguf
 from ...runtime.errors import ParityError
-from ...runtime.native_library import find_library
+from ...runtime.ort.native_library import find_library
 from ...runtime.sizes import counted
 from . import llama_runtime
 from .figures import (

@@ -23,10 +23,10 @@ from ...console.status import EXIT_FAILED, status_of
 from ...environments.errors import Absent
 from ...export.formats.checkpoint import Checkpoint
 from ...export.formats.gguf.file import GgufFile, read_gguf, readable_types
-from ...export.formats.gguf.writer import write_gguf
-from ...export.formats.stored_tensor import StoredTensor
+from ...export.formats.weight_files.stored_tensor import StoredTensor
+from ...export.write_gguf import write_gguf
 from ...runtime.errors import CheckpointError, ContractError
-from ...runtime.ort_session import physical_cores
+from ...runtime.ort.ort_session import physical_cores
 from . import llama_runtime
 
 # Mean KL, in nats, of the reference from llama.cpp. On the weights that it dequantized itself, it
@@ -214,6 +214,12 @@ def as_markdown(tables: Mapping[str, Sequence[FileRead]], *, version: str) -> st
         "- *Result*: `same` if no weight differs and both KL are within their bounds; `refused`",
         "  if the `gguf` package cannot dequantize a type of the file: the export then stops with",
         "  the error in the second column.",
+        "",
+        "Then `make gguf` runs the tests that compare the logits of llama.cpp with those of",
+        "transformers, on tiny models of the other architectures: `mistral3` (Ministral 3,",
+        "Devstral 2, Mistral Small 3) past the original length of its rope, `qwen2`, `qwen3` and",
+        "`smollm3`. Other tests in the same files compare what tramontane reads with what",
+        "transformers has.",
     ]
     columns = (
         *("file type", "tensor types", "weights that differ", "KL, float", "KL, quantized"),

@@ -14,8 +14,8 @@ from typing import Any
 
 from ...console.status import status_of
 from ...export.formats.checkpoint import Checkpoint
-from ...runtime.ort_session import physical_cores
-from ..artifact.speed import machine
+from ...runtime.ort.ort_session import physical_cores
+from ..machine import machine
 from .measure import Measurement, chosen
 from .page import print_table, render
 from .passages import Passages, read_passages

@@ -49,8 +49,8 @@ def write_importance(checkpoint: Checkpoint, reference: Reference, path: Path) -
     Raises:
         CheckpointError: a tensor is unreadable or holds a NaN or infinity.
     """
-    config, text = checkpoint.config, TEXT.read_text(encoding="utf-8")
-    tokens = calibration_tokens(config, checkpoint, text, most=DEFAULT_TOKENS).text
+    config, texts = checkpoint.config, (TEXT.read_text(encoding="utf-8"),)
+    tokens = calibration_tokens(config, checkpoint, texts, most=DEFAULT_TOKENS).text
     hidden = [reference.embed(sequence) for sequence in tokens]
     found: dict[str, np.ndarray] = {}
     numbers = range(config.num_hidden_layers)

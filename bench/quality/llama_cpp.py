@@ -11,11 +11,11 @@ import numpy as np
 
 from ...environments import folders
 from ...environments.errors import Absent
+from ...export import write_gguf as gguf_writer
 from ...export.code_digest import code_digest
 from ...export.formats.checkpoint import Checkpoint
-from ...export.formats.gguf import writer as gguf_writer
 from ...export.formats.gguf.file import read_gguf
-from ...export.formats.gguf.writer import write_gguf
+from ...export.write_gguf import write_gguf
 from ...validate.reference.reference import Reference
 from ..peers import llama_runtime
 from . import importance
@@ -48,6 +48,8 @@ FORMATS = (
     LlamaFormat(kind="Q4_K_M", block=_LARGE_BLOCK, has_importance=True),
     LlamaFormat(kind="IQ4_XS", block=_LARGE_BLOCK),
     LlamaFormat(kind="IQ4_XS", block=_LARGE_BLOCK, has_importance=True),
+    LlamaFormat(kind="Q3_K_M", block=_LARGE_BLOCK),
+    LlamaFormat(kind="Q3_K_M", block=_LARGE_BLOCK, has_importance=True),
     LlamaFormat(kind="Q4_0", block=_BLOCK),
     LlamaFormat(kind="Q4_0", block=_BLOCK, has_importance=True),
 )

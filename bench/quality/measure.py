@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ...console.progress import say, track
 from ...environments.errors import Absent
+from ...export.budget.asked import Asked
 from ...export.formats.checkpoint import Checkpoint
 from ...runtime.errors import ContractError, ParityError, TramontaneError
 from ...validate.figures import Figures, compare
 from ...validate.reference.reference import Reference
 from ...validate.reference.reference_cache import Store
 from ..peers.convert import PROOF_KL
-from . import llama_cpp, ours
+from . import llama_cpp, ours, weights_alone
 from .passages import Passages
 from .rows import LLAMA_CPP, OURS, Row, Weights
 
-# Fills logits (N * T, V), and returns what ships.
-Score = Callable[[Path], Weights]
+
+class Score(Protocol):
+    """Scores one format."""
+
+    def __call__(self, logits: Path, own_weights: Path) -> Weights:
+        """Fill two files, of logits (N * T, V) float32, and return what ships.
+
+        Args:
+            logits: as the format's runtime computes them.
+            own_weights: in float32, with the format's weights alone.
+        """
 
 
 class Measurement:
@@ -67,7 +77,7 @@ class Measurement:
             for name, (row, score) in self._formats(reference).items():
                 if name in names:
                     say(f"{name}: scoring {self._passages.positions} positions")
-                    found.append(self._row(row, score, expected, own / "logits.bin"))
+                    found.append(self._row(row, score, expected, own))
             return found
 
     def _formats(self, reference: Reference) -> Mapping[str, tuple[dict[str, Any], Score]]:
@@ -75,38 +85,53 @@ class Measurement:
             self._checkpoint, reference, self._work, threads=self._threads
         )
 
-        def score_ours(recipe: str, path: Path) -> Weights:
-            options = ours.recipes()[recipe]
+        def score_ours(recipe: str, logits: Path, own_weights: Path) -> Weights:
+            options = ours.options_for(ours.recipes()[recipe], self._checkpoint)
             folder = self._work / f"ours-{recipe.replace(' ', '-')}"
             artifact = ours.make_artifact(self._checkpoint, options, folder)
-            logits = self._mapped(path, mode="w+")
-            ours.score(artifact, self._passages.sequences, logits, threads=self._threads)
+            filled = self._mapped(logits, mode="w+")
+            ours.score(artifact, self._passages.sequences, filled, threads=self._threads)
+            runs = weights_alone.of_artifact(artifact, reference, self._passages.sequences)
+            self._fill(own_weights, runs)
             return ours.weights_of(artifact)
 
-        def score_theirs(one: llama_cpp.LlamaFormat, path: Path) -> Weights:
+        def score_theirs(one: llama_cpp.LlamaFormat, logits: Path, own_weights: Path) -> Weights:
             file = files.path(one)
-            self.versions |= files.score(file, self._passages.sequences, path)
+            self.versions |= files.score(file, self._passages.sequences, logits)
+            runs = weights_alone.of_gguf(file, reference, self._passages.sequences)
+            self._fill(own_weights, runs)
             return llama_cpp.weights_of(file, one)
 
         found: dict[str, tuple[dict[str, Any], Score]] = {}
         for recipe, options in ours.recipes().items():
-            about = {"family": OURS, "is_quantized": options.recipe.is_quantized}
+            is_quantized = isinstance(options, Asked) or options.recipe.is_quantized
+            about = {"family": OURS, "is_quantized": is_quantized}
             found[f"{OURS} {recipe}"] = about, partial(score_ours, recipe)
         for one in llama_cpp.FORMATS:
             about = {"family": LLAMA_CPP, "is_quantized": one.kind is not None}
             found[f"{LLAMA_CPP} {one.name}"] = about, partial(score_theirs, one)
         return {name: ({"name": name, **about}, score) for name, (about, score) in found.items()}
 
-    def _row(self, about: dict[str, Any], score: Score, expected: np.ndarray, path: Path) -> Row:
+    def _row(self, about: dict[str, Any], score: Score, expected: np.ndarray, own: Path) -> Row:
+        logits, own_weights = own / "logits.bin", own / "own-weights.bin"
         try:
-            weights = score(path)
+            weights = score(logits, own_weights)
         except Absent as why:
             return Row(**about, why=str(why))
         except TramontaneError as why:
             return Row(**about, why=f"not supported: {why}")
-        figures = compare(expected, self._mapped(path, mode="r"), self._passages.targets)
+        figures, alone = (
+            compare(expected, self._mapped(path, mode="r"), self._passages.targets)
+            for path in (logits, own_weights)
+        )
         self._refuse_other_model(about, figures)
-        return Row(**about, weights=weights, figures=figures)
+        return Row(**about, weights=weights, figures=figures, weights_kl=alone.mean_kl)
+
+    def _fill(self, path: Path, runs: Sequence[np.ndarray]) -> None:
+        """Write the logits of all sequences, (T, V) float32 each, to a file."""
+        filled = self._mapped(path, mode="w+")
+        for rows, run in zip(np.split(filled, len(runs)), runs, strict=True):
+            rows[:] = run
 
     def _refuse_other_model(self, about: dict[str, Any], figures: Figures) -> None:
         if not about["is_quantized"] and not figures.mean_kl <= PROOF_KL:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,29 +9,46 @@ from typing import Any
 import numpy as np
 
 from ...environments import folders
+from ...export.budget.asked import AUTO, Asked
+from ...export.budget.find import find_for_size
 from ...export.build import export_checkpoint, weights_code_digest
+from ...export.cache_choice import choose_cache
 from ...export.fingerprint import tool_versions
 from ...export.formats.checkpoint import Checkpoint
-from ...export.options import ExportOptions, decisive
-from ...graphs.quantization.recipes.known import find_recipe, recipe_names
+from ...export.options import ExportOptions, decisive, read_texts
+from ...graphs.quantization.recipes.all_recipes import find_recipe, recipe_names
 from ...graphs.quantization.recipes.recipe import DEFAULT_BLOCK
 from ...runtime import Session
-from ...runtime.manifest import Manifest, read_manifest
+from ...runtime.manifest import read_manifest
 from .rows import Weights
 
-SMALL_BLOCK = 32  # that of llama.cpp's plain formats
-_TABLES = ("cos_cache", "sin_cache")
+_BLOCKS = (DEFAULT_BLOCK, 64, 32)  # the last is that of llama.cpp's plain formats
+_BUDGETS = (3.9, 4.5, 5.0)  # bits per weight that a recipe is found for
 
 
-def recipes() -> dict[str, ExportOptions]:
-    """Options by name: every recipe, and those whose blocks are open with small ones too."""
-    found = {}
+def recipes() -> dict[str, ExportOptions | Asked]:
+    """What to export, by name: every recipe, with open blocks smaller too, and budgets."""
+    found: dict[str, ExportOptions | Asked] = {}
     for one in map(find_recipe, recipe_names()):
-        blocks = (DEFAULT_BLOCK, SMALL_BLOCK) if one.has_blocks else (DEFAULT_BLOCK,)
-        for block in blocks:
+        for block in _BLOCKS if one.has_blocks else _BLOCKS[:1]:
             name = one.name if block == DEFAULT_BLOCK else f"{one.name} block {block}"
             found[name] = ExportOptions(quant=one.name, target="ort", block=block)
+    for bits in _BUDGETS:
+        found[f"{AUTO} {bits} bits"] = Asked(bits=bits)
     return found
+
+
+def options_for(recipe: ExportOptions | Asked, checkpoint: Checkpoint) -> ExportOptions:
+    """The options of an export; those of a budget are found on the bundled calibration text.
+
+    Raises:
+        ConfigError, CheckpointError: as ``find_for_size``.
+    """
+    if isinstance(recipe, ExportOptions):
+        return recipe
+    cache = choose_cache("windowed", kv="float32")
+    found = find_for_size(checkpoint.path, (), recipe, read_texts(()), target="ort", cache=cache)
+    return ExportOptions(quant=found.recipe, target="ort", budget=found.about)
 
 
 def make_artifact(checkpoint: Checkpoint, options: ExportOptions, folder: Path) -> Path:
@@ -63,23 +79,14 @@ def weights_of(artifact: Path) -> Weights:
     return Weights(
         weights_bytes=manifest.memory.weights_bytes,
         types=", ".join(f"{name} x {count}" for name, count in sorted(found.items())),
-        table_bytes=_table_bytes(manifest),
     )
 
 
 def _is_matrix(tensor: dict[str, Any]) -> bool:
-    """Whether it holds learned numbers: no table, no vector, no scales or zero points."""
+    """Whether it holds learned numbers: no vector, no scales or zero points."""
     is_float = "why_float" in tensor
     is_learned = "block" in tensor or (is_float and "scales" not in tensor["why_float"])
-    return is_learned and len(tensor["shape"]) > 1 and tensor["name"] not in _TABLES
-
-
-def _table_bytes(manifest: Manifest) -> int:
-    return sum(
-        math.prod(one["shape"]) * one["bits"] // 8
-        for one in manifest.tensors
-        if one["name"] in _TABLES
-    )
+    return is_learned and len(tensor["shape"]) > 1
 
 
 def score(artifact: Path, sequences: np.ndarray, logits: np.ndarray, *, threads: int) -> None:

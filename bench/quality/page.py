@@ -18,7 +18,7 @@ from ...console.status import status_of
 from ...runtime.errors import ContractError
 from ...runtime.sizes import counted
 from ...validate.report.scales import write_number
-from ..performance_page import describe_machines
+from ..machine import describe_machines
 
 _TEMPLATE = Path(__file__).with_name("quality.md.jinja")
 PATTERN = "quality-*.json"
@@ -26,14 +26,15 @@ COLUMNS = (
     *(
         "format",
         "bits per weight",
-        "without rope tables",
         "mean KL",
+        "of weights alone",
         "99.9 % KL",
         "max KL",
         "same top",
     ),
     *("perplexity ratio", "front", "types"),
 )
+_KLS = ("mean_kl", "weights_kl", "p999_kl", "max_kl")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -131,8 +132,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
         types += f" ({row['fallen_back']} fell back)"
     return [
         row["name"],
-        *(f"{row[name]:.2f}" for name in ("bits_per_weight", "bits_without_tables")),
-        *(write_number(row[name], keeps_zeros=True) for name in ("mean_kl", "p999_kl", "max_kl")),
+        f"{row['bits_per_weight']:.2f}",
+        *(write_number(row[name], keeps_zeros=True) for name in _KLS),
         f"{row['same_top']:.2%}",
         "not a number" if row["perplexity_ratio"] is None else f"{row['perplexity_ratio']:.4f}",
         "yes" if row["is_on_front"] else "",
@@ -143,14 +144,6 @@ def _cells(row: dict[str, Any]) -> list[str]:
 def _notes(report: dict[str, Any]) -> list[str]:
     measured = [row for row in report["rows"] if not row["why"]]
     notes = []
-    tables = max((row["table_bytes"] for row in measured), default=0)
-    if tables:
-        bits = 8 * tables / report["num_parameters"]
-        notes.append(
-            f"Rope tables are {bits:.2f} of the bits per weight of each of our artifacts: they "
-            "have a row for each position, however small the model is. The column without them "
-            "shows what a larger model would ship; the front counts them."
-        )
     fallen = [row for row in measured if row["fallen_back"]]
     if fallen:
         notes.append(

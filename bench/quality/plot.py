@@ -1,8 +1,8 @@
-"""Plots mean KL over bits per weight, with both families and the Pareto front."""
+"""Plots mean KL over bits per weight, with the families of formats and the Pareto front."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +11,24 @@ from .rows import LLAMA_CPP, OURS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_STYLES = {OURS: ("#1f5f8b", "o"), LLAMA_CPP: ("#b35c1e", "s")}
+_STYLES = (("#1f5f8b", "o"), ("#b35c1e", "s"), ("#3f7d4e", "^"))  # of as many families
 _GRID, _FRONT = "#d9dee5", "#5b6675"
 _FONT_SIZE = 8  # points
 _CHARACTER, _LINE, _GAP = 7, 12, 7  # pixels: of a label at 100 dots per inch, and beside a mark
+Styles = Mapping[str, tuple[str, str]]  # color and marker by family
 Box = tuple[float, float, float, float]  # left, bottom, right, top, in pixels
 
 
-def plot(report: dict[str, Any], path: Path) -> None:
-    """Draw the quantized formats that were measured; SVG or PNG, by the file's suffix."""
+def plot(
+    report: dict[str, Any], path: Path, *, families: Sequence[str] = (OURS, LLAMA_CPP)
+) -> None:
+    """Draw the quantized formats that were measured; SVG or PNG, by the file's suffix.
+
+    Args:
+        report: the model, and the rows of its formats.
+        path: the picture.
+        families: those of the rows, in the order of the legend.
+    """
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -30,36 +39,36 @@ def plot(report: dict[str, Any], path: Path) -> None:
         figure, axes = pyplot.subplots(figsize=(9, 5), dpi=100, layout="constrained")
         axes.set(
             title=f"{report['model']}: mean KL from the unquantized model, nats",
-            xlabel="bits per weight, all that ships (thin line: its rope tables)",
+            xlabel="bits per weight, all that ships",
             yscale="log",
         )
         axes.margins(x=0.16, y=0.1)
         axes.grid(color=_GRID, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        _paint(axes, rows)
+        styles = dict(zip(families, _STYLES, strict=False))
+        _paint(axes, rows, styles)
         figure.canvas.draw()  # which gives the axes their place
-        _label(axes, rows)
+        _label(axes, rows, styles)
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
         pyplot.close(figure)
 
 
-def _paint(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+def _paint(axes: Axes, rows: Sequence[dict[str, Any]], styles: Styles) -> None:
     """The front, and a mark for each format, filled on the front."""
     front = sorted(_point(one) for one in rows if one["is_on_front"])
     if front:
         style: dict[str, Any] = {"color": _FRONT, "linewidth": 1, "linestyle": "--", "zorder": 1}
         axes.step(*zip(*front, strict=True), where="post", label="Pareto front", **style)
-    for family, (color, marker) in _STYLES.items():
+    for family, (color, marker) in styles.items():
         for one in (one for one in rows if one["family"] == family):
             bits, kl = _point(one)
-            axes.plot([one["bits_without_tables"], bits], [kl, kl], color=color, linewidth=0.6)
             face = color if one["is_on_front"] else "white"
             axes.plot(bits, kl, marker, color=color, markerfacecolor=face)
         axes.plot([], [], marker, color=color, label=family)
     axes.legend(frameon=False)
 
 
-def _label(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+def _label(axes: Axes, rows: Sequence[dict[str, Any]], styles: Styles) -> None:
     """Write each format's name beside its mark, where it covers no other."""
     marks = [axes.transData.transform(_point(one)) for one in rows]
     taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in marks]
@@ -84,7 +93,7 @@ def _label(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
             ha="left" if is_right else "right",
             va="center",
             fontsize=_FONT_SIZE,
-            color=_STYLES[one["family"]][0],
+            color=styles[one["family"]][0],
         )
 
 

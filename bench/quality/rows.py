@@ -17,9 +17,8 @@ OURS, LLAMA_CPP = "tramontane", "llama.cpp"
 class Weights:
     """What ships of one model in one format."""
 
-    weights_bytes: int  # scales, zero points, embedding, head, norms, tables and padding included
+    weights_bytes: int  # scales, zero points, embedding, head, norms and padding included
     types: str  # of the matrices, each with its count
-    table_bytes: int = 0  # of these, of rope tables
     fallen_back: int = 0  # matrices whose columns the format cannot take
 
 
@@ -32,13 +31,13 @@ class Row:
     is_quantized: bool
     weights: Weights | None = None  # None: it was not measured
     figures: Figures | None = None  # likewise
+    weights_kl: float | None = None  # mean KL, nats, with its weights alone; None: not measured
     why: str = ""  # of not measuring it
 
-    def bits(self, num_parameters: int, *, counts_tables: bool = True) -> float:
-        """Bits per weight, with or without rope tables."""
+    def bits(self, num_parameters: int) -> float:
+        """Bits per weight."""
         assert self.weights is not None, "only measured formats have a size"
-        left_out = 0 if counts_tables else self.weights.table_bytes
-        return bits_per_weight(self.weights.weights_bytes - left_out, num_parameters)
+        return bits_per_weight(self.weights.weights_bytes, num_parameters)
 
 
 def as_json(rows: Sequence[Row], *, num_parameters: int) -> list[dict[str, Any]]:
@@ -60,7 +59,7 @@ def _row(row: Row, num_parameters: int) -> dict[str, Any]:
         **about,
         "why": "",
         "bits_per_weight": row.bits(num_parameters),
-        "bits_without_tables": row.bits(num_parameters, counts_tables=False),
+        "weights_kl": row.weights_kl,
         **asdict(row.weights),
         **figures,
         "perplexity_ratio": _ratio(

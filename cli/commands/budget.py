@@ -10,9 +10,9 @@ from typing import Any
 from ...console import hints
 from ...console.rows import print_rows
 from ...export.budget.asked import asked_for
-from ...graphs.targets.known import DEFAULT_TARGET, TARGETS
+from ...graphs.targets.all_targets import DEFAULT_TARGET, TARGETS
 from ...runtime.sizes import format_bytes
-from ..flags import CHECKPOINT_HELP, add_adapter, add_size
+from ..flags import CHECKPOINT_HELP, add_adapter, add_scheduler, add_size
 from ..subcommand import add_subcommand
 
 EXAMPLES = ("tramontane budget models/stdlib-5m --bits 5 --out my.toml",)
@@ -42,23 +42,31 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--calibration-text",
         type=Path,
+        action="append",
+        default=[],
         metavar="FILE",
-        help="text to measure on what each rounding changes (default: a bundled one)",
+        help="text on which the effect of each rounding is measured; repeat the option for "
+        "several (default: a bundled one)",
     )
+    add_scheduler(parser, what="where matrices are measured")
 
 
 def main(args: Namespace) -> int:
     """Measure each matrix unless it was measured before, choose, and write the recipe."""
-    from ...console.text_file import read_text
     from ...export.budget.find import find_for_size
     from ...export.budget.fit import plot
     from ...export.cache_choice import WINDOWED
-    from ...export.calibrate.tokens import TEXT
+    from ...export.options import read_texts
 
     asked, model = asked_for(size=args.size, bits=args.bits), args.checkpoint.resolve().name
-    text = read_text(args.calibration_text or TEXT, flag="--calibration-text")
     found = find_for_size(
-        args.checkpoint, args.adapter, asked, text, target=args.target, cache=WINDOWED
+        args.checkpoint,
+        args.adapter,
+        asked,
+        read_texts(args.calibration_text),
+        target=args.target,
+        cache=WINDOWED,
+        scheduler=args.scheduler,
     )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(found.recipe.text, encoding="utf-8")

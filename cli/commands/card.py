@@ -23,14 +23,16 @@ def add(subparsers: Any) -> None:
 
 def main(args: Namespace) -> int:
     """Print an artifact's model card."""
+    from ...export.formats.huggingface import CONFIG_FILE, read_config_json
     from ...export.sidecars.card import render_card
     from ...runtime.contract import MANIFEST_FILE
     from ...runtime.errors import TramontaneError
     from ...runtime.manifest import read_manifest
 
     manifest = read_manifest(args.artifact)
+    config = read_config_json(args.artifact) if CONFIG_FILE in manifest.files else None
     try:
-        text = render_card(manifest)
+        text = render_card(manifest, config)
     except TramontaneError as error:
         raise type(error)(f"{args.artifact / MANIFEST_FILE}: {error}") from error
     print(json.dumps({"card": text}) if args.json else text, end="\n" if args.json else "")

@@ -26,6 +26,7 @@ from ..flags import (
     add_adapter,
     add_choices,
     add_measuring,
+    add_scheduler,
     choices_of,
     gate_options_of,
     size_of,
@@ -37,9 +38,7 @@ if TYPE_CHECKING:
         Gate,
     )
     from ...export.formats.checkpoint import Checkpoint
-    from ...export.options import (
-        ExportOptions,
-    )
+    from ...export.options import ExportOptions
 
 
 EXAMPLES = ("tramontane export models/stdlib-5m --quant int8",)
@@ -100,17 +99,21 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration-text",
         type=Path,
+        action="append",
+        default=[],
         metavar="FILE",
         help="text, like what the model will read, by which int4 is rounded and int8-dynamic and "
-        "--kv int8 are scaled; must differ from --text (default: a bundled one)",
+        "--kv int8 are scaled; must differ from --text; repeat the option for several, which "
+        "count alike (default: a bundled one)",
     )
     parser.add_argument(
         "--calibration-tokens",
         type=int,
         metavar="N",
-        help="tokens of that text by which int4 is rounded: fewer are faster, more are closer "
+        help="tokens of those texts by which int4 is rounded: fewer are faster, more are closer "
         "(default: 16384)",
     )
+    add_scheduler(parser, what="where --quant auto measures matrices")
     add_measuring(parser)
     parser.add_argument("--no-validate", action="store_true", help="skip the parity check")
     parser.add_argument(
@@ -179,23 +182,22 @@ def _refuse_bad_arguments(args: Namespace) -> None:
 def _found_for_size(args: Namespace, asked: Asked, out: Path) -> dict[str, Any]:
     """The recipe for a size, and where it lies among others, as ``ExportOptions`` names them."""
     from ...console.progress import say
-    from ...console.text_file import read_text
     from ...export.budget.find import find_for_size
     from ...export.cache_choice import choose_cache
-    from ...export.calibrate.tokens import TEXT
+    from ...export.options import read_texts
     from ...graphs.writing.staging import refuse_occupied
 
     refuse_occupied(out, replace=not args.no_replace)  # before the long work
-    text = read_text(args.calibration_text or TEXT, flag="--calibration-text")
     cache = choose_cache(args.cache, kv=args.kv)
     found = find_for_size(
         args.checkpoint,
         args.adapter,
         asked,
-        text,
+        read_texts(args.calibration_text),
         target=args.target,
         cache=cache,
         window=args.window,
+        scheduler=args.scheduler,
     )
     say(
         f"{found.recipe.name}: {found.about.chosen.bits_per_weight:.2f} bits a weight, expected "
@@ -206,17 +208,14 @@ def _found_for_size(args: Namespace, asked: Asked, out: Path) -> dict[str, Any]:
 
 def _export_options(args: Namespace, choices: Mapping[str, Any]) -> ExportOptions:
     """The values of the options that decide the artifact's files."""
-    from ...export.options import (
-        ExportOptions,
-    )
+    from ...export.options import ExportOptions
 
-    text = args.calibration_text
     return ExportOptions(
         **choices,
         native=args.native,
         max_shard_bytes=size_of(args.max_shard, flag="--max-shard"),
         calibration_tokens=args.calibration_tokens,
-        **({} if text is None else {"calibration_text": text}),
+        calibration_texts=tuple(args.calibration_text),
     )
 
 
@@ -224,10 +223,11 @@ def _gate(args: Namespace, out: Path, *, name: str) -> Gate:
     """The parity check; where it fails, its error ends with the commands that help to see why."""
 
     def gate(artifact: Path, checkpoint: Checkpoint) -> dict[str, Any]:
-        from ...validate.run_gate import prove  # torch, which the weights are written without
+        # Imported late: torch, which the weights are written without.
+        from ...validate.run_gate import require_parity
 
         try:
-            return prove(artifact, checkpoint, gate_options_of(args), name=name)
+            return require_parity(artifact, checkpoint, gate_options_of(args), name=name)
         except ParityError as error:
             raise ParityError(f"{error}\n{_commands_to_look_into(args, out)}") from error
 
@@ -249,13 +249,14 @@ def _commands_to_look_into(args: Namespace, out: Path) -> str:
         choices |= {"SIZE": args.size} if args.size is not None else {"BITS": f"{args.bits:g}"}
     if args.native:
         choices["NATIVE"] = "1"
-    for name in ("calibration_text", "calibration_tokens", "max_shard", "base_model"):
+    for name in ("calibration_tokens", "max_shard", "base_model"):
         if getattr(args, name) is not None:
             choices[name.upper()] = str(getattr(args, name))
     out, report = (out.with_name(f"{out.name}-{end}") for end in ("unproved", "parity"))
     adapters = {"ADAPTER": args.adapter} if args.adapter else {}
+    texts = {"CALIBRATION_TEXT": args.calibration_text} if args.calibration_text else {}
     export = hints.suggest(
-        "export", MODEL=args.checkpoint, OUT=out, **adapters, **choices, NO_VALIDATE=True
+        "export", MODEL=args.checkpoint, OUT=out, **adapters, **choices, **texts, NO_VALIDATE=True
     )
     text = {} if args.text is None else {"TEXT": args.text}
     validate = hints.suggest(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...console import hints
 from ...console.rows import print_rows
 from ...console.status import EXIT_BAD_INPUT, complain
-from ...graphs.quantization.recipes.known import open_recipe
+from ...graphs.quantization.recipes.all_recipes import open_recipe
 from ...runtime.errors import ConfigError, TramontaneError
 from ...runtime.sizes import counted
 from ..artifact_name import ARTIFACTS, artifact_name
@@ -104,9 +104,10 @@ def _inspect_checkpoint(args: Namespace) -> int:
     """
     from ...export.cache_choice import choose_cache
     from ...export.formats.checkpoint import read_merged_config
+    from ...export.formats.layouts import ways_to_weights
     from ...export.known_models import GEOMETRIES, find_geometry
-    from ...export.plan import plan_each
-    from ...export.plan_table import plan_json, print_plan
+    from ...export.planning.plan import plan_each
+    from ...export.planning.plan_table import plan_json, print_plan
     from ...export.window_choice import adapted, refuse_two_patterns
 
     is_known = not args.path.exists() and str(args.path) in GEOMETRIES
@@ -126,7 +127,10 @@ def _inspect_checkpoint(args: Namespace) -> int:
     if not args.json:
         print_plan(config, cache, plans)
         print("".join(f"{refusal}\n" for refusal in refusals), end="")
-        if not is_known:
+        if is_known:
+            ways = ways_to_weights(str(args.path))
+            print(f"weights: none, this is a known model's name; {ways}")
+        else:
             print(f"weights: {_checked(args)}, shapes and types as expected")
             print(f"export: {own.name if own else args.quant} for {args.target} can be exported")
         return 0
@@ -146,9 +150,7 @@ def _checked(args: Namespace) -> str:
     from ...export.options import (
         ExportOptions,
     )
-    from ...export.preflight import (
-        preflight,
-    )
+    from ...export.planning.preflight import preflight
 
     choices = choices_of(args)
     if not args.no_validate:

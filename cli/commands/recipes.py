@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...console import hints
-from ...graphs.quantization.recipes.known import find_recipe, open_recipe, recipe_names
-from ...graphs.targets.known import TARGETS, find_target
+from ...graphs.quantization.recipes.all_recipes import find_recipe, open_recipe, recipe_names
+from ...graphs.targets.all_targets import TARGETS, find_target
 from ..subcommand import add_subcommand
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def add(subparsers: Any) -> None:
         "recipe",
         nargs="?",
         metavar="RECIPE",
-        help="print the file of this one: a name, a file of your own, or an artifact "
+        help="recipe whose file to print: a name, a file of your own, or an artifact "
         "(default: a table of all)",
     )
 

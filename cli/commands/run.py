@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...console.streams import decode_argument, read_standard_input, write_utf8
+from ..chat import DEFAULT_NEW_TOKENS, Chat, converse
 from ..flags import ARTIFACT_HELP, add_threads, size_of
 from ..sampling_options import add_sampling, sampler_of
 from ..subcommand import add_subcommand
 
 if TYPE_CHECKING:
-    from ...runtime import Generation, Result, Session
+    from ...runtime import Generation, Model, Result, Sampler, Session
 
 EXAMPLES = (
     'tramontane run artifacts/stdlib-5m-int8-ort "def fibonacci("',
@@ -38,11 +39,20 @@ def add(subparsers: Any) -> None:
         "--prompt", dest="prompt_option", metavar="PROMPT", help="same as the argument"
     )
     parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="a conversation by the artifact's chat template: each line of standard input is a "
+        "message; /exit ends it, /reset begins anew, Ctrl-C stops an answer (default: continue "
+        "one prompt)",
+    )
+    parser.add_argument(
+        "--system", metavar="TEXT", help="with --chat: the system's message (default: none)"
+    )
+    parser.add_argument(
         "--max-new-tokens",
         type=int,
-        default=128,
         metavar="N",
-        help="stop after so many tokens (default: %(default)s)",
+        help="stop after so many tokens (default: 128, with --chat 1024 or fewer that fit)",
     )
     parser.add_argument(
         "--stop",
@@ -65,8 +75,8 @@ def add(subparsers: Any) -> None:
         "--logprobs",
         type=int,
         metavar="N",
-        help="with --json: the log-probability of each token, and of the N likeliest ones beside "
-        "it (default: none)",
+        help="with --json: the log-probability of each token, and of the N most likely ones "
+        "beside it (default: none)",
     )
     parser.add_argument(
         "--allow-special",
@@ -112,16 +122,25 @@ def main(args: Namespace) -> int:
         raise ConfigError(f"--samples {args.samples}: expected 1 or more")
     sampler = sampler_of(args)
     stop = [decode_argument(text, flag="--stop").replace("\\n", "\n") for text in args.stop]
-    session = Model.load(
+    if args.system is not None and not args.chat:
+        raise ConfigError("--system: is of a conversation; give --chat too, or leave it out")
+    if args.chat and (args.samples > 1 or args.logprobs is not None):
+        raise ConfigError("--chat: takes neither --samples nor --logprobs; leave them out")
+    model = Model.load(
         args.artifact,
         threads=args.threads,
         verify=args.verify,
         max_memory=size_of(args.max_memory, flag="--max-memory"),
         providers=args.provider,
-    ).session()
+    )
+    if args.chat:
+        write_utf8()
+        _converse(model, given, args, sampler=sampler, stop=stop)
+        return 0
+    session = model.session()
     prompt = read_standard_input() if given is None else given
     options = {
-        "max_new_tokens": args.max_new_tokens,
+        "max_new_tokens": 128 if args.max_new_tokens is None else args.max_new_tokens,
         "sampler": sampler,
         "stop": stop,
         "logprobs": args.logprobs,
@@ -146,6 +165,26 @@ def main(args: Namespace) -> int:
         for result in results:
             print(_stats(result, is_native=session.model.is_native), file=sys.stderr)
     return 0
+
+
+def _converse(
+    model: Model, first: str | None, args: Namespace, *, sampler: Sampler, stop: list[str]
+) -> None:
+    most = DEFAULT_NEW_TOKENS if args.max_new_tokens is None else args.max_new_tokens
+    system = None if args.system is None else decode_argument(args.system, flag="--system")
+    chat = Chat(
+        model,
+        system=system,
+        max_new_tokens=most,
+        allow_special=args.allow_special,
+        options={"sampler": sampler, "stop": stop},
+    )
+
+    def after(result: Result) -> None:
+        if args.stats:
+            print(_stats(result, is_native=model.is_native), file=sys.stderr)
+
+    converse(chat, first, as_json=args.json, after=after)
 
 
 def _continuations(

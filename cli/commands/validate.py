@@ -7,9 +7,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from ...export.window_choice import parse_window
 from ..check_arguments import refuse_unwritable
-from ..flags import CHECKPOINT_HELP, add_adapter, add_measuring, gate_options_of
+from ..flags import CHECKPOINT_HELP, add_adapter, add_measuring, gate_options_of, window_of
 from ..subcommand import add_subcommand
 
 EXAMPLES = (
@@ -39,7 +38,7 @@ def add(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--window",
-        type=parse_window,
+        type=window_of,
         help="window in tokens of another exporter's graph, or a pattern of layers' windows "
         "(default: the checkpoint's)",
     )

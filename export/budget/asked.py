@@ -16,7 +16,7 @@ class Asked:
     """The files of weights are to have at most this size; ``asked_for`` checks the values."""
 
     size: str | None = None  # as ``parse_size`` reads it
-    bits: float | None = None  # per weight, all that ships
+    bits: float | None = None  # per weight, over all files of weights
 
     @property
     def option(self) -> str:

@@ -6,15 +6,15 @@ import dataclasses
 from collections.abc import Sequence
 
 from ...graphs.quantization.matrix_schemes import MatrixSchemes
+from ...graphs.quantization.packing.stored_size import stored_size
 from ...graphs.quantization.recipes.recipe import EMBEDDING as EMBEDDING_END
 from ...graphs.quantization.recipes.recipe import Recipe, Rule
 from ...graphs.quantization.scheme import BYTE_SCALES, Scheme
-from ...graphs.quantization.stored_size import stored_size
 from ...graphs.targets.target import Target
 from ...graphs.writing.external_data import ALIGNMENT_BYTES, INLINE_BYTES
 from ..formats.tensor_names import EMBEDDING, HEAD, parameters
-from ..plan import plan
-from ..planned_weights import PlannedWeights
+from ..planning.plan import plan
+from ..planning.planned_weights import PlannedWeights
 
 # Of layers; the embedding and the head are rounded to nearest, to the same bits and blocks. The
 # schemes of our recipes are among them, so that no choice for their sizes is expected to be worse.

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...console.tasks.scheduler import open_scheduler
 from ...graphs.quantization.recipes.read import parse_recipe
 from ...graphs.quantization.recipes.recipe import Recipe
-from ...graphs.targets.known import find_target
+from ...graphs.targets.all_targets import find_target
 from ...runtime.budget_fit import BudgetFit, FrontierPoint
 from ..cache_choice import CacheChoice
 from ..formats.checkpoint import Checkpoint
@@ -30,11 +31,12 @@ def find_for_size(
     path: Path,
     adapters: Sequence[Path],
     asked: Asked,
-    text: str,
+    texts: tuple[str, ...],
     *,
     target: str,
     cache: CacheChoice,
     window: WindowChoice | None = None,
+    scheduler: str | None = None,
 ) -> Found:
     """The recipe that is expected to change a model least within a size.
 
@@ -42,18 +44,20 @@ def find_for_size(
         path: the checkpoint.
         adapters: merged into it.
         asked: the size.
-        text: UTF-8, to measure on what each rounding changes.
+        texts: to measure on what each rounding changes.
         target: as ``--target`` names it.
         cache: of the artifact, which may have scales.
         window: in place of the checkpoint's own.
+        scheduler: as ``--scheduler`` names it.
 
     Raises:
-        ConfigError: nothing is that small, or the text has too few tokens.
+        ConfigError: nothing is that small, a text has too few tokens, or the scheduler cannot
+            be used.
         CheckpointError: a weight is unreadable or no number.
     """
-    with Checkpoint.open(path, adapters) as checkpoint:
+    with Checkpoint.open(path, adapters) as checkpoint, open_scheduler(scheduler) as opened:
         config = adapted(checkpoint.config, window=window)
-        costs = sensitivities(config, checkpoint, text)
+        costs = sensitivities(config, checkpoint, texts, scheduler=opened)
     budget = Budget(config, target=find_target(target), cache=cache, costs=costs)
     most = asked.most_bytes(config.num_parameters)
     fit = budget.fit(most=most, flag=asked.option)

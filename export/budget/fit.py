@@ -10,17 +10,19 @@ from pathlib import Path
 
 import platformdirs
 
+from ...console.tasks.scheduler import Scheduler
 from ...graphs.quantization.recipes.recipe import DEFAULT_BLOCK, Recipe
 from ...graphs.targets.target import Target
 from ...runtime.budget_fit import BudgetFit
+from ...runtime.durable import replace_file
 from ...runtime.errors import ConfigError
 from ...runtime.sizes import bits_per_weight, format_bytes
 from ..cache_choice import CacheChoice
-from ..calibrate.tokens import calibration_tokens
+from ..calibrate.tokens import calibration_tokens, digest_of
 from ..code_digest import code_digest
 from ..config import MistralConfig
 from ..formats.checkpoint import Checkpoint
-from ..planned_weights import PlannedWeights
+from ..planning.planned_weights import PlannedWeights
 from .assign import assign
 from .candidates import (
     CANDIDATES,
@@ -31,7 +33,7 @@ from .candidates import (
     sizes,
     total_size,
 )
-from .sensitivity import measure
+from .measure import measure
 
 DEFAULT_TOKENS = 2048  # of the calibration text, to measure on
 _POINTS = 24  # of the frontier
@@ -77,9 +79,9 @@ class Budget:
         Raises:
             ConfigError: naming the flag, if nothing is that small.
         """
-        spare = 0
-        for _ in range(4):  # what stacked matrices save is known only when all is chosen
-            found = assign(self._costs, self._sizes, most=most - self._others - spare)
+        limit = most - self._others
+        for _ in range(16):  # what stacked matrices save is known only when all is chosen
+            found = assign(self._costs, self._sizes, most=limit)
             if found is None:
                 least = self._smallest()
                 raise ConfigError(
@@ -91,7 +93,8 @@ class Budget:
             fitted = self._fitted(found)
             if fitted.weights_bytes <= most:
                 return fitted
-            spare += fitted.weights_bytes - most
+            size = sum(self._sizes[name][place] for name, place in found.items())
+            limit = min(limit - (fitted.weights_bytes - most), size - 1)  # another choice
         raise ConfigError(f"{flag}: no choice of {format_bytes(most)} was found; give a bit more")
 
     def frontier(self) -> list[Fit]:
@@ -127,33 +130,47 @@ class Budget:
 
 
 def sensitivities(
-    config: MistralConfig, checkpoint: Checkpoint, text: str, *, tokens: int = DEFAULT_TOKENS
+    config: MistralConfig,
+    checkpoint: Checkpoint,
+    texts: tuple[str, ...],
+    *,
+    tokens: int = DEFAULT_TOKENS,
+    scheduler: Scheduler | None = None,
 ) -> dict[str, list[float]]:
-    """What ``measure`` finds on a text; found once, and then read from the user's cache.
+    """What ``measure`` finds on texts; found once, and then read from the user's cache.
+
+    Args:
+        config: of the model.
+        checkpoint: what the parameters are read from.
+        texts: to run the model on.
+        tokens: of all texts, at most.
+        scheduler: what runs the tasks, all with the same results; None: this process.
 
     Raises:
-        ConfigError: the text has too few tokens.
+        ConfigError: a text has too few tokens, or a worker cannot read the checkpoint.
         CheckpointError: a weight is unreadable or no number.
     """
     made_of = {
         "config": dataclasses.asdict(config),
         "files": checkpoint.hashes(),
-        "text": hashlib.sha256(text.encode()).hexdigest(),
+        "text": digest_of(texts),
         "tokens": tokens,
         "candidates": [dataclasses.asdict(one) for one in CANDIDATES],
-        "code": code_digest(str(Path(__file__).with_name("sensitivity.py"))),
+        "code": code_digest(str(Path(__file__).with_name("measure.py"))),
     }
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
     path = _folder() / f"{key}.json"
     if path.is_file():
         kept: dict[str, list[float]] = json.loads(path.read_text(encoding="utf-8"))
         return kept
-    sequences = calibration_tokens(config, checkpoint, text, most=tokens).text
-    found = measure(config, checkpoint, sequences)
+    sequences = calibration_tokens(config, checkpoint, texts, most=tokens).text
     path.parent.mkdir(parents=True, exist_ok=True)
+    parts = path.with_suffix(".parts")
+    found = measure(config, checkpoint, sequences, scheduler=scheduler, kept=parts)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(found), encoding="utf-8")
-    partial.replace(path)
+    replace_file(partial, path)
+    parts.unlink(missing_ok=True)
     return found
 
 
@@ -183,7 +200,7 @@ def plot(about: BudgetFit, path: Path, *, model: str) -> None:
         figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
         axes.set(
             title=f"{model}: expected mean KL, nats",
-            xlabel="bits per weight, all that ships",
+            xlabel="bits per weight, over all files of weights",
             yscale="log",
         )
         points = [(one.bits_per_weight, max(one.kl, 1e-9)) for one in about.frontier]

@@ -1,114 +1,102 @@
-"""How much the outputs change when one matrix is rounded: mean KL for each matrix and scheme.
+"""What rounding the matrices of one part of a model changes: mean KL for each matrix and scheme.
 
-One layer is in memory at a time. The hidden states that all roundings so far lead to go through
-the next layer together. KL is measured for some candidates (``MEASURED``) of a matrix; that of the
-others is theirs times the ratio of the mean squares by which the matrix's outputs move, rounding
-of the weights and of the activations (``InBlocks``) included.
+A part is the embedding, one layer, or the head. Parts are independent of each other: each is
+compared with the float model. The hidden states that the roundings of a part lead to go through
+the layers behind it, one layer in memory at a time. KL is measured for some candidates
+(``MEASURED``) of a matrix; that of the others is theirs times the ratio of the mean squares by
+which the matrix's outputs move, rounding of the weights and of the activations (``InBlocks``)
+included.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...console.progress import track
 from ...graphs.quantization.activation_rounding import InBlocks
-from ...graphs.quantization.codes import Blocks, dequantize
+from ...graphs.quantization.codes import dequantize
 from ...graphs.quantization.methods.round_to_nearest import quantize
-from ...graphs.quantization.rounded_matrices import RoundedMatrices
 from ...graphs.quantization.scheme import Scheme
 from ..calibrate.gptq import correlations, gptq
 from ..calibrate.layer_walk import Inputs, LayerWalk
-from ..config import MistralConfig
-from ..formats.checkpoint import Checkpoint
+from ..code_digest import code_digest
 from ..formats.tensor_names import EMBEDDING, HEAD
-from ..model.load import load_last_norm, load_layer
+from ..model.load import load_last_norm
 from ..model.model import Layer
-from ..model.rope import rope_tables
+from ..workers import refuse_other_versions
 from .candidates import CANDIDATES, MEASURED, measured_for, scheme_for
+from .float_model import FloatModel, Hidden, OpenModel, opened
 
 _POSITIONS_AT_ONCE = 256
-Hidden = Sequence[Tensor]  # (T, M) float32 of each sequence
 Key = tuple[str, int]  # parameter, and number of the candidate
+Costs = dict[str, list[float]]  # nats, by parameter and in the order of the candidates
+Part = int | str  # number of a layer, EMBEDDING or HEAD
+
+
+class PartOfModel(NamedTuple):
+    """The job of one task."""
+
+    model: FloatModel
+    part: Part
+
+
+def code() -> str:
+    """Digest of the code that measures."""
+    return code_digest(__file__)
 
 
 @torch.no_grad()
-def measure(
-    config: MistralConfig, checkpoint: Checkpoint, sequences: Sequence[np.ndarray]
-) -> dict[str, list[float]]:
-    """Mean KL in nats from the float model, by parameter and in the order of the candidates.
+def measure_part(job: PartOfModel) -> Costs:
+    """Mean KL from the float model, of each matrix of a part.
 
-    A tied matrix has, by the head's name, the sum of what it costs as head and as embedding.
-
-    Args:
-        config: of the model.
-        checkpoint: what the parameters are read from.
-        sequences: (T,) int64 tokens, to run the model on.
+    It computes with one thread: with more, sums are added in another order, and the figures would
+    depend on the machine's number of cores.
 
     Raises:
+        ConfigError: this process has other versions, or cannot read the checkpoint.
         CheckpointError: a tensor is unreadable or holds a NaN or infinity.
         GraphError: activations are not finite.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        return _Measuring(config, checkpoint, sequences, Path(folder)).run()
+    torch.set_num_threads(1)
+    refuse_other_versions(job.model.tools, code=code(), expected_code=job.model.code)
+    return _Measuring(opened(job.model)).run(job.part)
 
 
 class _Measuring:
-    """The float model's hidden states, on disk, and what roundings make of them."""
+    """What roundings make of the float model's hidden states."""
 
-    def __init__(
-        self,
-        config: MistralConfig,
-        checkpoint: Checkpoint,
-        sequences: Sequence[np.ndarray],
-        folder: Path,
-    ) -> None:
-        self._config, self._checkpoint, self._folder = config, checkpoint, folder
-        self._rope, self._sequences = rope_tables(config), sequences
-        self._rounded = RoundedMatrices(folder)
-        self._numbers = range(config.num_hidden_layers)
-        self._schemes: dict[Key, Scheme] = {}
+    def __init__(self, model: OpenModel) -> None:
+        self._model, self._config, self._checkpoint = model, model.config, model.checkpoint
         # By parameter and candidate: how far its weights, and its inputs, move the outputs.
         self._moved: dict[str, list[tuple[float, float]]] = {}
 
-    def run(self) -> dict[str, list[float]]:
-        embedding = self._checkpoint.read(EMBEDDING)
-        begun = self._of_the_embedding(embedding)
-        hidden: Hidden = self._embedded(embedding)
-        del embedding
-        for number in track(self._numbers, "rounding each matrix by itself, layer by layer"):
-            self._save(number, hidden)
-            layer = self._load(number)
-            hidden = self._round_each(layer, number, hidden)
-        self._save(len(self._numbers), hidden)
-        pending = begun
-        for number in track(self._numbers, "measuring what each rounding changes"):
-            layer = self._load(number)
-            pending = {key: self._through(layer, states) for key, states in pending.items()}
-            pending |= self._of_a_layer(layer, number)
-        return self._for_all(self._compare(pending))
+    def run(self, part: Part) -> Costs:
+        if part == HEAD:
+            return self._for_all(self._compare({}, with_heads=True))
+        if part == EMBEDDING:
+            pending, first = self._of_the_embedding(self._checkpoint.read(EMBEDDING)), 0
+        else:
+            number = int(part)
+            pending, first = self._of_a_layer(self._model.load(number), number), number + 1
+        for number in range(first, self._config.num_hidden_layers):
+            layer = self._model.load(number)
+            pending = {k: self._model.through(layer, states) for k, states in pending.items()}
+        return self._for_all(self._compare(pending, with_heads=False))
 
-    def _for_all(self, measured: dict[Key, float]) -> dict[str, list[float]]:
+    def _for_all(self, measured: dict[Key, float]) -> Costs:
         """The KL of every candidate, by that of those which were measured."""
-        found: dict[str, list[float]] = {}
+        found: Costs = {}
         for name, moved in self._moved.items():
             found[name] = []
             for place, (by_weights, by_inputs) in enumerate(moved):
                 near = measured_for(place)
                 ratio = (by_weights + by_inputs) / max(moved[near][0], 1e-30)
                 found[name].append(measured[name, near] * ratio)
-        if self._config.tie_word_embeddings:
-            both = zip(found[HEAD], found.pop(EMBEDDING), strict=True)
-            found[HEAD] = [head + embedding for head, embedding in both]
         return found
-
-    def _embedded(self, embedding: np.ndarray) -> Hidden:
-        return [torch.from_numpy(embedding[tokens]) for tokens in self._sequences]
 
     def _of_the_embedding(self, embedding: np.ndarray) -> dict[Key, Hidden]:
         """What enters the first layer by each rounding of the embedding."""
@@ -121,11 +109,11 @@ class _Measuring:
                 scheme = scheme.fitted(columns)
             rows = [
                 dequantize(quantize(embedding[tokens], scheme), scheme, columns=columns)
-                for tokens in self._sequences
+                for tokens in self._model.sequences
             ]
             squares = [
                 float(np.square(near - embedding[tokens], dtype=np.float64).sum())
-                for near, tokens in zip(rows, self._sequences, strict=True)
+                for near, tokens in zip(rows, self._model.sequences, strict=True)
             ]
             moved.append((sum(squares), 0.0))
             if place in MEASURED:
@@ -133,13 +121,23 @@ class _Measuring:
         self._moved[EMBEDDING] = moved
         return found
 
-    def _load(self, number: int) -> Layer:
-        return load_layer(self._config, self._checkpoint, number, grows=True)
+    def _of_a_layer(self, layer: Layer, number: int) -> dict[Key, Hidden]:
+        """What leaves a layer by each rounding of each of its matrices."""
+        hidden, found = self._model.entering(number), {}
+        roundings = self._round_each(layer, number, hidden)
+        for (parameter, place), matrix in roundings.items():
+            name = parameter.removeprefix(f"layers.{number}.").removesuffix(".weight")
+            linear = _linear(layer, name)
+            published = linear.weight
+            linear.weight = nn.Parameter(torch.from_numpy(matrix), requires_grad=False)
+            found[parameter, place] = self._model.through(layer, hidden)
+            linear.weight = published
+        return found
 
-    def _round_each(self, layer: Layer, number: int, hidden: Hidden) -> Hidden:
-        """Keep each matrix of a layer by each candidate; what leaves the layer in float."""
-        walk = LayerWalk(layer, self._config, self._rope, hidden)
-        for names, inputs in walk:
+    def _round_each(self, layer: Layer, number: int, hidden: Hidden) -> dict[Key, np.ndarray]:
+        """Each matrix of a layer by each candidate that is measured; how far all of them move."""
+        found: dict[Key, np.ndarray] = {}
+        for names, inputs in LayerWalk(layer, self._config, self._model.rope, hidden):
             width = _linear(layer, names[0]).in_features
             seen = correlations(inputs(), columns=width)
             schemes = [candidate.fitted(width) for candidate in CANDIDATES]
@@ -151,47 +149,26 @@ class _Measuring:
                 weight = _linear(layer, name).weight
                 self._moved[parameter] = []
                 for place, scheme in enumerate(schemes):
-                    blocks = gptq(weight.numpy(), scheme, seen)
-                    near = dequantize(blocks, scheme, columns=width)
+                    near = dequantize(gptq(weight.numpy(), scheme, seen), scheme, columns=width)
                     by_weights = seen.mean_square(torch.from_numpy(near) - weight)
                     by_inputs = by_block[name, scheme.block]
                     self._moved[parameter].append((by_weights, by_inputs))
                     if place in MEASURED:
-                        self._schemes[parameter, place] = scheme
-                        self._rounded.write(f"{parameter}@{place}", blocks, scheme)
-        return walk.hidden
-
-    def _of_a_layer(self, layer: Layer, number: int) -> dict[Key, Hidden]:
-        """What leaves a layer by each rounding of each of its matrices."""
-        hidden, found = self._saved(number), {}
-        for (parameter, place), scheme in self._schemes.items():
-            if not parameter.startswith(f"layers.{number}."):
-                continue
-            name = parameter.removeprefix(f"layers.{number}.").removesuffix(".weight")
-            linear = _linear(layer, name)
-            published = linear.weight
-            blocks: Blocks = self._rounded.read(f"{parameter}@{place}", scheme)
-            matrix = dequantize(blocks, scheme, columns=linear.in_features)
-            linear.weight = nn.Parameter(torch.from_numpy(matrix), requires_grad=False)
-            found[parameter, place] = self._through(layer, hidden)
-            linear.weight = published
+                        found[parameter, place] = near
         return found
 
-    def _through(self, layer: Layer, hidden: Hidden) -> Hidden:
-        walk = LayerWalk(layer, self._config, self._rope, hidden)
-        for _ in walk:
-            pass
-        return walk.hidden
-
-    def _compare(self, pending: dict[Key, Hidden]) -> dict[Key, float]:
-        """Mean KL of the logits that hidden states give, and of those of a rounded head."""
+    def _compare(self, pending: dict[Key, Hidden], *, with_heads: bool) -> dict[Key, float]:
+        """Mean KL of the logits that hidden states give, or of those of a rounded head."""
         norm = load_last_norm(self._config, self._checkpoint)
         is_tied = self._config.tie_word_embeddings
         head = self._checkpoint.read(EMBEDDING if is_tied else HEAD)
-        published, reference = torch.from_numpy(head), self._saved(len(self._numbers))
-        heads = {(HEAD, place): _rounded_head(head, place) for place in MEASURED}
-        self._moved[HEAD] = self._moved_by_the_head(published, [norm(x) for x in reference])
-        pending = {**dict.fromkeys(heads, reference), **pending}
+        published = torch.from_numpy(head)
+        reference = self._model.entering(self._config.num_hidden_layers)
+        heads: dict[Key, Tensor] = {}
+        if with_heads:
+            heads = {(HEAD, place): _rounded_head(head, place) for place in MEASURED}
+            self._moved[HEAD] = self._moved_by_the_head(published, [norm(x) for x in reference])
+            pending = dict.fromkeys(heads, reference)
         totals, positions = dict.fromkeys(pending, 0.0), 0
         for number, expected in enumerate(reference):
             for rows in _slices(len(expected)):
@@ -216,14 +193,6 @@ class _Measuring:
             )
             for place, scheme in enumerate(schemes)
         ]
-
-    def _save(self, number: int, hidden: Hidden) -> None:
-        arrays = {str(at): x.numpy() for at, x in enumerate(hidden)}
-        np.savez(self._folder / f"hidden.{number}.npz", allow_pickle=False, **arrays)
-
-    def _saved(self, number: int) -> Hidden:
-        with np.load(self._folder / f"hidden.{number}.npz") as arrays:
-            return [torch.from_numpy(arrays[str(at)]) for at in range(len(arrays))]
 
 
 def _moved_by_blocks(

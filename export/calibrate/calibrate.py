@@ -1,28 +1,30 @@
-"""Runs the model on tokens, one layer in memory at a time: keeps maxima, rounds matrices."""
+"""Runs the model on tokens, a layer in memory at a time: maxima, divisors, rounded matrices."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ...console.end_with_parent import end_with_parent
 from ...console.progress import track
 from ...console.streams import accept_any_text
 from ...graphs.quantization.activation_ranges import Calibration
 from ...graphs.quantization.codes import dequantize
-from ...graphs.quantization.methods.known import find_method
+from ...graphs.quantization.methods.all_methods import find_method
 from ...graphs.quantization.rounded_matrices import RoundedMatrices
 from ...graphs.quantization.scheme import Scheme
+from ...graphs.quantization.shared_scales import SharedScales
 from ...runtime.errors import ContractError, TramontaneError
 from ..config import MistralConfig, config_from_json
 from ..formats.checkpoint import Checkpoint
-from ..formats.tensor_names import EMBEDDING
-from ..model.load import load_layer
+from ..formats.tensor_names import EMBEDDING, HEAD, LAST_NORM
+from ..model.load import load_last_norm, load_layer
 from ..model.rope import rope_tables
 from . import progress_file
 from .calibrate_subprocess import REFUSED, Rounding
@@ -30,6 +32,7 @@ from .layer_walk import LayerWalk, Visitors, walk_layer
 from .maxima import Maxima
 from .progress_file import Progress
 from .round_layer import RoundLayer, with_same_weights
+from .smoothing import ChooseDivisors, Reader, choose_divisors
 from .tokens import CalibrationTokens, calibration_tokens
 
 
@@ -39,6 +42,7 @@ def calibrate(
     checkpoint: Checkpoint,
     tokens: CalibrationTokens,
     rounding: Rounding | None = None,
+    smoothing: Mapping[str, SharedScales] | None = None,
 ) -> Calibration:
     """Run sequences in float32 through all layers, in one walk, and keep channels' maxima.
 
@@ -47,6 +51,7 @@ def calibrate(
         checkpoint: what the parameters are read from.
         tokens: sequences no longer than the positions that the model has.
         rounding: to round each layer's matrices too, so that the next layer sees its error.
+        smoothing: to choose divisors for the matrices of these parameters; not beside rounding.
 
     Raises:
         CheckpointError: a tensor is unreadable or holds a NaN or infinity.
@@ -59,12 +64,16 @@ def calibrate(
     layers, hidden, exact = progress
     del progress  # which would keep what entered the first layer
     numbers = range(len(layers), config.num_hidden_layers)
+    divisors: dict[str, np.ndarray] = {}
     for number in track(numbers, "calibrating, layer by layer"):
         layer = load_layer(config, checkpoint, number, grows=True)  # a row for every position
         maxima = Maxima()
         if rounding is None:
-            hidden = walk_layer(layer, config, rope, hidden, maxima)
+            choose = ChooseDivisors(layer, number, smoothing or {})
+            hidden = walk_layer(layer, config, rope, hidden, Visitors([maxima, choose]))
             layers = (*layers, maxima.done())
+            divisors |= choose.found
+            del choose
         else:
             beside = LayerWalk(with_same_weights(layer), config, rope, exact)
             keep = RoundedMatrices(rounding.folder).write
@@ -74,7 +83,22 @@ def calibrate(
             progress_file.save(rounding.folder, Progress(layers, hidden, exact))
             del beside, rounder  # before the next is loaded
         del layer
-    return Calibration(layers=layers)
+    if smoothing and HEAD in smoothing:
+        divisors |= _of_head(config, checkpoint, hidden, smoothing[HEAD])
+    return Calibration(layers=layers, divisors=divisors)
+
+
+def _of_head(
+    config: MistralConfig,
+    checkpoint: Checkpoint,
+    hidden: Sequence[Tensor],
+    scales: SharedScales,
+) -> dict[str, np.ndarray]:
+    """Divisors of the last norm."""
+    norm = load_last_norm(config, checkpoint)
+    head = Reader(weight=checkpoint.read(HEAD), scales=scales)
+    found = choose_divisors(lambda: (norm(x) for x in hidden), [head])
+    return {LAST_NORM: found} if (found != 1).any() else {}
 
 
 def _begun(
@@ -96,11 +120,7 @@ def _begun(
 
 
 def main() -> int:
-    """Read what to calibrate as JSON from standard input, write the npz to standard output.
-
-    The argument is the number of the process that reads it, with which this one ends.
-    """
-    end_with_parent(int(sys.argv[1]))
+    """Read what to calibrate as JSON from standard input, write the npz to standard output."""
     accept_any_text()
     asked = json.load(sys.stdin)
     config = config_from_json(asked["config"])
@@ -108,6 +128,7 @@ def main() -> int:
     if asked["rounding"] is not None:
         schemes = {name: Scheme(**scheme) for name, scheme in asked["rounding"]["schemes"].items()}
         rounding = Rounding(schemes=schemes, folder=Path(asked["rounding"]["folder"]))
+    smoothing = {name: SharedScales(*scales) for name, scales in asked["smoothing"].items()}
     # What torch may print is not part of the numbers.
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
@@ -116,10 +137,11 @@ def main() -> int:
                 Path(asked["checkpoint"]), [Path(one) for one in asked["adapters"]]
             ) as checkpoint:
                 tokens = calibration_tokens(
-                    config, checkpoint, asked["text"], most=asked["tokens"]
+                    config, checkpoint, tuple(asked["texts"]), most=asked["tokens"]
                 )
                 checkpoint.refuse_others(asked["files"])
-                out.write(calibrate(config, checkpoint, tokens, rounding).to_bytes())
+                found = calibrate(config, checkpoint, tokens, rounding, smoothing)
+                out.write(found.to_bytes())
         except OSError as error:  # a full disk, most likely: what is whole is kept
             refusal = (
                 f"calibration: cannot be written ({error}); free some disk space and try again"

@@ -6,14 +6,15 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...console.end_with_parent import command_of
 from ...graphs.quantization.activation_ranges import Calibration
 from ...graphs.quantization.rounded_matrices import RoundedMatrices
 from ...graphs.quantization.scheme import Scheme
+from ...graphs.quantization.shared_scales import SharedScales
 from ...runtime import errors
 from ...runtime.errors import TraceError, TramontaneError
 from ..config import MistralConfig
@@ -37,22 +38,24 @@ class Rounding:
 def calibrate_in_subprocess(
     config: MistralConfig,
     checkpoint: Checkpoint,
-    text: str,
+    texts: tuple[str, ...],
     *,
     tokens: int,
     rounding: Rounding | None = None,
+    smoothing: Mapping[str, SharedScales] | None = None,
 ) -> Calibration:
-    """Calibrate on a text as ``calibrate`` does; its progress goes to standard error.
+    """Calibrate on texts as ``calibrate`` does; its progress goes to standard error.
 
     Args:
         config: of the model.
         checkpoint: what the parameters are read from.
-        text: to run the model on.
-        tokens: of the text, at most.
+        texts: to run the model on.
+        tokens: of all texts, at most.
         rounding: to round matrices too; what an earlier run has rounded in its folder is kept.
+        smoothing: to choose divisors for the matrices of these parameters too.
 
     Raises:
-        ConfigError: the text has too few tokens.
+        ConfigError: a text has too few tokens.
         CheckpointError: a weight is unreadable or no number, or a file is another than the
             checkpoint holds.
         GraphError: activations are not finite.
@@ -63,7 +66,7 @@ def calibrate_in_subprocess(
         "checkpoint": str(checkpoint.path.resolve()),
         "adapters": [str(one.folder.resolve()) for one in checkpoint.adapters],
         "files": checkpoint.identities(),
-        "text": text,
+        "texts": texts,
         "tokens": tokens,
         "rounding": None
         if rounding is None
@@ -73,10 +76,10 @@ def calibrate_in_subprocess(
                 name: dataclasses.asdict(scheme) for name, scheme in rounding.schemes.items()
             },
         },
+        "smoothing": dict(smoothing or {}),
     }
     done = subprocess.run(
-        # -P: a json.py beside the weights, say, is nothing that we run.
-        [sys.executable, "-P", "-m", _MODULE, str(os.getpid())],
+        command_of(_MODULE),
         input=json.dumps(asked).encode(),
         stdout=subprocess.PIPE,
         check=False,

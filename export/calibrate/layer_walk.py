@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from ..config import MistralConfig
 from ..model.model import Layer
+from ..model.query_scale import query_scale
 from ..model.rope import Tables
 
 # Yields the inputs (T, K) of each sequence in turn, computed anew each time.
@@ -114,7 +115,8 @@ class LayerWalk:
         past = torch.zeros(shape), torch.zeros(shape)
         mask = torch.ones(1, len(x), dtype=torch.int64)
         projected = attention.project(x[None])
-        found, keys, values = attention.attend(*projected, past, mask, self._rope)
+        scale = query_scale(config, mask, len(x))
+        found, keys, values = attention.attend(*projected, past, mask, self._rope, scale)
         if self._visitor is not None:
             self._visitor.see_cache(*(rows[0].transpose(0, 1) for rows in (keys, values)))
         attended: Tensor = found[0]

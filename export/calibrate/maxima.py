@@ -1,4 +1,4 @@
-"""The largest magnitude of each channel of one layer's activations, keys and values."""
+"""The largest magnitude of each channel of one layer's keys and values."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from torch import Tensor
 from ...graphs.quantization.activation_ranges import LayerMaxima
 from .layer_walk import Inputs
 
-_OF = {"attention.query": "attention_input", "mlp.gate": "mlp_input"}
-
 
 class Maxima:
     """A visitor of one layer."""
@@ -20,10 +18,7 @@ class Maxima:
         self._found: dict[str, np.ndarray] = {}
 
     def see_inputs(self, names: Sequence[str], inputs: Inputs) -> None:
-        """Note what norms yield; other inputs have scales of their own for each position."""
-        if names[0] in _OF:
-            for x in inputs():
-                self._note(_OF[names[0]], x)
+        """Inputs of matrices are neither keys nor values."""
 
     def see_cache(self, keys: Tensor, values: Tensor) -> None:
         """Note keys and values, (T, G, D) each."""

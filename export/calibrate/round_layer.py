@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...console.progress import say
 from ...graphs.quantization.codes import Blocks, dequantize
-from ...graphs.quantization.methods.known import find_method
+from ...graphs.quantization.methods.all_methods import find_method
 from ...graphs.quantization.methods.round_to_nearest import quantize
 from ...graphs.quantization.rounded_matrices import OutputSquares
 from ...graphs.quantization.scheme import Scheme
@@ -20,6 +20,7 @@ from ..model.model import Layer
 from .compensate import MOST_MOVED, STRENGTHS, compensated, output_shifts
 from .gptq import DAMPING, Correlations, correlations, gptq
 from .layer_walk import Inputs, LayerWalk
+from .limit_moves import limited
 
 # Takes a parameter's name, its blocks, their scheme, and how far its outputs moved.
 Keep = Callable[[str, Blocks, Scheme, OutputSquares], None]
@@ -137,7 +138,7 @@ def _compensated(
     most = MOST_MOVED * moved(quantize(weight.numpy(), scheme))
     for strength in STRENGTHS:
         wanted = compensated(weight, shift, found, strength=strength)
-        blocks = gptq(wanted.numpy(), scheme, found)
+        blocks = limited(gptq(wanted.numpy(), scheme, found), weight.numpy(), scheme)
         square = moved(blocks)
         if square <= most:
             break

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,10 +39,16 @@ class CalibrationTokens:
         return [*self.text, self.random]
 
 
+def digest_of(texts: Sequence[str]) -> str:
+    """SHA-256 of a text; of several, that of their digests in this order."""
+    found = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
+
+
 def calibration_tokens(
-    config: MistralConfig, checkpoint: Checkpoint, text: str, *, most: int
+    config: MistralConfig, checkpoint: Checkpoint, texts: tuple[str, ...], *, most: int
 ) -> CalibrationTokens:
-    """Sequences to calibrate on: a text, cut where it is long, and one of seeded random tokens.
+    """Sequences to calibrate on: texts, cut where they are long, and one of seeded random tokens.
 
     Static scales and smoothing that know text alone would be surprised by what is none, such as
     code in a language of no book.
@@ -47,25 +56,30 @@ def calibration_tokens(
     Args:
         config: of the model.
         checkpoint: that has the tokenizer.
-        text: what is cut into sequences.
-        most: tokens of text, at most; of 512, so many sequences, or as many shorter ones where the
-            model has fewer positions.
+        texts: each is cut into sequences; they are taken in turn, one from each text.
+        most: tokens of all texts, at most; of 512, so many sequences, or as many shorter ones
+            where the model has fewer positions.
 
     Raises:
-        ConfigError: the text has too few tokens.
+        ConfigError: a text has too few tokens.
         CheckpointError: the checkpoint's tokenizer is unreadable.
     """
     tokenizer = CheckpointTokenizer.read(checkpoint)
     start = tokenizer.vocabulary.prompt_start
     length = min(SEQUENCE_LENGTH, config.max_position_embeddings)
     step = length - len(start)
-    ids = tokenizer.codec.encode(text)[: max(most // SEQUENCE_LENGTH, 1) * step]
-    if len(ids) < _FEWEST_TOKENS:
-        raise ConfigError(
-            f"--calibration-text: {counted(len(ids), 'token')}, expected at least "
-            f"{_FEWEST_TOKENS}; name a longer text like the model's training data"
-        )
-    cut = [[*start, *ids[i : i + step]] for i in range(0, len(ids), step)]
+    sequences, by_text = max(most // SEQUENCE_LENGTH, 1), []
+    for number, text in enumerate(texts, 1):
+        ids = tokenizer.codec.encode(text)[: sequences * step]
+        if len(ids) < _FEWEST_TOKENS:
+            which = f" {number} of {len(texts)}" if len(texts) > 1 else ""
+            raise ConfigError(
+                f"--calibration-text{which}: {counted(len(ids), 'token')}, expected at least "
+                f"{_FEWEST_TOKENS}; name a longer text like the model's training data"
+            )
+        by_text.append([[*start, *ids[i : i + step]] for i in range(0, len(ids), step)])
+    in_turn = (piece for turn in itertools.zip_longest(*by_text) for piece in turn if piece)
+    cut = list(itertools.islice(in_turn, sequences))
     random = np.random.default_rng(_SEED).integers(0, config.vocab_size, length)
     return CalibrationTokens(
         text=[np.array(piece, dtype=np.int64) for piece in cut], random=random

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -11,19 +11,21 @@ from typing import Any, Self
 import numpy as np
 
 from ...runtime.errors import CheckpointError
+from ..architectures.ministral3 import is_images_and_text
 from ..config import MistralConfig
+from ..files.held_files import HeldFile, Identity
+from ..files.metadata_fields import read_json_object
+from ..published_tokenizer.tokenizer_files import PublishedTokenizer
 from .adapters.adapter import Adapter, open_adapter
 from .adapters.merge import merge
 from .adapters.own_tokenizer import with_tokenizer
-from .held_files import HeldFile, Identity
 from .huggingface import CONFIG_FILE, without_stale_fields
-from .layouts import Layout, Published, open_published, read_config
-from .metadata_fields import read_json_object
+from .layouts import open_published, read_config
 from .parameter_sources import find_sources
+from .published import Layout, Published
 from .rope_layout import pairs_to_halves
-from .stored_tensor import Floats, TensorSource
 from .tensor_names import EMBEDDING, is_rotated
-from .tokenizer_files import PublishedTokenizer
+from .weight_files.stored_tensor import Floats, StoredTensor, TensorSource
 
 ADAPTER_PREFIX = "adapter-"  # of the names of adapters' files, as ``adapter-1/``
 _SLICE_ELEMENTS = 1 << 20  # read at once, beside the result
@@ -122,13 +124,12 @@ class Checkpoint:
             )
         tensor = self.sources[parameter]
         array = np.empty(tensor.shape, np.float32)
-        is_paired = self.published.naming.rope == "pairs" and is_rotated(parameter)
+        is_paired = self._is_paired(parameter)
         head_dim = self.config.head_dim if is_paired else 1
         rows = max(1, _SLICE_ELEMENTS // array[:1].size // head_dim) * head_dim
         start = 0
         for values in tensor.slices(rows):
-            if not np.isfinite(values).all():
-                raise CheckpointError(f"{tensor.path}: {tensor.name} {_bad_values(tensor, rows)}")
+            _refuse_bad_values(tensor, values, rows)
             out = array[start : start + len(values)]
             if is_paired:
                 pairs_to_halves(values, head_dim=head_dim, out=out)
@@ -136,6 +137,28 @@ class Checkpoint:
                 out[...] = values
             start += len(values)
         return array
+
+    def rows_of(self, parameter: str) -> Callable[[int, int], Floats] | None:
+        """What reads a matrix from one row to before another, (n, K) as ``read`` yields them.
+
+        None where that is not what the file has: rope in pairs, or numbers that are computed from
+        several tensors. The function raises what ``read`` does.
+        """
+        tensor = self.sources.get(parameter)
+        if not isinstance(tensor, StoredTensor) or len(tensor.shape) != 2:
+            return None
+        if self._is_paired(parameter):
+            return None
+
+        def read_rows(start: int, stop: int) -> Floats:
+            values = tensor.rows(start, stop)
+            _refuse_bad_values(tensor, values, max(1, _SLICE_ELEMENTS // tensor.shape[1]))
+            return values
+
+        return read_rows
+
+    def _is_paired(self, parameter: str) -> bool:
+        return self.published.naming.rope == "pairs" and is_rotated(parameter)
 
     def read_tokenizer(self) -> PublishedTokenizer:
         """Read the tokenizer that was published with the weights.
@@ -148,11 +171,13 @@ class Checkpoint:
     def config_json(self) -> dict[str, Any] | None:
         """``config.json`` as published, but fields that say what the weights are not.
 
-        None in a layout that is described elsewhere.
+        None in a layout that is described elsewhere, and where it describes more than the decoder.
         """
         if self.published.layout is not Layout.HUGGING_FACE:
             return None
         content = read_json_object(self.published.held.hold(self.path / CONFIG_FILE))
+        if is_images_and_text(content):
+            return None
         return without_stale_fields(content, self.config)
 
     def beside(self, name: str) -> HeldFile | None:
@@ -206,6 +231,16 @@ def read_merged_config(path: Path, adapters: Sequence[Path]) -> MistralConfig:
         return read_config(path)
     with Checkpoint.open(path, adapters) as checkpoint:
         return checkpoint.config
+
+
+def _refuse_bad_values(tensor: TensorSource, values: Floats, rows: int) -> None:
+    """Refuse values of a tensor that are no numbers; count them all, so many rows at a time.
+
+    Raises:
+        CheckpointError: naming the tensor.
+    """
+    if not np.isfinite(values).all():
+        raise CheckpointError(f"{tensor.path}: {tensor.name} {_bad_values(tensor, rows)}")
 
 
 def _bad_values(tensor: TensorSource, rows: int) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...runtime.errors import CheckpointError
-from .stored_tensor import DerivedTensor, Floats, TensorSource
+from .weight_files.stored_tensor import DerivedTensor, Floats, TensorSource
 
 TYPES = ("F8_E4M3", "F8_E5M2")
 SCALES = ("weight_scale_inv", "weight_scale", "qscale_weight")  # all multiply

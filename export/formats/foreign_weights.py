@@ -7,7 +7,7 @@ from typing import Any
 
 from ...runtime.errors import CheckpointError
 from ...runtime.untrusted.fields import shown
-from .layouts import Published
+from .published import Published
 
 _CODES = ("I8", "U8", "I16", "I32", "I64")  # types of quantized values, as safetensors names them
 _FROM_FLOAT = "export the float model that it was made from"

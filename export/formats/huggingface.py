@@ -7,16 +7,17 @@ from typing import Any
 
 from ...runtime.errors import ConfigError
 from ...runtime.untrusted.fields import shown
+from ..architectures.all_architectures import ARCHITECTURES, architecture_of
+from ..architectures.architecture import Architecture
+from ..architectures.ministral3 import text_of
+from ..architectures.not_supported import not_supported
 from ..config import MistralConfig, describe_windows
+from ..files.held_files import HeldFile, HeldFiles
+from ..files.metadata_fields import flag, number, read_json_object, token_id, token_ids
 from ..largest_sizes import refuse_size
+from ..published_tokenizer.spelling import write_ids
 from ..rope_parameters import QUERY_SCALE
-from ..tokenizer.spelling import write_ids
-from .architectures.architecture import Architecture
-from .architectures.known import ARCHITECTURES, architecture_of
-from .architectures.not_supported import not_supported
-from .held_files import HeldFile, HeldFiles
-from .metadata_fields import flag, number, read_json_object, token_id, token_ids
-from .published_rope import published_object, read_rope
+from .published_rope import describes_rope, published_object, read_rope
 
 CONFIG_FILE = "config.json"
 
@@ -46,7 +47,7 @@ def read_config_json(folder: Path, held: HeldFiles | None = None) -> MistralConf
     path = folder / CONFIG_FILE
     published = read_json_object(path if held is None else held.hold(path))
     try:
-        return _parse(published)
+        return _parse(text_of(published))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error.__cause__
 
@@ -113,10 +114,12 @@ def _parse(published: dict[str, Any]) -> MistralConfig:
     positions = number(
         published, "max_position_embeddings", int, architecture.max_position_embeddings
     )
+    own_rope = {} if describes_rope(published) else dict(architecture.rope)
+    rope = {"rope_parameters": own_rope} if own_rope else {}
     rope_theta, rope_scaling = read_rope(
-        published, default_theta=architecture.rope_theta, max_positions=positions
+        {**published, **rope}, default_theta=architecture.rope_theta, max_positions=positions
     )
-    if QUERY_SCALE in rope_scaling:
+    if QUERY_SCALE in rope_scaling and not architecture.scales_queries:
         raise ConfigError(
             f"{QUERY_SCALE} is {rope_scaling[QUERY_SCALE]}: {architecture.name} ignores it, "
             "expected none; remove it"
@@ -186,12 +189,16 @@ def _refuse_unsupported(published: dict[str, Any]) -> None:
         flag(published, name)
     activation = published.get("hidden_act")
     refused = {
-        f"activation {shown(activation)} (supported: silu)": activation not in (None, *_SILU),
-        "layer_windows, a window for each layer": bool(published.get("layer_windows")),
+        f"activation {shown(activation)} is not supported, expected silu": (
+            activation not in (None, *_SILU)
+        ),
+        "layer_windows, a window for each layer, is not supported, expected layer_types": bool(
+            published.get("layer_windows")
+        ),
     }
     for what, is_there in refused.items():
         if is_there:
-            raise ConfigError(f"{what} is not supported")
+            raise ConfigError(f"{what}; export a model without it")
 
 
 def _key_value_heads(published: dict[str, Any], architecture: Architecture, heads: int) -> int:

@@ -13,26 +13,27 @@ is read as Hugging Face's. Where there are no weights it is the first whose desc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from ...console import hints
 from ...runtime.errors import ConfigError
 from ..config import MistralConfig
-from . import float8, shards, tensor_names
+from ..files.held_files import HeldFiles
+from ..known_models import GEOMETRIES, HUB_NAMES
+from ..published_tokenizer.tokenizer_files import (
+    deciding_files,
+    read_tokenizer,
+)
+from . import float8, tensor_names
 from .adapters.adapter import is_adapter
 from .adapters.lora_config import CONFIG_FILE as ADAPTER_FILE
 from .adapters.lora_config import base_model_of
 from .gguf import parts as gguf_parts
+from .gguf.architectures import KEY, gguf_architecture
 from .gguf.config import read_gguf_config
 from .gguf.file import readable_types
-from .gguf.known import KEY, gguf_architecture
 from .gguf.tokenizer import rebuild_tokenizer
-from .held_files import HeldFiles
 from .huggingface import CONFIG_FILE, read_config_json, read_quantization
 from .mistral import (
     PARAMS_FILE,
@@ -40,45 +41,12 @@ from .mistral import (
     read_params_quantization,
     read_window_pattern,
 )
-from .stored_tensor import TensorSource
-from .tensor_names import Naming
-from .tokenizer_files import (
-    PublishedTokenizer,
-    deciding_files,
-    read_tokenizer,
-)
-
-
-class Layout(StrEnum):
-    """How a model is laid out on disk; the value is for people."""
-
-    HUGGING_FACE = "Hugging Face"
-    MISTRAL = "Mistral"
-    GGUF = "GGUF"
-
+from .published import Layout, Published
+from .weight_files import shards
 
 # In the order in which they are looked for.
 _DESCRIPTIONS = {Layout.HUGGING_FACE: CONFIG_FILE, Layout.MISTRAL: PARAMS_FILE}
 _SERIES = {Layout.HUGGING_FACE: shards.HUGGING_FACE, Layout.MISTRAL: shards.MISTRAL}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Published:
-    """A model as it lies on disk, not yet checked against its config."""
-
-    path: Path  # folder or file that it was read from
-    layout: Layout
-    config: MistralConfig
-    described_in: str  # what the config was read from, as messages name it
-    naming: Naming
-    types: tuple[str, ...]  # of tensors, that can be read
-    tensors: Mapping[str, TensorSource]
-    files: tuple[Path, ...]  # all that it was read from, and all that decide its tokens
-    held: HeldFiles  # these, and what was read beside them
-    read_tokenizer: Callable[[], PublishedTokenizer]
-    quantization: Mapping[str, Any] = field(default_factory=dict)  # quantization_config
-    twice: Mapping[str, str] = field(default_factory=dict)  # why a tensor cannot be read, by name
-    notes: tuple[str, ...] = ()  # for the user, on files that were not read
 
 
 def read_config(path: Path) -> MistralConfig:
@@ -165,6 +133,21 @@ def _open_gguf(path: Path) -> Published:
     )
 
 
+def ways_to_weights(name: str) -> str:
+    """How to get a checkpoint of a known model, in words and command lines.
+
+    Args:
+        name: one of ``GEOMETRIES``.
+    """
+    if (folder := Path("models") / name).is_dir():
+        return f"name {folder}"
+    random = Path("artifacts") / name
+    ways = [f"write random weights: {hints.suggest('synthesize', GEOMETRY=name, OUT=random)}"]
+    if hub_name := HUB_NAMES.get(name):
+        ways.insert(0, f"download a model: {hints.download(hub_name, folder)}")
+    return f"{', or '.join(ways)}; then name its folder"
+
+
 def _detect(path: Path) -> tuple[Layout, Path]:
     """Detect the layout, by the rule above, and the folder or file to read.
 
@@ -174,10 +157,16 @@ def _detect(path: Path) -> tuple[Layout, Path]:
     if path.is_file():
         if not gguf_parts.is_gguf(path):
             raise ConfigError(
-                f"{path}: a file, expected a folder or a GGUF file; name the folder that holds it"
+                f"{path}: a file, expected a checkpoint's folder or a GGUF file; of files such as "
+                "model.safetensors name the folder that holds them"
             )
         return Layout.GGUF, path
     if not path.is_dir():
+        if str(path) in GEOMETRIES:
+            raise ConfigError(
+                f"{path}: a known model's geometry, without weights; expected a checkpoint's "
+                f"folder; {ways_to_weights(str(path))}"
+            )
         instead = hints.instead_of(path) or "name the folder of a checkpoint"
         raise ConfigError(f"{path}: no such folder; {instead}")
     if is_adapter(path):

@@ -7,11 +7,12 @@ from typing import Any
 
 from ...runtime.errors import ConfigError
 from ...runtime.untrusted.fields import shown
+from ..architectures.not_supported import BY_PARAMS_KEY, not_supported
 from ..config import MistralConfig, Windows, describe_windows, repeated
-from ..rope_parameters import KIND, ORIGINAL
-from .architectures.not_supported import BY_PARAMS_KEY, not_supported
-from .held_files import HeldFile, HeldFiles
-from .metadata_fields import flag, number, read_json_object
+from ..files.held_files import HeldFile, HeldFiles
+from ..files.metadata_fields import flag, number, read_json_object
+from ..largest_sizes import refuse_size
+from ..rope_parameters import KIND, ORIGINAL, QUERY_SCALE
 from .published_rope import published_object
 
 PARAMS_FILE = "params.json"
@@ -42,6 +43,7 @@ _KNOWN = {
     "rope_theta",
     *_WINDOWS,
     "yarn",  # see ``_YARN``
+    "llama_4_scaling",  # see ``_QUERIES``
     "max_batch_size",  # of the program that serves it, no matter of the model
     "quantization",  # see ``_QUANTIZATION``
 }
@@ -53,6 +55,8 @@ _YARN = {
     "beta_slow": "alpha",
 }
 _SCALES_ATTENTION = "apply_scale"
+# Parameters of ``llama_4_scaling``, by which queries grow, likewise.
+_QUERIES = {QUERY_SCALE: "beta", ORIGINAL: "original_max_position_embeddings"}
 # Of ``quantization``: float8 weights with scales. How activations are rounded by programs that do
 # so changes nothing here, where they stay float.
 _QUANTIZATION = {
@@ -72,7 +76,8 @@ def read_params_json(folder: Path, held: HeldFiles | None = None) -> MistralConf
 
     Source: mistral-inference, src/mistral_inference/args.py (commit 26a52a14), and transformers'
         convert_mistral_weights_to_hf.py (commit 15ea02a2) for what a missing key means; vllm,
-        transformers_utils/configs/mistral.py (``_remap_mistral_yarn_args``) for ``yarn``.
+        transformers_utils/configs/mistral.py (``_remap_mistral_yarn_args``) for ``yarn`` and
+        ``llama_4_scaling``.
     """
     path = folder / PARAMS_FILE
     published = read_json_object(path if held is None else held.hold(path))
@@ -151,15 +156,18 @@ def _parse(published: dict[str, Any]) -> MistralConfig:
         raise ConfigError(f"{' and '.join(_POSITIONS)} differ: {positions}; expected one value")
     tied = [flag(published, name) for name in _TIED]
     layers = number(published, "n_layers", int)
+    refuse_size("num_hidden_layers", layers)
     most = positions[0] if positions else _DEFAULT_POSITIONS
+    rope_scaling = _rope_scaling(published)
+    is_scaled = QUERY_SCALE in rope_scaling
     return MistralConfig(
-        architecture="MistralForCausalLM",
+        architecture="Ministral3ForCausalLM" if is_scaled else "MistralForCausalLM",
         **{ours: number(published, theirs, int) for ours, theirs in _SIZES.items()},
         max_position_embeddings=most,
         rms_norm_eps=number(published, "norm_eps", float),
         rope_theta=number(published, "rope_theta", float, _DEFAULT_THETA),
         **describe_windows(_windows(published, layers, most)),
-        rope_scaling=_rope_scaling(published),
+        rope_scaling=rope_scaling,
         tie_word_embeddings=any(tied),
         bos_token_id=None,
         eos_token_ids=(),
@@ -190,7 +198,32 @@ def _windows(published: dict[str, Any], layers: int, positions: int) -> Windows:
 
 
 def _rope_scaling(published: dict[str, Any]) -> dict[str, Any]:
-    """Parameters of ``yarn`` in Hugging Face's words; empty where there are none."""
+    """Parameters of ``yarn`` and ``llama_4_scaling`` in Hugging Face's words; empty: neither."""
+    yarn, queries = _yarn(published), _query_scale(published)
+    lengths = [one[ORIGINAL] for one in (yarn, queries) if one]
+    if len(set(lengths)) > 1:
+        raise ConfigError(
+            f"yarn and llama_4_scaling have other original lengths ({shown(lengths)}), expected "
+            "one; download the file again"
+        )
+    return ({KIND: "default"} if queries else {}) | queries | yarn
+
+
+def _query_scale(published: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of ``llama_4_scaling``; empty where queries do not grow."""
+    described = published_object(published, "llama_4_scaling")
+    if not described:
+        return {}
+    if set(described) != set(_QUERIES.values()):
+        raise ConfigError(
+            f"llama_4_scaling has {shown(sorted(described))}, expected "
+            f"{' and '.join(_QUERIES.values())}; export a folder in Hugging Face's layout"
+        )
+    found = {ours: number(described, theirs, float) for ours, theirs in _QUERIES.items()}
+    return found if found[QUERY_SCALE] else {}
+
+
+def _yarn(published: dict[str, Any]) -> dict[str, Any]:
     described = published_object(published, "yarn")
     if unknown := sorted(set(described) - {*_YARN.values(), _SCALES_ATTENTION}):
         raise ConfigError(
@@ -222,6 +255,14 @@ def _to_yarn(config: MistralConfig) -> dict[str, Any]:
     scaling = dict(config.rope_scaling)
     if not scaling:
         return {}
+    beta, length = scaling.pop(QUERY_SCALE, 0), scaling.get(ORIGINAL)
+    grown = dict(zip(_QUERIES.values(), (beta, length), strict=True))
+    queries = {"llama_4_scaling": grown} if beta else {}
+    if scaling == {KIND: "default", ORIGINAL: length}:
+        return queries
+    one, other = (scaling.pop(name, 0) for name in ("mscale", "mscale_all_dim"))
+    if one and other:  # the attention factor is the ratio of what they give
+        scaling["attention_factor"] = 1 if one == other else None
     scales = "attention_factor" not in scaling
     named = {theirs: scaling.pop(ours, None) for ours, theirs in _YARN.items()}
     kind, factor = scaling.pop(KIND), scaling.pop("attention_factor", 1)
@@ -230,7 +271,7 @@ def _to_yarn(config: MistralConfig) -> dict[str, Any]:
             f"{PARAMS_FILE}: rope is scaled by {shown(dict(config.rope_scaling))}, expected yarn "
             f"with {', '.join(_YARN)} alone; write Hugging Face's layout instead"
         )
-    return {"yarn": {**named, _SCALES_ATTENTION: scales}}
+    return {"yarn": {**named, _SCALES_ATTENTION: scales}, **queries}
 
 
 def _refuse_quantization(described: Any) -> None:

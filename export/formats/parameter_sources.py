@@ -7,12 +7,14 @@ import numpy as np
 from ...runtime.errors import CheckpointError
 from . import float8
 from .foreign_weights import refuse_foreign_weights, unused_quantization
-from .layouts import Layout, Published
-from .stored_tensor import TensorSource
+from .published import Layout, Published
 from .tensor_names import EMBEDDING, HEAD, parameters
+from .weight_files.stored_tensor import TensorSource
 from .wrappers import Names, find_names
 
 _MOST_NAMED = 4  # tensors, in one note
+# Parts of a model of images and text (``Mistral3ForConditionalGeneration``) beside the decoder.
+_OF_IMAGES = ("vision_tower.", "multi_modal_projector.")
 _SLICE_ELEMENTS = 1 << 20  # read at once of a tensor that is only compared
 
 
@@ -139,6 +141,8 @@ def _is_unrelated(published: Published, own: str) -> bool:
     """
     if published.layout is not Layout.HUGGING_FACE or ".lora_" in own:
         return False
+    if own.removeprefix("model.").startswith(_OF_IMAGES):
+        return True
     naming = published.naming
     ends = (naming.published(name).split(".")[-2] for name in (EMBEDDING, "norm.weight", HEAD))
     decoder = {naming.layer.split(".{}")[0].split(".")[-1], *ends}

@@ -11,8 +11,8 @@ from typing import Any
 
 from ...runtime.errors import ConfigError
 from ...runtime.untrusted.fields import shown
+from ..files.metadata_fields import number
 from ..rope_parameters import KIND, KINDS, NAMES, THETA, fill_in
-from .metadata_fields import number
 
 _FIELDS = ("rope_parameters", "rope_scaling")
 _PARTIAL = "partial_rotary_factor"
@@ -56,6 +56,11 @@ def read_rope(
     return theta, found[0][1] if found else {}
 
 
+def describes_rope(published: Mapping[str, Any]) -> bool:
+    """Whether there is any description of rope, a theta alone included."""
+    return any(published.get(name) is not None for name in (*_FIELDS, THETA))
+
+
 def published_object(published: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Read an object of a published description; a missing or null one is empty.
 
@@ -92,7 +97,10 @@ def _theta(sources: list[Any], default: float) -> float:
         float(number(source, THETA, float)) for source in sources if source.get(THETA) is not None
     }
     if len(found) > 1:
-        raise ConfigError(f"rope_theta is given twice and differs: {sorted(found)}")
+        raise ConfigError(
+            f"rope_theta is given twice and differs: {sorted(found)}, expected one number; remove "
+            "the one that is not meant"
+        )
     return found.pop() if found else default
 
 

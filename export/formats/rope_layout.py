@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from .stored_tensor import Floats
+from .weight_files.stored_tensor import Floats
 
 RopeLayout = Literal["halves", "pairs"]
 

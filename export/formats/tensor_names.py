@@ -8,6 +8,7 @@ from ..config import MistralConfig
 from .rope_layout import RopeLayout
 
 EMBEDDING, HEAD = "embedding.weight", "head.weight"
+LAST_NORM = "norm.weight"
 
 # Parameter, its sizes (V vocabulary, M hidden, F intermediate, Q query heads * head size,
 # K key/value heads * head size, D head size), its name in Hugging Face's layout, in Mistral's and

@@ -1,4 +1,8 @@
-"""The sliding-window attention operator, as an eager reference in PyTorch."""
+"""The sliding-window attention operator, as an eager reference in PyTorch.
+
+A plain function, which ``torch.export`` sees as one opaque operator. Elsewhere it is called as it
+is: calling an operator of one's own imports PyTorch's compiler, which takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,6 @@ from ...runtime.errors import TraceError
 from .rope import rotate
 
 
-@torch.library.custom_op("tramontane::sliding_window_attention", mutates_args=())
 def sliding_window_attention(
     query: Tensor,
     key: Tensor,
@@ -89,7 +92,12 @@ def sliding_window_attention(
     return attended, present_key, present_value
 
 
-@sliding_window_attention.register_fake
+traced_attention = torch.library.custom_op(
+    "tramontane::sliding_window_attention", sliding_window_attention, mutates_args=()
+)
+
+
+@traced_attention.register_fake
 def _(
     query: Tensor,
     key: Tensor,

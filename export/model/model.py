@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from ..cache_choice import WINDOWED, CacheChoice, geometry_of
 from ..config import MistralConfig
-from .attention import sliding_window_attention
+from .attention import sliding_window_attention, traced_attention
+from .query_scale import query_scale
 from .rope import Tables, rope_tables
 
 # One layer's keys and values, each (B, G, C, D) float32.
@@ -21,8 +22,8 @@ class Mistral(nn.Module):
     """Decoders of Mistral's kind; Llama is Mistral with ``sliding_window = None``.
 
     The reference that parity is measured against. Source: Mistral 7B, arXiv:2310.06825; biases,
-    norms of heads and layers without rope: transformers 5.23, modeling_qwen2.py, modeling_qwen3.py
-    and modeling_smollm3.py.
+    norms of heads, layers without rope and scaled queries: transformers 5.23, modeling_qwen2.py,
+    modeling_qwen3.py, modeling_smollm3.py and modeling_ministral3.py.
     """
 
     def __init__(self, config: MistralConfig, cache: CacheChoice = WINDOWED) -> None:
@@ -54,9 +55,10 @@ class Mistral(nn.Module):
             logits (B, T, V) float32 and the updated cache.
         """
         x = self.embedding(input_ids)
-        present = []
+        scale = query_scale(self.config, attention_mask, input_ids.shape[1])
+        rope, present = (self.cos_cache, self.sin_cache), []
         for layer, key_value in zip(self.layers, past, strict=True):
-            x, carried = layer(x, attention_mask, key_value, (self.cos_cache, self.sin_cache))
+            x, carried = layer(x, attention_mask, key_value, rope, scale)
             present.append(carried)
         return self.head(self.norm(x)), present
 
@@ -80,10 +82,19 @@ class Layer(nn.Module):
         self.mlp = Mlp(config)
 
     def forward(
-        self, x: Tensor, attention_mask: Tensor, past: KeyValue, rope: Tables
+        self,
+        x: Tensor,
+        attention_mask: Tensor,
+        past: KeyValue,
+        rope: Tables,
+        scale: Tensor | None,
     ) -> tuple[Tensor, KeyValue]:
-        """(B, T, M) to (B, T, M), and the layer's updated cache."""
-        attended, present = self.attention(self.attention_norm(x), attention_mask, past, rope)
+        """(B, T, M) to (B, T, M), and the layer's updated cache.
+
+        ``scale`` is what ``query_scale`` returns.
+        """
+        normed = self.attention_norm(x)
+        attended, present = self.attention(normed, attention_mask, past, rope, scale)
         x = x + attended
         return x + self.mlp(self.mlp_norm(x)), present
 
@@ -106,10 +117,15 @@ class Attention(nn.Module):
         self.output = nn.Linear(H * D, M, bias=False)
 
     def forward(
-        self, x: Tensor, attention_mask: Tensor, past: KeyValue, rope: Tables
+        self,
+        x: Tensor,
+        attention_mask: Tensor,
+        past: KeyValue,
+        rope: Tables,
+        scale: Tensor | None,
     ) -> tuple[Tensor, KeyValue]:
         """(B, T, M) to (B, T, M), and the layer's updated cache."""
-        attended, *present = self.attend(*self.project(x), past, attention_mask, rope)
+        attended, *present = self.attend(*self.project(x), past, attention_mask, rope, scale)
         return self.output(attended), (present[0], present[1])
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,9 +143,12 @@ class Attention(nn.Module):
         past: KeyValue,
         attention_mask: Tensor,
         rope: Tables,
+        scale: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Attention (B, T, H * D) of what ``project`` returns, and the updated cache."""
-        attended, key, value = sliding_window_attention(
+        query = query if scale is None else query * scale
+        compute = traced_attention if torch.compiler.is_exporting() else sliding_window_attention
+        attended, key, value = compute(
             query, key, value, *past, attention_mask, *rope, self.window, self.grows, self.rotates
         )
         return attended, key, value

@@ -11,16 +11,19 @@ import jinja2
 from huggingface_hub import ModelCardData
 
 from ... import runtime
-from ...graphs.quantization.recipes.known import recipe_of
-from ...graphs.targets.known import find_target
+from ...graphs.quantization.recipes.all_recipes import recipe_of
+from ...graphs.targets.all_targets import find_target
 from ...runtime.cache import by_layer
 from ...runtime.manifest import Manifest
 from ...runtime.tokenizers.kinds import kind_named
 from ...runtime.untrusted.fields import decode
+from ..config import MistralConfig
 from ..example_prompt import example_prompt
 from ..parity_labels import parity_rows
+from ..rope_parameters import KIND, ORIGINAL
 from ..tokenizer.write_tokenizer import LEFT_OUT
 from .genai_config import default_length, genai_obstacle
+from .optimum_runtime import optimum_obstacle
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _BARE = Path(runtime.__file__).with_name(
@@ -48,8 +51,12 @@ class _Parity(TypedDict):
     distance: str
 
 
-def render_card(manifest: Manifest) -> str:
+def render_card(manifest: Manifest, config: MistralConfig | None = None) -> str:
     """Render the card as Markdown, its metadata first, as hubs read it.
+
+    Args:
+        manifest: the artifact's.
+        config: the architecture as exported; None: what only it says is left out.
 
     Raises:
         ContractError: a field that it prints is missing or of another type.
@@ -80,6 +87,9 @@ def render_card(manifest: Manifest) -> str:
         target=find_target(manifest.target),
         recipe=recipe_of(manifest),
         geometry=manifest.geometry,
+        rope=_rope(config) if config else "",
+        query_scale=config.query_scale if config else None,
+        optimum_obstacle=optimum_obstacle(config) if config else "",
         genai_obstacle=genai_obstacle(manifest.geometry, find_target(manifest.target)),
         growing_bytes=_growing_bytes(manifest),
         window=by_layer(manifest.geometry.windows, none="none"),
@@ -126,6 +136,15 @@ def _metadata(manifest: Manifest) -> str:
         tramontane={name: value for name, value in ours.items() if value is not None},
     )
     return f"{data.to_yaml(line_break=chr(10))}\n"
+
+
+def _rope(config: MistralConfig) -> str:
+    """How rope is scaled; empty: it is not."""
+    found = config.rope_scaling
+    if found.get(KIND, "default") == "default":
+        return ""
+    beyond = f", original length {found[ORIGINAL]}" if ORIGINAL in found else ""
+    return f"{found[KIND]}, factor {found['factor']:g}{beyond}"
 
 
 def _growing_bytes(manifest: Manifest) -> int:

@@ -7,11 +7,11 @@ from typing import Any
 from ...graphs.targets.target import Target
 from ...runtime import contract
 from ...runtime.errors import ConfigError
-from ...runtime.manifest import Vocabulary
+from ...runtime.tokenizers.vocabulary import Vocabulary
+from ..architectures.all_architectures import architecture_of
 from ..cache_choice import WINDOWED, CacheChoice, geometry_of
 from ..config import MistralConfig
-from ..formats.architectures.known import architecture_of
-from ..tokenizer.spelling import write_ids
+from ..published_tokenizer.spelling import write_ids
 
 GENAI_CONFIG_FILE = "genai_config.json"
 # Tokens of a sequence unless an app asks for more: onnxruntime-genai allocates a cache that grows
@@ -19,6 +19,7 @@ GENAI_CONFIG_FILE = "genai_config.json"
 DEFAULT_LENGTH = 4096
 _TYPES = {
     "LlamaForCausalLM": "llama",
+    "Ministral3ForCausalLM": "mistral",  # what differs is in the graph
     "MinistralForCausalLM": "mistral",
     "MistralForCausalLM": "mistral",
     "Qwen2ForCausalLM": "qwen2",

@@ -8,16 +8,17 @@ from typing import Any
 from ...console.progress import say
 from ...graphs.targets.target import Target
 from ...runtime.contract import DATA_FILE, MODEL_FILE, TOKENIZER_FILE, TOKENIZER_JSON_FILE
-from ...runtime.manifest import Vocabulary, to_json
+from ...runtime.manifest import to_json
+from ...runtime.tokenizers.vocabulary import Vocabulary
 from ...runtime.untrusted.fields import shown
 from ..cache_choice import WINDOWED, CacheChoice, geometry_of
 from ..config import MistralConfig
+from ..files.links import refuse_foreign
+from ..files.metadata_fields import read_json_object
 from ..formats.checkpoint import Checkpoint
 from ..formats.huggingface import CONFIG_FILE, to_hugging_face
-from ..formats.links import refuse_foreign
-from ..formats.metadata_fields import read_json_object
+from ..published_tokenizer.spelling import write_ids
 from ..tokenizer.special_tokens import GENERATION_FILE
-from ..tokenizer.spelling import write_ids
 from .genai_config import GENAI_CONFIG_FILE, genai_config, genai_obstacle
 
 ATTRIBUTES_FILE = ".gitattributes"

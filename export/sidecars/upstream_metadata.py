@@ -10,10 +10,10 @@ from ...console.progress import say
 from ...runtime.contract import CARD_FILE
 from ...runtime.errors import ConfigError
 from ...runtime.untrusted.fields import shown
+from ..files.links import is_own
 from ..formats.checkpoint import Checkpoint
 from ..formats.gguf.file import read_gguf
-from ..formats.layouts import Layout
-from ..formats.links import is_own
+from ..formats.published import Layout
 from .card_metadata import is_plain, parse_metadata, read_card
 from .revision import revision_of
 
@@ -76,6 +76,7 @@ def read_upstream_metadata(
 def license_files(checkpoint: Checkpoint) -> list[Path]:
     """Licence and notice texts in a checkpoint's folder; none of a single GGUF file.
 
+    They are carried byte for byte, in whatever encoding they are: a licence asks for its text.
     A hub's cache holds links to files of its own, which are followed; a link to elsewhere is not.
     """
     folder = checkpoint.path
@@ -85,30 +86,18 @@ def license_files(checkpoint: Checkpoint) -> list[Path]:
     for path in sorted(folder.iterdir()):
         if not _LICENSES.fullmatch(path.name) or not path.is_file():
             continue
-        why = "" if is_own(path) else "is a link to a file outside the checkpoint"
-        if why := why or _why_no_text(checkpoint, path):
-            say(f"{path}: {why}, and is left out")
+        if not is_own(path):
+            say(f"{path}: is a link to a file outside the checkpoint, and is left out")
+        elif path.stat().st_size > _MOST_BYTES:
+            say(f"{path}: is larger than {_MOST_BYTES} bytes, no licence's text, and is left out")
         else:
+            _content_of(checkpoint, path.name)
             found.append(path)
     return found
 
 
-def _why_no_text(checkpoint: Checkpoint, path: Path) -> str:
-    """Why a file is no text that an artifact carries; empty where it is one."""
-    if path.stat().st_size > _MOST_BYTES:
-        return f"is larger than {_MOST_BYTES} bytes, no licence's text"
-    try:
-        text = _text_of(checkpoint, path.name).decode()
-    except UnicodeDecodeError as error:
-        return (
-            f"is not UTF-8 (byte {error.start}), no text that programs can show as it is meant; "
-            "convert it to carry it"
-        )
-    return "holds NUL, no text" if "\0" in text else ""
-
-
-def _text_of(checkpoint: Checkpoint, name: str) -> bytes:
-    """A text beside the weights, held from now on, so that what is checked is what is copied."""
+def _content_of(checkpoint: Checkpoint, name: str) -> bytes:
+    """A file beside the weights, held from now on, so that what is found is what is copied."""
     file = checkpoint.beside(name)
     assert file is not None, "it was found in the folder"
     return file.read_bytes(most=_MOST_BYTES)
@@ -121,7 +110,7 @@ def copy_licenses(checkpoint: Checkpoint, folder: Path, names: list[str]) -> Non
         CheckpointError: one cannot be read any more.
     """
     for name in names:
-        (folder / name).write_bytes(_text_of(checkpoint, name))
+        (folder / name).write_bytes(_content_of(checkpoint, name))
 
 
 def _published(checkpoint: Checkpoint) -> dict[str, Any]:

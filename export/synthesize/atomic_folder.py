@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...graphs.writing.own_folders import free_bytes, refuse_mounted, target_of
 from ...graphs.writing.partial_folder import PartialKind, open_partial
+from ...runtime.durable import rename, sync_names_of, sync_tree
 from ...runtime.errors import CheckpointError, ContractError
 from ...runtime.sizes import format_bytes
 from ..formats.huggingface import CONFIG_FILE
@@ -54,7 +55,9 @@ def _take_name(folder: Path, out: Path) -> None:
     try:
         if out.exists():
             out.rmdir()  # it was empty, and is not removed where it is not
-        folder.rename(out)
+        sync_tree(folder)
+        rename(folder, out)
+        sync_names_of(out)
     except OSError as error:
         raise CheckpointError(
             f"{out}: cannot take its name ({error}), expected it to stay new or empty; name "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...runtime.errors import ConfigError
 from ...runtime.tokenizers.sentencepiece import SPACE
-from ..tokenizer.sentencepiece_model import KIND, make_bpe, serialize
+from ..published_tokenizer.sentencepiece_model import KIND, make_bpe, serialize
 
 _CHARACTERS = (SPACE, *map(chr, range(0x21, 0x7F)))  # printable ASCII
 _SPECIAL = ("<unk>", "<s>", "</s>")

@@ -1,1 +1,1 @@
-"""The checkpoint's tokenizer, and its files in an artifact."""
+"""The tokenizer of a checkpoint as the driver reads it, and its files in an artifact."""

@@ -16,16 +16,22 @@ import tokenizers
 
 from ...runtime.contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
 from ...runtime.errors import CheckpointError, ConfigError
-from ...runtime.manifest import SENTENCEPIECE, TOKENIZERS, Vocabulary
 from ...runtime.tokenizers.added_tokens import ALWAYS, FIRST, AddedTokens
 from ...runtime.tokenizers.hugging_face import HuggingFace, parse_tokenizer_json
 from ...runtime.tokenizers.sentencepiece import SPACE, SentencePiece
+from ...runtime.tokenizers.vocabulary import SENTENCEPIECE, TOKENIZERS, Vocabulary
 from ..config import MistralConfig
-from ..formats.metadata_fields import read_json_object
-from ..formats.tokenizer_files import PublishedTokenizer, has_llama_class
-from .json_parts import starts_with, to_bytes
-from .published_added_tokens import Added, agreed, read_added
-from .read_natively import SCHEMES, read_natively, space_rule
+from ..files.metadata_fields import read_json_object
+from ..published_tokenizer.json_parts import starts_with, to_bytes
+from ..published_tokenizer.listed_added_tokens import (
+    UNFLAGGED,
+    Added,
+    agreed,
+    named_without_id,
+    read_added,
+)
+from ..published_tokenizer.tokenizer_files import PublishedTokenizer, has_llama_class
+from .read_natively import SCHEMES, beside_model, read_natively, space_rule
 from .special_tokens import start_token
 from .tokenizer_json import NotExpressible, TokenizerJson
 
@@ -38,7 +44,8 @@ def with_added_tokens(tokenizer: PublishedTokenizer, config: MistralConfig) -> P
 
     A ``tokenizer.json`` that lacks some gets them. Beside a SentencePiece model that lacks some,
     the ``tokenizer.json`` decides, or one made from the model and the tokens; where the driver
-    cannot read the model and the tokens as that file does, the file takes the model's place.
+    cannot read the model and the tokens as that file does, the file takes the model's place. Where
+    no such file can be made, the model and the tokens decide.
 
     Raises:
         CheckpointError: two files disagree on the id, text or flags of a token that is used; or
@@ -49,20 +56,28 @@ def with_added_tokens(tokenizer: PublishedTokenizer, config: MistralConfig) -> P
     """
     if tokenizer.added_tokens is not None:
         return tokenizer
-    listed = [one for one in read_added(tokenizer) if one.token < config.vocab_size]
-    if tokenizer.kind != SENTENCEPIECE:
-        return _completed(tokenizer, agreed(listed))
+    listed = read_added(tokenizer)
     try:
-        pieces = SentencePiece(tokenizer.model)
+        known = _ids(tokenizer)
     except ValueError:
         return tokenizer  # the error is raised where it is opened
+    listed += named_without_id(tokenizer, known | {one.text: one.token for one in listed})
+    listed = [one for one in listed if one.token < config.vocab_size]
+    if tokenizer.kind != SENTENCEPIECE:
+        return _completed(tokenizer, agreed(listed))
+    pieces = SentencePiece(tokenizer.model)
     missing = agreed(one for one in listed if pieces.piece(one.token) != one.text)
     published = tokenizer.companions.get(TOKENIZER_JSON_FILE)
     if not missing:
         scheme = _prepend_scheme(tokenizer, config.architecture)
         return dataclasses.replace(tokenizer, added_tokens=AddedTokens(prepend_scheme=scheme))
     if published is None:
-        whole = _made(tokenizer, pieces, missing, config.architecture)
+        try:
+            whole = _made(tokenizer, pieces, missing, config.architecture)
+        except NotExpressible as why:
+            _refuse_other_ids(missing, known, of=tokenizer)
+            scheme = _prepend_scheme(tokenizer, config.architecture)
+            return beside_model(tokenizer, missing, scheme=scheme, why_no_json=str(why))
     else:
         alone = dataclasses.replace(
             tokenizer, path=published.path, kind=TOKENIZERS, model=published.read_bytes()
@@ -101,15 +116,14 @@ def _completed(tokenizer: PublishedTokenizer, found: list[Added]) -> PublishedTo
 def _made(
     tokenizer: PublishedTokenizer, pieces: SentencePiece, missing: list[Added], architecture: str
 ) -> PublishedTokenizer:
-    """The model and the added tokens as one ``tokenizer.json``."""
+    """The model and the added tokens as one ``tokenizer.json``.
+
+    Raises:
+        NotExpressible: the format cannot express the model.
+        CheckpointError: an added token has another token's id or text.
+    """
     vocabulary = Vocabulary(bos_token_id=None, eos_token_ids=(), add_bos_token=False)
-    try:
-        whole = TokenizerJson(tokenizer.model, vocabulary, reads_control=True).tokenizer()
-    except NotExpressible as why:
-        raise CheckpointError(
-            f"{tokenizer.path}: {missing[0].text!r} cannot be added to it, since {why}; save the "
-            "tokenizer with transformers, which writes a tokenizer.json, and export again"
-        ) from why
+    whole = TokenizerJson(tokenizer.model, vocabulary, reads_control=True).tokenizer()
     # An added token takes the id that the vocabulary has for its text, so that gaps can stay.
     described = json.loads(whole.to_str())
     _refuse_other_ids(missing, described["model"]["vocab"], of=tokenizer)
@@ -177,6 +191,18 @@ def _prepend_scheme(tokenizer: PublishedTokenizer, architecture: str) -> str:
     return FIRST if rule is None or rule[0] not in SCHEMES else rule[0]
 
 
+def _ids(tokenizer: PublishedTokenizer) -> dict[str, int]:
+    """Ids of all tokens of a published file by their texts.
+
+    Raises:
+        ValueError: the file is not of its kind.
+    """
+    if tokenizer.kind != SENTENCEPIECE:
+        return parse_tokenizer_json(tokenizer.model).get_vocab(with_added_tokens=True)
+    pieces = SentencePiece(tokenizer.model)
+    return {pieces.piece(token): token for token in range(len(pieces))}
+
+
 def _space(described: dict[str, Any], scheme: str) -> None:
     """Put a space in front of the first stretch of a text, or of each, as transformers does.
 
@@ -212,14 +238,9 @@ def _refuse_other_ids(
 
 def _add(made: tokenizers.Tokenizer, one: Added, of: PublishedTokenizer) -> None:
     """Add a token; an id that the vocabulary does not have must be the next."""
-    flags = one.flags or {"special": True}
-    token = tokenizers.AddedToken(
-        one.text,
-        lstrip=flags.get("lstrip", False),
-        rstrip=flags.get("rstrip", False),
-        single_word=flags.get("single_word", False),
-        normalized=False,
-    )
+    flags = one.flags or UNFLAGGED
+    strips = {name: flags[name] for name in ("lstrip", "rstrip", "single_word")}
+    token = tokenizers.AddedToken(one.text, **strips, normalized=False)
     add = made.add_special_tokens if flags["special"] else made.add_tokens
     add([token])
     if (own := made.token_to_id(one.text)) != one.token:

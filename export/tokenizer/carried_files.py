@@ -7,8 +7,8 @@ import json
 from ...runtime.contract import TOKENIZER_JSON_FILE
 from ...runtime.errors import CheckpointError
 from ...runtime.untrusted.json_text import parse_object
-from ..formats.held_files import HeldFile
-from ..formats.links import refuse_foreign
+from ..files.held_files import HeldFile
+from ..files.links import refuse_foreign
 
 _REMEDY = "download it again"
 

@@ -15,13 +15,13 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ...runtime.contract import TOKENIZER_JSON_FILE
-from ...runtime.manifest import TOKENIZERS
 from ...runtime.tokenizers.hugging_face import parse_tokenizer_json
 from ...runtime.tokenizers.sentencepiece import SPACE
+from ...runtime.tokenizers.vocabulary import TOKENIZERS
 from ..formats.checkpoint import Checkpoint
+from ..published_tokenizer.byte_level.agreement import MIXED_CASE
+from ..published_tokenizer.probe_texts import PROBE_TEXTS, around, first_other
 from .added_tokens import with_added_tokens
-from .byte_level.agreement import MIXED_CASE
-from .tokenizer_probes import PROBE_TEXTS, around, first_other
 
 _MODEL_TYPE = "llama"  # the others of this family have the file read as it is
 _SPACED_DIGITS = ("a  1", "12  34")  # cut otherwise without a rule for digits

@@ -1,7 +1,8 @@
 """Whether the driver reads a tokenizer with added tokens from its SentencePiece model.
 
 The driver does where the model and the added tokens encode and decode as the ``tokenizer.json``
-that has both; the kind is then ``sentencepiece``. Otherwise the kind is ``tokenizers``.
+that has both, or where no such file can be made; the kind is then ``sentencepiece``. Otherwise
+the kind is ``tokenizers``.
 """
 
 from __future__ import annotations
@@ -9,18 +10,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from ...runtime.manifest import SENTENCEPIECE
+from ...runtime.errors import CheckpointError
 from ...runtime.tokenizers.added_tokens import ALWAYS, FIRST, AddedToken, AddedTokens
 from ...runtime.tokenizers.hugging_face import HuggingFace
 from ...runtime.tokenizers.protocol import Codec
 from ...runtime.tokenizers.sentencepiece import SPACE, SentencePiece
-from ..formats.tokenizer_files import PublishedTokenizer
-from .sentencepiece_model import with_leading_space
-from .tokenizer_probes import PROBE_TEXTS
+from ...runtime.tokenizers.vocabulary import SENTENCEPIECE
+from ..published_tokenizer.listed_added_tokens import UNFLAGGED, Added
+from ..published_tokenizer.probe_texts import PROBE_TEXTS
+from ..published_tokenizer.sentencepiece_model import (
+    parse,
+    puts_spaces_in_front,
+    with_leading_space,
+)
+from ..published_tokenizer.tokenizer_files import PublishedTokenizer
 
 SCHEMES = (ALWAYS, FIRST)  # that the driver has
 _NEVER = "never"  # the model itself then puts no space
@@ -52,6 +59,45 @@ def read_natively(
         added_tokens=found[1],
         tokenizer_json=whole.model,
     )
+
+
+def beside_model(
+    tokenizer: PublishedTokenizer, added: Sequence[Added], *, scheme: str, why_no_json: str
+) -> PublishedTokenizer:
+    """A SentencePiece model and its added tokens, where no ``tokenizer.json`` can express both.
+
+    SentencePiece itself encodes the text between added tokens then, as transformers 4 had it.
+
+    Args:
+        tokenizer: the SentencePiece model.
+        added: tokens that it lacks.
+        scheme: which stretches of a text get a space in front, one of ``SCHEMES``.
+        why_no_json: why there is no ``tokenizer.json``.
+
+    Raises:
+        CheckpointError: the driver cannot look for one of the tokens.
+
+    Source: transformers 4.57, ``LlamaTokenizer.tokenize`` and ``_tokenize``.
+    """
+    listed = [
+        {"content": one.text, "id": one.token, **(one.flags or UNFLAGGED), "normalized": False}
+        for one in added
+    ]
+    if why := _why_not_beside(tokenizer.model, listed):
+        raise CheckpointError(
+            f"{tokenizer.path}: {added[0].text!r} cannot be added to it: {why}, and no "
+            f"tokenizer.json can be made of it, since {why_no_json}; save the tokenizer with "
+            "transformers, which writes a tokenizer.json, and export again"
+        )
+    tokens = AddedTokens(tokens=tuple(map(_added, listed)), prepend_scheme=scheme)
+    return dataclasses.replace(tokenizer, added_tokens=tokens)
+
+
+def _why_not_beside(model: bytes, listed: Sequence[Mapping[str, Any]]) -> str | None:
+    """Why the driver cannot read tokens beside a model; None: it can."""
+    if not puts_spaces_in_front(parse(model)):
+        return "it writes spaces in another way"
+    return next(filter(None, (_unreadable(one, {}) for one in listed)), None)
 
 
 def space_rule(described: Mapping[str, Any]) -> tuple[str, bool] | None:

@@ -13,11 +13,11 @@ from ...runtime.contract import TOKENIZER_JSON_FILE
 from ...runtime.errors import CheckpointError, ConfigError
 from ...runtime.tokenizers.protocol import Codec
 from ...runtime.untrusted.fields import shown
+from ..files.metadata_fields import read_json_object, token_ids
 from ..formats.checkpoint import Checkpoint
-from ..formats.metadata_fields import read_json_object, token_ids
-from ..formats.tokenizer_files import SETTINGS_FILE, PublishedTokenizer
-from .json_parts import read_around
-from .spelling import TokenTexts, text_of
+from ..published_tokenizer.json_parts import read_around
+from ..published_tokenizer.spelling import TokenTexts, text_of
+from ..published_tokenizer.tokenizer_files import SETTINGS_FILE, PublishedTokenizer
 
 GENERATION_FILE = "generation_config.json"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...runtime.errors import CheckpointError
-from ...runtime.manifest import SENTENCEPIECE, Vocabulary
 from ...runtime.tokenizers.added_tokens import AddedTokens
 from ...runtime.tokenizers.kinds import KINDS
 from ...runtime.tokenizers.protocol import Codec
+from ...runtime.tokenizers.vocabulary import SENTENCEPIECE, Vocabulary
 from ..formats.checkpoint import Checkpoint
-from ..formats.tokenizer_files import SETTINGS_FILE, PublishedTokenizer
+from ..published_tokenizer.tokenizer_files import SETTINGS_FILE, PublishedTokenizer
 from .added_tokens import added_ids, with_added_tokens
 from .special_tokens import end_tokens, start_token
 
@@ -83,5 +83,5 @@ def open_codec(tokenizer: PublishedTokenizer) -> Codec:
     except ValueError as error:
         what = "a SentencePiece model" if tokenizer.kind == SENTENCEPIECE else "a tokenizer.json"
         raise CheckpointError(
-            f"{tokenizer.path}: not {what} ({error}); {tokenizer.remedy}"
+            f"{tokenizer.path}: not {what} ({error}), expected one; {tokenizer.remedy}"
         ) from error

@@ -23,12 +23,12 @@ from tokenizers import (
     pre_tokenizers,
 )
 
-from ...runtime.manifest import Vocabulary
 from ...runtime.tokenizers.protocol import Codec
 from ...runtime.tokenizers.sentencepiece import SPACE
-from .json_parts import starts_with
-from .sentencepiece_model import BPE, KIND, parse
-from .tokenizer_probes import PROBE_TEXTS
+from ...runtime.tokenizers.vocabulary import Vocabulary
+from ..published_tokenizer.json_parts import starts_with
+from ..published_tokenizer.probe_texts import PROBE_TEXTS
+from ..published_tokenizer.sentencepiece_model import BPE, KIND, parse, puts_spaces_in_front
 
 _START, _END = r"(?<![\s\S])", r"(?![\s\S])"  # of the text, in words that every engine knows
 _EVERYTHING = r"[\s\S]+"
@@ -188,10 +188,7 @@ def _refuse_inexpressible(proto: Any) -> None:
     for spec in (proto.normalizer_spec, proto.denormalizer_spec):
         if spec.precompiled_charsmap:
             raise NotExpressible("it changes characters, by a map of its own")
-    if (
-        not proto.normalizer_spec.escape_whitespaces
-        or proto.trainer_spec.treat_whitespace_as_suffix
-    ):
+    if not puts_spaces_in_front(proto):
         raise NotExpressible("it writes spaces in another way")
     own = next((each for each in proto.pieces if each.type == KIND.USER_DEFINED), None)
     if own is not None:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ...console.progress import say
-from ...runtime.manifest import Vocabulary, to_json
+from ...runtime.manifest import to_json
 from ...runtime.tokenizers.protocol import Codec
+from ...runtime.tokenizers.vocabulary import Vocabulary
 from ...runtime.untrusted.fields import shown
-from ..formats.metadata_fields import read_json_object
-from ..formats.tokenizer_files import MAP_FILE, SETTINGS_FILE
-from .spelling import TokenTexts, text_of
+from ..files.metadata_fields import read_json_object
+from ..published_tokenizer.spelling import TokenTexts, text_of
+from ..published_tokenizer.tokenizer_files import MAP_FILE, SETTINGS_FILE
 
 _TEMPLATE = "chat_template"
 

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 from ...runtime.contract import TOKENIZER_JSON_FILE
 from ...runtime.errors import CheckpointError
-from ...runtime.manifest import SENTENCEPIECE
 from ...runtime.tokenizers.hugging_face import parse_tokenizer_json
 from ...runtime.tokenizers.protocol import Codec
 from ...runtime.tokenizers.sentencepiece import SPACE
+from ...runtime.tokenizers.vocabulary import SENTENCEPIECE
 from ..formats.checkpoint import Checkpoint
+from ..published_tokenizer.byte_level.agreement import MIXED_CASE
+from ..published_tokenizer.probe_texts import PROBE_TEXTS, first_other
 from .added_tokens import with_added_tokens
-from .byte_level.agreement import MIXED_CASE
 from .tokenizer import open_codec
-from .tokenizer_probes import PROBE_TEXTS, first_other
 
 
 def refuse_two_tokenizers(checkpoint: Checkpoint) -> None:

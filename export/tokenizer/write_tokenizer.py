@@ -7,17 +7,18 @@ from typing import Any
 
 from ...console.progress import say
 from ...runtime.contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
-from ...runtime.manifest import SENTENCEPIECE, Vocabulary, to_json
+from ...runtime.manifest import to_json
 from ...runtime.tokenizers.hugging_face import parse_tokenizer_json
 from ...runtime.tokenizers.kinds import KINDS
 from ...runtime.tokenizers.protocol import Codec
+from ...runtime.tokenizers.vocabulary import SENTENCEPIECE, Vocabulary
+from ..files.held_files import HeldFile
+from ..files.metadata_fields import read_json_object
 from ..formats.checkpoint import Checkpoint
-from ..formats.held_files import HeldFile
-from ..formats.metadata_fields import read_json_object
-from ..formats.tokenizer_files import SETTINGS_FILE, PublishedTokenizer
+from ..published_tokenizer.json_parts import read_around, to_bytes, without_ends
+from ..published_tokenizer.tokenizer_files import SETTINGS_FILE, PublishedTokenizer
 from .added_tokens import with_added_tokens
 from .carried_files import carried, written_anew
-from .json_parts import read_around, to_bytes
 from .tokenizer import open_codec
 from .tokenizer_json import NotExpressible, TokenizerJson, first_difference
 from .tokenizer_settings import correct_settings, settings_of_json, settings_of_model
@@ -52,8 +53,9 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
         path = artifact / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(carried(file))
-    model = tokenizer.model
+    model, origin = tokenizer.model, tokenizer.made_from
     if tokenizer.kind != SENTENCEPIECE:
+        model, origin = _without_ends(model, origin, tokenizer)
         model = written_anew(model, what=tokenizer.path)
     (artifact / KINDS[tokenizer.kind].file).write_bytes(model)
     correct_settings(artifact, vocabulary, codec, source=tokenizer.path)
@@ -64,18 +66,34 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
             f"since {tokenizer.why_not_sentencepiece}"
         )
     if tokenizer.tokenizer_json is not None:
-        (artifact / TOKENIZER_JSON_FILE).write_bytes(tokenizer.tokenizer_json)
+        beside, origin = _without_ends(tokenizer.tokenizer_json, origin, tokenizer)
+        (artifact / TOKENIZER_JSON_FILE).write_bytes(beside)
     elif tokenizer.kind == SENTENCEPIECE:
         return _write_beside_model(tokenizer, codec, artifact, vocabulary, max_positions=most)
     if SETTINGS_FILE not in tokenizer.companions:
         made = settings_of_json(codec, vocabulary, max_positions=most)
         content = to_json({**tokenizer.settings, **made})
         (artifact / SETTINGS_FILE).write_text(content, encoding="utf-8")
-    if tokenizer.made_from is None:
+    if origin is None:
         return AS_PUBLISHED
-    origin = f"made from {tokenizer.made_from}"
-    say(f"{tokenizer.path.with_name(TOKENIZER_JSON_FILE)}: {origin}")
-    return origin
+    if tokenizer.made_from is not None:
+        say(f"{tokenizer.path.with_name(TOKENIZER_JSON_FILE)}: made from {tokenizer.made_from}")
+    return f"made from {origin}"
+
+
+def _without_ends(
+    content: bytes, origin: str | None, tokenizer: PublishedTokenizer
+) -> tuple[bytes, str | None]:
+    """A ``tokenizer.json`` that ends no text, as the driver ends none; and where it comes from."""
+    found, ends = without_ends(content)
+    if not ends:
+        return content, origin
+    path = tokenizer.path.with_name(TOKENIZER_JSON_FILE)
+    say(
+        f"{path}: ends a text with {', '.join(ends)}, which a prompt must not; the artifact's "
+        "tokenizer.json ends it with nothing"
+    )
+    return found, f"{origin or TOKENIZER_JSON_FILE}, without its end of a text"
 
 
 def _write_beside_model(

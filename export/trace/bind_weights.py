@@ -27,16 +27,22 @@ def leave_unbound(value: ir.Value) -> None:
     )
 
 
-def bind(graph: ir.Graph, read: Callable[[str], np.ndarray]) -> None:
+def bind(
+    graph: ir.Graph,
+    read: Callable[[str], np.ndarray],
+    rows_of: Callable[[str], weights.ComputeRows | None] = lambda _name: None,
+) -> None:
     """Give every parameter its lazy weight; constants have their numbers already.
 
     Args:
         graph: as traced.
         read: yields a parameter of ``Mistral`` by name, float32; called when a weight is written.
+        rows_of: what yields some rows of a parameter alone; None where all come at once.
     """
     for name, value in graph.initializers.items():
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor) and tensor.location == _NOWHERE:
             source = functools.partial(read, name)
-            lazy = weights.weight(name, source, shape=tensor.shape.numpy())
+            shape = tensor.shape.numpy()
+            lazy = weights.weight(name, source, shape=shape, compute_rows=rows_of(name))
             value.const_value = lazy.const_value

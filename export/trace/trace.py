@@ -16,15 +16,15 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram
 
-from ...console.end_with_parent import end_with_parent
 from ...graphs.operator import schema
 from ...runtime import contract
 from ...runtime.errors import TraceError
 from ..cache_choice import WINDOWED, CacheChoice, geometry_of
 from ..config import MistralConfig, config_from_json
 from ..model.model import Mistral
-from ..model.rope import rope_tables
+from ..model.rope import rope_of
 from .bind_weights import leave_unbound
+from .rope_nodes import compute_rope_tables
 
 # Sizes to trace with: all different, none of them 0 or 1, which torch would take for constants.
 _BATCH, _NEW, _PAST = 2, 3, 5
@@ -59,7 +59,8 @@ def trace(config: MistralConfig, cache: CacheChoice = WINDOWED) -> ir.Model:
     ClearMetadataAndDocStringPass()(model)
     _forget_numbers(model.graph)
     onnxscript.optimizer.fold_constants(model)
-    _leave_parameters_unbound(model.graph, config)
+    compute_rope_tables(model.graph, rope_of(config), num_positions=config.max_position_embeddings)
+    _leave_parameters_unbound(model.graph)
     _name_by_contract(model.graph, geometry_of(config, cache))
     _forget_origins(model.graph)
     model.producer_name, model.producer_version = "tramontane", None
@@ -132,13 +133,10 @@ def _forget_origins(graph: ir.Graph) -> None:
         value.metadata_props.clear()
 
 
-def _leave_parameters_unbound(graph: ir.Graph, config: MistralConfig) -> None:
-    """Folded constants have their values already; rope tables get theirs here."""
-    known = dict(zip(("cos_cache", "sin_cache"), rope_tables(config), strict=True))
-    for name, value in graph.initializers.items():
-        if name in known:
-            value.const_value = ir.tensor(known[name].numpy(), name=name)
-        elif value.const_value is None:
+def _leave_parameters_unbound(graph: ir.Graph) -> None:
+    """Folded constants have their values already."""
+    for value in graph.initializers.values():
+        if value.const_value is None:
             leave_unbound(value)
 
 
@@ -156,11 +154,7 @@ def _name_by_contract(graph: ir.Graph, geometry: contract.Geometry) -> None:
 
 
 def main() -> int:
-    """Read config and cache as JSON from standard input, write the graph to standard output.
-
-    The argument is the number of the process that reads it, with which this one ends.
-    """
-    end_with_parent(int(sys.argv[1]))
+    """Read config and cache as JSON from standard input, write the graph to standard output."""
     config, cache = json.load(sys.stdin)
     # What torch may print is not part of the graph.
     with os.fdopen(os.dup(1), "wb") as out:

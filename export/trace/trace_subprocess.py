@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
-import sys
 
 import onnx
 import onnx_ir as ir
 
+from ...console.end_with_parent import command_of
 from ...runtime.errors import TraceError
 from ..cache_choice import WINDOWED, CacheChoice
 from ..config import MistralConfig
@@ -29,8 +28,7 @@ def trace_in_subprocess(config: MistralConfig, cache: CacheChoice = WINDOWED) ->
         TraceError: torch could not trace the model; its own words follow.
     """
     done = subprocess.run(
-        # -P: a json.py beside the weights, say, is nothing that we run.
-        [sys.executable, "-P", "-m", _MODULE, str(os.getpid())],
+        command_of(_MODULE),
         input=json.dumps([dataclasses.asdict(one) for one in (config, cache)]).encode(),
         capture_output=True,
         check=False,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ...runtime.cache import default_rows
 from ...runtime.sizes import format_bytes
+from ..weights import bits_of
 from .attention import LintedAttention, attentions, genai_layers, names, window_of
 from .facts import Facts, LintFinding, dimension, number, section
 
@@ -168,7 +169,7 @@ def _row_bytes(facts: Facts, attention: LintedAttention) -> int | None:
     G, D = dimension(attention.past, 1), dimension(attention.past, 3)
     if not isinstance(D, int):
         D = number(facts.config, "head_dim") or number(facts.decoder, "head_size")
-    dtype = None if attention.past is None else attention.past.dtype
-    if not isinstance(G, int) or D is None or dtype is None:
+    bits = bits_of(None if attention.past is None else attention.past.dtype)
+    if not isinstance(G, int) or D is None or bits is None:
         return None
-    return 2 * G * D * dtype.bitwidth // 8
+    return 2 * G * D * bits // 8

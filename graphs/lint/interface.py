@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from ...runtime.contract import INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, past, present
 from ...runtime.sizes import format_bytes
+from ..weights import bits_of
 from .attention import cache_inputs
 from .facts import Facts, LintFinding, dimension, listing, number
 
@@ -81,7 +82,7 @@ def logits_of_all(facts: Facts) -> Iterator[LintFinding]:
     n, T = dimension(logits, 1), dimension(inputs.get(INPUT_IDS), 1)
     if _ASK_FOR_LOGITS & inputs.keys() or n in (None, 1) or n != T or not isinstance(V, int):
         return
-    size = (logits.dtype.bitwidth if logits is not None and logits.dtype is not None else 32) // 8
+    bits = bits_of(None if logits is None else logits.dtype) or 32
     yield LintFinding(
         rule="logits-of-all",
         severity="warning",
@@ -89,7 +90,7 @@ def logits_of_all(facts: Facts) -> Iterator[LintFinding]:
         found=f"(batch, {n}, {V}): logits of every position",
         consequence=(
             f"for one next token, a prompt of {_TOKENS} tokens computes {_TOKENS} rows of logits: "
-            f"{format_bytes(_TOKENS * V * size)}"
+            f"{format_bytes(_TOKENS * V * bits // 8)}"
         ),
         advice=(
             f"export with {NUM_LOGITS_TO_KEEP} (onnxruntime-genai's builder: prune_lm_head=true)"

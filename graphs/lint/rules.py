@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from . import cache, interface, kernels, storage, weights, window
+from . import cache, interface, kernels, query_scale, storage, weights, window
 from .facts import Facts, LintFinding, gather_facts
 
 __all__ = ["RULES", "LintFinding", "lint"]
@@ -29,6 +29,7 @@ RULES: tuple[Rule, ...] = (
     cache.cache_grows,
     cache.cache_rows_unnamed,
     window.rope_table_short,
+    query_scale.query_scale_lost,
     # What runs.
     kernels.opset_too_new,
     kernels.operator_unknown,

@@ -35,6 +35,7 @@ class Slot(enum.IntEnum):
     HEAD_SINK = 11
     K_SCALE = 12
     V_SCALE = 13
+    ATTENTION_MASK = 14  # of our own kernel alone: how many new positions are padding
 
 
 PROJECTIONS = (Slot.QUERY, Slot.KEY, Slot.VALUE)

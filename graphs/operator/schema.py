@@ -30,6 +30,8 @@ INPUTS = (
     "sin_cache",
 )
 OUTPUTS = ("attention", "present_key", "present_value")
+ROPE_TABLES = ("cos_cache", "sin_cache")  # inputs too; nodes of these names compute them
+ROPE_FREQUENCIES = "inverse_frequencies"  # the initializer that they are computed from
 
 
 def named_inputs(node: ir.Node) -> dict[str, ir.Value]:

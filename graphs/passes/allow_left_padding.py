@@ -10,8 +10,8 @@ sequence's tokens from its first row on, with what the mask's sum leaves out beh
 there, padding on the left is padding on the right. Logits return to the columns of their tokens.
 TopK is stable (of equal values the lower index comes first), so that columns without padding on
 the left keep their order: then nothing moves, and no number changes.
-A graph whose kernel drops rows by itself (``sliding_window_cache``) is left alone: that kernel
-takes no padding on either side, and says so when it runs.
+A graph where onnxruntime's kernel drops rows by itself (``sliding_window_cache``) is left alone:
+that kernel takes no padding on either side, and says so when it runs. Our own takes it.
 Source: ONNX operator specification, TopK-11 and GatherND-13.
 """
 
@@ -21,22 +21,22 @@ import onnx_ir as ir
 
 from ...runtime import contract
 from ...runtime.errors import GraphError
-from ..linear import Linear, as_linear, gathers
-from ..probing.attention_caches import has_windowed_cache
+from ..operator.group_query_attention import EVICTS, is_group_query_attention
+from ..operator.schema import MICROSOFT
 
 _TO_THE_END = 2**63 - 1
 
 
 class AllowLeftPadding(ir.passes.InPlacePass):
-    """The gather of the embedding's rows, and the linear layer that makes ``logits``."""
+    """The gather of the embedding's rows, and what reads the last layer's output."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply the pass; a graph whose tokens are moved already is left alone."""
         graph = model.graph
-        gather, head = _ends(graph)
-        embedded = gather.outputs[0]
+        last_of_rows, reader = _ends(graph)
+        embedded = last_of_rows.outputs[0]
         read_by = {user.op_type for user, _ in embedded.uses()}
-        if has_windowed_cache(graph) or read_by == {"GatherND"}:
+        if _takes_no_padding(graph) or read_by == {"GatherND"}:
             return ir.passes.PassResult(model, modified=False)
         inputs = {value.name: value for value in graph.inputs}
         tokens, mask = inputs[contract.INPUT_IDS], inputs[contract.ATTENTION_MASK]
@@ -48,36 +48,60 @@ class AllowLeftPadding(ir.passes.InPlacePass):
         order = _order(tape, "order", tape.op("Unsqueeze", [new, last]), size, largest=1)
         places = _order(tape, "places", order, size, largest=0)
         moved = ir.node("GatherND", [embedded, order], {"batch_dims": 1})
-        returned = ir.node("GatherND", [head.input, places], {"batch_dims": 1})
+        returned = ir.node("GatherND", [reader.inputs[0], places], {"batch_dims": 1})
         embedded.replace_all_uses_with(moved.outputs[0])
         moved.replace_input_with(0, embedded)
-        graph.insert_before(gather, list(tape.nodes))
-        graph.insert_after(gather, moved)
-        head.matmul.replace_input_with(0, returned.outputs[0])
-        graph.insert_before(head.matmul, returned)
+        graph.insert_before(last_of_rows, list(tape.nodes))
+        graph.insert_after(last_of_rows, moved)
+        reader.replace_input_with(0, returned.outputs[0])
+        graph.insert_before(reader, returned)
         return ir.passes.PassResult(model, modified=True)
 
 
-def _ends(graph: ir.Graph) -> tuple[ir.Node, Linear]:
-    """The gather of the embedding's rows, (B, T, M), and the head."""
-    gather = next(
-        (
-            node
-            for node in gathers(graph)
-            if any(value is not None and value.name == contract.INPUT_IDS for value in node.inputs)
-        ),
-        None,
+def _takes_no_padding(graph: ir.Graph) -> bool:
+    return any(
+        is_group_query_attention(node)
+        and node.domain == MICROSOFT
+        and node.attributes.get_int(EVICTS, 0) == 1
+        for node in graph
     )
-    head = next(
-        (as_linear(value.producer()) for value in graph.outputs if value.name == contract.LOGITS),
-        None,
+
+
+def _ends(graph: ir.Graph) -> tuple[ir.Node, ir.Node]:
+    """The node that makes the embedding's rows, and the last that reads all positions' (B, T, M).
+
+    The first is the gather, or the product behind it that gives a smoothed table's columns their
+    own size. The last is the head's matmul, or the slice before it that keeps the last positions.
+    """
+    gather = next((node for node in graph if _gathers_tokens(node)), None)
+    reader = next(
+        (value.producer() for value in graph.outputs if value.name == contract.LOGITS), None
     )
-    if gather is None or head is None:
+    if gather is None or reader is None or "MatMul" not in reader.op_type:
         raise GraphError(
             f"{contract.LOGITS}: expected an embedding gathered by {contract.INPUT_IDS} and a "
-            "linear layer at the end; run this pass before weights are quantized"
+            "linear layer at the end"
         )
-    return gather, head
+    before = reader.inputs[0].producer() if reader.inputs[0] is not None else None
+    last = before if before is not None and before.op_type == "Slice" else reader
+    users = [user for user, _ in gather.outputs[0].uses()]
+    return users[0] if len(users) == 1 and _multiplies_columns(users[0]) else gather, last
+
+
+def _multiplies_columns(node: ir.Node) -> bool:
+    return node.op_type == "Mul" and any(
+        one is not None and one.is_initializer() for one in node.inputs
+    )
+
+
+def _gathers_tokens(node: ir.Node) -> bool:
+    """Whether it gathers rows of the embedding, in any type, by the graph's tokens."""
+    if node.op_type not in ("Gather", "GatherBlockQuantized"):
+        return False
+    rows, ids = node.inputs[:2]
+    axis = node.attributes.get_int("gather_axis", node.attributes.get_int("axis", 0))
+    is_weight = rows is not None and rows.is_initializer() and axis == 0
+    return is_weight and ids is not None and ids.name == contract.INPUT_IDS
 
 
 def _order(

@@ -1,4 +1,4 @@
-"""Give the attention its body in standard ops.
+"""Give the attention operator a function body of standard operators.
 
 Before:  SlidingWindowAttention(...), a custom operator
 After:   the same node, and its definition as a function of the model

@@ -13,6 +13,7 @@ from ..operator.group_query_attention import (
     is_group_query_attention,
     slot,
 )
+from ..operator.schema import MICROSOFT
 
 _WITH_BATCH = 4  # dimensions of scales that are given for each channel
 
@@ -23,6 +24,15 @@ def has_windowed_cache(graph: ir.Graph) -> bool:
         is_group_query_attention(node) and node.attributes.get_int(EVICTS, 0) == 1
         for node in graph
     )
+
+
+def appends_to_one_sequence(graph: ir.Graph) -> bool:
+    """Whether an attention takes several tokens after others only where the batch is one sequence.
+
+    Source: onnxruntime 1.32, GroupQueryAttention on the processor: "batch_size must be 1 when
+    sequence_length > 1 and past context is given". Our own kernel has no such rule.
+    """
+    return any(is_group_query_attention(node) and node.domain == MICROSOFT for node in graph)
 
 
 def holds_cache_in_half(graph: ir.Graph) -> bool:

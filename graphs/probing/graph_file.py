@@ -43,7 +43,9 @@ def read_proto(path: Path) -> onnx.ModelProto:
                     if tensor.ByteSize():
                         _refuse_tensor(tensor)
     except (DecodeError, ValueError) as error:  # ValueError: a name that is not UTF-8
-        raise ContractError(f"{path}: not an ONNX graph ({error}); copy it again") from error
+        raise ContractError(
+            f"{path}: not an ONNX graph ({error}), expected one; copy it again"
+        ) from error
     except ContractError as error:
         raise ContractError(f"{path}: {error}; {_REMEDY}") from error
     return model

@@ -7,7 +7,8 @@ from typing import Any
 import onnx_ir as ir
 
 from ..quantization.activation_rounding import ByPosition, InBlocks, Rounding
-from ..quantization.pack_for_ort import INT8_ACCURACY
+from ..quantization.packing.pack_for_ort import INT8_ACCURACY
+from ..weights import bits_of
 
 # Their operands are integers: nodes before them round activations, nodes after them scale.
 INTEGER_MATMULS = {"MatMulInteger", "MatMulIntegerToFloat"}
@@ -62,5 +63,4 @@ def _column(node: ir.Node) -> int | None:
 
 
 def _bits(value: ir.Value | None) -> int:
-    dtype = None if value is None else value.dtype
-    return 8 if dtype is None else dtype.bitwidth
+    return bits_of(None if value is None else value.dtype) or 8

@@ -28,9 +28,20 @@ def read_graph(path: Path) -> ir.Model:
         for graph in (model.graph, *(each.graph for each in model.functions.values())):
             graph.sort()  # walks along a cycle would not end
     except Exception as error:  # what onnx_ir raises has no type of its own
-        raise ContractError(f"{path}: not an ONNX graph ({error}); copy it again") from error
+        raise ContractError(
+            f"{path}: not an ONNX graph ({_first_cause(error)}), expected one; copy it again"
+        ) from error
     if not len(model.graph):
-        raise ContractError(f"{path}: not an ONNX graph, it has no nodes; copy it again")
+        raise ContractError(
+            f"{path}: not an ONNX graph, it has no nodes, expected some; copy it again"
+        )
     ir.external_data.set_base_dir(model.graph, path.parent)
     follow_links(model, path.parent)
     return model
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """The error that the others were raised from, of which onnx_ir makes several."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

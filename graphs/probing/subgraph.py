@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
-from .attention_caches import find_cache_scales, has_windowed_cache, holds_cache_in_half
+from .attention_caches import (
+    appends_to_one_sequence,
+    find_cache_scales,
+    has_windowed_cache,
+    holds_cache_in_half,
+)
 from .linked_data import name_files_behind_links
 from .matmuls import fewest_bits
 from .read_graph import read_graph
+from .stored_product import Serialized, StoredProduct
 from .tensor_roles import TensorRoles, find_tensor_roles
-
-# A serialized graph whose weights stay in the files beside the original.
-Serialized = bytes
 
 
 class OpenedGraph:
@@ -33,6 +36,7 @@ class OpenedGraph:
         name_files_behind_links(self._proto, path)
         self.bits = fewest_bits(model.graph)  # of a layer's weights; 32: all in float
         self.has_windowed_cache = has_windowed_cache(model.graph)
+        self.appends_to_one_sequence = appends_to_one_sequence(model.graph)
         self.cache_scales = find_cache_scales(model.graph)  # by past; empty: in float
         self.holds_cache_in_half = holds_cache_in_half(model.graph)
         self._graph = model.graph
@@ -67,9 +71,40 @@ class OpenedGraph:
 
     def between(self, source: str, result: str) -> Serialized:
         """The part of the graph that makes ``result`` from ``source`` and from weights alone."""
+        nodes, weights, _ = self._made_from([result], {source})
+        inputs = [value for value in self._proto.graph.input if value.name == source]
+        return self._serialized(nodes, inputs or [_anything(source)], [_anything(result)], weights)
+
+    def stored_product(self, result: str) -> StoredProduct | None:
+        """The matmul that makes ``result``; None where it multiplies activations by others."""
+        node = next((one for one in self._proto.graph.node if result in one.output), None)
+        slots = [] if node is None else [i for i, name in enumerate(node.input) if i and name]
+        if node is None or not slots:
+            return None
+        nodes, weights, is_whole = self._made_from([node.input[slot] for slot in slots], set())
+        if not is_whole:
+            return None
+        names = [f"input {slot}" for slot in slots]
+        copies = [
+            onnx.helper.make_node("Identity", [node.input[slot]], [name])
+            for slot, name in zip(slots, names, strict=True)
+        ]
+        outputs = [onnx.ValueInfoProto(name=name) for name in names]
+        return StoredProduct(
+            operator=node.op_type,
+            source=node.input[0],
+            attributes={a.name: onnx.helper.get_attribute_value(a) for a in node.attribute},
+            slots=tuple(slots),
+            operands=self._serialized([*nodes, *copies], [], outputs, weights),
+        )
+
+    def _made_from(
+        self, results: Sequence[str], sources: Collection[str]
+    ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], bool]:
+        """Nodes and weights that make tensors from others, and whether nothing else is read."""
         graph = self._proto.graph
         made_by = {name: number for number, node in enumerate(graph.node) for name in node.output}
-        reached, needed, waiting = {source}, set(), [result]
+        reached, needed, waiting = set(sources), set(), list(results)
         while waiting:
             name = waiting.pop()
             if name in reached:
@@ -78,14 +113,18 @@ class OpenedGraph:
             if name in made_by:
                 needed.add(made_by[name])
                 waiting += [read for read in graph.node[made_by[name]].input if read]
-        inputs = [value for value in graph.input if value.name == source]
-        part = onnx.helper.make_graph(
-            [graph.node[number] for number in sorted(needed)],
-            "part",
-            inputs or [_anything(source)],
-            [_anything(result)],
-            [weight for weight in graph.initializer if weight.name in reached],
-        )
+        weights = [weight for weight in graph.initializer if weight.name in reached]
+        known = {*made_by, *sources, *(weight.name for weight in weights)}
+        return [graph.node[number] for number in sorted(needed)], weights, reached <= known
+
+    def _serialized(
+        self,
+        nodes: Sequence[onnx.NodeProto],
+        inputs: Sequence[onnx.ValueInfoProto],
+        outputs: Sequence[onnx.ValueInfoProto],
+        weights: Sequence[onnx.TensorProto],
+    ) -> Serialized:
+        part = onnx.helper.make_graph(nodes, "part", inputs, outputs, weights)
         model = onnx.helper.make_model(
             part, opset_imports=self._proto.opset_import, functions=self._proto.functions
         )

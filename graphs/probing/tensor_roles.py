@@ -24,6 +24,7 @@ class TensorRoles:
     """Names of a decoder's tensors: embedding rows, and each matmul's input and output."""
 
     embedding: str  # (B, T, M): rows of the embedding
+    stored_embedding: str  # the same as the table holds them, whose columns may have other sizes
     embedding_bits: int
     embedding_block: int | None
     head: Matmul
@@ -66,9 +67,10 @@ def find_tensor_roles(graph: ir.Graph, *, num_layers: int) -> TensorRoles:
             f"{'lm_head' if head is None else 'the embedding'}: no such node is in the graph, "
             "expected one; only the logits can be checked"
         )
-    name, bits, block = embedding
+    rows, bits, block = embedding
     return TensorRoles(
-        embedding=name,
+        embedding=name_of(_in_own_size(rows)),
+        stored_embedding=name_of(rows),
         embedding_bits=bits,
         embedding_block=block,
         head=head,
@@ -89,8 +91,19 @@ def _rows(gather: ir.Node) -> ir.Value:
     return readers[0].outputs[0] if is_followed else gathered
 
 
-def _embedding(graph: ir.Graph) -> tuple[str, int, int | None] | None:
-    """The tensor of gathered embedding rows, in float; their bits and block."""
+def _in_own_size(rows: ir.Value) -> ir.Value:
+    """Rows after each column is multiplied by a number of its own, as a smoothed table needs."""
+    readers = [reader for reader, _ in rows.uses()]
+    if len(readers) != 1 or readers[0].op_type != "Mul":
+        return rows
+    factors = next((one for one in readers[0].inputs if one is not None and one is not rows), None)
+    if factors is None or not factors.is_initializer() or factors.shape is None:
+        return rows
+    return readers[0].outputs[0] if len(factors.shape) == 1 else rows
+
+
+def _embedding(graph: ir.Graph) -> tuple[ir.Value, int, int | None] | None:
+    """Gathered embedding rows, in float; their bits and block."""
     gather = None
     for node in graph:
         is_by_tokens = any(value is not None and value.name == INPUT_IDS for value in node.inputs)
@@ -101,13 +114,13 @@ def _embedding(graph: ir.Graph) -> tuple[str, int, int | None] | None:
         return None
     table = stored_weight(gather.inputs[0])
     if gather.op_type != "Gather" or table.dtype == ir.DataType.FLOAT:
-        return name_of(_rows(gather)), *weight_rounding(gather)
+        return _rows(gather), *weight_rounding(gather)
     reached, bits = set(gather.outputs), 8
     for node in graph:
         if reached.isdisjoint(node.inputs):
             continue
         if node.op_type == "DequantizeLinear":
-            return name_of(node.outputs[0]), bits, weight_rounding(node)[1]
+            return node.outputs[0], bits, weight_rounding(node)[1]
         bits = 4 if node.op_type == "BitShift" else bits  # two codes were in one byte
         reached |= set(node.outputs)
     return None

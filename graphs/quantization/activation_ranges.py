@@ -1,4 +1,4 @@
-"""Calibration: largest magnitudes of activations, and the matrices that were rounded for them.
+"""Calibration: largest keys and values, divisors of channels, and matrices that were rounded.
 
 (numpy only)
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,15 +18,14 @@ from .rounded_matrices import RoundedMatrices
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerMaxima:
-    """The largest magnitude of each channel of what one layer computes; all float32."""
+    """The largest magnitude of each channel of what one layer holds in the cache; float32."""
 
-    attention_input: np.ndarray  # (M,), normed: what queries, keys and values are made from
-    mlp_input: np.ndarray  # (M,), normed: what gate and up are made from
     keys: np.ndarray  # (G, D), rope applied
     values: np.ndarray  # (G, D)
 
 
-_KINDS = tuple(field.name for field in dataclasses.fields(LayerMaxima))
+_KINDS = tuple(one.name for one in dataclasses.fields(LayerMaxima))
+_DIVISORS = "divisors/"  # how the names of divisors begin in a file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,37 +34,43 @@ class Calibration:
 
     layers: tuple[LayerMaxima, ...]
     rounded: RoundedMatrices | None = None  # the layers' matrices, where the method rounds them
+    # Smoothing, by the parameter whose rows are divided: a norm's, or that of ``mlp.up``. Powers
+    # of two, (rows,) float32; a parameter that is not named stays as it is.
+    divisors: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def with_rounded(self, rounded: RoundedMatrices | None) -> Calibration:
-        """The same maxima, beside rounded matrices."""
+        """The same, beside rounded matrices."""
         return dataclasses.replace(self, rounded=rounded)
 
     def to_bytes(self) -> bytes:
-        """The maxima as numpy's npz."""
+        """The maxima and the divisors as numpy's npz."""
         arrays = {
             f"{number}.{kind}": getattr(layer, kind)
             for number, layer in enumerate(self.layers)
             for kind in _KINDS
         }
+        arrays |= {f"{_DIVISORS}{name}": array for name, array in self.divisors.items()}
         written = io.BytesIO()
         np.savez(written, allow_pickle=False, **arrays)
         return written.getvalue()
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Calibration:
-        """The maxima that ``to_bytes`` wrote.
+        """What ``to_bytes`` wrote.
 
         Raises:
             GraphError: it is something else.
         """
         try:
             with np.load(io.BytesIO(content)) as arrays:
-                layers = len(arrays) // len(_KINDS)
+                divisors = [name for name in arrays if name.startswith(_DIVISORS)]
+                layers = (len(arrays) - len(divisors)) // len(_KINDS)
                 return cls(
                     layers=tuple(
                         LayerMaxima(**{kind: arrays[f"{number}.{kind}"] for kind in _KINDS})
                         for number in range(layers)
                     ),
+                    divisors={name.removeprefix(_DIVISORS): arrays[name] for name in divisors},
                 )
         except (ValueError, KeyError, OSError, EOFError) as error:
             raise GraphError(

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .dynamic_quantize import LARGEST
+from .packing.dynamic_quantize import LARGEST
 
 _SMALLEST = np.float32(1e-30)  # scale of a row of zeros in our own graphs
 _LEFT_OVER = np.float32(2 * LARGEST)  # steps of the second rounding in one of the first

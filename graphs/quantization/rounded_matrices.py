@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...runtime.durable import replace_file
 from ...runtime.errors import GraphError
 from .codes import Blocks
 from .scheme import Scheme
@@ -84,6 +84,4 @@ def write_whole(path: Path, **arrays: np.ndarray) -> None:
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    replace_file(partial, path)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..weights import Matrix
 from .codes import Blocks, dequantize
 from .methods.method import Rounder
 from .scheme import Scheme
@@ -29,7 +30,7 @@ class RoundingErrors:
     def noting(self, rounder: Rounder) -> Rounder:
         """A rounder that does the same, and notes what it did."""
 
-        def round_and_note(matrix: np.ndarray, scheme: Scheme, name: str) -> Blocks:
+        def round_and_note(matrix: Matrix, scheme: Scheme, name: str) -> Blocks:
             blocks = rounder(matrix, scheme, name)
             with (self.folder / _NAME).open("a", encoding="utf-8") as file:
                 file.write(json.dumps([name, relative_error(matrix, blocks, scheme)]) + "\n")
@@ -52,7 +53,7 @@ class RoundingErrors:
         return found
 
 
-def relative_error(matrix: np.ndarray, blocks: Blocks, scheme: Scheme) -> float:
+def relative_error(matrix: Matrix, blocks: Blocks, scheme: Scheme) -> float:
     """The length of the difference over that of the matrix (N, K); 0 of a matrix of zeros."""
     moved = whole = 0.0
     rows = max(1, _SLICE_WEIGHTS // matrix.shape[1])

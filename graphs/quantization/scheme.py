@@ -18,7 +18,7 @@ class Scheme:
 
     bits: int  # one of ``BITS``
     block: int  # weights that share a scale
-    method: str = "round_to_nearest"  # as in ``methods/known.py``
+    method: str = "round_to_nearest"  # as in ``methods/all_methods.py``
     scales: str = FLOAT_SCALES  # the type that scales are stored in, one of ``SCALE_TYPES``
 
     @property

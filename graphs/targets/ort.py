@@ -15,10 +15,10 @@ from ..passes.fuse_skip_norm import FuseSkipNorm
 from ..passes.lower_attention import LowerAttention
 from ..passes.pack_qkv import PackQkv
 from ..quantization.matrix_schemes import MatrixSchemes
-from ..quantization.pack_dynamic_int8 import PackInBytes
-from ..quantization.pack_for_ort import PackForOrt
-from ..quantization.pack_matrices import PackMatrices
-from ..quantization.recipes.known import find_recipe
+from ..quantization.packing.pack_dynamic_int8 import PackInBytes
+from ..quantization.packing.pack_for_ort import PackForOrt
+from ..quantization.packing.pack_matrices import PackMatrices
+from ..quantization.recipes.all_recipes import find_recipe
 from ..quantization.recipes.recipe import Recipe
 from .portable import TARGET as PORTABLE
 from .target import Target
@@ -47,9 +47,9 @@ class Ort(Target):
                 return f"{recipe.where(rule)} has 2 bits and {found}; take one of {takes}"
         return super().lacks_kernels(recipe)
 
-    def stacks_projections(self, head_dim: int, *, has_rope: bool, has_head_norms: bool) -> bool:
+    def stacks_projections(self, head_dim: int, *, has_rope: bool, changes_heads: bool) -> bool:
         """Where nothing in front of the kernel reads queries and keys alone, as rope may."""
-        return not has_head_norms and (not has_rope or head_dim % ROTARY_HEAD_MULTIPLE == 0)
+        return not changes_heads and (not has_rope or head_dim % ROTARY_HEAD_MULTIPLE == 0)
 
     def packer(self, schemes: MatrixSchemes) -> PackMatrices:
         """Blocks of codes; bytes in columns where activations are rounded as they come."""

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from ..passes.attach_function import AttachBody
 from ..quantization.matrix_schemes import MatrixSchemes
-from ..quantization.pack_for_portable import PackForPortable
+from ..quantization.packing.pack_for_portable import PackForPortable
 from ..quantization.recipes.recipe import Recipe
 from .target import Target
 

@@ -1,6 +1,6 @@
 """What a target is: the passes of its graphs, what they store, and what cannot run on it.
 
-A target is a module of this folder that holds it as ``TARGET``; ``known.py`` lists them.
+A target is a module of this folder that holds it as ``TARGET``; ``all_targets.py`` lists them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import abc
 from typing import TYPE_CHECKING
 
 from ...runtime.errors import GraphError
-from ..quantization.recipes.known import find_recipe, recipe_names
+from ..quantization.recipes.all_recipes import find_recipe, recipe_names
 from ..quantization.recipes.recipe import FLOAT_BITS, Recipe
 from ..quantization.scheme import SCALE_TYPES
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from ..quantization.matrix_schemes import MatrixSchemes
-    from ..quantization.pack_matrices import PackMatrices
+    from ..quantization.packing.pack_matrices import PackMatrices
 
 
 class Target(abc.ABC):
@@ -49,7 +49,7 @@ class Target(abc.ABC):
         head_dim: int,  # noqa: ARG002 - most do not
         *,
         has_rope: bool,  # noqa: ARG002
-        has_head_norms: bool,  # noqa: ARG002
+        changes_heads: bool,  # noqa: ARG002
     ) -> bool:
         """Whether one matrix makes queries, keys and values, where they are stored in one way."""
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..quantization.matrix_schemes import MatrixSchemes
-from ..quantization.pack_for_web import PackForWeb
+from ..quantization.packing.pack_for_web import PackForWeb
 from ..quantization.recipes.recipe import Recipe
 from ..quantization.scheme import FLOAT_SCALES
 from .ort import Ort

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from ...runtime.contract import MODEL_FILE
 from ...runtime.errors import GraphError
 from .. import weights
-from ..quantization import packed_weight
+from ..quantization.packing import packed_weight
 from . import external_data
 from .external_data import Place
 from .journal import Journal

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from ...runtime.errors import GraphError
 from .. import weights
+from ..operator.schema import ROPE_FREQUENCIES
 from ..passes.pack_qkv import parts_of
 from ..quantization.quantize_cache import SCALES_NAME
 from ..quantization.recipes.recipe import Recipe
@@ -88,7 +89,7 @@ def _describe(value: ir.Value, recipe: Recipe) -> dict[str, Any]:
     if packing is not None and origin is not None:
         bits, block, numbers = packing
         codes = {"name": name, "shape": list(numbers), "bits": bits, "block": block}
-        return {**codes, **origin._asdict()}
+        return {**codes, **{name: one for name, one in origin._asdict().items() if one}}
     entry = {"name": name, "shape": list(shape), "bits": dtype.bitwidth}
     if weights.is_scales(value):
         entry["why_float"] = WHY_SCALES
@@ -102,8 +103,8 @@ def _why_float(name: str, shape: tuple[int, ...], recipe: Recipe) -> str:
         return "scales of the cache's channels"
     if not recipe.is_quantized:
         return f"QUANT={recipe.name}"
-    if name in ("cos_cache", "sin_cache"):
-        return "rope table: computed, not learned"
+    if name == ROPE_FREQUENCIES:
+        return "rope's frequencies: computed, not learned"
     if len(shape) < 2:
         return "a norm's vector: too small to matter"
     matrix = name.removesuffix(weights.TRANSPOSED)

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...runtime.durable import replace_file
 from .external_data import Place
 
 _READ_BYTES = 1 << 22
@@ -74,10 +74,10 @@ class Journal:
         return count, digests
 
     def _replace(self, entries: Sequence[dict[str, Any]]) -> None:
-        """Write all lines at once: a process killed meanwhile leaves the old ones."""
+        """Write all lines at once: a kill or a power loss meanwhile leaves the old ones."""
         fresh = self.path.with_suffix(".new")
         fresh.write_text("".join(map(_line, entries)), encoding="utf-8")
-        os.replace(fresh, self.path)
+        replace_file(fresh, self.path)
 
     def _entries(self) -> list[dict[str, Any]]:
         """All whole lines; the last may have been cut off."""

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from ...runtime.contract import HALF, MODEL_FILE, NATIVE_MODEL_FILE
 from ...runtime.errors import GraphError
+from ..passes.allow_left_padding import AllowLeftPadding
 from ..passes.use_native_attention import UseNativeAttention
 
 
@@ -27,4 +28,6 @@ def write_native_graph(folder: Path, *, cache_dtype: str = "float32") -> None:
             f"{folder / MODEL_FILE}: has no GroupQueryAttention to replace, expected one a layer; "
             "export for --target ort, or without --native"
         )
+    AllowLeftPadding()(model)  # onnxruntime's kernel takes no padding where it evicts rows
+    ir.passes.common.NameFixPass()(model)
     ir.save(model, folder / NATIVE_MODEL_FILE)

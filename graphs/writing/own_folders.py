@@ -6,13 +6,13 @@ before anything else, or by the manifest that lists an artifact's files.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
 
 from ...runtime.contract import MANIFEST_FILE
 from ...runtime.errors import ContractError
+from ...runtime.untrusted.json_text import read_object
 
 MARK_FILE = ".tramontane"
 
@@ -33,7 +33,8 @@ def is_marked(folder: Path, kind: str) -> bool:
     path = folder / MARK_FILE
     if folder.is_symlink() or not path.is_file():
         return False
-    return path.read_bytes() == _text(kind).encode()
+    expected = _text(kind).encode()
+    return path.stat().st_size == len(expected) and path.read_bytes() == expected
 
 
 def _text(kind: str) -> str:
@@ -98,10 +99,10 @@ def files_of_artifact(folder: Path) -> set[str] | None:
     other programs too.
     """
     try:
-        content = json.loads((folder / MANIFEST_FILE).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = read_object(folder / MANIFEST_FILE)
+    except ContractError:
         return None
-    if not isinstance(content, dict) or "manifest_sha256" not in content:
+    if "manifest_sha256" not in content:
         return None
     files = content.get("files")
     return {MANIFEST_FILE, *files} if isinstance(files, dict) else None

@@ -8,6 +8,7 @@ is in it. A folder without the mark is refused and stays.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import filelock
 
+from ...runtime.durable import sync_file, sync_folder
 from ...runtime.errors import ContractError
 from .own_folders import MARK_FILE, is_free, is_marked, mark, target_of
 
@@ -44,11 +46,17 @@ class PartialFolder:
         self.lock.release()
 
     def remove(self) -> None:
-        """Remove the folder, its lock last: a run that finds no lock there begins to write."""
+        """Remove the folder, its lock last: a run that finds no lock there begins to write.
+
+        The mark goes when the rest is gone from the disk too: without it the rest would be
+        nobody's.
+        """
         content = list(self.path.iterdir()) if self.path.is_dir() else []
         for path in sorted(content, key=lambda path: (path.is_file(), path.name)):
             if path.name not in (_LOCK, MARK_FILE):
                 _remove(path)
+        with contextlib.suppress(OSError):  # what stays is what the next run removes
+            sync_folder(self.path)
         shutil.rmtree(self.path, ignore_errors=True)
         self.lock.release()
         if os.name == "nt":  # where an open file can't be removed
@@ -82,7 +90,10 @@ def open_partial(out: Path, kind: PartialKind) -> PartialFolder:
         partial.mkdir(parents=True, exist_ok=True)
         _refuse_links(partial, kind)
         lock.acquire(timeout=0)
-        mark(partial, kind.content)
+        if not is_marked(partial, kind.content):
+            mark(partial, kind.content)
+        sync_file(partial / MARK_FILE)  # before the rest: without it the rest is nobody's
+        sync_folder(partial)
     except filelock.Timeout as error:
         raise ContractError(
             f"{out}: {kind.another} is writing it; wait for it, or {kind.advice}"
@@ -92,13 +103,27 @@ def open_partial(out: Path, kind: PartialKind) -> PartialFolder:
     return PartialFolder(path=partial, lock=lock)
 
 
+def wait_for_others(out: Path, *, most_s: float) -> None:
+    """Wait while another run writes ``out``: for a moment, one whose parent was killed does.
+
+    Args:
+        out: the folder's final name.
+        most_s: seconds to wait; then ``open_partial`` refuses.
+    """
+    lock = partial_of(out) / _LOCK
+    if lock.is_file():
+        with contextlib.suppress(filelock.Timeout), filelock.FileLock(lock, timeout=most_s):
+            pass
+
+
 def _is_ours(partial: Path, kind: PartialKind) -> bool:
     """Whether a folder is absent, empty, marked, or of a run killed before it could mark it."""
     if is_free(partial) or is_marked(partial, kind.content):
         return True
     if partial.is_symlink() or not partial.is_dir():
         return False
-    return all(path.name == _LOCK and not path.stat().st_size for path in partial.iterdir())
+    begun = (_LOCK, MARK_FILE)
+    return all(path.name in begun and not path.stat().st_size for path in partial.iterdir())
 
 
 def _refuse_links(partial: Path, kind: PartialKind) -> None:

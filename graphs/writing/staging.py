@@ -10,15 +10,15 @@ happens where it leads, and the link stays.
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...runtime.contract import DATA_FILE, MANIFEST_FILE
+from ...runtime.durable import rename, sync_names_of, sync_tree
 from ...runtime.errors import ContractError, TraceError, TramontaneError
-from .durable import sync_folder, sync_tree
+from ...runtime.untrusted.json_text import read_object
 from .journal import Identity, Journal
 from .own_folders import files_of_artifact, foreign_files, is_free, refuse_mounted, target_of
 from .partial_folder import PartialKind, open_partial
@@ -122,10 +122,10 @@ def claimed(out: Path, *, replace: bool = True) -> Iterator[Claim]:
         assert claim.staging is not None, "the block has begun no folder"
         refuse_occupied(out, replace=replace)  # it may have been made, or changed, meanwhile
         sync_tree(claim.staging.folder)
+        sync_names_of(partial.path)
         if target.exists():
-            target.rename(replaced)
-        claim.staging.folder.rename(target)
-        sync_folder(target.parent)
+            rename(target, replaced)
+        rename(claim.staging.folder, target)
     except BaseException as error:
         with contextlib.suppress(OSError):  # the next run tries again
             _bring_back(target, replaced)
@@ -197,9 +197,9 @@ def note_of_replaced(out: Path, *, is_proved: bool) -> str:
 def _named(out: Path) -> str:
     """Model and recipe of an artifact, as far as its manifest can be read."""
     try:
-        content = json.loads((out / MANIFEST_FILE).read_bytes())
+        content = read_object(out / MANIFEST_FILE)
         return f" ({content['origin']['name']}, {content['quant']} for {content['target']})"
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+    except (ContractError, KeyError, TypeError):
         return ""
 
 
@@ -253,5 +253,5 @@ def _bring_back(out: Path, replaced: Path) -> None:
     if replaced.exists() and is_free(out):
         if out.exists():
             out.rmdir()
-        replaced.rename(out)
+        rename(replaced, out)
     shutil.rmtree(replaced, ignore_errors=True)

@@ -16,7 +16,7 @@ import numpy as np
 import sentencepiece
 from tramontane import __version__
 from tramontane.runtime import Session
-from tramontane.runtime.ort_session import ort
+from tramontane.runtime.ort.ort_session import ort
 from tramontane.runtime.tokenizers.detokenizer import Detokenizer
 
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
 
 def do(job: dict[str, Any]) -> dict[str, Any]:
     """Decode, tokenize and score as the job says."""
-    session = Session.load(job["artifact"])
+    session = Session.load(job["artifact"], native=job.get("native"))
     tokenizer, prompts = session.tokenizer, job["prompts"]
     tokens = [continue_greedily(session, prompt, job["new_tokens"]) for prompt in prompts]
     read = [tokenizer.encode(text) for text in job["texts"]]

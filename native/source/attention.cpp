@@ -69,8 +69,8 @@ void rotate(const Call& call, const float* from, int64_t position, float scale, 
 Sequence plan_sequence(const Call& call, int64_t b) {
   Sequence found;
   const int64_t total = static_cast<int64_t>(call.last_tokens[b]) + 1;
-  found.past = std::max<int64_t>(total - call.T, 0);
-  found.count = total - found.past;
+  found.count = new_tokens(call, b);
+  found.past = total - found.count;
   const int64_t rows = call.evicts ? call.past_rows : std::numeric_limits<int64_t>::max();
   found.past_first = call.evicts ? first_held(found.past, rows, call.window) : 0;
   found.first = call.evicts ? first_held(total, rows, call.window) : 0;
@@ -310,6 +310,15 @@ void run(const Threads& threads, int64_t count, void (*task)(void*, size_t), Job
 
 }  // namespace
 
+int64_t new_tokens(const Call& call, int64_t b) {
+  const int64_t total = static_cast<int64_t>(call.last_tokens[b]) + 1;
+  if (call.mask == nullptr) return std::min(call.T, total);
+  const int64_t* const columns = call.mask + (b + 1) * call.mask_columns - call.T;
+  int64_t padded = 0;
+  while (padded < call.T && columns[padded] == 0) ++padded;
+  return std::min(padded == call.T ? call.T : call.T - padded, total);
+}
+
 int64_t first_held(int64_t tokens, int64_t rows, int64_t window) {
   if (tokens <= rows) return 0;
   const int64_t at_once = rows - window + 1;
@@ -344,7 +353,9 @@ bool attend(const Call& call, const Kernels& kernels, const Threads& threads) {
   run(threads, heads, prepare, job, call.T <= 4 && !moves_rows);
   const bool is_small = call.T * read * call.H * call.D < kSmall;
   run(threads, heads * blocks * job.splits, attend_task, job, is_small);
-  for (int64_t head = 0; job.splits > 1 && head < heads; ++head) merge(job, head);
+  for (int64_t head = 0; job.splits > 1 && head < heads; ++head) {
+    if (job.sequences[head / call.G].count > 0) merge(job, head);
+  }
   if (!appends_first) run(threads, heads, finish, job, false);
   return !job.lacks_memory;
 }

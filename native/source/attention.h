@@ -28,6 +28,10 @@ struct Call {
   void* present_key;
   void* present_value;
   const int32_t* last_tokens;  // (B): index of each sequence's last token
+  // (B, mask_columns): how many of the last T columns are 0 before the first 1 tells how many of
+  // the T positions hold no new token; nullptr: none, but those of a sequence shorter than T.
+  const int64_t* mask;
+  int64_t mask_columns;
   const float* cos;            // (P, D / 2)
   const float* sin;            // (P, D / 2)
   const float* key_scales;     // (G, D), of RowType::kInt8 alone
@@ -40,6 +44,9 @@ struct Threads {
   void* context;
   void (*run)(void* context, int64_t count, void (*task)(void* data, size_t index), void* data);
 };
+
+// How many of the T new tokens sequence b has. They are its first ones; padding is behind them.
+int64_t new_tokens(const Call& call, int64_t b);
 
 // Runs a call; false where memory is short, and the present is then undefined. The caller has
 // checked that shapes fit and that positions lie inside the tables.

@@ -97,6 +97,7 @@ Shape random_shape(Random& random, const Kernels& kernels) {
 double run(Random& random, const Kernels& kernels, const Shape& shape, int chunks) {
   const int64_t B = 1 + below(random, 3), G = shape.G, H = shape.H, D = shape.D;
   const bool in_place = below(random, 2) == 0, is_packed = below(random, 2) == 0;
+  const bool has_mask = below(random, 2) == 0;
   const int64_t most = 2000, bytes = bytes_of(shape.type);
   std::normal_distribution<float> normal;
   Floats cos(static_cast<size_t>(most * D / 2)), sin(cos.size()), scales(static_cast<size_t>(G * D));
@@ -121,7 +122,14 @@ double run(Random& random, const Kernels& kernels, const Shape& shape, int chunk
       for (float& x : *all) x = normal(random);
     }
     std::vector<int32_t> last(static_cast<size_t>(B), static_cast<int32_t>(total - 1));
-    if (chunk == 0) {  // prompts of a batch may differ in length
+    std::vector<int64_t> mask;
+    for (int64_t b = 0; has_mask && b < B; ++b) {  // any number of new tokens, in any call
+      const int64_t count = 1 + below(random, T);
+      for (int64_t t = 0; t < T; ++t) mask.push_back(t >= T - count);
+      last[static_cast<size_t>(b)] = static_cast<int32_t>(
+          static_cast<int64_t>(histories[static_cast<size_t>(b)].keys.size()) + count - 1);
+    }
+    if (chunk == 0 && !has_mask) {  // prompts of a batch may differ in length
       for (int32_t& one : last) one = static_cast<int32_t>(below(random, T));
       if (B == 1) last[0] = static_cast<int32_t>(T - 1);
       else if (T > 1) chunks = 1;
@@ -160,6 +168,8 @@ double run(Random& random, const Kernels& kernels, const Shape& shape, int chunk
     call.present_key = in_place ? keys.data() : new_keys.data();
     call.present_value = in_place ? values.data() : new_values.data();
     call.last_tokens = last.data();
+    call.mask = has_mask ? mask.data() : nullptr;
+    call.mask_columns = T;
     call.cos = cos.data(), call.sin = sin.data();
     const bool is_int8 = shape.type == RowType::kInt8;
     call.key_scales = call.value_scales = is_int8 ? scales.data() : nullptr;
@@ -170,7 +180,8 @@ double run(Random& random, const Kernels& kernels, const Shape& shape, int chunk
     if (!attend(call, kernels, serial)) std::abort();
     for (int64_t b = 0; b < B; ++b) {
       History& history = histories[static_cast<size_t>(b)];
-      const int64_t after = last[static_cast<size_t>(b)] + 1, past = std::max<int64_t>(after - T, 0);
+      const int64_t after = last[static_cast<size_t>(b)] + 1, past = has_mask ? static_cast<int64_t>(history.keys.size())
+                                                                                       : std::max<int64_t>(after - T, 0);
       for (int64_t t = 0; t < after - past; ++t) {
         Floats k(static_cast<size_t>(G * D)), v(k.size());
         for (int64_t g = 0; g < G; ++g) {

@@ -16,8 +16,15 @@
 namespace tramontane::KERNELS {
 namespace {
 
-constexpr int kAhead = 4096;  // bytes from what is read to what is fetched from memory
+constexpr int kLine = 64;  // bytes that are fetched from memory at once
 constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+// Begins to fetch a row, or its numbers from `d` on up to `end`, if a line of memory begins there.
+template <typename Stored>
+void fetch(const Stored* row, int d, int end) {
+  constexpr int kCount = kLine / static_cast<int>(sizeof(Stored));
+  for (d = (d + kCount - 1) / kCount * kCount; d < end; d += kCount) __builtin_prefetch(row + d);
+}
 
 // Scores of `queries` query rows and kLanes / queries keys: scores[q * kBlock + key].
 template <int queries, typename Stored>
@@ -31,10 +38,7 @@ void score_tile(const float* rows, const Stored* keys, int head_size, float* sco
   }
   for (int d = kLanes; d < head_size; d += kLanes) {
     Floats key[kKeys];
-    for (int k = 0; k < kKeys; ++k) {
-      key[k] = load(keys + k * head_size + d);
-      __builtin_prefetch(keys + k * head_size + d + kAhead / static_cast<int>(sizeof(Stored)));
-    }
+    for (int k = 0; k < kKeys; ++k) key[k] = load(keys + k * head_size + d);
     for (int q = 0; q < queries; ++q) {
       const Floats query = load(rows + q * head_size + d);
       for (int k = 0; k < kKeys; ++k) products[q * kKeys + k] += query * key[k];
@@ -54,11 +58,16 @@ void score_tile(const float* rows, const Stored* keys, int head_size, float* sco
   }
 }
 
+// Meanwhile fetches as many rows of `next`, unless that is null.
 template <int queries, typename Stored>
-void score_rows(const float* rows, const Stored* keys, int count, int head_size, float* scores) {
+void score_rows(const float* rows, const Stored* keys, const Stored* next, int count,
+                int head_size, float* scores) {
   constexpr int kKeys = kLanes / queries > 0 ? kLanes / queries : 1;
   int k = 0;
   for (; k + kKeys <= count; k += kKeys) {
+    for (int i = 0; next != nullptr && i < kKeys; ++i) {
+      fetch(next + (k + i) * head_size, 0, head_size);
+    }
     score_tile<queries>(rows, keys + k * head_size, head_size, scores + k);
   }
   for (; k < count; ++k) {
@@ -72,11 +81,13 @@ void score_rows(const float* rows, const Stored* keys, int count, int head_size,
   }
 }
 
-// outputs += weights * values for `queries` query rows.
+// outputs += weights * values for `queries` query rows. Meanwhile fetches as many rows of `next`.
 template <int queries, typename Stored>
-void weigh_rows(const float* weights, const Stored* values, int count, int head_size,
-                float* outputs) {
-  constexpr int kWide = kLanes == 1 ? 1 : 4;  // vectors of one row at once
+void weigh_rows(const float* weights, const Stored* values, const Stored* next, int count,
+                int head_size, float* outputs) {
+  // Vectors of one row at once: as many as there are registers for, with their sums and a weight.
+  constexpr int kMost = 4 * queries + 4 + 1 <= kRegisters ? 4 : 2;
+  constexpr int kWide = kLanes == 1 ? 1 : kMost;
   int d = 0;
   for (; d + kWide * kLanes <= head_size; d += kWide * kLanes) {
     Floats total[queries][kWide];
@@ -86,10 +97,9 @@ void weigh_rows(const float* weights, const Stored* values, int count, int head_
     for (int k = 0; k < count; ++k) {
       Floats value[kWide];
       for (int i = 0; i < kWide; ++i) {
-        const Stored* const from = values + k * head_size + d + i * kLanes;
-        value[i] = load(from);
-        __builtin_prefetch(from + kAhead / static_cast<int>(sizeof(Stored)));
+        value[i] = load(values + k * head_size + d + i * kLanes);
       }
+      if (next != nullptr) fetch(next + k * head_size, d, d + kWide * kLanes);
       for (int q = 0; q < queries; ++q) {
         const float weight = weights[q * kBlock + k];
         for (int i = 0; i < kWide; ++i) total[q][i] += value[i] * weight;
@@ -146,30 +156,37 @@ void soften(const Queries& queries, float* scores, int count, int64_t first) {
   }
 }
 
+// One block. Where it lies in the cache, its values are fetched while its keys are read, and the
+// keys of the next block while its values are read.
 template <typename Stored>
 void attend_block(const Queries& queries, const Stored* keys, const Stored* values, int count,
-                  int64_t first, float* scores) {
+                  int64_t first, bool fetches, float* scores) {
   const int D = queries.head_size;
+  const auto next = [&](const Stored* rows, int q) { return fetches && q == 0 ? rows : nullptr; };
+  const Stored* const more_keys = keys + count * D;
   int q = 0;
   for (; q + 4 <= queries.count; q += 4) {
-    score_rows<4>(queries.rows + q * D, keys, count, D, scores + q * kBlock);
+    score_rows<4>(queries.rows + q * D, keys, next(values, q), count, D, scores + q * kBlock);
   }
   for (; q + 2 <= queries.count; q += 2) {
-    score_rows<2>(queries.rows + q * D, keys, count, D, scores + q * kBlock);
+    score_rows<2>(queries.rows + q * D, keys, next(values, q), count, D, scores + q * kBlock);
   }
   for (; q < queries.count; ++q) {
-    score_rows<1>(queries.rows + q * D, keys, count, D, scores + q * kBlock);
+    score_rows<1>(queries.rows + q * D, keys, next(values, q), count, D, scores + q * kBlock);
   }
   soften(queries, scores, count, first);
   q = 0;
   for (; q + 4 <= queries.count; q += 4) {
-    weigh_rows<4>(scores + q * kBlock, values, count, D, queries.outputs + q * D);
+    weigh_rows<4>(scores + q * kBlock, values, next(more_keys, q), count, D,
+                  queries.outputs + q * D);
   }
   for (; q + 2 <= queries.count; q += 2) {
-    weigh_rows<2>(scores + q * kBlock, values, count, D, queries.outputs + q * D);
+    weigh_rows<2>(scores + q * kBlock, values, next(more_keys, q), count, D,
+                  queries.outputs + q * D);
   }
   for (; q < queries.count; ++q) {
-    weigh_rows<1>(scores + q * kBlock, values, count, D, queries.outputs + q * D);
+    weigh_rows<1>(scores + q * kBlock, values, next(more_keys, q), count, D,
+                  queries.outputs + q * D);
   }
 }
 
@@ -197,10 +214,10 @@ void attend_rows(const Queries& queries, const Rows& rows) {
     if (converts_once) {
       to_floats(keys, keys_as_floats, count * D);
       to_floats(values, values_as_floats, count * D);
-      attend_block<float>(queries, keys_as_floats, values_as_floats, count, rows.first + row,
+      attend_block<float>(queries, keys_as_floats, values_as_floats, count, rows.first + row, false,
                           scores);
     } else {
-      attend_block<Stored>(queries, keys, values, count, rows.first + row, scores);
+      attend_block<Stored>(queries, keys, values, count, rows.first + row, true, scores);
     }
   }
 }

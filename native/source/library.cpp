@@ -1,4 +1,5 @@
 // The custom-operator library: registers the operator with onnxruntime, checks what it is given.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <initializer_list>
@@ -17,7 +18,8 @@ namespace {
 constexpr const char* kDomain = "tramontane.native";
 constexpr const char* kName = "GroupQueryAttention";
 
-// The inputs in order: those of com.microsoft.GroupQueryAttention, which this operator replaces.
+// The inputs in order: those of com.microsoft.GroupQueryAttention, which this operator replaces,
+// and one more.
 enum Slot : size_t {
   kQuery,  // or query, key and value in one; then the two behind it are left out
   kKey,
@@ -33,12 +35,13 @@ enum Slot : size_t {
   kSinks,
   kKeyScales,
   kValueScales,
+  kMask,  // its last T columns say how many of the T positions are padding
   kInputs,
 };
 constexpr const char* kNames[kInputs] = {
     "query",     "key",       "value",        "past_key",       "past_value",
     "seqlens_k", "total_sequence_length", "cos_cache", "sin_cache", "position_ids",
-    "attention_bias", "head_sink", "k_scale", "v_scale"};
+    "attention_bias", "head_sink", "k_scale", "v_scale", "attention_mask"};
 constexpr size_t kOutputs = 3;
 constexpr int kMostDimensions = 4;
 
@@ -195,6 +198,11 @@ ort::Status* read_shapes(const Kernel& kernel, const Tensor* given, Call* call) 
     return refuse(api, "%s: past_key has %lld rows; expected at least the window, %lld", kName,
                   static_cast<long long>(C), static_cast<long long>(kernel.window));
   }
+  if (given[kMask].is_given()) {
+    call->mask_columns = given[kMask].rank == 2 ? std::max(given[kMask].shape[1], T) : T;
+    RETURN_IF_FAILED(expect_shape(api, kNames[kMask], given[kMask], {B, call->mask_columns}));
+  }
+  call->mask = static_cast<const int64_t*>(given[kMask].data);
   call->P = given[kCos].is_given() ? given[kCos].shape[0] : 0;
   if (kernel.rotates) {
     RETURN_IF_FAILED(expect_shape(api, "cos_cache", given[kCos], {call->P, D / 2}));
@@ -219,7 +227,8 @@ ort::Status* read_shapes(const Kernel& kernel, const Tensor* given, Call* call) 
 ort::Status* check_lengths(const Kernel& kernel, const Call& call, int64_t longest) {
   for (int64_t b = 0; b < call.B; ++b) {
     const int64_t total = static_cast<int64_t>(call.last_tokens[b]) + 1;
-    if (total < 1 || total > longest || (total < call.T && longest > call.T)) {
+    const bool is_padded = total < call.T && longest > call.T;  // in a later call
+    if (total < 1 || total > longest || (is_padded && call.mask == nullptr)) {
       return refuse(kernel.api, "%s: sequence %lld has %lld tokens, %lld of them new; expected 1 to %lld",
                     kName, static_cast<long long>(b), static_cast<long long>(total),
                     static_cast<long long>(call.T), static_cast<long long>(longest));
@@ -228,9 +237,10 @@ ort::Status* check_lengths(const Kernel& kernel, const Call& call, int64_t longe
       return refuse(kernel.api, "%s: position %lld is beyond the rope tables of %lld rows", kName,
                     static_cast<long long>(total - 1), static_cast<long long>(call.P));
     }
-    if (!kernel.evicts && total - call.T > call.past_rows) {
+    const int64_t past = total - new_tokens(call, b);
+    if (!kernel.evicts && past > call.past_rows) {
       return refuse(kernel.api, "%s: %lld past tokens in a cache of %lld rows", kName,
-                    static_cast<long long>(total - call.T), static_cast<long long>(call.past_rows));
+                    static_cast<long long>(past), static_cast<long long>(call.past_rows));
     }
   }
   return nullptr;
@@ -298,7 +308,7 @@ constexpr Operator make_operator() {
                                       : type == RowType::kFloat16 ? ort::kFloat16
                                                                   : ort::kInt8;
     if (index == kPastKey || index == kPastValue) return rows;
-    if (index == kPositions) return ort::kInt64;
+    if (index == kPositions || index == kMask) return ort::kInt64;
     return index == kLastTokens || index == kTotal ? ort::kInt32 : ort::kFloat;
   };
   op.get_output_type = [](const ort::CustomOp* self, size_t index) -> ort::ElementType {

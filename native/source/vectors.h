@@ -19,6 +19,12 @@
 
 namespace tramontane::KERNELS {
 
+#if defined(KERNELS_AVX512) || defined(KERNELS_NEON)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
+#endif
+
 #if defined(KERNELS_AVX512)
 constexpr int kLanes = 16;
 #elif defined(KERNELS_AVX2)

@@ -11,18 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import ContractError
-from ..rewindable_session import RewindableSession
-from ..sizes import counted
-from ..token_ids import checked_ids
-from ..tokenizers.detokenizer import Detokenizer
+from ..sequences.rewindable_session import RewindableSession
+from ..sequences.token_ids import checked_ids
 from .async_generation import AsyncGeneration
-from .generation import DEFAULT_NEW_TOKENS, Generation, Request
-from .logprobs import checked_top
+from .continuation import continuation_of
+from .generation import Generation, Request
 from .sampler import Sampler
-from .speculation import Speculation
-from .stop_strings import StopStrings
-
-_CONTEXT = 64  # tokens before new ones that may decide how their text begins
 
 
 class GeneratingSession(RewindableSession):
@@ -74,7 +68,6 @@ class GeneratingSession(RewindableSession):
         geometry = model.geometry
         changes = guard.changes
         tokens = self._tokens_of(prompt, is_first=reuse, allow_special=allow_special)
-        stops = StopStrings(stop)
         with guard:
             unfinished = None if self._generation is None else self._generation()
             if unfinished is not None and unfinished.is_live:
@@ -85,27 +78,25 @@ class GeneratingSession(RewindableSession):
             before = self._guarded.cached.ids[: 0 if reuse else None]
             ids = checked_ids(tokens, geometry, after=len(before))[0]
             whole = np.concatenate([before, ids])
-            known = [int(token) for token in whole if token >= 0]  # seek() skips some
+            made = continuation_of(
+                model,
+                whole,
+                new=len(ids),
+                max_new_tokens=max_new_tokens,
+                sampler=sampler,
+                stop=stop,
+                logprobs=logprobs,
+            )
+            self._guarded.refuse_memory(tokens=len(whole) + made.left)
             request = Request(
                 artifact=model.folder,
                 prompt=tokens,
                 reuse=reuse,
-                speculation=Speculation(self._guarded.run_times) if speculate else None,
-                max_new_tokens=self._new_tokens(len(whole), max_new_tokens),
-                eos_token_ids=model.manifest.vocabulary.eos_token_ids,
-                choose=(sampler or Sampler()).start(known),
-                top_logprobs=checked_top(logprobs, vocab_size=geometry.vocab_size),
+                speculation=self._guarded.speculation() if speculate else None,
                 cancel=cancel or Event(),
                 progress=progress,
             )
-            generation = Generation(
-                self._guarded,
-                guard,
-                request,
-                detokenizer=Detokenizer(model.tokenizer, known[-max(len(ids), _CONTEXT) :]),
-                stops=stops,
-                changes=changes,
-            )
+            generation = Generation(self._guarded, guard, request, made, changes=changes)
             self._generation = weakref.ref(generation)
         return generation
 
@@ -161,20 +152,6 @@ class GeneratingSession(RewindableSession):
         generation = None if self._generation is None else self._generation()
         if generation is not None:
             generation.cancel()
-
-    def _new_tokens(self, total: int, asked: int | None) -> int:
-        """How many tokens may follow so many: as many as asked for, if they fit."""
-        if asked is not None and asked < 0:
-            raise ContractError(f"max_new_tokens is {asked}; expected 0 or more")
-        limit = self._guarded.model.manifest.geometry.max_positions
-        count = min(DEFAULT_NEW_TOKENS, limit - total) if asked is None else asked
-        if total + count > limit:
-            raise ContractError(
-                f"max_new_tokens is {count} after {counted(total, 'token')}; the artifact has "
-                f"{limit} positions, so ask for at most {limit - total}"
-            )
-        self._guarded.refuse_memory(tokens=total + count)
-        return count
 
     def _tokens_of(
         self, prompt: str | Sequence[int], *, is_first: bool = False, allow_special: bool

@@ -7,15 +7,18 @@ from collections.abc import Sequence
 
 from .tokenizer import Tokenizer
 
+_LONGEST = 4  # bytes of a character
+
 
 class Detokenizer:
     """Text of tokens as they come; a character is returned when all its bytes are there.
 
-    All pieces of text together are ``decode(prompt + tokens)`` without ``decode(prompt)``.
+    All pieces of text together are ``decode(prompt + tokens)`` without ``decode(prompt)``; where
+    the prompt ends inside a character, without the prompt's whole characters.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> None:
-        """Begin after the tokens of a prompt, which are whole characters."""
+        """Begin after the tokens of a prompt."""
         self._tokenizer = tokenizer
         # The text of a token depends on what precedes it: SentencePiece drops the first space of a
         # sequence. The latest tokens that gave any text are enough context, so that the cost of a
@@ -24,6 +27,11 @@ class Detokenizer:
         self._context_text = tokenizer.decode(self._context)
         self._waiting: list[int] = []
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        for token in self._context[-_LONGEST:]:
+            self._utf8.decode(tokenizer.token_bytes(token) or b"")
+        # The bytes of a character that the prompt ends inside, one U+FFFD for all or for each.
+        for _ in self._utf8.getstate()[0]:
+            self._context_text = self._context_text.removesuffix("\ufffd")
 
     def push(self, token: int) -> str:
         """Text that this token completes; empty while a character lacks bytes.

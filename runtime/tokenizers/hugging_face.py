@@ -45,7 +45,7 @@ class HuggingFace:
             self._tokenizer = parse_tokenizer_json(
                 json.dumps(_renamed(described, special)).encode()
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"a part of it is missing or of another kind: {error!r}") from error
         self._ids = {text: token for token, text in self._added.items()}
         _refuse_other_ids(self._ids, self._with_special)

@@ -1,24 +1,19 @@
-"""The kinds of tokenizer that an artifact may have, and how each is opened.
+"""The kinds of tokenizer that an artifact may have: the file of each, and what parses it.
 
 A new kind is a file beside this one with a ``protocol.Codec``, and an entry in ``KINDS``.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from ..contract import MANIFEST_FILE, TOKENIZER_FILE, TOKENIZER_JSON_FILE
+from ..contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
 from ..errors import ContractError
-from ..manifest import SENTENCEPIECE, TOKENIZERS, Manifest
 from ..untrusted.fields import shown
-from ..untrusted.files import read_file
-from ..untrusted.json_text import LARGE_BYTES
 from .added_tokens import AddedTokens
 from .protocol import Codec
-from .tokenizer import Tokenizer
+from .vocabulary import SENTENCEPIECE, TOKENIZERS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,22 +45,6 @@ KINDS = {
 }
 
 
-def find_kind(folder: Path, manifest: Manifest) -> Kind:
-    """Find the kind of an artifact's tokenizer.
-
-    Raises:
-        ContractError: this version has no such kind, or the package that it needs is missing.
-    """
-    name = manifest.vocabulary.kind
-    kind = kind_named(name, where=f"{folder / MANIFEST_FILE}: ")
-    if kind.package is not None and importlib.util.find_spec(kind.package) is None:
-        raise ContractError(
-            f"{folder / MANIFEST_FILE}: vocabulary.kind is {name!r}, which needs the package "
-            f"{kind.package}, and it is not installed; pip install {kind.package}"
-        )
-    return kind
-
-
 def kind_named(name: str, *, where: str = "") -> Kind:
     """The kind of that name; ``where`` begins the message.
 
@@ -79,26 +58,3 @@ def kind_named(name: str, *, where: str = "") -> Kind:
             "reads; update tramontane: pip install path/to/tramontane, from a newer checkout"
         )
     return KINDS[name]
-
-
-def open_tokenizer(folder: Path, manifest: Manifest) -> Tokenizer:
-    """Open an artifact's tokenizer.
-
-    Raises:
-        ContractError: its kind is unknown or needs a package that is missing, its file is missing
-            or damaged, or prompts begin with a start token that the manifest does not name.
-    """
-    kind = find_kind(folder, manifest)
-    path = folder / kind.file
-    if not path.is_file():
-        raise ContractError(f"{path}: missing; copy the artifact again")
-    content = read_file(path, most=LARGE_BYTES, remedy="copy the artifact again")
-    try:
-        codec = kind.parse(content, manifest.vocabulary.added_tokens)
-    except (ValueError, RecursionError) as error:
-        raise ContractError(
-            f"{path}: not a {manifest.vocabulary.kind} model ({error}); copy the artifact again"
-        ) from error
-    return Tokenizer(
-        codec, manifest.vocabulary, path=path, vocab_size=manifest.geometry.vocab_size
-    )

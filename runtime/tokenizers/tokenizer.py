@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ContractError
-from ..manifest import Vocabulary
+from ..untrusted.fields import shown
 from .protocol import Codec
+from .vocabulary import Vocabulary
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF  # surrogates that stand for bytes 0x80 to 0xFF
@@ -99,6 +101,13 @@ class Tokenizer:
 
     def _has(self, token: int) -> bool:
         """Whether the codec has a token of the model."""
+        try:
+            operator.index(token)
+        except TypeError as error:
+            raise ContractError(
+                f"{self._path}: token {shown(token)}; expected a whole number, as encode gives; "
+                "decode what encode or the model made"
+            ) from error
         if not 0 <= token < self._vocab_size:
             raise ContractError(
                 f"{self._path}: token {token}; expected 0 to {self._vocab_size - 1}, the "

@@ -24,7 +24,18 @@ _NAMES: dict[Any, str] = {
     type(None): "null",
 }
 
-_SHORT = reprlib.Repr()
+_BITS = 14_000  # of a whole number that is shown; Python refuses to write those beyond 4300 digits
+
+
+class _Repr(reprlib.Repr):
+    def repr_int(self, value: int, level: int) -> str:
+        bits = value.bit_length()
+        if bits > _BITS:
+            return f"<a whole number of {bits} bits>"
+        return super().repr_int(value, level)
+
+
+_SHORT = _Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = _SHOWN
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 from tramontane.bench.process import ProcessUsage, run
@@ -24,6 +25,18 @@ def test_peak_is_that_of_the_command_and_not_of_its_end() -> None:
     assert 150 << 20 < large - small < 250 << 20
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts mapped pages")
+def test_a_mapped_file_is_no_memory_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(200 << 20))
+    found = python(
+        f"import mmap, time; f = open({str(path)!r}, 'rb'); m = mmap.mmap(f.fileno(), 0, "
+        "prot=mmap.PROT_READ); sum(m[::4096]); time.sleep(0.4)"
+    )
+    assert found.peak_bytes > 200 << 20
+    assert found.own_peak_bytes < 50 << 20
+
+
 def test_output_status_and_lines_are_those_of_the_command() -> None:
     found = python(
         "import sys, time; print('first', file=sys.stderr, flush=True); time.sleep(0.3); "
@@ -35,6 +48,14 @@ def test_output_status_and_lines_are_those_of_the_command() -> None:
     assert late - early >= 0.2
     assert found.seconds >= late
     assert not found.was_stopped
+
+
+def test_time_of_the_processor_is_not_that_of_waiting() -> None:
+    waits = python("import time; time.sleep(0.5)")
+    works = python(
+        "import time; start = time.process_time()\nwhile time.process_time() < start + 0.5: pass"
+    )
+    assert works.cpu_seconds - waits.cpu_seconds == pytest.approx(0.5, abs=0.2)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from tramontane.cli import main as cli
+from tramontane.console.status import EXIT_INTERRUPTED
 
 from .calls import refusal
 
@@ -18,6 +20,17 @@ def test_a_folder_that_is_not_there_is_named(
     assert f"{missing}: no such folder" in refusal(capsys, "export", missing)
     assert f"{missing}: no such folder" in refusal(capsys, "run", missing)
     assert f"{tmp_path}: not a checkpoint" in refusal(capsys, "export", tmp_path)
+
+
+def test_ctrl_c_while_arguments_are_read_prints_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "parser", interrupt)
+    assert cli.main(["export"]) == EXIT_INTERRUPTED
+    assert capsys.readouterr().err == "\ntramontane: interrupted\n"
 
 
 def test_help_imports_nothing_heavy() -> None:

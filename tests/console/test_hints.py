@@ -149,6 +149,36 @@ def test_switches_have_their_value_and_what_make_lacks_is_left_out(
     )
 
 
+@pytest.mark.parametrize("maker", ["", "make"])
+def test_a_known_model_without_weights_says_how_to_get_some(
+    maker: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(hints.CALLER, maker)
+    monkeypatch.setenv(hints.OPTIONS, "GEOMETRY MODEL OUT")
+    assert cli.main(["export", "mistral-7b-v0.1"]) == 2
+    said = capsys.readouterr().err
+    assert "mistral-7b-v0.1: a known model's geometry, without weights; expected a che" in said
+    download = "hf download mistralai/Mistral-7B-v0.1 --local-dir models/mistral-7b-v0.1"
+    synthesize = (
+        "make synthetic GEOMETRY=mistral-7b-v0.1 OUT=artifacts/mistral-7b-v0.1"
+        if maker
+        else "tramontane synthesize mistral-7b-v0.1 artifacts/mistral-7b-v0.1"
+    )
+    assert f"{download}, or write random weights: " in said
+    assert f"{synthesize}; then name its folder\n" in said
+    assert cli.main(["inspect", "mistral-7b-v0.1"]) == 0
+    printed = capsys.readouterr().out
+    assert "\nweights: none, this is a known model's name; download a model: " in printed
+    assert printed.endswith(f"{synthesize}; then name its folder\n")
+    (tmp_path / "models" / "mistral-7b-v0.1").mkdir(parents=True)
+    assert cli.main(["export", "mistral-7b-v0.1"]) == 2
+    assert "; name models/mistral-7b-v0.1\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["export", "inspect", "validate"])
 def test_a_name_on_the_hub_says_how_to_download_it(
     command: str,

@@ -23,13 +23,17 @@ LISTS = {
     ("bench-peers", "ONLY"),
     ("bench-quality", "ONLY"),
     ("native-wheels", "ONLY"),
+    ("native-platforms", "ONLY"),
     ("gguf", "ONLY"),
     ("bench-peers", "PREFILL"),
     ("bench-peers", "DECODE"),
     ("bench-export", "LAYERS"),
     ("bench-export", "QUANTS"),
+    ("sweep", "MODELS"),
+    ("sweep", "QUANTS"),
+    ("sweep", "TARGETS"),
 }
-REPEATED = {"ADAPTER"}  # lists whose words are each given with the flag
+REPEATED = {"ADAPTER", "CALIBRATION_TEXT"}  # lists whose words are each given with the flag
 WORD = 'it\'s$5$(HOME)$$"q"#\\;&|*?~`id`{a,b}%=:<>!'
 TEXT = f"{WORD}  two spaces, a trailing backslash\\\nand\ta second line\\"
 
@@ -70,6 +74,17 @@ def test_every_option_reaches_its_command_as_it_was_typed(clone: Clone, target: 
     for given in (values, unnamed):
         assert clone.make(target, env=given).returncode == 0
     assert lost(target, values, clone.calls()) == []
+
+
+@pytest.mark.parametrize(("target", "key"), [("sign", "key.pem"), ("verify", "key.pub")])
+def test_a_signature_has_a_default_key(clone: Clone, target: str, key: str) -> None:
+    assert clone.make(target).returncode == 0
+    assert f"--key={key}" in clone.calls()[-1]
+
+
+def test_an_option_of_two_lines_is_explained_whole() -> None:
+    explained = MAKEFILE.options_of("export")["SCHEDULER"]
+    assert explained.endswith("or local:N for N processes (default: this process)")
 
 
 def test_only_make_itself_drops_a_space_before_a_value_and_not_from_the_environment(
@@ -170,7 +185,7 @@ def test_a_targets_help_explains_every_option_that_it_reads_in_a_line(target: st
     assert max(map(len, describe(MAKEFILE).splitlines())) <= 99
     printed = describe_target(MAKEFILE, target).splitlines()
     assert max(map(len, printed)) <= 99
-    recipe = MAKEFILE.recipes[target]
+    recipe = MAKEFILE.recipes[target] or MAKEFILE.recipes["$(READY)"]  # of dev
     for _ in range(4):
         recipe = re.sub(r"\$\(([a-z-]+)\)", lambda m: MAKEFILE.macros.get(m[1], ""), recipe)
     read = set(re.findall(r"\$\$\{?([A-Z_]+)|\((?:call \w+,|if )(?:\$\()?([A-Z_]+)", recipe))
@@ -186,6 +201,50 @@ def test_every_option_that_is_explained_is_read_by_a_target() -> None:
     read = {(name, target) for target in TARGETS for name in MAKEFILE.options_of(target)}
     for name, target in MAKEFILE.options:
         assert (name, target) in read or (not target and name in {one for one, _ in read}), name
+
+
+REFUSED = [
+    ("export QANT=int8", "make export: unknown option QANT=, expected QUANT=; make help-export"),
+    ("export quant=int8", "make export: unknown option quant=, expected QUANT=; make help-export"),
+    ("sweep MODEL=x", "make sweep: it has no option MODEL=, expected MODELS=; make help-sweep"),
+    ("sweep QUANT=x", "make sweep: it has no option QUANT=, expected QUANTS=; make help-sweep"),
+    ("card -j2 zebra=1 MODEL=x", "make card: unknown option zebra=; make help-card"),
+    ("lint types ONLY=x", "make lint types: it has no option ONLY=; make help-lint"),
+]
+
+
+@pytest.mark.parametrize(("typed", "expected"), REFUSED)
+def test_an_option_that_would_be_ignored_ends_make(
+    clone: Clone, typed: str, expected: str
+) -> None:
+    done = clone.make(*typed.split())
+    assert done.returncode == 2
+    assert f"*** {expected} lists its options.  Stop.\n" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (clone.folder / "calls").exists()
+
+
+def test_an_option_is_of_any_target_of_a_call_and_other_programs_keep_their_variables(
+    clone: Clone,
+) -> None:
+    given = ["KEY=k", "PYTHON=python3", "SHELL=/bin/sh", "CXX=c++", "CFLAGS=-O2", "HF_HOME=h"]
+    given += [
+        "PIP_INDEX_URL=p",
+        "PYTHONPATH=.",
+        "TMPDIR=/tmp",
+        "https_proxy=s",
+        "OMP_NUM_THREADS=1",
+    ]
+    assert clone.make("card", "sign", *given).returncode == 0
+    assert clone.make("dev", "PYTHON=python3").returncode == 0
+    assert clone.make("card", env={"QANT": "int8", "KEY": "k"}).returncode == 0
+
+
+def test_a_name_that_the_shell_would_read_is_refused_unread(clone: Clone) -> None:
+    done = clone.make("card", "it's;touch$(x)=1")
+    assert done.returncode == 2
+    assert "unknown option it's;touch" in done.stderr
+    assert not (clone.folder / "x").exists()
 
 
 def test_help_of_one_target_and_of_none(clone: Clone) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,8 +17,9 @@ from pathlib import Path
 import pytest
 from tramontane.cli import main as cli
 from tramontane.cli.commands import card
-from tramontane.console import status
+from tramontane.console import status, streams
 from tramontane.runtime import errors
+from tramontane.runtime.errors import ConfigError
 
 # Packages of the extra, by the names that are imported.
 EXTRA = sorted(
@@ -330,3 +333,45 @@ def test_a_table_that_nobody_reads_ends_quietly() -> None:
         command.stdout.close()
         assert command.stderr.read() == b""
     assert command.returncode == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("stdout", [subprocess.PIPE, "/dev/full"])
+def test_a_full_standard_error_leaves_the_exit_status(stdout: int | str) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*_COMMAND[:3], "inspect", "no such model"],
+            stdout=full if stdout == "/dev/full" else subprocess.PIPE,
+            stderr=full,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert not done.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="descriptors are closed so by a Unix shell")
+def test_closed_streams_are_no_files() -> None:
+    program = (
+        "from tramontane.console.status import complain\n"
+        "from tramontane.console.streams import accept_any_text\n"
+        "accept_any_text()\n"
+        "complain('nobody reads this')\n"
+        "print('nor this')\n"
+        "file = open('/dev/null')\n"
+        "raise SystemExit(file.fileno())\n"
+    )
+    for closed in ("<&- >&- 2>&-", ">&- 2>&-", "2>&-"):
+        command = f"{shlex.quote(sys.executable)} -c {shlex.quote(program)} {closed}"
+        done = subprocess.run(command, shell=True, stdout=subprocess.PIPE, check=False)
+        assert done.returncode > 2
+        assert b"nobody" not in done.stdout
+
+
+def test_a_prompt_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_MOST_BYTES", 10)
+    for read in (streams.read_standard_input, lambda: list(streams.read_lines())):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"x" * 11)))
+        with pytest.raises(ConfigError, match="standard input: is larger than 10 B, expected"):
+            read()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"x" * 10)))
+        assert "".join(read()) == "x" * 10

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tramontane.console.terminal import escaped
-from tramontane.export.tokenizer import sentencepiece_model
+from tramontane.export.published_tokenizer import sentencepiece_model
 from tramontane.runtime import manifest as manifests
 
 from ..runtime.conftest import write_artifact

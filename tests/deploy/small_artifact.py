@@ -10,6 +10,7 @@ from tramontane.runtime import manifest as manifests
 from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.contract import Geometry
 from tramontane.runtime.memory import MemoryPlan
+from tramontane.runtime.tokenizers.vocabulary import Vocabulary
 
 
 def write_artifact(folder: Path, *, files: list[str], **changes: Any) -> Path:
@@ -27,7 +28,7 @@ def write_artifact(folder: Path, *, files: list[str], **changes: Any) -> Path:
             layers=(CacheLayout(window=8, rows=24),),
             max_positions=512,
         ),
-        vocabulary=manifests.Vocabulary(bos_token_id=1, eos_token_ids=(2,), add_bos_token=True),
+        vocabulary=Vocabulary(bos_token_id=1, eos_token_ids=(2,), add_bos_token=True),
         memory=MemoryPlan(
             weights_bytes=7,
             resident_weights_bytes=7,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tramontane.export import build
 from tramontane.export.cache_choice import GROWING, WINDOWED, choose_cache, geometry_of
@@ -15,6 +18,7 @@ from tramontane.export.options import (
     ExportOptions,
 )
 from tramontane.export.window_choice import adapted
+from tramontane.graphs import weights
 from tramontane.runtime.errors import CheckpointError, ConfigError
 
 LLAMA = GEOMETRIES["llama-2-7b"]
@@ -102,3 +106,36 @@ def test_tokenizer_that_cannot_be_written_stops_the_export_before_tracing(
     with pytest.raises(CheckpointError, match="not one that can be written"):
         build.export_checkpoint(stdlib_5m, tmp_path / "out", options)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("quant", "tie"), [("int8", True), ("int8-smooth", True), ("int4-rtn", False)]
+)
+def test_matrices_that_are_read_by_rows_give_the_same_files(
+    tiny_checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    quant: str,
+    tie: bool,
+) -> None:
+    source = tiny_checkpoint(tie=tie)
+    options = ExportOptions(quant=quant, target="ort")
+    taken: list[slice] = []
+    take = weights.Rows.__getitem__
+
+    def counted(self: weights.Rows, rows: slice) -> np.ndarray:
+        taken.append(rows)
+        return take(self, rows)
+
+    monkeypatch.setattr(weights.Rows, "__getitem__", counted)
+    found = []
+    for most in (weights.WHOLE_BYTES, 0):
+        assert not taken
+        monkeypatch.setattr(weights, "WHOLE_BYTES", most)
+        out = tmp_path / "artifact"
+        build.export_checkpoint(source, out, options, resume=False)
+        files = [path for path in sorted(out.rglob("*")) if path.is_file()]
+        found.append({str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
+    assert taken
+    assert found[0] == found[1]

@@ -23,7 +23,7 @@ from tramontane.export.options import (
 from tramontane.runtime.errors import CheckpointError
 from tramontane.runtime.manifest import read_manifest
 from tramontane.validate.measurement import GateOptions
-from tramontane.validate.run_gate import prove, validate
+from tramontane.validate.run_gate import require_parity, validate
 
 Write = Callable[..., Path]
 FP32 = ExportOptions(quant="fp32", target="ort")
@@ -234,7 +234,9 @@ def test_reference_keeps_nothing_of_a_checkpoint_that_changes_under_it(
     monkeypatch.setattr(Checkpoint, "read", changing)
     out.parent.mkdir()
     said = refusal(
-        checkpoint, out, gate=lambda folder, held: prove(folder, held, GateOptions(store=store))
+        checkpoint,
+        out,
+        gate=lambda folder, held: require_parity(folder, held, GateOptions(store=store)),
     )
     assert "was written to" in said
     assert [path.name for path in store.iterdir()] == [".tramontane"]

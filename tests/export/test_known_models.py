@@ -13,7 +13,7 @@ import safetensors
 import torch
 import transformers
 from tramontane.export.formats.huggingface import read_config_json, to_hugging_face
-from tramontane.export.known_models import GEOMETRIES, find_geometry, shorten
+from tramontane.export.known_models import GEOMETRIES, HUB_NAMES, find_geometry, shorten
 from tramontane.runtime.errors import ConfigError
 
 
@@ -45,6 +45,16 @@ STATED = {
         24_011_361_280, HUB + "mistralai/Mistral-Small-3.2-24B-Instruct-2506", 438_958_080
     ),
     "ministral-8b": Stated(8_019_808_256, "the model card of Ministral-8B-Instruct-2410"),
+    "ministral-3-3b": Stated(
+        3_849_090_048, HUB + "mistralai/Ministral-3-3B-Instruct-2512", 420_083_712
+    ),
+    # Without the two scales of each FP8 matrix, which are counted there: 7 matrices a layer.
+    "ministral-3-8b": Stated(
+        8_918_026_716 - 34 * 7 * 2, HUB + "mistralai/Ministral-3-8B-Instruct-2512", 428_472_320
+    ),
+    "ministral-3-14b": Stated(
+        13_945_032_240 - 40 * 7 * 2, HUB + "mistralai/Ministral-3-14B-Instruct-2512", 438_958_080
+    ),
     "llama-3.2-1b": Stated(1_235_814_400, HUB + "meta-llama/Llama-3.2-1B-Instruct"),
     "llama-3.2-3b": Stated(3_212_749_824, HUB + "meta-llama/Llama-3.2-3B-Instruct"),
     "smollm2-135m": Stated(134_515_008, HUB + "HuggingFaceTB/SmolLM2-135M-Instruct"),
@@ -56,7 +66,7 @@ STATED = {
     "qwen3-1.7b": Stated(2_031_739_904, HUB + "Qwen/Qwen3-1.7B", 151936 * 2048),
     "qwen3-4b": Stated(4_022_468_096, HUB + "Qwen/Qwen3-4B"),
 }
-WITH_IMAGES = ("mistral-small-3.2",)
+WITH_IMAGES = ("mistral-small-3.2", "ministral-3-3b", "ministral-3-8b", "ministral-3-14b")
 # Their image encoder, as their config.json has it.
 PIXTRAL = {
     "model_type": "pixtral",
@@ -102,6 +112,13 @@ def test_transformers_builds_each_geometry_with_as_many_parameters(name: str) ->
         model = transformers.AutoModelForCausalLM.from_config(config)
     assert model.num_parameters() == GEOMETRIES[name].num_parameters
     assert type(model).__name__ == GEOMETRIES[name].architecture
+
+
+def test_each_geometry_but_the_embedded_models_has_a_repository_on_the_hub() -> None:
+    assert ["stdlib-5m", *HUB_NAMES] == list(GEOMETRIES)
+    for name, stated in STATED.items():
+        if stated.by.startswith(HUB):
+            assert HUB_NAMES[name] == stated.by.removeprefix(HUB)
 
 
 def test_the_embedded_model_has_the_geometry_of_its_name(stdlib_5m: Path) -> None:

@@ -15,7 +15,7 @@ from tramontane.export.formats.huggingface import to_hugging_face
 from tramontane.export.formats.layouts import read_config
 from tramontane.export.formats.mistral import to_params_json
 from tramontane.export.options import ExportOptions
-from tramontane.export.preflight import preflight
+from tramontane.export.planning.preflight import preflight
 from tramontane.export.window_choice import adapted, parse_window
 from tramontane.runtime.errors import ConfigError
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tramontane.fuzz import guided, trial
 from tramontane.fuzz.readers import READERS, Reader
-from tramontane.fuzz.trial import READ, TYPED, UNTYPED, Case, Folder
+from tramontane.fuzz.trial import LARGE, LIMIT_S, READ, TYPED, UNTYPED, Case, Folder
 from tramontane.runtime.errors import ContractError
 
 GOOD = b"good" * 64
@@ -34,6 +39,89 @@ def test_a_case_follows_from_its_seed(tmp_path: Path) -> None:
     )
     assert one == same != other
     assert one != GOOD
+
+
+CASES = sorted(
+    path for path in Path(__file__).with_name("cases").glob("*/*") if path.parent.name in READERS
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Folder]:
+    """A good folder of each reader, made when it is first asked for."""
+    return functools.cache(lambda name: Folder(READERS[name], tmp_path_factory.mktemp("good")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", CASES, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_a_kept_file_is_read_or_refused(folders: Callable[[str], Folder], path: Path) -> None:
+    begun = time.monotonic()
+    outcome = folders(path.parent.name).try_head(path.read_bytes())
+    assert outcome.kind in (READ, TYPED), outcome
+    assert time.monotonic() - begun < LIMIT_S
+
+
+def test_a_finding_is_made_small(tmp_path: Path) -> None:
+    def fail(content: bytes) -> None:
+        if b"\x07" in content and b"\x09" in content:
+            raise ValueError("no")
+
+    folder = Folder(reader(fail), tmp_path)
+    large = b"a" * 500 + b"\x07" + b"b" * 500 + b"\x09" + b"c" * 500
+    outcome = folder.try_head(large)
+    assert outcome.kind == UNTYPED
+    assert folder.smallest(large, outcome) == b"\x07\x09"
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are of Linux")
+def test_memory_beyond_the_limit_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "LIMIT_BYTES", 10**7)
+    folder = Folder(reader(lambda content: b"x" * (10**8 if content == b"large" else 1)), tmp_path)
+    assert folder.try_head(b"large").kind == LARGE
+    assert folder.try_head(b"small").kind == READ
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="limits are of Linux")
+@pytest.mark.slow
+def test_memory_that_is_asked_for_and_not_used_is_seen(tmp_path: Path) -> None:
+    program = f"""
+from pathlib import Path
+import numpy as np
+from tramontane.fuzz import trial
+from tramontane.fuzz.readers import Reader
+trial._limit_memory()
+folder = trial.Folder(
+    Reader(
+        file="file",
+        content=lambda _: b"good",
+        read=lambda folder: np.empty(2**40 if (folder / "file").read_bytes() == b"bad" else 1),
+    ),
+    Path({str(tmp_path)!r}),
+)
+print(folder.try_head(b"bad").kind, folder.try_head(b"fine").kind, sep=", ")"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert done.stdout.decode().strip() == f"{LARGE}, {READ}"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not guided.is_installed(), reason="atheris is not installed")
+def test_coverage_leads_to_new_inputs(tmp_path: Path) -> None:
+    counts = guided.guide_each(["manifest.json"], seconds=45, seed=0, folder=tmp_path)
+    assert counts["manifest.json"]["findings"] == 0
+    assert counts["manifest.json"]["runs"] > 100
+    assert len(list((tmp_path / "corpus" / "manifest.json").iterdir())) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not guided.is_installed(), reason="atheris is not installed")
+def test_every_reader_is_guided_by_coverage(tmp_path: Path) -> None:
+    for _ in range(2):  # the second starts from the corpora of the first
+        counts = guided.guide_each(list(READERS), seconds=len(READERS), seed=0, folder=tmp_path)
+        assert counts.keys() == READERS.keys()
+        for name, found in counts.items():
+            assert found["runs"] > 1, name
+            assert found["findings"] == 0, (name, sorted((tmp_path / "found").iterdir()))
+            assert (tmp_path / "corpus" / name / "good").is_file()
 
 
 def test_an_untyped_error_is_found_and_a_typed_one_is_not(tmp_path: Path) -> None:

@@ -90,12 +90,15 @@ def write() -> Callable[..., dict[str, str]]:
 def evaluate() -> Callable[..., dict[str, np.ndarray]]:
     """Run a graph as it is now in onnxruntime; keywords are its inputs."""
     import onnxruntime
+    from tramontane.runtime.ort.cpu_features import multiplies_int8, saturates
 
     @functools.lru_cache(maxsize=4)  # a test feeds the same graph many times
     def load(content: bytes) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
+        if saturates() and multiplies_int8(content):
+            options.add_session_config_entry("session.x64quantprecision", "1")
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def run(model: ir.Model, **feeds: Any) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 from tramontane.runtime.contract import MODEL_FILE
-from tramontane.runtime.ort_session import ort
+from tramontane.runtime.ort.ort_session import ort
 
 LAYERS = 6  # of the bundled demo model
 # Queries, keys and values in one multiplication, rope inside the attention, additions inside the
@@ -23,6 +23,7 @@ LAYER = {
 }
 LOADED = {**LAYER, "Sigmoid": 0, "Mul": 1, "QuickGelu": 1}
 MOST_AROUND = 14  # nodes that are there once: embedding, lengths, last positions, head
+ROPE = 5  # nodes of cosines and sines, which onnxruntime folds while it loads
 
 
 @pytest.mark.parametrize("recipe", ["int8-ort", "int4-ort", "int8-ort-int8"])
@@ -34,9 +35,13 @@ def test_a_layer_has_eleven_nodes_and_ten_once_loaded(
     options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
     options.log_severity_level = 3
     ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    for file, layer in ((path, LAYER), (tmp_path / "loaded.onnx", LOADED)):
+    files = (
+        (path, LAYER, MOST_AROUND + ROPE),
+        (tmp_path / "loaded.onnx", LOADED, MOST_AROUND),
+    )
+    for file, layer, around in files:
         nodes = onnx.load(file, load_external_data=False).graph.node
         found = Counter(node.op_type for node in nodes if node.op_type != "Constant")
         of_layers = {kind: count * LAYERS for kind, count in layer.items()}
         assert all(found[kind] - count in (0, 1) for kind, count in of_layers.items()), found
-        assert found.total() - sum(of_layers.values()) <= MOST_AROUND
+        assert found.total() - sum(of_layers.values()) <= around

@@ -10,9 +10,9 @@ import pytest
 from tramontane.graphs import weights
 from tramontane.graphs.pipeline import passes, run
 from tramontane.graphs.quantization.activation_ranges import Calibration
-from tramontane.graphs.quantization.pack_matrices import PackMatrices
-from tramontane.graphs.quantization.recipes.known import find_recipe
-from tramontane.graphs.targets.known import TARGETS, find_target
+from tramontane.graphs.quantization.packing.pack_matrices import PackMatrices
+from tramontane.graphs.quantization.recipes.all_recipes import find_recipe
+from tramontane.graphs.targets.all_targets import TARGETS, find_target
 from tramontane.graphs.writing.external_data import initializers_as_read
 from tramontane.runtime.contract import Geometry
 from tramontane.runtime.errors import GraphError
@@ -35,7 +35,7 @@ class BreakOpset(ir.passes.InPlacePass):
             "ort",
             "int3",
             32,
-            "--quant int3: unknown; expected one of fp32, int8, int4, int4-small, int4-rtn, int8-dynamic",
+            "--quant int3: unknown; expected one of fp32, int8, int8-smooth, int4, int4-small, int4-rtn, int8-dynamic",
         ),
         ("web", "int3", 32, "--quant int3: unknown"),
         (
@@ -61,6 +61,7 @@ def test_unknown_recipe_is_refused_by_name(
 BITS = {
     "fp32": set(),
     "int8": {(8, 16)},
+    "int8-smooth": {(8, 16)},
     "int4": {(4, 16), (8, 16)},
     # Its own blocks; the head's 16 columns fill none, which ``ort`` stores in smaller ones.
     "int4-small": {(4, 32), (8, 32)},

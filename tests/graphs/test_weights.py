@@ -97,3 +97,27 @@ def test_owner_is_the_first_of_a_chain_and_oneself_without_one(drawn: ir.Value) 
     weights.mark_same(third, second)
     assert weights.owner(third) is drawn
     assert weights.owner(drawn) is drawn
+
+
+def test_a_large_matrix_is_read_by_rows_and_a_small_one_whole(
+    normal: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = normal(4, 6)
+    value = weights.weight(
+        "w", lambda: array, shape=(4, 6), compute_rows=lambda start, stop: array[start:stop]
+    )
+    assert isinstance(weights.matrix(value), np.ndarray)
+    monkeypatch.setattr(weights, "WHOLE_BYTES", array.nbytes - 1)
+    rows = weights.matrix(value)
+    assert isinstance(rows, weights.Rows)
+    assert (rows.shape, len(rows)) == ((4, 6), 4)
+    np.testing.assert_array_equal(rows[1:9], array[1:])
+    plain = weights.weight("w", lambda: array, shape=(4, 6))
+    assert isinstance(weights.matrix(plain), np.ndarray)
+
+
+@pytest.mark.parametrize("found", [np.zeros((2, 5), "f4"), np.zeros((2, 6), "f8")])
+def test_rows_of_another_shape_or_type_are_refused(found: np.ndarray) -> None:
+    rows = weights.Rows(lambda _start, _stop: found, shape=(4, 6))
+    with pytest.raises(GraphError, match=r"rows 0 to 2 of \(4, 6\): computed as float"):
+        rows[:2]

@@ -15,7 +15,7 @@ from tramontane.console import process_per_core
 from tramontane.export.options import (
     ExportOptions,
 )
-from tramontane.graphs.quantization.recipes.known import find_recipe
+from tramontane.graphs.quantization.recipes.all_recipes import find_recipe
 from tramontane.interop import __main__ as command
 from tramontane.interop import cases, rows
 from tramontane.interop.cases import Case, Exported

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS
+from tramontane.export.published_tokenizer.probe_texts import PROBE_TEXTS
 from tramontane.interop import cases
 from tramontane.interop.cases import Exported
 from tramontane.runtime.errors import ContractError
@@ -30,6 +30,7 @@ def test_every_case_has_a_name_of_its_own_and_the_stories_come_with_the_shared_f
         "stories15M fp32 ort, window 32",
         "stories15M fp32 ort, no window",
         "stories15M fp32 ort, windows by layer",
+        "stories15M fp32 ort, as Ministral 3",
     ]
 
 

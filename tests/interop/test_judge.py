@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tramontane.environments.errors import Absent
-from tramontane.graphs.quantization.recipes.known import find_recipe
+from tramontane.graphs.quantization.recipes.all_recipes import find_recipe
 from tramontane.interop.cases import Exported
 from tramontane.interop.judge import BOUNDS, Answer, Cell, ExpectedAnswer, Failed, ask, judge
 from tramontane.interop.runtimes import OTHERS, Runtime

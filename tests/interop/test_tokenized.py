@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import transformers
 from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.published_tokenizer.probe_texts import around
 from tramontane.export.tokenizer.tokenizer import CheckpointTokenizer
-from tramontane.export.tokenizer.tokenizer_probes import around
 from tramontane.interop.tokenized import ADDED, ADDED_TOKENS, CHAT, MAKERS, make_checkpoint
-from tramontane.runtime.manifest import SENTENCEPIECE, TOKENIZERS
+from tramontane.runtime.tokenizers.vocabulary import SENTENCEPIECE, TOKENIZERS
 
 pytestmark = pytest.mark.slow
 

@@ -24,7 +24,7 @@ import tramontane.export.sidecars.card  # noqa: F401
 from tramontane.cli import main as cli
 from tramontane.export import build
 from tramontane.graphs import weights
-from tramontane.graphs.targets.known import TARGETS, find_target
+from tramontane.graphs.targets.all_targets import TARGETS, find_target
 from tramontane.graphs.writing import artifact, external_data
 
 _PIECES = 8  # of a weight that is written slowly

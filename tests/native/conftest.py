@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from tramontane.native import build
-from tramontane.runtime import native_library
 from tramontane.runtime.errors import ConfigError
+from tramontane.runtime.ort import native_library
 
 from ..once import Once
 

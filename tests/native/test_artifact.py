@@ -11,11 +11,11 @@ import pytest
 from tramontane.export.build import export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.options import ExportOptions
-from tramontane.runtime import native_library
 from tramontane.runtime.contract import DATA_FILE, MODEL_FILE, NATIVE_MODEL_FILE
 from tramontane.runtime.errors import ContractError, ParityError
 from tramontane.runtime.model import Model
-from tramontane.validate.run_gate import prove
+from tramontane.runtime.ort import native_library
+from tramontane.validate.run_gate import require_parity
 
 from ..once import Once
 
@@ -71,7 +71,7 @@ def test_the_gate_proves_it_and_finds_a_window_that_is_one_off(
     artifact: Path, two_layers: Path, copied: Callable[[Path], Path]
 ) -> None:
     spoilt, checkpoint = copied(artifact), Checkpoint.open(two_layers)
-    prove(spoilt, checkpoint)
+    require_parity(spoilt, checkpoint)
     assert (spoilt / "parity" / "native" / "report.json").is_file()
     graph = onnx.load(spoilt / NATIVE_MODEL_FILE, load_external_data=False)
     for node in graph.graph.node:
@@ -80,7 +80,7 @@ def test_the_gate_proves_it_and_finds_a_window_that_is_one_off(
                 attribute.i -= 1
     (spoilt / NATIVE_MODEL_FILE).write_bytes(graph.SerializeToString())
     with pytest.raises(ParityError, match="model_native.onnx"):
-        prove(spoilt, checkpoint)
+        require_parity(spoilt, checkpoint)
 
 
 def test_it_is_refused_where_it_cannot_be_proved(

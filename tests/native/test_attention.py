@@ -9,7 +9,7 @@ import pytest
 from onnx import parser
 from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.contract import MODEL_FILE, NATIVE_MODEL_FILE
-from tramontane.runtime.ort_session import open_graph, ort
+from tramontane.runtime.ort.ort_session import open_graph, ort
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("library")]
 

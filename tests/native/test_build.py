@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import tramontane
 from tramontane.native import build, platforms, wheels
-from tramontane.runtime import native_library
 from tramontane.runtime.errors import ConfigError
+from tramontane.runtime.ort import native_library
 
 
 @pytest.mark.slow
@@ -24,6 +24,27 @@ def test_it_is_small_and_says_its_version(library: Path) -> None:
     assert loaded.tramontane_version().decode() == tramontane.__version__
     assert loaded.tramontane_kernels(128).decode() in platforms.KERNEL_FLAGS
     assert loaded.tramontane_kernels(2) == b"plain"  # fewer numbers than any vector has
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["of this machine", "zig"])
+def test_the_widest_kernels_that_the_processor_runs_are_chosen(
+    compiler: str, library: Path, tmp_path: Path
+) -> None:
+    cpuinfo = Path("/proc/cpuinfo")
+    if platforms.this_platform() != "linux-x86_64" or not cpuinfo.is_file():
+        pytest.skip("no x86 under Linux")
+    if compiler == "zig":
+        pytest.importorskip("ziglang")
+        library = build.build(tmp_path, platform_name="linux-x86_64")
+    assert library.stat().st_size < 300_000
+    flags = set(re.findall(r"\w+", cpuinfo.read_text()))
+    has_avx2 = {"avx2", "fma", "f16c"} <= flags
+    has_avx512 = has_avx2 and {"avx512f", "avx512vl", "avx512bw", "avx512dq"} <= flags
+    loaded = ctypes.CDLL(str(library))
+    loaded.tramontane_kernels.restype = ctypes.c_char_p
+    expected = "avx512" if has_avx512 else "avx2" if has_avx2 else "plain"
+    assert loaded.tramontane_kernels(64).decode() == expected
 
 
 @pytest.mark.slow
@@ -54,6 +75,12 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build.shutil, "which", lambda _: None)
     monkeypatch.setattr(build.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match="no C\\+\\+ compiler found; pip install ziglang"):
+        build.find_compiler(None)
+
+
+def test_a_compiler_that_no_shell_could_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "'c++")
+    with pytest.raises(ConfigError, match=r'CXX="\'c\+\+": No closing quotation, expected'):
         build.find_compiler(None)
 
 

@@ -21,7 +21,7 @@ from tramontane.graphs.passes.lower_attention import LowerAttention
 from tramontane.graphs.passes.use_native_attention import UseNativeAttention
 from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.contract import MODEL_FILE, NATIVE_MODEL_FILE
-from tramontane.runtime.ort_session import open_graph
+from tramontane.runtime.ort.ort_session import open_graph
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("library")]
 

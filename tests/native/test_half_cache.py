@@ -18,7 +18,7 @@ from tramontane.runtime.errors import ConfigError, ParityError
 from tramontane.runtime.manifest import read_manifest
 from tramontane.runtime.model import Model
 from tramontane.runtime.session import Session
-from tramontane.validate.run_gate import prove
+from tramontane.validate.run_gate import require_parity
 
 from ..once import Once
 
@@ -90,7 +90,7 @@ def test_the_gate_bounds_its_cost_and_finds_numbers_that_half_precision_cannot_h
     artifact: Path, two_layers: Path, copied: Callable[[Path], Path]
 ) -> None:
     spoilt, checkpoint = copied(artifact), Checkpoint.open(two_layers)
-    prove(spoilt, checkpoint)
+    require_parity(spoilt, checkpoint)
     report = json.loads((spoilt / "parity" / "native" / "report.json").read_text())
     distance = report["checks"][0]
     assert distance["bounds"]["mean_kl"] == 1e-4
@@ -99,7 +99,7 @@ def test_the_gate_bounds_its_cost_and_finds_numbers_that_half_precision_cannot_h
     _let_values_overflow(graph)
     (spoilt / NATIVE_MODEL_FILE).write_bytes(graph.SerializeToString())
     with pytest.raises(ParityError, match="beyond 65504") as refused:
-        prove(spoilt, checkpoint)
+        require_parity(spoilt, checkpoint)
     assert "--kv float32" in str(refused.value)
 
 

@@ -15,10 +15,11 @@ from onnx import numpy_helper, parser
 from tramontane.runtime import Session
 from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.contract import MODEL_FILE, Geometry
-from tramontane.runtime.manifest import Manifest, Vocabulary, describe_file, write_manifest
+from tramontane.runtime.manifest import Manifest, describe_file, write_manifest
 from tramontane.runtime.memory import MemoryPlan
+from tramontane.runtime.tokenizers.vocabulary import Vocabulary
 
-from .guarded_sessions import POSITIONS, SEQUENCE, V
+from .sequences.guarded_sessions import POSITIONS, SEQUENCE, V
 
 TOKENIZER = Path(__file__).parents[2] / "models/stdlib-5m/tokenizer.model"
 WINDOW, ROWS = 8, 24

@@ -17,7 +17,7 @@ from tramontane.runtime import Model, Session
 from tramontane.runtime.errors import ConfigError, ContractError
 from tramontane.runtime.manifest import read_manifest
 
-from .guarded_sessions import USES, Patched
+from .sequences.guarded_sessions import USES, Patched
 
 CLOSED = r"this session is closed, expected an open one; make another with model.session\(\)"
 
@@ -113,6 +113,19 @@ def test_help_shows_every_public_name() -> None:
     assert "begins a sequence of tokens" in shown
     with pytest.raises(AttributeError, match="no attribute 'Modell'"):
         tramontane.runtime.Modell  # noqa: B018
+
+
+def test_what_an_app_is_given_and_may_catch_has_a_public_name(folder: Path) -> None:
+    model = Model.load(folder, threads=1)
+    session = model.session()
+    made = session.generate([5, 6], max_new_tokens=2, logprobs=1)
+    given = [model, session, made, made.finish().logprobs[0], made.result, session.snapshot()]
+    given += [model.generate_batch([[5, 6]], max_new_tokens=1), model.memory]
+    given.append(session.astream([5, 6], max_new_tokens=1))
+    names = {type(one).__name__ for one in given}
+    assert names | {"Tokenizer", "Sampler", "ContractError", "ConfigError"} == {
+        *tramontane.runtime.__all__
+    }
 
 
 def test_the_contract_is_read_without_onnxruntime() -> None:

@@ -11,13 +11,13 @@ from tramontane.runtime.contract import MODEL_FILE, Geometry
 from tramontane.runtime.errors import ContractError
 from tramontane.runtime.manifest import (
     Manifest,
-    Vocabulary,
     describe_file,
     read_manifest,
     verify_files,
     write_manifest,
 )
 from tramontane.runtime.memory import MemoryPlan
+from tramontane.runtime.tokenizers.vocabulary import Vocabulary
 
 
 def artifact(folder: Path) -> Manifest:
@@ -107,7 +107,9 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_artifact_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ContractError, match="no such folder"):
+    with pytest.raises(
+        ContractError, match="no such folder; run export first, or name an artifact"
+    ):
         read_manifest(tmp_path / "absent")
     with pytest.raises(ContractError, match=r"not an artifact, it holds no manifest\.json"):
         read_manifest(tmp_path)

@@ -14,7 +14,7 @@ import sentencepiece
 from tramontane.runtime import Model, Sampler, Session
 from tramontane.runtime.errors import ContractError
 
-from .guarded_sessions import GREEDY, POSITIONS, V, close, tokens
+from .sequences.guarded_sessions import GREEDY, POSITIONS, V, close, tokens
 
 
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 24, 25, 300])

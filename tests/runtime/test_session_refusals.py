@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from tramontane.runtime.contract import MODEL_FILE
 from tramontane.runtime.errors import ContractError
 
 from .conftest import write_artifact
-from .guarded_sessions import GREEDY, POSITIONS, V, tokens
+from .sequences.guarded_sessions import GREEDY, POSITIONS, V, tokens
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,9 @@ from .guarded_sessions import GREEDY, POSITIONS, V, tokens
         (lambda s: s.prefill([2**63]), "token 9223372036854775808; expected a number of the"),
         (lambda s: s.prefill(["x" * 10**6]), r"tokens: .{,200}expected a list"),
         (lambda s: s.prefill(tokens(POSITIONS + 1)), f"the artifact has {POSITIONS} positions"),
+        (lambda s: s.prefill(range(10**12)), f"the artifact has {POSITIONS} positions|token {V}"),
+        (lambda s: s.prefill(itertools.repeat(1)), f"the artifact has {POSITIONS} positions"),
+        (lambda s: s.save("a\0b"), "cannot be written .*null byte"),
         (lambda s: s.prefill([3], chunk=0), "chunk is 0; expected 1 or more"),
         (lambda s: s.generate([], max_new_tokens=1, sampler=GREEDY), "no tokens"),
         (lambda s: s.generate([3], max_new_tokens=-1, sampler=GREEDY), "max_new_tokens is -1"),
@@ -65,7 +69,7 @@ def test_the_last_position_can_be_used_and_no_further(session: Session) -> None:
     ("changed", "message"),
     [
         ({"num_layers": 2}, r"input past_key_values\.1\.key is missing"),
-        ({"num_layers": 0}, r"input past_key_values\.0\.key is not promised"),
+        ({"num_layers": 0}, r"num_layers is 0, expected 1 to 4096"),
         ({"rows": 30}, r"past_key_values\.0\.key is float32 .*24, 16\].*promises.*30, 16"),
         ({"rows": None, "window": None}, r"24, 16\].*promises.*past_sequence_length"),
         ({"vocab_size": 99}, "output logits is float32 .*2048.*promises float32 .*99"),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tramontane.export.sidecars.card import render_card
 from tramontane.runtime import Sampler, Session, minimal_decode
-from tramontane.runtime.decoding.generation import DEFAULT_NEW_TOKENS
+from tramontane.runtime.decoding.continuation import DEFAULT_NEW_TOKENS
 from tramontane.runtime.errors import ContractError
 from tramontane.runtime.manifest import read_manifest
 
@@ -61,6 +61,7 @@ def test_the_snippet_of_the_readme_runs_as_printed(
     artifact = embedded_artifact("int8-ort")
     (snippet,) = snippets(README.read_text(encoding="utf-8"))
     sampler = Sampler(temperature=0.8, top_k=50, seed=1)
+    assert "Model.load" in snippet
     session = Session.load(artifact)
     pieces = session.generate("def fibonacci(", max_new_tokens=64, sampler=sampler)
     assert said_by(snippet, artifact) == "".join(pieces) != ""
@@ -70,7 +71,7 @@ def test_the_snippet_of_the_docs_runs_as_printed(
     embedded_artifact: Callable[[str], Path],
 ) -> None:
     snippet = snippets((README.parent / "docs" / "runtimes.md").read_text(encoding="utf-8"))[0]
-    assert "Session.load" in snippet
+    assert "Model.load" in snippet
     assert said_by(snippet, embedded_artifact("int8-ort"))
 
 

@@ -9,7 +9,7 @@ import pytest
 from tramontane.export.cache_choice import WINDOWED, geometry_of
 from tramontane.export.config import MistralConfig
 from tramontane.export.known_models import GEOMETRIES
-from tramontane.export.plan import Plan, plan
+from tramontane.export.planning.plan import Plan, plan
 from tramontane.runtime.errors import ContractError
 from tramontane.validate import can_measure
 

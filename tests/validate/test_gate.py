@@ -23,7 +23,9 @@ from tramontane.faults.planting import Fault, planted
 from tramontane.runtime.contract import MODEL_FILE
 from tramontane.runtime.errors import ContractError, ParityError
 from tramontane.validate.measurement import GateOptions
-from tramontane.validate.run_gate import Verdict, prove, validate
+from tramontane.validate.reference import shared_prefixes
+from tramontane.validate.run_gate import Verdict, require_parity, validate
+from tramontane.validate.sequences import tokens
 from tramontane.validate.verdict import Check
 
 pytestmark = pytest.mark.slow
@@ -178,7 +180,7 @@ def test_a_failed_gate_names_the_culprit_and_leaves_nothing(
 
     def spoiling(folder: Path, checkpoint: Checkpoint) -> dict[str, float]:
         spoilt = planted(fault("scores capped"), folder, tmp_path / "spoilt")
-        return prove(spoilt, checkpoint)
+        return require_parity(spoilt, checkpoint)
 
     with pytest.raises(ParityError) as refused:
         export_checkpoint(stdlib_5m, out, ExportOptions(quant="int8", target="ort"), gate=spoiling)
@@ -193,7 +195,7 @@ def test_a_failed_gate_names_the_culprit_and_leaves_nothing(
 @pytest.mark.usefixtures("all_cores")
 def test_the_report_and_the_manifest_carry_the_figures(tiny: Checkpoint, tmp_path: Path) -> None:
     recipe = ExportOptions(quant="fp32", target="ort")
-    manifest = export_checkpoint(tiny.path, tmp_path / "a", recipe, gate=prove)
+    manifest = export_checkpoint(tiny.path, tmp_path / "a", recipe, gate=require_parity)
     written = json.loads((tmp_path / "a" / "parity" / "report.json").read_text())
     assert written["passed"]
     assert written["headline"] == manifest.parity
@@ -279,6 +281,33 @@ def test_a_graph_that_cannot_be_looked_into_is_checked_from_outside(
     assert verdict.as_json()["findings"] == []
 
 
+def test_of_a_large_window_random_tokens_follow_the_text_and_faults_are_still_found(
+    tiny_checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tokens, "LARGE_WINDOW", 32)  # of 64 tokens, what goes for 4096
+    monkeypatch.setattr(shared_prefixes, "_FEWEST_SHARED", 16)
+    source = tiny_checkpoint(sliding_window=64, max_position_embeddings=1024)
+    export_checkpoint(source, tmp_path / "a", options_named("int8-ort"))
+    checkpoint, store = Checkpoint.open(source), GateOptions(store=tmp_path / "store")
+    found = validate(tmp_path / "a", checkpoint, store).measurement
+    assert found.passed
+    text, random = found.runs["text"].tokens, found.runs["random"].tokens
+    assert (text[:63] == random[:63]).all()
+    assert (text[63:] != random[63:]).any()
+    lengths = {name for check in found.checks if (name := check.name).count("one shot")}
+    assert {"text, one shot, 64 tokens", "random, one shot, 65 tokens"} <= lengths
+    assert "random, one shot, 64 tokens" not in lengths
+    assert any("random tokens follow 63 tokens of the text" in note for note in found.notes)
+    fault = next(one for one in in_attention.FAULTS if one.name == "window of 65 for 64, in int8")
+    spoilt = planted(fault, tmp_path / "a", tmp_path / "spoilt")
+    again = validate(spoilt, checkpoint, store, explains=True)
+    assert not again.measurement.passed
+    assert again.explanation is not None
+    assert fault.place in again.explanation.place
+
+
 def test_a_window_that_is_not_the_checkpoints_own_is_noted(
     tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -286,7 +315,8 @@ def test_a_window_that_is_not_the_checkpoints_own_is_noted(
     export_checkpoint(folder, tmp_path / "a", ExportOptions(quant="fp32", target="ort", window=4))
     verdict = validate(tmp_path / "a", Checkpoint.open(folder), GateOptions())
     assert failed(verdict) == []
-    assert verdict.measurement.notes == [
+    note = (
         "the artifact's window is 4, the checkpoint's 8: it was exported with --window, and is "
         "measured with it"
-    ]
+    )
+    assert note in verdict.measurement.notes

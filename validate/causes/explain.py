@@ -74,7 +74,7 @@ def explain(gate: Gate, measurement: Measurement) -> Explanation | None:
 
 
 def _explained(gate: Gate, layer_checks: LayerChecks, compared: ComparedTensor) -> Explanation:
-    finding, config = compared.finding, gate.subject.config
+    finding, config = compared.finding, gate.tested.config
     scale = gate.tolerance.scale
     if scale < 1 and finding.error <= finding.bound / scale:
         return Explanation(
@@ -84,7 +84,7 @@ def _explained(gate: Gate, layer_checks: LayerChecks, compared: ComparedTensor) 
             cause=f"the bounds were tightened: --tolerance {scale:g}",
             evidence=f"by default {finding.bound / scale:.2g} is allowed",
         )
-    layout = gate.subject.layouts[finding.layer or 0]  # read for findings of a layer alone
+    layout = gate.tested.layouts[finding.layer or 0]  # read for findings of a layer alone
     found: Found | None
     if finding.name.endswith(SCALES):
         found = cause_of_scales(compared)
@@ -93,10 +93,12 @@ def _explained(gate: Gate, layer_checks: LayerChecks, compared: ComparedTensor) 
     elif finding.kind == "weights":
         prefix = "" if finding.layer is None else f"layers.{finding.layer}."
         parameter, checkpoint = f"{prefix}{finding.name}.weight", gate.reference.checkpoint
-        if gate.subject.is_rounded_in_calibration and finding.layer is not None:
+        if gate.tested.is_rounded_in_calibration and finding.layer is not None:
             usual = dataclasses.replace(finding, bound=_USUAL_BY_GPTQ)
             compared = dataclasses.replace(compared, finding=usual)
-        found = cause_of_weights(compared, parameter, config, checkpoint)
+        found = cause_of_weights(
+            compared, parameter, config, checkpoint, is_smoothed=gate.tested.is_smoothed
+        )
     else:
         found, checkpoint = None, gate.reference.checkpoint
         if finding.kind == "operators" or finding.name in ROTATED:
@@ -129,7 +131,7 @@ def _of_distance(gate: Gate, check: Check) -> Explanation:
         place=check.name,
         error=check.figures[figure],
         bound=check.bounds[figure],
-        cause=f"{gate.subject.quant} changes this model's outputs by this much on this text",
+        cause=f"{gate.tested.quant} changes this model's outputs by this much on this text",
         evidence="every weight, operator and sequence is within its bound",
         advice=gate.how_to_get_closer(),
     )
@@ -137,7 +139,7 @@ def _of_distance(gate: Gate, check: Check) -> Explanation:
 
 def _of_tokenizer(gate: Gate, check: Check) -> Explanation:
     """An explanation where the graph is right, and the tokenizer or a chat template is not."""
-    artifact, manifest = gate.subject.artifact, gate.subject.manifest
+    artifact, manifest = gate.tested.artifact, gate.tested.manifest
     found: Found | None = None
     if artifact is not None and manifest is not None:
         found = cause_of_tokenizer(check, artifact, manifest, gate.reference.checkpoint)
@@ -158,7 +160,7 @@ def _replayed(gate: Gate, measurement: Measurement, failed: list[Check]) -> Laye
     ways = [
         way
         for source in measurement.runs
-        for way in feeds(source, gate.subject.edges, gate.spans)
+        for way in feeds(source, gate.tested.edges, gate.spans)
         if str(way) in names
     ]
     if not ways:
@@ -187,7 +189,7 @@ def _from_outside(gate: Gate, measurement: Measurement, failed: list[Check]) -> 
 def _padding(gate: Gate, measurement: Measurement) -> tuple[str, str] | None:
     """The explanation if the artifact reads a batch's padding as tokens."""
     runs = list(measurement.runs.values())
-    for row, run in zip(feed_batches(gate.subject, runs), itertools.cycle(runs)):
+    for row, run in zip(feed_batches(gate.tested, runs), itertools.cycle(runs)):
         if not row.padding:
             continue
         zeros, length = np.zeros(row.padding, np.int64), row.length

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 
 from ...export.config import MistralConfig
+from ...export.model.query_scale import scales_at
 from ...export.model.rope import rope_of, unrotated
 from ...runtime.cache import CacheLayout
 from ..figures import relative_errors
@@ -27,8 +29,8 @@ def causes_of_attention(
     others are taken as found.
 
     Args:
-        compared: query (T, H * D), key and value (T, G * D) float32, before rope, and what was
-            found and expected, (T, H * D).
+        compared: query (T, H * D), scaled where the model scales it, key and value (T, G * D)
+            float32, before rope, and what was found and expected, (T, H * D).
         config: of the reference.
         layout: which rows the artifact's cache holds.
         cuts: sizes of the pieces in which the tokens were fed.
@@ -93,13 +95,39 @@ def causes_of_attention(
     else:
         text = "rope rotates queries, expected none in this layer"
         yield Cause(text, result(q=rotate(plain[0], rope.tables(T))))
-    later = rotate(plain[0], rope.tables(T, start=1))
-    yield Cause("queries are rotated by one position too many", result(q=later))
-    for wrong in wrong_ropes(config, T, cuts):
-        rotated = rotate(plain[0], wrong.tables, layout=wrong.layout)
-        yield Cause(f"of queries: {wrong.text}", result(q=rotated))
+    for text, queries in _wrong_queries(plain[0], q, config, cuts):
+        yield Cause(text, result(q=queries))
     starts = np.repeat(np.cumsum([0, *cuts[:-1]]), cuts)[:T]
     yield Cause("the cache is not read", result(seen=own & (j >= starts[at, None])))
+
+
+def _wrong_queries(
+    plain: np.ndarray, rotated: np.ndarray, config: MistralConfig, cuts: Sequence[int]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Queries (H, T, D) that are rotated or scaled in a wrong way, before and after rope."""
+    T = plain.shape[1]
+    later = rope_of(config).tables(T, start=1)
+    yield "queries are rotated by one position too many", rotate(plain, later)
+    for text, times in _wrong_scales(config, T):
+        yield text, rotated * times[:, None]
+    for wrong in wrong_ropes(config, T, cuts):
+        yield f"of queries: {wrong.text}", rotate(plain, wrong.tables, layout=wrong.layout)
+
+
+def _wrong_scales(config: MistralConfig, length: int) -> Iterator[tuple[str, np.ndarray]]:
+    """What queries of a model that scales them were multiplied by beside their scale: (T,)."""
+    if config.query_scale is None:
+        return
+    beta, original = config.query_scale
+    positions = torch.arange(length).float()
+    own = scales_at((beta, original), positions)
+    yield "queries are not scaled by their position", (1 / own).numpy()
+    for other in (0.5 * beta, 2 * beta, 10 * beta, 1.0):
+        text = f"queries are scaled by beta {other:g}, expected {beta:g}"
+        yield text, (scales_at((other, original), positions) / own).numpy()
+    for other in (original / 2, 2 * original):
+        text = f"queries are scaled per {other:g} positions, expected {original:g}"
+        yield text, (scales_at((beta, other), positions) / own).numpy()
 
 
 def _window(compared: ComparedTensor, config: MistralConfig) -> int | None:

@@ -11,7 +11,7 @@ import torch
 from ...export.config import MistralConfig
 from ...export.formats.checkpoint import Checkpoint
 from ...export.formats.tensor_names import is_bias, parameters
-from ...graphs.quantization.pack_dynamic_int8 import parts_of
+from ...graphs.quantization.packing.pack_dynamic_int8 import parts_of
 from ...runtime.cache import CacheLayout
 from ..figures import relative_errors
 from ..layer_checks.findings import ComparedTensor

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...export.config import MistralConfig
 from ...export.formats.rope_layout import RopeLayout
 from ...export.model.rope import Rope, Tables, rope_of
+from ...export.rope_parameters import KIND
 from ..layer_checks.findings import IN_HALF, SCALES, ComparedTensor
 from ..reference.operators import in_bytes, in_half, rotate
 from .rank_causes import Cause
@@ -81,6 +82,7 @@ def wrong_ropes(config: MistralConfig, length: int, cuts: Sequence[int]) -> Iter
             other = rope_of(dataclasses.replace(config, rope_theta=theta))
             text = f"rope's theta is {theta:g}, expected {config.rope_theta:g}"
             yield WrongRope(text, other.tables(length))
+    yield from _wrongly_scaled(config, length)
     yield WrongRope("rope counts positions from 1, expected from 0", own.tables(length, start=1))
     previous = own.tables_at((positions - 1).clamp(min=0))
     yield WrongRope("rope is one position behind", previous)
@@ -99,6 +101,20 @@ def wrong_ropes(config: MistralConfig, length: int, cuts: Sequence[int]) -> Iter
     last = (ends - 1).repeat_interleave(torch.tensor(cuts))[:length]
     text = "positions and rope's frequencies are rounded to 8 bits"
     yield WrongRope(text, _rounded_to_8_bits(own, positions, last))
+
+
+def _wrongly_scaled(config: MistralConfig, length: int) -> Iterator[WrongRope]:
+    """Ropes of a model that scales rope, unscaled or by other factors."""
+    scaling = config.rope_scaling
+    if not scaling:
+        return
+    plain = rope_of(dataclasses.replace(config, rope_scaling={}))
+    yield WrongRope(f"rope is not scaled, expected {scaling[KIND]}", plain.tables(length))
+    for times in (0.5, 2, 0.25, 4):
+        factor = times * scaling["factor"]
+        other = rope_of(dataclasses.replace(config, rope_scaling={**scaling, "factor": factor}))
+        text = f"rope's factor is {factor:g}, expected {scaling['factor']:g}"
+        yield WrongRope(text, other.tables(length))
 
 
 def _rounded_to_8_bits(rope: Rope, positions: Tensor, last: Tensor) -> Tables:

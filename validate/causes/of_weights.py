@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -19,7 +19,12 @@ _PARTLY = 0.5  # share of bad blocks up to which the others count as correct
 
 
 def cause_of_weights(
-    compared: ComparedTensor, parameter: str, config: MistralConfig, checkpoint: Checkpoint
+    compared: ComparedTensor,
+    parameter: str,
+    config: MistralConfig,
+    checkpoint: Checkpoint,
+    *,
+    is_smoothed: bool = False,
 ) -> Found | None:
     """The most likely cause and its evidence, or None.
 
@@ -27,6 +32,7 @@ def cause_of_weights(
         compared: the matrix found and the one expected, (N, K) each.
         parameter: its name.
         config, checkpoint: whose other parameters it may be.
+        is_smoothed: whether the recipe smooths, so that columns may have other sizes.
     """
     finding, block = compared.finding, int(compared.inputs["block"]) or None
     measured = functools.partial(
@@ -34,6 +40,8 @@ def cause_of_weights(
     )
     errors = measured(compared.expected, compared.found)
     broken = ~(errors <= finding.bound)
+    if is_smoothed and (one_sided := _of_smoothing(compared, measured)):
+        return one_sided
     if broken.size > 1 and broken.mean() < _PARTLY and (part := _of_blocks(compared, broken)):
         return part
     whole = likeliest(
@@ -77,13 +85,30 @@ def _causes(
         yield Cause("heads are in reverse order", turned)
     yield Cause("the sign is flipped", -expected)
     factor = float((expected * found).sum() / (expected * expected).sum())
-    powers = _powers_of_two(expected, found)
-    # Smoothing divides each channel by its own power of two: one for all is another fault.
-    if (others := int((powers != 1).sum())) > 0 and (powers != powers.flat[0]).any():
-        text = f"smoothing is applied on one side only: {others} of {columns} columns are too "
-        yield Cause(text + "large or too small by powers of two", expected * powers)
+    yield from _one_sided(expected, found)
     yield Cause(f"all weights are {factor:.3g} times what they should be", expected * factor)
     yield from _others(expected.shape, parameter, config, checkpoint)
+
+
+def _one_sided(expected: np.ndarray, found: np.ndarray) -> Iterator[Cause]:
+    """Smoothing divides each channel by its own power of two: one for all is another fault."""
+    powers = _powers_of_two(expected, found)
+    if (others := int((powers != 1).sum())) > 0 and (powers != powers.flat[0]).any():
+        columns = f"{others} of {expected.shape[1]} columns are too large or too small"
+        text = f"smoothing is applied on one side only: {columns} by powers of two"
+        yield Cause(text, expected * powers)
+
+
+def _of_smoothing(
+    compared: ComparedTensor, measured: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> Found | None:
+    """The cause if columns have other sizes, whichever part of the blocks it shows in."""
+    return likeliest(
+        _one_sided(compared.expected, compared.found),
+        lambda result: float(measured(result, compared.found).max()),
+        error=compared.finding.error,
+        bound=_ROUNDED_ALIKE * compared.finding.bound,
+    )
 
 
 def _powers_of_two(expected: np.ndarray, found: np.ndarray) -> np.ndarray:

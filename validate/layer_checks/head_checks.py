@@ -6,7 +6,7 @@ import numpy as np
 
 from ...export.model.model import Layer
 from ...graphs.probing.matmuls import Matmul
-from ..artifact_under_test import Subject
+from ..graph_under_test import GraphUnderTest
 from ..probe import Observed
 from ..reference import operators
 from .operator_checks import OperatorChecks
@@ -19,8 +19,8 @@ _PARTS = {"query_key_value": ("query", "key", "value")}
 class HeadChecks:
     """Compares them for one matmul, and hands on what attention reads."""
 
-    def __init__(self, subject: Subject, checks: OperatorChecks) -> None:
-        self._config, self._checks = subject.config, checks
+    def __init__(self, tested: GraphUnderTest, checks: OperatorChecks) -> None:
+        self._config, self._checks = tested.config, checks
 
     def compare(self, number: int, layer: Layer, linear: Matmul, seen: Observed) -> np.ndarray:
         """Compare the parts that the model has behind a matmul.

@@ -12,6 +12,7 @@ values.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,10 @@ from ...export.formats.tensor_names import EMBEDDING, HEAD
 from ...export.model.load import load_last_norm
 from ...export.model.model import Layer
 from ...runtime.contract import LOGITS
-from ..artifact_under_test import Subject
 from ..figures import relative_errors
+from ..graph_under_test import GraphUnderTest
 from ..probe import Observed, embedding_of, ends, observe
+from ..reference import operators
 from ..reference.reference import Reference
 from ..tolerance import Tolerance
 from .findings import LayerChecks
@@ -32,11 +34,9 @@ from .operator_checks import HiddenState
 
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
 
-_OBSERVED_BYTES = 2 << 30  # of inner tensors in memory at once; sets how many layers are grouped
-
 
 def check_layers(
-    subject: Subject,
+    tested: GraphUnderTest,
     reference: Reference,
     tokens: np.ndarray,
     cuts: Sequence[int],
@@ -48,7 +48,7 @@ def check_layers(
     """Compare every weight and operator of some layers, the embedding and the head.
 
     Args:
-        subject: the graph under test.
+        tested: the graph under test.
         reference: the model that it came from.
         tokens: (T,) int64, fed in pieces of the sizes ``cuts``.
         layers: ascending numbers; of the others, only the matrices are compared.
@@ -58,14 +58,16 @@ def check_layers(
     Raises:
         ContractError: the graph's matmuls are not found by their names.
     """
-    walk = _Walk(subject, reference, tokens, cuts, layers, tolerance)
+    walk = _Walk(tested, reference, tokens, cuts, layers, tolerance)
     with torch.no_grad():
         walk.compare_embedding()
-        for group in track(walk.groups(), "looking into the graph"):
-            walk.observe(group)
-            for number, layer in reference.layers(group):
-                walk.compare_layer(number, layer)
-        walk.compare_head()
+        with reference.store.scratch() as scratch:
+            walk.observe(scratch)
+            numbers = range(tested.config.num_hidden_layers)
+            for number in track(numbers, "looking into the graph"):
+                for _, layer in reference.layers([number]):
+                    walk.compare_layer(number, layer)
+            walk.compare_head()
     return walk.checks
 
 
@@ -74,7 +76,7 @@ class _Walk:
 
     def __init__(
         self,
-        subject: Subject,
+        tested: GraphUnderTest,
         reference: Reference,
         tokens: np.ndarray,
         cuts: Sequence[int],
@@ -82,55 +84,50 @@ class _Walk:
         tolerance: Tolerance,
     ) -> None:
         self.checks = LayerChecks(tokens=tokens, cuts=list(cuts), layers=list(layers))
-        self._config = subject.config
-        self._subject, self._reference = subject, reference
-        self._roles = subject.graph.tensor_roles(self._config.num_hidden_layers)
-        self._one_layer = OneLayer(subject, reference, tolerance, self.checks)
+        self._config = tested.config
+        self._tested, self._reference = tested, reference
+        self._roles = tested.graph.tensor_roles(self._config.num_hidden_layers)
+        self._one_layer = OneLayer(tested, reference, tolerance, self.checks)
         self._seen = Observed(tensors={}, caches=[])
         nothing = np.zeros(0)
         self._hidden = HiddenState(value=nothing, added=nothing, added_before=nothing)
-        self._expected = torch.zeros(0)  # the reference's hidden state
+        # The reference's hidden state behind each layer, at some positions.
+        self._positions, self._expected = reference.hidden(tokens)
 
-    def groups(self) -> list[list[int]]:
-        """Layers whose inner tensors fit in memory together."""
-        c, groups = self._config, [[0]]
-        whole = 3 * c.intermediate_size + 8 * c.hidden_size
-        total = 0
-        for number in range(c.num_hidden_layers):
-            width = whole if number in self.checks.layers else 2 * c.hidden_size
-            total += 4 * width * len(self.checks.tokens)
-            if number and total > _OBSERVED_BYTES:
-                groups.append([])
-                total = 4 * width * len(self.checks.tokens)
-            groups[-1] += [number] if number else []
-        return groups
-
-    def observe(self, group: Sequence[int]) -> None:
-        """Run the graph once, with the inner tensors of these layers as outputs."""
-        names = []
-        for number in group:
+    def observe(self, scratch: Path) -> None:
+        """Run the graph once; its inner tensors go to a folder, as all of them are too large."""
+        names = ends(self._roles)
+        for number, linears in enumerate(self._roles.layers):
             if number in self.checks.layers:
                 names += self._roles.names(number)
             else:
-                names += [self._roles.layers[number][role].result for role in ("output", "down")]
-        is_last = group[-1] == self._config.num_hidden_layers - 1
-        names += ends(self._roles)[:1] if not is_last else ends(self._roles)
-        self._seen = observe(self._subject, names, self.checks.tokens, self.checks.cuts)
-        if not self._hidden.value.size:
-            self._hidden.value = self._seen.tensors[self._roles.embedding]
+                names += [linears[role].result for role in ("output", "down")]
+        self._seen = observe(
+            self._tested,
+            names,
+            self.checks.tokens,
+            self.checks.cuts,
+            layers=self.checks.layers,
+            folder=scratch,
+        )
+        self._hidden.value = self._seen.tensors[self._roles.embedding]
 
     def compare_embedding(self) -> None:
         """Compare the embedding's rows with the checkpoint's."""
         expected = self._reference.checkpoint.read(EMBEDDING)
+        found = embedding_of(self._tested, self._roles, len(expected))
+        powers = np.asarray(np.ones(expected.shape[1], np.float32))
+        if self._tested.is_smoothed:  # as the head, where both are one matrix
+            stored = embedding_of(self._tested, self._roles, len(expected), as_stored=True)
+            powers = np.asarray(1 / operators.divisors_between(expected, stored), np.float32)
         self._one_layer.matrices.compare_weights(
             None,
             "embedding",
-            expected,
-            embedding_of(self._subject, self._roles, len(expected)),
+            expected * powers,
+            found * powers,
             bits=self._roles.embedding_bits,
             block=self._roles.embedding_block,
         )
-        self._expected = torch.from_numpy(expected[self.checks.tokens])
 
     def compare_layer(self, number: int, layer: Layer) -> None:
         """Compare one layer with the reference's, and move both hidden states behind it."""
@@ -144,8 +141,8 @@ class _Walk:
         else:
             one.matrices.compare_layer(number, layer, linears)
         self._hidden.add(seen.result(linears["down"]))
-        self._expected, _, _ = self._reference.run_layer(layer, self._expected)
-        drift = relative_errors(self._expected.numpy(), self._hidden.value).mean()
+        found = self._hidden.value[self._positions]
+        drift = relative_errors(self._expected[number], found).mean()
         self.checks.drift.append(float(drift))
 
     def compare_head(self) -> None:
@@ -153,7 +150,7 @@ class _Walk:
         head, one = self._roles.head, self._one_layer
         x, found = self._seen.source(head), self._seen.tensors[LOGITS]
         norm = load_last_norm(self._config, self._reference.checkpoint)
-        one.operators.compare_norm(None, "norm", norm.weight, self._hidden, x)
-        weight = self._reference.checkpoint.read(HEAD)
+        divisors = one.operators.compare_smoothed_norm(None, "norm", norm.weight, self._hidden, x)
+        weight = self._reference.checkpoint.read(HEAD) * divisors
         matrix = one.matrices.compare_matmul(None, head, {"head": weight})
         one.operators.compare_matmul(None, "logits", head, {"x": x, "matrix": matrix}, found)

@@ -6,12 +6,13 @@ import numpy as np
 
 from ...export.model.model import Layer
 from ...graphs.probing.matmuls import Matmul
-from ..artifact_under_test import Subject
-from ..cache_checks import hold, rows_of, scales_of
+from ..graph_under_test import GraphUnderTest
 from ..probe import Observed
 from ..reference import operators
+from ..reference.held_rows import hold
 from ..reference.reference import Reference
 from ..tolerance import Tolerance
+from .cache_checks import rows_of, scales_of
 from .findings import LayerChecks
 from .head_checks import HeadChecks
 from .matrix_checks import MatrixChecks
@@ -24,13 +25,17 @@ class OneLayer:
     """Compares the parts of a layer and adds what it finds to ``checks``."""
 
     def __init__(
-        self, subject: Subject, reference: Reference, tolerance: Tolerance, checks: LayerChecks
+        self,
+        tested: GraphUnderTest,
+        reference: Reference,
+        tolerance: Tolerance,
+        checks: LayerChecks,
     ) -> None:
-        self._subject, self._reference, self._tolerance = subject, reference, tolerance
+        self._tested, self._reference, self._tolerance = tested, reference, tolerance
         self._checks = checks
-        self.matrices = MatrixChecks(subject, tolerance, checks)
-        self.operators = OperatorChecks(subject, tolerance, checks)
-        self.heads = HeadChecks(subject, self.operators)
+        self.matrices = MatrixChecks(tested, tolerance, checks)
+        self.operators = OperatorChecks(tested, tolerance, checks)
+        self.heads = HeadChecks(tested, self.operators)
 
     def compare_attention(
         self,
@@ -42,7 +47,8 @@ class OneLayer:
     ) -> None:
         """Compare the norm, the projections, the cache and the attention itself."""
         query, key, value = self._query_key_value(number, layer, linears, seen, hidden)
-        subject, config = self._subject, self._subject.config
+        tested, config = self._tested, self._tested.config
+        query = operators.scale_queries(query, config)
         rope = self._reference.rope_of(number)
         held = hold(
             number,
@@ -50,20 +56,25 @@ class OneLayer:
             value,
             head_dim=config.head_dim,
             rope=rope,
-            scales=subject.graph.cache_scales,
-            is_half=subject.graph.holds_cache_in_half,
+            scales=tested.graph.cache_scales,
+            is_half=tested.graph.holds_cache_in_half,
         )
-        if subject.manifest is not None:  # others may have one scale for all
+        if tested.manifest is not None:  # others may have one scale for all
             self._checks.add(*scales_of(number, held, self._tolerance))
         inputs = {"query": query, "key": held[0].before_rope, "value": held[1].before_rope}
         attended = operators.attend(
-            **inputs, config=config, rope=rope, window=config.windows[number]
+            query,
+            inputs["key"],
+            inputs["value"],
+            config=config,
+            rope=rope,
+            window=config.windows[number],
         )
         rows = rows_of(
             number,
             held,
             seen.caches,
-            layout=subject.layouts[number],
+            layout=tested.layouts[number],
             tolerance=self._tolerance,
             inputs={"query": query, "key": key, "value": value},
         )
@@ -115,22 +126,28 @@ class OneLayer:
         divisors = self.operators.compare_smoothed_norm(
             number, "mlp_norm", layer.mlp_norm.weight, hidden, normed
         )
-        for role in ("gate", "up", "down"):
-            linear = linears[role]
-            weight = getattr(layer.mlp, role).weight.numpy()
-            if role == "down":
-                gate, up = (seen.result(linears[other]) for other in ("gate", "up"))
-                self.operators.compare(
-                    number,
-                    "activation",
-                    {"gate": gate, "up": up},
-                    seen.source(linear),
-                    operators.activate(gate, up),
-                )
-            else:
-                weight = weight * divisors
-            name, x = f"mlp.{role}", seen.source(linear)
-            self._compare_linear(number, name, linear, {role: weight}, x, seen)
+        gate, up, down = (getattr(layer.mlp, one).weight.numpy() for one in ("gate", "up", "down"))
+        self._compare_linear(
+            number, "mlp.gate", linears["gate"], {"gate": gate * divisors}, normed, seen
+        )
+        up = up * divisors
+        matrix, of_rows = self.matrices.compare_up(number, linears["up"], up)
+        self._compare_product(
+            number,
+            "mlp.up",
+            linears["up"],
+            {"up": up / of_rows[:, None]},
+            {"x": normed, "matrix": matrix},
+            seen,
+        )
+        product = seen.source(linears["down"])
+        factors = {one: seen.result(linears[one]) for one in ("gate", "up")}
+        self.operators.compare(
+            number, "activation", factors, product, operators.activate(*factors.values())
+        )
+        self._compare_linear(
+            number, "mlp.down", linears["down"], {"down": down * of_rows}, product, seen
+        )
 
     def _compare_linear(
         self,
@@ -143,7 +160,17 @@ class OneLayer:
     ) -> None:
         """Compare a matmul's weights, then its output for its own input."""
         matrix = self.matrices.compare_matmul(number, linear, weights)
-        self.matrices.compare_rounding(number, linear, weights, matrix, x)
-        self.operators.compare_matmul(
-            number, name, linear, {"x": x, "matrix": matrix}, seen.result(linear)
-        )
+        self._compare_product(number, name, linear, weights, {"x": x, "matrix": matrix}, seen)
+
+    def _compare_product(
+        self,
+        number: int,
+        name: str,
+        linear: Matmul,
+        weights: dict[str, np.ndarray],
+        inputs: dict[str, np.ndarray],
+        seen: Observed,
+    ) -> None:
+        """Compare what rounding does to a matmul's outputs, and the outputs themselves."""
+        self.matrices.compare_rounding(number, linear, weights, inputs["matrix"], inputs["x"])
+        self.operators.compare_matmul(number, name, linear, inputs, seen.result(linear))

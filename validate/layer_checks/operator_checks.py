@@ -8,8 +8,8 @@ import numpy as np
 from torch import Tensor, from_numpy
 
 from ...graphs.probing.matmuls import Matmul
-from ..artifact_under_test import Subject
 from ..figures import relative_errors
+from ..graph_under_test import GraphUnderTest
 from ..reference import operators
 from ..reference.kernel_rounding import KernelRounding
 from ..tolerance import Tolerance
@@ -33,10 +33,10 @@ class HiddenState:
 class OperatorChecks:
     """Compares operators and adds what it finds to ``checks``."""
 
-    def __init__(self, subject: Subject, tolerance: Tolerance, checks: LayerChecks) -> None:
-        self._subject, self._tolerance, self._checks = subject, tolerance, checks
-        self._epsilon = subject.config.rms_norm_eps
-        self._rounding = KernelRounding(subject)
+    def __init__(self, tested: GraphUnderTest, tolerance: Tolerance, checks: LayerChecks) -> None:
+        self._tested, self._tolerance, self._checks = tested, tolerance, checks
+        self._epsilon = tested.config.rms_norm_eps
+        self._rounding = KernelRounding(tested)
 
     def compare(
         self,
@@ -100,7 +100,12 @@ class OperatorChecks:
         self.compare(number, name, inputs, found, expected)
 
     def compare_smoothed_norm(
-        self, number: int, name: str, weight: Tensor, hidden: HiddenState, found: np.ndarray
+        self,
+        number: int | None,
+        name: str,
+        weight: Tensor,
+        hidden: HiddenState,
+        found: np.ndarray,
     ) -> np.ndarray:
         """Compare a norm whose channels may each be divided by a power of two.
 
@@ -109,7 +114,7 @@ class OperatorChecks:
             the division; ones if nothing is smoothed.
         """
         divisors = np.ones(len(weight), np.float32)
-        if self._subject.is_smoothed:
+        if self._tested.is_smoothed:
             plain = operators.norm(hidden.value, weight.numpy(), self._epsilon)
             divisors = operators.divisors_between(plain, found)
         self.compare_norm(number, name, weight / from_numpy(divisors), hidden, found)

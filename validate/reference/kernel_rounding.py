@@ -12,9 +12,9 @@ import numpy as np
 
 from ...graphs.probing.matmuls import Matmul
 from ...graphs.quantization.activation_rounding import STEPS, InBlocks, Rounding
-from ...graphs.quantization.dynamic_quantize import LARGEST
-from ..artifact_under_test import Subject
+from ...graphs.quantization.packing.dynamic_quantize import LARGEST
 from ..figures import relative_errors
+from ..graph_under_test import GraphUnderTest
 from ..probe import open_product
 from . import operators
 
@@ -25,8 +25,8 @@ _SEED = 0x726F756E64
 class KernelRounding:
     """The rounding of each multiplication of one graph."""
 
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
+    def __init__(self, tested: GraphUnderTest) -> None:
+        self._tested = tested
         self._known: dict[tuple[int, int], Rounding] = {}
 
     def of(self, linear: Matmul, matrix: np.ndarray) -> Rounding | None:
@@ -47,7 +47,7 @@ class KernelRounding:
     def _nearest(self, linear: Matmul, rounding: InBlocks, matrix: np.ndarray) -> Rounding:
         """The rule whose products are nearest to the kernel's."""
         rows = halfway(_ROWS, matrix.shape[1], block=rounding.block)
-        session = open_product(self._subject, linear)
+        session = open_product(self._tested, linear)
         found = session.run(None, {linear.source: rows[None]})[0][0]
         rules = [dataclasses.replace(rounding, steps=steps) for steps in STEPS]
 

@@ -13,6 +13,7 @@ from ...export.config import MistralConfig
 from ...export.formats.rope_layout import RopeLayout
 from ...export.model import rope as model_rope
 from ...export.model.attention import sliding_window_attention
+from ...export.model.query_scale import scales_at
 from ...export.model.rope import Tables
 
 _SCORE_BYTES = 128 << 20  # of attention scores at once
@@ -63,16 +64,30 @@ def split_heads(x: np.ndarray, head_dim: int) -> np.ndarray:
     return x.reshape(len(x), -1, head_dim).swapaxes(0, 1)
 
 
+def scale_queries(x: np.ndarray, config: MistralConfig, *, first: int = 0) -> np.ndarray:
+    """Queries (T, H * D) of positions from ``first`` on, as the model scales them, if it does."""
+    if config.query_scale is None:
+        return x
+    scales = scales_at(config.query_scale, torch.arange(first, first + len(x)).float())
+    return np.asarray(x * scales.numpy()[:, None], x.dtype)
+
+
 def rotate(
-    x: np.ndarray, rope: Tables, *, layout: RopeLayout = "halves", back: bool = False
+    x: np.ndarray,
+    rope: Tables,
+    *,
+    layout: RopeLayout = "halves",
+    back: bool = False,
+    first: int = 0,
 ) -> np.ndarray:
-    """Apply the first T rows of rope tables to queries or keys (heads, T, D).
+    """Apply rope tables to queries or keys (heads, T, D) of the positions from ``first`` on.
 
     ``back`` undoes it: cosines and sines have rope's attention factor, so both ways together
     multiply by its square, which is the first cosine's.
     """
-    cos, sin = (table[: x.shape[1]] for table in rope)
-    tables = (cos / cos[0, 0] ** 2, -sin / cos[0, 0] ** 2) if back else (cos, sin)
+    cos, sin = (table[first : first + x.shape[1]] for table in rope)
+    square = rope[0][0, 0] ** 2
+    tables = (cos / square, -sin / square) if back else (cos, sin)
     return model_rope.rotate(torch.from_numpy(x), tables, layout=layout).numpy()
 
 
@@ -95,6 +110,7 @@ def attend(
     config: MistralConfig,
     rope: Tables,
     window: int | None,
+    before: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
     """Attention of a whole sequence, in pieces whose scores fit in memory.
 
@@ -106,21 +122,26 @@ def attend(
         config: for the sizes.
         rope: cosines and sines of at least T positions, (P, D / 2) each.
         window: keys that a query sees; None: all before it.
+        before: keys, rope applied, and values of n positions before these: (G, n, D) float32.
 
     Returns:
         (T, H * D) float32.
     """
     T, G, D = len(query), config.num_key_value_heads, config.head_dim
+    n = 0 if before is None else before[0].shape[1]
     piece = T if window is None else min(T, max(window, _FEWEST_QUERIES))
-    rows = 0 if window is None else window + piece
+    reach = n + T if n else min(T, (window or 0) + piece)  # rows, with none evicted before T
+    rows = n if window is None else max(window, reach)
     past = torch.zeros(1, G, rows, D), torch.zeros(1, G, rows, D)
-    keys = T if window is None else rows + piece  # that one query's scores are computed for
+    for held, known in zip(past, before or (), strict=False):
+        held[0, :, :n] = torch.from_numpy(np.array(known))
+    keys = n + T if window is None else min(n + T, rows + piece)  # of the scores of one query
     at_once = max(1, min(piece, _SCORE_BYTES // (4 * config.num_attention_heads * keys)))
     q, k, v = (torch.from_numpy(np.ascontiguousarray(x))[None] for x in (query, key, value))
     out = []
     for start in range(0, T, at_once):
         part = slice(start, min(start + at_once, T))
-        seen = torch.ones(1, part.stop, dtype=torch.int64)
+        seen = torch.ones(1, n + part.stop, dtype=torch.int64)
         attended, *past_now = sliding_window_attention(
             q[:, part], k[:, part], v[:, part], *past, seen, *rope, window
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +18,24 @@ from ...export.formats.checkpoint import Checkpoint
 from ...export.formats.tensor_names import EMBEDDING, HEAD
 from ...export.model.load import load_last_norm, load_layer
 from ...export.model.model import Layer
+from ...export.model.query_scale import query_scale
 from ...export.model.rope import Tables, rope_tables, unrotated
-from .reference_cache import Mapped, Store, digest
+from .reference_cache import Arrays, Store, digest
+from .shared_prefixes import Continued, Rows, Work, continued, work_of
+from .unfinished import Unfinished
 
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
 
 _SCORE_BYTES = 128 << 20  # of attention scores at once; bounds the positions run together
 _LOGITS_AT_ONCE = 256
-_ARRAYS = ("logits", "keys", "values")
+_MOST_HIDDEN = 1024  # positions of a sequence whose hidden states are kept
+_ARRAYS, _HIDDEN = ("logits", "keys", "values"), "hidden"
 # Imported here to keep the numbers, not to compute them.
-BESIDE_NUMBERS = ("export.code_digest", "validate.reference.reference_cache")
+BESIDE_NUMBERS = (
+    "export.code_digest",
+    "validate.reference.reference_cache",
+    "validate.reference.unfinished",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +68,7 @@ class Reference:
         self.track = track
         self._rope = rope_tables(config)
         self._identity: dict[str, Any] | None = None
+        self._hidden: list[tuple[np.ndarray, np.ndarray]] = []  # tokens, and what is kept of them
 
     @property
     def rope(self) -> Tables:
@@ -80,22 +89,53 @@ class Reference:
                 changed since it was opened.
             ContractError: the disk has no room for the results.
         """
-        keys = [self.key(tokens) for tokens in sequences]
-        wanted = dict(zip(keys, sequences, strict=True))
-        missing = {
-            key: tokens for key, tokens in wanted.items() if not self.store.find(key, _ARRAYS)
-        }
+        parts = continued(sequences)
+        keys = self.keys(parts)
+        found = self._found(keys, parts)
+        missing = {key: i for i, key in enumerate(keys) if key not in found}
         if missing:
-            shapes = {key: self.shapes(len(tokens)) for key, tokens in missing.items()}
-            with self.store.adding(shapes) as made:
-                self._compute(list(missing.values()), made)
+            shapes = {key: self.shapes(parts[i]) for key, i in missing.items()}
+            with self.store.adding(shapes) as unfinished:
+                known: dict[str, Mapping[str, np.ndarray]] = {
+                    **found,
+                    **dict(zip(missing, unfinished.arrays, strict=True)),
+                }
+                works = [work_of(i, parts, keys, known) for i in missing.values()]
+                self._compute(works, unfinished)
                 self.checkpoint.refuse_changed()  # or it would be kept under another's name
-        found = []
-        for key, tokens in zip(keys, sequences, strict=True):
-            arrays = self.store.find(key, _ARRAYS)
-            assert arrays is not None, "it was just kept"
-            found.append(ReferenceRun(tokens=tokens, **arrays))
+                del known, works
+            found = self._found(keys, parts)
+        runs = []
+        for key, part in zip(keys, parts, strict=True):
+            arrays = {name: found[key][name] for name in _ARRAYS}
+            runs.append(ReferenceRun(tokens=part.tokens, **arrays))
+            if part.base is None:
+                self._hidden.append((part.tokens, found[key][_HIDDEN]))
+        return runs
+
+    def _found(self, keys: Sequence[str], parts: Sequence[Continued]) -> dict[str, Arrays]:
+        """The arrays of those that are stored, by key."""
+        found = {}
+        for key, part in zip(keys, parts, strict=True):
+            arrays = self.store.find(key, self.shapes(part))
+            if arrays is not None:
+                found[key] = arrays
         return found
+
+    def hidden(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the layers make of a sequence, at some of its positions.
+
+        Returns:
+            positions (P,) int64, ascending, and the hidden state at them behind each layer:
+            (layers, P, M) float32.
+        """
+        for known, arrays in self._hidden:
+            if np.array_equal(known[: len(tokens)], tokens):
+                positions = _told(len(known))
+                count = int((positions < len(tokens)).sum())
+                return positions[:count], arrays[:, :count]
+        self.runs([tokens])
+        return self.hidden(tokens)
 
     def layers(self, numbers: Sequence[int]) -> Iterator[tuple[int, Layer]]:
         """Load layers one after the other; the previous one is freed."""
@@ -106,30 +146,47 @@ class Reference:
         """Rows of the embedding: (T, M) float32."""
         return torch.from_numpy(self.checkpoint.read(EMBEDDING)[tokens])
 
-    def shapes(self, length: int) -> dict[str, tuple[int, ...]]:
+    def shapes(self, part: Continued) -> dict[str, tuple[int, ...]]:
         """Shapes of a run's arrays, by name."""
-        c = self.config
+        c, length = self.config, len(part.tokens)
         rows = (c.num_hidden_layers, c.num_key_value_heads, length, c.head_dim)
-        return {"logits": (length, c.vocab_size), "keys": rows, "values": rows}
+        shapes: dict[str, tuple[int, ...]] = {
+            "logits": (length, c.vocab_size),
+            "keys": rows,
+            "values": rows,
+        }
+        if part.base is None:
+            shapes[_HIDDEN] = (c.num_hidden_layers, len(_told(length)), c.hidden_size)
+        return shapes
 
     @torch.no_grad()
-    def _compute(self, sequences: list[np.ndarray], made: list[Mapped]) -> None:
-        embedded = self.embed(np.concatenate(sequences))
-        hidden = list(embedded.split_with_sizes([len(tokens) for tokens in sequences]))
-        numbers = range(self.config.num_hidden_layers)
+    def _compute(self, works: Sequence[Work], unfinished: Unfinished) -> None:
+        hidden = [torch.from_numpy(x) for x in unfinished.state.values()]
+        if not hidden:
+            news = [one.part.new for one in works]
+            embedded = self.embed(np.concatenate(news))
+            hidden = list(embedded.split_with_sizes([len(tokens) for tokens in news]))
+        numbers = range(unfinished.done, self.config.num_hidden_layers)
         for number in self.track(numbers, "running the reference, layer by layer"):
             for _, layer in self.layers([number]):
-                for i, arrays in enumerate(made):
-                    hidden[i], key, value = self.run_layer(layer, hidden[i])
-                    arrays["keys"][number], arrays["values"][number] = key, value
+                for i, one in enumerate(works):
+                    rows = one.prefix(number)
+                    hidden[i], *made = self.run_layer(layer, hidden[i], before=rows)
+                    one.fill(number, (made[0].numpy(), made[1].numpy()))
+                    if one.part.base is None:
+                        one.arrays[_HIDDEN][number] = hidden[i][_told(len(hidden[i]))].numpy()
+            unfinished.note(number + 1, {f"{i}": x.numpy() for i, x in enumerate(hidden)})
         norm = load_last_norm(self.config, self.checkpoint)
         head = torch.from_numpy(self.checkpoint.read(HEAD))
-        for x, arrays in zip(hidden, made, strict=True):
+        for x, one in zip(hidden, works, strict=True):
+            logits = one.logits()
             for start in range(0, len(x), _LOGITS_AT_ONCE):
                 part = slice(start, start + _LOGITS_AT_ONCE)
-                arrays["logits"][part] = (norm(x[part]) @ head.T).numpy()
+                logits[part] = (norm(x[part]) @ head.T).numpy()
 
-    def run_layer(self, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def run_layer(
+        self, layer: Layer, x: Tensor, *, before: Rows | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Run a layer over a whole sequence, in pieces whose attention scores fit in memory.
 
         The cache has a row for every position: nothing is evicted, the window only masks keys.
@@ -137,25 +194,30 @@ class Reference:
         Args:
             layer: one of ``layers``.
             x: (T, M) float32.
+            before: keys and values of n positions before these, (G, n, D) float32.
 
         Returns:
-            (T, M) float32; keys, rope applied, and values of all positions: (G, T, D) float32.
+            (T, M) float32; keys, rope applied, and values of the T positions: (G, T, D) float32.
         """
         c, T, window = self.config, len(x), layer.attention.window
-        rows = max(T, window or 0)
-        shape = (1, c.num_key_value_heads, 0 if window is None else rows, c.head_dim)
+        n = 0 if before is None else before[0].shape[1]
+        rows = max(n + T, window or 0)
+        shape = (1, c.num_key_value_heads, n if window is None else rows, c.head_dim)
         past = torch.zeros(shape), torch.zeros(shape)
+        for held, known in zip(past, before or (), strict=False):
+            held[0, :, :n] = torch.from_numpy(np.array(known))
         at_once = max(1, _SCORE_BYTES // (4 * c.num_attention_heads * rows))
         out = torch.empty_like(x)
         for start in range(0, T, at_once):
             stop = min(start + at_once, T)
-            seen = torch.ones(1, stop, dtype=torch.int64)
-            found, past = layer(x[None, start:stop], seen, past, self._rope)
+            seen = torch.ones(1, n + stop, dtype=torch.int64)
+            scale = query_scale(c, seen, stop - start)
+            found, past = layer(x[None, start:stop], seen, past, self._rope, scale)
             out[start:stop] = found[0]
-        return out, past[0][0, :, :T], past[1][0, :, :T]
+        return out, past[0][0, :, n : n + T], past[1][0, :, n : n + T]
 
-    def key(self, tokens: np.ndarray) -> str:
-        """One name for all that decides the numbers of a sequence's run."""
+    def keys(self, parts: Sequence[Continued]) -> list[str]:
+        """One name for all that decides the numbers of each sequence's run."""
         if self._identity is None:
             self._identity = {
                 "checkpoint": self.checkpoint.hashes(),
@@ -163,5 +225,15 @@ class Reference:
                 "code": code_digest(__file__, beside=BESIDE_NUMBERS),
                 "torch": torch.__version__,
             }
-        hashed = hashlib.sha256(np.ascontiguousarray(tokens, np.int64).tobytes()).hexdigest()
-        return digest({**self._identity, "tokens": hashed})
+        keys: list[str] = []
+        for part in parts:
+            bytes_of = np.ascontiguousarray(part.tokens, np.int64).tobytes()
+            base = None if part.base is None else [keys[part.base], part.shared]
+            hashed = {"tokens": hashlib.sha256(bytes_of).hexdigest(), "continues": base}
+            keys.append(digest({**self._identity, **hashed}))
+        return keys
+
+
+def _told(length: int) -> np.ndarray:
+    """The positions of a sequence whose hidden states are kept: at most ``_MOST_HIDDEN``."""
+    return np.arange(0, length, -(-length // _MOST_HIDDEN))

@@ -1,9 +1,10 @@
 """Stores the reference's results on disk, so that they are computed once.
 
 One folder per sequence, named by the hash of all that decides its numbers: the checkpoint's files,
-the architecture, the tokens, our code, and torch. It gets its name when it is complete. The oldest
-are removed when all together exceed ``MOST_BYTES``. Each has our mark from the start; a folder
-without it is neither counted nor removed.
+the architecture, the tokens, our code, and torch. It gets its name when it is complete; until then
+it lies in a partial folder, from which an interrupted run is resumed. The oldest are removed when
+all together exceed ``MOST_BYTES``. Each has our mark from the start; a folder without it is
+neither counted nor removed.
 """
 
 from __future__ import annotations
@@ -29,14 +30,17 @@ from ...graphs.writing.own_folders import (
     mark,
     target_of,
 )
-from ...runtime.errors import ContractError
+from ...runtime.durable import rename, sync_tree
+from ...runtime.errors import ContractError, TramontaneError
+from .unfinished import LOCK_FILE, STATE_FILE, Shapes, Unfinished, only_one
 
 SUB_FOLDER = "tramontane-reference"  # of a folder that holds other things too
 MOST_BYTES = 16 << 30
 _STORE, _RUN = "the reference's work", "the reference's work on one sequence"
 _ABANDONED_SECONDS = 24 * 3600
+_PARTIAL = ".partial-"
+_OURS = (STATE_FILE, f".{STATE_FILE}", LOCK_FILE)
 Arrays = dict[str, np.ndarray]
-Mapped = dict[str, "np.memmap[Any, Any]"]
 
 
 def default_folder() -> Path:
@@ -85,10 +89,10 @@ class Store:
         return arrays if arrays.keys() == set(names) else None
 
     @contextlib.contextmanager
-    def adding(
-        self, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
-    ) -> Iterator[list[Mapped]]:
+    def adding(self, shapes: Shapes) -> Iterator[Unfinished]:
         """Yield arrays to fill, float32; each key's take its name when the block succeeds.
+
+        What an interrupted block filled is resumed by the next for the same keys.
 
         Args:
             shapes: of each array by its name, by key.
@@ -96,31 +100,51 @@ class Store:
         Raises:
             ContractError: the disk has too little room, or a key's name is taken.
         """
-        for place in (self.folder / key for key in shapes):
-            if not is_free(place) and not is_marked(place, _RUN):
+        place = self.folder / f"{_PARTIAL}{digest({'keys': sorted(shapes)})}"
+        for name in (*shapes, place.name):
+            if not is_free(self.folder / name) and not is_marked(self.folder / name, _RUN):
                 raise ContractError(
-                    f"{place}: exists and was not made by tramontane (no {MARK_FILE} of ours in "
-                    "it), expected the name to be free; move it elsewhere, or name another "
-                    "folder with --store"
+                    f"{self.folder / name}: exists and was not made by tramontane (no {MARK_FILE} "
+                    "of ours in it), expected the name to be free; move it elsewhere, or name "
+                    "another folder with --store"
                 )
-        needed = sum(4 * int(np.prod(shape)) for one in shapes.values() for shape in one.values())
-        self._make_room(needed)
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".partial-") as staging:
-            mark(Path(staging), _RUN)
-            made = []
-            for key, sizes in shapes.items():
-                place = Path(staging) / key
-                mark(place, _RUN)
-                made.append({name: _new(place / f"{name}.npy", s) for name, s in sizes.items()})
-            yield made
-            for key, arrays in zip(shapes, made, strict=True):
-                for array in arrays.values():
-                    array.flush()
-                with contextlib.suppress(OSError):  # another run was faster, with the same numbers
-                    (Path(staging) / key).rename(self.folder / key)
+        mark(place, _RUN)
+        with only_one(place) as is_alone:
+            if is_alone:
+                with self._filled(place, shapes) as unfinished:
+                    yield unfinished
+        if is_alone:
+            _discard(place)
+            return
+        with self.scratch() as other, self._filled(other, shapes) as unfinished:
+            yield unfinished
 
-    def _make_room(self, needed: int) -> None:
-        own = [path for path in self.folder.iterdir() if is_marked(path, _RUN)]
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Yield a folder for files that are removed at the end."""
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=_PARTIAL) as folder:
+            mark(Path(folder), _RUN)
+            yield Path(folder)
+
+    @contextlib.contextmanager
+    def _filled(self, place: Path, shapes: Shapes) -> Iterator[Unfinished]:
+        """Yield arrays in a folder of ours; they take their names when the block succeeds."""
+        needed = sum(4 * int(np.prod(shape)) for one in shapes.values() for shape in one.values())
+        try:
+            self._make_room(needed - _size(place), beside=place)
+            unfinished = Unfinished(place, shapes, kind=_RUN)
+            yield unfinished
+            unfinished.flush()
+        except TramontaneError:  # what was filled may be wrong
+            _discard(place)
+            raise
+        for key in shapes:
+            with contextlib.suppress(OSError):  # another run was faster, with the same numbers
+                sync_tree(place / key)
+                rename(place / key, self.folder / key)
+
+    def _make_room(self, needed: int, *, beside: Path) -> None:
+        own = [p for p in self.folder.iterdir() if p != beside and is_marked(p, _RUN)]
         kept = []
         for path in sorted(own, key=_age_seconds, reverse=True):
             if not path.name.startswith("."):
@@ -147,17 +171,13 @@ def _age_seconds(path: Path) -> float:
         return 0.0
 
 
-def _new(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-
-
 def _discard(folder: Path) -> None:
     """Remove our own files from a marked folder, and the folder where nothing else is in it."""
     with contextlib.suppress(OSError):  # another run may be removing it too
         for path in folder.iterdir():
             if is_marked(path, _RUN):
                 _discard(path)
-            elif path.suffix == ".npy":
+            elif path.suffix == ".npy" or path.name in _OURS:
                 path.unlink()
         (folder / MARK_FILE).unlink()
         folder.rmdir()

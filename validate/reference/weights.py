@@ -16,17 +16,18 @@ import torch
 
 from ...export.config import MistralConfig
 from ...export.formats.checkpoint import Checkpoint
-from ...export.formats.tensor_names import EMBEDDING, HEAD
+from ...export.formats.tensor_names import EMBEDDING, HEAD, LAST_NORM
 from ...graphs.probing.matmuls import Matmul
 from ...graphs.probing.tensor_roles import TensorRoles
 from ...graphs.quantization.activation_rounding import Rounding
-from ..artifact_under_test import Subject
+from ..graph_under_test import GraphUnderTest
 from ..probe import embedding_of, matrix_of
 from . import operators
 from .kernel_rounding import KernelRounding
 
 _NORMS = ("attention_norm", "mlp_norm")
-_READERS = {"attention_norm": ("query", "key", "value"), "mlp_norm": ("gate", "up")}
+# The matrices that show by what a norm is divided: rows of ``up`` may be divided as well.
+_READERS = {"attention_norm": ("query", "key", "value"), "mlp_norm": ("gate",)}
 _QKV = ("query", "key", "value")
 _PREFIXES = {**dict.fromkeys((*_QKV, "output"), "attention."), "head": ""}
 
@@ -64,6 +65,9 @@ class Weights(Protocol):
     def layer(self, number: int) -> LayerWeights:
         """One layer."""
 
+    def last_norm(self) -> np.ndarray:
+        """(M,) float32."""
+
     def head(self) -> Product:
         """(T, M) to logits (T, V)."""
 
@@ -92,6 +96,10 @@ class CheckpointWeights:
             },
         )
 
+    def last_norm(self) -> np.ndarray:
+        """(M,) float32."""
+        return self.checkpoint.read(LAST_NORM)
+
     def head(self) -> Product:
         """(T, M) to logits (T, V)."""
         return Product(matrix=self.checkpoint.read(HEAD), rounding=None)
@@ -101,14 +109,14 @@ class CheckpointWeights:
 class ArtifactWeights:
     """As the artifact's kernels multiply by them; norms as the recipe says."""
 
-    subject: Subject
+    tested: GraphUnderTest
     roles: TensorRoles
     checkpoint: Checkpoint
     rounding: KernelRounding
 
     def embedding(self) -> np.ndarray:
         """(V, M) float32."""
-        return embedding_of(self.subject, self.roles, self.subject.config.vocab_size)
+        return embedding_of(self.tested, self.roles, self.tested.config.vocab_size)
 
     def layer(self, number: int) -> LayerWeights:
         """One layer."""
@@ -121,19 +129,27 @@ class ArtifactWeights:
             norms[name] = weight / self._divisors(number, name, products)
         return LayerWeights(**_of_heads(self.checkpoint, number), norms=norms, products=products)
 
+    def last_norm(self) -> np.ndarray:
+        """(M,) float32."""
+        weight = self.checkpoint.read(LAST_NORM)
+        if not self.tested.is_smoothed:
+            return weight
+        found = matrix_of(self.tested, self.roles.head, len(weight))
+        return np.asarray(weight * operators.divisors_between(self.checkpoint.read(HEAD), found))
+
     def head(self) -> Product:
         """(T, M) to logits (T, V)."""
         return self._product(self.roles.head)
 
     def _product(self, linear: Matmul) -> Product:
-        columns = columns_of(linear.role, self.subject.config)
-        matrix = matrix_of(self.subject, linear, columns)
+        columns = columns_of(linear.role, self.tested.config)
+        matrix = matrix_of(self.tested, linear, columns)
         return Product(matrix=matrix, rounding=self.rounding.of(linear, matrix))
 
     def _divisors(self, number: int, norm: str, products: Mapping[str, Product]) -> np.ndarray:
         """Powers of two by which smoothing divided a norm's channels, from the matrices: (M,)."""
-        if not self.subject.is_smoothed:
-            return np.ones(self.subject.config.hidden_size, np.float32)
+        if not self.tested.is_smoothed:
+            return np.ones(self.tested.config.hidden_size, np.float32)
         readers = _READERS[norm]
         names = ["query_key_value"] if readers == _QKV and _QKV[0] not in products else readers
         found = np.concatenate([products[name].matrix for name in names])

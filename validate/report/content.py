@@ -12,7 +12,7 @@ import numpy as np
 from ...export.fingerprint import processor, tool_versions
 from ...graphs.writing.description import WHY_SCALES
 from ...runtime.manifest import describe_file
-from ...runtime.ort_session import physical_cores
+from ...runtime.ort.ort_session import physical_cores
 from ..causes.explain import Explanation
 from ..measurement import Measurement
 from ..sequences.tokens import SAMPLE
@@ -22,7 +22,10 @@ from ..verdict import headline
 SCHEMA_VERSION = 3
 _WORST = 12  # tokens that are shown one by one
 _CONTEXT = 24  # tokens before each of them
-_OF_A_MATRIX = ("matrix", "bits", "block", "method", "scales", "error", "output_error")
+_OF_A_MATRIX = (
+    *("matrix", "rank_by_harm", "bits", "block", "method", "scales", "error", "output_error"),
+    "why_differs",
+)
 
 
 def as_json(
@@ -69,14 +72,14 @@ def as_json(
 
 
 def _artifact(m: Measurement, name: str | None) -> dict[str, Any]:
-    layouts, config, manifest = m.subject.layouts, m.subject.config, m.subject.manifest
+    layouts, config, manifest = m.tested.layouts, m.tested.config, m.tested.manifest
     rows = [layout.rows for layout in layouts]
     differing = {"layer_windows": list(config.windows), "layer_rows": rows}
     return {
-        "name": name or m.subject.name,
-        "graph": m.subject.path.name,
+        "name": name or m.tested.name,
+        "graph": m.tested.path.name,
         "exporter": "tramontane" if manifest else "another",
-        "quant": m.subject.quant,
+        "quant": m.tested.quant,
         "target": manifest.target if manifest else None,
         "window": config.sliding_window,
         "rows": None if None in rows else max(row for row in rows if row is not None),
@@ -88,7 +91,7 @@ def _artifact(m: Measurement, name: str | None) -> dict[str, Any]:
 
 def _matrices(m: Measurement) -> list[dict[str, Any]]:
     """How each matrix is stored, the one that rounding harms most first, then those in float."""
-    tensors = [] if m.subject.manifest is None else m.subject.manifest.tensors
+    tensors = [] if m.tested.manifest is None else m.tested.manifest.tensors
     rounded = {one["matrix"]: one for one in tensors if "matrix" in one}
     rows = [
         {name: one.get(name) for name in _OF_A_MATRIX} | {"why_float": None}
@@ -105,15 +108,15 @@ def _matrices(m: Measurement) -> list[dict[str, Any]]:
 
 def _budget(m: Measurement) -> dict[str, Any]:
     """The budget that the recipe was made for, where it was made for one."""
-    budget = None if m.subject.manifest is None else m.subject.manifest.budget
+    budget = None if m.tested.manifest is None else m.tested.manifest.budget
     return {} if budget is None else {"budget": dataclasses.asdict(budget)}
 
 
 def _reference(m: Measurement) -> dict[str, Any]:
     return {
         "name": m.checkpoint.path.resolve().name,
-        "architecture": m.subject.config.architecture,
-        "parameters": m.subject.config.num_parameters,
+        "architecture": m.tested.config.architecture,
+        "parameters": m.tested.config.num_parameters,
         "files": m.checkpoint.hashes(),
     }
 
@@ -130,7 +133,7 @@ def _measured_on(m: Measurement) -> dict[str, Any]:
 
 def _evictions(m: Measurement) -> list[int]:
     """Positions before which rows were evicted."""
-    layouts, T = set(m.subject.layouts), len(m.curve.kl)
+    layouts, T = set(m.tested.layouts), len(m.curve.kl)
     return [
         t
         for t in range(1, T + 1)

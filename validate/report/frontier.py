@@ -33,7 +33,7 @@ def plot_frontier(budget: dict[str, Any]) -> Plot:
         size = 7 if is_wide else 5
         axes.plot([chosen["bits_per_weight"]], axis.place(point), "o", color=ACCENT, ms=size)
         on_log(axes, axis, title="expected mean KL, nats")
-        axes.set_xlabel("bits per weight, all that ships")
+        axes.set_xlabel("bits per weight, over all files of weights")
 
     words = (
         f"Line: expected mean KL of the best recipe over its size, on a logarithmic scale, from "

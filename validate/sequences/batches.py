@@ -9,21 +9,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...runtime import contract
+from ...runtime.cache import CacheLayout
 from ...runtime.sizes import counted
-from ..artifact_under_test import Subject
 from ..figures import compare
+from ..graph_under_test import GraphUnderTest
 from ..reference.recipe_reference import Expected
 from ..reference.reference import ReferenceRun
 from ..run_graph import CacheRows
 from ..tolerance import Tolerance
 from ..verdict import Check
-from .sequences import cache_check, logits_check, row_error
-from .tokens import STAND_IN_WINDOW
+from .row_errors import row_error
+from .sequences import cache_check, logits_check
+from .tokens import STAND_IN_WINDOW, at_most
+
+_ROWS_AT_ONCE = 1024  # of each sequence of a batch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchRow:
-    """One sequence of a batch: padded in the first call, then token by token."""
+    """One sequence of a batch: padded in the first call, at last token by token."""
 
     source: str
     length: int  # tokens of the first call
@@ -38,27 +42,57 @@ class BatchRow:
         return f"batch of 2{side}, {self.source}, {self.length} and {counted(steps, 'token')}"
 
 
-def feed_batch(
-    subject: Subject, runs: Sequence[ReferenceRun], *, pads_left: bool = False
-) -> list[BatchRow]:
-    """Two sequences in one batch, then token by token past the edge; of two lengths if allowed."""
-    longest = min(len(run.tokens) for run in runs)
-    widest = subject.edges[-1]  # past whose edge all others lie as well
-    window = widest.window or STAND_IN_WINDOW
+def prompt_and_steps(edges: Sequence[CacheLayout], *, longest: int) -> tuple[int, int]:
+    """Tokens of the longer prompt, up to an eviction, and of the steps across it."""
+    widest = edges[-1]  # past whose edge all others lie as well
     steps = min(24, longest // 2)
-    first = min((widest.rows or window) - 4, longest - steps)
-    second = max(1, window // 2) if subject.takes_ragged_batches else first
+    return min((widest.rows or widest.window or STAND_IN_WINDOW) - 4, longest - steps), steps
+
+
+def feed_batch(
+    tested: GraphUnderTest,
+    runs: Sequence[ReferenceRun],
+    *,
+    is_ragged: bool = False,
+    pads_left: bool = False,
+) -> list[BatchRow]:
+    """Two sequences in one batch, at last token by token past the edge.
+
+    A prompt of more than ``_ROWS_AT_ONCE`` tokens is fed in pieces. Where the graph cannot append
+    a piece to both sequences, each has a run of its own, as in the driver; and two of different
+    lengths have shorter prompts, of one piece.
+
+    Args:
+        tested: the graph.
+        runs: of the reference, on two sequences.
+        is_ragged: whether the sequences differ in length, and the shorter one is padded.
+        pads_left: before its tokens, not behind them.
+    """
+    longest = min(len(run.tokens) for run in runs)
+    first, steps = prompt_and_steps(tested.edges, longest=longest)
+    if is_ragged and not tested.appends_to_batches:
+        first = min(first, _ROWS_AT_ONCE)
+    window = tested.edges[-1].window or STAND_IN_WINDOW
+    second = min(first, max(1, window // 2)) if is_ragged else first
     lengths = np.minimum([first, second], longest - steps)
-    feeder = subject.graph_feeder(batch_size=2)
+    if first > _ROWS_AT_ONCE:  # the scores of two such prompts would take gigabytes
+        lengths = lengths * _ROWS_AT_ONCE // first
+    rest = first - int(lengths[0])  # of the prompt, for both sequences
+    first -= rest
+    runner = tested.graph_runner(batch_size=2)
     ids = np.zeros((2, first), np.int64)
     places = [slice(first - n, first) if pads_left else slice(n) for n in lengths]
     for row, (run, place) in enumerate(zip(runs, places, strict=True)):
         ids[row, place] = run.tokens[: lengths[row]]
-    found = feeder.run(ids, [contract.LOGITS], lengths=lengths, pads_left=pads_left)
-    later = []
-    for step in range(steps):
-        column = [run.tokens[n + step] for run, n in zip(runs, lengths, strict=True)]
-        later.append(feeder.run(np.array(column)[:, None], [contract.LOGITS])[contract.LOGITS])
+    found = runner.run(ids, [contract.LOGITS], lengths=lengths, pads_left=pads_left)
+    later, done = [], 0
+    for size in [*at_most(_ROWS_AT_ONCE, [rest]), *[1] * steps]:
+        columns = np.stack(
+            [run.tokens[n + done : n + done + size] for run, n in zip(runs, lengths, strict=True)]
+        )
+        append = runner.run if size == 1 or tested.appends_to_batches else runner.run_alone
+        later.append(append(columns, [contract.LOGITS])[contract.LOGITS])
+        done += size
     return [
         BatchRow(
             source=("text", "random")[row],
@@ -68,26 +102,32 @@ def feed_batch(
             logits=np.concatenate(
                 [found[contract.LOGITS][row, place], *(piece[row] for piece in later)]
             ),
-            cache=feeder.cache(row),
+            cache=runner.cache(row),
         )
         for row, place in enumerate(places)
     ]
 
 
-def feed_batches(subject: Subject, runs: Sequence[ReferenceRun]) -> Iterator[BatchRow]:
+def feed_batches(tested: GraphUnderTest, runs: Sequence[ReferenceRun]) -> Iterator[BatchRow]:
     """Each sequence of each batch, in the order of ``runs``: padded on both sides if allowed."""
-    for pads_left in (False, True) if subject.takes_ragged_batches else (False,):
-        yield from feed_batch(subject, runs, pads_left=pads_left)
+    if tested.takes_ragged_batches:
+        for pads_left in (False, True):
+            yield from feed_batch(tested, runs, is_ragged=True, pads_left=pads_left)
+        longest = min(len(run.tokens) for run in runs)
+        prompt, _ = prompt_and_steps(tested.edges, longest=longest)
+        if tested.appends_to_batches or prompt <= _ROWS_AT_ONCE:
+            return  # they crossed the edge
+    yield from feed_batch(tested, runs)
 
 
 def batch_checks(
-    subject: Subject, expected: Sequence[Expected], tolerance: Tolerance
+    tested: GraphUnderTest, expected: Sequence[Expected], tolerance: Tolerance
 ) -> Iterator[Check]:
     """Compare the sequences of batches, and what is cached of them, with the reference."""
-    rows = feed_batches(subject, [one.run for one in expected])
+    rows = feed_batches(tested, [one.run for one in expected])
     for row, (run, floor) in zip(rows, itertools.cycle((e.run, e.floor) for e in expected)):
         total = len(row.logits)
         figures = compare(run.logits[:total], row.logits, run.tokens[:total])
         yield logits_check(str(row), figures, tolerance.logits_bounds(floor, total), kind="batch")
-        worst = row_error(row.cache, run, subject.layouts, total)
+        worst = row_error(row.cache, run, tested.layouts, total)
         yield cache_check(f"cache, {row}", worst, tolerance.cache_bounds(floor))

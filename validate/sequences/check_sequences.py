@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ...runtime.errors import ContractError
-from ..artifact_under_test import Subject
 from ..figures import Positions, by_position, summarize
+from ..graph_under_test import GraphUnderTest
 from ..reference.kernel_rounding import KernelRounding
 from ..reference.recipe_reference import Expected, RecipeReference
 from ..reference.reference import Reference, ReferenceRun
@@ -19,7 +19,16 @@ from ..reference.weights import ArtifactWeights, CheckpointWeights, Weights
 from ..tolerance import Tolerance
 from ..verdict import Check
 from .batches import batch_checks
-from .sequences import Feed, check_feed, distance_check, feeds, greedy_check, greedy_tokens
+from .beginnings import Beginnings
+from .sequences import (
+    Feed,
+    check_feed,
+    distance_check,
+    feeds,
+    greedy_check,
+    greedy_tokens,
+    pieces_of,
+)
 from .tokens import Spans
 
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
@@ -36,7 +45,7 @@ class SequenceChecks:
 
 
 def check_sequences(
-    subject: Subject,
+    tested: GraphUnderTest,
     reference: Reference,
     sequences: Mapping[str, np.ndarray],
     *,
@@ -47,7 +56,7 @@ def check_sequences(
     """Run every check of whole sequences; the session that they need is closed afterwards.
 
     Args:
-        subject: the graph under test.
+        tested: the graph under test.
         reference: the float32 model.
         sequences: ``text`` and ``random``, (T,) int64 each.
         spans: lengths to feed.
@@ -58,16 +67,29 @@ def check_sequences(
         ContractError: the graph cannot be run by its names.
         CheckpointError: a weight of the checkpoint is unreadable.
     """
-    feeder, prompt = subject.feeder(), spans.greedy_prompt
-    greedy = greedy_tokens(feeder, sequences["text"][:prompt], spans.greedy_steps)
+    runner, prompt = tested.runner(), spans.greedy_prompt
+    ways = [way for source in sequences for way in feeds(source, tested.edges, spans)]
+    begun = pieces_of("text", [prompt], spans.shared)
+    beginnings = Beginnings([begun, *(way.pieces(spans.shared) for way in ways)])
+    greedy = greedy_tokens(
+        runner, sequences["text"][:prompt], spans.greedy_steps, begun, beginnings
+    )
     fed = {**sequences, "greedy": greedy}
     runs = dict(zip(fed, reference.runs(list(fed.values())), strict=True))
-    weights, notes = _weights_of(subject, reference)
-    expected = dict(zip(fed, _expected(subject, reference, runs, weights), strict=True))
+    weights, notes = _weights_of(tested, reference)
+    expected = dict(zip(fed, _expected(tested, reference, runs, weights), strict=True))
     curves: dict[str, Positions] = {}
 
     def check(way: Feed) -> list[Check]:
-        found, logits = check_feed(feeder, expected[way.source], way, subject.layouts, tolerance)
+        found, logits = check_feed(
+            runner,
+            expected[way.source],
+            way,
+            way.pieces(spans.shared),
+            tested.layouts,
+            tolerance,
+            beginnings,
+        )
         if way.mode == "chunked":
             run = runs[way.source]
             curves[way.source] = by_position(run.logits, logits, run.tokens)
@@ -79,13 +101,13 @@ def check_sequences(
         )
         return [check]
 
-    jobs: list[Callable[[], Iterable[Check]]] = [
-        functools.partial(check, way)
-        for source in sequences
-        for way in feeds(source, subject.edges, spans)
-    ]
-    both = [expected[source] for source in sequences]
-    jobs += [check_greedy, lambda: batch_checks(subject, both, tolerance)]
+    jobs: list[Callable[[], Iterable[Check]]] = [functools.partial(check, way) for way in ways]
+
+    def check_batches() -> Iterable[Check]:
+        runner.close()  # before the graph is loaded once more
+        return batch_checks(tested, [expected[source] for source in sequences], tolerance)
+
+    jobs += [check_greedy, check_batches]
     checks: list[Check] = []
     for job in track(jobs, "checking parity"):
         checks += job()
@@ -101,7 +123,7 @@ def check_sequences(
 
 
 def _expected(
-    subject: Subject,
+    tested: GraphUnderTest,
     reference: Reference,
     runs: Mapping[str, ReferenceRun],
     weights: Weights | None,
@@ -109,17 +131,17 @@ def _expected(
     """The expected result of each sequence: the recipe's reference, and the noise floor."""
     if weights is None:
         return [Expected(run=run, floor=None) for run in runs.values()]
-    recipe = RecipeReference(subject, reference, weights)
+    recipe = RecipeReference(tested, reference, weights)
     return recipe.runs([run.tokens for run in runs.values()])
 
 
-def _weights_of(subject: Subject, reference: Reference) -> tuple[Weights | None, list[str]]:
+def _weights_of(tested: GraphUnderTest, reference: Reference) -> tuple[Weights | None, list[str]]:
     """The artifact's weights and rounding; None, and a note, where they are not known."""
     checkpoint = reference.checkpoint
     try:
-        roles = subject.graph.tensor_roles(subject.config.num_hidden_layers)
+        roles = tested.graph.tensor_roles(tested.config.num_hidden_layers)
     except ContractError:
-        if subject.graph.bits == 32:
+        if tested.graph.bits == 32:
             return CheckpointWeights(checkpoint=checkpoint), []
         return None, [
             "sequences are compared with the float32 model only: the graph's weights are "
@@ -131,7 +153,7 @@ def _weights_of(subject: Subject, reference: Reference) -> tuple[Weights | None,
             "sequences are compared with the float32 model only: the graph quantizes "
             "activations by an unknown rule"
         ]
-    rounding = KernelRounding(subject)
+    rounding = KernelRounding(tested)
     return ArtifactWeights(
-        subject=subject, roles=roles, checkpoint=checkpoint, rounding=rounding
+        tested=tested, roles=roles, checkpoint=checkpoint, rounding=rounding
     ), []

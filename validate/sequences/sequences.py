@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,33 +11,17 @@ import numpy as np
 
 from ...runtime.cache import CacheLayout
 from ...runtime.sizes import counted
-from ..figures import Figures, compare, relative_errors
+from ..figures import Figures, compare
 from ..reference.recipe_reference import Expected
 from ..reference.reference import ReferenceRun
-from ..run_graph import CacheRows, Feeder
+from ..run_graph import SequenceRunner
 from ..tolerance import Tolerance
 from ..verdict import Check, judged
-from .tokens import Spans, chunks, turns
+from .beginnings import Beginnings, Begun, Pieces
+from .row_errors import RowError, row_error, worse
+from .tokens import Spans, chunks, turns, until
 
 _FEW_PIECES = 64  # up to so many pieces the cache is checked after each, else after each eviction
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RowError:
-    """The cached row that is furthest from the reference's for the position it should hold."""
-
-    error: float  # length of the difference over that of the row
-    mean: float  # over the rows of the layer where it is largest
-    layer: int
-    kind: str  # key or value
-    position: int
-    tokens: int  # fed when it was looked at
-
-    def __str__(self) -> str:
-        return (
-            f"layer {self.layer}, {self.kind} of position {self.position}, after "
-            f"{counted(self.tokens, 'token')}"
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,89 +37,93 @@ class Feed:
         """Tokens in all."""
         return sum(self.cuts)
 
+    def pieces(self, shared: int) -> Pieces:
+        """The pieces, those of the first ``shared`` tokens alike for all sources."""
+        return pieces_of(self.source, self.cuts, shared)
+
     def __str__(self) -> str:
         return f"{self.source}, {self.mode}, {counted(self.length, 'token')}"
+
+
+def pieces_of(source: str, cuts: Sequence[int], shared: int) -> Pieces:
+    """Pieces of these sizes, those of the first ``shared`` tokens alike for all sources."""
+    ends = itertools.accumulate(cuts)
+    return tuple(
+        (size, "" if end <= shared else source) for size, end in zip(cuts, ends, strict=True)
+    )
 
 
 def feeds(source: str, edges: Sequence[CacheLayout], spans: Spans) -> list[Feed]:
     """All ways of feeding one sequence, the fastest first."""
     longest, (start, end) = spans.longest, spans.stepped[source]
-    stepped = ([start] if start else []) + [1] * (end - start)
-    ways = [("one shot", [length]) for length in spans.lengths]
-    ways += [
-        ("chunked", chunks(edges, longest)),
-        ("turns", turns(edges, longest)),
-        ("stepped", stepped),
-    ]
+    whole = chunks(edges, longest)
+    stepped = [*until(whole[:1], start), *[1] * (end - start)]  # the first piece is shared
+    ways = [("one shot", [length]) for length in spans.one_shot[source]]
+    ways += [("chunked", whole), ("turns", turns(edges, longest)), ("stepped", stepped)]
     return [Feed(source=source, mode=mode, cuts=tuple(cuts)) for mode, cuts in ways]
 
 
 def feed_and_watch(
-    feeder: Feeder, run: ReferenceRun, cuts: Sequence[int], layouts: Sequence[CacheLayout]
+    runner: SequenceRunner,
+    run: ReferenceRun,
+    pieces: Pieces,
+    layouts: Sequence[CacheLayout],
+    beginnings: Beginnings,
 ) -> tuple[np.ndarray, RowError]:
     """Feed a new sequence in pieces, and check the cache after them.
 
     Returns:
         logits (T, V) float32, and the worst row.
     """
-    feeder.reset()
-    logits = np.empty((sum(cuts), run.logits.shape[1]), np.float32)
-    total, worst = 0, None
-    first: list[int] = []
-    for number, size in enumerate(cuts, start=1):
+    length = sum(size for size, _ in pieces)
+    logits = np.empty((length, run.logits.shape[1]), np.float32)
+    begun = beginnings.longest(pieces)
+    total, worst = _continued(runner, begun, logits)
+    fed = 0 if begun is None else len(begun.pieces)
+    first = [layout.first(total) for layout in layouts]
+    if begun is not None and worst is None:
+        worst = row_error(runner.cache(), run, layouts, total)
+        begun.worst = worst
+    for number, (size, _) in enumerate(pieces[fed:], start=fed + 1):
         piece = slice(total, total + size)
-        logits[piece] = feeder.feed(run.tokens[piece])
+        logits[piece] = runner.feed(run.tokens[piece])
         total += size
-        is_telling = len(cuts) <= _FEW_PIECES or number == len(cuts)
+        is_shared = pieces[:number] in beginnings.shared
+        is_telling = is_shared or len(pieces) <= _FEW_PIECES or number == len(pieces)
         now = [layout.first(total) for layout in layouts]
         if is_telling or now != first:
-            found = row_error(feeder.cache(), run, layouts, total)
-            worst = found if worst is None else _worse(worst, found)
+            worst = worse(worst, row_error(runner.cache(), run, layouts, total))
+            beginnings.keep(pieces[:number], logits[:total], worst, runner)
         first = now
+    beginnings.end(pieces)
     assert worst is not None, "the last piece is always looked at"
     return logits, worst
 
 
-def _worse(one: RowError, other: RowError) -> RowError:
-    worst = one if one.error >= other.error else other  # a NaN in the other is worse
-    return dataclasses.replace(worst, mean=max(one.mean, other.mean))
-
-
-def row_error(
-    cache: CacheRows, run: ReferenceRun, layouts: Sequence[CacheLayout], tokens: int
-) -> RowError:
-    """Compare each row with the reference's for the position that it should hold."""
-    worst, means = [], []
-    for layer, (pair, layout) in enumerate(zip(cache, layouts, strict=True)):
-        first = layout.first(tokens)
-        for kind, rows, all_rows in zip(
-            ("key", "value"), pair, (run.keys, run.values), strict=True
-        ):
-            errors = relative_errors(all_rows[layer][:, first:tokens], rows)
-            index = np.unravel_index(np.argmax(np.nan_to_num(errors, nan=np.inf)), errors.shape)
-            worst.append((float(errors[index]), layer, kind, first + int(index[1])))
-            means.append(float(errors.mean()))
-    error, layer, kind, position = max(worst, key=lambda one: np.nan_to_num(one[0], nan=np.inf))
-    return RowError(
-        error=error,
-        mean=max(means),
-        layer=layer,
-        kind=kind,
-        position=position,
-        tokens=tokens,
-    )
+def _continued(
+    runner: SequenceRunner, begun: Begun | None, logits: np.ndarray
+) -> tuple[int, RowError | None]:
+    """Begin a sequence, or return to one whose logits are copied: its tokens, its worst row."""
+    if begun is None:
+        runner.reset()
+        return 0, None
+    runner.restore(begun.state)
+    logits[: len(begun.logits)] = begun.logits
+    return len(begun.logits), begun.worst
 
 
 def check_feed(
-    feeder: Feeder,
+    runner: SequenceRunner,
     expected: Expected,
     feed: Feed,
+    pieces: Pieces,
     layouts: Sequence[CacheLayout],
     tolerance: Tolerance,
+    beginnings: Beginnings,
 ) -> tuple[list[Check], np.ndarray]:
     """Feed a sequence one way; return the checks of logits and cache, and the logits (T, V)."""
     run, floor = expected.run, expected.floor
-    logits, worst = feed_and_watch(feeder, run, feed.cuts, layouts)
+    logits, worst = feed_and_watch(runner, run, pieces, layouts, beginnings)
     figures = compare(run.logits[: feed.length], logits, run.tokens[: feed.length])
     checks = [
         logits_check(str(feed), figures, tolerance.logits_bounds(floor, feed.length)),
@@ -167,14 +156,18 @@ def logits_check(
     )
 
 
-def greedy_tokens(feeder: Feeder, prompt: np.ndarray, steps: int) -> np.ndarray:
+def greedy_tokens(
+    runner: SequenceRunner, prompt: np.ndarray, steps: int, pieces: Pieces, beginnings: Beginnings
+) -> np.ndarray:
     """A prompt and its greedy continuation by the artifact: (T,) int64."""
-    feeder.reset()
-    found, tokens = feeder.feed(prompt), [int(token) for token in prompt]
+    runner.reset()
+    found, tokens = runner.feed(prompt), [int(token) for token in prompt]
+    beginnings.keep(pieces, found, None, runner)
+    beginnings.end(pieces)
     for step in range(steps):
         tokens.append(int(found[-1].argmax()))
         if step + 1 < steps:
-            found = feeder.feed(np.array(tokens[-1:], np.int64))
+            found = runner.feed(np.array(tokens[-1:], np.int64))
     return np.array(tokens, np.int64)
 
 

@@ -23,16 +23,18 @@ SAMPLE = Path(__file__).with_name("sample.txt")
 STAND_IN_WINDOW = 64  # lengths for a model that has no window
 _TELLING_LENGTH = 1024  # positions over which a mean distinguishes recipes
 _FEWEST_TOKENS = 32  # of a text; fewer give no useful mean
-_LARGE_WINDOW = 1024  # beyond it, default runs are as short as possible
+LARGE_WINDOW = 1024  # beyond it, default runs are as short as possible
 _FEW_STEPS = 128  # across an eviction
 _PROMPT = 8  # tokens before a greedy continuation
+SOURCES = ("text", "random")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spans:
     """Lengths of each kind of check."""
 
-    lengths: tuple[int, ...]  # of one-shot runs, ascending
+    one_shot: dict[str, tuple[int, ...]]  # lengths by source, ascending
+    shared: int  # tokens of the text that random tokens follow
     greedy_prompt: int
     greedy_steps: int
     stepped: dict[str, tuple[int, int]]  # by source: tokens of one prefill, and where steps end
@@ -43,13 +45,19 @@ class Spans:
         """Tokens of the longest run."""
         return self.lengths[-1]
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Of one-shot runs of any source, ascending."""
+        return tuple(sorted({length for each in self.one_shot.values() for length in each}))
+
 
 def spans(layouts: Iterable[CacheLayout], *, positions: int, thorough: bool = False) -> Spans:
     """Lengths that straddle every window and an eviction, and go as far as they must.
 
     Single steps cover three windows of text, and an eviction on random tokens. A large window is
-    crossed once, with one eviction. ``thorough`` steps all the way, over three windows, and
-    continues greedily for four.
+    crossed once, with one eviction; there the random tokens follow W - 1 tokens of the text, and
+    the lengths W and W + 1 are fed from one source each. ``thorough`` steps all the way, over
+    three windows, and continues greedily for four.
 
     >>> spans([CacheLayout(window=64, rows=80)], positions=4096).lengths
     (1, 63, 64, 65, 192, 1024)
@@ -57,13 +65,15 @@ def spans(layouts: Iterable[CacheLayout], *, positions: int, thorough: bool = Fa
     (1, 4095, 4096, 4097, 5129)
     """
     each = [_spans(one, positions=positions, thorough=thorough) for one in distinct(layouts)]
-    stepped = {}
-    for source in ("text", "random"):
+    stepped, one_shot = {}, {}
+    for source in SOURCES:
         starts, ends = zip(*(one.stepped[source] for one in each), strict=True)
         stepped[source] = min(starts), max(ends)
+        one_shot[source] = tuple(sorted({n for one in each for n in one.one_shot[source]}))
     farthest = max(each, key=lambda one: one.greedy_steps)
     return Spans(
-        lengths=tuple(sorted({length for one in each for length in one.lengths})),
+        one_shot=one_shot,
+        shared=min(one.shared for one in each),
         greedy_prompt=farthest.greedy_prompt,
         greedy_steps=farthest.greedy_steps,
         stepped=stepped,
@@ -74,19 +84,27 @@ def spans(layouts: Iterable[CacheLayout], *, positions: int, thorough: bool = Fa
 def _spans(layout: CacheLayout, *, positions: int, thorough: bool) -> Spans:
     W = layout.window or STAND_IN_WINDOW
     evicted = _rows(layout) + _evicted_at_once(layout) + 8
-    is_short = W > _LARGE_WINDOW and not thorough
+    is_short = W > LARGE_WINDOW and not thorough
     far = {evicted} if is_short else {3 * W, max(3 * W, _TELLING_LENGTH)}
-    lengths = sorted({min(max(n, 1), positions) for n in {1, W - 1, W, W + 1, *far}})
-    past_edge = min(_rows(layout) + _FEW_STEPS // 2, lengths[-1])
+    near = {"text": {1, W - 1, W, W + 1}, "random": {1, W - 1, W, W + 1}}
+    if is_short:  # the random sequence begins with W - 1 tokens of the text
+        near = {"text": {1, W - 1, W}, "random": {1, W + 1}}
+    one_shot = {
+        source: tuple(sorted({min(max(n, 1), positions) for n in {*lengths, *far}}))
+        for source, lengths in near.items()
+    }
+    longest = one_shot["text"][-1]
+    past_edge = min(_rows(layout) + _FEW_STEPS // 2, longest)
     few = max(1, min(_rows(layout), past_edge) - _FEW_STEPS // 2), past_edge
     steps = min(_FEW_STEPS if is_short else 4 * W, positions // 2)
     return Spans(
-        lengths=tuple(lengths),
-        greedy_prompt=min(W - steps // 2, positions - steps) if is_short else _PROMPT,
+        one_shot=one_shot,
+        shared=min(W - 1, longest - 1) if is_short else 0,
+        greedy_prompt=min(W - 1, positions - steps) if is_short else _PROMPT,
         greedy_steps=steps,
         stepped={
-            "text": few if is_short else (0, lengths[-1] if thorough else min(3 * W, lengths[-1])),
-            "random": (0, lengths[-1]) if thorough else few,
+            "text": few if is_short else (0, longest if thorough else min(3 * W, longest)),
+            "random": (0, longest) if thorough else few,
         },
         layers_checked=min(evicted, positions),
     )
@@ -104,6 +122,26 @@ def chunks(layouts: Iterable[CacheLayout], length: int) -> list[int]:
         cuts |= {W - 1, W + 1, C - 1, C, C + 2, C + _evicted_at_once(layout) + 1, 2 * W + 3}
     borders = [0, *sorted(cut for cut in cuts if 0 < cut < length), length]
     return [b - a for a, b in itertools.pairwise(borders)]
+
+
+def at_most(most: int, sizes: Iterable[int]) -> list[int]:
+    """The same pieces, those of more tokens cut into pieces of ``most``.
+
+    >>> at_most(100, [63, 2, 250])
+    [63, 2, 100, 100, 50]
+    """
+    return [piece for size in sizes for piece in until(itertools.repeat(most), size)]
+
+
+def until(sizes: Iterable[int], length: int) -> list[int]:
+    """The pieces of these sizes, cut off after so many tokens.
+
+    >>> until([63, 2, 14, 1], 70)
+    [63, 2, 5]
+    """
+    ends = itertools.accumulate(sizes)
+    borders = [0, *itertools.takewhile(lambda end: end < length, ends), length]
+    return [b - a for a, b in itertools.pairwise(borders) if b > a]
 
 
 def turns(layouts: Iterable[CacheLayout], length: int) -> list[int]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from ...export.formats.checkpoint import Checkpoint
+from ...export.published_tokenizer.byte_level.agreement import MIXED_CASE
+from ...export.published_tokenizer.probe_texts import PROBE_TEXTS, around
 from ...export.tokenizer.added_tokens import with_added_tokens
-from ...export.tokenizer.byte_level.agreement import MIXED_CASE
 from ...export.tokenizer.in_transformers import note_of_transformers, read_rebuilt
 from ...export.tokenizer.tokenizer import CheckpointTokenizer
-from ...export.tokenizer.tokenizer_probes import PROBE_TEXTS, around
 from ...runtime.contract import TOKENIZER_JSON_FILE
-from ...runtime.manifest import TOKENIZERS, Manifest
+from ...runtime.manifest import Manifest
+from ...runtime.tokenizers.sentencepiece import SPACE
+from ...runtime.tokenizers.vocabulary import SENTENCEPIECE, TOKENIZERS
 from ..verdict import Check
 from .readers import (
     TOKENIZERS_PACKAGE,
@@ -32,6 +35,7 @@ from .templates import first_other, published_templates, written_templates
 KIND = "tokenizer"
 FIGURE = "differing"
 TEMPLATES = "chat templates"
+_MOST_NAMED = 3  # differences, in one note
 _LEFT_OUT = "the artifact has no tokenizer.json, so none was compared"
 
 
@@ -65,12 +69,14 @@ def check_tokenizer(artifact: Path, manifest: Manifest, checkpoint: Checkpoint) 
     else:
         wanted = expected
         if is_sentencepiece(manifest):
-            beside = [one.text for one in own.vocabulary.added_tokens.tokens]
-            wanted = beside_sentencepiece(expected, own.codec, listed=added, added=beside)
+            wanted = beside_sentencepiece(expected, own.codec, listed=added, added=_beside(own))
         checks.append(_sidecar(content, wanted, texts, size=size, path=artifact))
     others = read_transformers(published)
     if isinstance(others, str):
         notes.append(f"{published.path.name}: {others}, so its tokens were not compared")
+    elif others is not None and own.vocabulary.kind == SENTENCEPIECE:
+        wanted = beside_sentencepiece(expected, own.codec, listed=_pieces(own), added=_beside(own))
+        notes += _note_of_other_reading(others, wanted, texts, size=size, path=published.path)
     elif others is not None:
         rebuilt = read_rebuilt(checkpoint)
         wanted = expected if rebuilt is None else as_rebuilt(rebuilt, expected)
@@ -80,11 +86,40 @@ def check_tokenizer(artifact: Path, manifest: Manifest, checkpoint: Checkpoint) 
     return TokenizerChecks(checks=checks, notes=notes)
 
 
+def _note_of_other_reading(
+    found: Reading, expected: Reading, texts: list[str], *, size: int, path: Path
+) -> Iterator[str]:
+    """A note on what transformers reads otherwise than SentencePiece.
+
+    transformers 5 makes a vocabulary and merges of the model: in the order of ids, whatever their
+    scores; a space that begins a text is written once, and by some classes none is put in front.
+
+    Source: transformers 5.23, ``SentencePieceExtractor.extract``, ``LlamaTokenizer.__init__`` and
+        ``SpmConverter.build_tokenizer_from_spm_proto``.
+    """
+    spaces_last = sorted(texts, key=lambda text: text.startswith((" ", SPACE)))
+    first = [*islice(differences(found, expected, spaces_last, size=size), _MOST_NAMED)]
+    if first:
+        yield (
+            f"{path.name}: nothing is wrong with the artifact, whose tokens are those of "
+            "SentencePiece, which trained it; only transformers reads the file otherwise: "
+            f"{'; '.join(map(str, first))}"
+        )
+
+
+def _beside(own: CheckpointTokenizer) -> list[str]:
+    """Texts of the tokens that are added to a SentencePiece model."""
+    return [one.text for one in own.vocabulary.added_tokens.tokens]
+
+
+def _pieces(own: CheckpointTokenizer) -> list[str]:
+    return [own.codec.piece(token) for token in range(len(own.codec))]
+
+
 def _published_added(own: CheckpointTokenizer, checkpoint: Checkpoint) -> list[str]:
     """Texts of the added tokens of a checkpoint."""
-    beside = [one.text for one in own.vocabulary.added_tokens.tokens]
     tokenizer = with_added_tokens(checkpoint.read_tokenizer(), checkpoint.config)
-    return added_texts(tokenizer.model) if tokenizer.kind == TOKENIZERS else beside
+    return added_texts(tokenizer.model) if tokenizer.kind == TOKENIZERS else _beside(own)
 
 
 def _added(content: bytes | None) -> list[str]:

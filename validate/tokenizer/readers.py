@@ -11,14 +11,16 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from ...export.formats.tokenizer_files import PublishedTokenizer
-from ...export.tokenizer.json_parts import read_around
+from ...export.published_tokenizer.json_parts import read_around
+from ...export.published_tokenizer.tokenizer_files import PublishedTokenizer
 from ...export.tokenizer.tokenizer import CheckpointTokenizer
-from ...runtime.contract import TOKENIZER_JSON_FILE
-from ...runtime.manifest import SENTENCEPIECE, TOKENIZERS, Manifest
+from ...runtime.contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
+from ...runtime.loading.open_tokenizer import find_kind, open_tokenizer
+from ...runtime.manifest import Manifest
 from ...runtime.tokenizers.hugging_face import parse_tokenizer_json
-from ...runtime.tokenizers.kinds import KINDS, find_kind, open_tokenizer
+from ...runtime.tokenizers.kinds import KINDS
 from ...runtime.tokenizers.protocol import Codec
+from ...runtime.tokenizers.vocabulary import SENTENCEPIECE
 from .reading import Reading
 
 EXPORT, DRIVER = "the export", "the driver"
@@ -62,17 +64,18 @@ def read_sidecar(content: bytes) -> Reading:
         decode=lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
         piece=lambda token: _content(added.get(token)) or tokenizer.id_to_token(token),
         start=None if around is None else around[0],
+        end=None if around is None else around[1],
     )
 
 
 def read_transformers(published: PublishedTokenizer) -> Reading | str | None:
-    """A checkpoint's ``tokenizer.json``, as ``transformers`` reads the folder.
+    """A checkpoint's tokenizer, as ``transformers`` reads the folder.
 
     Returns:
         None where transformers is not installed, or reads other files than the driver. A message
         where it does not read the folder.
     """
-    if published.kind != TOKENIZERS or published.path.name != TOKENIZER_JSON_FILE:
+    if published.path.name not in (TOKENIZER_JSON_FILE, TOKENIZER_FILE):
         return None
     if importlib.util.find_spec(TRANSFORMERS) is None:
         return None
@@ -182,6 +185,7 @@ def _of_codec(codec: Codec, *, file: str, program: str, start: list[int]) -> Rea
         decode=codec.decode,
         piece=lambda token: codec.piece(token) if token < len(codec) else None,
         start=start,
+        end=[],
     )
 
 

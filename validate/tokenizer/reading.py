@@ -18,6 +18,7 @@ class Reading:
     decode: Callable[[Sequence[int]], str]  # special tokens add no text
     piece: Callable[[int], str | None]  # a token as the file spells it
     start: list[int] | None  # tokens in front of a prompt; None: the file does not say it
+    end: list[int] | None = None  # tokens behind a prompt; None: not compared
 
     @property
     def name(self) -> str:
@@ -45,17 +46,19 @@ class Difference:
 def differences(
     found: Reading, expected: Reading, texts: Iterable[str], *, size: int
 ) -> Iterator[Difference]:
-    """Compare start tokens, the spelling of each token, then the tokens and text of each string.
+    """Compare what is put around a prompt, the spelling of each token, and each string.
 
     Args:
         found, expected: what is compared.
-        texts: strings to encode; their tokens are decoded.
+        texts: strings to encode; their tokens are compared, and decoded.
         size: tokens of the vocabulary.
     """
-    if None not in (found.start, expected.start) and found.start != expected.start:
-        yield Difference(
-            what="tokens in front of a prompt", found=found.start, expected=expected.start
-        )
+    for where, put, wanted_there in (
+        ("in front of", found.start, expected.start),
+        ("behind", found.end, expected.end),
+    ):
+        if None not in (put, wanted_there) and put != wanted_there:
+            yield Difference(what=f"tokens {where} a prompt", found=put, expected=wanted_there)
     for token in range(size):
         own, theirs = found.piece(token), expected.piece(token)
         if own and theirs and own != theirs:

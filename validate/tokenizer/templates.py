@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...export.formats.metadata_fields import read_json_object
-from ...export.formats.tokenizer_files import (
+from ...export.files.metadata_fields import read_json_object
+from ...export.published_tokenizer.tokenizer_files import (
     SETTINGS_FILE,
     TEMPLATE_FILE,
     PublishedTokenizer,

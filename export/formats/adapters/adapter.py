@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ....runtime.errors import CheckpointError, ConfigError
-from ..held_files import HeldFiles
-from ..shards import TYPES, Series, find_tensors
-from ..stored_tensor import TensorSource
+from ...files.held_files import HeldFiles
 from ..weight_files import safetensors_file, torch_file
+from ..weight_files.shards import TYPES, Series, find_tensors
+from ..weight_files.stored_tensor import TensorSource
 from ..wrappers import plain
 from .lora_config import CONFIG_FILE, MERGE, LoraConfig, read_lora_config
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from ....runtime.errors import ConfigError
 from ....runtime.untrusted.fields import shown
-from ..held_files import HeldFile
-from ..metadata_fields import flag, number, read_json_object
+from ...files.held_files import HeldFile
+from ...files.metadata_fields import flag, number, read_json_object
 
 CONFIG_FILE = "adapter_config.json"
 MERGE = "merge it with PEFT (merge_and_unload), save the merged model and export that"
@@ -52,6 +52,10 @@ _KNOWN = {
 }
 # Other ways to begin change the base model's weights when the adapter is loaded.
 _PLAIN_BEGINNINGS = (None, True, False, "gaussian", "eva", "orthogonal")
+_ESCAPE_OR_CLASS = re.compile(r"\\.|\[\^?\]?[^\]]*\]", re.DOTALL)
+_REPETITION = re.compile(r"[*+]|\{\d*,\d*\}")
+_REPEATED_GROUP = re.compile(r"\)\s*[*+{]|\(\?(?!:)")  # also flags, comments and conditions
+_MOST_REPETITIONS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,7 +154,22 @@ def _patterns(published: dict[str, Any], name: str) -> dict[str, Any]:
             re.compile(rf"(.*\.)?({pattern})$")
         except re.error as error:
             raise ConfigError(f"{name} has {shown(pattern)}, no pattern ({error})") from error
+        _refuse_slow(pattern, name)
     return value
+
+
+def _refuse_slow(pattern: str, name: str) -> None:
+    """Refuse a pattern that a name might be compared with for hours: Python's ``re`` backtracks.
+
+    The time grows with the length of the name to the power of the repetitions, and exponentially
+    with a repeated group.
+    """
+    plain = _ESCAPE_OR_CLASS.sub("x", pattern)
+    if len(_REPETITION.findall(plain)) > _MOST_REPETITIONS or _REPEATED_GROUP.search(plain):
+        raise ConfigError(
+            f"{name} has {shown(pattern)}, expected a pattern of at most {_MOST_REPETITIONS} "
+            f"repetitions and no repeated group; {MERGE}"
+        )
 
 
 def _names(published: dict[str, Any], name: str) -> tuple[str, ...]:

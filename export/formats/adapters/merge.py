@@ -9,8 +9,8 @@ import numpy as np
 
 from ....runtime.errors import CheckpointError
 from ...config import MistralConfig
-from ..stored_tensor import TensorSource
 from ..tensor_names import EMBEDDING, HEAD, HUGGING_FACE, Naming, is_rotated, parameters
+from ..weight_files.stored_tensor import TensorSource
 from .adapter import Adapter, Low
 from .merged_tensor import MergedTensor
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..rope_layout import halves_to_pairs
-from ..stored_tensor import Floats, TensorSource
+from ..weight_files.stored_tensor import Floats, TensorSource
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,8 +7,7 @@ from functools import cache
 
 from ....runtime.contract import TOKENIZER_FILE
 from ....runtime.errors import CheckpointError
-from ..layouts import Published
-from ..tokenizer_files import (
+from ...published_tokenizer.tokenizer_files import (
     ADDED_FILE,
     DECIDING,
     MAP_FILE,
@@ -18,6 +17,7 @@ from ..tokenizer_files import (
     read_tokenizer,
     tokenizer_file,
 )
+from ..published import Published
 from .adapter import Adapter
 
 # In the order in which messages name them.

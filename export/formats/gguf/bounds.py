@@ -11,7 +11,7 @@ from typing import Any
 
 from ....runtime.contract import LARGEST
 from ....runtime.errors import CheckpointError
-from ..held_files import HeldFile
+from ...files.held_files import HeldFile
 
 _STRING, _ARRAY = 8, 9
 # Bytes of a value by its type. Source: ggml, docs/gguf.md, gguf_metadata_value_type.

@@ -15,9 +15,10 @@ from tokenizers.pre_tokenizers import PreTokenizer
 from ....console.progress import say
 from ....runtime.errors import CheckpointError
 from ....runtime.untrusted.fields import shown
-from ...tokenizer.byte_level.bpe import ByteLevelBpe
-from ...tokenizer.byte_level.mistral_split_regex import correct_split_regex
-from ...tokenizer.byte_level.pre_tokenizers import (
+from ...files.metadata_fields import flag, listed, text, token_id
+from ...published_tokenizer.byte_level.bpe import ByteLevelBpe
+from ...published_tokenizer.byte_level.mistral_split_regex import correct_split_regex
+from ...published_tokenizer.byte_level.pre_tokenizers import (
     LLAMA_3,
     QWEN_2,
     TEKKEN,
@@ -26,7 +27,6 @@ from ...tokenizer.byte_level.pre_tokenizers import (
     smollm,
     split_by,
 )
-from ..metadata_fields import flag, listed, text, token_id
 
 # Kinds of tokens. Source: ggml, docs/gguf.md.
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4

@@ -9,17 +9,17 @@ import numpy as np
 
 from ....runtime.errors import ConfigError
 from ....runtime.untrusted.fields import shown
+from ...architectures.all_architectures import architecture_of
+from ...architectures.not_supported import BY_GGUF_KEY
 from ...config import MistralConfig
+from ...files.metadata_fields import number, token_id
 from ...largest_sizes import refuse_size
-from ..architectures.known import architecture_of
-from ..architectures.not_supported import BY_GGUF_KEY
-from ..metadata_fields import number, token_id
 from ..tensor_names import GGUF, HEAD
+from .architectures import KEY, gguf_architecture
 from .file import GgufFile
-from .known import KEY, gguf_architecture
 from .neutral_keys import refuse_changes
 from .rope import KNOWN as KNOWN_OF_ROPE
-from .rope import read_scaling
+from .rope import KNOWN_OF_QUERIES, read_scaling
 
 _SIZES = {
     "hidden_size": "embedding_length",
@@ -84,7 +84,8 @@ def _parse(file: GgufFile) -> MistralConfig:
     sizes = {ours: number(own, theirs, int) for ours, theirs in _SIZES.items()}
     heads = sizes["num_attention_heads"]
     head_dim = _head_dim(own, hidden_size=sizes["hidden_size"], heads=heads)
-    known = {*_KNOWN, _WINDOW} if found.has_window else _KNOWN
+    known = _KNOWN | ({_WINDOW} if found.has_window else set())
+    known |= KNOWN_OF_QUERIES if found.scales_queries else set()
     refuse_changes(own, prefix=start, known=known, head_dim=max(head_dim, 1))
     refuse_size("num_hidden_layers", sizes["num_hidden_layers"])
     theta = _shortest(number(own, "rope.freq_base", float, _DEFAULT_THETA))

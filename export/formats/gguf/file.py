@@ -12,9 +12,9 @@ from typing import Any, cast
 import numpy as np
 
 from ....runtime.errors import CheckpointError
+from ...files.held_files import HeldFile
 from ..gguf_package import gguf
-from ..held_files import HeldFile
-from ..stored_tensor import StoredTensor
+from ..weight_files.stored_tensor import StoredTensor
 from .bounds import refuse_unbounded
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from ....runtime.errors import CheckpointError, ConfigError
 from ....runtime.untrusted.fields import shown
-from ..held_files import HeldFiles
-from ..metadata_fields import number as whole_number
-from ..stored_tensor import StoredTensor
+from ...files.held_files import HeldFiles
+from ...files.metadata_fields import number as whole_number
+from ..weight_files.stored_tensor import StoredTensor
 from .file import GgufFile, read_gguf
 
 SUFFIX = ".gguf"  # in upper or lower case

@@ -1,4 +1,4 @@
-"""Reads how a GGUF file scales rope: keys, and the tensor of Llama 3's factors."""
+"""Reads how a GGUF file scales rope and queries: keys, and the tensor of Llama 3's factors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 
 from ....runtime.errors import ConfigError
 from ....runtime.untrusted.fields import shown
-from ...rope_parameters import KIND, ORIGINAL
-from ..metadata_fields import number
+from ...files.metadata_fields import number
+from ...rope_parameters import KIND, ORIGINAL, QUERY_SCALE
+from .architectures import GgufArchitecture
 from .file import GgufFile
-from .known import GgufArchitecture
 
 FACTORS = "rope_freqs.weight"
 _TYPE, _FACTOR = "rope.scaling.type", "rope.scaling.factor"
@@ -23,6 +23,10 @@ _BETAS = {"beta_fast": "rope.scaling.yarn_beta_fast", "beta_slow": "rope.scaling
 _LOG_MULTIPLIER = "rope.scaling.yarn_log_multiplier"
 KNOWN = {_TYPE, _FACTOR, _LINEAR_FACTOR, _LENGTH, *_BETAS.values(), _LOG_MULTIPLIER}
 KNOWN |= {"rope.scaling.finetuned"}  # says how the model was trained
+_BETA = "attention.temperature_scale"
+# llama.cpp reads it for other architectures; for mistral3 it takes rope's original length.
+_BETA_LENGTH = "attention.temperature_length"
+KNOWN_OF_QUERIES = {_BETA, _BETA_LENGTH}
 _KINDS = ("none", "linear", "yarn")
 # What Llama 3.1 to 3.3 have beside the factor, which the tensor shows: it holds frequencies alone.
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, ORIGINAL: 8192}
@@ -61,20 +65,43 @@ def read_scaling(
             "the factor; export the folder that the file was converted from"
         )
     if kind == "none" or (kind == "linear" and factor == 1):
-        return _of_tensor(file, theta)
+        return _of_tensor(file, theta) | _of_queries(own, known)
     if FACTORS in file.tensors:
         raise ConfigError(
             f"{_TYPE} is {kind!r} and tensor {FACTORS} divides the frequencies too, expected one "
             "of the two; export the folder that the file was converted from"
         )
     if kind == "linear":
-        return {KIND: kind, "factor": factor}
-    length = own.get(_LENGTH) or own.get("context_length")
-    scaling: dict[str, Any] = {KIND: kind, "factor": factor, ORIGINAL: length}
+        return {KIND: kind, "factor": factor, **_of_queries(own, known)}
+    scaling: dict[str, Any] = {KIND: kind, "factor": factor, ORIGINAL: _original(own)}
     scaling |= {ours: own[theirs] for ours, theirs in _BETAS.items() if theirs in own}
     if weight := number(own, _LOG_MULTIPLIER, float, 0.0):
         scaling |= {"mscale": 1.0, "mscale_all_dim": weight}
-    return scaling
+    return scaling | _of_queries(own, known)
+
+
+def _original(own: Mapping[str, Any]) -> Any:
+    return own.get(_LENGTH) or own.get("context_length")
+
+
+def _of_queries(own: Mapping[str, Any], known: GgufArchitecture) -> dict[str, Any]:
+    """How much queries grow with their position; empty: not at all.
+
+    Raises:
+        ConfigError: after another length than rope's original one.
+
+    Source: llama.cpp 0c1e57098, src/models/mistral3.cpp, ``llm_graph_input_attn_temp`` of
+        src/llama-graph.cpp.
+    """
+    if not known.scales_queries or not (beta := number(own, _BETA, float, 0.0)):
+        return {}
+    original = _original(own)
+    if (length := own.get(_BETA_LENGTH)) and length != original:
+        raise ConfigError(
+            f"{_BETA_LENGTH} is {shown(length)}, expected {shown(original)}, rope's original "
+            "length, or no such key; export the folder that the file was converted from"
+        )
+    return {QUERY_SCALE: beta, ORIGINAL: original}
 
 
 def _of_tensor(file: GgufFile, theta: float) -> dict[str, Any]:

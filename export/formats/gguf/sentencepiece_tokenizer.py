@@ -9,8 +9,8 @@ from typing import Any
 from ....runtime.errors import CheckpointError
 from ....runtime.tokenizers.added_tokens import AddedToken
 from ....runtime.untrusted.fields import shown
-from ...tokenizer.sentencepiece_model import KIND, make_bpe, serialize
-from ..metadata_fields import flag, listed, token_id
+from ...files.metadata_fields import flag, listed, token_id
+from ...published_tokenizer.sentencepiece_model import KIND, make_bpe, serialize
 
 _LISTS = {"tokens": str, "scores": float, "token_type": int}
 # What llama.cpp takes for granted of this kind of tokenizer, src/llama-vocab.cpp.

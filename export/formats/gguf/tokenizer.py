@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ....runtime.errors import CheckpointError, ConfigError
-from ....runtime.manifest import SENTENCEPIECE, TOKENIZERS
 from ....runtime.tokenizers.added_tokens import ALWAYS, AddedTokens
+from ....runtime.tokenizers.vocabulary import SENTENCEPIECE, TOKENIZERS
 from ....runtime.untrusted.fields import shown
-from ...tokenizer.json_parts import to_bytes
-from ..metadata_fields import flag, text, token_id
-from ..tokenizer_files import PublishedTokenizer
+from ...files.metadata_fields import flag, text, token_id
+from ...published_tokenizer.json_parts import to_bytes
+from ...published_tokenizer.tokenizer_files import PublishedTokenizer
 from .byte_level_tokenizer import build_byte_level
 from .file import GgufFile
 from .sentencepiece_tokenizer import REMEDY, build_sentencepiece, user_defined

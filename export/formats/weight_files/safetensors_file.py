@@ -8,8 +8,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from ....runtime.errors import CheckpointError
-from ..held_files import HeldFile
-from ..stored_tensor import StoredTensor
+from ...files.held_files import HeldFile
+from .stored_tensor import StoredTensor
 
 
 def read_headers(file: HeldFile) -> list[StoredTensor]:

@@ -14,6 +14,7 @@ import collections
 import io
 import math
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ from typing import Any
 
 from ....runtime.errors import CheckpointError
 from ....runtime.untrusted.fields import shown
-from ..held_files import HeldFile
-from ..stored_tensor import StoredTensor, StridedTensor
+from ...files.held_files import HeldFile
+from .stored_tensor import StoredTensor, StridedTensor
 
 # Types of elements as safetensors names them, and their bytes.
 _STORAGES = {
@@ -76,6 +77,52 @@ class _Tensor:
     dtype: str
 
 
+# Opcodes that keep a value for later, that bring it back, and that make values which a pickle of
+# tensors brings back: names of constructors, texts, what constructors return, dictionaries.
+_PUT = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
+_GET = ("GET", "BINGET", "LONG_BINGET")
+_SHARED = (
+    *("GLOBAL", "STACK_GLOBAL", "REDUCE", "EMPTY_DICT", "EMPTY_LIST"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+)
+
+
+def _refuse_growth(pickled: bytes) -> None:
+    """Refuse a pickle of a few bytes from which much is made.
+
+    The memory of what is kept grows with the largest number that is given, and the time to hash a
+    tuple doubles with each tuple that holds another one twice.
+
+    Raises:
+        ValueError: naming the opcode.
+    """
+    kept: set[int] = set()
+    shared: set[int] = set()
+    before = ""
+    for opcode, argument, _ in pickletools.genops(pickled):
+        name = opcode.name
+        if name in _PUT:
+            number = len(kept) if name == "MEMOIZE" else int(argument or 0)
+            if number > len(pickled):
+                raise ValueError(f"{name} keeps value {number}, expected at most {len(pickled)}")
+            kept.add(number)
+            (shared.add if before in _SHARED else shared.discard)(number)
+        elif name == "DUP" or (name in _GET and int(argument or 0) not in shared):
+            raise ValueError(f"{name} uses a value twice that no tensor shares")
+        before = name
+
+
+def _size(values: Any) -> tuple[int, ...]:
+    """The sizes of a tensor.
+
+    Raises:
+        ValueError: they are no whole numbers.
+    """
+    if not isinstance(values, (tuple, list)) or any(type(value) is not int for value in values):
+        raise ValueError(f"sizes {shown(values)}")
+    return tuple(values)
+
+
 class _CodeError(Exception):
     """The pickle names something that is no constructor of a tensor."""
 
@@ -96,7 +143,7 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> _Record:
         kind, dtype, key, *_ = pid
         if kind != "storage" or not isinstance(dtype, str):
-            raise ValueError(f"a reference to {kind!r}")
+            raise ValueError(f"a reference to {shown(kind)}")
         offset, size = self._records[key]
         return _Record(offset, size, dtype)
 
@@ -131,7 +178,7 @@ def _known() -> dict[tuple[str, str], Any]:
     }
     return {
         ("collections", "OrderedDict"): collections.OrderedDict,
-        ("torch", "Size"): tuple,
+        ("torch", "Size"): _size,
         ("torch.storage", "UntypedStorage"): "",
         **{("torch._utils", name): function for name, function in rebuild.items()},
         **{("torch", name): dtype for name, dtype in (_STORAGES | _DTYPES).items()},
@@ -156,8 +203,8 @@ def read_headers(file: HeldFile) -> list[StoredTensor | StridedTensor]:
     for name, value in tensors:
         if not isinstance(name, str) or not isinstance(value, _Tensor):
             raise CheckpointError(
-                f"{file.path}: {name!r} is a {type(value).__name__}, expected a tensor; if the "
-                f"model's tensors are nested in it, save those alone, or {_AGAIN}"
+                f"{file.path}: {shown(name)} is a {type(value).__name__}, expected a tensor; if "
+                f"the model's tensors are nested in it, save those alone, or {_AGAIN}"
             )
     return [_header(file, name, tensor) for name, tensor in tensors]
 
@@ -177,6 +224,7 @@ def _unpickled(file: HeldFile) -> Any:
     try:
         with zipfile.ZipFile(file.stream()) as archive:
             records, pickled = _records(file, archive)
+        _refuse_growth(pickled)
         return _Unpickler(pickled, records).load()
     except _CodeError as error:
         raise CheckpointError(

@@ -17,6 +17,7 @@ import numpy as np
 
 from ....runtime.errors import GraphError
 from ...passes.pack_qkv import parts_of
+from ...weights import Matrix
 from ..activation_ranges import Calibration
 from ..codes import LARGEST, Blocks, steps_of
 from ..scheme import Scheme
@@ -43,7 +44,7 @@ class Gptq(Method):
         """Looks matrices up."""
         rounded = None if calibration is None else calibration.rounded
 
-        def look_up(_matrix: np.ndarray, scheme: Scheme, name: str) -> Blocks:
+        def look_up(_matrix: Matrix, scheme: Scheme, name: str) -> Blocks:
             if rounded is None:
                 raise GraphError(f"{name}: no calibration was given, expected one that rounded it")
             parts = [rounded.read(part, scheme) for part in parts_of(name)]

@@ -1,7 +1,7 @@
 """What a quantization method is: what it observes, how it rounds, and which error it may make.
 
-A method is a module of this folder that holds it as ``METHOD``; ``known.py`` lists them, and the
-lines of recipes name them.
+A method is a module of this folder that holds it as ``METHOD``; ``all_methods.py`` lists them, and
+the lines of recipes name them.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx_ir as ir
 
+    from ...weights import Matrix
     from ..activation_ranges import Calibration
     from ..codes import Blocks
     from ..scheme import Scheme
 
 # Rounds a matrix (N, K) float32 to this scheme; its name is the graph's. Two calls with one
-# matrix yield the same blocks.
-Rounder = Callable[["np.ndarray", "Scheme", str], "Blocks"]
+# matrix yield the same blocks. Of a large one, rows are computed when a slice of it is taken.
+Rounder = Callable[["Matrix", "Scheme", str], "Blocks"]
 
 
 class Method(abc.ABC):

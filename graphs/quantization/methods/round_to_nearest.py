@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ...weights import Matrix
 from ..activation_ranges import Calibration
 from ..codes import LARGEST, MIDDLE, Blocks, pack_codes, steps_of
 from ..scales_in_bytes import rounded_up
@@ -52,7 +53,7 @@ class RoundToNearest(Method):
 METHOD = RoundToNearest()
 
 
-def quantize(matrix: np.ndarray, scheme: Scheme) -> Blocks:
+def quantize(matrix: Matrix, scheme: Scheme) -> Blocks:
     """Round each weight of (N, K) float32 to the nearest of its block's steps.
 
     Source: onnxruntime, docs/ContribOperators.md, com.microsoft.MatMulNBits, for the layout.
@@ -74,7 +75,7 @@ def quantize(matrix: np.ndarray, scheme: Scheme) -> Blocks:
     return found
 
 
-def _round_any(matrix: np.ndarray, scheme: Scheme, _name: str) -> Blocks:
+def _round_any(matrix: Matrix, scheme: Scheme, _name: str) -> Blocks:
     return quantize(matrix, scheme)
 
 

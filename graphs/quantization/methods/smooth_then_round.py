@@ -1,8 +1,7 @@
 """Round to nearest, after activations are smoothed: channels made smaller, weights larger.
 
-For recipes whose kernels round an activation with one scale for a position. What the rounding
-costs a weight is the same as without smoothing: smoothing multiplies by powers of two, which is
-exact.
+For kernels that round activations too. What the rounding of a weight costs it, relative to the
+largest of its block, is bounded as without smoothing: powers of two multiply exactly.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from .round_to_nearest import RoundToNearest
 
 
 class SmoothThenRound(RoundToNearest):
-    """Needs the largest magnitude of each channel that a norm yields."""
+    """Needs divisors, which calibration chooses for the inputs that it observes."""
 
     observes_activations = True
     smooths_activations = True

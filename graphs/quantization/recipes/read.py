@@ -21,13 +21,15 @@ from typing import Any
 
 from ....console.text_file import read_text
 from ....runtime.errors import ConfigError
-from ..methods import known as known_methods
-from ..methods.known import find_method
+from ....runtime.untrusted.fields import shown
+from ..methods import all_methods
+from ..methods.all_methods import find_method
 from ..scheme import BITS, SCALE_TYPES
 from .recipe import ACTIVATIONS, FLOAT_BITS, PER_BLOCK, Recipe, Rule
 
 _TABLE = "matrices"
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 16, 256
+_MOST_LINES, _LONGEST_LINE = 4096, 1000  # a model of 200 layers has 1401 matrices
 _DIGITS = 8  # of the digest in the name of one's own recipe
 
 
@@ -63,9 +65,10 @@ class _Reader:
         self._text, self._where = text, where
 
     def recipe(self, *, name: str, path: str | None) -> Recipe:
+        self._refuse_large()
         try:
             content = tomllib.loads(self._text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also of 5000 digits or nested lists
             raise ConfigError(
                 f"{self._where}: is no TOML ({error}), expected lines such as "
                 '"layers.*" = { bits = 4 }; correct it'
@@ -75,7 +78,7 @@ class _Reader:
         if not isinstance(table, Mapping) or not table:
             raise self._error(
                 _TABLE,
-                "no table of patterns" if table is None else f"found {table!r}",
+                "no table of patterns" if table is None else f"found {shown(table)}",
                 f'[{_TABLE}] and lines such as "*" = {{ bits = 4 }}',
             )
         rules = tuple(self._rule(pattern, value) for pattern, value in table.items())
@@ -96,9 +99,20 @@ class _Reader:
             )
         return recipe
 
+    def _refuse_large(self) -> None:
+        """Refuse what no recipe needs, and what takes long to parse."""
+        lines = self._text.splitlines()
+        longest = max(map(len, lines), default=0)
+        if len(lines) > _MOST_LINES or longest > _LONGEST_LINE:
+            raise ConfigError(
+                f"{self._where}: {len(lines)} lines, the longest of {longest} characters, "
+                f"expected at most {_MOST_LINES} of {_LONGEST_LINE}; let a pattern "
+                "match several matrices"
+            )
+
     def _rule(self, pattern: str, value: Any) -> Rule:
         if not isinstance(value, Mapping):
-            raise self._error(pattern, f"found {value!r}", "a table, such as { bits = 4 }")
+            raise self._error(pattern, f"found {shown(value)}", "a table, such as { bits = 4 }")
         self._refuse_unknown(value, ("bits", "block", "method", "scales"), within=pattern)
         if "bits" not in value:
             raise self._error(pattern, "no bits", "bits, such as { bits = 4 }")
@@ -110,13 +124,13 @@ class _Reader:
             and block & (block - 1) == 0
         ):
             blocks = "16, 32, 64, 128 or 256, or no block, so that --block decides"
-            raise self._error(pattern, f"block = {block!r}", blocks)
+            raise self._error(pattern, f"block = {shown(block)}", blocks)
         others = sorted({"block", "method", "scales"} & set(value))
         if bits == FLOAT_BITS and others:
             raise self._error(
                 pattern, f"{others[0]} beside bits = {FLOAT_BITS}, which is float", "bits alone"
             )
-        methods = known_methods.METHODS
+        methods = all_methods.METHODS
         method = self._one_of(value, "method", methods, methods[0], within=pattern)
         if bits != FLOAT_BITS and bits not in find_method(method).weight_errors:
             raise self._error(
@@ -136,7 +150,7 @@ class _Reader:
     def _finer(self, content: Mapping[str, Any]) -> str | None:
         found = content.get("finer")
         if found is not None and not isinstance(found, str):
-            raise self._error("finer", f"found {found!r}", 'a recipe\'s name, such as "int8"')
+            raise self._error("finer", f"found {shown(found)}", 'a recipe\'s name, such as "int8"')
         return found
 
     def _one_of(
@@ -150,7 +164,9 @@ class _Reader:
     ) -> Any:
         found = table.get(key, default)
         if type(found) is bool or found not in expected:
-            raise self._error(within or key, f"{key} = {found!r}", f"one of {_listed(expected)}")
+            raise self._error(
+                within or key, f"{key} = {shown(found)}", f"one of {_listed(expected)}"
+            )
         return found
 
     def _refuse_unknown(
@@ -159,7 +175,7 @@ class _Reader:
         for key in table:
             if key not in expected:
                 raise self._error(
-                    within or key, f"unknown key {key!r}", f"one of {_listed(expected)}"
+                    within or key, f"unknown key {shown(key)}", f"one of {_listed(expected)}"
                 )
 
     def _error(self, key: str, found: str, expected: str) -> ConfigError:
@@ -174,7 +190,7 @@ class _Reader:
             (
                 number
                 for number, line in enumerate(self._text.splitlines(), 1)
-                if words.match(line)
+                if key in line and words.match(line)
             ),
             None,
         )

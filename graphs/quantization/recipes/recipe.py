@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....runtime.contract import is_quantized_cache
 from ....runtime.errors import GraphError
-from ..methods.known import find_method
+from ..methods.all_methods import find_method
 from ..scheme import BYTE_SCALES, FLOAT_SCALES, Scheme
 
 if TYPE_CHECKING:

@@ -22,4 +22,5 @@ def test_every_figure_is_printed_and_reuse_and_drafts_save_time(
     assert found["decoding of an edited function with drafts, times faster"] > 1
     assert found["decoding of an answer with quotes with drafts, times faster"] > 0.8
     assert found["decoding of a text sampled freely with drafts, times faster"] > 0.5
+    assert found["decoding of 8 prompts together, times faster"] > 1
     assert {what.split(",")[0] for what in found} >= {"rewind and a step", "snapshot", "restore"}

@@ -38,12 +38,13 @@ def row(
         is_quantized=is_quantized,
         weights=Weights(weights_bytes=bytes_, types="int4 x 5", **more),
         figures=replace(FIGURES, mean_kl=kl),
+        weights_kl=kl / 2,
     )
 
 
 ROWS = (
     row("fp32", bytes_=4000, kl=1e-12, is_quantized=False),
-    row("int8", bytes_=1100, kl=1e-4, table_bytes=50),
+    row("int8", bytes_=1100, kl=1e-4),
     row("int4", bytes_=600, kl=1e-2),
     row("Q8_0", bytes_=1060, kl=2e-4, family=LLAMA_CPP),
     row("Q4_K_M", bytes_=650, kl=2e-2, family=LLAMA_CPP, fallen_back=3),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tramontane.cli import main as cli
 from tramontane.export.budget import fit
-from tramontane.graphs.quantization.recipes.known import recipe_of
+from tramontane.graphs.quantization.recipes.all_recipes import recipe_of
 from tramontane.runtime import Session
 from tramontane.runtime.manifest import read_manifest, verify_files
 from tramontane.validate.figures import compare
@@ -116,4 +116,4 @@ def test_size_that_no_recipe_reaches_is_refused_with_the_smallest_which_works(
 def test_inspect_plans_recipes_alone(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["inspect", "models/stdlib-5m", "--quant", "auto"])
-    assert "invalid choice: 'auto'" in capsys.readouterr().err
+    assert "--quant auto: expected one of fp32, int8, " in capsys.readouterr().err

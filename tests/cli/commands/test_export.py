@@ -34,7 +34,7 @@ def test_what_is_replaced_is_named_before_the_work_and_kept_until_the_new_one_is
     def fail(*_: object, **__: object) -> None:
         raise ParityError("far off")
 
-    monkeypatch.setattr(run_gate, "prove", fail)
+    monkeypatch.setattr(run_gate, "require_parity", fail)
     assert cli.main(["export", str(stdlib_5m), "--out", str(out)]) == status.EXIT_FAILED
     told = capsys.readouterr().err.splitlines()
     assert told[0] == (
@@ -57,7 +57,7 @@ def test_parity_that_failed_prints_the_commands_that_look_into_it(
         raise ParityError("far off")
 
     monkeypatch.setattr(build, "export_checkpoint", lambda *_, gate, **__: gate(tmp_path, None))
-    monkeypatch.setattr(run_gate, "prove", fail)
+    monkeypatch.setattr(run_gate, "require_parity", fail)
     words = ["--block", "32", "--kv", "int8", "--quant", "int4", "--out", str(tmp_path / "it's")]
     assert cli.main(["export", str(stdlib_5m), *words]) == status.EXIT_FAILED
     lines = [line.strip() for line in capsys.readouterr().err.splitlines()]

@@ -10,7 +10,7 @@ import pytest
 from tramontane.cli import main as cli
 from tramontane.console import status
 from tramontane.export.formats import checkpoint as checkpoint_module
-from tramontane.graphs.quantization.recipes.known import recipe_names
+from tramontane.graphs.quantization.recipes.all_recipes import recipe_names
 
 from ..calls import output, refusal
 

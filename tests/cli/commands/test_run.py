@@ -61,6 +61,14 @@ def test_an_artifact_that_is_missing_is_told_before_standard_input_is_read(
     assert "no such folder" in refusal(capsys, "run", tmp_path / "missing")
 
 
+def test_standard_input_that_ends_inside_a_character_is_refused(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = io.TextIOWrapper(io.BytesIO("def 5 €".encode()[:-1]), encoding="ascii")
+    monkeypatch.setattr("sys.stdin", typed)
+    assert "byte 0xe2 at offset 6 is not UTF-8, expected text" in refusal(capsys, "run", artifact)
+
+
 def test_sampling_with_one_seed_gives_one_text(
     artifact: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,17 +16,17 @@ from tramontane.export.budget import fit
 from tramontane.export.budget.assign import assign
 from tramontane.export.budget.candidates import CANDIDATES, MEASURED
 from tramontane.export.budget.fit import Budget, recipe_text
-from tramontane.export.budget.sensitivity import measure
+from tramontane.export.budget.measure import measure
 from tramontane.export.cache_choice import WINDOWED
 from tramontane.export.calibrate.layer_walk import STAGES
 from tramontane.export.formats.checkpoint import Checkpoint
-from tramontane.export.plan import plan
+from tramontane.export.planning.plan import plan
 from tramontane.graphs.quantization.codes import dequantize
 from tramontane.graphs.quantization.methods.round_to_nearest import quantize
-from tramontane.graphs.quantization.recipes.known import open_recipe
+from tramontane.graphs.quantization.recipes.all_recipes import open_recipe
 from tramontane.graphs.quantization.recipes.read import parse_recipe
 from tramontane.graphs.quantization.scheme import Scheme
-from tramontane.graphs.targets.known import find_target
+from tramontane.graphs.targets.all_targets import find_target
 from tramontane.runtime.errors import ConfigError
 
 from ...cli.calls import output, refusal

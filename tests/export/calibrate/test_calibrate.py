@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from tramontane.export.calibrate.tokens import (
     TOKENS_FOR_MAXIMA,
     CalibrationTokens,
     calibration_tokens,
+    digest_of,
 )
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.graphs.quantization.activation_ranges import Calibration, LayerMaxima
@@ -34,7 +34,7 @@ TOKENS = CalibrationTokens(text=SEQUENCES[:1], random=SEQUENCES[1])
 
 
 def seen_by_transformers(checkpoint: Path) -> dict[str, np.ndarray]:
-    """Maxima by name, e.g. ``0.keys``, from hooks and the cache."""
+    """Maxima by name, e.g. ``0.keys``, from the cache."""
     model = transformers.MistralForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     found: dict[str, np.ndarray] = {}
 
@@ -42,16 +42,6 @@ def seen_by_transformers(checkpoint: Path) -> dict[str, np.ndarray]:
         maxima = rows.detach().abs().amax(dim=0).numpy()
         found[name] = np.maximum(maxima, found.get(name, 0))
 
-    def hook(name: str) -> Any:
-        return lambda _, inputs: note(name, inputs[0][0])
-
-    for i, layer in enumerate(model.model.layers):
-        readers = {
-            "attention_input": layer.self_attn.k_proj,
-            "mlp_input": layer.mlp.up_proj,
-        }
-        for kind, reader in readers.items():
-            reader.register_forward_pre_hook(hook(f"{i}.{kind}"))
     for tokens in SEQUENCES:
         cache = transformers.DynamicCache()  # without a config: no row is dropped
         with torch.no_grad():
@@ -67,7 +57,7 @@ def test_maxima_are_those_of_transformers_own_model(tiny_checkpoint: Write) -> N
     expected = seen_by_transformers(checkpoint.path)
     found = calibrate(checkpoint.config, checkpoint, TOKENS)
     assert len(found.layers) == 2
-    assert len(expected) == 2 * 4
+    assert len(expected) == 2 * 2
     for name, maxima in expected.items():
         number, _, kind = name.rpartition(".")
         ours = getattr(found.layers[int(number)], kind)
@@ -84,16 +74,16 @@ def test_maxima_grow_with_the_sequences_and_their_order_does_not_matter(
         for *text, last in (SEQUENCES[:1], SEQUENCES, SEQUENCES[::-1])
     )
     assert both.to_bytes() == turned.to_bytes()
-    assert (both.layers[1].mlp_input >= one.layers[1].mlp_input).all()
-    assert (both.layers[1].mlp_input > one.layers[1].mlp_input).any()
+    assert (both.layers[1].keys >= one.layers[1].keys).all()
+    assert (both.layers[1].keys > one.layers[1].keys).any()
 
 
 @pytest.mark.slow
 def test_what_is_found_apart_is_what_is_found_here(tiny_checkpoint: Write) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint())
     config, text = checkpoint.config, "for name in names:\n    print(name)\n" * 20
-    here = calibrate(config, checkpoint, calibration_tokens(config, checkpoint, text, most=512))
-    apart = calibrate_in_subprocess(config, checkpoint, text, tokens=512)
+    here = calibrate(config, checkpoint, calibration_tokens(config, checkpoint, (text,), most=512))
+    apart = calibrate_in_subprocess(config, checkpoint, (text,), tokens=512)
     assert apart.to_bytes() == here.to_bytes()
 
 
@@ -113,7 +103,7 @@ def test_text_is_cut_where_positions_end_and_every_piece_begins_as_a_prompt(
     found = calibration_tokens(
         checkpoint.config,
         checkpoint,
-        TEXT.read_text(encoding="utf-8"),
+        (TEXT.read_text(encoding="utf-8"),),
         most=TOKENS_FOR_MAXIMA,
     )
     assert [len(piece) for piece in found.text] == [256] * 4
@@ -122,11 +112,31 @@ def test_text_is_cut_where_positions_end_and_every_piece_begins_as_a_prompt(
     assert found.random.max() < checkpoint.config.vocab_size
 
 
+def test_sequences_of_several_texts_are_taken_in_turn(tiny_checkpoint: Write) -> None:
+    """As many from each, until there are enough or a text ends."""
+    checkpoint = Checkpoint.open(tiny_checkpoint())
+    whole = TEXT.read_text(encoding="utf-8")
+    texts = whole[:20_000], whole[-20_000:], whole[30_000:31_500]
+
+    def cut(*some: str, most: int) -> list[list[int]]:
+        found = calibration_tokens(checkpoint.config, checkpoint, some, most=most)
+        return [piece.tolist() for piece in found.text]
+
+    first, second, third = (cut(text, most=4096) for text in texts)
+    assert cut(*texts, most=2048) == [first[0], second[0], third[0], first[1]]
+    many = cut(*texts, most=4096)
+    assert len(many) == 8
+    assert [piece for piece in many if piece in third] == third
+    assert digest_of(texts) != digest_of([whole]) != digest_of(texts[::-1])
+    with pytest.raises(ConfigError, match="--calibration-text 2 of 2: 2 tokens, expected at"):
+        cut(whole, "return x", most=512)
+
+
 @pytest.mark.slow
 def test_text_of_a_few_words_is_refused(tiny_checkpoint: Write, tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint())
     with pytest.raises(ConfigError, match="--calibration-text: 2 tokens, expected at least 32"):
-        calibrate_in_subprocess(checkpoint.config, checkpoint, "return x", tokens=512)
+        calibrate_in_subprocess(checkpoint.config, checkpoint, ("return x",), tokens=512)
     with pytest.raises(ConfigError, match="--calibration-text .*nowhere.txt.*name a UTF-8"):
         read_text(tmp_path / "nowhere.txt", flag="--calibration-text")
 
@@ -144,7 +154,7 @@ def test_weight_that_is_no_number_is_named_from_the_other_process(
     checkpoint = Checkpoint.open(folder)
     with pytest.raises(CheckpointError, match="layers.1.mlp.up_proj.weight holds 1 values"):
         text = TEXT.read_text(encoding="utf-8")
-        calibrate_in_subprocess(checkpoint.config, checkpoint, text, tokens=512)
+        calibrate_in_subprocess(checkpoint.config, checkpoint, (text,), tokens=512)
 
 
 def test_process_that_fails_or_is_killed_is_told(
@@ -163,14 +173,18 @@ def test_process_that_fails_or_is_killed_is_told(
             lambda _, command=command, **options: run(command, **options),
         )
         with pytest.raises(TraceError, match=told):
-            calibrate_in_subprocess(checkpoint.config, checkpoint, "text", tokens=512)
+            calibrate_in_subprocess(checkpoint.config, checkpoint, ("text",), tokens=512)
 
 
-def test_maxima_come_back_from_bytes_and_other_bytes_are_refused() -> None:
+def test_maxima_and_divisors_come_back_from_bytes_and_other_bytes_are_refused() -> None:
     arrays = {k: np.ones(3, np.float32) for k in LayerMaxima.__dataclass_fields__}
-    written = Calibration(layers=(LayerMaxima(**arrays),) * 2)
+    divisors = {"layers.1.mlp_norm.weight": np.array([1, 4], np.float32)}
+    written = Calibration(layers=(LayerMaxima(**arrays),) * 2, divisors=divisors)
     again = Calibration.from_bytes(written.to_bytes())
     assert len(again.layers) == 2
     np.testing.assert_array_equal(again.layers[1].keys, arrays["keys"])
+    assert {name: found.tolist() for name, found in again.divisors.items()} == {
+        "layers.1.mlp_norm.weight": [1, 4]
+    }
     with pytest.raises(GraphError, match="calibration: cannot be read .*calibrate again"):
         Calibration.from_bytes(b"no npz")

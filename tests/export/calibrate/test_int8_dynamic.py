@@ -23,7 +23,7 @@ from tramontane.runtime.contract import DATA_FILE, MODEL_FILE
 from tramontane.runtime.errors import ConfigError
 from tramontane.runtime.manifest import read_manifest
 from tramontane.runtime.session import Session
-from tramontane.validate.artifact_under_test import open_subject
+from tramontane.validate.graph_under_test import open_graph_under_test
 from tramontane.validate.probe import matrix_of
 
 Write = Callable[..., Path]
@@ -72,6 +72,8 @@ def test_manifest_describes_every_part_and_the_linter_finds_nothing(artifact: Pa
             "matrix": matrix,
             "method": "smooth_then_round",
             "scales": "float32",
+            "why_differs": "blocks of 32 instead of 128: the kernel takes one scale for a row, here "
+            "in 4 parts for its outliers",
             "rank_by_harm": ranks[matrix],
         }
     gate = entries["layers.0.mlp.gate.weight.part_0.codes"]
@@ -108,9 +110,9 @@ def test_loud_channel_is_smoothed_into_the_matrices_that_read_it(
         tensors[f"model.layers.1.self_attn.{kind}_proj.weight"][:, 3] /= 256
     save_file(tensors, loud / "model.safetensors")
     export_checkpoint(loud, tmp_path / "out", ExportOptions(quant="int8-dynamic", target="ort"))
-    subject = open_subject(tmp_path / "out", Checkpoint.open(loud).config)
-    linear = subject.graph.tensor_roles(LAYERS).layers[1]["query_key_value"]
-    found = matrix_of(subject, linear, 64)
+    tested = open_graph_under_test(tmp_path / "out", Checkpoint.open(loud).config)
+    linear = tested.graph.tensor_roles(LAYERS).layers[1]["query_key_value"]
+    found = matrix_of(tested, linear, 64)
     as_published = np.concatenate(
         [tensors[f"model.layers.1.self_attn.{kind}_proj.weight"].numpy() for kind in "qkv"]
     )
@@ -131,7 +133,7 @@ def test_text_that_is_not_there_is_refused_before_anything_is_written(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     options = ExportOptions(
-        quant="int8-dynamic", target="ort", calibration_text=tmp_path / "nowhere.txt"
+        quant="int8-dynamic", target="ort", calibration_texts=(tmp_path / "nowhere.txt",)
     )
     with pytest.raises(ConfigError, match="--calibration-text .*nowhere.txt"):
         export_checkpoint(checkpoint, tmp_path / "out", options)
@@ -139,7 +141,7 @@ def test_text_that_is_not_there_is_refused_before_anything_is_written(
 
 
 def test_text_that_nothing_is_calibrated_on_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    options = ExportOptions(quant="int8", target="ort", calibration_text=tmp_path / "text.txt")
+    options = ExportOptions(quant="int8", target="ort", calibration_texts=(tmp_path / "text.txt",))
     with pytest.raises(ConfigError, match="--quant int8 --kv float32 is not calibrated, expected"):
         export_checkpoint(checkpoint, tmp_path / "out", options)
 
@@ -157,7 +159,10 @@ def test_one_text_for_both_is_refused(
         "--out",
         str(tmp_path / "o"),
     ]
-    arguments += ["--text", str(text), "--calibration-text", str(tmp_path / "." / "text.txt")]
+    other = tmp_path / "other.txt"
+    other.write_text("another text\n" * 30)
+    arguments += ["--text", str(text), "--calibration-text", str(other)]
+    arguments += ["--calibration-text", str(tmp_path / "." / "text.txt")]
     assert cli.main(arguments) == status.EXIT_BAD_INPUT
     assert "text.txt: is --text too, expected two texts" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()

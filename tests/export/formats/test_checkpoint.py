@@ -1,3 +1,5 @@
+"""Tensors of a checkpoint in Hugging Face's layout: names, numbers, shards, damaged files."""
+
 from __future__ import annotations
 
 import hashlib
@@ -230,6 +232,29 @@ def test_value_that_is_no_number_is_counted_and_placed(tiny_checkpoint: Write, b
     message = rf"model\.safetensors: {QUERY} holds 2 values .* the first at \(3, 5\)"
     with pytest.raises(CheckpointError, match=message):
         checkpoint.read("layers.0.attention.query.weight")
+    rows = checkpoint.rows_of("layers.0.attention.query.weight")
+    assert rows is not None
+    assert rows(0, 3).shape == (3, 64)
+    with pytest.raises(CheckpointError, match=message):
+        rows(7, 8)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "in pairs", "GGUF"])
+def test_rows_are_those_of_the_whole_where_the_file_has_them_as_they_are(
+    tiny_checkpoint: Write, as_mistral: Write, as_gguf: Write, kind: str
+) -> None:
+    path = tiny_checkpoint(dtype="bfloat16" if kind == "bfloat16" else "float32")
+    path = {"in pairs": as_mistral, "GGUF": lambda at: as_gguf(at, kind="Q8_0")}.get(
+        kind, lambda at: at
+    )(path)
+    checkpoint = Checkpoint.open(path)
+    for name in checkpoint.parameters:
+        rows, whole = checkpoint.rows_of(name), checkpoint.read(name)
+        is_paired = kind in ("in pairs", "GGUF") and name.endswith(("query.weight", "key.weight"))
+        assert (rows is None) == (whole.ndim == 1 or is_paired), name
+        if rows is not None:
+            np.testing.assert_array_equal(rows(3, 10), whole[3:10])
+    assert checkpoint.rows_of("none") is None
 
 
 def test_unknown_parameter_is_refused(tiny_checkpoint: Write) -> None:

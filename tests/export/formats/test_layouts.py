@@ -1,3 +1,5 @@
+"""One model in every layout: the same weights, logits and artifact."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -212,7 +214,7 @@ def test_two_gguf_files_are_named(tiny_checkpoint: Write, as_gguf: Write) -> Non
 
 
 def test_file_of_another_kind_is_refused(tiny_checkpoint: Write) -> None:
-    message = "a file, expected a folder or a GGUF file; name the folder that holds it"
+    message = "a file, expected a checkpoint's folder or a GGUF file; of files such as model.safe"
     with pytest.raises(ConfigError, match=message):
         Checkpoint.open(tiny_checkpoint() / "model.safetensors")
 

@@ -1,3 +1,5 @@
+"""params.json of Mistral's own layout: read, written, refused."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -64,6 +66,20 @@ def test_yarn_is_read_as_hugging_face_s_and_written_back(
     assert rope_of(config).attention_factor == expected.attention_scaling
     (tmp_path / "params.json").write_text(json.dumps(to_params_json(config)))
     assert read_config(tmp_path) == config
+
+
+@pytest.mark.parametrize("yarn", [{**YARN, "apply_scale": False}, None])
+def test_queries_that_grow_make_a_ministral_3_and_are_written_back(
+    tmp_path: Path, yarn: dict[str, Any] | None
+) -> None:
+    grown = {"beta": 0.1, "original_max_position_embeddings": 16384}
+    config = read(tmp_path, V2, yarn=yarn, llama_4_scaling=grown)
+    assert config.architecture == "Ministral3ForCausalLM"
+    assert config.query_scale == (0.1, 16384)
+    assert config.rope_scaling["rope_type"] == ("yarn" if yarn else "default")
+    written = to_params_json(config)
+    assert written["llama_4_scaling"] == grown
+    assert read(tmp_path, written) == config
 
 
 def test_scaling_that_params_json_has_no_words_for_is_not_written(tmp_path: Path) -> None:
@@ -144,6 +160,14 @@ def test_key_that_says_nothing_is_no_matter(tmp_path: Path, nothing: dict[str, A
         ({"yarn": {"original_max_position_embeddings": 16}}, "yarn has no factor, expected"),
         ({"yarn": {**YARN, "apply_scale": 1}}, "apply_scale is 1; expected true or false"),
         ({"yarn": 1}, "yarn is 1, expected an object"),
+        ({"llama_4_scaling": {"beta": 1}}, r"llama_4_scaling has \['beta'\], expected beta and"),
+        (
+            {
+                "yarn": YARN,
+                "llama_4_scaling": {"beta": 1, "original_max_position_embeddings": 7},
+            },
+            "yarn and llama_4_scaling have other original lengths",
+        ),
         ({"rope_scaling": {"factor": 8}}, "rope_scaling .* is not supported"),
         ({"lora": {"rank": 64}}, "lora .* is not supported"),
         ({"multiple_of": 256}, r"multiple_of \(256\) is not supported"),

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tramontane.export.files.held_files import HeldFile
 from tramontane.export.formats.checkpoint import Checkpoint
-from tramontane.export.formats.held_files import HeldFile
 from tramontane.export.formats.weight_files import torch_file
 from tramontane.export.formats.weight_files.torch_file import read_headers
 from tramontane.runtime.errors import CheckpointError
@@ -248,6 +248,35 @@ def test_sizes_that_are_no_whole_numbers_are_refused(
 ) -> None:
     described(tmp_path / BIN, lambda made: {"a": made(b"x", start, shape, strides, False, {})})
     with pytest.raises(CheckpointError, match=rf"{BIN}: unreadable .*download it again"):
+        read_headers(HeldFile(tmp_path / BIN))
+
+
+@pytest.mark.parametrize(
+    ("pickled", "said"),
+    [
+        (b"Nr\x00\xff\xff\xff.", "LONG_BINPUT keeps value 4294967040"),
+        (b"Np2000000000\n.", "PUT keeps value 2000000000"),
+        (b"})" + b"2\x86" * 60 + b"Ns.", "DUP uses a value twice"),
+        (b"})q\x00h\x00" + b"\x86q\x00h\x00" * 60 + b"\x86Ns.", "BINGET uses a value twice"),
+        (b")\x94" + b"h\x00" * 2 + b"\x86.", "BINGET uses a value twice"),
+        (b"}ctorch\nSize\n)\x85\x85RNs.", "sizes"),
+    ],
+)
+def test_pickle_from_which_much_is_made_is_refused_at_once(
+    tmp_path: Path, pickled: bytes, said: str
+) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / BIN)
+    content = b"\x80\x02" + pickled
+    repacked(tmp_path / BIN, lambda n, c: content if n.endswith("data.pkl") else c)
+    with pytest.raises(CheckpointError, match=rf"{BIN}: unreadable .*{said}.*download it again"):
+        read_headers(HeldFile(tmp_path / BIN))
+
+
+def test_name_of_a_tensor_that_is_a_number_of_any_length_is_shown(tmp_path: Path) -> None:
+    described(tmp_path / BIN, lambda _: {10**5000: 1})
+    with pytest.raises(
+        CheckpointError, match=r"<a whole number of 16610 bits> is a int, expected"
+    ):
         read_headers(HeldFile(tmp_path / BIN))
 
 

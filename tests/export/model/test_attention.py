@@ -1,3 +1,5 @@
+"""Eager attention: the window, the cache and padding, however tokens arrive."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from tramontane.export.model.attention import sliding_window_attention
+from tramontane.export.model.attention import sliding_window_attention, traced_attention
 from tramontane.export.model.rope import make_rope
 from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.errors import TraceError
@@ -144,7 +146,7 @@ def test_shapes_that_the_tracer_is_told_are_those_of_the_values() -> None:
     mask = torch.ones(1, 3, dtype=torch.int64)
     for window, grows in ((None, False), (W, True)):
         torch.library.opcheck(
-            sliding_window_attention,
+            traced_attention,
             (*arguments, mask, *TABLES, window, grows),
             test_utils="test_faketensor",
         )

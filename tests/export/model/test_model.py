@@ -1,3 +1,5 @@
+"""Our PyTorch model has the logits of transformers, whole and step by step."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -42,6 +44,10 @@ YARN = {
     "factor": 16.0,
     "original_max_position_embeddings": 12,
 }
+MINISTRAL3 = {
+    "architecture": "Ministral3ForCausalLM",
+    "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1},
+}
 KINDS = [
     {},
     {"tie": True},
@@ -58,6 +64,8 @@ KINDS = [
     MINISTRAL,
     {**MINISTRAL, "layer_types": [FULL, SLIDING]},
     {**MINISTRAL, "layer_types": [SLIDING, FULL], "tie": True},
+    {**MINISTRAL3, "sliding_window": None},
+    {**MINISTRAL3, "tie": True},
     QWEN2,
     {**QWEN2, **WITH_WINDOW, "max_window_layers": 1},
     QWEN3,

@@ -19,12 +19,15 @@ import yaml
 from huggingface_hub.repocard import metadata_load
 from packaging.requirements import Requirement
 from tramontane.cli.commands.export import add_export_options
+from tramontane.export.formats.layouts import read_config
 from tramontane.export.sidecars.card import render_card
 from tramontane.runtime import Session, minimal_decode
 from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.contract import Geometry
-from tramontane.runtime.manifest import Manifest, Vocabulary
+from tramontane.runtime.manifest import Manifest
 from tramontane.runtime.memory import MemoryPlan
+from tramontane.runtime.tokenizers.vocabulary import Vocabulary
+from tramontane.validate import verdict
 
 MOST_LINES = 33  # of the script with nothing but onnxruntime and numpy
 NOT_MEASURED = "Not measured: this artifact was exported with `--no-validate`."
@@ -168,6 +171,16 @@ def test_figures_of_the_manifest_are_in_the_tables() -> None:
         assert f"\n{line}\n" in card, line
 
 
+def test_the_words_on_the_distance_have_the_bounds_of_the_parity_check() -> None:
+    card = " ".join(render_card(manifest()).split())
+    (close, kl, top), (usable, other_kl, other_top) = verdict._WORDS
+    assert f"*{close.capitalize()}* means a mean KL of at most {kl} and an agreement of at" in card
+    assert f"least {top:.0%}, *{usable}* {other_kl} and {other_top:.0%}, *{verdict.POOR}*" in card
+    bounds = f"{close}: mean KL at most {kl} nats and top-1 agreement at least {top:.0%}; {usable}"
+    assert f"{bounds}: at most {other_kl} nats and at least {other_top:.0%}" in verdict.WORDS
+    assert "Mean KL" not in render_card(manifest(parity=None))
+
+
 def test_parity_that_was_not_measured_is_said_not_to_be() -> None:
     measured, not_measured = render_card(manifest()), render_card(manifest(parity=None))
     assert NOT_MEASURED in not_measured
@@ -200,6 +213,41 @@ def test_optimum_is_shown_for_a_cache_that_grows_and_for_no_other() -> None:
         assert "from optimum.onnxruntime import ORTModelForCausalLM" in growing
         assert "| KV cache rows | one for each token |" in growing
         assert "zeros, shape" not in growing
+
+
+def test_why_optimum_cannot_run_a_model_is_said_with_any_cache(
+    tiny_checkpoint: Callable[..., Path],
+) -> None:
+    scaled = read_config(tiny_checkpoint("Ministral3ForCausalLM"))
+    wide = read_config(tiny_checkpoint("LlamaForCausalLM", head_dim=32))
+    for rows in (None, 24):
+        for config, why in (
+            (scaled, "it does not support model type 'ministral3', expected llama or "),
+            (wide, "it takes hidden_size / num_attention_heads (16) for the numbers of a head"),
+        ):
+            card = render_card(manifest(geometry={"rows": rows}), config)
+            assert f"`ORTModelForCausalLM` cannot run this folder: {why}" in card
+            assert "from optimum" not in card
+            assert "for it." not in card
+    plain = read_config(tiny_checkpoint("LlamaForCausalLM"))
+    growing = manifest(geometry={"rows": None})
+    assert render_card(growing, plain) == render_card(growing)
+
+
+def test_scaled_rope_and_queries_are_named_as_what_the_graph_computes(
+    tiny_checkpoint: Callable[..., Path],
+) -> None:
+    ministral3 = read_config(tiny_checkpoint("Ministral3ForCausalLM"))
+    card = render_card(manifest(), ministral3)
+    assert "| rope, computed in the graph | yarn, factor 16, original length 16384 |" in card
+    growth = "times 1 + 0.1 ln(1 + floor(position / 16384))"
+    assert f"| queries, scaled in the graph | {growth} |" in card
+    linear = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+    card = render_card(
+        manifest(), read_config(tiny_checkpoint("LlamaForCausalLM", rope_parameters=linear))
+    )
+    assert "| rope, computed in the graph | linear, factor 4 |" in card
+    assert "in the graph" not in card.replace("rope, computed in the graph", "")
 
 
 def test_layers_that_differ_are_listed() -> None:

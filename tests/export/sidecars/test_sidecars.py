@@ -26,9 +26,10 @@ from tramontane.export.options import (
 from tramontane.export.sidecars.genai_config import genai_config
 from tramontane.export.sidecars.sidecars import write_sidecars
 from tramontane.export.tokenizer.tokenizer import read_vocabulary
-from tramontane.graphs.targets.known import find_target
+from tramontane.graphs.targets.all_targets import find_target
 from tramontane.runtime.contract import DATA_FILE
-from tramontane.runtime.manifest import Vocabulary, read_manifest
+from tramontane.runtime.manifest import read_manifest
+from tramontane.runtime.tokenizers.vocabulary import Vocabulary
 
 Write = Callable[..., Path]
 SCHEMA = Path(str(tramontane.export.__file__)).with_name("sidecars") / "sidecars.schema.json"

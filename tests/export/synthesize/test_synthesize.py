@@ -205,8 +205,14 @@ def test_params_json_says_what_the_geometry_is(tmp_path: Path, name: str) -> Non
         assert not (tmp_path / "out").exists()
         return
     (tmp_path / "params.json").write_text(json.dumps(to_params_json(config)))
+    scaling = dict(config.rope_scaling)
+    if scaling.pop("mscale", None) == scaling.pop("mscale_all_dim", None) != None:  # noqa: E711
+        scaling["attention_factor"] = 1.0  # their ratio
+    config = dataclasses.replace(config, rope_scaling=scaling)
+    is_scaled = "llama_4_scaling_beta" in scaling  # of queries
+    architecture = "Ministral3ForCausalLM" if is_scaled else "MistralForCausalLM"
     assert read_params_json(tmp_path) == dataclasses.replace(
-        config, architecture="MistralForCausalLM", bos_token_id=None, eos_token_ids=()
+        config, architecture=architecture, bos_token_id=None, eos_token_ids=()
     )
 
 

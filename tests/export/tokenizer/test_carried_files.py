@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models
+from tramontane.export.files.links import is_own
 from tramontane.export.formats.checkpoint import Checkpoint
-from tramontane.export.formats.links import is_own
 from tramontane.export.sidecars.sidecars import _generation
 from tramontane.export.tokenizer.carried_files import written_anew
 from tramontane.export.tokenizer.tokenizer import read_vocabulary

@@ -13,10 +13,10 @@ import transformers
 from tokenizers import Tokenizer
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.options import ExportOptions
-from tramontane.export.preflight import preflight
+from tramontane.export.planning.preflight import preflight
+from tramontane.export.published_tokenizer.probe_texts import PROBE_TEXTS, around
 from tramontane.export.tokenizer import in_transformers
 from tramontane.export.tokenizer.in_transformers import note_of_transformers, read_rebuilt
-from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS, around
 
 from ...tiny_tokenizers import KINDS, save
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import transformers
 from tokenizers import Tokenizer as Theirs
+from tokenizers import processors
 from tramontane.export.build import export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
-from tramontane.export.formats.gguf.writer import write_gguf
 from tramontane.export.options import options_named
+from tramontane.export.published_tokenizer.probe_texts import PROBE_TEXTS
 from tramontane.export.sidecars.card import render_card
 from tramontane.export.tokenizer.tokenizer import CheckpointTokenizer, read_vocabulary
-from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS
 from tramontane.export.tokenizer.write_tokenizer import AS_PUBLISHED, write_tokenizer
 from tramontane.runtime import Session
 from tramontane.runtime.errors import CheckpointError
@@ -124,7 +124,7 @@ def test_an_artifact_runs_and_its_manifest_and_card_name_the_kind(
     assert manifest.tokenizer_json == AS_PUBLISHED
     assert "tokenizer.json" in manifest.source
     assert not (artifact / "tokenizer.model").exists()
-    assert "needs numpy, onnxruntime and tokenizers. Install" in render_card(manifest)
+    assert "needs numpy, onnxruntime and tokenizers. It is" in render_card(manifest)
     assert 'pip install "path/to/tramontane[tokenizers]"' in render_card(manifest)
     session = Session.load(artifact, threads=1, verify=True)
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
@@ -154,7 +154,7 @@ def test_the_gate_has_its_tokens_and_names_them(checkpoint: Callable[[str], Path
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{", r"tokenizer\.json: not a tokenizer\.json \(.*\); download it again"),
+        (b"{", r"tokenizer\.json: not a tokenizer\.json \(.*\), expected one; download"),
         (None, r"tokenizer\.json: 600 tokens, the model scores 512; this is another model's"),
     ],
 )
@@ -199,10 +199,50 @@ def test_a_file_that_puts_no_start_token_in_front_decides_that_prompts_have_none
     assert not CheckpointTokenizer.read(Checkpoint.open(folder)).vocabulary.add_bos_token
 
 
-def test_gguf_is_not_written_from_it(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
-    message = r"tokenizer\.json: a tokenizer of kind 'tokenizers', expected a SentencePiece model"
-    with pytest.raises(CheckpointError, match=message):
-        write_gguf(Checkpoint.open(checkpoint("byte_level")), tmp_path / "model.gguf")
+@pytest.mark.situation(
+    "tokenizer.json that puts an end token behind every text: named, and left out",
+    package="transformers",
+)
+@pytest.mark.parametrize("begins", [True, False])
+@pytest.mark.parametrize("kind", ["byte_level", "like_sentencepiece"])
+def test_an_end_token_behind_every_text_is_left_out_and_said(
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    begins: bool,
+) -> None:
+    folder, out = checkpoint(kind), tmp_path / "out"
+    path = folder / "tokenizer.json"
+    published = Theirs.from_file(str(path))
+    published.post_processor = processors.TemplateProcessing(
+        single=[*([START] if begins else []), "$A", END],
+        special_tokens=[(one, published.token_to_id(one)) for one in (START, END)],
+    )
+    published.save(str(path))
+    out.mkdir()
+    weights = Checkpoint.open(folder)
+    vocabulary = read_vocabulary(weights)
+    capsys.readouterr()
+    origin = "made from tokenizer.json, without its end of a text"
+    assert write_tokenizer(weights, out, vocabulary) == origin
+    assert capsys.readouterr().err == (
+        f"{path}: ends a text with {END}, which a prompt must not; the artifact's tokenizer.json "
+        "ends it with nothing\n"
+    )
+    content = (out / "tokenizer.json").read_bytes()
+    driver = Tokenizer(HuggingFace(content), vocabulary, path=out / "tokenizer.json")
+    shutil.copy(folder / "config.json", out)
+    theirs = transformers.AutoTokenizer.from_pretrained(out)
+    before = transformers.AutoTokenizer.from_pretrained(folder)
+    end = published.token_to_id(END)
+    for text in ("a b", "<|im_start|>user\nhi<|im_end|>", *PROBE_TEXTS):
+        if not (ids := before(text)["input_ids"][:-1]):
+            continue
+        assert before(text)["input_ids"][-1] == end
+        assert driver.encode(text, allow_special=True) == ids, text
+        assert theirs(text)["input_ids"] == ids, text
+        assert Theirs.from_str(content.decode()).encode(text).ids == ids, text
 
 
 @pytest.mark.parametrize(

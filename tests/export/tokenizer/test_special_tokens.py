@@ -22,18 +22,19 @@ from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.options import (
     ExportOptions,
 )
+from tramontane.export.published_tokenizer.probe_texts import PROBE_TEXTS
 from tramontane.export.sidecars.sidecars import write_sidecars
 from tramontane.export.tokenizer.tokenizer import CheckpointTokenizer, read_vocabulary
 from tramontane.export.tokenizer.tokenizer_json import TokenizerJson
-from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS
 from tramontane.export.tokenizer.write_tokenizer import MADE as MADE_OF_MODEL
 from tramontane.export.tokenizer.write_tokenizer import SPACED, write_tokenizer
-from tramontane.graphs.targets.known import find_target
+from tramontane.graphs.targets.all_targets import find_target
 from tramontane.runtime import Session
 from tramontane.runtime.errors import CheckpointError, ConfigError, TramontaneError
-from tramontane.runtime.manifest import Vocabulary, read_manifest
+from tramontane.runtime.manifest import read_manifest
 from tramontane.runtime.tokenizers.sentencepiece import SentencePiece
 from tramontane.runtime.tokenizers.tokenizer import Tokenizer
+from tramontane.runtime.tokenizers.vocabulary import Vocabulary
 from tramontane.validate.sequences.tokens import TokenText
 
 Write = Callable[..., Path]
@@ -244,7 +245,7 @@ def test_gate_calibration_driver_and_all_files_share_the_start_token(
     vocabulary, found = read_vocabulary(checkpoint), sidecars(folder, tmp_path / "out")
     driver = open_driver(tmp_path / "out", vocabulary)
     prompt = driver.encode(TEXT)
-    first, *_ = calibration_tokens(checkpoint.config, checkpoint, TEXT, most=512).text
+    first, *_ = calibration_tokens(checkpoint.config, checkpoint, (TEXT,), most=512).text
     measured = TokenText(checkpoint).tokens(TEXT, len(prompt))
     assert prompt[: len(expected)] == expected
     assert measured.tolist() == prompt

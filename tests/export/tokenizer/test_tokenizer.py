@@ -1,3 +1,5 @@
+"""The tokenizer of every layout, and the tokenizer files of an artifact."""
+
 from __future__ import annotations
 
 import dataclasses

@@ -13,14 +13,14 @@ import sentencepiece
 import transformers
 from sentencepiece import sentencepiece_model_pb2 as proto
 from tokenizers import Tokenizer, decoders
+from tramontane.export.published_tokenizer.probe_texts import PROBE_TEXTS
 from tramontane.export.tokenizer.tokenizer_json import (
     NotExpressible,
     TokenizerJson,
     first_difference,
 )
-from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS
-from tramontane.runtime.manifest import Vocabulary
 from tramontane.runtime.tokenizers.sentencepiece import SentencePiece
+from tramontane.runtime.tokenizers.vocabulary import Vocabulary
 
 KIND: Any = proto.ModelProto.SentencePiece
 VOCABULARY = Vocabulary(bos_token_id=1, eos_token_ids=(2,), add_bos_token=True)

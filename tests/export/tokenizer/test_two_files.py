@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.options import ExportOptions
-from tramontane.export.preflight import preflight
+from tramontane.export.planning.preflight import preflight
 from tramontane.export.tokenizer.tokenizer import read_vocabulary
 from tramontane.export.tokenizer.two_files import refuse_two_tokenizers
 from tramontane.export.tokenizer.write_tokenizer import MADE, write_tokenizer

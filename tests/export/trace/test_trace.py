@@ -1,3 +1,5 @@
+"""The traced graph: its inputs, outputs, attention nodes and parameters."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -94,7 +96,7 @@ def test_every_parameter_is_in_the_graph_once_under_its_name(traced: Traced) -> 
     config, _, model = traced
     reference = Mistral(config)
     held = {name for name, value in model.graph.initializers.items() if is_float(value)}
-    held -= {"cos_cache", "sin_cache"}
+    held -= {schema.ROPE_FREQUENCIES}
     assert held <= set(reference.state_dict())
     assert len(held) == len(list(reference.parameters()))  # a tied head and embedding are one
 

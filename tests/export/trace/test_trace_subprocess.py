@@ -14,6 +14,7 @@ from tramontane.export.trace import trace_subprocess
 from tramontane.export.trace.trace import trace
 from tramontane.export.trace.trace_subprocess import trace_in_subprocess
 from tramontane.graphs import weights
+from tramontane.graphs.operator.schema import ROPE_FREQUENCIES
 from tramontane.runtime.errors import TraceError
 
 CONFIG = shorten(find_geometry("stdlib-5m"), 2)
@@ -23,9 +24,8 @@ CONFIG = shorten(find_geometry("stdlib-5m"), 2)
 def test_graph_is_the_one_that_is_traced_here() -> None:
     here, apart = trace(CONFIG), trace_in_subprocess(CONFIG)
     assert ir.to_proto(apart) == ir.to_proto(here)
-    for name in ("cos_cache", "sin_cache"):
-        tables = [weights.read(model.graph.initializers[name]) for model in (here, apart)]
-        np.testing.assert_array_equal(*tables)
+    made = [weights.read(m.graph.initializers[ROPE_FREQUENCIES]) for m in (here, apart)]
+    np.testing.assert_array_equal(*made)
 
 
 def test_words_of_a_tracer_that_fails_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:

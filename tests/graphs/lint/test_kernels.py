@@ -71,7 +71,7 @@ def test_operator_for_other_devices_is_told(ask: Ask) -> None:
 
 
 def test_operators_said_to_have_no_kernel_have_none() -> None:
-    from tramontane.runtime import ort_session
+    from tramontane.runtime.ort import ort_session
 
     kernels = ort_session.ort.capi.onnxruntime_pybind11_state.get_all_opkernel_def()
     own = {kernel.op_name for kernel in kernels if kernel.provider == "CPUExecutionProvider"}

@@ -44,11 +44,12 @@ def decoder(build: Callable[..., ir.Model], normal: Callable[..., np.ndarray]) -
         "sin": np.sin(angles).astype(np.float32),
     }
 
-    def make(text: str, *passes: ir.passes.PassBase) -> ir.Model:
+    def make(text: str, *passes: ir.passes.PassBase, **others: np.ndarray) -> ir.Model:
         D = 16 if ",16]" in text else 8
         cut = {name: array[:, : array.shape[1] * D // 16] for name, array in numbers.items()}
-        model = build(text, **cut, sizes=np.array([4 * D, 2 * D, 2 * D]))
-        for value, heads in zip(model.graph.node(1).outputs, (4, 2, 2), strict=True):
+        model = build(text, **cut, **others, sizes=np.array([4 * D, 2 * D, 2 * D]))
+        split = next(node for node in model.graph if node.op_type == "Split")
+        for value, heads in zip(split.outputs, (4, 2, 2), strict=True):
             value.shape = ir.Shape(("b", "t", heads * D))
         for step in passes:
             step(model)
@@ -192,6 +193,19 @@ def test_embedding_and_head_are_gathered_once_each_by_eight_nodes_in_all(
     del added["Constant"]
     assert added == {"Shape": 1, "Neg": 1, "Slice": 1, "Unsqueeze": 1, "TopK": 2, "GatherND": 2}
     assert model.graph.node(-1).inputs[0].producer().op_type == "GatherND"
+
+
+def test_columns_of_a_smoothed_embedding_get_their_size_before_rows_are_moved(
+    decoder: Any,
+) -> None:
+    """Checks compare the rows that the tokens gather, whatever the batch."""
+    rows = "stored = Gather(embedding, input_ids) x = Mul(stored, factors)"
+    text = GROWING.replace("x = Gather(embedding, input_ids)", rows)
+    text = text.replace("float[9,128] embedding", "float[9,128] embedding, float[128] factors")
+    model = decoder(text, AllowLeftPadding(), factors=np.ones(128, np.float32))
+    moved = next(node for node in model.graph if node.op_type == "GatherND")
+    assert moved.inputs[0].name == "x"
+    assert not AllowLeftPadding()(model).modified
 
 
 def test_second_run_modifies_nothing(decoder: Any) -> None:

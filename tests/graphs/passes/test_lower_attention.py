@@ -11,7 +11,7 @@ import pytest
 from tramontane.graphs.operator import schema
 from tramontane.graphs.passes.attach_function import AttachBody
 from tramontane.graphs.passes.lower_attention import LowerAttention
-from tramontane.graphs.targets.known import find_target
+from tramontane.graphs.targets.all_targets import find_target
 from tramontane.runtime.errors import GraphError
 
 CHUNKS = [[1] * 30, [7, 1, 1], [8, 1, 1], [9, 1], [24, 1, 1], [60, 1, 3], [7, 8, 9, 10]]

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 from tramontane.graphs.probing.subgraph import OpenedGraph
 from tramontane.runtime.errors import ContractError
-from tramontane.runtime.ort_session import open_graph
+from tramontane.runtime.ort.ort_session import open_graph
 
 TEXT = """(float[b,20] x) => (float[b,20] y) <float[20,21] u, float[21,20] v, float[20] w> {
     a = MatMul(x, u)

@@ -9,7 +9,7 @@ import pytest
 from tramontane.graphs.quantization.codes import dequantize
 from tramontane.graphs.quantization.matrix_schemes import MatrixSchemes
 from tramontane.graphs.quantization.methods.round_to_nearest import METHOD, quantize
-from tramontane.graphs.quantization.pack_matrices import PackMatrices
+from tramontane.graphs.quantization.packing.pack_matrices import PackMatrices
 from tramontane.graphs.quantization.recipes.recipe import Recipe, Rule
 from tramontane.graphs.quantization.scheme import Scheme
 

@@ -9,13 +9,13 @@ import pytest
 from tramontane.graphs import weights
 from tramontane.graphs.quantization.codes import dequantize
 from tramontane.graphs.quantization.methods.round_to_nearest import METHOD, quantize
-from tramontane.graphs.quantization.pack_for_ort import PackForOrt
-from tramontane.graphs.quantization.pack_for_portable import PackForPortable
-from tramontane.graphs.quantization.pack_matrices import PackMatrices
+from tramontane.graphs.quantization.packing.pack_for_ort import PackForOrt
+from tramontane.graphs.quantization.packing.pack_for_portable import PackForPortable
+from tramontane.graphs.quantization.packing.pack_matrices import PackMatrices
 from tramontane.graphs.quantization.recipes.recipe import Recipe, Rule
 from tramontane.graphs.quantization.scales_in_bytes import LARGEST, bytes_of, factors_of
 from tramontane.graphs.quantization.scheme import Scheme
-from tramontane.graphs.targets.known import find_target
+from tramontane.graphs.targets.all_targets import find_target
 from tramontane.graphs.writing.external_data import initializers_as_read
 from tramontane.runtime.errors import GraphError
 from tramontane.validate.layer_checks.findings import block_errors

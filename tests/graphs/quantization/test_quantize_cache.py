@@ -46,10 +46,8 @@ def attention(build: Callable) -> Callable[..., ir.Model]:
 @pytest.fixture
 def calibration() -> Calibration:
     """One layer whose keys and values reach 4 at most."""
-    rows, vector = np.full((2, 16), 4.0, np.float32), np.ones(64, np.float32)
+    rows = np.full((2, 16), 4.0, np.float32)
     layer = LayerMaxima(
-        attention_input=vector,
-        mlp_input=vector,
         keys=rows,
         values=rows / 2,
     )

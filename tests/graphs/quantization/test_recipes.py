@@ -8,9 +8,9 @@ import pytest
 from tramontane.export.formats.tensor_names import parameters
 from tramontane.export.known_models import GEOMETRIES
 from tramontane.graphs.quantization.matrix_schemes import MatrixSchemes, Role
-from tramontane.graphs.quantization.methods.known import METHODS, find_method
-from tramontane.graphs.quantization.recipes import known
-from tramontane.graphs.quantization.recipes.known import (
+from tramontane.graphs.quantization.methods.all_methods import METHODS, find_method
+from tramontane.graphs.quantization.recipes import all_recipes
+from tramontane.graphs.quantization.recipes.all_recipes import (
     find_recipe,
     open_recipe,
     recipe_names,
@@ -19,7 +19,7 @@ from tramontane.graphs.quantization.recipes.known import (
 from tramontane.graphs.quantization.recipes.read import parse_recipe, read_recipe
 from tramontane.graphs.quantization.recipes.recipe import Recipe
 from tramontane.graphs.quantization.scheme import Scheme
-from tramontane.graphs.targets.known import TARGETS, find_target
+from tramontane.graphs.targets.all_targets import TARGETS, find_target
 from tramontane.graphs.targets.target import Target
 from tramontane.runtime.errors import ConfigError, GraphError
 
@@ -40,7 +40,7 @@ def bits_of(recipe: Recipe, name: str, *roles: Role) -> int:
 
 
 def test_every_file_of_the_folder_is_a_recipe_of_the_list() -> None:
-    assert {path.stem for path in known._FOLDER.glob("*.toml")} == set(recipe_names())
+    assert {path.stem for path in all_recipes._FOLDER.glob("*.toml")} == set(recipe_names())
     for name in recipe_names():
         found = find_recipe(name)
         assert found.name == name
@@ -126,7 +126,7 @@ def test_stacked_matrix_has_the_scheme_of_its_parts_and_parts_that_differ_are_no
 
 def test_only_a_recipe_that_observes_activations_or_an_int8_cache_is_calibrated() -> None:
     found = {name for name in recipe_names() if find_recipe(name).is_calibrated("float32")}
-    assert found == {"int4", "int4-small", "int8-dynamic"}
+    assert found == {"int4", "int4-small", "int8-smooth", "int8-dynamic"}
     assert all(find_recipe(name).is_calibrated("int8") for name in recipe_names())
 
 
@@ -145,7 +145,7 @@ def test_bounds_of_several_methods_are_the_largest() -> None:
 
 @pytest.mark.parametrize("quant", ["int3", "INT8"])
 def test_unknown_quant_is_refused_by_name(quant: str) -> None:
-    message = f"--quant {quant}: unknown; expected one of fp32, int8, int4, int4-small, int4-rtn, int8-dynamic, or"
+    message = f"--quant {quant}: unknown; expected one of fp32, int8, int8-smooth, int4, int4-small, int4-rtn, int8-dynamic, or"
     with pytest.raises(GraphError, match=message):
         find_recipe(quant)
 
@@ -226,6 +226,20 @@ def test_name_of_one_s_own_follows_what_the_file_says_and_not_where_it_lies(
             '[matrices]\n"layers.0.*" = { bits = 8, method = "smooth_then_round" }\n'
             '"*" = { bits = 4, method = "gptq" }',
             "my.toml: methods smooth_then_round and gptq, expected either",
+        ),
+        ("a = " + "[" * 900 + "\n" + "[" * 900, r"my.toml: is no TOML \(maximum recursion depth"),
+        (
+            f"[matrices]\n'*' = {{ bits = {'9' * 900} }}",
+            "my.toml:2: .*: bits = 9999.*, expected one",
+        ),
+        (f"[matrices]\n'*' = {{ block = 0x{'f' * 900} }}", "my.toml:2: .*: no bits"),
+        ("[matrices]\n'*' = { bits = [4] }", r"my.toml:2: .*: bits = \[4\], expected one"),
+        ("[matrices]\n'*' = { bits = 4, method = [] }", r"my.toml:2: .*: method = \[\], expected"),
+        ("[matrices]\n'*' = { bits = 4, scales = {} }", r"my.toml:2: .*: scales = {}, expected"),
+        (f"a{'.a' * 10**5} = 1", "my.toml: 1 lines, the longest of 200005 characters, expected"),
+        (
+            "a = 1\n" * 5000,
+            "my.toml: 5000 lines, .*expected at most 4096 of 1000; let a pattern match",
         ),
         ("[matrices.head]\nbits = 7", 'my.toml:1: "head": bits = 7, expected one of 2, 4, 8, 32'),
     ],

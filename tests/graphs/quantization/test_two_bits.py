@@ -9,10 +9,10 @@ import pytest
 from tramontane.graphs import weights
 from tramontane.graphs.quantization.codes import dequantize, pack_codes, unpack_codes
 from tramontane.graphs.quantization.methods.round_to_nearest import METHOD, quantize
-from tramontane.graphs.quantization.pack_for_ort import PackForOrt
+from tramontane.graphs.quantization.packing.pack_for_ort import PackForOrt
 from tramontane.graphs.quantization.recipes.read import parse_recipe
 from tramontane.graphs.quantization.scheme import Scheme
-from tramontane.graphs.targets.known import find_target
+from tramontane.graphs.targets.all_targets import find_target
 from tramontane.graphs.targets.ort import TWO_BIT_BLOCKS
 from tramontane.graphs.writing.external_data import initializers_as_read
 from tramontane.runtime.errors import GraphError

@@ -16,15 +16,15 @@ from tramontane.export.known_models import GEOMETRIES
 from tramontane.export.options import (
     options_named,
 )
-from tramontane.export.plan import plan, plan_each
+from tramontane.export.planning.plan import plan, plan_each
 from tramontane.graphs import targets, weights
 from tramontane.graphs.pipeline import passes, run
 from tramontane.graphs.quantization import methods
-from tramontane.graphs.quantization.methods import known as known_methods
-from tramontane.graphs.quantization.recipes import known as known_recipes
-from tramontane.graphs.quantization.recipes.known import find_recipe
-from tramontane.graphs.targets import known
-from tramontane.graphs.targets.known import find_target
+from tramontane.graphs.quantization.methods import all_methods
+from tramontane.graphs.quantization.recipes import all_recipes
+from tramontane.graphs.quantization.recipes.all_recipes import find_recipe
+from tramontane.graphs.targets import all_targets
+from tramontane.graphs.targets.all_targets import find_target
 from tramontane.graphs.writing.external_data import initializers_as_read
 from tramontane.runtime.contract import Geometry
 from tramontane.runtime.errors import ConfigError, GraphError
@@ -106,7 +106,7 @@ def test_target_is_a_file_and_an_entry(
     add_module(targets, "phone", TARGET)
     with pytest.raises(GraphError, match="--target phone: unknown"):
         find_target("phone")
-    monkeypatch.setattr(known, "TARGETS", (*known.TARGETS, "phone"))
+    monkeypatch.setattr(all_targets, "TARGETS", (*all_targets.TARGETS, "phone"))
 
     options = options_named("int8-phone")
     assert (options.quant, options.target) == ("int8", "phone")
@@ -118,7 +118,7 @@ def test_target_is_a_file_and_an_entry(
         passes(target="phone", quant="int4")
 
     config = GEOMETRIES["stdlib-5m"]
-    assert list(plan_each(config, target="phone")[0]) == ["fp32", "int8"]
+    assert list(plan_each(config, target="phone")[0]) == ["fp32", "int8", "int8-smooth"]
     ours, theirs = (plan(config, quant="int8", target=t).memory for t in ("phone", "portable"))
     assert ours.resident_weights_bytes == theirs.resident_weights_bytes
     assert ours.activation_bytes < theirs.activation_bytes
@@ -135,15 +135,15 @@ def test_quantization_method_and_recipe_are_a_file_and_an_entry_each(
     add_module(methods, "round_down", METHOD)
     with pytest.raises(GraphError, match="--quant int8-down: unknown"):
         find_recipe("int8-down")
-    folder = shutil.copytree(known_recipes._FOLDER, tmp_path / "recipes")
+    folder = shutil.copytree(all_recipes._FOLDER, tmp_path / "recipes")
     (folder / "int8-down.toml").write_text(RECIPE)
-    monkeypatch.setattr(known_recipes, "_FOLDER", folder)
-    monkeypatch.setattr(known_recipes, "RECIPES", (*known_recipes.RECIPES, "int8-down"))
+    monkeypatch.setattr(all_recipes, "_FOLDER", folder)
+    monkeypatch.setattr(all_recipes, "RECIPES", (*all_recipes.RECIPES, "int8-down"))
     with pytest.raises(ConfigError, match="int8-down.toml:3: .*method = 'round_down', expected"):
         find_recipe("int8-down")
-    monkeypatch.setattr(known_methods, "METHODS", (*known_methods.METHODS, "round_down"))
+    monkeypatch.setattr(all_methods, "METHODS", (*all_methods.METHODS, "round_down"))
 
-    assert all("int8-down" in find_target(name).quants() for name in known.TARGETS)
+    assert all("int8-down" in find_target(name).quants() for name in all_targets.TARGETS)
     assert options_named("int8-down-web").quant == "int8-down"
     plain = promised.clone()
     run(promised, geometry, passes(target="ort", quant="int8-down", block=16))

@@ -10,13 +10,15 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from tramontane.graphs import weights
+from tramontane.graphs.operator.schema import ROPE_FREQUENCIES
 from tramontane.graphs.quantization.codes import dequantize
 from tramontane.graphs.quantization.matrix_schemes import MatrixSchemes
 from tramontane.graphs.quantization.methods.round_to_nearest import quantize
-from tramontane.graphs.quantization.pack_for_ort import PackForOrt
-from tramontane.graphs.quantization.pack_for_portable import PackForPortable
-from tramontane.graphs.quantization.pack_matrices import PackMatrices
-from tramontane.graphs.quantization.recipes.known import find_recipe
+from tramontane.graphs.quantization.packing.pack_for_ort import PackForOrt
+from tramontane.graphs.quantization.packing.pack_for_portable import PackForPortable
+from tramontane.graphs.quantization.packing.pack_for_web import PackForWeb
+from tramontane.graphs.quantization.packing.pack_matrices import PackMatrices
+from tramontane.graphs.quantization.recipes.all_recipes import find_recipe
 from tramontane.graphs.quantization.recipes.recipe import Recipe, Rule
 from tramontane.graphs.quantization.rounded_matrices import RoundedMatrices
 from tramontane.graphs.quantization.rounding_errors import RoundingErrors
@@ -87,6 +89,8 @@ def test_codes_have_their_own_bits_and_block_whatever_type_stores_them(
     for name, b, block in zip(names, bits, blocks, strict=True):
         entry = found[name.format(gathered)]
         assert (entry["bits"], entry["block"]) == (b, block)
+        why = f"blocks of {block} instead of 32: rows of 44 weights take the fewest bytes so"
+        assert entry.get("why_differs") == (None if block == 32 else why)
         assert "why_float" not in entry
     assert sum("block" in entry for entry in found.values()) == 3
 
@@ -114,8 +118,7 @@ def test_order_is_that_in_which_the_graph_reads(model: ir.Model) -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "why"),
     [
-        ("cos_cache", (8, 4), "rope table: computed, not learned"),
-        ("sin_cache", (8, 4), "rope table: computed, not learned"),
+        (ROPE_FREQUENCIES, (4,), "rope's frequencies: computed, not learned"),
         ("norm", (4,), "a norm's vector: too small to matter"),
         ("other", (8, 4), "no pass packs it"),
     ],
@@ -199,3 +202,37 @@ def test_errors_are_those_of_numpy_and_outputs_rank_before_weights(
     assert ranked["v"]["method"] == "round_to_nearest"
     assert ranked["v"]["scales"] == "float32"
     assert "output_error" not in ranked["v"]
+
+
+TIED = """(float[b,44] x, int64[b] ids) => (float[b,44] rows, float[b,8] logits) <float[8,44] w> {
+  rows = Gather(w, ids)
+  columns = Transpose<perm=[1, 0]>(w)
+  logits = MatMul(x, columns)
+}"""
+
+
+@pytest.mark.parametrize("packs", [PackForOrt, PackForPortable, PackForWeb])
+def test_matrix_that_is_embedding_and_head_says_which_line_decides(
+    build: Callable, packs: type[PackMatrices]
+) -> None:
+    rules = (
+        Rule(pattern="head", bits=4),
+        Rule(pattern="embedding", bits=8),
+        Rule(pattern="*", bits=4),
+    )
+
+    def whys(*rules: Rule) -> set[str | None]:
+        model = build(TIED, w=np.ones((8, 44), np.float32))
+        recipe = Recipe(name="own", rules=rules)
+        packs(MatrixSchemes(recipe, block=16))(model)
+        entries = describe_tensors(model.graph, recipe=recipe)
+        assert {one["bits"] for one in entries if "matrix" in one} == {8}
+        return {one.get("why_differs") for one in entries if "matrix" in one}
+
+    both = (
+        "8 bits, as the recipe says of the embedding, and not as of the head: both are one matrix"
+    )
+    rows = "blocks of 44 instead of 16: the kernel takes one scale for a row"
+    is_web = packs is PackForWeb
+    assert whys(*rules) == {f"{both}; {rows}" if is_web else both}
+    assert whys(Rule(pattern="*", bits=8)) == {rows if is_web else None}

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 from tramontane.graphs.writing.own_folders import MARK_FILE, is_marked
-from tramontane.graphs.writing.partial_folder import PartialKind, open_partial, partial_of
+from tramontane.graphs.writing.partial_folder import (
+    PartialKind,
+    open_partial,
+    partial_of,
+    wait_for_others,
+)
 from tramontane.runtime.errors import ContractError
 
 KIND = PartialKind(content="a loaf", made_by="a baker", another="another baker", advice="wait")
@@ -86,3 +92,18 @@ def test_a_folder_that_vanished_meanwhile_is_no_error(out: Path) -> None:
     partial.path.rename(out)
     partial.remove()
     assert list(out.parent.iterdir()) == [out]
+
+
+def test_waiting_ends_with_the_other_run_or_after_some_time(out: Path) -> None:
+    wait_for_others(out, most_s=60)  # nobody has it
+    first = open_partial(out, KIND)
+    wait_for_others(out, most_s=0.1)  # it has not ended
+    waiting = threading.Thread(target=wait_for_others, args=(out,), kwargs={"most_s": 60})
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive()
+    first.release()
+    waiting.join(30)
+    assert not waiting.is_alive()
+    open_partial(out, KIND).remove()
+    assert not partial_of(out).exists()

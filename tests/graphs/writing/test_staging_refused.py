@@ -80,6 +80,21 @@ def test_folder_with_another_programs_manifest_is_no_artifact(out: Path) -> None
         assert (out / MANIFEST_FILE).read_text() == text
 
 
+def test_folder_whose_manifest_is_no_file_or_has_no_end_is_no_artifact(out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(out / MANIFEST_FILE)
+    with pytest.raises(ContractError, match="exists and is not an artifact"):
+        refuse_occupied(out)
+    assert note_of_replaced(out, is_proved=False).startswith(
+        f"{out}: the artifact there is replac"
+    )
+    (out / MANIFEST_FILE).unlink()
+    with (out / MANIFEST_FILE).open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ContractError, match="exists and is not an artifact"):
+        refuse_occupied(out)
+
+
 @pytest.mark.parametrize("name", ["notes.txt", "onnx/notes.txt", ".git/HEAD", "link"])
 def test_artifact_that_holds_a_file_of_somebody_elses_is_not_replaced(
     out: Path, name: str

@@ -11,7 +11,7 @@ import pytest
 from tramontane.runtime import Model, Sampler, Session
 from tramontane.runtime.errors import ContractError
 
-from ..guarded_sessions import CHANGED, SEQUENCE, Patched, close
+from ..sequences.guarded_sessions import CHANGED, SEQUENCE, Patched, close
 
 FREELY = Sampler(temperature=1, seed=3)
 

@@ -14,7 +14,7 @@ from tramontane.runtime.errors import ContractError
 from tramontane.runtime.memory import DEFAULT_CHUNK
 from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
-from ..guarded_sessions import NOT_ENDED, SEQUENCE, Patched, close
+from ..sequences.guarded_sessions import NOT_ENDED, SEQUENCE, Patched, close
 
 FREELY = Sampler(temperature=1, seed=3)
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tramontane.runtime.manifest import Vocabulary
 from tramontane.runtime.tokenizers.sentencepiece import SentencePiece
 from tramontane.runtime.tokenizers.tokenizer import Tokenizer
+from tramontane.runtime.tokenizers.vocabulary import Vocabulary
 
 MODEL = Path(__file__).parents[3] / "models/stdlib-5m/tokenizer.model"
 

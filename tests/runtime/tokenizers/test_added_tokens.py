@@ -15,10 +15,9 @@ import sentencepiece
 from tokenizers import AddedToken as TheirToken
 from tokenizers import Tokenizer as Theirs
 from tokenizers import models
-from tramontane.export.tokenizer.sentencepiece_model import with_leading_space
+from tramontane.export.published_tokenizer.probe_texts import PROBE_TEXTS
+from tramontane.export.published_tokenizer.sentencepiece_model import with_leading_space
 from tramontane.export.tokenizer.tokenizer_json import TokenizerJson
-from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS
-from tramontane.runtime.manifest import Vocabulary
 from tramontane.runtime.tokenizers.added_tokens import (
     ALWAYS,
     FIRST,
@@ -29,6 +28,7 @@ from tramontane.runtime.tokenizers.added_tokens import (
 from tramontane.runtime.tokenizers.detokenizer import Detokenizer
 from tramontane.runtime.tokenizers.sentencepiece import SPACE, SentencePiece
 from tramontane.runtime.tokenizers.tokenizer import Tokenizer
+from tramontane.runtime.tokenizers.vocabulary import Vocabulary
 
 from ...tiny_tokenizers import TEXT
 

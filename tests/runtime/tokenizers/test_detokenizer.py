@@ -45,6 +45,18 @@ def test_any_split_into_prompt_and_continuation_keeps_its_spaces(
         assert tokenizer().decode(prompt) + pieces == text
 
 
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_character_that_the_prompt_ends_inside_is_given_whole(
+    tokenizer: Callable[..., Tokenizer], cut: int
+) -> None:
+    tokens = tokenizer().encode("x🌍")
+    stream = Detokenizer(tokenizer(), tokens[:-cut])
+    pieces = [stream.push(token) for token in [*tokens[-cut:], *tokenizer().encode("é")[1:]]]
+    assert [piece for piece in pieces if piece] == ["🌍", " ", "é"]
+    alone = Detokenizer(tokenizer(), tokens[:-cut])
+    assert alone.flush() == ""
+
+
 def test_streaming_random_tokens_equals_decoding_them(tokenizer: Callable[..., Tokenizer]) -> None:
     words = tokenizer()
     draw = np.random.default_rng(0)

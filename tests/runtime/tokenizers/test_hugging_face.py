@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer as Theirs
 from tramontane.runtime.errors import ContractError
-from tramontane.runtime.manifest import Vocabulary
 from tramontane.runtime.tokenizers.detokenizer import Detokenizer
 from tramontane.runtime.tokenizers.hugging_face import HuggingFace
 from tramontane.runtime.tokenizers.tokenizer import Tokenizer
+from tramontane.runtime.tokenizers.vocabulary import Vocabulary
 
 from ...tiny_tokenizers import END, KINDS, SPECIAL, START, non_special
 

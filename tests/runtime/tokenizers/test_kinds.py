@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from tramontane.runtime import Model, Session
 from tramontane.runtime.errors import ContractError
+from tramontane.runtime.loading.open_tokenizer import open_tokenizer
 from tramontane.runtime.manifest import read_manifest, to_json, write_manifest
 from tramontane.runtime.tokenizers.added_tokens import AddedToken, AddedTokens
-from tramontane.runtime.tokenizers.kinds import KINDS, Kind, open_tokenizer
+from tramontane.runtime.tokenizers.kinds import KINDS, Kind
 
 
 class Words:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 from tramontane.runtime.errors import ContractError
 from tramontane.runtime.tokenizers.tokenizer import Tokenizer
@@ -40,6 +42,16 @@ def test_a_token_without_a_piece_adds_no_text_wherever_it_stands(
         for place in range(len(tokens) + 1):  # also between the bytes of one character
             assert padded.decode([*tokens[:place], token, *tokens[place:]]) == TEXT
     assert padded.decode([2048, 2049]) == ""
+
+
+@pytest.mark.parametrize("token", [1.7, "5", None, [1], float("nan")])
+def test_a_token_that_is_no_whole_number_is_refused(
+    tokenizer: Callable[..., Tokenizer], token: Any
+) -> None:
+    for read in (lambda: tokenizer().decode([token]), lambda: tokenizer().token_bytes(token)):
+        with pytest.raises(ContractError, match="token .*; expected a whole number, as encode"):
+            read()
+    assert tokenizer().decode(np.array([500, 501])) == tokenizer().decode([500, 501])
 
 
 @pytest.mark.parametrize(

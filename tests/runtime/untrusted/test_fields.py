@@ -76,7 +76,9 @@ def test_an_open_object_may_hold_more() -> None:
         decode(list[Open], [{"more": 2}], where="x")
 
 
-@pytest.mark.parametrize("value", ["x" * 10**6, "\x1b[31m\n", [["a"] * 99] * 99, 10**1000])
+@pytest.mark.parametrize(
+    "value", ["x" * 10**6, "\x1b[31m\n", [["a"] * 99] * 99, 10**1000, (10**5000,)]
+)
 def test_a_value_is_shown_in_80_printable_characters(value: object) -> None:
     assert len(shown(value)) <= 80
     assert shown(value).isprintable()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.graphs.quantization.activation_rounding import STEPS, ByPosition, InBlocks
-from tramontane.validate.artifact_under_test import Subject, open_subject
+from tramontane.validate.graph_under_test import GraphUnderTest, open_graph_under_test
 from tramontane.validate.probe import matrix_of
 from tramontane.validate.reference import kernel_rounding as module
 from tramontane.validate.reference.kernel_rounding import KernelRounding, halfway
@@ -18,16 +18,16 @@ Artifact = Callable[[str], Path]
 
 
 @pytest.fixture
-def subject(embedded_artifact: Artifact, stdlib_5m: Path) -> Subject:
-    return open_subject(embedded_artifact("int4-ort"), Checkpoint.open(stdlib_5m).config)
+def tested(embedded_artifact: Artifact, stdlib_5m: Path) -> GraphUnderTest:
+    return open_graph_under_test(embedded_artifact("int4-ort"), Checkpoint.open(stdlib_5m).config)
 
 
 @pytest.mark.parametrize("nth", range(len(STEPS)))
 def test_a_kernel_that_rounds_by_a_rule_is_found_to(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch, nth: int
+    tested: GraphUnderTest, monkeypatch: pytest.MonkeyPatch, nth: int
 ) -> None:
-    linear = subject.graph.tensor_roles(6).layers[0]["gate"]
-    matrix = matrix_of(subject, linear, 256)
+    linear = tested.graph.tensor_roles(6).layers[0]["gate"]
+    matrix = matrix_of(tested, linear, 256)
 
     class Kernel:
         def run(self, _: None, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -35,7 +35,7 @@ def test_a_kernel_that_rounds_by_a_rule_is_found_to(
             return [(InBlocks(128, STEPS[nth])(rows[0]) @ matrix.T)[None]]
 
     monkeypatch.setattr(module, "open_product", lambda *_: Kernel())
-    rounding = KernelRounding(subject).of(linear, matrix)
+    rounding = KernelRounding(tested).of(linear, matrix)
     assert isinstance(rounding, InBlocks)
     rows = halfway(256, 256, block=128)
     np.testing.assert_array_equal(rounding(rows), InBlocks(128, STEPS[nth])(rows))
@@ -47,7 +47,7 @@ def test_what_is_known_from_the_graph_is_not_tried(
     monkeypatch.delattr(module, "open_product")
     config = Checkpoint.open(stdlib_5m).config
     for recipe, expected in (("fp32-ort", None), ("int8-web", ByPosition(256))):
-        other = open_subject(embedded_artifact(recipe), config)
+        other = open_graph_under_test(embedded_artifact(recipe), config)
         linear = other.graph.tensor_roles(6).layers[0]["gate"]
         assert KernelRounding(other).of(linear, np.zeros((0, 256))) == expected
 

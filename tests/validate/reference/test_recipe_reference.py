@@ -16,9 +16,9 @@ from tramontane.export.options import (
     options_named,
 )
 from tramontane.runtime.session import Session
-from tramontane.validate.artifact_under_test import open_subject
 from tramontane.validate.figures import by_position
 from tramontane.validate.gate import Gate
+from tramontane.validate.graph_under_test import open_graph_under_test
 from tramontane.validate.measurement import GateOptions
 from tramontane.validate.reference.kernel_rounding import KernelRounding
 from tramontane.validate.reference.recipe_reference import Expected, RecipeReference
@@ -40,14 +40,14 @@ RECIPES = [
 
 def expected(gate: Gate, tokens: np.ndarray) -> Expected:
     """What the recipe makes of a sequence, by the artifact's own weights."""
-    roles = gate.subject.graph.tensor_roles(gate.subject.config.num_hidden_layers)
+    roles = gate.tested.graph.tensor_roles(gate.tested.config.num_hidden_layers)
     own = ArtifactWeights(
-        subject=gate.subject,
+        tested=gate.tested,
         roles=roles,
         checkpoint=gate.reference.checkpoint,
-        rounding=KernelRounding(gate.subject),
+        rounding=KernelRounding(gate.tested),
     )
-    return RecipeReference(gate.subject, gate.reference, own).runs([tokens])[0]
+    return RecipeReference(gate.tested, gate.reference, own).runs([tokens])[0]
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_an_artifact_is_as_near_as_the_reference_is_to_itself_in_the_last_bits(
     embedded_artifact: Artifact, checkpoint: Checkpoint, recipe: str
 ) -> None:
     folder = embedded_artifact(recipe)
-    gate = Gate(open_subject(folder, checkpoint.config), checkpoint, GateOptions())
+    gate = Gate(open_graph_under_test(folder, checkpoint.config), checkpoint, GateOptions())
     tokens = gate.words.tokens(gate.text, 300)
     one = expected(gate, tokens)
     assert one.floor is not None
@@ -75,11 +75,13 @@ def test_in_float_the_recipe_is_the_float_reference(
     embedded_artifact: Artifact, checkpoint: Checkpoint
 ) -> None:
     gate = Gate(
-        open_subject(embedded_artifact("fp32-ort"), checkpoint.config), checkpoint, GateOptions()
+        open_graph_under_test(embedded_artifact("fp32-ort"), checkpoint.config),
+        checkpoint,
+        GateOptions(),
     )
     tokens = gate.words.tokens(gate.text, 150)
     own = CheckpointWeights(checkpoint=checkpoint)
-    published = RecipeReference(gate.subject, gate.reference, own).runs([tokens])[0]
+    published = RecipeReference(gate.tested, gate.reference, own).runs([tokens])[0]
     plain = gate.reference.runs([tokens])[0]
     for one in (published, expected(gate, tokens)):
         np.testing.assert_allclose(one.run.logits, plain.logits, atol=1e-4)
@@ -94,8 +96,8 @@ def test_rounding_lifts_the_noise_far_above_that_of_float(
 ) -> None:
     floors = {}
     for recipe in ("int4-portable", "int4-ort"):  # activations in float, and rounded
-        subject = open_subject(embedded_artifact(recipe), checkpoint.config)
-        gate = Gate(subject, checkpoint, GateOptions())
+        tested = open_graph_under_test(embedded_artifact(recipe), checkpoint.config)
+        gate = Gate(tested, checkpoint, GateOptions())
         floor = expected(gate, gate.words.tokens(gate.text, 100)).floor
         assert floor is not None
         floors[recipe] = floor.kl.mean()
@@ -119,6 +121,18 @@ def test_bounds_follow_the_floor_and_means_need_positions() -> None:
     assert tolerance.greedy_bound(floor) == {"greedy_gap": pytest.approx(1.2)}
     assert tolerance.logits_bounds(None, 400) == tolerance.cache_bounds(None) == {}
     assert tolerance_for(scale=2).logits_bounds(floor, 400)["mean_kl"] == pytest.approx(6e-4)
+
+
+def test_where_few_positions_moved_the_mean_is_that_of_those() -> None:
+    """How many activations may be rounded either way is chance, where they are few."""
+    kl = np.full(256, 1e-13)
+    kl[[66, *range(230, 256)]] = 1e-4
+    floor = Floor(kl=kl, difference=kl, row_error=0.0, mean_row_error=0.0)
+    assert floor.mean_kl(256) == pytest.approx(1e-4)
+    kl[100:230] = 2e-5  # most moved: the mean is that of all
+    assert floor.mean_kl(256) == pytest.approx(kl.mean())
+    kl[:200] = 3e-4
+    assert floor.mean_kl(200) == pytest.approx(3e-4)
 
 
 @pytest.mark.slow

@@ -20,7 +20,8 @@ from tramontane.validate.reference.reference import Reference
 from tramontane.validate.reference.reference_cache import Store
 from transformers import AutoModelForCausalLM
 
-TOKENS = np.random.default_rng(0).integers(0, 2048, 40)
+TOKENS = np.random.default_rng(0).integers(0, 2048, 100)
+CONTINUES = np.concatenate([TOKENS[:90], TOKENS[:20]])
 
 
 def untracked(items: Sequence[Any], label: str) -> Iterable[Any]:
@@ -62,7 +63,7 @@ def test_pieces_of_a_layer_give_what_the_whole_gives(
 ) -> None:
     folder = tiny_checkpoint()
     whole = reference_of(folder, tmp_path / "whole").runs([TOKENS])[0]
-    monkeypatch.setattr(module, "_SCORE_BYTES", 4 * 4 * 40 * 3)  # three positions at once
+    monkeypatch.setattr(module, "_SCORE_BYTES", 4 * 4 * 100 * 3)  # three positions at once
     monkeypatch.setattr(module, "_LOGITS_AT_ONCE", 7)
     pieces = reference_of(folder, tmp_path / "pieces").runs([TOKENS])[0]
     np.testing.assert_allclose(pieces.logits, whole.logits, atol=1e-4)
@@ -112,10 +113,37 @@ def test_no_more_than_one_layer_is_loaded_at_a_time(
     assert most <= 2  # the next is loaded before the last name of the one before is gone
 
 
-def test_an_interrupted_run_leaves_nothing_and_the_next_one_works(
-    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+def test_an_interrupted_run_is_resumed_at_the_layer_that_it_had_reached(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reference = reference_of(tiny_checkpoint(), tmp_path)
+    folder = tiny_checkpoint()
+    whole = reference_of(folder, tmp_path / "whole").runs([TOKENS, CONTINUES])
+    reference = reference_of(folder, tmp_path / "store")
+
+    def interrupted(items: Sequence[Any], label: str) -> Iterable[Any]:
+        yield items[0]
+        raise KeyboardInterrupt
+
+    reference.track = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        reference.runs([TOKENS, CONTINUES])
+    assert [name[:9] for name in kept(tmp_path / "store")] == [".partial-"]
+    loaded: list[int] = []
+    real = loading.load_layer
+    monkeypatch.setattr(module, "load_layer", lambda *a: loaded.append(a[2]) or real(*a))
+    found = reference_of(folder, tmp_path / "store").runs([TOKENS, CONTINUES])
+    assert loaded == [1]
+    for one, other in zip(found, whole, strict=True):
+        np.testing.assert_array_equal(one.logits, other.logits)
+        np.testing.assert_array_equal(one.keys, other.keys)
+    assert not [name for name in kept(tmp_path / "store") if name.startswith(".")]
+
+
+def test_a_damaged_state_begins_anew(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_checkpoint()
+    reference = reference_of(folder, tmp_path)
 
     def interrupted(items: Sequence[Any], label: str) -> Iterable[Any]:
         yield items[0]
@@ -124,9 +152,40 @@ def test_an_interrupted_run_leaves_nothing_and_the_next_one_works(
     reference.track = interrupted
     with pytest.raises(KeyboardInterrupt):
         reference.runs([TOKENS])
-    assert kept(tmp_path) == []
-    reference.track = untracked
-    assert reference.runs([TOKENS])[0].logits.shape == (40, 2048)
+    state = next(tmp_path.glob("*/state.npz"))
+    state.write_bytes(state.read_bytes()[:100])
+    loaded: list[int] = []
+    real = loading.load_layer
+    monkeypatch.setattr(module, "load_layer", lambda *a: loaded.append(a[2]) or real(*a))
+    reference_of(folder, tmp_path).runs([TOKENS])
+    assert loaded == [0, 1]
+
+
+@pytest.mark.parametrize("window", [7, 50, None])
+def test_a_sequence_continues_from_one_that_begins_alike(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, window: int | None
+) -> None:
+    folder = tiny_checkpoint(sliding_window=window)
+    both = reference_of(folder, tmp_path / "both").runs([TOKENS, CONTINUES])
+    alone = reference_of(folder, tmp_path / "alone").runs([CONTINUES])[0]
+    np.testing.assert_allclose(both[1].logits, alone.logits, atol=1e-4)
+    np.testing.assert_allclose(both[1].keys, alone.keys, atol=1e-5)
+    np.testing.assert_allclose(both[1].values, alone.values, atol=1e-5)
+    np.testing.assert_array_equal(both[1].keys[:, :, :90], both[0].keys[:, :, :90])
+
+
+def test_hidden_states_are_kept_at_some_positions(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_checkpoint()
+    positions, every = reference_of(folder, tmp_path / "every").hidden(TOKENS)
+    assert positions.tolist() == list(range(len(TOKENS)))
+    monkeypatch.setattr(module, "_MOST_HIDDEN", 30)
+    reference = reference_of(folder, tmp_path / "some")
+    reference.runs([TOKENS])
+    positions, some = reference.hidden(TOKENS[:50])  # what is known of a longer one
+    assert positions.tolist() == list(range(0, 50, 4))
+    np.testing.assert_array_equal(some, every[:, positions])
 
 
 def test_a_damaged_file_is_made_again(
@@ -145,7 +204,7 @@ def test_the_oldest_go_when_the_store_is_full(
     reference = reference_of(tiny_checkpoint(), tmp_path)
     reference.runs([TOKENS])
     oldest = kept(tmp_path)
-    monkeypatch.setattr(store_module, "MOST_BYTES", 600_000)
+    monkeypatch.setattr(store_module, "MOST_BYTES", 1_500_000)
     reference.runs([TOKENS[1:]])
     assert len(kept(tmp_path)) == 1
     assert kept(tmp_path) != oldest

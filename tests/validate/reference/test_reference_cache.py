@@ -19,7 +19,7 @@ BYTES = 4128  # with the header
 
 def add(store: Store, key: str) -> None:
     with store.adding({key: SHAPES}) as made:
-        made[0]["x"][:] = 1
+        made.arrays[0]["x"][:] = 1
 
 
 def held(store: Store) -> set[str]:

@@ -148,16 +148,19 @@ def passing() -> Report:
         "matrices": [
             {
                 "matrix": "layers.0.mlp.up.weight",
+                "rank_by_harm": 1,
                 "bits": 4,
-                "block": 128,
+                "block": 64,
                 "method": "gptq",
                 "scales": "float32",
                 "error": 0.114,
                 "output_error": 0.0613,
+                "why_differs": "blocks of 64 instead of 128: rows of 576 weights",
                 "why_float": None,
             },
             {
-                **dict.fromkeys(("block", "method", "scales", "error", "output_error")),
+                **dict.fromkeys(("rank_by_harm", "block", "method", "scales", "error")),
+                **dict.fromkeys(("output_error", "why_differs")),
                 "matrix": "cos_cache",
                 "bits": 32,
                 "why_float": "rope table: computed",
@@ -430,5 +433,9 @@ def test_every_matrix_is_listed_with_its_errors_or_the_reason_for_float(passing:
     check_schema(passing)
     page = re.sub(r"<[^>]*>", " ", render_page(passing))
     read = " ".join(page.split())
-    assert re.search(r"up\.weight 4 128 gptq float32 11\.40?\s?% 6\.13\s?%", read), read[-4000:]
+    row = (
+        r"1 layers\.0\.mlp\.up\.weight 4 64 gptq float32 11\.40?\s?% 6\.13\s?% "
+        "blocks of 64 instead of 128: rows of 576 weights"
+    )
+    assert re.search(row, read), read[-4000:]
     assert "cos_cache 32 float: rope table: computed" in read

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sentencepiece
+from tramontane.console import text_file
 from tramontane.console.text_file import read_text
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.runtime.cache import CacheLayout
@@ -28,6 +31,8 @@ def test_a_large_window_is_crossed_with_an_eviction_and_no_more() -> None:
     found = spans(LARGE, positions=32768)
     assert LARGE[0].first(found.longest) > 0
     assert found.longest < 1.3 * 4096
+    assert found.one_shot == {"text": (1, 4095, 4096, 5129), "random": (1, 4097, 5129)}
+    assert found.shared == 4095
     for start, end in found.stepped.values():
         assert 4000 < start < 4608 < end <= found.longest
 
@@ -104,3 +109,21 @@ def test_a_text_that_is_not_there_or_not_utf8_is_refused_by_its_flag(tmp_path: P
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="name a UTF-8 text file"):
         read_text(tmp_path / "bytes", flag="--text")
+    with pytest.raises(ConfigError, match="--text a\\\\x00: .*; name a UTF-8 text file"):
+        read_text(Path("a\0"), flag="--text")
+
+
+def test_a_text_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_file, "_MOST_BYTES", 1 << 20)
+    with pytest.raises(ConfigError, match=r"--text /dev/zero: it is larger than 1\.05 MB; name"):
+        read_text(Path("/dev/zero"), flag="--text")
+
+
+def test_a_text_comes_through_a_pipe_and_line_breaks_are_as_python_reads_them(
+    tmp_path: Path,
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(b"a\r\nb\rc",))
+    writer.start()
+    assert read_text(tmp_path / "pipe", flag="--text") == "a\nb\nc"
+    writer.join()

@@ -12,14 +12,17 @@ import transformers
 from tramontane.export.build import export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.options import options_named
+from tramontane.export.published_tokenizer.sentencepiece_model import parse, serialize
 from tramontane.export.tokenizer import in_transformers
+from tramontane.export.tokenizer.write_tokenizer import write_tokenizer
 from tramontane.faults import in_tokenizer
 from tramontane.faults.planting import Fault, planted
 from tramontane.interop.tokenized import make_checkpoint
 from tramontane.runtime.errors import ParityError
 from tramontane.runtime.manifest import read_manifest
+from tramontane.runtime.tokenizers.sentencepiece import SPACE
 from tramontane.validate.causes.of_tokenizer import cause_of_tokenizer
-from tramontane.validate.run_gate import prove
+from tramontane.validate.run_gate import require_parity
 from tramontane.validate.tokenizer import readers
 from tramontane.validate.tokenizer.check_tokenizer import TokenizerChecks, check_tokenizer
 from tramontane.validate.tokenizer.reading import Reading, differences
@@ -129,7 +132,7 @@ def test_the_gate_refuses_an_artifact_without_its_template_and_says_why(
     (fault,) = (one for one in FITTING if one.name == "the chat template lost")
     spoilt = planted(fault, good, tmp_path / "spoilt")
     with pytest.raises(ParityError, match="chat_template.jinja: found no template") as refused:
-        prove(spoilt, Checkpoint.open(chat))
+        require_parity(spoilt, Checkpoint.open(chat))
     assert "1 of " in str(refused.value)
     assert "first at fault: chat templates" in str(refused.value)
     assert "export again" in str(refused.value)
@@ -144,9 +147,9 @@ def test_a_sidecar_that_cannot_be_read_fails_its_check(
     (check,) = failed(spoilt, stdlib_5m)
     assert f"{path}: tokenizers does not read it" in check.failures[0]
     path.unlink()
-    assert checked(spoilt, stdlib_5m).notes == [
-        "the artifact has no tokenizer.json, so none was compared"
-    ]
+    left_out, of_transformers = checked(spoilt, stdlib_5m).notes
+    assert left_out == "the artifact has no tokenizer.json, so none was compared"
+    assert "found [], expected [1]; tokens of 'a'" in of_transformers
 
 
 def test_where_transformers_does_not_read_the_checkpoint_a_note_says_so(
@@ -214,6 +217,41 @@ def test_a_published_file_that_transformers_rebuilds_is_compared_with_what_it_ma
     assert isinstance(other, Reading)
     wanted = readers.as_rebuilt(expected, other)
     assert list(differences(other, wanted, ["hello"], size=0))  # the check can fail
+
+
+@pytest.mark.situation(
+    "`tokenizer.model` alone, of which transformers 5 makes other merges: named, read as it is",
+    package="transformers",
+)
+def test_a_model_of_which_transformers_makes_other_merges_has_a_note(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Pieces of spaces have the least score and early ids, as in Llama 2."""
+    folder = shutil.copytree(
+        tiny_checkpoint("LlamaForCausalLM", vocab_size=2048), tmp_path / "model"
+    )
+    settings = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "add_bos_token": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    out = tmp_path / "artifact"
+    export_checkpoint(folder, out, options_named("fp32-ort"))
+    note = checked(out, folder).notes[-1]
+    assert "reads the file otherwise: tokens of ' a': found" in note
+    path = folder / "tokenizer.model"
+    proto = parse(path.read_bytes())
+    for piece in proto.pieces:
+        if len(piece.piece) > 1 and not piece.piece.strip(SPACE):
+            piece.score = -1e9
+    path.write_bytes(serialize(proto))
+    manifest, checkpoint = read_manifest(out), Checkpoint.open(folder)
+    write_tokenizer(checkpoint, out, manifest.vocabulary)
+    found = check_tokenizer(out, manifest, checkpoint)
+    assert [check.failures for check in found.checks] == [()] * len(found.checks)
+    note = found.notes[-1]
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    ids = theirs("a  b", add_special_tokens=False)["input_ids"]
+    own = readers.CheckpointTokenizer.read(checkpoint).codec.encode("a  b")
+    assert ids != own
+    assert f"reads the file otherwise: tokens of 'a  b': found {ids}, expected {own}" in note
 
 
 def test_control_pieces_that_only_a_sidecar_reads_are_compared_alone(stdlib_5m: Path) -> None:

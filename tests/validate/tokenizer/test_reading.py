@@ -18,6 +18,7 @@ LETTERS = Reading(
     decode=lambda ids: "".join(map(chr, ids)),
     piece=chr,
     start=[1],
+    end=[],
 )
 
 
@@ -31,8 +32,9 @@ def test_a_reading_equals_itself() -> None:
     assert found() == []
 
 
-def test_other_starts_pieces_tokens_and_texts_are_differences() -> None:
+def test_other_starts_ends_pieces_tokens_and_texts_are_differences() -> None:
     assert found(start=[]) == ["tokens in front of a prompt: found [], expected [1]"]
+    assert found(end=[2]) == ["tokens behind a prompt: found [2], expected []"]
     assert found(piece=lambda one: "x" if one == 2 else None) == [
         "token 2: found 'x', expected '\\x02'"
     ]
@@ -47,7 +49,7 @@ def test_other_starts_pieces_tokens_and_texts_are_differences() -> None:
 
 
 def test_what_a_file_does_not_say_is_not_compared() -> None:
-    assert found(start=None) == []
+    assert found(start=None, end=None) == []
     assert found(encode=lambda _: None) == []
 
 

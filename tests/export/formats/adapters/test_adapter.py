@@ -73,6 +73,14 @@ def test_a_pattern_that_peft_cannot_use_is_refused(
         Checkpoint.open(base, [adapter(rank_pattern={"(?i)q_proj": 4})])
 
 
+@pytest.mark.parametrize("pattern", ["(a+)+q", "(?x:(a*) #\n*)", "a*b*c*d*", "(a|b){2,}"])
+def test_a_pattern_that_may_take_hours_is_refused_at_once(
+    base: Path, adapter: Callable[..., Path], pattern: str
+) -> None:
+    with pytest.raises(ConfigError, match="rank_pattern has .*, expected a pattern of at most 3"):
+        Checkpoint.open(base, [adapter(rank_pattern={pattern: 4})])
+
+
 def test_what_peft_writes_is_read(base: Path, adapter: Callable[..., Path]) -> None:
     with Checkpoint.open(base, [adapter()]) as checkpoint:
         assert checkpoint.read("layers.0.attention.query.weight").shape == (64, 64)

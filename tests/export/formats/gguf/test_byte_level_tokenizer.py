@@ -1,3 +1,5 @@
+"""Byte-level BPE of GGUF files: the tokenizer that the file was made from."""
+
 from __future__ import annotations
 
 import json
@@ -23,8 +25,8 @@ from tokenizers import (
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.formats.gguf.byte_level_tokenizer import build_byte_level
 from tramontane.export.formats.gguf.file import read_gguf
-from tramontane.export.tokenizer.byte_level.agreement import MIXED_CASE
-from tramontane.export.tokenizer.byte_level.pre_tokenizers import (
+from tramontane.export.published_tokenizer.byte_level.agreement import MIXED_CASE
+from tramontane.export.published_tokenizer.byte_level.pre_tokenizers import (
     LLAMA_3,
     QWEN_2,
     TEKKEN,
@@ -32,13 +34,13 @@ from tramontane.export.tokenizer.byte_level.pre_tokenizers import (
     smollm,
     split_by,
 )
-from tramontane.export.tokenizer.byte_level.tekken import read_tekken
+from tramontane.export.published_tokenizer.byte_level.tekken import read_tekken
+from tramontane.export.published_tokenizer.probe_texts import PROBE_TEXTS
 from tramontane.export.tokenizer.tokenizer import CheckpointTokenizer
-from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS
 from tramontane.export.tokenizer.write_tokenizer import write_tokenizer
 from tramontane.runtime.errors import CheckpointError
 
-from ...tokenizer.byte_level.scripts import SENTENCES, tekken
+from ...published_tokenizer.byte_level.scripts import SENTENCES, tekken
 
 Write = Callable[..., Path]
 CONTROL, OWN = ("<|begin_of_text|>", "<|eot_id|>", "<|im_start|>"), ("<think>", "</think>")

@@ -121,7 +121,7 @@ def test_other_architecture_is_refused_by_name(tmp_path: Path) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    message = r"general\.architecture is 'plamo', expected one of llama, qwen2"
+    message = r"general\.architecture is 'plamo', expected one of llama, mistral3, qwen2"
     with pytest.raises(ConfigError, match=message):
         read_config(tmp_path / "a.gguf")
 

@@ -18,7 +18,7 @@ from tramontane.bench.peers.gguf_types import KL_BOUND
 from tramontane.environments import folders
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.formats.gguf.file import read_gguf
-from tramontane.export.formats.gguf.writer import write_gguf
+from tramontane.export.write_gguf import write_gguf
 from tramontane.runtime.errors import CheckpointError, ConfigError
 from tramontane.validate.figures import compare
 
@@ -39,7 +39,7 @@ OF_TRANSFORMERS: dict[str, dict[str, Any]] = {
 # Of the user's cache: tests have one of their own, in which it would be built again.
 LLAMA_CPP = folders.home() / "llama-cpp"
 IS_BUILT = folders.is_ready(LLAMA_CPP, (sys.version, (llama_runtime.PACKAGES,)))
-needs_llama_cpp = pytest.mark.skipif(not IS_BUILT, reason="llama.cpp is built by make peers")
+needs_llama_cpp = pytest.mark.skipif(not IS_BUILT, reason="llama.cpp is not built; make gguf does")
 
 
 @pytest.fixture(params=KINDS)

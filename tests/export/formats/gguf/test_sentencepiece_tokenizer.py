@@ -1,3 +1,5 @@
+"""SentencePiece of GGUF files: added and control pieces, spaces as in llama.cpp."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -10,10 +10,10 @@ from typing import Any
 import transformers
 from tokenizers.pre_tokenizers import Metaspace
 from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.published_tokenizer.probe_texts import PROBE_TEXTS
 from tramontane.export.tokenizer.tokenizer import CheckpointTokenizer
 from tramontane.export.tokenizer.tokenizer_json import TokenizerJson
-from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS
-from tramontane.runtime.manifest import Vocabulary
+from tramontane.runtime.tokenizers.vocabulary import Vocabulary
 
 ADDED = START, END, PLAIN = "<|im_start|>", "<|im_end|>", "def_of"
 FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")

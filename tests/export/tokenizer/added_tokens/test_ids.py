@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import transformers
 from sentencepiece import SentencePieceProcessor
+from tokenizers import Tokenizer, processors
 from tramontane.export.build import export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.formats.layouts import open_published
 from tramontane.export.options import options_named
-from tramontane.export.tokenizer.tokenizer import CheckpointTokenizer
-from tramontane.export.tokenizer.tokenizer_probes import PROBE_TEXTS
+from tramontane.export.published_tokenizer.probe_texts import PROBE_TEXTS
+from tramontane.export.tokenizer.added_tokens import with_added_tokens
+from tramontane.export.tokenizer.tokenizer import (
+    CheckpointTokenizer,
+    open_codec,
+    read_vocabulary,
+)
+from tramontane.export.tokenizer.write_tokenizer import write_tokenizer
+from tramontane.runtime.loading.open_tokenizer import open_tokenizer
 from tramontane.runtime.manifest import read_manifest
-from tramontane.runtime.tokenizers.kinds import open_tokenizer
 
 from .fine_tune import (
     ADDED,
@@ -117,6 +126,26 @@ def test_the_artifact_encodes_as_the_checkpoint_and_carries_its_template(
         assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
 
 
+def test_an_end_token_of_the_tokenizer_json_beside_the_model_is_left_out(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "tokenizer.json"
+    published = Tokenizer.from_file(str(path))
+    published.post_processor = processors.TemplateProcessing(
+        single=["<s>", "$A", "</s>"], special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    published.save(str(path))
+    checkpoint = Checkpoint.open(folder)
+    vocabulary = read_vocabulary(checkpoint)
+    assert vocabulary.kind == "sentencepiece"
+    origin = write_tokenizer(checkpoint, tmp_path, vocabulary)
+    assert origin == "made from tokenizer.json, without its end of a text"
+    assert "ends a text with </s>, which a prompt must not" in capsys.readouterr().err
+    found = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in (*TEXTS, *PROBE_TEXTS):
+        assert found.encode(text).ids == published.encode(text).ids[:-1]
+
+
 def test_ids_with_gaps_are_kept(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     (folder / "added_tokens.json").write_text(json.dumps({START: 2055}))
@@ -174,3 +203,54 @@ def test_flags_of_a_token_that_sentencepiece_has_or_the_model_does_not_score_may
     (folder / "added_tokens.json").write_text(json.dumps({"<pad>": SIZE + 1}))
     codec = CheckpointTokenizer.read(Checkpoint.open(folder)).codec
     assert codec.find(START) == 2048
+
+
+MORE, OTHER = "<|more|>", "<|other|>"
+
+
+@pytest.mark.situation(
+    "special tokens that the settings name and no file gives an id", package="transformers"
+)
+@pytest.mark.parametrize("keeps", ["tokenizer.json", "tokenizer.model", "both"])
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"additional_special_tokens": [MORE, OTHER]},
+        {"extra_special_tokens": [MORE, OTHER]},
+        {"pad_token": OTHER, "additional_special_tokens": [MORE]},
+        {"pad_token": START, "additional_special_tokens": [MORE]},
+    ],
+    ids=str,
+)
+def test_tokens_without_an_id_have_the_next_ones_as_in_transformers(
+    folder: Path, named: dict[str, Any], keeps: str
+) -> None:
+    def name(settings: dict[str, Any]) -> None:
+        settings.pop("extra_special_tokens")  # transformers reads no other list beside it
+        settings.update({"additional_special_tokens": [START, END], **named})
+
+    edited(folder / "tokenizer_config.json", name)
+    if keeps == "tokenizer.json":
+        (folder / "tokenizer.model").unlink()
+    elif keeps == "tokenizer.model":
+        (folder / "tokenizer.json").unlink()
+    codec = CheckpointTokenizer.read(Checkpoint.open(folder)).codec
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    for token in (one for one in (MORE, OTHER) if one in str(named)):
+        for text in (f"{token}x", f"{token} x", f"{token}{token}", f"{MORE}a {token}b"):
+            ids = theirs(text, add_special_tokens=False)["input_ids"]
+            assert codec.encode(text, allow_special=True) == ids, text
+            if keeps != "tokenizer.model":  # there transformers puts and strips no first space
+                assert codec.decode(ids) == theirs.decode(ids, skip_special_tokens=True), text
+
+
+def test_tokens_without_an_id_that_the_model_does_not_score_are_left_out(folder: Path) -> None:
+    edited(folder / "config.json", lambda own: own.update(vocab_size=2051))
+    edited(
+        folder / "tokenizer_config.json",
+        lambda own: own.update(extra_special_tokens=[MORE]),
+    )
+    published = open_published(folder)
+    found = with_added_tokens(published.read_tokenizer(), published.config)
+    assert len(open_codec(found)) == 2051
+    assert open_codec(found).find(MORE) is None

@@ -15,8 +15,8 @@ from tramontane.export.build import export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.formats.layouts import open_published
 from tramontane.export.options import options_named
+from tramontane.export.published_tokenizer.sentencepiece_model import KIND, parse, serialize
 from tramontane.export.tokenizer.added_tokens import with_added_tokens
-from tramontane.export.tokenizer.sentencepiece_model import KIND, parse, serialize
 from tramontane.export.tokenizer.tokenizer import CheckpointTokenizer
 from tramontane.export.tokenizer.write_tokenizer import write_tokenizer
 from tramontane.runtime.tokenizers.sentencepiece import SentencePiece

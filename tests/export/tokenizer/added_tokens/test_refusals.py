@@ -89,3 +89,16 @@ def test_an_unknown_start_token_is_refused_where_prompts_begin_with_it(folder: P
     edited(folder / "tokenizer_config.json", lambda own: own.update(add_bos_token=True))
     with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: bos_token is '<none>'"):
         CheckpointTokenizer.read(Checkpoint.open(folder))
+
+
+@pytest.mark.parametrize("value", [1, {"text": "x"}, [], ""])
+def test_a_named_token_without_a_text_is_refused(folder: Path, value: Any) -> None:
+    edited(
+        folder / "tokenizer_config.json",
+        lambda own: own.update(extra_special_tokens=[value]),
+    )
+    with pytest.raises(
+        CheckpointError,
+        match=r"tokenizer_config\.json: extra_special_tokens has .*, expected a tok",
+    ):
+        CheckpointTokenizer.read(Checkpoint.open(folder))

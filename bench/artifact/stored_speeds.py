@@ -1,0 +1,223 @@
+"""Keeps the speeds of known models in a file, and prints them for ``docs/models.md``.
+
+A step of a model with N layers takes the time of what is outside the layers, the head above all,
+and N times that of a layer. Two stand-ins of n and m layers that take a and b seconds give both:
+a layer (b - a) / (m - n), the rest a - n layers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...export.known_models import GEOMETRIES, find_geometry
+from ...runtime.durable import replace_file
+from ...runtime.errors import ContractError
+from ...runtime.sizes import counted
+from ..geometries import table
+from ..machine import describe_machines
+from ..samples import Spread
+
+STORED = Path(__file__).resolve().parents[2] / "docs" / "model-speeds.json"
+QUANTS = ("int8", "int4-rtn")
+TOKENS = 256  # of the prompt, and the position of the decoded tokens
+PREFILL_TOKENS, STEPS, WARM_UP = 512, 16, 4  # as in the job of ``session_speed``
+PREFILL, DECODE = WHATS = ("prefill", "decode")
+
+Seconds = dict[str, float]  # of a prompt of TOKENS, and of a decoded token, by WHATS
+Round = dict[int, Seconds]  # by the number of layers
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """What is measured, and on what: equal cases need not be measured twice."""
+
+    geometry: str
+    quant: str
+    layers: tuple[int, ...]  # two numbers, or all of the model's
+    rounds: int
+    machine: dict[str, Any]  # as ``bench.machine`` describes it, with its versions
+
+    def as_json(self) -> dict[str, Any]:
+        """For the file."""
+        return {
+            "geometry": self.geometry,
+            "quant": self.quant,
+            "layers": list(self.layers),
+            "rounds": self.rounds,
+            "machine": self.machine,
+            "protocol": {
+                "target": "ort",
+                "tokens": TOKENS,
+                "prefill_tokens": PREFILL_TOKENS,
+                "steps": STEPS,
+                "warm_up": WARM_UP,
+            },
+        }
+
+
+def stored_rows(path: Path) -> list[dict[str, Any]]:
+    """What was measured: ``case``, as above, and the seconds of its rounds; empty without a file.
+
+    Raises:
+        ContractError: the file is not one of this command.
+    """
+    if not path.exists():
+        return []
+    try:
+        rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        for row in rows:
+            projected(row, PREFILL)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ContractError(
+            f"{path}: cannot be read ({error!r}), expected what "
+            "python -m tramontane.bench.artifact.model_speeds wrote; name another --stored"
+        ) from error
+    return rows
+
+
+def store(path: Path, case: Case, rounds: Sequence[Round]) -> None:
+    """Add what was found, in place of what was measured of the same model before.
+
+    Raises:
+        ContractError: as ``stored_rows``.
+    """
+    own = case.as_json()
+    keys = ("geometry", "quant")
+    is_whole = len(case.layers) == 1
+    kept = [
+        row
+        for row in stored_rows(path)
+        if any(row["case"][key] != own[key] for key in keys)
+        or (len(row["case"]["layers"]) == 1) != is_whole
+    ]
+    order = list(GEOMETRIES)
+    rows = [*kept, {"case": own, "seconds": rounds}]
+    rows.sort(key=lambda row: order.index(row["case"]["geometry"]))  # the rest as it was measured
+    unfinished = path.with_name(f".{path.name}.partial")
+    unfinished.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+    replace_file(unfinished, path)
+
+
+def projected(row: Mapping[str, Any], what: str) -> Spread | None:
+    """Tokens per second of all layers; None where a round's times do not grow with layers.
+
+    A row of all layers has what was measured.
+
+    Args:
+        row: of the file.
+        what: one of ``WHATS``.
+    """
+    whole = find_geometry(row["case"]["geometry"]).num_hidden_layers
+    tokens = row["case"]["protocol"]["tokens"] if what == PREFILL else 1
+    rates = []
+    for each in row["seconds"]:
+        times = {int(layers): float(seconds[what]) for layers, seconds in each.items()}
+        (few, first), (many, last) = min(times.items()), max(times.items())
+        layer = (last - first) / (many - few) if many > few else 0.0
+        if many > few and layer <= 0:
+            return None
+        rates.append(tokens / (first + (whole - few) * layer))
+    return Spread(values=tuple(rates))
+
+
+def speed_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The section of speeds; empty where none were measured."""
+    if not rows:
+        return []
+    both = list(_both(rows))
+    first = rows[0]["case"]
+    tokens = first["protocol"]["tokens"]
+    machines = {json.dumps(row["case"]["machine"]): row["case"]["machine"] for row in rows}
+    return [
+        "## Speeds of known geometries",
+        "",
+        "Printed by `python -m tramontane.bench.artifact.model_speeds`. It takes minutes for each",
+        "model; after an interruption, the same command measures those that are missing.",
+        describe_machines(list(machines.values())),
+        "",
+        "**The weights are random**: the speed depends on their sizes alone. No row with",
+        "`projected` was measured as a whole model. Its figures come from two stand-ins with the",
+        "model's widths and few layers. The difference between their times is the time of the",
+        "layers that one of them has more; the rest is the head and all else outside the layers.",
+        "The projected time is that rest and the time of all layers.",
+        "",
+        f"*Prefill*: a prompt of {tokens} tokens into an empty cache. *Decode*: tokens from",
+        f"position {tokens} on. Target `ort`, tokens per second: the median of",
+        f"{counted(first['rounds'], 'round')} in new processes, with the lowest and highest.",
+        "",
+        *table(
+            ("geometry", "layers", *(f"{w}, {q}" for q in _quants(rows) for w in WHATS)),
+            [_row(name, rows) for name in GEOMETRIES if _of(name, rows)],
+        ),
+        *(
+            [
+                "",
+                "Models that were measured with all layers too, beside what was projected:",
+                "",
+                *table(
+                    ("geometry", "recipe", "what", "projected", "measured", "difference"), both
+                ),
+            ]
+            if both
+            else []
+        ),
+    ]
+
+
+def _row(name: str, rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """A model's row: what was measured with all layers, else what is projected."""
+    cells: list[str] = []
+    found = {is_whole: _of(name, rows, is_whole=is_whole) for is_whole in (True, False)}
+    shown = found[True] or found[False]
+    for quant in _quants(rows):
+        row = next((one for one in shown if one["case"]["quant"] == quant), None)
+        cells += ["" if row is None else _cell(projected(row, what)) for what in WHATS]
+    whole, layers = find_geometry(name).num_hidden_layers, shown[0]["case"]["layers"]
+    how = (
+        f"{whole}" if found[True] else f"{whole}, projected from {' and '.join(map(str, layers))}"
+    )
+    return (name, how, *cells)
+
+
+def _both(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
+    """A row of each speed that was both projected and measured."""
+    for row in rows:
+        case = row["case"]
+        others = _of(case["geometry"], rows, is_whole=True)
+        other = next((one for one in others if one["case"]["quant"] == case["quant"]), None)
+        if other is None or len(case["layers"]) == 1:
+            continue
+        for what in WHATS:
+            ours, real = projected(row, what), projected(other, what)
+            off = "" if ours is None or real is None else f"{ours.median / real.median - 1:+.1%}"
+            yield (case["geometry"], case["quant"], what, _cell(ours), _cell(real), off)
+
+
+def _of(
+    name: str, rows: Sequence[Mapping[str, Any]], *, is_whole: bool | None = None
+) -> list[Mapping[str, Any]]:
+    """Rows of a model: of all layers, of stand-ins, or both."""
+    return [
+        row
+        for row in rows
+        if row["case"]["geometry"] == name and is_whole in (None, len(row["case"]["layers"]) == 1)
+    ]
+
+
+def _quants(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    found = {row["case"]["quant"] for row in rows}
+    return [*(one for one in QUANTS if one in found), *sorted(found - {*QUANTS})]
+
+
+def _cell(found: Spread | None) -> str:
+    if found is None:
+        return "not measurable: the times do not grow with layers"
+    median, low, high = (
+        f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
+        for rate in (found.median, min(found.values), max(found.values))
+    )
+    return f"{median} ({low} to {high})"

@@ -1,0 +1,1 @@
+"""Independent tasks of one long work: run in this process, or by workers of a Dask scheduler."""

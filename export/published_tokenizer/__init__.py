@@ -1,0 +1,1 @@
+"""Tokenizers as checkpoints publish them: which files there are, and what each format holds."""

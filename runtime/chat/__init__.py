@@ -1,0 +1,1 @@
+"""Conversations: an artifact's chat template, and what it may do."""

@@ -1,0 +1,1 @@
+"""Opens an artifact, and holds what its sequences share: graph, tokenizer, limit on memory."""

@@ -1,0 +1,1 @@
+"""The driver's use of onnxruntime: sessions, providers and the native library."""

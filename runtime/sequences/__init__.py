@@ -1,0 +1,1 @@
+"""One sequence of tokens: its cache and buffers, guard, time limit, snapshots and saved form."""

@@ -1,0 +1,66 @@
+"""A limit on the time that one run of a graph takes: one step, or one chunk of a prompt."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from ..errors import ContractError
+from ..ort.ort_session import ort
+
+
+class LimitedGraph:
+    """A graph whose runs are stopped between two of its nodes when they take too long."""
+
+    def __init__(self, graph: Any, *, seconds: float, artifact: Path) -> None:
+        """Limit the runs of a graph.
+
+        Args:
+            graph: an ``InferenceSession``.
+            seconds: that each run may take.
+            artifact: for messages.
+
+        Raises:
+            ContractError: no time at all.
+        """
+        if not 0 < seconds <= threading.TIMEOUT_MAX:
+            raise ContractError(
+                f"time_limit is {seconds}; expected more than 0 seconds, at most "
+                f"{threading.TIMEOUT_MAX:.0f}"
+            )
+        self._graph = graph
+        self._seconds = seconds
+        self._artifact = artifact
+
+    def io_binding(self) -> Any:
+        """As ``InferenceSession.io_binding``."""
+        return self._graph.io_binding()
+
+    def run_with_iobinding(self, binding: Any) -> None:
+        """Run it on what is bound.
+
+        Raises:
+            ContractError: it took too long and was stopped.
+        """
+        options, is_late = ort.RunOptions(), threading.Event()
+
+        def stop() -> None:
+            is_late.set()
+            options.terminate = True
+
+        timer = threading.Timer(self._seconds, stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            self._graph.run_with_iobinding(binding, options)
+        except Exception as error:
+            if not is_late.is_set():
+                raise
+            raise ContractError(
+                f"{self._artifact}: a run of the graph took longer than {self._seconds:g} s, the "
+                "time_limit, and was stopped; call reset(), then give the sequence again in "
+                "smaller chunks or with more time"
+            ) from error
+        finally:
+            timer.cancel()

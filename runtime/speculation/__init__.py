@@ -1,0 +1,1 @@
+"""Drafts: tokens guessed from the text before, and how much time they may lose."""

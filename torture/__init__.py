@@ -1,0 +1,1 @@
+"""Tests of exports under kills, full disks, power losses and damaged files."""

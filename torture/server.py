@@ -1,0 +1,75 @@
+"""Forks exports from a process that has imported what they need, so that one begins at once.
+
+Run with a checkpoint, whose graph is traced once. Each line of standard input is a request in
+JSON, answered by one line: ``start`` by the export's process id, ``wait`` by its exit status, or
+minus the number of the signal that ended it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..cli import main as cli
+from ..cli.commands import export as _export  # noqa: F401  # imported before anything is forked
+from ..console.end_with_parent import end_with_parent
+from ..export import build
+from ..export.cache_choice import WINDOWED
+from ..export.formats.checkpoint import Checkpoint
+from ..export.planning import preflight
+from ..export.sidecars import card as _card  # noqa: F401
+from ..export.trace.trace_subprocess import trace_in_subprocess
+from ..graphs.targets.all_targets import TARGETS, find_target
+from ..graphs.writing import external_data
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    with Checkpoint.open(Path(sys.argv[1])) as checkpoint:
+        model = trace_in_subprocess(checkpoint.config, WINDOWED)
+    for name in TARGETS:
+        find_target(name)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["do"] == "wait":
+            _, status = os.waitpid(request["pid"], 0)
+            print(os.waitstatus_to_exitcode(status), flush=True)
+        elif pid := os.fork():
+            print(pid, flush=True)
+        else:
+            os._exit(_run(request, model))
+
+
+def _run(request: dict[str, Any], model: Any) -> int:
+    end_with_parent(os.getppid())
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode=0o600)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for descriptor, kind in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(descriptor, kind)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+    replaced: list[tuple[Any, str, object]] = []
+    if not request["is_traced"]:
+        replaced.append((build, "trace_in_subprocess", lambda *_: model))
+    if not request["is_room_checked"]:
+        replaced += [(one, "refuse_full_disk", _allow) for one in (external_data, preflight)]
+        replaced.append((os, "posix_fallocate", _allow))
+    for module, name, value in replaced:
+        setattr(module, name, value)
+    try:
+        return cli.main(request["arguments"])
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def _allow(*_: object) -> None:
+    """Take the place of a function that would refuse."""
+
+
+if __name__ == "__main__":
+    main()
