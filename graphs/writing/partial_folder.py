@@ -12,6 +12,7 @@ import contextlib
 import os
 import shlex
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,13 +83,17 @@ def open_partial(out: Path, kind: PartialKind) -> PartialFolder:
     partial = partial_of(out)
     lock = filelock.FileLock(partial / _LOCK)
     try:
+        if os.path.lexists(partial):
+            _refuse_special(partial, kind)  # a link to an empty folder would be written through
         if not _is_ours(partial, kind):
             raise ContractError(
                 f"{partial}: exists and was not made by {kind.made_by} (no {MARK_FILE} of ours in "
                 f"it); move it elsewhere or {kind.advice}"
             )
         partial.mkdir(parents=True, exist_ok=True)
-        _refuse_links(partial, kind)
+        for place, folders, names in os.walk(partial):
+            for name in (*folders, *names):
+                _refuse_special(Path(place, name), kind)
         lock.acquire(timeout=0)
         if not is_marked(partial, kind.content):
             mark(partial, kind.content)
@@ -111,7 +116,7 @@ def wait_for_others(out: Path, *, most_s: float) -> None:
         most_s: seconds to wait; then ``open_partial`` refuses.
     """
     lock = partial_of(out) / _LOCK
-    if lock.is_file():
+    if lock.is_file() and not (lock.is_symlink() or lock.parent.is_symlink()):
         with contextlib.suppress(filelock.Timeout), filelock.FileLock(lock, timeout=most_s):
             pass
 
@@ -126,19 +131,20 @@ def _is_ours(partial: Path, kind: PartialKind) -> bool:
     return all(path.name in begun and not path.stat().st_size for path in partial.iterdir())
 
 
-def _refuse_links(partial: Path, kind: PartialKind) -> None:
-    """Refuse links in the folder: we make none, and what is written there would go elsewhere.
+def _refuse_special(path: Path, kind: PartialKind) -> None:
+    """Refuse what we never make there: a link leads elsewhere, and a fifo waits for a reader.
 
     Raises:
-        ContractError: naming the first.
+        ContractError: it is neither a regular file nor a folder.
     """
-    for place, folders, names in os.walk(partial):
-        for path in (Path(place, name) for name in (*folders, *names)):
-            if path.is_symlink():
-                raise ContractError(
-                    f"{path}: is a link to {os.readlink(path)}, expected none in a folder of "
-                    f"{kind.made_by}; remove it (rm {shlex.quote(str(path))})"
-                )
+    mode = path.lstat().st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return
+    found = f"a link to {os.readlink(path)}" if stat.S_ISLNK(mode) else "a fifo, socket or device"
+    raise ContractError(
+        f"{path}: is {found}, expected only files and folders of {kind.made_by} there; remove it "
+        f"(rm {shlex.quote(str(path))})"
+    )
 
 
 def _remove(path: Path) -> None:
