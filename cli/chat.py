@@ -34,10 +34,20 @@ class Chat:
         max_new_tokens: int,
         allow_special: bool,
         options: dict[str, Any],
+        time_limit: float | None = None,
     ) -> None:
-        """Begin a conversation; ``options`` are those of ``Session.generate``."""
+        """Begin a conversation.
+
+        Args:
+            model: that answers.
+            system: the system's message, if any.
+            max_new_tokens: of an answer.
+            allow_special: whether messages may spell special tokens.
+            options: of ``Session.generate``.
+            time_limit: as ``Model.session``.
+        """
         self._model = model
-        self._session: Session = model.session(keep=KEPT)
+        self._session: Session = model.session(keep=KEPT, time_limit=time_limit)
         self._allow_special = allow_special
         self._most = max_new_tokens
         self._options = options

@@ -6,11 +6,14 @@ A subcommand imports the stages that it needs when it runs, so that ``--help`` i
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 
 from .. import __version__
 from ..console.one_line_parser import OneLineParser
-from ..console.status import MEANINGS, interrupted, status_of
-from ..console.streams import accept_any_text
+from ..console.status import MEANINGS, status_of
+from ..runtime.errors import ConfigError
+from ..runtime.untrusted.fields import shown
 from .commands import (
     bench,
     budget,
@@ -47,13 +50,35 @@ EXAMPLES = tuple(example for command in _COMMANDS for example in command.EXAMPLE
 
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand; return one of the exit statuses that ``--help`` lists."""
-    accept_any_text()
-    try:
-        args = parser().parse_args(argv)
-    except KeyboardInterrupt:
-        return interrupted()
+    return status_of(lambda: _parse_and_run(argv))
+
+
+def _parse_and_run(argv: list[str] | None) -> int:
+    args = parser().parse_args(argv)
+    _refuse_no_paths(args)
     name = f"tramontane {args.command}"
     return status_of(lambda: int(args.main(args)), name=name, as_json=args.json)
+
+
+def _refuse_no_paths(args: argparse.Namespace) -> None:
+    """Refuse paths that no system has; only callers of ``main`` can give them, and no shell.
+
+    Raises:
+        ConfigError: one has a NUL, or half of a surrogate pair.
+    """
+    for name, value in vars(args).items():
+        for path in value if isinstance(value, list) else [value]:
+            if not isinstance(path, Path):
+                continue
+            try:
+                is_path = b"\0" not in os.fsencode(path)
+            except UnicodeEncodeError:
+                is_path = False
+            if not is_path:
+                raise ConfigError(
+                    f"{name} {shown(str(path))}: expected a path without NUL and without half of "
+                    "a surrogate pair; name another one"
+                )
 
 
 def parser() -> argparse.ArgumentParser:

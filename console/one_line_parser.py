@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from ..runtime.errors import ConfigError, printable
 from . import hints
-from .status import EXIT_BAD_INPUT
+from .status import EXIT_BAD_INPUT, complain
 
 _VALUE = r"(?:'(.*)'|\"(.*)\")"
 _MARK = "'"  # around each choice, before Python 3.12
@@ -56,8 +56,12 @@ class OneLineParser(argparse.ArgumentParser):
         except ConfigError as unreadable:
             message, note = str(unreadable), ""
         note = note or f"{self.prog} --help lists all arguments"
-        print(f"{self.prog}: {printable(message)}; {note}", file=sys.stderr)
+        complain(f"{printable(message)}; {note}", has_note=False, prog=self.prog)
         raise SystemExit(EXIT_BAD_INPUT)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print help or a version; argparse would let a failing write pass."""
+        print(message, end="", file=file or sys.stderr, flush=True)
 
     def _flags(self) -> list[str]:
         actions: list[Any] = self._actions

@@ -62,9 +62,7 @@ def status_of(
         complain(str(error), has_note=False)
         return EXIT_BAD_INPUT
     try:
-        status = main()
-        print(end="", flush=True)
-        return status
+        return _flushed(main)
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):  # how rich ends where nobody reads
             return EXIT_NOT_READ
@@ -90,6 +88,22 @@ def status_of(
         return status
 
 
+def _flushed(main: Callable[[], int]) -> int:
+    """Run a command, and write what its output still holds, as after ``--help``.
+
+    Raises:
+        OSError: standard output is full or closed.
+    """
+    try:
+        status = main()
+    except SystemExit as stop:
+        if stop.__context__ is None:
+            print(end="", flush=True)
+        raise
+    print(end="", flush=True)
+    return status
+
+
 def interrupted() -> int:
     """Say that Ctrl-C was pressed; the exit status."""
     print("\ntramontane: interrupted", file=sys.stderr)
@@ -101,12 +115,12 @@ def _drop(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def complain(message: str, *, has_note: bool = True) -> None:
+def complain(message: str, *, has_note: bool = True, prog: str = "tramontane") -> None:
     """Print an error on standard error, with make's names for its flags where make calls."""
     note = hints.names_in_make(message) if has_note else ""
     try:
         for text in (message, note) if note else (message,):
-            print(f"tramontane: {text}", file=sys.stderr, flush=True)
+            print(f"{prog}: {text}", file=sys.stderr, flush=True)
     except OSError:  # closed, or on a full disk: the exit status alone says what happened
         _drop(sys.stderr)
 

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import functools
 import ipaddress
+import socket
 import sys
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -25,6 +26,7 @@ from ..runtime.contract import MANIFEST_FILE
 from ..runtime.errors import ContractError
 from ..runtime.manifest import Manifest, read_manifest
 from ..runtime.sizes import format_bytes
+from ..runtime.untrusted.fields import shown
 from .bounded_server import IDLE_S, BoundedServer, is_known_host
 
 PAGE = Path(__file__).parents[1] / "examples" / "web"
@@ -142,9 +144,13 @@ def open_server(served: Mapping[str, Path], *, host: str, port: int) -> Threadin
         )
     try:
         return BoundedServer((host, port), functools.partial(_Handler, served, host))
-    except (OSError, OverflowError, UnicodeError) as error:
-        reasons = {OverflowError: "expected 0 to 65535", UnicodeError: "no host has that name"}
-        why = getattr(error, "strerror", None) or reasons.get(type(error), str(error))
+    except (TypeError, UnicodeError, socket.gaierror) as error:  # TypeError: NUL, half characters
+        raise ContractError(
+            f"--host {shown(host)}: no host has that name, expected an address of this machine; "
+            "give 127.0.0.1 for this machine alone"
+        ) from error
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or "expected 0 to 65535"
         raise ContractError(
             f"--host {host} --port {port}: {why}; choose another port, or 0 for any"
         ) from error

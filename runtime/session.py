@@ -57,6 +57,7 @@ class Session(GeneratingSession):
         verify: bool = False,
         max_memory: int | str | None = None,
         keep: int = 0,
+        time_limit: float | None = None,
         native: bool | None = None,
         copy: bool = False,
     ) -> Session:
@@ -70,7 +71,7 @@ class Session(GeneratingSession):
             verify: first compare every file's hash with the manifest's.
             max_memory: resident memory that the process may take, as the manifest plans it: bytes,
                 or text such as ``"6GiB"``; None for as much as it needs.
-            keep: as ``Model.session``.
+            keep, time_limit: as ``Model.session``.
             native, copy: as ``Model.load``.
 
         Raises:
@@ -84,7 +85,7 @@ class Session(GeneratingSession):
             native=native,
             copy=copy,
         )
-        session = cls(model, keep=keep)
+        session = cls(model, keep=keep, time_limit=time_limit)
         session._owns_model = True
         return session
 

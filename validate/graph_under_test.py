@@ -25,7 +25,7 @@ from ..runtime.manifest import Manifest, read_manifest
 from ..runtime.ort.ort_session import open_graph
 from ..runtime.session import Session
 from ..runtime.sizes import counted
-from .run_graph import DriverRunner, GraphRunner, SequenceRunner
+from .run_graph import RUN_LIMIT_S, DriverRunner, GraphRunner, SequenceRunner
 
 _OTHERS_ROUNDING = 2.5  # codes of -8 to 7 miss a block's maximum by a step, k-quants by more
 _GRAPH_FOLDER = Path(contract.MODEL_FILE).parent.name
@@ -160,7 +160,7 @@ class GraphUnderTest:
     def runner(self) -> SequenceRunner:
         """The way apps go: our driver, or a runtime without it."""
         if self.artifact is not None:
-            session = Session.load(self.artifact, native=self.is_native)
+            session = Session.load(self.artifact, native=self.is_native, time_limit=RUN_LIMIT_S)
             return DriverRunner(session, self.graph.cache_scales)
         return self.graph_runner()
 

@@ -11,9 +11,11 @@ import numpy as np
 
 from ..runtime import contract
 from ..runtime.errors import ContractError
-from ..runtime.ort.ort_session import ort
+from ..runtime.ort.ort_session import first_line, ort
+from ..runtime.sequences.time_limit import stopping_after
 from ..runtime.session import Session
 
+RUN_LIMIT_S = 3600  # of one run: far beyond what the longest sequence of the largest model takes
 _POSITION_IDS = "position_ids"
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -68,19 +70,26 @@ _RUN_ERRORS = (
 
 
 @contextlib.contextmanager
-def running(path: Path, what: str) -> Iterator[None]:
-    """Name the graph and its input if onnxruntime fails.
+def running(path: Path, what: str) -> Iterator[Any]:
+    """Name the graph and its input if onnxruntime fails; yield options that stop an endless run.
 
     Raises:
-        ContractError: an operator of the graph refused its inputs.
+        ContractError: an operator of the graph refused its inputs, or the run took too long.
     """
-    try:
-        yield
-    except _RUN_ERRORS as error:
-        raise ContractError(
-            f"{path}: onnxruntime stopped while it ran {what} ({error}); expected logits and a "
-            "cache: export it again, or report this with the command and the config.json"
-        ) from error
+    with stopping_after(RUN_LIMIT_S) as (options, is_late):
+        try:
+            yield options
+        except _RUN_ERRORS as error:
+            if is_late.is_set():
+                raise ContractError(
+                    f"{path}: ran {what} for longer than {RUN_LIMIT_S} s, expected it to end; see "
+                    "whether the graph has a Loop without end: tramontane inspect"
+                ) from error
+            raise ContractError(
+                f"{path}: onnxruntime stopped while it ran {what} ({first_line(error)}); expected "
+                "logits and a cache: export it again, or report this with the command and the "
+                "config.json"
+            ) from error
 
 
 class DriverRunner:
@@ -201,8 +210,8 @@ class GraphRunner:
         feeds = {name: value for name, value in feeds.items() if name in self._inputs}
         if self._can_drop_logits and contract.LOGITS not in names:
             feeds[contract.NUM_LOGITS_TO_KEEP] = np.array(1, np.int64)
-        with running(self._path, f"{len(ids)} x {T} new tokens of {total}"):
-            found = self.graph.run([*names, *self._present_names], feeds)
+        with running(self._path, f"{len(ids)} x {T} new tokens of {total}") as options:
+            found = self.graph.run([*names, *self._present_names], feeds, options)
         self._past = dict(zip(self._past_names, found[len(names) :], strict=True))
         self._lengths = after
         return {

@@ -99,6 +99,13 @@ def add(subparsers: Any) -> None:
         "for several (default: CPUExecutionProvider)",
     )
     parser.add_argument(
+        "--time-limit",
+        type=float,
+        metavar="SECONDS",
+        help="stop a step, or a chunk of the prompt, that takes longer, as in a graph with a loop "
+        "without end (default: no limit)",
+    )
+    parser.add_argument(
         "--max-memory",
         metavar="SIZE",
         help="fail instead of using more memory than this, e.g. 6GiB (default: no limit)",
@@ -137,7 +144,7 @@ def main(args: Namespace) -> int:
         write_utf8()
         _converse(model, given, args, sampler=sampler, stop=stop)
         return 0
-    session = model.session()
+    session = model.session(time_limit=args.time_limit)
     prompt = read_standard_input() if given is None else given
     options = {
         "max_new_tokens": 128 if args.max_new_tokens is None else args.max_new_tokens,
@@ -177,6 +184,7 @@ def _converse(
         system=system,
         max_new_tokens=most,
         allow_special=args.allow_special,
+        time_limit=args.time_limit,
         options={"sampler": sampler, "stop": stop},
     )
 

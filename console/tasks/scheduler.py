@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from ...runtime.errors import ConfigError
 from .in_process import InProcess
@@ -59,7 +60,7 @@ def open_scheduler(name: str | None) -> Iterator[Scheduler]:
         yield InProcess()
         return
     local = _LOCAL.fullmatch(name)
-    if local is None and not _ADDRESS.fullmatch(name):
+    if local is None and not (_ADDRESS.fullmatch(name) and _has_port(name)):
         raise ConfigError(
             f"--scheduler {name}: expected tcp://HOST:PORT of a Dask scheduler, or local:N for N "
             "processes of this machine; leave it out to use this process alone"
@@ -68,3 +69,12 @@ def open_scheduler(name: str | None) -> Iterator[Scheduler]:
 
     with local_processes(int(local[1])) if local is not None else connected(name) as scheduler:
         yield scheduler
+
+
+def _has_port(address: str) -> bool:
+    """Whether an address has a host and a port that can be connected to."""
+    try:
+        parts = urlsplit(address)
+        return bool(parts.hostname and parts.port)
+    except ValueError:  # beyond 65535, no number, or half of a bracket
+        return False

@@ -121,6 +121,22 @@ def not_on_processor(facts: Facts) -> Iterator[LintFinding]:
         )
 
 
+def may_not_end(facts: Facts) -> Iterator[LintFinding]:
+    """A loop, whose number of rounds is computed while it runs."""
+    found = facts.of("Loop", domain="")
+    if found:
+        yield LintFinding(
+            rule="may-not-end",
+            severity="warning",
+            where=listing(map(label, found)),
+            found=f"{counted(len(found), 'Loop')}, expected none in a decoder",
+            consequence="one step may take any time, or have no end",
+            advice=(
+                "set a limit: time_limit of Model.session, or tramontane run --time-limit SECONDS"
+            ),
+        )
+
+
 def positions_rounded(facts: Facts) -> Iterator[LintFinding]:
     """Rope's angles are computed in 8 bits.
 

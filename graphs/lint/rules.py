@@ -36,6 +36,7 @@ RULES: tuple[Rule, ...] = (
     kernels.not_on_processor,
     kernels.attention_expands,
     kernels.half_precision,
+    kernels.may_not_end,
     # What is computed.
     kernels.positions_rounded,
     kernels.positions_in_half,

@@ -22,6 +22,7 @@ from .providers import CPU, RECORD
 __all__ = [
     "MOST_THREADS",
     "OLDEST_ONNXRUNTIME",
+    "first_line",
     "open_graph",
     "ort",
     "physical_cores",
@@ -33,6 +34,7 @@ OLDEST_ONNXRUNTIME = "1.32"  # as pyproject.toml asks for
 MOST_THREADS = 1024  # each takes memory, and time to start
 _SPIN_US = 1000  # how long threads wait busily between operators: not after a run
 _LONGEST = 400  # characters of what onnxruntime says of a graph
+_LONGEST_IN_LOG = 10_000
 _ERRORS = (
     ort_errors.EPFail,
     ort_errors.EngineError,
@@ -198,18 +200,23 @@ def run_bound(graph: Any, binding: Any, *, artifact: Path, num_tokens: int) -> N
         artifact, num_tokens: what messages name: its folder, and the new tokens that are bound.
 
     Raises:
-        ContractError: onnxruntime cannot; the log has all that it said.
+        ContractError: onnxruntime cannot; the log has all that it said, at level INFO.
     """
     try:
         graph.run_with_iobinding(binding)
     except (*_ERRORS, RuntimeError) as error:
-        logger.error("onnxruntime: %s", error)
-        first = printable(str(error).strip().partition("\n")[0], most=_LONGEST)
+        logger.info("onnxruntime: %s", printable(str(error), most=_LONGEST_IN_LOG, keep="\n"))
+        first = first_line(error)
         raise ContractError(
             f"{artifact}: onnxruntime cannot run it on {counted(num_tokens, 'new token')} "
             f"({first}), expected logits; load the artifact with verify=True, or close other "
             "programs if memory is short"
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what onnxruntime says, printable and not long."""
+    return printable(str(error).strip().partition("\n")[0], most=_LONGEST)
 
 
 def physical_cores() -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,24 +45,36 @@ class LimitedGraph:
         Raises:
             ContractError: it took too long and was stopped.
         """
-        options, is_late = ort.RunOptions(), threading.Event()
+        with stopping_after(self._seconds) as (options, is_late):
+            try:
+                self._graph.run_with_iobinding(binding, options)
+            except Exception as error:
+                if not is_late.is_set():
+                    raise
+                raise ContractError(
+                    f"{self._artifact}: a run of the graph took longer than {self._seconds:g} s, "
+                    "the time_limit, and was stopped; call reset(), then give the sequence again "
+                    "in smaller chunks or with more time"
+                ) from error
 
-        def stop() -> None:
-            is_late.set()
-            options.terminate = True
 
-        timer = threading.Timer(self._seconds, stop)
-        timer.daemon = True
-        timer.start()
-        try:
-            self._graph.run_with_iobinding(binding, options)
-        except Exception as error:
-            if not is_late.is_set():
-                raise
-            raise ContractError(
-                f"{self._artifact}: a run of the graph took longer than {self._seconds:g} s, the "
-                "time_limit, and was stopped; call reset(), then give the sequence again in "
-                "smaller chunks or with more time"
-            ) from error
-        finally:
-            timer.cancel()
+@contextlib.contextmanager
+def stopping_after(seconds: float) -> Iterator[tuple[Any, threading.Event]]:
+    """Options for runs of a graph, which are stopped between two nodes when the time is over.
+
+    Yields:
+        The ``RunOptions``, and an event that is set once the time is over.
+    """
+    options, is_late = ort.RunOptions(), threading.Event()
+
+    def stop() -> None:
+        is_late.set()
+        options.terminate = True
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield options, is_late
+    finally:
+        timer.cancel()

@@ -43,3 +43,23 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "--prompt" in done.stdout
     assert "example" in done.stdout
+
+
+@pytest.mark.parametrize("path", ["a\0b", "\ud800"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["export", "@"],
+        ["export", "models/stdlib-5m", "--out", "@"],
+        ["export", "models/stdlib-5m", "--adapter", "@"],
+        ["synthesize", "mistral-7b-v0.1", "@"],
+        ["bench", "artifact", "--out", "@"],
+    ],
+)
+def test_paths_that_no_system_has_are_one_line(
+    words: list[str], path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([path if word == "@" else word for word in words]) == 2
+    said = capsys.readouterr().err
+    assert "expected a path without NUL" in said
+    assert said.count("\n") == 1

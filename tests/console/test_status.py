@@ -326,6 +326,31 @@ def test_a_full_standard_output_is_one_line_of_error(options: list[str]) -> None
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("is_buffered", [True, False])
+@pytest.mark.parametrize(
+    "words",
+    ["--help", "run --help", "--version", "synthesize --list"],
+)
+def test_help_into_a_full_or_closed_output_is_as_any_output(words: str, is_buffered: bool) -> None:
+    command = [*_COMMAND[:3], *words.split()]
+    env = {**os.environ, "PYTHONUNBUFFERED": "" if is_buffered else "1"}
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=env
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("tramontane: a file or standard output: No space left")
+    assert done.stderr.count("\n") == 1
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as unread:
+        done = subprocess.run(
+            command, stdout=unread, stderr=subprocess.PIPE, text=True, check=False, env=env
+        )
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_a_table_that_nobody_reads_ends_quietly() -> None:
     with subprocess.Popen(_COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
         assert command.stdout is not None
@@ -337,10 +362,11 @@ def test_a_table_that_nobody_reads_ends_quietly() -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("stdout", [subprocess.PIPE, "/dev/full"])
-def test_a_full_standard_error_leaves_the_exit_status(stdout: int | str) -> None:
+@pytest.mark.parametrize("words", [["inspect", "no such model"], ["nosuch"], ["run", "--nosuch"]])
+def test_a_full_standard_error_leaves_the_exit_status(stdout: int | str, words: list[str]) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [*_COMMAND[:3], "inspect", "no such model"],
+            [*_COMMAND[:3], *words],
             stdout=full if stdout == "/dev/full" else subprocess.PIPE,
             stderr=full,
             check=False,

@@ -281,7 +281,16 @@ def test_slow_clients_hold_neither_threads_nor_the_server(
     assert _get(server, "/").status == 200
 
 
-@pytest.mark.parametrize("host", ["", "a" * 300, "\u0130"])
+@pytest.mark.parametrize(
+    "host", ["", " ", "a" * 300, "\u0130", "a\0b", "\ud800", "\n", "127.0.0.1:80", "[::1]"]
+)
 def test_a_host_that_is_no_address_is_refused(host: str) -> None:
-    with pytest.raises(ContractError, match="--host"):
+    with pytest.raises(ContractError, match="--host.*, expected an address") as refused:
         web_server.open_server({}, host=host, port=0)
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="no IPv6 here")
+def test_an_ipv6_address_is_served() -> None:
+    with web_server.open_server({}, host="::1", port=0) as server:
+        assert server.server_address[0] == "::1"

@@ -43,6 +43,16 @@ def test_attention_of_an_opset_without_a_kernel_is_told(ask: Ask) -> None:
     assert ask("attention-expands", change=age) is None
 
 
+def test_a_loop_is_told_and_nothing_else(ask: Ask) -> None:
+    nodes = """
+        yes = Constant<value = bool {1}>()
+        logits = Loop("", yes, q) <body = b (int64 i, bool c, float[b,T,64] v)
+            => (bool again, float[b,T,64] next) { again = Identity(c)  next = Identity(v) }> }"""
+    finding = ask("may-not-end", nodes)
+    say(finding, "warning", "1 Loop", "no end", "--time-limit")
+    assert ask("may-not-end") is None
+
+
 @pytest.mark.parametrize("name", ["acme.Attend", "Attend", "tramontane.SlidingWindowAttention"])
 def test_operator_without_a_body_is_told(ask: Ask, name: str) -> None:
     finding = ask("operator-unknown", f"logits = {name}(q) }}")
