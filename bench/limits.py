@@ -7,7 +7,6 @@ with the simplest work of its kind.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,9 +21,10 @@ from ..graphs.probing.graph_file import read_proto
 from ..runtime import contract
 from ..runtime.contract import Geometry
 from ..runtime.ort.ort_session import ort
+from .samples import seconds_of_runs
 
 _BUFFER_BYTES = 1 << 29  # far more than the CPU's caches
-_TIMES = 5
+_RUNS = 5
 _ROWS, _SIZE = 256, 4096  # of the multiplication: a prefill's
 _LOOKED_UP: dict[str, tuple[int, ...]] = {  # inputs of which a step reads a few rows
     "Gather": (0,),
@@ -121,11 +121,5 @@ def _num_bytes(tensor: onnx.TensorProto) -> int:
 
 
 def _best(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of some runs, after one warm-up run."""
-    work()
-    seconds = []
-    for _ in range(_TIMES):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    """Seconds of the fastest run."""
+    return min(seconds_of_runs(work, runs=_RUNS))

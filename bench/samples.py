@@ -1,7 +1,9 @@
-"""One figure over all rounds: median, lowest and highest."""
+"""Times several runs of one piece of work; one figure over all rounds: median, lowest, highest."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -28,3 +30,14 @@ class Spread:
             "runs": len(self.values),
         }
         return {**found, "way": self.way} if self.way else found
+
+
+def seconds_of_runs(work: Callable[[], object], *, runs: int) -> list[float]:
+    """Seconds of each of some runs, after one warm-up run."""
+    work()
+    seconds = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return seconds

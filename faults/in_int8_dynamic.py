@@ -4,45 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 
-from .planting import Fault, Graph
+from .planting import Fault, Graph, multiplied
 
 _RECIPE = "int8-dynamic-ort"
 
 
 def _norm_left_out(graph: Graph) -> None:
     """Half of a norm's channels are divided, but its readers are not multiplied."""
-
-    def halve(norm: np.ndarray) -> np.ndarray:
-        norm[::2] /= 2
-        return norm
-
-    graph.change("layers.0.mlp_norm.weight", halve)
+    graph.change("layers.0.mlp_norm.weight", multiplied(np.s_[::2], 0.5))
 
 
 def _one_channel(graph: Graph) -> None:
-    def double(norm: np.ndarray) -> np.ndarray:
-        norm[17] *= 2
-        return norm
-
-    graph.change("layers.4.attention_norm.weight", double)
+    graph.change("layers.4.attention_norm.weight", multiplied(17, 2))
 
 
 def _up_alone(graph: Graph) -> None:
     """Some rows of ``up`` are divided, but the columns of ``down`` are not multiplied."""
-
-    def divide(scales: np.ndarray) -> np.ndarray:
-        scales[3:7] /= 4
-        return scales
-
-    graph.change("layers.2.mlp.up.weight.part_0.scales", divide)
+    graph.change("layers.2.mlp.up.weight.part_0.scales", multiplied(np.s_[3:7], 0.25))
 
 
 def _last_norm_alone(graph: Graph) -> None:
-    def divide(norm: np.ndarray) -> np.ndarray:
-        norm[5] /= 4
-        return norm
-
-    graph.change("norm.weight", divide)
+    graph.change("norm.weight", multiplied(5, 0.25))
 
 
 def _parts_swapped(graph: Graph) -> None:
@@ -52,11 +34,7 @@ def _parts_swapped(graph: Graph) -> None:
 
 
 def _one_scale(graph: Graph) -> None:
-    def double(scales: np.ndarray) -> np.ndarray:
-        scales[11] *= 2
-        return scales
-
-    graph.change("layers.1.mlp.down.weight.part_3.scales", double)
+    graph.change("layers.1.mlp.down.weight.part_3.scales", multiplied(11, 2))
 
 
 def _all_positions(graph: Graph) -> None:

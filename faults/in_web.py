@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from .planting import Fault, Graph
+from .planting import Fault, Graph, multiplied
 
 _QKV = "layers.0.attention.query_key_value"
 _DOWN = "layers.3.mlp.down"
 
 
 def _one_scale(graph: Graph) -> None:
-    def double(scales: np.ndarray) -> np.ndarray:
-        scales[11] *= 2
-        return scales
-
-    graph.change("layers.2.mlp.gate.weight.column_scales", double)
+    graph.change("layers.2.mlp.gate.weight.column_scales", multiplied(11, 2))
 
 
 def _middle(graph: Graph) -> None:

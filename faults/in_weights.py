@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from .planting import Fault, Graph
+from .planting import Fault, Graph, multiplied
 
 
 def _layers_swapped(graph: Graph) -> None:
@@ -43,11 +43,6 @@ def _one_zero_point(points: np.ndarray) -> np.ndarray:
     return points
 
 
-def _one_scale(scales: np.ndarray) -> np.ndarray:
-    scales[5, 1] *= 2
-    return scales
-
-
 def _one_code(codes: np.ndarray) -> np.ndarray:
     codes[9, 0, 3] ^= 0x88
     return codes
@@ -60,11 +55,6 @@ def _no_codes(codes: np.ndarray) -> np.ndarray:
 
 def _reversed_blocks(scales: np.ndarray) -> np.ndarray:
     return scales[:, ::-1]
-
-
-def _negated_row(matrix: np.ndarray) -> np.ndarray:
-    matrix[:, 17] *= -1
-    return matrix
 
 
 def _ones(array: np.ndarray) -> np.ndarray:
@@ -90,11 +80,11 @@ _CHANGES = {
     "one place on": lambda vector: np.roll(vector, 1),
     "nibbles": _nibbles,
     "one zero point": _one_zero_point,
-    "one scale": _one_scale,
+    "one scale": multiplied((5, 1), 2),
     "one code": _one_code,
     "no codes": _no_codes,
     "reversed blocks": _reversed_blocks,
-    "negated row": _negated_row,
+    "negated row": multiplied(np.s_[:, 17], -1),
     "plus one": lambda vector: vector + np.float32(1),
     "ones": _ones,
 }

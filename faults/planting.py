@@ -23,6 +23,16 @@ MODEL = Path(__file__).parents[1] / "models" / "stdlib-5m"
 Change = Callable[[np.ndarray], np.ndarray]
 
 
+def multiplied(part: int | slice | tuple[int | slice, ...], factor: float) -> Change:
+    """A change that multiplies a part of an array by a number, in the array's type."""
+
+    def change(array: np.ndarray) -> np.ndarray:
+        array[part] *= array.dtype.type(factor)
+        return array
+
+    return change
+
+
 class Graph:
     """A graph with all its weights in memory, to be changed."""
 

@@ -1,13 +1,11 @@
 """Forks exports from a process that has imported what they need, so that one begins at once.
 
-Run with a checkpoint, whose graph is traced once. Each line of standard input is a request in
-JSON, answered by one line: ``start`` by the export's process id, ``wait`` by its exit status, or
-minus the number of the signal that ended it.
+Run with a checkpoint, whose graph is traced once; requests are those of ``fork_server``.
 """
 
 from __future__ import annotations
 
-import json
+import functools
 import os
 import signal
 import sys
@@ -25,6 +23,7 @@ from ..export.sidecars import card as _card  # noqa: F401
 from ..export.trace.trace_subprocess import trace_in_subprocess
 from ..graphs.targets.all_targets import TARGETS, find_target
 from ..graphs.writing import external_data
+from .fork_server import serve
 
 
 def main() -> None:
@@ -33,19 +32,10 @@ def main() -> None:
         model = trace_in_subprocess(checkpoint.config, WINDOWED)
     for name in TARGETS:
         find_target(name)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        if request["do"] == "wait":
-            _, status = os.waitpid(request["pid"], 0)
-            print(os.waitstatus_to_exitcode(status), flush=True)
-        elif pid := os.fork():
-            print(pid, flush=True)
-        else:
-            os._exit(_run(request, model))
+    serve(functools.partial(_run, model))
 
 
-def _run(request: dict[str, Any], model: Any) -> int:
+def _run(model: Any, request: dict[str, Any]) -> int:
     end_with_parent(os.getppid())
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode=0o600)
     null = os.open(os.devnull, os.O_RDONLY)

@@ -11,8 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -27,7 +26,7 @@ from ...runtime.errors import ContractError
 from ...runtime.ort.ort_session import physical_cores
 from ..limits import multiply_rate, read_rate
 from ..machine import machine
-from ..samples import Spread
+from ..samples import Spread, seconds_of_runs
 from . import graphs
 from .graphs import COPIES, Kernel
 
@@ -90,7 +89,7 @@ def measure(
         multiply.append(multiply_rate(threads))
         for kernel, times, rates in zip(kernels, seconds, read, strict=True):
             rates.append(read_rate(threads))
-            times.append(_seconds(kernel.run) / COPIES)
+            times.append(median(seconds_of_runs(kernel.run, runs=TIMES)) / COPIES)
     found = [
         Found(
             kernel=kernel,
@@ -123,17 +122,6 @@ def to_json(found: Sequence[Found], limits: dict[str, Spread], **about: Any) -> 
             ],
         }
     )
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    """Median of some runs, after one warm-up run."""
-    run()
-    seconds = []
-    for _ in range(TIMES):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return median(seconds)
 
 
 def _shares(work: int, seconds: Sequence[float], limits: Sequence[float]) -> Spread:

@@ -67,7 +67,7 @@ def test_shares_are_of_the_limits_of_a_round(monkeypatch: pytest.MonkeyPatch) ->
     rates = iter((100.0, 50.0))
     monkeypatch.setattr(kernels, "read_rate", lambda _: next(rates))
     monkeypatch.setattr(kernels, "multiply_rate", lambda _: 1000.0)
-    monkeypatch.setattr(kernels, "_seconds", lambda _: 0.5 * kernels.COPIES)
+    monkeypatch.setattr(kernels, "seconds_of_runs", lambda _, runs: [0.5 * kernels.COPIES] * runs)
     kernel = Kernel(does="it", way="so", run=dict, read_bytes=25, multiplications=100)
     (found,), _ = kernels.measure([kernel], rounds=2, threads=1)
     assert found.seconds.values == (0.5, 0.5)

@@ -1,15 +1,13 @@
 """How does a test get an export that it may kill? A fork of a process that imported it all before.
 
-Run with the file of a traced graph; then each line of standard input is a ``Request`` in JSON, and
-each is answered by one line: ``start`` by the export's process id, ``wait`` by its exit status
-(minus the signal's number, where one ended it). An export is the command line itself. What happens
-to it besides is arranged here, in its own process: the command knows nothing of it.
+Run with the file of a traced graph; requests are those of ``torture/fork_server.py``. An export is
+the command line itself. What happens to it besides is arranged here, in its own process: the
+command knows nothing of it.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import signal
 import sys
@@ -26,6 +24,7 @@ from tramontane.export import build
 from tramontane.graphs import weights
 from tramontane.graphs.targets.all_targets import TARGETS, find_target
 from tramontane.graphs.writing import artifact, external_data
+from tramontane.torture.fork_server import serve
 
 _PIECES = 8  # of a weight that is written slowly
 _WAIT_SECONDS = 120  # for the test that kills; far longer than one takes
@@ -38,19 +37,14 @@ def main() -> None:
         find_target(name)
     # Of the code as it was imported, whatever becomes of the files.
     digest = build.weights_code_digest()
-    print("ready", flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        if request["do"] == "wait":
-            _, status = os.waitpid(request["pid"], 0)
-            print(os.waitstatus_to_exitcode(status), flush=True)
-        elif pid := os.fork():
-            print(pid, flush=True)
-        else:
-            build.weights_code_digest = lambda: digest
-            if not request["is_traced"]:
-                build.trace_in_subprocess = lambda *_: model
-            os._exit(_export(request))
+
+    def run(request: dict[str, Any]) -> int:
+        build.weights_code_digest = lambda: digest
+        if not request["is_traced"]:
+            build.trace_in_subprocess = lambda *_: model
+        return _export(request)
+
+    serve(run)
 
 
 def _export(request: dict[str, Any]) -> int:
