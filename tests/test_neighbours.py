@@ -28,19 +28,11 @@ from tramontane.validate.measurement import GateOptions
 from tramontane.validate.run_gate import require_parity, validate
 from tramontane.validate.sequences.tokens import SAMPLE
 
-from .ropes import YARN
+from .ropes import LLAMA3, YARN
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 W, LENGTH, BOUND = 8, 60, 1e-4  # past the window and its slack twice
 MIXED = {"sliding_window": W, "layer_types": [FULL, SLIDING]}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 1e4,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 12,
-}
 KINDS: dict[str, dict[str, Any]] = {
     "LlamaForCausalLM": {"rope_parameters": LLAMA3, "tie": True},  # as 3.2
     # As Nemo: heads smaller than hidden_size over their number, and no window.

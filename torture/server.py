@@ -20,7 +20,7 @@ from ..export.cache_choice import WINDOWED
 from ..export.formats.checkpoint import Checkpoint
 from ..export.planning import preflight
 from ..export.sidecars import card as _card  # noqa: F401
-from ..export.trace.trace_subprocess import trace_in_subprocess
+from ..export.trace.trace_subprocess import trace_in_subprocess, traced
 from ..graphs.targets.all_targets import TARGETS, find_target
 from ..graphs.writing import external_data
 from .fork_server import serve
@@ -30,6 +30,7 @@ def main() -> None:
     """Serve until standard input ends."""
     with Checkpoint.open(Path(sys.argv[1])) as checkpoint:
         model = trace_in_subprocess(checkpoint.config, WINDOWED)
+    traced.cache_clear()  # exports that trace do so themselves
     for name in TARGETS:
         find_target(name)
     serve(functools.partial(_run, model))

@@ -7,6 +7,7 @@ writes the weights never imports it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import subprocess
 
@@ -24,14 +25,24 @@ _MODULE = "tramontane.export.trace.trace"
 def trace_in_subprocess(config: MistralConfig, cache: CacheChoice = WINDOWED) -> ir.Model:
     """Trace a model as ``trace`` does, which describes the graph.
 
+    This process traces an architecture once; further exports of it read the graph that was kept.
+
     Raises:
         TraceError: torch could not trace the model; its own words follow.
     """
+    asked = json.dumps([dataclasses.asdict(one) for one in (config, cache)])
+    return ir.from_proto(onnx.load_model_from_string(traced(asked)))
+
+
+@functools.lru_cache(maxsize=8)  # a graph without weights is small
+def traced(asked: str) -> bytes:
+    """A graph as ONNX stores it, of a config and a cache in JSON.
+
+    Raises:
+        TraceError: as above.
+    """
     done = subprocess.run(
-        command_of(_MODULE),
-        input=json.dumps([dataclasses.asdict(one) for one in (config, cache)]).encode(),
-        capture_output=True,
-        check=False,
+        command_of(_MODULE), input=asked.encode(), capture_output=True, check=False
     )
     if done.returncode < 0:
         raise TraceError(
@@ -44,4 +55,4 @@ def trace_in_subprocess(config: MistralConfig, cache: CacheChoice = WINDOWED) ->
             f"tracing ended with status {done.returncode}, expected 0; this is a bug, "
             f"report it with this:\n{told}"
         )
-    return ir.from_proto(onnx.load_model_from_string(done.stdout))
+    return done.stdout

@@ -9,16 +9,9 @@ from typing import Any
 import pytest
 from tramontane.bench import other_exporters, performance_page
 
-DOCS = Path(__file__).parents[2] / "docs"
+from .a_machine import MACHINE
 
-MACHINE = {
-    "processor": "a chip",
-    "cores": 2,
-    "threads": 2,
-    "memory_bytes": 24 << 30,
-    "system": "Linux",
-    "versions": {"onnxruntime": "1.2"},
-}
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def spread(median: float) -> dict[str, Any]:

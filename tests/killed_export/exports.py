@@ -12,11 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 INT8 = ("--quant", "int8")
 INT8_IN_FILES = (*INT8, "--max-shard", "600kB")
 INT4 = ("--quant", "int4-rtn")
 INT4_IN_FILES = (*INT4, "--max-shard", "600kB")
 
+FORKS = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="the tests fork processes and kill them"),
+]
 GOING_ON = "an earlier run was interrupted: resuming it\n"
 OVER = "an earlier run was interrupted: starting over, "
 

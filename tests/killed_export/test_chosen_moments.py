@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tramontane.graphs.writing.partial_folder import partial_of
 
-from .exports import GOING_ON, INT4, INT8, OVER, RENAME, SAVE, Exports
+from .exports import FORKS, GOING_ON, INT4, INT8, OVER, RENAME, SAVE, Exports
 from .left_behind import (
     PARTIAL,
     Whole,
@@ -21,10 +20,7 @@ from .left_behind import (
     put,
 )
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="the tests fork processes and kill them"),
-]
+pytestmark = FORKS
 
 BUILD, STAGING = "tramontane.export.build", "tramontane.graphs.writing.staging"
 PARTIAL_FOLDER = "tramontane.graphs.writing.partial_folder:PartialFolder"

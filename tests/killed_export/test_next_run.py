@@ -14,6 +14,7 @@ from tramontane.graphs.writing.partial_folder import partial_of
 from tramontane.runtime.contract import DATA_FILE
 
 from .exports import (
+    FORKS,
     GOING_ON,
     HALFWAY,
     INT4,
@@ -26,10 +27,7 @@ from .exports import (
 )
 from .left_behind import Whole, assert_finished, assert_nothing_new, contents, names, noted
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="the tests fork processes and kill them"),
-]
+pytestmark = FORKS
 
 
 def test_run_killed_while_it_checks_what_is_there_loses_nothing_of_it(

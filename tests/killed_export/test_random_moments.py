@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import random
 import time
 from collections.abc import Callable
@@ -12,13 +11,20 @@ from pathlib import Path
 import pytest
 from tramontane.graphs.writing.partial_folder import partial_of
 
-from .exports import GOING_ON, INT4, INT4_IN_FILES, INT8, INT8_IN_FILES, SLOW, Exports, until
+from .exports import (
+    FORKS,
+    GOING_ON,
+    INT4,
+    INT4_IN_FILES,
+    INT8,
+    INT8_IN_FILES,
+    SLOW,
+    Exports,
+    until,
+)
 from .left_behind import Whole, assert_finished, assert_nothing_new, has_noted, noted, put
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="the tests fork processes and kill them"),
-]
+pytestmark = FORKS
 
 LAST_WEIGHTS = 5  # are not waited for: the test that kills may be late by their time
 

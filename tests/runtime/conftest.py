@@ -14,11 +14,10 @@ import pytest
 from onnx import numpy_helper, parser
 from tramontane.runtime import Session
 from tramontane.runtime.cache import CacheLayout
-from tramontane.runtime.contract import MODEL_FILE, Geometry
-from tramontane.runtime.manifest import Manifest, describe_file, write_manifest
-from tramontane.runtime.memory import MemoryPlan
-from tramontane.runtime.tokenizers.vocabulary import Vocabulary
+from tramontane.runtime.contract import MODEL_FILE
+from tramontane.runtime.manifest import describe_file, write_manifest
 
+from ..tiny_manifest import GEOMETRY, MEMORY, tiny_manifest
 from .sequences.guarded_sessions import POSITIONS, SEQUENCE, V
 
 TOKENIZER = Path(__file__).parents[2] / "models/stdlib-5m/tokenizer.model"
@@ -70,32 +69,13 @@ def write_artifact(folder: Path, *, built: int | None = WINDOW, **changed: Any) 
     shutil.copy(TOKENIZER, folder / "tokenizer.model")
     layer = {"window": built, "rows": built and ROWS}
     layer |= {name: changed.pop(name) for name in layer if name in changed}
-    geometry = Geometry(
-        num_key_value_heads=2,
-        head_dim=16,
-        vocab_size=V,
-        layers=(CacheLayout(**layer),) * changed.pop("num_layers", 1),
-        max_positions=POSITIONS,
-    )
-    manifest = Manifest(
-        quant="fp32",
-        target="ort",
-        geometry=dataclasses.replace(geometry, **changed),
-        vocabulary=Vocabulary(bos_token_id=1, eos_token_ids=(2,), add_bos_token=True),
-        memory=MemoryPlan(
-            weights_bytes=900,
-            resident_weights_bytes=1000,
-            activation_bytes=60,
-            runtime_bytes=40,
-            cache_bytes_per_token=1,
-            cache_bytes_at_most=POSITIONS,
-            resident_bytes=1100 + POSITIONS,
-            other_quants={"int8": 800},
+    layers = (CacheLayout(**layer),) * changed.pop("num_layers", 1)
+    sizes = {"vocab_size": V, "max_positions": POSITIONS, "layers": layers, **changed}
+    manifest = tiny_manifest(
+        geometry=dataclasses.replace(GEOMETRY, **sizes),
+        memory=dataclasses.replace(
+            MEMORY, cache_bytes_at_most=POSITIONS, resident_bytes=1100 + POSITIONS
         ),
-        source={},
-        tools={},
-        tensors=[],
-        origin={"name": "tiny"},
         tokenizer_json="left out",
         files={name: describe_file(folder / name) for name in (MODEL_FILE, "tokenizer.model")},
     )

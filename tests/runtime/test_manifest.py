@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tramontane.runtime.cache import CacheLayout
-from tramontane.runtime.contract import MODEL_FILE, Geometry
+from tramontane.runtime.contract import MODEL_FILE
 from tramontane.runtime.errors import ContractError
 from tramontane.runtime.manifest import (
     Manifest,
@@ -16,8 +15,9 @@ from tramontane.runtime.manifest import (
     verify_files,
     write_manifest,
 )
-from tramontane.runtime.memory import MemoryPlan
 from tramontane.runtime.tokenizers.vocabulary import Vocabulary
+
+from ..tiny_manifest import tiny_manifest
 
 
 def artifact(folder: Path) -> Manifest:
@@ -25,32 +25,12 @@ def artifact(folder: Path) -> Manifest:
     (folder / MODEL_FILE).parent.mkdir()
     for name in (MODEL_FILE, "tokenizer.model"):
         (folder / name).write_bytes(name.encode() * 9)
-    manifest = Manifest(
-        quant="fp32",
-        target="ort",
-        geometry=Geometry(
-            num_key_value_heads=2,
-            head_dim=16,
-            vocab_size=64,
-            layers=(CacheLayout(window=8, rows=24),),
-            max_positions=512,
-        ),
+    manifest = tiny_manifest(
         vocabulary=Vocabulary(bos_token_id=1, eos_token_ids=(2, 3), add_bos_token=True),
-        memory=MemoryPlan(
-            weights_bytes=900,
-            resident_weights_bytes=1000,
-            activation_bytes=60,
-            runtime_bytes=40,
-            cache_bytes_per_token=1,
-            cache_bytes_at_most=24,
-            resident_bytes=1100 + 24,
-            other_quants={"int8": 800},
-        ),
         source={"config.json": "ab"},
         tools={"onnx": "1"},
         tensors=[{"name": "x", "shape": [2], "bits": 32, "why": "a norm, Größe µ"}],
         origin={"name": "tiny", "license": "apache-2.0", "language": ["en", "fr"]},
-        tokenizer_json="made from tokenizer.model",
         files={name: describe_file(folder / name) for name in (MODEL_FILE, "tokenizer.model")},
     )
     write_manifest(folder, manifest)

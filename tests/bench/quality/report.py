@@ -8,6 +8,8 @@ from typing import Any
 from tramontane.bench.quality.rows import LLAMA_CPP, OURS, Row, Weights, as_json
 from tramontane.validate.figures import Figures
 
+from ..a_machine import MACHINE
+
 FIGURES = Figures(
     positions=8192,
     max_logit_difference=1.0,
@@ -59,14 +61,7 @@ def report(**changes: Any) -> dict[str, Any]:
         "num_parameters": 1000,
         "window": 64,
         "text": {"source": "a.txt", "positions": 8192, "sequences": 128, "length": 64},
-        "machine": {
-            "processor": "a chip",
-            "cores": 2,
-            "threads": 2,
-            "memory_bytes": 24 << 30,
-            "system": "Linux",
-            "versions": {"onnxruntime": "1.2"},
-        },
+        "machine": MACHINE,
         "rows": as_json(ROWS, num_parameters=1000),
         **changes,
     }

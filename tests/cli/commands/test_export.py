@@ -20,6 +20,14 @@ from tramontane.validate import run_gate
 from ..calls import output, refusal
 
 
+def fail(*_: object, **__: object) -> None:
+    raise ParityError("far off")
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_what_is_replaced_is_named_before_the_work_and_kept_until_the_new_one_is_whole(
     artifact: Path,
     stdlib_5m: Path,
@@ -30,9 +38,6 @@ def test_what_is_replaced_is_named_before_the_work_and_kept_until_the_new_one_is
     out = tmp_path / "out"
     shutil.copytree(artifact, out)
     before = (out / "manifest.json").read_bytes()
-
-    def fail(*_: object, **__: object) -> None:
-        raise ParityError("far off")
 
     monkeypatch.setattr(run_gate, "require_parity", fail)
     assert cli.main(["export", str(stdlib_5m), "--out", str(out)]) == status.EXIT_FAILED
@@ -53,9 +58,6 @@ def test_parity_that_failed_prints_the_commands_that_look_into_it(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise ParityError("far off")
-
     monkeypatch.setattr(build, "export_checkpoint", lambda *_, gate, **__: gate(tmp_path, None))
     monkeypatch.setattr(run_gate, "require_parity", fail)
     words = ["--block", "32", "--kv", "int8", "--quant", "int4", "--out", str(tmp_path / "it's")]
@@ -109,9 +111,6 @@ def test_an_interrupted_export_exits_with_130_and_says_where_it_is_kept(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(artifact_module, "_write", interrupt)
     arguments = ["export", str(stdlib_5m), "--out", str(tmp_path / "out")]
     assert cli.main(arguments) == status.EXIT_INTERRUPTED
@@ -128,9 +127,6 @@ def test_an_export_that_is_interrupted_before_it_writes_keeps_nothing_and_says_n
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(build, "trace_in_subprocess", interrupt)
     arguments = ["export", str(stdlib_5m), "--out", str(tmp_path / "out")]
     assert cli.main(arguments) == status.EXIT_INTERRUPTED

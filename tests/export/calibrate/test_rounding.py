@@ -25,6 +25,7 @@ from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.formats.tensor_names import EMBEDDING, HUGGING_FACE, parameters
 from tramontane.graphs.quantization.codes import Blocks, dequantize
 from tramontane.graphs.quantization.methods.gptq import METHOD
+from tramontane.graphs.quantization.methods.method import Rounder
 from tramontane.graphs.quantization.methods.round_to_nearest import quantize
 from tramontane.graphs.quantization.rounded_matrices import RoundedMatrices
 from tramontane.graphs.quantization.scheme import Scheme
@@ -49,6 +50,13 @@ def rounding_of(checkpoint: Checkpoint, folder: Path) -> Rounding:
         if len(shape) == 2
     }
     return Rounding(schemes=schemes, folder=folder)
+
+
+def calibrated(checkpoint: Checkpoint, folder: Path) -> tuple[Rounding, Rounder]:
+    """What was rounded while calibrating, and what reads it."""
+    rounding = rounding_of(checkpoint, folder)
+    found = calibrate(checkpoint.config, checkpoint, TOKENS, rounding)
+    return rounding, METHOD.rounder(found.with_rounded(RoundedMatrices(folder)))
 
 
 def in_layers(checkpoint: Checkpoint) -> list[str]:
@@ -182,9 +190,7 @@ def test_matrix_that_was_not_rounded_or_otherwise_is_refused(
     tiny_checkpoint: Write, tmp_path: Path
 ) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint())
-    rounding = rounding_of(checkpoint, tmp_path / "made")
-    found = calibrate(checkpoint.config, checkpoint, TOKENS, rounding)
-    rounder = METHOD.rounder(found.with_rounded(RoundedMatrices(rounding.folder)))
+    rounding, rounder = calibrated(checkpoint, tmp_path / "made")
     name = "layers.1.mlp.up.weight"
     matrix = checkpoint.read(name)
     with pytest.raises(GraphError, match=f"{name}: .*4 bits in blocks of 32, expected 8 bits"):
@@ -200,9 +206,7 @@ def test_stacked_projections_are_looked_up_part_by_part(
     tiny_checkpoint: Write, tmp_path: Path
 ) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint())
-    rounding = rounding_of(checkpoint, tmp_path / "made")
-    found = calibrate(checkpoint.config, checkpoint, TOKENS, rounding)
-    rounder = METHOD.rounder(found.with_rounded(RoundedMatrices(rounding.folder)))
+    rounding, rounder = calibrated(checkpoint, tmp_path / "made")
     prefix = "layers.0.attention"
     parts = [f"{prefix}.{role}.weight" for role in ("query", "key", "value")]
     stack = np.concatenate([checkpoint.read(part) for part in parts])

@@ -18,6 +18,8 @@ from tramontane.export.formats.layouts import read_config
 from tramontane.export.model.load import load_reference
 from tramontane.export.model.model import Mistral
 
+from ...ropes import LLAMA3
+
 Write = Callable[..., Path]
 W = 8
 LENGTHS = [1, W - 1, W, W + 1, 3 * W]
@@ -29,15 +31,7 @@ QWEN2 = {"architecture": "Qwen2ForCausalLM"}
 QWEN3 = {"architecture": "Qwen3ForCausalLM"}
 WITH_WINDOW = {"use_sliding_window": True, "sliding_window": W}
 SMOLLM3 = {"architecture": "SmolLM3ForCausalLM", "pad_token_id": 0, "bos_token_id": 1}
-# Lengths cross the original one.
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 1e4,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 12,
-}
+# Lengths cross the original one, as those of ``LLAMA3`` do.
 YARN = {
     "rope_type": "yarn",
     "rope_theta": 1e4,

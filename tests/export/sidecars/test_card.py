@@ -26,8 +26,9 @@ from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.contract import Geometry
 from tramontane.runtime.manifest import Manifest
 from tramontane.runtime.memory import MemoryPlan
-from tramontane.runtime.tokenizers.vocabulary import Vocabulary
 from tramontane.validate import verdict
+
+from ...tiny_manifest import tiny_manifest
 
 MOST_LINES = 33  # of the script with nothing but onnxruntime and numpy
 NOT_MEASURED = "Not measured: this artifact was exported with `--no-validate`."
@@ -71,18 +72,13 @@ def changed_geometry(**changes: Any) -> Geometry:
 def manifest(*, geometry: dict[str, Any] | None = None, **changes: Any) -> Manifest:
     known: dict[str, Any] = {
         "quant": "int8",
-        "target": "ort",
         "geometry": changed_geometry(**(geometry or {})),
-        "vocabulary": Vocabulary(bos_token_id=1, eos_token_ids=(2,), add_bos_token=True),
         "memory": MEMORY,
-        "source": {},
         "tools": {"tramontane": "9.8.7"},
-        "tensors": [],
         "origin": ORIGIN,
-        "tokenizer_json": "made from tokenizer.model",
         "parity": PARITY,
     }
-    return Manifest(**{**known, **changes})
+    return tiny_manifest(**{**known, **changes})
 
 
 def metadata(card: str) -> dict[str, Any]:

@@ -37,6 +37,18 @@ def origin(path: Path, **options: Any) -> dict[str, Any]:
     return read_upstream_metadata(Checkpoint.open(path), **options)
 
 
+def in_hub_cache(folder: Path, tmp_path: Path, *, absolute: bool) -> Path:
+    """A copy as a hub's cache has it: a snapshot of links to files beside it."""
+    cached = tmp_path / "hub" / "models--org--name" / "snapshots" / "0123"
+    shutil.copytree(folder, cached)
+    blobs = cached.parents[1] / "blobs"
+    blobs.mkdir()
+    for path in cached.iterdir():
+        path.rename(blobs / path.name)
+        path.symlink_to((blobs if absolute else Path("..", "..", "blobs")) / path.name)
+    return cached
+
+
 @pytest.fixture
 def folder(tiny_checkpoint: Write, tmp_path: Path) -> Path:
     """A checkpoint in a folder that has a name."""
@@ -133,13 +145,7 @@ def test_repository_is_known_in_a_hubs_cache(folder: Path, tmp_path: Path) -> No
 
 
 def test_files_of_a_hubs_cache_may_be_links(folder: Path, tmp_path: Path) -> None:
-    cached = tmp_path / "hub" / "models--org--name" / "snapshots" / "0123"
-    shutil.copytree(folder, cached)
-    for path in cached.iterdir():
-        blob = cached.parents[1] / "blobs" / path.name
-        blob.parent.mkdir(exist_ok=True)
-        path.rename(blob)
-        path.symlink_to(blob)
+    cached = in_hub_cache(folder, tmp_path, absolute=True)
     assert origin(cached) == {"name": "name", "base_model": "org/name"}
 
 
@@ -294,13 +300,7 @@ def test_revision_is_known_of_files_that_are_as_the_hubs_client_wrote_them(folde
 
 def test_licence_texts_of_a_hubs_cache_are_followed(folder: Path, tmp_path: Path) -> None:
     (folder / "LICENSE").write_text("text")
-    cached = tmp_path / "hub" / "models--org--name" / "snapshots" / "0123"
-    shutil.copytree(folder, cached)
-    for path in cached.iterdir():
-        blob = cached.parents[1] / "blobs" / path.name
-        blob.parent.mkdir(exist_ok=True)
-        path.rename(blob)
-        path.symlink_to(Path("..", "..", "blobs", path.name))
+    cached = in_hub_cache(folder, tmp_path, absolute=False)
     assert named(cached) == ["LICENSE"]
     out = tmp_path / "out"
     out.mkdir()

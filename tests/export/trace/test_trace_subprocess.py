@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from tramontane.export.cache_choice import GROWING
 from tramontane.export.known_models import find_geometry, shorten
 from tramontane.export.trace import trace_subprocess
 from tramontane.export.trace.trace import trace
@@ -18,6 +19,11 @@ from tramontane.graphs.operator.schema import ROPE_FREQUENCIES
 from tramontane.runtime.errors import TraceError
 
 CONFIG = shorten(find_geometry("stdlib-5m"), 2)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_kept() -> None:
+    trace_subprocess.traced.cache_clear()
 
 
 @pytest.mark.slow
@@ -52,6 +58,26 @@ def test_code_beside_the_weights_is_not_run(
     (tmp_path / "json.py").write_text("raise SystemExit('run')")
     monkeypatch.chdir(tmp_path)
     assert trace_in_subprocess(shorten(CONFIG, 1)).graph.name == "tramontane"
+
+
+def test_an_architecture_is_traced_once_and_each_export_gets_a_graph_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    starts: list[bytes] = []
+    graph = ir.to_proto(ir.Model(ir.Graph([], [], nodes=[], name="kept"), ir_version=10))
+
+    def run(_: object, *, input: bytes, **__: object) -> subprocess.CompletedProcess[bytes]:  # noqa: A002
+        starts.append(input)
+        return subprocess.CompletedProcess([], 0, stdout=graph.SerializeToString())
+
+    monkeypatch.setattr(subprocess, "run", run)
+    first, second = trace_in_subprocess(CONFIG), trace_in_subprocess(CONFIG)
+    assert len(starts) == 1
+    first.graph.name = "changed"
+    assert second.graph.name == "kept"
+    trace_in_subprocess(CONFIG, GROWING)
+    trace_in_subprocess(shorten(CONFIG, 1))
+    assert len(set(starts)) == len(starts) == 3
 
 
 def test_tracer_that_was_killed_is_told_from_one_that_failed(

@@ -34,6 +34,22 @@ class Interrupted:
         return self.array
 
 
+class Track:
+    """Shows no progress, but keeps labels and numbers of weights."""
+
+    def __init__(self) -> None:
+        self.shown: list[tuple[str, int]] = []
+
+    def __call__(self, values: Sequence[Any], label: str) -> Sequence[Any]:
+        self.shown.append((label, len(values)))
+        return values
+
+
+@pytest.fixture
+def track() -> Track:
+    return Track()
+
+
 @every_sharding
 @pytest.mark.parametrize("k", ["u", "v", "w"])
 def test_interrupted_writing_goes_on_to_the_same_bytes_and_computes_no_weight_again(
@@ -84,33 +100,23 @@ def test_whole_writing_computes_nothing_the_second_time(
 
 
 def test_label_tells_what_is_there_already(
-    three_layers: Callable, write: Callable, folder: Path
+    three_layers: Callable, write: Callable, folder: Path, track: Track
 ) -> None:
-    shown: list[tuple[str, int]] = []
-
-    def track(values: Sequence[Any], label: str) -> Sequence[Any]:
-        shown.append((label, len(values)))
-        return values
-
     stopped = Interrupted(np.zeros((20, 21), np.float32), by=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         write(three_layers(v=stopped), folder, track=track)
     write(three_layers(v=stopped), folder, track=track)
-    assert shown == [("writing weights", 3), ("writing weights, 1 of 3 already there", 2)]
+    assert track.shown == [("writing weights", 3), ("writing weights, 1 of 3 already there", 2)]
 
 
 def test_label_tells_of_a_weight_that_was_changed_meanwhile(
-    three_layers: Callable, write: Callable, folder: Path
+    three_layers: Callable, write: Callable, folder: Path, track: Track
 ) -> None:
-    shown: list[tuple[str, int]] = []
-
-    def track(values: Sequence[Any], label: str) -> Sequence[Any]:
-        shown.append((label, len(values)))
-        return values
-
     write(three_layers(), folder)
     content = bytearray((folder / DATA_FILE).read_bytes())
     content[1600] ^= 1  # the first byte of v
     (folder / DATA_FILE).write_bytes(content)
     write(three_layers(), folder, track=track)
-    assert shown == [("writing weights, 1 of 3 already there, the next one changed since", 2)]
+    assert track.shown == [
+        ("writing weights, 1 of 3 already there, the next one changed since", 2)
+    ]

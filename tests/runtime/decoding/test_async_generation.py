@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from tramontane.runtime import Model, Sampler, Session
+from tramontane.runtime.decoding.result import Result
 from tramontane.runtime.errors import ContractError
 
 from ..sequences.guarded_sessions import CHANGED, SEQUENCE, Patched, close
 
 FREELY = Sampler(temperature=1, seed=3)
+
+
+@contextlib.asynccontextmanager
+async def paused(
+    session: Session, *, max_new_tokens: int, at: int = 1
+) -> AsyncIterator[tuple[asyncio.Task[Result], threading.Event]]:
+    """A generation that stands inside a step until the event is set."""
+    entered, go = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def wait() -> None:
+        loop.call_soon_threadsafe(entered.set)
+        assert go.wait(20)
+
+    with Patched(session, wait, at=at):
+        new = session.astream([5, 6], max_new_tokens=max_new_tokens)
+        reading = asyncio.create_task(new.finish())
+        await asyncio.wait_for(entered.wait(), 20)
+        yield reading, go
 
 
 def test_pieces_and_result_are_those_of_generate(session: Session) -> None:
@@ -31,16 +53,8 @@ def test_pieces_and_result_are_those_of_generate(session: Session) -> None:
 
 def test_the_loop_runs_while_a_step_is_computed(session: Session) -> None:
     async def both() -> int:
-        entered, ticks = asyncio.Event(), 0
-        go, loop = threading.Event(), asyncio.get_running_loop()
-
-        def wait() -> None:
-            loop.call_soon_threadsafe(entered.set)
-            assert go.wait(20)
-
-        with Patched(session, wait):
-            reading = asyncio.create_task(session.astream([5, 6], max_new_tokens=3).finish())
-            await asyncio.wait_for(entered.wait(), 20)
+        ticks = 0
+        async with paused(session, max_new_tokens=3) as (reading, go):
             for _ in range(50):
                 await asyncio.sleep(0)
                 ticks += not reading.done()
@@ -55,16 +69,7 @@ def test_a_cancelled_task_cancels_the_generation_and_leaves_the_session_usable(
     session: Session,
 ) -> None:
     async def cancelled() -> None:
-        entered, go = asyncio.Event(), threading.Event()
-        loop = asyncio.get_running_loop()
-
-        def wait() -> None:
-            loop.call_soon_threadsafe(entered.set)
-            assert go.wait(20)
-
-        with Patched(session, wait, at=3):
-            reading = asyncio.create_task(session.astream([5, 6], max_new_tokens=90).finish())
-            await asyncio.wait_for(entered.wait(), 20)
+        async with paused(session, at=3, max_new_tokens=90) as (reading, go):
             reading.cancel()
             await asyncio.sleep(0)
             assert not reading.done()  # the step that runs is not abandoned
@@ -83,16 +88,7 @@ def test_a_cancelled_task_cancels_the_generation_and_leaves_the_session_usable(
 
 def test_a_task_that_is_cancelled_twice_leaves_no_generation_behind(session: Session) -> None:
     async def cancelled() -> None:
-        entered, go = asyncio.Event(), threading.Event()
-        loop = asyncio.get_running_loop()
-
-        def wait() -> None:
-            loop.call_soon_threadsafe(entered.set)
-            assert go.wait(20)
-
-        with Patched(session, wait, at=2):
-            reading = asyncio.create_task(session.astream([5, 6], max_new_tokens=90).finish())
-            await asyncio.wait_for(entered.wait(), 20)
+        async with paused(session, at=2, max_new_tokens=90) as (reading, go):
             for _ in range(2):
                 reading.cancel()
                 await asyncio.sleep(0)

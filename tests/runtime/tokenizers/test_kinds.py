@@ -111,6 +111,14 @@ def test_the_manifest_has_the_tokens_that_are_added_to_a_model(
     assert found[-1:] == open_tokenizer(folder, manifest).encode("y", is_first=False)
 
 
+def assert_refused_by_all(folder: Path, expected: str) -> None:
+    for load in (Session.load, Model.load):
+        with pytest.raises(ContractError, match=re.escape(expected)):
+            load(folder)
+    with pytest.raises(ContractError, match=re.escape(expected)):
+        open_tokenizer(folder, read_manifest(folder))
+
+
 def test_an_unknown_kind_is_refused_before_the_graph_is_loaded(
     make: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -121,11 +129,7 @@ def test_an_unknown_kind_is_refused_before_the_graph_is_loaded(
         f"{folder}/manifest.json: vocabulary.kind is 'tekken', expected 'sentencepiece' or "
         "'tokenizers', the kinds of tokenizer that this version reads; update tramontane: pip install path/to/tramontane, from a newer checkout"
     )
-    for load in (Session.load, Model.load):
-        with pytest.raises(ContractError, match=re.escape(expected)):
-            load(folder)
-    with pytest.raises(ContractError, match=re.escape(expected)):
-        open_tokenizer(folder, read_manifest(folder))
+    assert_refused_by_all(folder, expected)
 
 
 def test_a_kind_whose_package_is_missing_asks_for_it_before_the_graph_is_loaded(
@@ -139,9 +143,7 @@ def test_a_kind_whose_package_is_missing_asks_for_it_before_the_graph_is_loaded(
         f"{folder}/manifest.json: vocabulary.kind is 'tokenizers', which needs the package "
         "tokenizers, and it is not installed; pip install tokenizers"
     )
-    for load in (Session.load, Model.load):
-        with pytest.raises(ContractError, match=re.escape(expected)):
-            load(folder)
+    assert_refused_by_all(folder, expected)
 
 
 def test_missing_or_foreign_model_is_refused_by_name(
