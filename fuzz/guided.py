@@ -46,7 +46,12 @@ def is_installed() -> bool:
 
 
 def guide_each(
-    readers: Sequence[str], *, seconds: float, seed: int, folder: Path
+    readers: Sequence[str],
+    *,
+    seconds: float,
+    seed: int,
+    folder: Path,
+    most_runs: int | None = None,
 ) -> dict[str, Counter[str]]:
     """Fuzz every reader for its share of the time, those first that were fuzzed longest ago.
 
@@ -55,6 +60,7 @@ def guide_each(
         seconds: how long, all together; what a reader needs to begin is not counted.
         seed: of libFuzzer's mutations.
         folder: keeps the corpora and, beside them, what ended as it should not.
+        most_runs: inputs of one reader, at most; None: as many as there is time for.
 
     Returns:
         By reader, how many inputs were tried (``runs``), and how many kinds of findings there
@@ -69,6 +75,8 @@ def guide_each(
         return corpus.stat().st_mtime if corpus.exists() else 0.0
 
     options = [f"--seconds={seconds / len(readers)}", f"--seed={seed}", f"--folder={folder}"]
+    if most_runs is not None:
+        options.append(f"--most-runs={most_runs}")
     done = subprocess.run(
         [sys.executable, "-P", "-m", _MODULE, *options, *sorted(readers, key=fuzzed_at)],
         check=False,
@@ -94,7 +102,9 @@ def _corpus(folder: Path, reader: str) -> Path:
     return folder / "corpus" / reader
 
 
-def _guide(reader: str, *, seconds: float, seed: int, folder: Path) -> Counter[str]:
+def _guide(
+    reader: str, *, seconds: float, seed: int, folder: Path, most_runs: int
+) -> Counter[str]:
     """Fuzz a reader for a time, in a new fork after each finding."""
     corpus, found, end = _corpus(folder, reader), folder / "found", time.monotonic() + seconds
     corpus.mkdir(parents=True, exist_ok=True)
@@ -102,7 +112,11 @@ def _guide(reader: str, *, seconds: float, seed: int, folder: Path) -> Counter[s
     _known(found, reader).unlink(missing_ok=True)
     counts: Counter[str] = Counter()
     while (left := round(end - time.monotonic())) > 0 or not counts:
-        flags = [f"-max_total_time={max(1, left)}", f"-seed={seed + 1 + counts['findings']}"]
+        flags = [
+            f"-max_total_time={max(1, left)}",
+            f"-runs={most_runs}",
+            f"-seed={seed + 1 + counts['findings']}",
+        ]
         with tempfile.TemporaryDirectory() as temporary:
             scratch = Path(temporary)
             if not (child := os.fork()):
@@ -199,10 +213,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True, help="of each reader")
     parser.add_argument("--seed", type=int, required=True, help="of libFuzzer's mutations")
     parser.add_argument("--folder", type=Path, required=True, help="keeps corpora and findings")
+    parser.add_argument("--most-runs", type=int, default=-1, help="of each reader (unlimited)")
     args = parser.parse_args()
     with atheris.instrument_imports(include=list(_WATCHED)):
         importlib.import_module("tramontane.fuzz.trial")
-    chosen = {"seconds": args.seconds, "seed": args.seed, "folder": args.folder}
+    chosen = {
+        "seconds": args.seconds,
+        "seed": args.seed,
+        "folder": args.folder,
+        "most_runs": args.most_runs,
+    }
     print(json.dumps({reader: _guide(reader, **chosen) for reader in args.readers}))
 
 

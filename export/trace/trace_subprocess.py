@@ -30,7 +30,8 @@ def trace_in_subprocess(config: MistralConfig, cache: CacheChoice = WINDOWED) ->
     Raises:
         TraceError: torch could not trace the model; its own words follow.
     """
-    asked = json.dumps([dataclasses.asdict(one) for one in (config, cache)])
+    plain = CacheChoice(grows=cache.grows)  # numbers of another type come by a pass
+    asked = json.dumps([dataclasses.asdict(one) for one in (config, plain)])
     return ir.from_proto(onnx.load_model_from_string(traced(asked)))
 
 

@@ -106,7 +106,9 @@ print(folder.try_head(b"bad").kind, folder.try_head(b"fine").kind, sep=", ")"""
 @pytest.mark.slow
 @pytest.mark.skipif(not guided.is_installed(), reason="atheris is not installed")
 def test_coverage_leads_to_new_inputs(tmp_path: Path) -> None:
-    counts = guided.guide_each(["manifest.json"], seconds=45, seed=0, folder=tmp_path)
+    counts = guided.guide_each(
+        ["manifest.json"], seconds=45, seed=0, folder=tmp_path, most_runs=2000
+    )
     assert counts["manifest.json"]["findings"] == 0
     assert counts["manifest.json"]["runs"] > 100
     assert len(list((tmp_path / "corpus" / "manifest.json").iterdir())) > 10
@@ -116,7 +118,9 @@ def test_coverage_leads_to_new_inputs(tmp_path: Path) -> None:
 @pytest.mark.skipif(not guided.is_installed(), reason="atheris is not installed")
 def test_every_reader_is_guided_by_coverage(tmp_path: Path) -> None:
     for _ in range(2):  # the second starts from the corpora of the first
-        counts = guided.guide_each(list(READERS), seconds=len(READERS), seed=0, folder=tmp_path)
+        counts = guided.guide_each(
+            list(READERS), seconds=len(READERS), seed=0, folder=tmp_path, most_runs=100
+        )
         assert counts.keys() == READERS.keys()
         for name, found in counts.items():
             assert found["runs"] > 1, name

@@ -31,6 +31,8 @@ from tramontane.graphs.targets.all_targets import TARGETS, find_target
 from tramontane.graphs.writing import external_data
 from tramontane.runtime.errors import GraphError
 
+from ...once import keep_torchlib
+
 SHORTENED = [
     *((name, 1) for name in GEOMETRIES),
     ("mistral-7b-v0.1", 2),
@@ -45,6 +47,7 @@ def traced(config: MistralConfig) -> ir.Model:
     def read(name: str) -> np.ndarray:
         raise AssertionError(f"{name} was read")
 
+    keep_torchlib()
     model = trace(config)
     bind(model.graph, read)
     return model

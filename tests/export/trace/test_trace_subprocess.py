@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from tramontane.export.cache_choice import GROWING
+from tramontane.export.cache_choice import GROWING, CacheChoice
 from tramontane.export.known_models import find_geometry, shorten
 from tramontane.export.trace import trace_subprocess
 from tramontane.export.trace.trace import trace
@@ -32,6 +32,8 @@ def test_graph_is_the_one_that_is_traced_here() -> None:
     assert ir.to_proto(apart) == ir.to_proto(here)
     made = [weights.read(m.graph.initializers[ROPE_FREQUENCIES]) for m in (here, apart)]
     np.testing.assert_array_equal(*made)
+    quantized = trace(CONFIG, CacheChoice(dtype="int8", native_dtype="int8"))
+    assert ir.to_proto(quantized) == ir.to_proto(here)
 
 
 def test_words_of_a_tracer_that_fails_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +77,8 @@ def test_an_architecture_is_traced_once_and_each_export_gets_a_graph_of_its_own(
     assert len(starts) == 1
     first.graph.name = "changed"
     assert second.graph.name == "kept"
+    trace_in_subprocess(CONFIG, CacheChoice(dtype="int8", native_dtype="int8"))
+    assert len(starts) == 1
     trace_in_subprocess(CONFIG, GROWING)
     trace_in_subprocess(shorten(CONFIG, 1))
     assert len(set(starts)) == len(starts) == 3
