@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,12 @@ from ...runtime.errors import CheckpointError, ConfigError
 from ...runtime.untrusted.fields import shown
 from ..files.held_files import HeldFile
 from ..files.metadata_fields import read_json_object
-from .spelling import text_of
-from .tokenizer_files import ADDED_FILE, SETTINGS_FILE, PublishedTokenizer
+from .chat_templates import published_templates
+from .named_tokens import ENDS, named_tokens
+from .tokenizer_files import ADDED_FILE, DECODER, SETTINGS_FILE, PublishedTokenizer
 
 FLAGS = ("special", "lstrip", "rstrip", "single_word")
-UNFLAGGED = {**dict.fromkeys(FLAGS, False), "special": True}  # of a token listed without flags
-
-
-_ENDS = ("bos_token", "eos_token")
-_NAMED = (*_ENDS, "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")  # in order
+NORMALIZED = "normalized"  # the flag on which files may disagree
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,46 +54,74 @@ def read_added(tokenizer: PublishedTokenizer) -> list[Added]:
     return found
 
 
-def named_without_id(tokenizer: PublishedTokenizer, known: Mapping[str, int]) -> list[Added]:
-    """Special tokens that the settings name and no file gives an id: transformers appends them.
+def without_flags(tokenizer: PublishedTokenizer) -> set[int]:
+    """Ids of added tokens that ``added_tokens.json`` alone lists.
 
-    Start and end tokens have an id each and are left out here: without them in the vocabulary, the
-    export stops where they are needed.
+    Raises:
+        CheckpointError: as ``read_added``.
+    """
+    listed = read_added(tokenizer)
+    return {one.token for one in listed} - {one.token for one in listed if one.flags is not None}
+
+
+def named_special(
+    tokenizer: PublishedTokenizer, known: Mapping[str, int], listed: Iterable[Added]
+) -> list[Added]:
+    """Special tokens that the settings name and no file lists; transformers adds them.
+
+    A token of the vocabulary keeps its id, and others have the next ones. Start and end tokens
+    that have no id are left out here: the export stops where they are needed.
 
     Args:
         tokenizer: its settings are read.
-        known: ids of all other tokens by their texts, added ones included.
+        known: ids of the tokens of its vocabulary by their texts.
+        listed: added tokens of all files.
 
     Raises:
         CheckpointError: a token has no text.
 
     Source: transformers 5.23, ``TokenizersBackend.__init__``.
     """
-    settings = tokenizer.settings
-    extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or ()
-    if isinstance(extra, Mapping):
-        extra = extra.values()
-    named = [(name, settings[name]) for name in _NAMED if settings.get(name) is not None]
-    ids = dict(known)
+    ids = {one.text: one.token for one in listed}
+    done = set(ids)
+    ids = {**known, **ids}
     found: list[Added] = []
-    for name, value in (*named, *(("extra_special_tokens", one) for one in extra)):
-        text = text_of(value)
-        if not text:
-            raise CheckpointError(
-                f"{tokenizer.path.with_name(SETTINGS_FILE)}: {name} has {shown(value)}, expected "
-                "a token's text, or an object with its content; correct it, or remove it"
-            )
-        if text in ids:
+    for one in named_tokens(tokenizer):
+        if one.text in done:
             continue
-        ids[text] = 1 + max(ids.values(), default=-1)
-        if name not in _ENDS:
-            path = tokenizer.path.with_name(SETTINGS_FILE)
-            flags = dict(value) if isinstance(value, Mapping) else {}
-            own = {flag: bool(flags.get(flag)) for flag in (*FLAGS, "normalized")}
-            found.append(
-                Added(text=text, token=ids[text], path=path, flags={**own, "special": True})
-            )
+        done.add(one.text)
+        is_known = one.text in ids
+        token = ids.setdefault(one.text, 1 + max(ids.values(), default=-1))
+        if is_known or one.role not in ENDS:
+            flags = {flag: bool(one.flags.get(flag)) for flag in (*FLAGS, NORMALIZED)}
+            flags["special"] = True
+            found.append(Added(text=one.text, token=token, path=one.path, flags=flags))
     return found
+
+
+def with_flags(found: Iterable[Added], tokenizer: PublishedTokenizer) -> list[Added]:
+    """The same tokens, where those that ``added_tokens.json`` alone lists have flags too.
+
+    They are special if settings name them, as in transformers, or if a chat template writes them,
+    so that text of users is not read as them.
+
+    Raises:
+        CheckpointError: a named token has no text.
+
+    Source: transformers 5.23, ``PreTrainedTokenizerBase._from_pretrained``.
+    """
+    found = list(found)
+    if all(one.flags is not None for one in found):
+        return found
+    named = {one.text for one in named_tokens(tokenizer)}
+    templates = b"".join(published_templates(tokenizer).values())
+
+    def flagged(one: Added) -> Added:
+        special = one.text in named or one.text.encode() in templates
+        flags = {**dict.fromkeys(FLAGS, False), "special": special, NORMALIZED: not special}
+        return one if one.flags is not None else dataclasses.replace(one, flags=flags)
+
+    return [flagged(one) for one in found]
 
 
 def agreed(found: Iterable[Added]) -> list[Added]:
@@ -141,7 +167,7 @@ def _of_json(file: HeldFile) -> Iterator[Added]:
 
 
 def _of_settings(file: HeldFile) -> Iterator[Added]:
-    added = read_json_object(file).get("added_tokens_decoder") or {}
+    added = read_json_object(file).get(DECODER) or {}
     for token, one in added.items():
         yield _added(file, one["content"], int(token), one)
 
@@ -156,7 +182,7 @@ def _added(file: HeldFile, text: str, token: Any, fields: Mapping[str, Any] | No
         raise ValueError(f"{shown(text)} has id {shown(token)}")
     flags = None
     if fields is not None:
-        flags = {flag: bool(fields.get(flag)) for flag in (*FLAGS, "normalized")}
+        flags = {flag: bool(fields.get(flag)) for flag in (*FLAGS, NORMALIZED)}
     return Added(text=text, token=token, path=file.path, flags=flags)
 
 

@@ -28,6 +28,7 @@ from .tokenizer_json_file import JsonTokenizer, json_file, read_json
 SETTINGS_FILE = TOKENIZER_SETTINGS_FILE
 MAP_FILE = "special_tokens_map.json"
 ADDED_FILE = "added_tokens.json"
+DECODER = "added_tokens_decoder"  # key of the settings that lists added tokens by id
 TEMPLATE_FILE = CHAT_TEMPLATE_FILE
 _TEMPLATES = "additional_chat_templates/*.jinja"
 _PARTS = ("vocab.json", "merges.txt")  # GPT-2's format, which tokenizer.json replaces
@@ -183,6 +184,8 @@ def _missing(folder: Path) -> str:
 def _settings(companions: Mapping[str, HeldFile]) -> dict[str, Any]:
     """What ``tokenizer_config.json`` says; start and end tokens may be in the other file.
 
+    The other file decides where ``tokenizer_config.json`` lists no added tokens by id.
+
     Source: transformers 5.23, ``PreTrainedTokenizerBase._from_pretrained``.
     """
     found, named = (
@@ -196,7 +199,8 @@ def _settings(companions: Mapping[str, HeldFile]) -> dict[str, Any]:
                     f"{companions[file]}: {name} is {shown(content[name])}; expected a token's "
                     "text, an object with its content, or null"
                 )
-    return {**{name: named[name] for name in _NAMED if name in named}, **found}
+    ends = {name: named[name] for name in _NAMED if name in named}
+    return {**ends, **found} if DECODER in found else {**found, **ends}
 
 
 def has_llama_class(settings: Mapping[str, Any]) -> bool:

@@ -24,11 +24,13 @@ from ..config import MistralConfig
 from ..files.metadata_fields import read_json_object
 from ..published_tokenizer.json_parts import starts_with, to_bytes
 from ..published_tokenizer.listed_added_tokens import (
-    UNFLAGGED,
+    FLAGS,
+    NORMALIZED,
     Added,
     agreed,
-    named_without_id,
+    named_special,
     read_added,
+    with_flags,
 )
 from ..published_tokenizer.tokenizer_files import PublishedTokenizer, has_llama_class
 from .read_natively import SCHEMES, beside_model, read_natively, space_rule
@@ -61,12 +63,13 @@ def with_added_tokens(tokenizer: PublishedTokenizer, config: MistralConfig) -> P
         known = _ids(tokenizer)
     except ValueError:
         return tokenizer  # the error is raised where it is opened
-    listed += named_without_id(tokenizer, known | {one.text: one.token for one in listed})
+    listed += named_special(tokenizer, known, listed)
     listed = [one for one in listed if one.token < config.vocab_size]
     if tokenizer.kind != SENTENCEPIECE:
-        return _completed(tokenizer, agreed(listed))
+        return _completed(tokenizer, with_flags(agreed(listed), tokenizer), normalizes=True)
     pieces = SentencePiece(tokenizer.model)
     missing = agreed(one for one in listed if pieces.piece(one.token) != one.text)
+    missing = with_flags(missing, tokenizer)
     published = tokenizer.companions.get(TOKENIZER_JSON_FILE)
     if not missing:
         scheme = _prepend_scheme(tokenizer, config.architecture)
@@ -82,7 +85,7 @@ def with_added_tokens(tokenizer: PublishedTokenizer, config: MistralConfig) -> P
         alone = dataclasses.replace(
             tokenizer, path=published.path, kind=TOKENIZERS, model=published.read_bytes()
         )
-        whole = _completed(alone, missing)
+        whole = _completed(alone, missing, normalizes=False)
     as_read = _as_read(whole.model, tokenizer, config.architecture)
     return read_natively(whole, tokenizer, as_read=as_read)
 
@@ -92,8 +95,16 @@ def added_ids(tokenizer: PublishedTokenizer) -> set[int]:
     return {one.token for one in read_added(tokenizer)}
 
 
-def _completed(tokenizer: PublishedTokenizer, found: list[Added]) -> PublishedTokenizer:
-    """A ``tokenizer.json`` with the tokens that the settings beside it add."""
+def _completed(
+    tokenizer: PublishedTokenizer, found: list[Added], *, normalizes: bool
+) -> PublishedTokenizer:
+    """A ``tokenizer.json`` with the tokens that the settings beside it add.
+
+    Args:
+        tokenizer: of kind ``tokenizers``.
+        found: all added tokens.
+        normalizes: whether added tokens may be looked for in normalized text.
+    """
     try:
         own = parse_tokenizer_json(tokenizer.model)
     except ValueError:
@@ -105,7 +116,7 @@ def _completed(tokenizer: PublishedTokenizer, found: list[Added]) -> PublishedTo
     vocabulary = own.get_vocab(with_added_tokens=True)
     _refuse_other_ids(missing, vocabulary, of=tokenizer)
     for one in missing:
-        _add(own, one, tokenizer)
+        _add(own, one, tokenizer, normalizes=normalizes)
     return dataclasses.replace(
         tokenizer,
         model=to_bytes(own),
@@ -131,7 +142,7 @@ def _made(
     _space(described, _prepend_scheme(tokenizer, architecture))
     made = parse_tokenizer_json(json.dumps(described).encode())
     for one in missing:
-        _add(made, one, tokenizer)
+        _add(made, one, tokenizer, normalizes=False)
     ends = {"bos_token": pieces.start_token, "eos_token": pieces.end_token}
     own = {name: pieces.piece(token) for name, token in ends.items() if token is not None}
     tokenizer = dataclasses.replace(tokenizer, settings={**own, **tokenizer.settings})
@@ -236,15 +247,18 @@ def _refuse_other_ids(
             )
 
 
-def _add(made: tokenizers.Tokenizer, one: Added, of: PublishedTokenizer) -> None:
+def _add(
+    made: tokenizers.Tokenizer, one: Added, of: PublishedTokenizer, *, normalizes: bool
+) -> None:
     """Add a token; an id that the vocabulary does not have must be the next."""
-    flags = one.flags or UNFLAGGED
-    strips = {name: flags[name] for name in ("lstrip", "rstrip", "single_word")}
-    token = tokenizers.AddedToken(one.text, **strips, normalized=False)
-    add = made.add_special_tokens if flags["special"] else made.add_tokens
+    assert one.flags is not None  # ``with_flags`` has set them
+    own = {name: one.flags[name] for name in FLAGS if name != "special"}
+    own[NORMALIZED] = normalizes and one.flags[NORMALIZED]
+    token = tokenizers.AddedToken(one.text, **own)
+    add = made.add_special_tokens if one.flags["special"] else made.add_tokens
     add([token])
-    if (own := made.token_to_id(one.text)) != one.token:
+    if (there := made.token_to_id(one.text)) != one.token:
         raise CheckpointError(
             f"{one.path}: added token {one.text!r} has id {one.token}, and {of.path.name} and the "
-            f"tokens before it make it {own}, expected ids without gaps; {_AGAIN}"
+            f"tokens before it make it {there}, expected ids without gaps; {_AGAIN}"
         )

@@ -20,7 +20,7 @@ from ...runtime.tokenizers.hugging_face import HuggingFace
 from ...runtime.tokenizers.protocol import Codec
 from ...runtime.tokenizers.sentencepiece import SPACE, SentencePiece
 from ...runtime.tokenizers.vocabulary import SENTENCEPIECE
-from ..published_tokenizer.listed_added_tokens import UNFLAGGED, Added
+from ..published_tokenizer.listed_added_tokens import NORMALIZED, Added
 from ..published_tokenizer.probe_texts import PROBE_TEXTS
 from ..published_tokenizer.sentencepiece_model import (
     parse,
@@ -80,7 +80,7 @@ def beside_model(
     Source: transformers 4.57, ``LlamaTokenizer.tokenize`` and ``_tokenize``.
     """
     listed = [
-        {"content": one.text, "id": one.token, **(one.flags or UNFLAGGED), "normalized": False}
+        {"content": one.text, "id": one.token, **(one.flags or {}), NORMALIZED: False}
         for one in added
     ]
     if why := _why_not_beside(tokenizer.model, listed):

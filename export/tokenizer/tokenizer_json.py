@@ -123,7 +123,11 @@ class TokenizerJson:
         }
 
     def _merges(self) -> Iterator[tuple[str, str]]:
-        """Pairs of pieces whose union is a piece; the best score first, then the leftmost cut."""
+        """Pairs of pieces whose union is a piece; the best score first.
+
+        Of runs of one character that share a score, the longest is first: SentencePiece joins the
+        leftmost pair, so that a run grows from its left end.
+        """
         scores = {each.piece: each.score for each in self._proto.pieces if _can_merge(each)}
         found = [
             (-score, piece[:cut], piece[cut:])
@@ -131,8 +135,12 @@ class TokenizerJson:
             for cut in range(1, len(piece))
             if piece[:cut] in scores and piece[cut:] in scores
         ]
-        found.sort(key=lambda merge: (merge[0], self._ids[merge[1]], self._ids[merge[2]]))
+        found.sort(key=self._order)
         return ((left, right) for _, left, right in found)
+
+    def _order(self, merge: tuple[float, str, str]) -> tuple[float, int, int, int]:
+        negated, left, right = merge
+        return negated, -len(left + right), self._ids[left], self._ids[right]
 
     def _normalizers(self) -> Iterator[Any]:
         spec = self._proto.normalizer_spec

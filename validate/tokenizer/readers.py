@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,17 @@ def read_transformers(published: PublishedTokenizer) -> Reading | str | None:
         ),
         piece=lambda token: _content(added.get(token)) or _piece(tokenizer, token),
         start=_before(text, whole),
+    )
+
+
+def without_text(found: Reading, tokens: Collection[int]) -> Reading:
+    """The same reading, where these tokens are special: they add no text.
+
+    transformers shows a token that ``added_tokens.json`` alone lists, also where a chat template
+    writes it; the export takes such a token for a special one.
+    """
+    return dataclasses.replace(
+        found, decode=lambda ids: found.decode([one for one in ids if one not in tokens])
     )
 
 

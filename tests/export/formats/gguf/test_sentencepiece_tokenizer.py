@@ -9,9 +9,10 @@ import pytest
 import sentencepiece
 import transformers
 from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.published_tokenizer.chat_templates import published_templates
 from tramontane.export.tokenizer.tokenizer import CheckpointTokenizer
 from tramontane.export.tokenizer.write_tokenizer import LEFT_OUT, MADE, write_tokenizer
-from tramontane.validate.tokenizer.templates import published_templates, written_templates
+from tramontane.validate.tokenizer.templates import written_templates
 
 Write = Callable[..., Path]
 TEMPLATE = "{% for message in messages %}[INST] {{ message['content'] }} [/INST]{% endfor %}"

@@ -90,9 +90,14 @@ def test_special_tokens_in_text_are_one_token_where_a_template_asks_for_it(
     assert (ids[0], ids[-2:]) == (3, [4, 2])
 
 
+@pytest.mark.situation(
+    "`tekken.json` of Mistral Nemo and Pixtral as Mistral published them",
+    package="mistral-common",
+)
 @pytest.mark.slow
-def test_published_file_of_mistral_nemo_encodes_as_mistral_common() -> None:
-    path = Path(mistral_common.__file__).parent / "data" / "tekken_240718.json"
+@pytest.mark.parametrize("published", ["240718", "240911"])
+def test_published_files_of_mistral_encode_as_mistral_common(published: str) -> None:
+    path = Path(mistral_common.__file__).parent / "data" / f"tekken_{published}.json"
     found, expected = read_tekken(path).tokenizer(), Tekkenizer.from_file(path)
     assert found.get_vocab_size() == expected.n_words == 131072
     assert found.token_to_id("[PREFIX]") == 14
