@@ -30,6 +30,9 @@ __all__ = ["all_cores", "exports_in_one_process", "once", "one_thread", "own_cac
 
 ROOT = Path(tramontane.__file__).parent  # imported before onnxruntime is: no telemetry
 
+for name in ("TRAMONTANE_CALLED_FROM", "TRAMONTANE_OPTIONS"):
+    os.environ.pop(name, None)  # of ``make test``: messages would be those of its folder
+
 
 @pytest.fixture(scope="session")
 def embedded_artifact(

@@ -36,7 +36,7 @@ NOT_COMPILED = {
 NOT_RUN = {"java": "needs a JDK", "javac": "needs a JDK"}
 PROGRAMS = {"make", "tramontane", "python", ".venv/bin/python", "optimum-cli", *NOT_RUN}
 _HERE = re.compile(r"(?P<command>.*) <<'EOF'")
-_INLINE = re.compile(r"`((?:make|tramontane|python -m tramontane\S+) [^`]+)`")
+_INLINE = re.compile(r"`((?:make|tramontane|python -m tramontane[^\s`]+) [^`]+)`")
 _STUB = f"""#!{sys.executable} -IS
 import json, os, sys
 with open(os.environ["CALLS"], "a") as calls:
