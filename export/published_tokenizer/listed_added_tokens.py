@@ -15,7 +15,13 @@ from ..files.held_files import HeldFile
 from ..files.metadata_fields import read_json_object
 from .chat_templates import published_templates
 from .named_tokens import ENDS, named_tokens
-from .tokenizer_files import ADDED_FILE, DECODER, SETTINGS_FILE, PublishedTokenizer
+from .tokenizer_files import (
+    ADDED_FILE,
+    DECODER,
+    MAP_FILE,
+    SETTINGS_FILE,
+    PublishedTokenizer,
+)
 
 FLAGS = ("special", "lstrip", "rstrip", "single_word")
 NORMALIZED = "normalized"  # the flag on which files may disagree
@@ -82,6 +88,8 @@ def named_special(
 
     Source: transformers 5.23, ``TokenizersBackend.__init__``.
     """
+    if tokenizer.companions.keys().isdisjoint((SETTINGS_FILE, MAP_FILE)):
+        return []  # a GGUF file's settings name tokens of its vocabulary, which has their kinds
     ids = {one.text: one.token for one in listed}
     done = set(ids)
     ids = {**known, **ids}

@@ -142,7 +142,7 @@ def test_the_command_says_what_it_serves_where_and_how_to_stop_it(
 ) -> None:
     manifest = manifests.read_manifest(artifact)
     lines = web_server.welcome(artifact, manifest, host=host, port=8080).splitlines()
-    assert lines[0] == f"serving  {artifact}: fp32 for ort, 7 B of weights"
+    assert lines[0] == f"serving  {artifact}: fp32 for ort, 900 B of weights"
     assert lines[1].split() == ["open", url]
     assert lines[2] == "stop     press Ctrl+C"
     assert len(lines) == 3 + has_note
