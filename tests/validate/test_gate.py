@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 Artifact = Callable[[str], Path]
 ArtifactOf = Callable[[Path, str], Path]
-# ``.ci/run`` proves the bundled model in the others too, by ``make parity``.
+# ``make parity`` proves the bundled model in the others too.
 RECIPES = ["fp32-ort", "fp32-portable", "int8-dynamic-ort"]
 TINY_RECIPES = ["int8-ort", "int4-ort", "int8-portable", "int4-portable", "int8-web"]
 
