@@ -60,14 +60,17 @@ def read_added(tokenizer: PublishedTokenizer) -> list[Added]:
     return found
 
 
-def without_flags(tokenizer: PublishedTokenizer) -> set[int]:
-    """Ids of added tokens that ``added_tokens.json`` alone lists.
+def special_without_flags(tokenizer: PublishedTokenizer) -> set[int]:
+    """Ids of the added tokens that ``with_flags`` makes special.
 
     Raises:
-        CheckpointError: as ``read_added``.
+        CheckpointError: as ``read_added`` and ``with_flags``.
     """
     listed = read_added(tokenizer)
-    return {one.token for one in listed} - {one.token for one in listed if one.flags is not None}
+    flagged = {one.token for one in listed if one.flags is not None}
+    completed = with_flags(listed, tokenizer)
+    special = {one.token for one in completed if one.flags and one.flags["special"]}
+    return special - flagged
 
 
 def named_special(

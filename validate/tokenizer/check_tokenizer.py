@@ -10,7 +10,7 @@ from pathlib import Path
 from ...export.formats.checkpoint import Checkpoint
 from ...export.published_tokenizer.byte_level.agreement import MIXED_CASE
 from ...export.published_tokenizer.chat_templates import published_templates
-from ...export.published_tokenizer.listed_added_tokens import without_flags
+from ...export.published_tokenizer.listed_added_tokens import special_without_flags
 from ...export.published_tokenizer.probe_texts import PROBE_TEXTS, around
 from ...export.tokenizer.added_tokens import with_added_tokens
 from ...export.tokenizer.in_transformers import note_of_transformers, read_rebuilt
@@ -83,8 +83,7 @@ def check_tokenizer(artifact: Path, manifest: Manifest, checkpoint: Checkpoint) 
     elif others is not None:
         rebuilt = read_rebuilt(checkpoint)
         wanted = expected if rebuilt is None else as_rebuilt(rebuilt, expected)
-        hidden = {one for one in without_flags(published) if not own.codec.decode([one])}
-        others = without_text(others, hidden)
+        others = without_text(others, special_without_flags(published))
         checks.append(_judged(others, wanted, texts, size=size, path=published.path.parent))
         notes += filter(None, [note_of_transformers(checkpoint)])
     checks.append(_templates(artifact, published_templates(published)))
