@@ -55,13 +55,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse_and_run(argv: list[str] | None) -> int:
     args = parser().parse_args(argv)
-    _refuse_no_paths(args)
+    _refuse_impossible_paths(args)
     name = f"tramontane {args.command}"
     return status_of(lambda: int(args.main(args)), name=name, as_json=args.json)
 
 
-def _refuse_no_paths(args: argparse.Namespace) -> None:
-    """Refuse paths that no system has; only callers of ``main`` can give them, and no shell.
+def _refuse_impossible_paths(args: argparse.Namespace) -> None:
+    """Refuse paths that no system has: callers of ``main`` can give them, a shell cannot.
 
     Raises:
         ConfigError: one has a NUL, or half of a surrogate pair.

@@ -32,8 +32,8 @@ class NamedToken:
 def named_tokens(tokenizer: PublishedTokenizer) -> list[NamedToken]:
     """Special tokens that settings name, in the order in which transformers adds them.
 
-    ``special_tokens_map.json`` counts where ``tokenizer_config.json`` lists no
-    ``added_tokens_decoder``; where both name a role, the former does.
+    ``special_tokens_map.json`` is read where ``tokenizer_config.json`` lists no
+    ``added_tokens_decoder``; where both name a role, ``special_tokens_map.json`` decides.
 
     Raises:
         CheckpointError: a token has no text, or the map is no JSON object.

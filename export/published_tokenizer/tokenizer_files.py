@@ -184,7 +184,8 @@ def _missing(folder: Path) -> str:
 def _settings(companions: Mapping[str, HeldFile]) -> dict[str, Any]:
     """What ``tokenizer_config.json`` says; start and end tokens may be in the other file.
 
-    The other file decides where ``tokenizer_config.json`` lists no added tokens by id.
+    Where both name one, ``special_tokens_map.json`` decides, unless ``tokenizer_config.json``
+    lists added tokens by id.
 
     Source: transformers 5.23, ``PreTrainedTokenizerBase._from_pretrained``.
     """

@@ -132,7 +132,7 @@ def _is_ours(partial: Path, kind: PartialKind) -> bool:
 
 
 def _refuse_special(path: Path, kind: PartialKind) -> None:
-    """Refuse what we never make there: a link leads elsewhere, and a fifo waits for a reader.
+    """Refuse what an export never makes there: a link leads elsewhere, a fifo waits for a reader.
 
     Raises:
         ContractError: it is neither a regular file nor a folder.

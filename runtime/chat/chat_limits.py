@@ -1,9 +1,9 @@
 """Limits on how long a chat template runs, and on what it writes.
 
-Whoever made the model wrote its template. Jinja's sandbox keeps templates from files and from
-Python's internals, but not from loops in loops, macros that call themselves twice, or strings
-that double. Here each turn of a loop, call, filter and operator that may grow counts, and so does
-each character that they make.
+A chat template comes with the model, so it is not trusted. Jinja's sandbox gives it no access to
+files or to Python's internals, but it may still nest loops, call macros recursively or double a
+string again and again. Here each turn of a loop, each call, filter and operator whose result may
+be longer than its input counts as a step, and so does each character that they make.
 """
 
 from __future__ import annotations
