@@ -33,7 +33,20 @@ def test_tasks_of_this_process_run_in_threads_where_their_memory_is_known(
         list(InProcess().run(square, [0, -1, 2], "refusing", task_bytes=1))
 
 
-@pytest.mark.parametrize("name", ["local", "local:0", "local:x", "host:8786", "file:///x", "3"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "local",
+        "local:0",
+        "local:x",
+        "host:8786",
+        "file:///x",
+        "3",
+        "tcp://h:0",
+        "tcp://h:99999",
+        "tcp://[h:1",
+    ],
+)
 def test_what_names_no_scheduler_is_refused(name: str) -> None:
     with (
         pytest.raises(ConfigError, match=r"--scheduler .*: expected tcp://HOST:PORT .*local:N"),
