@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -51,16 +52,39 @@ def bill_of_materials(artifact: Path) -> dict[str, Any]:
     """
     manifest = read_manifest(artifact)
     with needs_packages("tramontane sbom", "cyclonedx", "packageurl"):
-        from cyclonedx.model.bom import Bom, BomMetaData
-        from cyclonedx.output.json import JsonV1Dot6
+        import cyclonedx.exception
+        import cyclonedx.output.json
     where = artifact / MANIFEST_FILE
     try:
-        origin: _Origin = decode(_Origin, manifest.origin, where="origin")
-        checkpoint = _checkpoint(manifest, origin)
-        main = _artifact(manifest, origin)
-        tools = [_tool(name, version) for name, version in sorted(manifest.tools.items())]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # of a text that is too long
+            return _bill(manifest)
     except ContractError as error:
         raise ContractError(f"{where}: {error}; export again") from error
+    except (
+        cyclonedx.exception.CycloneDxException,
+        UserWarning,
+        ValueError,
+    ) as error:  # the last of packageurl
+        raise ContractError(
+            f"{where}: a field cannot be written as CycloneDX ({error}), expected what export "
+            "writes; export again"
+        ) from error
+
+
+def as_text(content: Mapping[str, Any]) -> str:
+    """A bill of materials as text."""
+    return to_json(content)
+
+
+def _bill(manifest: Manifest) -> dict[str, Any]:
+    from cyclonedx.model.bom import Bom, BomMetaData
+    from cyclonedx.output.json import JsonV1Dot6
+
+    origin: _Origin = decode(_Origin, manifest.origin, where="origin")
+    checkpoint = _checkpoint(manifest, origin)
+    main = _artifact(manifest, origin)
+    tools = [_tool(name, version) for name, version in sorted(manifest.tools.items())]
     bom = Bom(
         serial_number=uuid.uuid5(uuid.NAMESPACE_OID, manifest.sha256),
         metadata=BomMetaData(component=main),
@@ -71,11 +95,6 @@ def bill_of_materials(artifact: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(text)
     del content["metadata"]["timestamp"]  # optional, but the package always writes it
     return content
-
-
-def as_text(content: Mapping[str, Any]) -> str:
-    """A bill of materials as text."""
-    return to_json(content)
 
 
 def _artifact(manifest: Manifest, origin: _Origin) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from ...runtime.errors import CheckpointError
+from ...runtime.untrusted.files import in_utf8
 from ..architectures.ministral3 import is_images_and_text
 from ..config import MistralConfig
 from ..files.held_files import HeldFile, Identity
@@ -186,7 +187,7 @@ class Checkpoint:
 
     def hashes(self) -> dict[str, str]:
         """sha256 by name of config, weights, their index, the tokenizer's files and adapters."""
-        own = {path.name: self._sha256(path) for path in self.published.files}
+        own = {in_utf8(path.name): self._sha256(path) for path in self.published.files}
         return {**own, **self.adapter_hashes()}
 
     def adapter_hashes(self) -> dict[str, str]:

@@ -30,6 +30,7 @@ _BARE = Path(runtime.__file__).with_name(
     "minimal_decode.py"
 )  # read, not imported: a card needs no session
 _JAVASCRIPT = "transformers.js"  # 4.3 allocates a cache of floats alone
+_FOR_HUBS = ("language", "license", "license_name", "license_link", "base_model", "widget")
 _TAGS = ("tramontane", "onnx", "onnxruntime")
 _GENAI = "onnxruntime-genai"
 
@@ -39,6 +40,10 @@ class _Named(TypedDict):
 
 
 class _Origin(_Named, total=False):
+    base_model: str
+    license: str
+    license_name: str
+    license_link: str
     license_files: list[str]
     revision: str
 
@@ -72,6 +77,7 @@ def render_card(manifest: Manifest, config: MistralConfig | None = None) -> str:
         keep_trailing_newline=True,
         autoescape=False,
     )
+    environment.filters["in_cell"] = _in_cell
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     vocabulary = manifest.vocabulary
     start = vocabulary.bos_token_id if vocabulary.add_bos_token else None
@@ -106,9 +112,8 @@ def _metadata(manifest: Manifest) -> str:
 
     Source: Hugging Face Hub, model cards.
     """
-    origin, geometry = dict(manifest.origin), manifest.geometry
-    for unknown in ("name", "license_files", "revision", "calibration_text"):  # to hubs
-        origin.pop(unknown, None)
+    origin = {name: manifest.origin[name] for name in _FOR_HUBS if name in manifest.origin}
+    geometry = manifest.geometry
     runs_in_javascript = not geometry.has_quantized_cache
     runs_in_genai = not genai_obstacle(geometry, find_target(manifest.target))
     tags = [

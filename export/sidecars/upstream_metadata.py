@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...console.progress import say
 from ...runtime.contract import CARD_FILE
-from ...runtime.errors import ConfigError
+from ...runtime.errors import ConfigError, printable
+from ...runtime.sizes import format_bytes
 from ...runtime.untrusted.fields import shown
+from ...runtime.untrusted.files import in_utf8
 from ..files.links import is_own
 from ..formats.checkpoint import Checkpoint
 from ..formats.gguf.file import read_gguf
 from ..formats.published import Layout
-from .card_metadata import is_plain, parse_metadata, read_card
+from .card_metadata import (
+    LONGEST_LINE,
+    MOST_JSON_BYTES,
+    as_line,
+    is_small_json,
+    parse_metadata,
+    read_card,
+)
 from .revision import revision_of
 
 # What a model card's metadata says that holds for an artifact too.
-_CARRIED = ("language", "license", "license_link", "license_name", "widget")
+_LINES = ("license", "license_link", "license_name")
+_VALUES = ("language", "widget")
+_EXPECTED = {
+    **dict.fromkeys(_LINES, f"one line of at most {LONGEST_LINE} characters"),
+    **dict.fromkeys(_VALUES, f"JSON of at most {format_bytes(MOST_JSON_BYTES)}"),
+}
 # A hub's cache keeps ORG/NAME in a folder of this name, above the snapshots.
-_CACHED = re.compile(r"models--(?P<organization>[^/]+?)--(?P<name>[^/]+)")
+_CACHED = re.compile(r"models--(?P<organization>[\w.-]+?)--(?P<name>[\w.-]+)")
 # Texts that a licence asks to be handed on. None has a name that an artifact gives a file.
 _LICENSES = re.compile(
     r"(licen[cs]e|notice|copying|copyright|patents?|third[ _-]party[ _-](notice|licen[cs]e)|"
@@ -65,7 +80,7 @@ def read_upstream_metadata(
     if cached is not None:
         name = cached["name"]
         base_model = base_model or f"{cached['organization']}/{name}"
-    origin = {"name": name, **_published(checkpoint)}
+    origin = {"name": printable(in_utf8(name)), **_published(checkpoint)}
     if revision is not None:
         origin["revision"] = revision
     if files := [path.name for path in license_files(checkpoint)]:
@@ -117,7 +132,7 @@ def _published(checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.layout is Layout.GGUF:
         file = checkpoint.published.held.hold(checkpoint.path)
         license_ = read_gguf(file).metadata.get("general.license")
-        return {"license": license_} if isinstance(license_, str) else {}
+        return _carried({} if license_ is None else {"license": license_}, of=checkpoint.path)
     card = checkpoint.path / CARD_FILE
     if not card.is_file():
         return {}
@@ -126,15 +141,23 @@ def _published(checkpoint: Checkpoint) -> dict[str, Any]:
         metadata = parse_metadata(content)
     except ValueError as error:
         return _salvaged(card, content, error)
-    carried = {name: metadata[name] for name in _CARRIED if name in metadata}
-    odd = [name for name, value in carried.items() if not _is_usable(name, value)]
-    for name in odd:
-        say(f"{card}: {name} is {shown(carried.pop(name))}, expected a text; it is left out")
+    return _carried(metadata, of=card)
+
+
+def _carried(metadata: Mapping[str, Any], *, of: Path) -> dict[str, Any]:
+    """What an artifact takes over; a value that it cannot print is left out, and that is said."""
+    carried: dict[str, Any] = {}
+    for name in (*_LINES, *_VALUES):
+        if name not in metadata:
+            continue
+        found = metadata[name]
+        if name in _LINES and (line := as_line(found)) is not None:
+            carried[name] = line
+        elif name in _VALUES and is_small_json(found):
+            carried[name] = found
+        else:
+            say(f"{of}: {name} is {shown(found)}, expected {_EXPECTED[name]}; it is left out")
     return carried
-
-
-def _is_usable(name: str, value: object) -> bool:
-    return is_plain(value) and (isinstance(value, str) or not name.startswith("license"))
 
 
 def _salvaged(card: Path, content: bytes, error: Exception) -> dict[str, Any]:
@@ -144,7 +167,7 @@ def _salvaged(card: Path, content: bytes, error: Exception) -> dict[str, Any]:
     found = {
         match["name"]: match["value"].strip("\"'")
         for match in map(_SIMPLE_LINE.fullmatch, lines)
-        if match is not None
+        if match is not None and as_line(match["value"]) is not None
     }
     why = f"{card}: its metadata cannot be read as YAML ({_one_line(error)})"
     if "license" in found:

@@ -64,6 +64,15 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def in_utf8(text: str) -> str:
+    r"""A text as a document holds it: bytes of a file name that are not UTF-8 become escapes.
+
+    >>> in_utf8("model\udcff.gguf")
+    'model\\udcff.gguf'
+    """
+    return text.encode(errors="backslashreplace").decode()
+
+
 def is_name_inside(name: str) -> bool:
     r"""Whether a name of a manifest is one of a file below its folder, on every system.
 

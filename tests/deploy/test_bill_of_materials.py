@@ -139,6 +139,13 @@ def test_the_command_prints_text_or_a_line_of_json(
         ({"source": {"a": "x"}}, "checkpoint file 'a' has hash 'x', expected 64 digits of sha256"),
         ({"origin": {"base_model": 7}}, "origin.base_model is 7, expected a text"),
         ({"origin": {"calibration_text": "x"}}, "origin.calibration_text is 'x', expected an"),
+        ({"origin": {"base_model": ""}}, "a field cannot be written as CycloneDX (Invalid purl"),
+        ({"tools": {"": "1"}}, "a field cannot be written as CycloneDX (Invalid purl"),
+        ({"tools": {"x": "1" * 2000}}, "a field cannot be written as CycloneDX (`@.version`has"),
+        (
+            {"origin": {"license": "mit", "license_name": ""}},
+            "a field cannot be written as CycloneDX (Either `id` or `name`",
+        ),
     ],
 )
 def test_a_manifest_that_says_what_cannot_be_is_refused(

@@ -13,6 +13,7 @@ from ...export.fingerprint import processor, tool_versions
 from ...graphs.writing.description import WHY_SCALES
 from ...runtime.manifest import describe_file
 from ...runtime.ort.ort_session import physical_cores
+from ...runtime.untrusted.files import in_utf8
 from ..causes.explain import Explanation
 from ..measurement import Measurement
 from ..sequences.tokens import SAMPLE
@@ -179,9 +180,11 @@ def _repeat(m: Measurement) -> str:
 
 def _jsonable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(name): _jsonable(one) for name, one in value.items()}
+        return {in_utf8(str(name)): _jsonable(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_jsonable(one) for one in value]
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
+    if isinstance(value, str):
+        return in_utf8(value)
     return value

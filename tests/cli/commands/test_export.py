@@ -165,3 +165,15 @@ def test_weights_are_cut_into_the_files_that_were_asked_for(
     )
     assert "a weight is never cut" in message
     assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.slow
+def test_a_folder_whose_name_is_not_utf_8_is_exported_and_proved(
+    two_layers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = shutil.copytree(two_layers, tmp_path / "tiny\udcff")
+    out = tmp_path / "out"
+    output(capsys, "export", checkpoint, "--out", out, "--quant", "fp32")
+    assert read_manifest(out).origin["name"] == r"tiny\udcff"
+    report = json.loads((out / "parity" / "report.json").read_bytes())
+    assert report["reference"]["name"] == r"tiny\udcff"

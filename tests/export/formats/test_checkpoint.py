@@ -141,6 +141,11 @@ def test_hashes_are_of_the_files_that_matter(tiny_checkpoint: Write) -> None:
     assert INDEX in open_checkpoint(tiny_checkpoint(**SHARDED)).hashes()
 
 
+def test_hashes_have_names_in_utf_8(tiny_checkpoint: Write, as_gguf: Write) -> None:
+    path = as_gguf(tiny_checkpoint(), name="tiny\udcff.gguf")
+    assert list(open_checkpoint(path).hashes()) == [r"tiny\udcff.gguf"]
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -24,6 +24,7 @@ from tramontane.export.sidecars.card import render_card
 from tramontane.runtime import Session, minimal_decode
 from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.contract import Geometry
+from tramontane.runtime.errors import ContractError
 from tramontane.runtime.manifest import Manifest
 from tramontane.runtime.memory import MemoryPlan
 from tramontane.validate import verdict
@@ -327,6 +328,26 @@ def test_revision_and_calibration_text_are_no_metadata_and_the_revision_is_named
     card = render_card(manifest(origin={**ORIGIN, **known}))
     assert f"An ONNX artifact of org/Tiny at revision {'0' * 40}, exported by" in card
     assert not known.keys() & metadata(card).keys()
+
+
+@pytest.mark.parametrize(
+    "foreign", ["tags", "library_name", "eval_results", "model-index", "self", "tramontane"]
+)
+def test_keys_that_no_export_writes_are_no_metadata(foreign: str) -> None:
+    card = render_card(manifest(origin={**ORIGIN, foreign: [1]}))
+    assert card == render_card(manifest())
+
+
+@pytest.mark.parametrize("name", ["license", "license_name", "license_link", "base_model"])
+def test_a_licence_or_a_model_that_is_no_text_is_refused(name: str) -> None:
+    with pytest.raises(ContractError, match=rf"^origin\.{name} is \[1\], expected a text$"):
+        render_card(manifest(origin={**ORIGIN, name: [1]}))
+
+
+def test_a_licence_stays_in_its_cell() -> None:
+    card = render_card(manifest(origin={**ORIGIN, "license": "a | b"}))
+    assert "| licence | a \\| b |\n" in card
+    assert metadata(card)["license"] == "a | b"
 
 
 def test_options_that_the_card_names_are_those_of_export() -> None:

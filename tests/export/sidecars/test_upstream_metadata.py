@@ -19,6 +19,7 @@ from tramontane.export.sidecars.upstream_metadata import (
 from tramontane.runtime.errors import CheckpointError, ConfigError
 
 Write = Callable[..., Path]
+LINES = ("license", "license_name", "license_link")
 CARD = """---
 license: other
 license_name: "mrl: research"
@@ -344,6 +345,16 @@ _BOMB = "\n".join(
         ("license: mit\nwidget: &a\n- *a", "an alias, expected none"),
         (f"license: mit\nwidget: {'[' * 99}{']' * 99}", "nested deeper than 20"),
         (f"license: mit\nwidget: {'[' * 10**5}", "nested deeper than 20"),
+        ("license: mit\nwidget: !!bool 1", "the tag 'tag:yaml.org,2002:bool', expected none"),
+        ("license: mit\nwidget: !!int ''", "the tag 'tag:yaml.org,2002:int', expected none"),
+        ("license: mit\nwidget: !!timestamp x", "the tag 'tag:yaml.org,2002:timestamp', expected"),
+        ("license: mit\nwidget: !!binary aGVsbG8=", "the tag 'tag:yaml.org,2002:binary', exp"),
+        ("license: mit\nwidget: !!set {a, b}", "the tag 'tag:yaml.org,2002:set', expected none"),
+        ("license: mit\nwidget: !x {a: b}", "the tag '!x', expected none"),
+        (f"license: mit\na: 1{':1' * 10**5}", "200001 characters in one value, expected at most"),
+        (f"license: mit\na: 1{':1' * 300}.5", "int too large to convert to float"),
+        (f"license: mit\na: {'1' * 5000}", "Exceeds the limit"),
+        ("license: mit\n" + "a: b\n" * 2 * 10**5, "expected at most 524288"),
     ],
 )
 def test_metadata_that_would_not_end_is_not_read(
@@ -360,14 +371,63 @@ def test_metadata_that_would_not_end_is_not_read(
         ("license", "2024-01-01"),
         ("license", "[mit]"),
         ("language", "2024-01-01"),
-        ("language", "!!binary aGVsbG8="),
         ("widget", "{1: a}"),
-        ("widget", "!!set {a, b}"),
+        ("widget", ".nan"),
+        ("widget", "[.inf]"),
+        ("widget", f"0x{'f' * 10**4}"),
+        ("widget", r'"\ud800"'),
+        ("language", r'{"\ud800": en}'),
+        ("widget", f"[{'x' * 40_000}, {'x' * 40_000}]"),
+        *((name, "x" * 1001) for name in LINES),
+        *((name, "x" * 60_000) for name in LINES),
+        *((name, r'"a\nb"') for name in LINES),
+        *((name, r'"\e[31m"') for name in LINES),
+        *((name, r'"\ud800"') for name in LINES),
+        *((name, "' '") for name in LINES),
     ],
 )
-def test_metadata_that_json_has_no_type_for_is_left_out(
+def test_metadata_that_an_artifact_cannot_print_are_left_out_and_that_is_said(
     folder: Path, capsys: pytest.CaptureFixture[str], name: str, value: str
 ) -> None:
     (folder / "README.md").write_text(f"---\n{name}: {value}\n---\n")
     assert origin(folder) == {"name": folder.name}
-    assert f"{name} is " in capsys.readouterr().err
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"{folder / 'README.md'}: {name} is ")
+    assert said.endswith("; it is left out")
+    assert len(said) < 400
+
+
+def test_a_licence_has_no_blanks_around_it(folder: Path) -> None:
+    (folder / "README.md").write_text("---\nlicense: |\n  mit\nlicense_name: ' a b '\n---\n")
+    assert origin(folder) == {"name": folder.name, "license": "mit", "license_name": "a b"}
+
+
+def test_a_long_licence_in_a_line_of_broken_metadata_is_lost(folder: Path) -> None:
+    (folder / "README.md").write_text(f"---\nlicense: {'x' * 2000}\na: [\n---\n")
+    assert origin(folder) == {"name": folder.name}
+
+
+def test_a_long_licence_of_a_gguf_file_is_left_out(
+    tiny_checkpoint: Write, as_gguf: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = as_gguf(tiny_checkpoint(), metadata={"general.license": "x" * 2000})
+    assert origin(path) == {"name": "model"}
+    assert f"{path}: license is 'xxx" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("a\udcff", r"a\udcff"), ("a\nb", r"a\nb"), ("\x1b[31m", r"\x1b[31m")]
+)
+def test_a_folder_of_any_name_is_named_on_one_line_of_utf_8(
+    folder: Path, name: str, expected: str
+) -> None:
+    renamed = folder.rename(folder.with_name(name))
+    assert origin(renamed) == {"name": expected}
+
+
+@pytest.mark.parametrize("name", ["models--a\nb--c", "models--a--b|c", "models--a--b c"])
+def test_a_folder_in_no_hubs_form_is_no_repository(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    cached = shutil.copytree(folder, tmp_path / name / "snapshots" / "0123")
+    assert origin(cached) == {"name": "0123"}
