@@ -6,14 +6,13 @@ A subcommand imports the stages that it needs when it runs, so that ``--help`` i
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from .. import __version__
 from ..console.one_line_parser import OneLineParser
 from ..console.status import MEANINGS, status_of
 from ..runtime.errors import ConfigError
-from ..runtime.untrusted.fields import shown
+from ..runtime.untrusted.files import refuse_impossible
 from .commands import (
     bench,
     budget,
@@ -61,24 +60,15 @@ def _parse_and_run(argv: list[str] | None) -> int:
 
 
 def _refuse_impossible_paths(args: argparse.Namespace) -> None:
-    """Refuse paths that no system has: callers of ``main`` can give them, a shell cannot.
+    """Refuse paths that no system has, before any work.
 
     Raises:
-        ConfigError: one has a NUL, or half of a surrogate pair.
+        ConfigError: as ``refuse_impossible``.
     """
     for name, value in vars(args).items():
         for path in value if isinstance(value, list) else [value]:
-            if not isinstance(path, Path):
-                continue
-            try:
-                is_path = b"\0" not in os.fsencode(path)
-            except UnicodeEncodeError:
-                is_path = False
-            if not is_path:
-                raise ConfigError(
-                    f"{name} {shown(str(path))}: expected a path without NUL and without half of "
-                    "a surrogate pair; name another one"
-                )
+            if isinstance(path, Path):
+                refuse_impossible(path, error=ConfigError, option=name)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -22,7 +22,7 @@ from ..runtime.durable import replace_file
 from ..runtime.errors import ConfigError, ContractError, TramontaneError, printable
 from ..runtime.manifest import Manifest, read_manifest, verify_files
 from ..runtime.untrusted.fields import decode, shown
-from ..runtime.untrusted.files import read_file
+from ..runtime.untrusted.files import read_file, refuse_impossible
 from ..runtime.untrusted.json_text import SMALL_BYTES, parse_object
 from .supply_chain import needs_packages
 
@@ -76,6 +76,7 @@ def sign(artifact: Path, signature: Path, key: SigningKey) -> Manifest:
     """
     with needs_packages("tramontane sign", "model_signing", "OpenSSL"):
         from model_signing import signing
+    refuse_impossible(signature, option="--signature")
     manifest = read_manifest(artifact)
     verify_files(artifact, manifest)
     _refuse_foreign(artifact, manifest, signature)

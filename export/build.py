@@ -24,8 +24,10 @@ from ..graphs.writing.native_graph import write_native_graph
 from ..graphs.writing.partial_folder import partial_of
 from ..graphs.writing.staging import Claim, claimed, note_of_replaced
 from ..runtime.contract import CARD_FILE, MANIFEST_FILE
+from ..runtime.errors import ConfigError
 from ..runtime.manifest import Manifest, NativeGraph, describe_file, write_manifest
 from ..runtime.sizes import bits_per_weight
+from ..runtime.untrusted.files import refuse_impossible
 from . import fingerprint
 from .cache_choice import geometry_of
 from .calibrate.calibrate_subprocess import Rounding, calibrate_in_subprocess
@@ -95,6 +97,8 @@ def export_checkpoint(
         ContractError: the artifact cannot be written there.
         ParityError: from the gate; nothing is left under ``out``.
     """
+    if dump is not None:
+        refuse_impossible(dump, error=ConfigError, option="--dump")
     ready = preflight(
         checkpoint, out, options, adapters=adapters, base_model=base_model, replace=replace
     )

@@ -15,6 +15,7 @@ from ..runtime.durable import replace_file
 from ..runtime.errors import CheckpointError
 from ..runtime.tokenizers.vocabulary import SENTENCEPIECE
 from ..runtime.untrusted.fields import shown
+from ..runtime.untrusted.files import refuse_impossible
 from .formats.checkpoint import Checkpoint
 from .formats.gguf import architectures
 from .formats.gguf.architectures import GgufArchitecture
@@ -47,6 +48,7 @@ def write_gguf(checkpoint: Checkpoint, path: Path) -> None:
             "which is all that is written as GGUF; convert the checkpoint by llama.cpp's "
             "convert_hf_to_gguf.py"
         )
+    refuse_impossible(path, error=CheckpointError)
     architecture = _architecture_of(checkpoint)
     shapes = parameters(checkpoint.config)
     if checkpoint.config.tie_word_embeddings:

@@ -78,8 +78,11 @@ def replace_file(unfinished: Path, path: Path) -> None:
     After a power loss the name has the old file or the new one, each whole.
 
     Raises:
-        OSError: the disk failed.
+        OSError: the name is that of a folder, a fifo or a device, or a link to one; or the disk
+            failed.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EEXIST, "exists and is no regular file", str(path))
     sync_file(unfinished)
     os.replace(unfinished, path)
     sync_folder(path.parent)

@@ -25,6 +25,7 @@ from ..runtime.manifest import Manifest, read_manifest
 from ..runtime.ort.ort_session import open_graph
 from ..runtime.session import Session
 from ..runtime.sizes import counted
+from ..runtime.untrusted.files import refuse_impossible
 from .run_graph import RUN_LIMIT_S, DriverRunner, GraphRunner, SequenceRunner
 
 _OTHERS_ROUNDING = 2.5  # codes of -8 to 7 miss a block's maximum by a step, k-quants by more
@@ -189,6 +190,7 @@ def open_graph_under_test(
     Raises:
         ContractError: there is no graph, or it is of another geometry than the checkpoint.
     """
+    refuse_impossible(path)
     if not path.exists():
         raise ContractError(f"{path}: no such file or folder; name an artifact, or a model.onnx")
     folder = _artifact_around(path)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ...console import hints
 from ...runtime.errors import ConfigError
+from ...runtime.untrusted.files import refuse_impossible
 from ..config import MistralConfig
 from ..files.held_files import HeldFiles
 from ..known_models import GEOMETRIES, HUB_NAMES
@@ -154,6 +155,7 @@ def _detect(path: Path) -> tuple[Layout, Path]:
     Raises:
         ConfigError: no such folder or file, or no model in it that is known; several GGUF models.
     """
+    refuse_impossible(path, error=ConfigError)
     if path.is_file():
         if not gguf_parts.is_gguf(path):
             raise ConfigError(

@@ -17,6 +17,7 @@ from ...graphs.writing.staging import refuse_occupied
 from ...runtime.errors import ConfigError, ContractError
 from ...runtime.ort.native_library import find_library
 from ...runtime.tokenizers.vocabulary import Vocabulary
+from ...runtime.untrusted.files import refuse_impossible
 from ..cache_choice import CacheChoice
 from ..config import MistralConfig
 from ..formats.checkpoint import Checkpoint
@@ -62,6 +63,8 @@ def preflight(
         GraphError: the recipe does not fit the model or the target.
         ContractError: the artifact cannot be written there.
     """
+    for path in (checkpoint, *adapters):
+        refuse_impossible(path, error=ConfigError)
     _refuse_overlap(out, checkpoint, *adapters)
     refuse_occupied(out, replace=replace)
     read_calibration_texts(options)
@@ -138,5 +141,6 @@ def _warn_of_no_window(weights: Checkpoint, config: MistralConfig) -> None:
 
 
 def _refuse_overlap(out: Path, *sources: Path) -> None:
-    if any(source.resolve().is_relative_to(out.resolve()) for source in sources):
+    target = target_of(out).resolve()
+    if any(source.resolve().is_relative_to(target) for source in sources):
         raise ContractError(f"{out}: --out is the checkpoint, or holds it; name another folder")

@@ -33,9 +33,9 @@ def new_checkpoint_folder(out: Path, needed_bytes: int) -> Iterator[Path]:
         CheckpointError: ``out`` is there and not empty, its disk has less than ``needed_bytes``,
             or another run is writing it; it is a mounted disk, or a link that leads nowhere.
     """
-    _refuse_occupied(out)
     try:
         target = target_of(out)
+        _refuse_occupied(out)
         refuse_mounted(target)
         _refuse_full_disk(target, needed_bytes)
         partial = open_partial(out, _KIND)

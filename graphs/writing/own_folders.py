@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ...runtime.contract import MANIFEST_FILE
 from ...runtime.errors import ContractError
+from ...runtime.untrusted.files import refuse_impossible
 from ...runtime.untrusted.json_text import read_object
 
 MARK_FILE = ".tramontane"
@@ -52,9 +53,11 @@ def target_of(out: Path) -> Path:
     """Where a folder called ``out`` is written: there, or where a link of that name leads.
 
     Raises:
-        ContractError: a link leads to itself, or into a folder that does not exist.
+        ContractError: a link leads to itself, or into a folder that does not exist; or as
+            ``refuse_impossible``.
     """
-    if not out.is_symlink():
+    if not os.path.islink(out):
+        refuse_impossible(out)
         target = out
     else:
         try:

@@ -20,6 +20,7 @@ import filelock
 
 from ...runtime.durable import sync_file, sync_folder
 from ...runtime.errors import ContractError
+from ...runtime.untrusted.files import refuse_impossible
 from .own_folders import MARK_FILE, is_free, is_marked, mark, target_of
 
 _LOCK = "lock"
@@ -68,10 +69,13 @@ def partial_of(out: Path) -> Path:
     """Where a folder lies until it is whole: beside ``out``, or beside what a link leads to.
 
     Raises:
-        ContractError: as ``target_of``.
+        ContractError: as ``target_of``, or its own name is too long.
     """
     target = target_of(out)
-    return target.with_name(f".{target.name}.partial")
+    partial = target.with_name(f".{target.name}.partial")
+    if not os.path.islink(partial):  # which ``open_partial`` refuses, and says how to remove
+        refuse_impossible(partial)  # its name is longer than that of ``out``
+    return partial
 
 
 def open_partial(out: Path, kind: PartialKind) -> PartialFolder:

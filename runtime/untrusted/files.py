@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path, PureWindowsPath
 
 from ..errors import ContractError, TramontaneError
 from ..sizes import format_bytes
+from .fields import shown
 
 # A fifo opened so does not wait for a writer; regular files are read as ever.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+_IMPOSSIBLE = {
+    errno.ENAMETOOLONG: "a path, and names in it, that are not too long for the system",
+    errno.ELOOP: "a path without a link that leads to itself",
+}
 
 
 def open_regular(path: Path) -> int:
@@ -54,6 +61,34 @@ def read_file(
             f"{path}: is larger than {format_bytes(most)}, expected a smaller file; {remedy}"
         )
     return content
+
+
+def refuse_impossible(
+    path: Path, *, error: type[TramontaneError] = ContractError, option: str = ""
+) -> None:
+    """Refuse a path that no file or folder can have; whether one has it is not asked.
+
+    Args:
+        path: as somebody gave it.
+        error: the type of error that is raised.
+        option: what messages call it.
+
+    Raises:
+        error: it has a NUL or half of a surrogate pair, is too long for the system, or leads
+            through a link to itself.
+    """
+    try:
+        os.stat(path)
+    except ValueError:  # Python's own, of what it cannot give to the system
+        expected = "a path without NUL and without half of a surrogate pair"
+    except OSError as refused:
+        if refused.errno not in _IMPOSSIBLE:
+            return
+        expected = _IMPOSSIBLE[refused.errno]
+    else:
+        return
+    named = f"{option} {shown(str(path))}".strip()
+    raise error(f"{named}: expected {expected}; name another one")
 
 
 def is_file(path: Path) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ....runtime.errors import CheckpointError, ConfigError
+from ....runtime.untrusted.files import refuse_impossible
 from ...files.held_files import HeldFiles
 from ..weight_files import safetensors_file, torch_file
 from ..weight_files.shards import TYPES, Series, find_tensors
@@ -60,6 +61,7 @@ def open_adapter(folder: Path, held: HeldFiles) -> Adapter:
         CheckpointError: its weights are missing or unreadable, a tensor is not one of a LoRA, or
             one of two matrices is missing.
     """
+    refuse_impossible(folder, error=ConfigError, option="--adapter")
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise ConfigError(

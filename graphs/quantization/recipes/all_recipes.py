@@ -7,7 +7,8 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ....runtime.errors import GraphError
+from ....runtime.errors import ConfigError, GraphError
+from ....runtime.untrusted.files import refuse_impossible
 from .read import parse_recipe, read_recipe
 from .recipe import Recipe
 
@@ -54,6 +55,7 @@ def open_recipe(path: Path) -> Recipe:
         ConfigError: it cannot be read, or is no recipe.
         ContractError: a folder that is no artifact.
     """
+    refuse_impossible(path, error=ConfigError)
     if not path.is_dir():
         return read_recipe(path)
     from ....runtime.manifest import read_manifest
