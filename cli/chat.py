@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from ..console.stop_on_interrupt import interrupts_stop_runs
 from ..console.streams import decode_argument, read_lines
 from ..runtime.errors import ContractError
 
@@ -148,7 +149,11 @@ def _typed() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _interrupts(cancel: Event) -> Iterator[None]:
-    """Let the first Ctrl-C end the answer alone; a second one raises KeyboardInterrupt."""
+    """Let the first Ctrl-C end the answer alone; a second one raises KeyboardInterrupt.
+
+    The second one ends the step in flight too; the first lets it end, so that the conversation
+    can go on.
+    """
 
     def handle(*_: object) -> None:
         if cancel.is_set():
@@ -157,7 +162,8 @@ def _interrupts(cancel: Event) -> Iterator[None]:
 
     before = signal.signal(signal.SIGINT, handle)
     try:
-        yield
+        with interrupts_stop_runs(after=2):
+            yield
     finally:
         signal.signal(signal.SIGINT, before)
 

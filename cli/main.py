@@ -11,6 +11,7 @@ from pathlib import Path
 from .. import __version__
 from ..console.one_line_parser import OneLineParser
 from ..console.status import MEANINGS, status_of
+from ..console.stop_on_interrupt import interrupts_stop_runs
 from ..runtime.errors import ConfigError
 from ..runtime.untrusted.files import refuse_impossible
 from .commands import (
@@ -56,7 +57,8 @@ def _parse_and_run(argv: list[str] | None) -> int:
     args = parser().parse_args(argv)
     _refuse_impossible_paths(args)
     name = f"tramontane {args.command}"
-    return status_of(lambda: int(args.main(args)), name=name, as_json=args.json)
+    with interrupts_stop_runs():
+        return status_of(lambda: int(args.main(args)), name=name, as_json=args.json)
 
 
 def _refuse_impossible_paths(args: argparse.Namespace) -> None:

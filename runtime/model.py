@@ -88,13 +88,20 @@ class Model(LoadedModel):
             found = session.prefill(tokens, all_logits=True)
         return float(np.abs(found - expected).max())
 
-    def generate(self, prompt: str | Sequence[int], **options: Any) -> Generation:
-        """Continue a prompt in a session of its own; options are those of ``Session.generate``.
+    def generate(
+        self, prompt: str | Sequence[int], *, time_limit: float | None = None, **options: Any
+    ) -> Generation:
+        """Continue a prompt in a session of its own.
+
+        Args:
+            prompt: as ``Session.generate`` takes it.
+            time_limit: as ``session``.
+            options: those of ``Session.generate``.
 
         Raises:
             ContractError: as ``Session`` and ``Session.generate``.
         """
-        return self.session().generate(prompt, **options)
+        return self.session(time_limit=time_limit).generate(prompt, **options)
 
     def generate_batch(
         self, prompts: Sequence[str | Sequence[int]], **options: Any
@@ -109,7 +116,8 @@ class Model(LoadedModel):
             prompts: each as ``Session.generate`` takes one; at least one.
             options: ``max_new_tokens``, ``stop``, ``logprobs``, ``allow_special``, ``cancel`` and
                 ``progress`` as those of ``Session.generate``, for all prompts; ``sampler``: one
-                for each prompt, or one for all, with which each draws by the next seed.
+                for each prompt, or one for all, with which each draws by the next seed;
+                ``time_limit``: as ``session``, of a step of all prompts together.
 
         Raises:
             ContractError: as ``Session.generate``; or all caches together would take more memory

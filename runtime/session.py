@@ -137,19 +137,26 @@ class Session(GeneratingSession):
         self._guarded.reset()
 
     @classmethod
-    def load_state(cls, path: Path | str, model: LoadedModel, *, keep: int = 0) -> Session:
+    def load_state(
+        cls,
+        path: Path | str,
+        model: LoadedModel,
+        *,
+        keep: int = 0,
+        time_limit: float | None = None,
+    ) -> Session:
         """A new session that continues the one that ``save`` wrote, also in another process.
 
         Args:
             path: of the file.
             model: of the artifact that the session was saved with.
-            keep: as ``Model.session``.
+            keep, time_limit: as ``Model.session``.
 
         Raises:
             ContractError: not such a file, damaged, or of another artifact or version; or as
                 ``Model.session``.
         """
-        session = cls(model, keep=keep)
+        session = cls(model, keep=keep, time_limit=time_limit)
         try:
             session.restore(read_state(Path(path), model.manifest))
         except BaseException:

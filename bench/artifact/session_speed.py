@@ -121,10 +121,10 @@ class _TimedGraph:
         self.seconds = 0.0
         self.io_binding = graph.io_binding
 
-    def run_with_iobinding(self, binding: Any) -> None:
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
         """Run the graph and record its time."""
         start = time.perf_counter()
-        self._graph.run_with_iobinding(binding)
+        self._graph.run_with_iobinding(binding, options)
         self.seconds = time.perf_counter() - start
 
 

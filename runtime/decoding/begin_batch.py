@@ -15,6 +15,7 @@ from ..contract import Geometry
 from ..errors import ContractError
 from ..sequences.guarded_sequence import GuardedSequence
 from ..sequences.snapshot import Integers, common_prefix
+from ..sequences.time_limit import limited
 from ..sequences.token_ids import checked_ids
 from .batch_generation import BatchGeneration, BatchRequest
 from .continuation import continuation_of
@@ -37,12 +38,14 @@ def begin_batch(
     allow_special: bool = False,
     cancel: Event | None = None,
     progress: Callable[[int, int], object] | None = None,
+    time_limit: float | None = None,
 ) -> BatchGeneration:
     """As ``Model.generate_batch``, which says what the arguments are."""
     if isinstance(prompts, str) or not len(prompts):
         given = "a text" if isinstance(prompts, str) else "no prompt"
         raise ContractError(f"prompts: {given}; expected a list of one prompt or more")
     geometry = model.geometry
+    graph = limited(model.graph, seconds=time_limit, artifact=model.folder)
     ids = [_ids(model, prompt, allow_special=allow_special) for prompt in prompts]
     continuations = [
         continuation_of(
@@ -70,9 +73,9 @@ def begin_batch(
         tokens=max(map(len, ids)),
         more_bytes=size_bytes + _snapshot_bytes(geometry, request.shared),
     )
-    batch = Batch(model.graph, geometry, most=len(ids), tokens=tokens, artifact=model.folder)
+    batch = Batch(graph, geometry, most=len(ids), tokens=tokens, artifact=model.folder)
     model.memory_limit.note(batch, size_bytes=size_bytes)
-    sequence = GuardedSequence(model, keep=0, time_limit=None)
+    sequence = GuardedSequence(model, keep=0, time_limit=time_limit)
     generation = BatchGeneration(sequence, batch, request, continuations)
     model.add_sequence(generation)
     return generation

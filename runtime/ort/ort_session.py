@@ -15,6 +15,7 @@ from ..contract import FOLDED, NATIVE_MODEL_FILE
 from ..errors import ContractError, printable
 from ..log import logger
 from ..sizes import counted
+from . import stopping
 from .cpu_features import multiplies_int8, saturates
 from .native_library import required_library
 from .providers import CPU, RECORD
@@ -27,6 +28,7 @@ __all__ = [
     "ort",
     "physical_cores",
     "run_bound",
+    "run_options",
 ]
 
 OLDEST_ONNXRUNTIME = "1.32"  # as pyproject.toml asks for
@@ -46,6 +48,21 @@ _ERRORS = (
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
 )
+
+
+def run_options() -> ort.RunOptions:
+    """Options of a run with which it can be stopped.
+
+    The entry is the default, written out: onnxruntime's Python looks for it at each run, and takes
+    40 us to find that it is missing.
+    """
+    options = ort.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", "0")
+    return options
+
+
+_OPTIONS = run_options()  # of all runs, so that all can be stopped
+stopping.add(_OPTIONS)
 
 
 def open_graph(
@@ -201,11 +218,15 @@ def run_bound(graph: Any, binding: Any, *, artifact: Path, num_tokens: int) -> N
 
     Raises:
         ContractError: onnxruntime cannot; the log has all that it said, at level INFO.
+        KeyboardInterrupt: it was stopped by ``stopping``.
     """
     try:
-        graph.run_with_iobinding(binding)
+        graph.run_with_iobinding(binding, _OPTIONS)
     except (*_ERRORS, RuntimeError) as error:
+        # In the calls of this line Python calls the handler of a signal that waited for the run.
         logger.info("onnxruntime: %s", printable(str(error), most=_LONGEST_IN_LOG, keep="\n"))
+        if _OPTIONS.terminate:
+            raise KeyboardInterrupt from error
         first = first_line(error)
         raise ContractError(
             f"{artifact}: onnxruntime cannot run it on {counted(num_tokens, 'new token')} "

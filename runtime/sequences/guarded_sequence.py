@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from ..speculation.speculation import Speculation
 from .guard import Guard
 from .sequence import CachedSequence
 from .snapshot import Snapshot
-from .time_limit import LimitedGraph
+from .time_limit import limited
 from .token_ids import as_id, checked_ids, refuse_tokens
 
 if TYPE_CHECKING:
@@ -46,9 +46,7 @@ class GuardedSequence:
         self.model = model
         self._geometry = geometry
         self.refuse_memory(tokens=1)
-        graph: Any = model.graph
-        if time_limit is not None:
-            graph = LimitedGraph(graph, seconds=time_limit, artifact=model.folder)
+        graph = limited(model.graph, seconds=time_limit, artifact=model.folder)
         self.cached = CachedSequence(graph, geometry, artifact=model.folder, keep=keep)
         self.guard = Guard(
             f"{model.folder}: this session",

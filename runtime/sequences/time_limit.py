@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ContractError
-from ..ort.ort_session import ort
+from ..ort import stopping
+from ..ort.ort_session import run_options
+
+
+def limited(graph: Any, *, seconds: float | None, artifact: Path) -> Any:
+    """A graph with a limit on each run; None: the graph itself. As ``LimitedGraph``."""
+    if seconds is None:
+        return graph
+    return LimitedGraph(graph, seconds=seconds, artifact=artifact)
 
 
 class LimitedGraph:
@@ -39,8 +47,8 @@ class LimitedGraph:
         """As ``InferenceSession.io_binding``."""
         return self._graph.io_binding()
 
-    def run_with_iobinding(self, binding: Any) -> None:
-        """Run it on what is bound.
+    def run_with_iobinding(self, binding: Any, _: Any = None) -> None:
+        """Run it on what is bound, with options of its own.
 
         Raises:
             ContractError: it took too long and was stopped.
@@ -53,8 +61,8 @@ class LimitedGraph:
                     raise
                 raise ContractError(
                     f"{self._artifact}: a run of the graph took longer than {self._seconds:g} s, "
-                    "the time_limit, and was stopped; call reset(), then give the sequence again "
-                    "in smaller chunks or with more time"
+                    "the time_limit, and was stopped; call reset(), or start a new "
+                    "generate_batch(), and give the text again in smaller chunks or with more time"
                 ) from error
 
 
@@ -65,7 +73,7 @@ def stopping_after(seconds: float) -> Iterator[tuple[Any, threading.Event]]:
     Yields:
         The ``RunOptions``, and an event that is set once the time is over.
     """
-    options, is_late = ort.RunOptions(), threading.Event()
+    options, is_late = run_options(), threading.Event()
 
     def stop() -> None:
         is_late.set()
@@ -73,8 +81,10 @@ def stopping_after(seconds: float) -> Iterator[tuple[Any, threading.Event]]:
 
     timer = threading.Timer(seconds, stop)
     timer.daemon = True
+    stopping.add(options)
     timer.start()
     try:
         yield options, is_late
     finally:
         timer.cancel()
+        stopping.remove(options)

@@ -150,7 +150,7 @@ def test_what_the_driver_costs_leaves_out_the_graph_s_run(
     job = {"tokens": speed.token_ids(2048, 64), "prompt": 4, "steps": 4}
     graph, run = session.model.graph, session.model.graph.run_with_iobinding
     monkeypatch.setattr(
-        graph, "run_with_iobinding", lambda binding: (run(binding), time.sleep(0.02))
+        graph, "run_with_iobinding", lambda *bound: (run(*bound), time.sleep(0.02))
     )
     found = session_speed._driver(session, job)
     assert session.model.graph is graph

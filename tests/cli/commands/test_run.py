@@ -7,18 +7,28 @@ import io
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import parser
 from tramontane.cli import main as cli
 from tramontane.cli.sampling_options import sampler_of
 from tramontane.console import status
 from tramontane.runtime import Sampler, Session
+from tramontane.runtime.contract import MODEL_FILE
+from tramontane.runtime.manifest import describe_file, read_manifest, write_manifest
 
 from ..calls import output, refusal
+
+LOOP = """looping (int64[a,b] input_ids) => (int64[a,b] looped) {
+bound = Constant<value = int64 {4611686018427387904}>() yes = Constant<value = bool {1}>()
+looped = Loop(bound, yes, input_ids) <body = body (int64 i, bool c, int64[a,b] v)
+=> (bool d, int64[a,b] w) { d = Identity(c) by = Constant<value = int64 {1}>() w = Add(v, by) }> }"""
 
 
 def test_run_prints_the_prompt_and_what_follows(
@@ -194,3 +204,50 @@ def test_a_reader_who_has_read_enough_is_no_error(
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == status.EXIT_NOT_READ
+
+
+def endless(artifact: Path, folder: Path) -> Path:
+    """A copy of an artifact whose graph counts without an end before it reads its tokens."""
+    shutil.copytree(artifact, folder)
+    path = folder / MODEL_FILE
+    model = onnx.load(path, load_external_data=False)
+    loop = parser.parse_graph(LOOP)
+    for node in model.graph.node:
+        node.input[:] = ["looped" if name == "input_ids" else name for name in node.input]
+    for node in reversed(loop.node):
+        model.graph.node.insert(0, node)
+    onnx.save(model, path)
+    manifest = read_manifest(folder)
+    files = {**manifest.files, MODEL_FILE: describe_file(path)}
+    write_manifest(folder, dataclasses.replace(manifest, files=files))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--time-limit", "3000"], ["--json"]])
+def test_ctrl_c_ends_a_run_of_a_graph_without_an_end(
+    artifact: Path, tmp_path: Path, options: list[str]
+) -> None:
+    words = ["run", endless(artifact, tmp_path / "endless"), "x", *options]
+    code = (
+        "import os, signal, sys, threading\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have it ignored
+        "from tramontane.cli.main import main\n"
+        "from tramontane.runtime.ort import ort_session\n"
+        "run = ort_session.run_bound\n"
+        "from tramontane.runtime.sequences import sequence\n"
+        "def begin(*args, **named):\n"
+        "    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "    run(*args, **named)\n"
+        "sequence.run_bound = begin\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == status.EXIT_INTERRUPTED
+    assert done.stderr == "\ntramontane: interrupted\n"

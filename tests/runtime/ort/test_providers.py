@@ -64,8 +64,8 @@ def test_the_answer_of_the_cpu_is_the_check(folder: Path) -> None:
         def __getattr__(self, name: str) -> object:
             return getattr(self.graph, name)
 
-        def run_with_iobinding(self, binding: object) -> None:
-            self.graph.run_with_iobinding(binding)
+        def run_with_iobinding(self, binding: object, options: object) -> None:
+            self.graph.run_with_iobinding(binding, options)
             binding.get_outputs()[-1].numpy()[..., 7] += 0.5  # type: ignore[attr-defined]
 
     model._graph = Wrong(model.graph)

@@ -100,8 +100,8 @@ class Patched:
         self.session, self.after, self.at = session, after, at
         self.graph = session._guarded.cached.graph
 
-    def run_with_iobinding(self, binding: Any) -> None:
-        self.graph.run_with_iobinding(binding)
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        self.graph.run_with_iobinding(binding, options)
         self.at -= 1
         if self.at == 0:
             self.after()

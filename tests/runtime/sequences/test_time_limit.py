@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tramontane.runtime import Model
+from tramontane.runtime import Model, Session
 from tramontane.runtime.errors import ContractError
 
 from .guarded_sessions import SEQUENCE, UNFINISHED
@@ -39,7 +39,41 @@ def test_runs_that_end_in_time_are_what_they_are_without_a_limit(folder: Path) -
         assert not timer.is_alive()
 
 
+def test_whatever_begins_a_sequence_takes_a_limit(folder: Path, tmp_path: Path) -> None:
+    model = Model.load(folder, threads=1)
+    session = model.session()
+    session.prefill([5])
+    session.save(tmp_path / "saved")
+    with pytest.raises(ContractError, match=LATE):
+        model.generate(SEQUENCE * 2, time_limit=1e-6).finish()
+    with pytest.raises(ContractError, match=LATE):
+        model.generate_batch([SEQUENCE, SEQUENCE * 2], time_limit=1e-6).finish()
+    with pytest.raises(ContractError, match=LATE):
+        Session.load(folder, threads=1, time_limit=1e-6).prefill(SEQUENCE * 2)
+    with pytest.raises(ContractError, match=LATE):
+        Session.load_state(tmp_path / "saved", model, time_limit=1e-6).prefill(SEQUENCE * 2)
+
+
+def test_a_step_of_a_batch_that_takes_too_long_is_stopped(folder: Path) -> None:
+    model, slow = Model.load(folder, threads=1), threading.Event()
+
+    def progress(read: int, to_read: int) -> None:
+        if read == to_read:
+            slow.set()
+
+    made = model.generate_batch([[5], [6]], time_limit=60, progress=progress, max_new_tokens=40)
+    while not slow.is_set():
+        next(made)
+    made._batch._graph._seconds = 1e-9
+    with pytest.raises(ContractError, match="took longer than 1e-09 s, the time_limit"):
+        made.finish()
+    with pytest.raises(ContractError, match=r"start a new generate_batch\(\)"):
+        next(made)
+
+
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
 def test_no_time_at_all_is_refused(folder: Path, seconds: float) -> None:
     with pytest.raises(ContractError, match=f"time_limit is {seconds}; expected more than 0"):
         Model.load(folder, threads=1).session(time_limit=seconds)
+    with pytest.raises(ContractError, match=f"time_limit is {seconds}; expected more than 0"):
+        Model.load(folder, threads=1).generate_batch([[5]], time_limit=seconds)

@@ -33,9 +33,9 @@ class Counted:
         self.graph, self.runs = session._guarded.cached.graph, 0
         session._guarded.cached.graph = self
 
-    def run_with_iobinding(self, binding: Any) -> None:
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
         self.runs += 1
-        self.graph.run_with_iobinding(binding)
+        self.graph.run_with_iobinding(binding, options)
 
 
 class Free(RunTimes):
