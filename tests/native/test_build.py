@@ -15,6 +15,8 @@ from tramontane.native import build, platforms, wheels
 from tramontane.runtime.errors import ConfigError
 from tramontane.runtime.ort import native_library
 
+from .. import clone
+
 
 @pytest.mark.slow
 def test_it_is_small_and_says_its_version(library: Path) -> None:
@@ -150,3 +152,7 @@ def test_a_wheel_brings_the_library_to_where_it_is_found(
     found = native_library.find_library()
     assert found == target / "tramontane_native" / library.name
     assert found.read_bytes() == library.read_bytes()
+    asked = ["--dry-run", "--no-index", "--no-build-isolation", "--find-links", tmp_path / "a"]
+    pip = ["-m", "pip", "install", *asked, f"{clone.ROOT}[native]"]
+    told = subprocess.run([sys.executable, *pip], check=True, capture_output=True, text=True)
+    assert f"tramontane-native-{tramontane.__version__}" in told.stdout.splitlines()[-1]
