@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-_NUMBERS_AT_ONCE = 4 << 20  # of logits in float64; bounds the memory of a long comparison
+_NUMBERS_AT_ONCE = 4 << 20  # in float64; bounds the memory of a long comparison
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,12 +52,9 @@ def compare(reference: np.ndarray, artifact: np.ndarray, tokens: np.ndarray) -> 
 
 def by_position(reference: np.ndarray, artifact: np.ndarray, tokens: np.ndarray) -> Positions:
     """Compare logits (T, V) float position by position, as many at once as fit in memory."""
-    T, V = reference.shape
     following = np.append(tokens[1:], 0)
-    rows = max(1, _NUMBERS_AT_ONCE // V)
     parts = [
-        _compare(reference[part], artifact[part], following[part])
-        for part in (slice(start, start + rows) for start in range(0, T, rows))
+        _compare(reference[part], artifact[part], following[part]) for part in row_parts(reference)
     ]
     whole = {
         f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Positions)
@@ -83,8 +80,21 @@ def summarize(positions: Positions) -> Figures:
     )
 
 
+def row_parts(x: np.ndarray) -> list[slice]:
+    """Slices of the first axis, in order, of as many rows as fit in memory in float64."""
+    rows = max(1, _NUMBERS_AT_ONCE // max(1, x[:1].size))
+    return [slice(start, start + rows) for start in range(0, len(x), rows)]
+
+
 def relative_errors(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
     """Norm of the difference over the norm of the expected, along the last axis: (...)."""
+    if expected.ndim < 2 or expected.shape != found.shape:
+        return _relative_errors(expected, found)
+    parts = [_relative_errors(expected[part], found[part]) for part in row_parts(expected)]
+    return np.concatenate(parts)
+
+
+def _relative_errors(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
     difference = np.linalg.norm(np.float64(found) - np.float64(expected), axis=-1)
     length = np.linalg.norm(np.float64(expected), axis=-1)
     return np.asarray(difference / np.maximum(length, np.finfo(np.float32).tiny))

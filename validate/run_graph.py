@@ -231,7 +231,10 @@ class GraphRunner:
             self._lengths = lengths[row : row + 1]
             found.append(self.run(ids[row : row + 1], names))
             pasts.append(self._past)
-        self._past = {name: np.concatenate([one[name] for one in pasts]) for name in past}
+        del past  # or three caches would be in memory while the new one is put together
+        self._past = {
+            name: np.concatenate([one.pop(name) for one in pasts]) for name in list(pasts[0])
+        }
         self._lengths = lengths + ids.shape[1]
         return {name: np.concatenate([one[name] for one in found]) for name in names}
 

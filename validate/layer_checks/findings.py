@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..figures import row_parts
+
 _SUFFIXES = {"weights": " weights", "rounding": " rounding"}  # of places, by kind
 IN_HALF = "in half precision"  # among the inputs of rows that are held so
 SCALES = "scales"  # suffix of the names of findings about a cache's scales
@@ -77,15 +79,25 @@ def block_errors(
     than half of one. Where the scale itself is rounded to steps of its row, ``row_share`` of the
     row's largest weight is added to the block's.
     """
-    difference, size = np.abs(found - expected), np.abs(expected)
+    width = expected.shape[1] if block is None else block
+    maxima = [_block_maxima(expected[part], found[part], width) for part in row_parts(expected)]
+    difference, size = (np.concatenate(each) for each in zip(*maxima, strict=True))
     if block is None:
         largest = np.array([[size.max()]])
         return np.asarray(difference.max() / np.maximum(largest, np.finfo(np.float32).tiny))
-    filled = [(0, 0), (0, -expected.shape[1] % block)]
-    difference, size = (
-        np.pad(x, filled).reshape(len(x), -1, block).max(axis=-1) for x in (difference, size)
-    )
     size = size + row_share * size.max(axis=1, keepdims=True)
     # A block of zeros is held exactly; compare it with its row, not with itself.
     size = np.where(size == 0, np.maximum(size.max(axis=1, keepdims=True), 1e-30), size)
     return np.asarray(difference / size)
+
+
+def _block_maxima(
+    expected: np.ndarray, found: np.ndarray, block: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Largest difference and largest weight of each block: (N, blocks) each."""
+    filled = [(0, 0), (0, -expected.shape[1] % block)]
+    difference, size = (
+        np.pad(np.abs(x), filled).reshape(len(x), -1, block).max(axis=-1)
+        for x in (found - expected, expected)
+    )
+    return difference, size

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, from_numpy
 
 from ...graphs.probing.matmuls import Matmul
-from ..figures import relative_errors
+from ..figures import relative_errors, row_parts
 from ..graph_under_test import GraphUnderTest
 from ..reference import operators
 from ..reference.kernel_rounding import KernelRounding
@@ -74,7 +74,7 @@ class OperatorChecks:
         x = inputs["x"]
         rounding = self._rounding.of(linear, inputs["matrix"])
         if rounding is not None:
-            x = rounding(x)
+            x = np.concatenate([rounding(x[part]) for part in row_parts(x)])
         expected = operators.multiply(x, inputs["matrix"])
         bound = None if rounding is None else self._tolerance.rounded_error
         if not linear.is_rounding_known:

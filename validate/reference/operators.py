@@ -15,16 +15,20 @@ from ...export.model import rope as model_rope
 from ...export.model.attention import sliding_window_attention
 from ...export.model.query_scale import scales_at
 from ...export.model.rope import Tables
+from ..figures import row_parts
 
 _SCORE_BYTES = 128 << 20  # of attention scores at once
 _FEWEST_QUERIES = 128  # of a piece, where the window is smaller
 
 
 def norm(x: np.ndarray, weight: np.ndarray, epsilon: float) -> np.ndarray:
-    """Root-mean-square norm of (T, M) by a weight (M,), in float64."""
-    wide = np.float64(x)
-    mean_square = (wide * wide).mean(axis=-1, keepdims=True)
-    return np.asarray(wide / np.sqrt(mean_square + epsilon) * weight)
+    """Root-mean-square norm of (..., M) by a weight (M,), in float64."""
+    found = np.empty(x.shape)
+    for part in row_parts(x):
+        wide = np.float64(x[part])
+        mean_square = (wide * wide).mean(axis=-1, keepdims=True)
+        found[part] = wide / np.sqrt(mean_square + epsilon) * weight
+    return found
 
 
 def norm_heads(x: np.ndarray, weight: np.ndarray, epsilon: float) -> np.ndarray:
@@ -40,8 +44,11 @@ def divisors_between(plain: np.ndarray, smoothed: np.ndarray) -> np.ndarray:
     >>> divisors_between(plain, plain / [4, 0.5, 2]).tolist()
     [4.0, 0.5, 1.0]
     """
-    wide = np.float64(plain)
-    size, common = (wide * wide).sum(axis=0), (wide * smoothed).sum(axis=0)
+    size, common = np.zeros(plain.shape[1]), np.zeros(plain.shape[1])
+    for part in row_parts(plain):
+        wide = np.float64(plain[part])
+        size += (wide * wide).sum(axis=0)
+        common += (wide * smoothed[part]).sum(axis=0)
     fits = (size > 0) & (common > 0)
     exponents = np.zeros(plain.shape[1])
     exponents[fits] = np.rint(np.log2(size[fits] / common[fits]))
@@ -54,9 +61,12 @@ def multiply(x: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def activate(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """SwiGLU of two (T, F)."""
-    wide = np.float64(gate)
-    return np.asarray(wide / (1 + np.exp(-wide)) * up)
+    """SwiGLU of two (T, F), in float64."""
+    found = np.empty(gate.shape)
+    for part in row_parts(gate):
+        wide = np.float64(gate[part])
+        found[part] = wide / (1 + np.exp(-wide)) * up[part]
+    return found
 
 
 def split_heads(x: np.ndarray, head_dim: int) -> np.ndarray:

@@ -15,10 +15,9 @@ from ..figures import compare
 from ..graph_under_test import GraphUnderTest
 from ..reference.recipe_reference import Expected
 from ..reference.reference import ReferenceRun
-from ..run_graph import CacheRows
 from ..tolerance import Tolerance
 from ..verdict import Check
-from .row_errors import row_error
+from .row_errors import RowError, row_error
 from .sequences import cache_check, logits_check
 from .tokens import STAND_IN_WINDOW, at_most
 
@@ -34,7 +33,7 @@ class BatchRow:
     padding: int  # tokens 0 beside them
     pads_left: bool  # before them, not behind them
     logits: np.ndarray  # (T, V) float32 of all its tokens, padding left out
-    cache: CacheRows
+    worst: RowError  # of what is cached of it
 
     def __str__(self) -> str:
         steps = len(self.logits) - self.length
@@ -93,19 +92,21 @@ def feed_batch(
         append = runner.run if size == 1 or tested.appends_to_batches else runner.run_alone
         later.append(append(columns, [contract.LOGITS])[contract.LOGITS])
         done += size
-    return [
-        BatchRow(
-            source=("text", "random")[row],
-            length=int(lengths[row]),
-            padding=int(first - lengths[row]),
-            pads_left=pads_left,
-            logits=np.concatenate(
-                [found[contract.LOGITS][row, place], *(piece[row] for piece in later)]
-            ),
-            cache=runner.cache(row),
+    rows = []
+    for row, (run, place) in enumerate(zip(runs, places, strict=True)):
+        parts = [found[contract.LOGITS][row, place], *(piece[row] for piece in later)]
+        logits = np.concatenate(parts)
+        rows.append(
+            BatchRow(
+                source=("text", "random")[row],
+                length=int(lengths[row]),
+                padding=int(first - lengths[row]),
+                pads_left=pads_left,
+                logits=logits,
+                worst=row_error(runner.cache(row), run, tested.layouts, len(logits)),
+            )
         )
-        for row, place in enumerate(places)
-    ]
+    return rows
 
 
 def feed_batches(tested: GraphUnderTest, runs: Sequence[ReferenceRun]) -> Iterator[BatchRow]:
@@ -129,5 +130,4 @@ def batch_checks(
         total = len(row.logits)
         figures = compare(run.logits[:total], row.logits, run.tokens[:total])
         yield logits_check(str(row), figures, tolerance.logits_bounds(floor, total), kind="batch")
-        worst = row_error(row.cache, run, tested.layouts, total)
-        yield cache_check(f"cache, {row}", worst, tolerance.cache_bounds(floor))
+        yield cache_check(f"cache, {row}", row.worst, tolerance.cache_bounds(floor))
