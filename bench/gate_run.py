@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from ..console.one_line_parser import OneLineParser
 from ..console.status import status_of
 from ..runtime.errors import ContractError
 from ..runtime.ort.ort_session import physical_cores
@@ -24,7 +25,7 @@ _MOST_MEMORY = 0.9  # of the machine's, so that it stays usable
 
 def main(argv: list[str] | None = None) -> int:
     """Run the check, print its table and what it took."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m tramontane.bench.gate_run",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

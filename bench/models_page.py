@@ -6,7 +6,6 @@ each carries a mark, ``@pytest.mark.situation("what it is", package="name")``.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..console.one_line_parser import OneLineParser
 from ..console.progress import say
 from ..console.status import status_of
 from ..export.build import export_checkpoint
@@ -64,9 +64,7 @@ class Situation:
 
 def main(argv: list[str] | None = None) -> int:
     """Export, compare, print and write the page; 1 if a model failed its parity check."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tramontane.bench.models_page", description=__doc__
-    )
+    parser = OneLineParser(prog="python -m tramontane.bench.models_page", description=__doc__)
     parser.add_argument("--shared", type=Path, help="folder of further trained models")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the page")
     parser.add_argument("--page", type=Path, help="keep this page's rows of trained models")

@@ -5,7 +5,6 @@ Each exporter runs in its own environment, given by the path of its Python.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..console.one_line_parser import OneLineParser
 from ..console.progress import say
 from ..console.status import status_of
 from ..export.formats.checkpoint import Checkpoint
@@ -47,9 +47,7 @@ class ExporterVerdict:
 
 def main(argv: list[str] | None = None) -> int:
     """Export with each exporter, lint, validate, print and write the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tramontane.bench.other_exporters", description=__doc__
-    )
+    parser = OneLineParser(prog="python -m tramontane.bench.other_exporters", description=__doc__)
     parser.add_argument("model", type=Path, help="checkpoint")
     parser.add_argument("--genai-python", type=Path, help="has onnxruntime-genai")
     parser.add_argument("--optimum-python", type=Path, help="has optimum-onnx")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ import jinja2
 from rich.table import Column, Table
 
 from ..console import process_per_core as processes
+from ..console.one_line_parser import OneLineParser
 from ..console.progress import track
 from ..console.rich_console import rich_console
 from ..console.status import status_of
@@ -46,7 +46,7 @@ COLUMNS = (
 
 def main(argv: list[str] | None = None) -> int:
     """Export and measure every recipe for every target; return 1 if one failed."""
-    parser = argparse.ArgumentParser(prog="python -m tramontane.bench.parity", description=__doc__)
+    parser = OneLineParser(prog="python -m tramontane.bench.parity", description=__doc__)
     parser.add_argument("model", type=Path, help="checkpoint")
     parser.add_argument("out", type=Path, help="folder for the artifacts, reports and overview")
     parser.add_argument("--thorough", action="store_true", help="all lengths and layers")

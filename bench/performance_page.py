@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 import jinja2
 
+from ..console.one_line_parser import OneLineParser
 from ..console.status import status_of
 from ..runtime.errors import ContractError
 from ..runtime.sizes import format_bytes
@@ -24,9 +24,7 @@ SPEED, PEERS, FLAT, KERNELS = "speed-*.json", "peers-*.json", "flat.json", "kern
 
 def main(argv: list[str] | None = None) -> int:
     """Read a folder of measurements, write the page and its plots."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tramontane.bench.performance_page", description=__doc__
-    )
+    parser = OneLineParser(prog="python -m tramontane.bench.performance_page", description=__doc__)
     parser.add_argument("folder", type=Path, help=f"holds {SPEED}, {PEERS}, {FLAT} and {KERNELS}")
     parser.add_argument("--out", type=Path, required=True, help="the page, Markdown")
     args = parser.parse_args(argv)

@@ -6,7 +6,6 @@ change on every recipe, target and cache of a model; files below ``onnx/`` must 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import itertools
 import subprocess
@@ -15,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..console.one_line_parser import OneLineParser
 from ..console.progress import track
 from ..console.status import status_of
 from ..graphs.quantization.recipes.all_recipes import recipe_names
@@ -26,9 +26,7 @@ Words = tuple[str, ...]  # words of ``tramontane export``
 
 def main(argv: list[str] | None = None) -> int:
     """Print each export whose bytes differ; return 1 if any does."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tramontane.bench.same_bytes", description=__doc__
-    )
+    parser = OneLineParser(prog="python -m tramontane.bench.same_bytes", description=__doc__)
     parser.add_argument("before", type=Path, help="python of the other installation")
     parser.add_argument("models", type=Path, nargs="+", help="checkpoints")
     parser.add_argument("--window", type=int, help="window of models that have none")

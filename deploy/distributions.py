@@ -8,7 +8,6 @@ Source: reproducible-builds.org, SOURCE_DATE_EPOCH.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import io
 import os
@@ -21,6 +20,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..console.one_line_parser import OneLineParser
 from ..console.progress import say
 from ..console.status import status_of
 from ..runtime.errors import ConfigError
@@ -35,9 +35,7 @@ _LAST_LINES = 5  # of what a program said, in a message
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Build both, and print name and sha256 of each."""
-    options = argparse.ArgumentParser(
-        prog="python -m tramontane.deploy.distributions", description=__doc__
-    )
+    options = OneLineParser(prog="python -m tramontane.deploy.distributions", description=__doc__)
     options.add_argument("--out", type=Path, default=_OUT, help="folder (default: %(default)s)")
     args = options.parse_args(argv)
     for path in build(_SOURCE, args.out):

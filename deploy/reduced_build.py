@@ -6,7 +6,6 @@ onnxruntime's tool makes both from a copy; the result is compared with the artif
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import shutil
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..console.one_line_parser import OneLineParser
 from ..console.progress import say
 from ..console.status import status_of
 from ..runtime import contract
@@ -77,9 +77,7 @@ class ConvertedGraph:
 
 def main(argv: list[str] | None = None) -> int:
     """Convert, decode with both, print a table, or one line of JSON; return 1 if they differ."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tramontane.deploy.reduced_build", description=__doc__
-    )
+    parser = OneLineParser(prog="python -m tramontane.deploy.reduced_build", description=__doc__)
     parser.add_argument("artifact", type=Path, help="folder written by export")
     parser.add_argument("out", type=Path, help="folder to write the graphs and lists to")
     parser.add_argument(

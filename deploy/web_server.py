@@ -6,7 +6,6 @@ at /vendor/. The list of served paths is made at the start; every other path giv
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import ipaddress
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from ..console.one_line_parser import OneLineParser
 from ..console.status import status_of
 from ..environments import node
 from ..environments.errors import Absent
@@ -59,9 +59,7 @@ _HEADERS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Serve until Ctrl+C, which ends the command with status 0."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tramontane.deploy.web_server", description=__doc__
-    )
+    parser = OneLineParser(prog="python -m tramontane.deploy.web_server", description=__doc__)
     parser.add_argument("artifact", type=Path, help="folder written by tramontane export")
     parser.add_argument("--port", type=int, default=8080, help="0: any (%(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at (%(default)s)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from ..console.one_line_parser import OneLineParser
 from ..console.progress import track
 from ..console.rich_console import rich_console
 from ..console.status import status_of
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
     With the bundled demo model, also return 1 if a cause was not found.
     """
-    parser = argparse.ArgumentParser(prog="python -m tramontane.faults", description=__doc__)
+    parser = OneLineParser(prog="python -m tramontane.faults", description=__doc__)
     parser.add_argument("--only", default="", help="plant the faults whose name contains this")
     parser.add_argument(
         "--model", type=Path, default=MODEL, help="checkpoint (default: the bundled demo model)"

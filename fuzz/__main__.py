@@ -6,7 +6,6 @@ all readers.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import sys
@@ -14,6 +13,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from ..console.one_line_parser import OneLineParser
 from ..console.status import status_of
 from ..runtime.errors import ContractError
 from . import guided
@@ -38,7 +38,7 @@ Counts = dict[str, Counter[str]]
 
 def main(argv: list[str] | None = None) -> int:
     """Print one line per reader; return 1 if a case was neither read nor refused as it should."""
-    parser = argparse.ArgumentParser(prog="python -m tramontane.fuzz", description=__doc__)
+    parser = OneLineParser(prog="python -m tramontane.fuzz", description=__doc__)
     parser.add_argument("--seconds", type=float, default=120, help="how long (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the mutations (%(default)s)")
     parser.add_argument("--first", type=int, default=0, help="number of the first case of each")

@@ -10,6 +10,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from ..console.one_line_parser import OneLineParser
 from ..console.progress import say
 from ..console.status import status_of
 from ..runtime.errors import ContractError
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tramontane.interop", description=__doc__)
+    parser = OneLineParser(prog="python -m tramontane.interop", description=__doc__)
     parser.add_argument("model", type=Path, help="checkpoint: the bundled demo model")
     parser.add_argument("--shared", type=Path, help="folder with trained models and text")
     parser.add_argument(

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..console.one_line_parser import OneLineParser
 from ..console.progress import say
 from ..console.status import status_of
 from ..environments.errors import Absent
@@ -32,7 +32,7 @@ _FILES = {  # where pip installs nothing
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, and write it into a page."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m tramontane.interop.native_platforms", description=__doc__
     )
     parser.add_argument("model", type=Path, help="checkpoint: the bundled demo model")

@@ -6,7 +6,6 @@ platforms with zig, which the package ziglang brings.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import shlex
 import shutil
@@ -17,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
+from ..console.one_line_parser import OneLineParser
 from ..console.progress import say
 from ..console.status import status_of
 from ..runtime.durable import replace_file
@@ -41,9 +41,7 @@ _SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Build it and print where it lies."""
-    options = argparse.ArgumentParser(
-        prog="python -m tramontane.native.build", description=__doc__
-    )
+    options = OneLineParser(prog="python -m tramontane.native.build", description=__doc__)
     options.add_argument(
         "--platform", choices=tuple(PLATFORMS), help="build for it with zig (default: this one)"
     )

@@ -7,7 +7,6 @@ Source: the binary distribution format, PyPA, version 1.0.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import hashlib
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
+from ..console.one_line_parser import OneLineParser
 from ..console.progress import say, track
 from ..console.status import status_of
 from ..runtime.errors import ConfigError
@@ -34,9 +34,7 @@ _SUMMARY = "The attention kernel of tramontane, a custom-operator library for on
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Build a wheel for each platform and print where it lies."""
-    options = argparse.ArgumentParser(
-        prog="python -m tramontane.native.wheels", description=__doc__
-    )
+    options = OneLineParser(prog="python -m tramontane.native.wheels", description=__doc__)
     options.add_argument("--out", type=Path, default=_WHEELS, help="folder (%(default)s)")
     options.add_argument("--only", nargs="*", default=[], metavar="PLATFORM", help="some of them")
     args = options.parse_args(argv)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -10,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..console.one_line_parser import OneLineParser
 from ..console.process_per_core import usable_cores
 from ..console.status import status_of
 from ..fuzz.good_files import MODEL
@@ -30,7 +30,7 @@ _FLIPPED = "int8, sharded"
 
 def main(argv: list[str] | None = None) -> int:
     """Print the page of all cases so far; return 1 if one ended as it should not."""
-    parser = argparse.ArgumentParser(prog=f"python -m {_MODULE}", description=__doc__)
+    parser = OneLineParser(prog=f"python -m {_MODULE}", description=__doc__)
     # Numbers of cases, those of earlier runs included.
     parser.add_argument(
         "--kills", type=int, default=1000, help="signals and full disks (%(default)s)"

@@ -9,7 +9,6 @@ with 1 if memory grows or steps slow down.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import shutil
@@ -24,6 +23,7 @@ import numpy as np
 import psutil
 from rich.table import Table
 
+from ...console.one_line_parser import OneLineParser
 from ...console.progress import say, track
 from ...console.rich_console import rich_console
 from ...console.status import status_of
@@ -82,7 +82,7 @@ class LongDecode:
 
 def main(argv: list[str] | None = None) -> int:
     """Decode, print cost and broken bounds, draw a plot; return 1 if a bound is broken."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m tramontane.bench.artifact.long_context", description=__doc__
     )
     parser.add_argument("model", type=Path, help="checkpoint with a window")

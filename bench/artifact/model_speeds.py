@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ...console.one_line_parser import OneLineParser
 from ...console.progress import say
 from ...console.status import status_of
 from ...export.known_models import GEOMETRIES, find_geometry, shorten
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m tramontane.bench.artifact.model_speeds",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -11,7 +11,6 @@ text sampled freely piece by piece, so that other load affects both; figures are
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from ...console.one_line_parser import OneLineParser
 from ...console.rich_console import rich_console
 from ...console.status import status_of
 from ...runtime import Generation, Model, Sampler, Session
@@ -41,9 +41,7 @@ _TOGETHER, _OF_EACH = (2, 4, 8), 48  # prompts of a batch; tokens of each text
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, print a table, then one line of JSON."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tramontane.bench.artifact.turns", description=__doc__
-    )
+    parser = OneLineParser(prog="python -m tramontane.bench.artifact.turns", description=__doc__)
     parser.add_argument("artifact", type=Path, help="folder written by export")
     parser.add_argument("--threads", type=int, help="(physical cores)")
     parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")

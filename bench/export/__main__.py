@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 from rich.table import Table
 
+from ...console.one_line_parser import OneLineParser
 from ...console.progress import say
 from ...console.rich_console import rich_console
 from ...console.status import status_of
@@ -90,7 +91,7 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tramontane.bench.export", description=__doc__)
+    parser = OneLineParser(prog="python -m tramontane.bench.export", description=__doc__)
     parser.add_argument(
         "--geometry",
         default="mistral-7b-v0.1",

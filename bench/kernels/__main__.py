@@ -8,7 +8,6 @@ an artifact can reach.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import Any
 
 from rich.table import Table
 
+from ...console.one_line_parser import OneLineParser
 from ...console.progress import track
 from ...console.rich_console import rich_console
 from ...console.status import status_of
@@ -45,9 +45,7 @@ class Found:
 
 def main(argv: list[str] | None = None) -> int:
     """Time all kernels in turns; print a table, or one line of JSON."""
-    options = argparse.ArgumentParser(
-        prog="python -m tramontane.bench.kernels", description=__doc__
-    )
+    options = OneLineParser(prog="python -m tramontane.bench.kernels", description=__doc__)
     options.add_argument("--rounds", type=int, default=ROUNDS, help="(%(default)s)")
     options.add_argument("--threads", type=int, default=physical_cores(), help="(%(default)s)")
     options.add_argument("--out", type=Path, metavar="FILE", help="write the JSON")

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...console.one_line_parser import OneLineParser
 from ...console.progress import say
 from ...console.status import status_of
 from ...environments.errors import Absent
@@ -78,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tramontane.bench.peers", description=__doc__)
+    parser = OneLineParser(prog="python -m tramontane.bench.peers", description=__doc__)
     parser.add_argument("model", type=Path, help="checkpoint")
     parser.add_argument("--work", type=Path, required=True, help="folder for what is made of it")
     parser.add_argument(

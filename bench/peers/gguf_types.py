@@ -7,7 +7,6 @@ dequantizes, bit by bit; and the logits of llama.cpp with our reference's on the
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ...console.one_line_parser import OneLineParser
 from ...console.progress import say
 from ...console.status import EXIT_FAILED, status_of
 from ...environments.errors import Absent
@@ -65,9 +65,7 @@ class FileRead:
 
 def main(argv: list[str] | None = None) -> int:
     """Quantize, compare, print and write the table; 1 if a weight or a KL is out of bounds."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tramontane.bench.peers.gguf_types", description=__doc__
-    )
+    parser = OneLineParser(prog="python -m tramontane.bench.peers.gguf_types", description=__doc__)
     parser.add_argument("model", type=Path, help="checkpoint")
     parser.add_argument(
         "--narrow", type=Path, help="checkpoint whose hidden size is no multiple of 256"

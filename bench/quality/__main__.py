@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ...console.one_line_parser import OneLineParser
 from ...console.status import status_of
 from ...export.formats.checkpoint import Checkpoint
 from ...runtime.ort.ort_session import physical_cores
@@ -56,9 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tramontane.bench.quality", description=__doc__
-    )
+    parser = OneLineParser(prog="python -m tramontane.bench.quality", description=__doc__)
     parser.add_argument("model", type=Path, help="checkpoint")
     parser.add_argument("--work", type=Path, required=True, help="folder for what is made of it")
     parser.add_argument(

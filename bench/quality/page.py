@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 import jinja2
 from rich.table import Table
 
+from ...console.one_line_parser import OneLineParser
 from ...console.rich_console import rich_console
 from ...console.status import status_of
 from ...runtime.errors import ContractError
@@ -39,9 +39,7 @@ _KLS = ("mean_kl", "weights_kl", "p999_kl", "max_kl")
 
 def main(argv: list[str] | None = None) -> int:
     """Read a folder of measurements, write the page and its plots."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tramontane.bench.quality.page", description=__doc__
-    )
+    parser = OneLineParser(prog="python -m tramontane.bench.quality.page", description=__doc__)
     parser.add_argument("folder", type=Path, help=f"holds {PATTERN}")
     parser.add_argument("--out", type=Path, required=True, help="the page, Markdown")
     args = parser.parse_args(argv)

@@ -6,7 +6,6 @@ Chromium. These figures are the reason for ``--target web``.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ...console.one_line_parser import OneLineParser
 from ...console.progress import say
 from ...console.status import status_of
 from ...deploy import web_server
@@ -59,7 +59,7 @@ _PROTOCOL = {
 
 def main(argv: list[str] | None = None) -> int:
     """Export, measure, print a table, or one line of JSON."""
-    parser = argparse.ArgumentParser(prog="python -m tramontane.bench.web", description=__doc__)
+    parser = OneLineParser(prog="python -m tramontane.bench.web", description=__doc__)
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="checkpoint")
     parser.add_argument("--window", type=int, metavar="N", help="of models that have none")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table as Markdown")

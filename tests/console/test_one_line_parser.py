@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import tramontane
 from tramontane.cli import main as cli
 from tramontane.console import hints
 
@@ -88,3 +91,14 @@ def test_where_make_calls_the_option_has_its_name_in_make(
     assert cli.main(["export", "m", "--block", "x"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("tramontane: TRAMONTANE_CALLER='nobody': expected make, or none; ")
+
+
+def test_every_module_with_an_exit_status_of_ours_parses_its_arguments_so() -> None:
+    root = Path(tramontane.__file__).parent
+    paths = [
+        each for each in root.glob("[a-z]*/**/*.py") if each.parts[len(root.parts)] != "tests"
+    ]
+    texts = {path: path.read_text(encoding="utf-8") for path in paths}
+    own = [path for path, text in texts.items() if "status_of(main" in text]
+    assert len(own) > 20
+    assert [path for path in own if "argparse.ArgumentParser(" in texts[path]] == []

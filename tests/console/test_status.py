@@ -330,10 +330,13 @@ def test_a_full_standard_output_is_one_line_of_error(options: list[str]) -> None
 @pytest.mark.parametrize("is_buffered", [True, False])
 @pytest.mark.parametrize(
     "words",
-    ["--help", "run --help", "--version", "synthesize --list"],
+    [
+        *("tramontane --help", "tramontane run --help", "tramontane --version"),
+        *("tramontane synthesize --list", "tramontane.native.build --help"),
+    ],
 )
 def test_help_into_a_full_or_closed_output_is_as_any_output(words: str, is_buffered: bool) -> None:
-    command = [*_COMMAND[:3], *words.split()]
+    command = [sys.executable, "-m", *words.split()]
     env = {**os.environ, "PYTHONUNBUFFERED": "" if is_buffered else "1"}
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
