@@ -10,13 +10,15 @@ from pathlib import Path
 
 import platformdirs
 
+from ...console.progress import say
 from ...console.tasks.scheduler import Scheduler
 from ...graphs.quantization.recipes.recipe import DEFAULT_BLOCK, Recipe
 from ...graphs.targets.target import Target
 from ...runtime.budget_fit import BudgetFit
 from ...runtime.durable import replace_file
-from ...runtime.errors import ConfigError
+from ...runtime.errors import ConfigError, ContractError
 from ...runtime.sizes import bits_per_weight, format_bytes
+from ...runtime.untrusted.json_text import read_object
 from ..cache_choice import CacheChoice
 from ..calibrate.tokens import calibration_tokens, digest_of
 from ..code_digest import code_digest
@@ -33,7 +35,8 @@ from .candidates import (
     sizes,
     total_size,
 )
-from .measure import measure
+from .measure import are_costs, measure
+from .sensitivity import Costs
 
 DEFAULT_TOKENS = 2048  # of the calibration text, to measure on
 _POINTS = 24  # of the frontier
@@ -160,8 +163,7 @@ def sensitivities(
     }
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
     path = _folder() / f"{key}.json"
-    if path.is_file():
-        kept: dict[str, list[float]] = json.loads(path.read_text(encoding="utf-8"))
+    if (kept := _kept(path)) is not None:
         return kept
     sequences = calibration_tokens(config, checkpoint, texts, most=tokens).text
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,6 +173,21 @@ def sensitivities(
     partial.write_text(json.dumps(found), encoding="utf-8")
     replace_file(partial, path)
     parts.unlink(missing_ok=True)
+    return found
+
+
+def _kept(path: Path) -> Costs | None:
+    """What an earlier run found; None where none did, or the file is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        found = read_object(path)
+    except ContractError as error:
+        say(f"{error}; its content is measured anew")
+        return None
+    if not are_costs(found):
+        say(f"{path}: holds no list of numbers for each matrix; they are measured anew")
+        return None
     return found
 
 

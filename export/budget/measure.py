@@ -6,16 +6,20 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ...console.tasks.in_process import InProcess
 from ...console.tasks.scheduler import Scheduler
+from ...runtime.errors import ContractError
+from ...runtime.untrusted.fields import decode
+from ...runtime.untrusted.json_text import json_lines
 from ..config import MistralConfig
 from ..formats.checkpoint import Checkpoint
 from ..formats.tensor_names import EMBEDDING, HEAD, parameters
-from .candidates import MEASURED
+from .candidates import CANDIDATES, MEASURED
 from .float_model import described, forget
 from .sensitivity import Costs, Part, PartOfModel, code, measure_part
 
@@ -67,6 +71,15 @@ def measure(
     return _joined(config, [found[str(part)] for part in every])
 
 
+def are_costs(costs: dict[str, Any]) -> bool:
+    """Whether these are lists of numbers, one for each candidate."""
+    try:
+        decode(Costs, costs, where="costs")
+    except ContractError:
+        return False
+    return all(len(each) == len(CANDIDATES) for each in costs.values())
+
+
 def _joined(config: MistralConfig, parts: Sequence[Costs]) -> Costs:
     found: Costs = {}
     for part in parts:
@@ -104,8 +117,8 @@ def _read(path: Path | None) -> dict[str, Costs]:
     """The parts that an earlier run kept."""
     found: dict[str, Costs] = {}
     if path is not None and path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # cut off where a run was killed
-                part, costs = json.loads(line)
-                found[part] = costs
+        for line in json_lines(path):
+            match line:
+                case [str(part), dict(costs)] if are_costs(costs):
+                    found[part] = costs
     return found

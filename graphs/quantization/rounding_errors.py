@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...runtime.untrusted.json_text import json_lines
 from ..weights import Matrix
 from .codes import Blocks, dequantize
 from .methods.method import Rounder
@@ -44,12 +45,10 @@ class RoundingErrors:
         if not path.is_file():
             return {}
         found: dict[str, float] = {}
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                name, error = json.loads(line)
-            except ValueError:  # cut off where an export was killed; the matrix is written again
-                continue
-            found[name] = error
+        for line in json_lines(path):  # where an export was killed, the matrix is written again
+            match line:
+                case [str(name), float() | int() as error]:
+                    found[name] = error
         return found
 
 

@@ -87,7 +87,7 @@ class Journal:
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(True):
             try:
                 entry = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 break
             if not isinstance(entry, dict) or not line.endswith("\n"):
                 break

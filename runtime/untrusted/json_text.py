@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,20 @@ def read_object(path: Path, *, error: type[TramontaneError] = ContractError) -> 
         error: as ``parse_object``, or it is no regular file or a large one.
     """
     return parse_object(read_file(path, most=SMALL_BYTES, error=error), what=path, error=error)
+
+
+def json_lines(path: Path) -> Iterator[Any]:
+    """The value of each line of a file; lines that are no JSON are left out.
+
+    For notes that a run adds line by line: one that was killed, or a power loss, leaves the last
+    cut off, or other bytes in its place.
+
+    Raises:
+        ContractError: it is no regular file, or a large one.
+    """
+    for line in read_file(path, most=LARGE_BYTES).splitlines():
+        with contextlib.suppress(ContractError):
+            yield parse_json(line, what=path)
 
 
 def _is_deeper(content: Any, most: int) -> bool:

@@ -158,6 +158,38 @@ def test_command_writes_a_recipe_and_measures_once(
     assert cli.main(["export", str(checkpoint), "--recipe", str(out), "--print-out"]) == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (b"\xff\0", "not JSON"),
+        (b"[]", "holds a list, expected an object"),
+        (b'{"a": [1, null]}', "holds no list of numbers for each matrix"),
+        (b'{"a": [1.5]}', "holds no list of numbers for each matrix"),
+    ],
+)
+def test_a_damaged_table_of_costs_is_named_and_measured_anew(
+    tiny_checkpoint: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damage: bytes,
+    said: str,
+) -> None:
+    monkeypatch.setattr(fit, "_folder", lambda: tmp_path)
+    with Checkpoint.open(tiny_checkpoint()) as checkpoint:
+        texts = ("def f(x):\n    return x\n" * 400,)
+        first = fit.sensitivities(checkpoint.config, checkpoint, texts, tokens=256)
+        (table,) = tmp_path.glob("*.json")
+        whole = table.read_bytes()
+        table.write_bytes(damage)
+        capsys.readouterr()
+        again = fit.sensitivities(checkpoint.config, checkpoint, texts, tokens=256)
+    assert again == first
+    assert table.read_bytes() == whole
+    assert said in capsys.readouterr().err.splitlines()[0]
+
+
 @pytest.mark.parametrize("target", ["ort", "portable"])
 def test_every_size_above_the_smallest_is_met_and_hardly_undercut(
     stdlib_5m: Path, target: str

@@ -154,8 +154,17 @@ def test_plan_of_fewer_weights_resumes_only_those_that_it_has(written: Written) 
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"", b"\n", bytes(range(256)), b"[1, 2]\n", b"null\n", b'{"quant": "int4"', b"{" * 100],
-    ids=["empty", "blank", "bytes", "list", "null", "cut off", "braces"],
+    [
+        b"",
+        b"\n",
+        bytes(range(256)),
+        b"[1, 2]\n",
+        b"null\n",
+        b'{"quant": "int4"',
+        b"{" * 100,
+        b"[" * 10**5,
+    ],
+    ids=["empty", "blank", "bytes", "list", "null", "cut off", "braces", "deep"],
 )
 def test_garbage_is_no_journal(written: Written, garbage: bytes) -> None:
     journal, folder, laid_out = written

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from tramontane.runtime.errors import CheckpointError, ContractError
-from tramontane.runtime.untrusted.json_text import parse_json, parse_object
+from tramontane.runtime.untrusted.json_text import json_lines, parse_json, parse_object
 
 
 def test_json_is_parsed_as_the_standard_library_does() -> None:
@@ -36,6 +37,13 @@ def test_other_content_is_refused(content: bytes, said: str) -> None:
 
 def test_nesting_up_to_the_limit_is_parsed() -> None:
     assert parse_json(b"[" * 100 + b"]" * 100, what="x")
+
+
+def test_lines_that_are_no_json_are_left_out(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    lines = [b'["a", 1]', b"", b"\xff\0", b"[" * 10**5, b'"\\ud800"', b"{}", b'["b", 2']
+    notes.write_bytes(b"\n".join(lines))
+    assert list(json_lines(notes)) == [["a", 1], {}]
 
 
 @pytest.mark.parametrize("content", [b"[]", b"1", b"null", b'"a"'])

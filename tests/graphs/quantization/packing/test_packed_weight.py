@@ -227,3 +227,11 @@ def test_sizes_are_known_before_a_number_is_computed(scheme: Scheme, columns: in
     assert weights.packing(packed.elements) == (scheme.bits, scheme.block, size)
     assert weights.is_scales(packed.scales)
     assert weights.packing(packed.scales) is None
+
+
+def test_notes_of_errors_that_a_power_loss_left_are_left_out(tmp_path: Path) -> None:
+    errors = rounding_errors.RoundingErrors(tmp_path)
+    (tmp_path / "rounding_errors.jsonl").write_bytes(
+        b'["a", 0.5]\n5\n[[], 1]\n["b", "x"]\n\xff\xfe\n["a", 0.25]\n["c", 0'
+    )
+    assert errors.read() == {"a": 0.25}
