@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from tramontane.export import build
-from tramontane.export.cache_choice import GROWING, WINDOWED, choose_cache, geometry_of
+from tramontane.export.cache_choice import (
+    GROWING,
+    WINDOWED,
+    CacheChoice,
+    choose_cache,
+    geometry_of,
+)
 from tramontane.export.config import MistralConfig
 from tramontane.export.formats.layouts import read_config
 from tramontane.export.known_models import GEOMETRIES
@@ -19,9 +27,11 @@ from tramontane.export.options import (
 )
 from tramontane.export.window_choice import adapted
 from tramontane.graphs import weights
-from tramontane.runtime.errors import CheckpointError, ConfigError
+from tramontane.runtime.errors import CheckpointError, ConfigError, TramontaneError
 
 LLAMA = GEOMETRIES["llama-2-7b"]
+ODD_TYPES = b"""{"bos_token_id": "x", "eos_token_id": {}, "chat_template": 3, "bos_token": 4,
+"added_tokens_decoder": 4, "pad_token_id": [1], "add_bos_token": "x", "tokenizer_class": 1}"""
 
 
 @pytest.fixture
@@ -106,6 +116,44 @@ def test_tokenizer_that_cannot_be_written_stops_the_export_before_tracing(
     with pytest.raises(CheckpointError, match="not one that can be written"):
         build.export_checkpoint(stdlib_5m, tmp_path / "out", options)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", [b'{"a":', b"[1]", b'{"a": "\xff"}', b"{% if %}", ODD_TYPES])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "generation_config.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "tokenizer.model",
+        "chat_template.jinja",
+        "additional_chat_templates/tool.jinja",
+        "README.md",
+        "LICENSE",
+    ],
+)
+def test_a_bad_file_stops_the_export_before_tracing_or_not_at_all(
+    stdlib_5m: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
+) -> None:
+    traced: list[MistralConfig] = []
+    trace = build.trace_in_subprocess
+
+    def noted(config: MistralConfig, cache: CacheChoice) -> ir.Model:
+        traced.append(config)
+        return trace(config, cache)
+
+    monkeypatch.setattr(build, "trace_in_subprocess", noted)
+    source, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(stdlib_5m, source)
+    (source / name).parent.mkdir(exist_ok=True)
+    (source / name).write_bytes(content)
+    try:
+        build.export_checkpoint(source, out, ExportOptions(quant="fp32", target="ort"))
+    except TramontaneError:
+        assert not traced
+    assert out.exists() == bool(traced)
 
 
 @pytest.mark.slow
