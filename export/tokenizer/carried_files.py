@@ -6,7 +6,7 @@ import json
 
 from ...runtime.contract import TOKENIZER_JSON_FILE
 from ...runtime.errors import CheckpointError
-from ...runtime.untrusted.json_text import parse_object
+from ...runtime.untrusted.json_text import LARGE_BYTES, SMALL_BYTES, parse_object
 from ..files.held_files import HeldFile
 from ..files.links import refuse_foreign
 
@@ -20,11 +20,13 @@ def carried(file: HeldFile) -> bytes:
     a SentencePiece model it is made anew.
 
     Raises:
-        CheckpointError: it is neither, or a link out of the checkpoint.
+        CheckpointError: it is neither, larger than the driver reads, or a link out of the
+            checkpoint.
     """
     refuse_foreign(file.path)
-    content = file.read_bytes()
-    if file.path.name == TOKENIZER_JSON_FILE:
+    is_vocabulary = file.path.name == TOKENIZER_JSON_FILE
+    content = file.read_bytes(most=LARGE_BYTES if is_vocabulary else SMALL_BYTES)
+    if is_vocabulary:
         try:
             return written_anew(content, what=file)
         except CheckpointError:

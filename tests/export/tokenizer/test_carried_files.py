@@ -16,6 +16,7 @@ from tramontane.export.tokenizer.carried_files import written_anew
 from tramontane.export.tokenizer.tokenizer import read_vocabulary
 from tramontane.export.tokenizer.write_tokenizer import write_tokenizer
 from tramontane.runtime.errors import CheckpointError, ConfigError
+from tramontane.runtime.untrusted.json_text import SMALL_BYTES
 
 
 @pytest.fixture
@@ -49,6 +50,13 @@ def test_a_link_to_another_file_of_the_disk_is_refused(folder: Path, name: str) 
     (folder / name).unlink(missing_ok=True)
     (folder / name).symlink_to(secret)
     with pytest.raises(CheckpointError, match=f"{name}: is a link to .*secret.json, which is out"):
+        carry(folder)
+
+
+def test_a_template_that_the_driver_would_not_read_is_refused(folder: Path) -> None:
+    with (folder / "chat_template.jinja").open("wb") as file:
+        file.truncate(SMALL_BYTES + 1)
+    with pytest.raises(CheckpointError, match=r"chat_template.jinja: is larger than 67.11 MB"):
         carry(folder)
 
 
