@@ -6,6 +6,7 @@ Computed from sizes alone, before a weight is read or a graph traced.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 
@@ -87,10 +88,10 @@ def plan(
         other: dataclasses.replace(weights, recipe=find_recipe(other))
         for other in weights.target.quants()
     }
-    others = {other: one for other, one in others.items() if not one.odd_rows()}
+    others = {other: one for other, one in others.items() if _fits(one)}
     own = weights.recipe.name
     others[own] = weights
-    resident = {other: one.resident_bytes() for other, one in others.items()}
+    resident = {other: _resident_bytes(one) for other, one in others.items()}
     activations = {other: _activation_bytes(one) for other, one in others.items()}
     weights_bytes = sum(_aligned(size) for size in weights.file_sizes())
     geometry = geometry_of(config, cache)
@@ -148,6 +149,16 @@ def plan_each(
     if not plans:
         raise refusals[0]
     return plans, [str(error) for error in refusals]
+
+
+@functools.lru_cache(maxsize=32)  # every plan has the sizes of all recipes
+def _resident_bytes(weights: PlannedWeights) -> int:
+    return weights.resident_bytes()
+
+
+@functools.lru_cache(maxsize=32)
+def _fits(weights: PlannedWeights) -> bool:
+    return not weights.odd_rows()
 
 
 def _refuse_without_kernels(weights: PlannedWeights) -> None:

@@ -113,20 +113,22 @@ class PlannedWeights:
 
         A head that is the embedding too is one of them; an embedding alone has no norm before it.
         """
-        packer, shapes = self._packer, parameters(self.config)
-        found: dict[str, SharedScales] = {}
-        for name, scheme in self.schemes_by_parameter().items():
-            roles = self.roles_of(name)
-            if (
-                name == EMBEDDING
-                or packer is None
-                or not find_method(scheme.method).smooths_activations
-            ):
-                continue
-            scales = shared_scales_of(name, shapes[name], roles, packer)
-            if scales is not None:
-                found[name] = scales
-        return found
+        found = {
+            name: self._shared_scales(name, shape)
+            for name, shape in parameters(self.config).items()
+            if len(shape) == 2
+        }
+        return {name: scales for name, scales in found.items() if scales is not None}
+
+    def _shared_scales(self, name: str, shape: tuple[int, ...]) -> SharedScales | None:
+        """Which numbers of a matrix share a scale; None where the recipe does not smooth it."""
+        packer, roles = self._packer, self.roles_of(name)
+        if name == EMBEDDING or packer is None:
+            return None
+        scheme = scheme_of(name, shape, roles, packer)
+        if scheme is None or not find_method(scheme.method).smooths_activations:
+            return None
+        return shared_scales_of(name, shape, roles, packer)
 
     def odd_rows(self) -> list[tuple[int, Scheme]]:
         """Lengths of rows whose codes fill no whole bytes, and the scheme that they have."""
@@ -175,10 +177,11 @@ class PlannedWeights:
     def _vectors(self) -> list[int]:
         """Lengths of norms and biases; those of a stacked matrix's biases are one."""
         found: Counter[str] = Counter()
-        for name, shape in parameters(self.config).items():
+        shapes = parameters(self.config)
+        for name, shape in shapes.items():
             if len(shape) == 1:
                 found[self._stack_of_biases(name) or name] += shape[0]
-        if self.config.tie_word_embeddings and HEAD in self.smoothed():
+        if self.config.tie_word_embeddings and self._shared_scales(HEAD, shapes[HEAD]) is not None:
             found[EMBEDDING_FACTORS] = self.config.hidden_size
         return list(found.values())
 
