@@ -45,13 +45,16 @@ def imported_files(
 ) -> set[Path]:
     """The files that ``code_digest`` hashes; its arguments are the same."""
     found = {module}
-    waiting = [name for name in imported_names(module, package) if not _is_in(name, beside)]
+    named = {name for name in imported_names(module, package) if not _is_in(name, beside)}
+    waiting = [*named]
     while waiting:
         path = _file_of(waiting.pop(), package)
         if path is None or path in found:
             continue
         found.add(path)
-        waiting += imported_names(path, package)
+        names = set(imported_names(path, package)) - named
+        named |= names
+        waiting += names
     return found
 
 
