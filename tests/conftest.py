@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -21,14 +22,26 @@ from .once import (
     Once,
     all_cores,
     exports_in_one_process,
+    kept_by_commands,
     once,
     one_thread,
     own_cache,
+    traces_anew,
 )
 
-__all__ = ["all_cores", "exports_in_one_process", "once", "one_thread", "own_cache"]
+__all__ = [
+    "all_cores",
+    "exports_in_one_process",
+    "kept_by_commands",
+    "once",
+    "one_thread",
+    "own_cache",
+    "traces_anew",
+]
 
 ROOT = Path(tramontane.__file__).parent  # imported before onnxruntime is: no telemetry
+
+gc.set_threshold(50_000, 20, 20)  # tracing makes millions of objects and hardly any cycles
 
 for name in ("TRAMONTANE_CALLED_FROM", "TRAMONTANE_OPTIONS"):
     os.environ.pop(name, None)  # of ``make test``: messages would be those of its folder

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -27,6 +28,8 @@ from tramontane.graphs.quantization.rounded_matrices import RoundedMatrices
 from tramontane.graphs.quantization.shared_scales import SharedScales
 from tramontane.runtime.ort import ort_session
 
+from . import kept_traces
+
 
 @dataclass(frozen=True)
 class Once:
@@ -44,10 +47,10 @@ class Once:
                     (Path(unfinished) / name).rename(path)
         return path
 
-    def bytes(self, kind: str, key: object, make: Callable[[], bytes]) -> bytes:
-        """What ``make`` returns for a key, which must say all that decides it."""
-        name = f"{kind}-{hashlib.sha256(repr(key).encode()).hexdigest()}"
-        return self(name, lambda path: path.write_bytes(make())).read_bytes()
+    @property
+    def traces(self) -> Once:
+        """Graphs that were traced, in this process or another; see ``kept_traces``."""
+        return Once(self.folder / "traces")
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +68,23 @@ def own_cache(once: Once) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(once.folder / "cache"))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_by_commands(once: Once) -> Iterator[None]:
+    """Let commands that run as a process of their own read the graphs that this run traced."""
+    folder = once.traces.folder
+    folder.mkdir(exist_ok=True)
+    once.traces("sitecustomize.py", lambda path: shutil.copy(kept_traces.__file__, path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        yield
+
+
+@pytest.fixture
+def traces_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let processes trace what the run has traced already: for tests of that."""
+    monkeypatch.delenv("PYTHONPATH")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -92,7 +112,7 @@ def exports_in_one_process(once: Once) -> Iterator[None]:
     """Let exports trace and calibrate in the test's process, once for equal inputs.
 
     An export does so in a process of its own, which imports torch anew. Tests of that process call
-    it by its name; commands that run as a process of their own, and killed exports, have it too.
+    it by its name, and killed exports start one. See ``kept_by_commands`` for other commands.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "trace_in_subprocess", lambda *asked: traced(once, *asked))
@@ -106,10 +126,12 @@ def traced(once: Once, config: Any, cache: CacheChoice) -> ir.Model:
 
     keep_torchlib()
     cache = CacheChoice(grows=cache.grows)  # numbers of another type come by a pass
-    graph = once.bytes(
-        "graph", (config, cache), lambda: ir.to_proto(trace(config, cache)).SerializeToString()
+    asked = json.dumps([dataclasses.asdict(one) for one in (config, cache)])
+    graph = once.traces(
+        kept_traces.name_of(asked.encode()),
+        lambda path: path.write_bytes(ir.to_proto(trace(config, cache)).SerializeToString()),
     )
-    return ir.from_proto(onnx.load_model_from_string(graph))
+    return ir.from_proto(onnx.load_model_from_string(graph.read_bytes()))
 
 
 @functools.cache

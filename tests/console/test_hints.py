@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -40,8 +41,11 @@ def pasted(line: str, *, cwd: Path, path: str | None = None) -> str:
 
 @pytest.fixture
 def real(clone: Clone) -> Clone:
-    """A clone whose tramontane is the real one."""
-    clone.program("tramontane", f'#!/bin/sh\nexec {sys.executable} -m tramontane "$@"\n')
+    """A clone whose tramontane is the real one, with the traces of this run."""
+    with_traces = f"PYTHONPATH={shlex.quote(os.environ['PYTHONPATH'])}"
+    clone.program(
+        "tramontane", f'#!/bin/sh\n{with_traces} exec {sys.executable} -m tramontane "$@"\n'
+    )
     return clone
 
 

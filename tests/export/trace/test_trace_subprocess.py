@@ -22,7 +22,7 @@ CONFIG = shorten(find_geometry("stdlib-5m"), 2)
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_kept() -> None:
+def nothing_is_kept(traces_anew: None) -> None:
     trace_subprocess.traced.cache_clear()
 
 
