@@ -30,13 +30,13 @@ def test_a_summary_has_time_for_each_core_and_memory() -> None:
 
 @pytest.mark.slow
 def test_the_check_of_a_small_model_is_run_and_its_table_printed(
-    stdlib_5m: Path,
-    embedded_artifact: Callable[[str], Path],
+    two_layers: Path,
+    artifact_of: Callable[[Path, str], Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = ["--reference", str(stdlib_5m), "--store", str(tmp_path / "store")]
-    assert gate_run.main([str(embedded_artifact("fp32-ort")), *words]) == 0
+    words = ["--reference", str(two_layers), "--store", str(tmp_path / "store")]
+    assert gate_run.main([str(artifact_of(two_layers, "fp32-ort")), *words]) == 0
     out = capsys.readouterr().out
     assert "passed" in out
     assert "minutes of processor time" in out

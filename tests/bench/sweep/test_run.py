@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from tramontane.runtime.manifest import read_manifest
 
 from ...kills_one import KillsOne
 from ...needs_dask import needs_dask
+from ...once import Once
 
 
 class Counts(InProcess):
@@ -136,44 +138,59 @@ def test_a_worker_that_lacks_what_the_case_needs_refuses_it(case: Case, tmp_path
         export_case(dataclasses.replace(case, code="x"))
 
 
+@pytest.fixture
+def swept(once: Once, two_layers: Path, tmp_path: Path) -> Asked:
+    """A sweep that is done, whose report lies beside its artifacts."""
+
+    def make(out: Path) -> None:
+        first = Counts()
+        report = sweep(dataclasses.replace(asked, out=out), first)
+        assert first.ran == ["ort fp32", "web fp32", "ort int4"]
+        (out / "report.json").write_text(json.dumps(report))
+
+    asked = Asked(
+        models=(two_layers,),
+        recipes=("fp32", "int4"),
+        targets=("ort", "web"),
+        out=tmp_path / "own",
+    )
+    shutil.copytree(once("sweep", make), asked.out)
+    return asked
+
+
 @pytest.mark.slow
 def test_whole_artifacts_are_kept_damaged_ones_exported_again_with_the_same_figures(
-    two_layers: Path, tmp_path: Path
+    swept: Asked,
 ) -> None:
-    asked = Asked(
-        models=(two_layers,), recipes=("fp32", "int4"), targets=("ort", "web"), out=tmp_path
-    )
-    first, second, third = Counts(), Counts(), Counts()
-    report = sweep(asked, first)
-    assert first.ran == ["ort fp32", "web fp32", "ort int4"]
+    report = json.loads((swept.out / "report.json").read_text())
     rows = {row["name"]: row for row in report["models"][0]["rows"]}
     assert rows["ort fp32"]["mean_kl"] < 1e-8 < rows["ort int4"]["mean_kl"]
     assert rows["ort int4"]["is_on_front"]
     assert rows["web int4"]["why"].startswith("not supported: --target web: browsers' WASM has no")
-    assert sweep(asked, second) == report
+    second, third = Counts(), Counts()
+    assert sweep(swept, second) == report
     assert second.ran == []
-    (tmp_path / rows["web fp32"]["artifact"] / "onnx" / "model.onnx").write_bytes(b"")
-    assert sweep(asked, third) == report
+    (swept.out / rows["web fp32"]["artifact"] / "onnx" / "model.onnx").write_bytes(b"")
+    assert sweep(swept, third) == report
     assert third.ran == ["web fp32"]
 
 
 @needs_dask
 @pytest.mark.slow
 def test_three_workers_of_which_one_is_killed_give_the_same_page_and_weights(
-    two_layers: Path, tmp_path: Path
+    swept: Asked, tmp_path: Path
 ) -> None:
-    def asked(out: Path) -> Asked:
-        return Asked(models=(two_layers,), recipes=("fp32", "int8"), targets=("ort",), out=out)
-
-    alone, together = tmp_path / "alone", tmp_path / "together"
-    expected = sweep(asked(alone), InProcess())
+    together, alone = tmp_path / "together", Counts()
+    asked = dataclasses.replace(swept, targets=("ort",))
+    expected = sweep(asked, alone)
+    assert alone.ran == []
     with open_scheduler("local:3") as scheduler:
         assert isinstance(scheduler, OnDask)
         kills = KillsOne(scheduler, when=lambda: any(together.glob(".*.partial")))
-        found = sweep(asked(together), kills)
+        found = sweep(dataclasses.replace(asked, out=together), kills)
     assert kills.killed
     assert found == expected
     assert not list(together.glob(".*.partial"))
     for row in found["models"][0]["rows"]:
-        first, second = (read_manifest(out / row["artifact"]) for out in (alone, together))
+        first, second = (read_manifest(out / row["artifact"]) for out in (swept.out, together))
         assert first.files["onnx/model.onnx_data"] == second.files["onnx/model.onnx_data"]
