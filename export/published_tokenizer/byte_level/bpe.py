@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +19,8 @@ from tokenizers import (
 
 from ....runtime.tokenizers.byte_alphabet import BYTES, SPELLED
 from ..json_parts import starts_with
+
+_LONG = 64  # bytes of a token from which joining its parts by trial takes long
 
 
 def spell(token: bytes) -> str:
@@ -61,6 +64,9 @@ def merges_of(ranks: Mapping[bytes, int]) -> list[tuple[str, str]]:
 
 
 def _last_two(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes] | None:
+    """The two parts of a token that are joined last; None: it does not become one token."""
+    if len(token) > _LONG:
+        return _last_two_of_long(token, ranks)
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
         joined = [ranks.get(left + right) for left, right in pairwise(parts)]
@@ -70,6 +76,34 @@ def _last_two(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes] |
         at = joined.index(min(known))
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
     return (parts[0], parts[1]) if len(parts) == 2 else None
+
+
+def _last_two_of_long(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes] | None:
+    """As ``_last_two``, in time that does not grow with the square of the length."""
+    num_bytes = count = len(token)
+    ends = list(range(1, num_bytes + 1))  # of the part that starts at each byte; 0: none does
+    before = list(range(-1, num_bytes - 1))  # where the part in front of it starts
+    joins: list[tuple[int, int, int]] = []  # rank, start and end of two neighbours joined
+
+    def add(start: int) -> None:
+        middle = ends[start]
+        if middle < num_bytes and (rank := ranks.get(token[start : ends[middle]])) is not None:
+            heapq.heappush(joins, (rank, start, ends[middle]))
+
+    for start in range(num_bytes - 1):
+        add(start)
+    while count > 2 and joins:
+        _, start, end = heapq.heappop(joins)
+        middle = ends[start]
+        if not 0 < middle < num_bytes or ends[middle] != end:  # one of the two is joined already
+            continue
+        ends[start], ends[middle] = end, 0
+        count -= 1
+        if end < num_bytes:
+            before[end] = start
+        for changed in {start, max(0, before[start])}:
+            add(changed)
+    return (token[: ends[0]], token[ends[0] :]) if count == 2 else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

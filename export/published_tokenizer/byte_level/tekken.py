@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from ....runtime.errors import CheckpointError, ConfigError
+from ....runtime.tokenizers.panics import panics_as
 from ....runtime.untrusted.fields import shown
 from ...files.held_files import HeldFile
 from ...files.metadata_fields import number, read_json_object
@@ -82,6 +84,11 @@ def _parse(content: Mapping[str, Any]) -> Tekken:
     pattern = config.get("pattern")
     if not isinstance(pattern, str):
         raise ConfigError(f"config.pattern is {shown(pattern)}, expected a regular expression")
+    with panics_as(
+        ConfigError,
+        f"config.pattern is {shown(pattern)}, expected a regular expression ({{said}})",
+    ):
+        split_by(pattern)
     size = number(config, "default_vocab_size", int)
     refuse_size("vocab_size", size)
     count = number(config, "default_num_special_tokens", int)
@@ -100,7 +107,7 @@ def _parse(content: Mapping[str, Any]) -> Tekken:
     found = Tekken(pattern=pattern, special=special, tokens=tokens)
     texts = [*special, *map(spell, tokens)]
     if len(set(texts)) < size:
-        twin = next(text for i, text in enumerate(texts) if text in texts[:i])
+        twin = next(text for text, times in Counter(texts).items() if times > 1)
         raise ConfigError(f"{shown(twin)} is there twice, expected each token once")
     return found
 

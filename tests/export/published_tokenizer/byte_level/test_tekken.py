@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,10 @@ def test_published_files_of_mistral_encode_as_mistral_common(published: str) -> 
     [
         (lambda c: c.pop("vocab"), r"its keys are \['config'\], expected config and vocab"),
         (lambda c: c["config"].update(pattern=None), "config.pattern is None, expected a regular"),
+        (
+            lambda c: c["config"].update(pattern="[[(("),
+            r"config.pattern is '\[\[\(\(', expected a regular expression \(.*char-class",
+        ),
         (lambda c: c["config"].pop("default_vocab_size"), "default_vocab_size is missing"),
         (
             lambda c: c["config"].update(default_vocab_size=10**6),
@@ -165,3 +171,21 @@ def test_file_that_is_not_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tekken.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"tekken\.json: not JSON .*; download it again$"):
         read_tekken(tmp_path / "tekken.json")
+
+
+def test_a_token_that_is_twice_in_a_large_file_is_found_at_once(
+    write: Callable[..., Path],
+) -> None:
+    content, ordinary = tekken(), 60_000
+    first = len(content["vocab"])
+    names = [b"long-%d" % number for number in range(first, ordinary - 1)]
+    content["vocab"] += [
+        {"rank": first + i, "token_bytes": base64.b64encode(name).decode(), "token_str": None}
+        for i, name in enumerate([*names, b"A"])
+    ]
+    special = content["config"]["default_num_special_tokens"]
+    content["config"]["default_vocab_size"] = special + ordinary
+    start = time.monotonic()
+    with pytest.raises(CheckpointError, match="'A' is there twice, expected each token once"):
+        read_tekken(write(content))
+    assert time.monotonic() - start < 10
