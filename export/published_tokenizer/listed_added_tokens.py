@@ -96,13 +96,16 @@ def named_special(
     ids = {one.text: one.token for one in listed}
     done = set(ids)
     ids = {**known, **ids}
+    highest = max(ids.values(), default=-1)
     found: list[Added] = []
     for one in named_tokens(tokenizer):
         if one.text in done:
             continue
         done.add(one.text)
         is_known = one.text in ids
-        token = ids.setdefault(one.text, 1 + max(ids.values(), default=-1))
+        if not is_known:
+            highest += 1
+        token = ids.setdefault(one.text, highest)
         if is_known or one.role not in ENDS:
             flags = {flag: bool(one.flags.get(flag)) for flag in (*FLAGS, NORMALIZED)}
             flags["special"] = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,16 @@ def test_tokens_that_the_map_names_are_added_to_a_model(folder: Path) -> None:
     codec, theirs = read(folder), transformers.AutoTokenizer.from_pretrained(folder)
     assert codec.find(OTHER) == theirs.convert_tokens_to_ids(OTHER) == 2048
     assert codec.find(MORE) == 2049  # transformers 4 has it too, and transformers 5 loses it
+
+
+def test_many_tokens_that_the_map_names_are_read_at_once(folder: Path) -> None:
+    named_in_map(folder)
+    (folder / "tokenizer.json").unlink()
+    many = {"additional_special_tokens": [f"<|{number}|>" for number in range(60_000)]}
+    (folder / "special_tokens_map.json").write_text(json.dumps(many))
+    start = time.monotonic()
+    assert read(folder).find("<|0|>") == 2048
+    assert time.monotonic() - start < 10  # minutes, if the next id is looked for among all
 
 
 def test_the_map_is_not_read_where_the_settings_list_added_tokens(folder: Path) -> None:
