@@ -17,6 +17,7 @@ from ...runtime.errors import CheckpointError, ConfigError
 from ...runtime.tokenizers.added_tokens import AddedTokens
 from ...runtime.tokenizers.vocabulary import SENTENCEPIECE, TOKENIZERS
 from ...runtime.untrusted.fields import shown
+from ...runtime.untrusted.files import is_name_inside
 from ..files.held_files import HeldFile, HeldFiles
 from ..files.metadata_fields import flag, read_json_object
 from .byte_level import tekken
@@ -114,7 +115,7 @@ def read_tokenizer(folder: Path, held: HeldFiles) -> PublishedTokenizer:
 
     Raises:
         CheckpointError: it has none, several, or settings that are no JSON object or hold values
-            of another kind.
+            of another kind; or a template whose name no artifact can have.
     """
     path = tokenizer_file(folder)
     if path is None:
@@ -123,7 +124,13 @@ def read_tokenizer(folder: Path, held: HeldFiles) -> PublishedTokenizer:
         name: file for name in _COMPANIONS if (file := held.find(folder / name)) is not None
     }
     for template in sorted(folder.glob(_TEMPLATES)):
-        companions[template.relative_to(folder).as_posix()] = held.hold(template)
+        name = template.relative_to(folder).as_posix()
+        if not is_name_inside(name):
+            raise CheckpointError(
+                f"{template}: is carried into the artifact, expected a name that every system "
+                "has: printable, in UTF-8, without a backslash; rename it"
+            )
+        companions[name] = held.hold(template)
     try:
         settings = _settings(companions)
     except ConfigError as error:

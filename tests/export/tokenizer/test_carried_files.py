@@ -119,3 +119,12 @@ def test_a_template_that_is_no_text_is_not_carried(folder: Path) -> None:
     (folder / "chat_template.jinja").write_bytes(b"\xff\xfe")
     with pytest.raises(CheckpointError, match=r"chat_template\.jinja: not UTF-8"):
         carry(folder)
+
+
+@pytest.mark.parametrize("name", ["a\nb.jinja", "a\\b.jinja", "a\udcff.jinja", "\x1b[31m.jinja"])
+def test_a_template_whose_name_no_manifest_takes_is_refused(folder: Path, name: str) -> None:
+    more = folder / "additional_chat_templates"
+    more.mkdir()
+    (more / name).write_text("x")
+    with pytest.raises(CheckpointError, match="expected a name that every system has: printable"):
+        carry(folder)
