@@ -136,7 +136,8 @@ def traced(once: Once, config: Any, cache: CacheChoice) -> ir.Model:
 
 @functools.cache
 def keep_torchlib() -> None:
-    """Let torch's exporter read torchlib's operators once, and not at each trace of this process."""
+    """Let torch's exporter list its operators and torchlib's once, not at each trace of this process."""
+    from torch.export import decomp_utils, exported_program
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     read = functools.cache(ONNXRegistry.from_torchlib)
@@ -147,6 +148,9 @@ def keep_torchlib() -> None:
         return registry
 
     ONNXRegistry.from_torchlib = staticmethod(copied)
+    of_torch = functools.cache(exported_program._collect_all_valid_cia_ops)
+    for module in (decomp_utils, exported_program):
+        module._collect_all_valid_cia_ops = of_torch
 
 
 def _calibrated(
