@@ -19,6 +19,7 @@ RECIPES = (
     "fp32",
     "int8",
     "int8-smooth",
+    "int8-small",
     "int4",
     "int4-small",
     "int4-rtn",
