@@ -35,7 +35,7 @@ class BreakOpset(ir.passes.InPlacePass):
             "ort",
             "int3",
             32,
-            "--quant int3: unknown; expected one of fp32, int8, int8-smooth, int4, int4-small, int4-rtn, int8-dynamic",
+            "--quant int3: unknown; expected one of fp32, int8, int8-smooth, int8-small, int4, int4-small, int4-rtn, int8-dynamic",
         ),
         ("web", "int3", 32, "--quant int3: unknown"),
         (
@@ -62,6 +62,8 @@ BITS = {
     "fp32": set(),
     "int8": {(8, 16)},
     "int8-smooth": {(8, 16)},
+    "int8-small": {(8, 32)},
+    "int8-small-ort": {(8, 16), (8, 32)},
     "int4": {(4, 16), (8, 16)},
     # Its own blocks; the head's 16 columns fill none, which ``ort`` stores in smaller ones.
     "int4-small": {(4, 32), (8, 32)},

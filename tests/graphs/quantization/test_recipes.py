@@ -126,7 +126,7 @@ def test_stacked_matrix_has_the_scheme_of_its_parts_and_parts_that_differ_are_no
 
 def test_only_a_recipe_that_observes_activations_or_an_int8_cache_is_calibrated() -> None:
     found = {name for name in recipe_names() if find_recipe(name).is_calibrated("float32")}
-    assert found == {"int4", "int4-small", "int8-smooth", "int8-dynamic"}
+    assert found == {"int4", "int4-small", "int8-smooth", "int8-small", "int8-dynamic"}
     assert all(find_recipe(name).is_calibrated("int8") for name in recipe_names())
 
 
@@ -145,7 +145,7 @@ def test_bounds_of_several_methods_are_the_largest() -> None:
 
 @pytest.mark.parametrize("quant", ["int3", "INT8"])
 def test_unknown_quant_is_refused_by_name(quant: str) -> None:
-    message = f"--quant {quant}: unknown; expected one of fp32, int8, int8-smooth, int4, int4-small, int4-rtn, int8-dynamic, or"
+    message = f"--quant {quant}: unknown; expected one of fp32, int8, int8-smooth, int8-small, int4, int4-small, int4-rtn, int8-dynamic, or"
     with pytest.raises(GraphError, match=message):
         find_recipe(quant)
 

@@ -34,12 +34,21 @@ def test_recipes_are_those_that_a_target_has_kernels_for() -> None:
             "fp32",
             "int8",
             "int8-smooth",
+            "int8-small",
             "int4",
             "int4-small",
             "int4-rtn",
             "int8-dynamic",
         ),
-        "portable": ("fp32", "int8", "int8-smooth", "int4", "int4-small", "int4-rtn"),
+        "portable": (
+            "fp32",
+            "int8",
+            "int8-smooth",
+            "int8-small",
+            "int4",
+            "int4-small",
+            "int4-rtn",
+        ),
         "web": ("fp32", "int8", "int8-smooth"),
     }
 

@@ -118,7 +118,12 @@ def test_target_is_a_file_and_an_entry(
         passes(target="phone", quant="int4")
 
     config = GEOMETRIES["stdlib-5m"]
-    assert list(plan_each(config, target="phone")[0]) == ["fp32", "int8", "int8-smooth"]
+    assert list(plan_each(config, target="phone")[0]) == [
+        "fp32",
+        "int8",
+        "int8-smooth",
+        "int8-small",
+    ]
     ours, theirs = (plan(config, quant="int8", target=t).memory for t in ("phone", "portable"))
     assert ours.resident_weights_bytes == theirs.resident_weights_bytes
     assert ours.activation_bytes < theirs.activation_bytes
