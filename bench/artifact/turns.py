@@ -5,8 +5,8 @@ conversation, with and without ``reuse``; a rewind of its last tokens and the st
 snapshot and its restore; how many times faster several prompts are decoded together than one by
 one; and how many times faster ``speculate`` decodes an edited function, an answer with quotes, and
 a text sampled freely. The first two of these are chosen token by token, so that any model writes
-them; what is computed does not depend on who chooses. Ways of one figure are measured in turns, a
-text sampled freely piece by piece, so that other load affects both; figures are medians.
+them; what is computed does not depend on who chooses. Ways of one figure are measured in turns,
+texts piece by piece, so that other load affects both; figures are medians.
 """
 
 from __future__ import annotations
@@ -129,35 +129,35 @@ def _speculation(model: Model, rounds: int) -> dict[str, float]:
         work.append((text.what, prompt, min(len(answer), most), sampler))
     found = {}
     for what, prompt, count, sampler in work:
-        seconds: dict[bool, list[float]] = {False: [], True: []}
-        with model.session() as session:
-            for _ in range(rounds + 1):
-                for speculate in (False, True):
-                    made = session.generate(
-                        prompt,
-                        max_new_tokens=count,
-                        sampler=sampler,
-                        speculate=speculate,
-                        reuse=True,
-                    ).finish()
-                    seconds[speculate].append(made.decode_seconds / max(1, len(made.tokens)))
-        ratios = [plain / ahead for plain, ahead in zip(*seconds.values(), strict=True)]
-        found[f"decoding of {what} with drafts, times faster"] = median(ratios[1:])
-    free = "decoding of a text sampled freely with drafts, times faster"
-    return {**found, free: _of_free_text(model, rounds)}
-
-
-def _of_free_text(model: Model, rounds: int) -> float:
-    """How many times faster a text that copies by chance alone is decoded with drafts."""
+        options: dict[str, Any] = {"max_new_tokens": count, "sampler": sampler}
+        found[f"decoding of {what} with drafts, times faster"] = _times_faster(
+            model, prompt, [options] * (rounds + 1)
+        )
+    free = [
+        {"max_new_tokens": _NEW, "sampler": Sampler(temperature=1.0, seed=max(number, 1))}
+        for number in range(rounds + 1)
+    ]
     prompt = token_ids(model.manifest.geometry.vocab_size, _PROMPT)
+    found["decoding of a text sampled freely with drafts, times faster"] = _times_faster(
+        model, prompt, free
+    )
+    return found
+
+
+def _times_faster(model: Model, prompt: list[int], rounds: list[dict[str, Any]]) -> float:
+    """How many times faster texts are decoded with drafts: the median, without the first round.
+
+    Args:
+        model: decodes.
+        prompt: of all rounds.
+        rounds: options of each.
+    """
     ratios = []
     with model.session() as plain, model.session() as ahead:
-        for number in range(rounds + 1):
-            sampler = Sampler(temperature=1.0, seed=max(number, 1))
-            options: dict[str, Any] = {"max_new_tokens": _NEW, "sampler": sampler, "reuse": True}
+        for options in rounds:
             texts = (
-                plain.generate(prompt, **options),
-                ahead.generate(prompt, speculate=True, **options),
+                plain.generate(prompt, reuse=True, **options),
+                ahead.generate(prompt, reuse=True, speculate=True, **options),
             )
             ratios.append(_ratio(*texts))
     return median(ratios[1:])
