@@ -15,7 +15,7 @@ from ..runtime.memory import cache_bytes
 from ..runtime.sizes import bits_per_weight, format_bytes
 
 _QUANTS, _TOKENS = ("int8", "int4-rtn"), 4096
-_OF_BITS = ("int8", "int4", "int4-small")
+_OF_BITS = ("int8", "int8-small", "int4", "int4-small")
 _SMALL = "smollm2-135m"
 
 
