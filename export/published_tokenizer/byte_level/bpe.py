@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from tokenizers import (
     AddedToken,
@@ -19,8 +18,6 @@ from tokenizers import (
 
 from ....runtime.tokenizers.byte_alphabet import BYTES, SPELLED
 from ..json_parts import starts_with
-
-_LONG = 64  # bytes of a token from which joining its parts by trial takes long
 
 
 def spell(token: bytes) -> str:
@@ -64,22 +61,11 @@ def merges_of(ranks: Mapping[bytes, int]) -> list[tuple[str, str]]:
 
 
 def _last_two(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes] | None:
-    """The two parts of a token that are joined last; None: it does not become one token."""
-    if len(token) > _LONG:
-        return _last_two_of_long(token, ranks)
-    parts = [token[i : i + 1] for i in range(len(token))]
-    while len(parts) > 2:
-        joined = [ranks.get(left + right) for left, right in pairwise(parts)]
-        known = [rank for rank in joined if rank is not None]
-        if not known:
-            return None
-        at = joined.index(min(known))
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
-    return (parts[0], parts[1]) if len(parts) == 2 else None
+    """The two parts of a token that are joined last; None: it does not become one token.
 
-
-def _last_two_of_long(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes] | None:
-    """As ``_last_two``, in time that does not grow with the square of the length."""
+    A heap holds the neighbours that can be joined: the time does not grow with the square of the
+    token's length.
+    """
     num_bytes = count = len(token)
     ends = list(range(1, num_bytes + 1))  # of the part that starts at each byte; 0: none does
     before = list(range(-1, num_bytes - 1))  # where the part in front of it starts

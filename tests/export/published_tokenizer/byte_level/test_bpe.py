@@ -1,4 +1,4 @@
-"""Merges from ranks: the parts of long tokens are those of the definition, and are found at once."""
+"""Merges from ranks: the parts of tokens are those of the definition, and are found at once."""
 
 from __future__ import annotations
 
@@ -28,15 +28,14 @@ def by_definition(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, byte
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_parts_of_long_tokens_are_those_of_the_definition(seed: int) -> None:
+def test_parts_of_tokens_are_those_of_the_definition(seed: int) -> None:
     draw, known = random.Random(seed), [b"a", b"b", b"c"]
     while len(known) < 400:  # each of two that are known, so that most become one token
         known.append(draw.choice(known) + draw.choice(known[-60:]))
     tokens = sorted({token for token in known if len(token) < 300})
     ranks = {token: rank for rank, token in enumerate(draw.sample(tokens, len(tokens)))}
-    found = [bpe._last_two_of_long(token, ranks) for token in tokens]
+    found = [bpe._last_two(token, ranks) for token in tokens]
     assert found == [by_definition(token, ranks) for token in tokens]
-    assert found == [bpe._last_two(token, ranks) for token in tokens]
     assert any(found)
     assert None in found
 
