@@ -33,6 +33,8 @@ class Web(Ort):
                 f"browsers' WASM has no fast kernel for {recipe.fewest_bits} bits; "
                 "take --quant int8, or for WebGPU --target ort --cache growing"
             )
+        if recipe.path is None and recipe.has_byte_scales:  # one's own is named by its line
+            return "its kernel takes scales in float32 alone; take --quant int8-smooth"
         return super().lacks_kernels(recipe)
 
     def runs_in_browsers(self, recipe: Recipe) -> bool:  # noqa: ARG002

@@ -12,6 +12,7 @@ from tramontane.graphs.quantization.methods.round_to_nearest import METHOD, quan
 from tramontane.graphs.quantization.packing.pack_for_ort import PackForOrt
 from tramontane.graphs.quantization.packing.pack_for_portable import PackForPortable
 from tramontane.graphs.quantization.packing.pack_matrices import PackMatrices
+from tramontane.graphs.quantization.recipes.all_recipes import find_recipe
 from tramontane.graphs.quantization.recipes.recipe import Recipe, Rule
 from tramontane.graphs.quantization.scales_in_bytes import LARGEST, bytes_of, factors_of
 from tramontane.graphs.quantization.scheme import Scheme
@@ -104,9 +105,12 @@ def test_what_is_stored_is_what_the_scheme_says(
 
 
 def test_targets_and_recipes_without_such_scales_refuse_them() -> None:
-    recipe = Recipe(name="mine", rules=(Rule(pattern="*", bits=8, scales="uint8", line=3),))
+    rules = (Rule(pattern="*", bits=8, scales="uint8", line=3),)
+    recipe = Recipe(name="mine", rules=rules, path="mine.toml")
     with pytest.raises(GraphError, match=r'mine.toml:3: "\*" has uint8 scales; take float32'):
         find_target("web").refuse_recipe(recipe)
+    with pytest.raises(GraphError, match="--quant int8-small: .* take --quant int8-smooth$"):
+        find_target("web").refuse_recipe(find_recipe("int8-small"))
     find_target("ort").refuse_recipe(recipe)
     find_target("portable").refuse_recipe(recipe)
     dynamic = Recipe(name="mine", rules=recipe.rules, activations="per_position")
