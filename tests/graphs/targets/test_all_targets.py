@@ -30,25 +30,8 @@ def test_unknown_target_is_refused_by_name() -> None:
 
 def test_recipes_are_those_that_a_target_has_kernels_for() -> None:
     assert {name: find_target(name).quants() for name in TARGETS} == {
-        "ort": (
-            "fp32",
-            "int8",
-            "int8-smooth",
-            "int8-small",
-            "int4",
-            "int4-small",
-            "int4-rtn",
-            "int8-dynamic",
-        ),
-        "portable": (
-            "fp32",
-            "int8",
-            "int8-smooth",
-            "int8-small",
-            "int4",
-            "int4-small",
-            "int4-rtn",
-        ),
+        "ort": recipe_names(),
+        "portable": tuple(name for name in recipe_names() if name != "int8-dynamic"),
         "web": ("fp32", "int8", "int8-smooth"),
     }
 
