@@ -8,7 +8,7 @@
 #? MODELS                   checkpoints, each a folder or a GGUF file
 #? ADAPTER                  folders of LoRA adapters (PEFT) to merge into MODEL, in this order
 #? QUANT                    recipe that make recipes prints, or auto with SIZE or BITS
-#? QUANT/inspect            fp32, int8, int8-smooth, int8-small, int4, int4-small, int4-rtn or int8-dynamic
+#? QUANT/inspect            fp32, int8, int8-smooth, int8-small, int4, int4-small, int4-rtn, int4-rtn-small or int8-dynamic
 #? QUANT/bench-flat         recipe of the artifact that is measured
 #? RECIPE                   your own recipe's file, or an artifact's folder, instead of QUANT
 #? RECIPE/recipes           print this one's file: a name, your own file, an artifact

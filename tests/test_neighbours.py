@@ -58,7 +58,7 @@ KINDS: dict[str, dict[str, Any]] = {
 OWN_FAULTS = [*in_parts.FAULTS, *in_rope.FAULTS]
 RECIPES = [
     *("int8-ort", "int8-smooth-ort", "int8-small-ort", "int8-dynamic-ort", "int8-web"),
-    *("int4-ort", "int4-small-ort", "int4-rtn-ort", "int4-portable"),
+    *("int4-ort", "int4-small-ort", "int4-rtn-ort", "int4-rtn-small-ort", "int4-portable"),
 ]
 pytestmark = pytest.mark.slow
 

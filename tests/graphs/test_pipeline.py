@@ -35,7 +35,7 @@ class BreakOpset(ir.passes.InPlacePass):
             "ort",
             "int3",
             32,
-            "--quant int3: unknown; expected one of fp32, int8, int8-smooth, int8-small, int4, int4-small, int4-rtn, int8-dynamic",
+            "--quant int3: unknown; expected one of fp32, int8, int8-smooth, int8-small, int4, int4-small, int4-rtn, int4-rtn-small, int8-dynamic",
         ),
         ("web", "int3", 32, "--quant int3: unknown"),
         (
@@ -69,6 +69,8 @@ BITS = {
     "int4-small": {(4, 32), (8, 32)},
     "int4-small-ort": {(4, 32), (8, 16)},
     "int4-rtn": {(4, 16), (8, 16)},
+    "int4-rtn-small": {(4, 32), (8, 128)},
+    "int4-rtn-small-ort": {(4, 32), (8, 16)},
     "int8-dynamic": {(8, 16)},  # of ends alone: ``promised`` has no layers
 }
 NONE = Calibration(layers=())

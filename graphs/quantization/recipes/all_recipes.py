@@ -23,6 +23,7 @@ RECIPES = (
     "int4",
     "int4-small",
     "int4-rtn",
+    "int4-rtn-small",
     "int8-dynamic",
 )
 _FOLDER = Path(__file__).parent

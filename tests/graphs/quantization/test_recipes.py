@@ -145,7 +145,7 @@ def test_bounds_of_several_methods_are_the_largest() -> None:
 
 @pytest.mark.parametrize("quant", ["int3", "INT8"])
 def test_unknown_quant_is_refused_by_name(quant: str) -> None:
-    message = f"--quant {quant}: unknown; expected one of fp32, int8, int8-smooth, int8-small, int4, int4-small, int4-rtn, int8-dynamic, or"
+    message = f"--quant {quant}: unknown; expected one of fp32, int8, int8-smooth, int8-small, int4, int4-small, int4-rtn, int4-rtn-small, int8-dynamic, or"
     with pytest.raises(GraphError, match=message):
         find_recipe(quant)
 
