@@ -13,7 +13,8 @@ class AsyncGeneration(AsyncIterator[str]):
     """The pieces of a generation, each made in a thread of the loop's default executor.
 
     Where its task is cancelled, the generation is cancelled too: the task ends when the step, or
-    the chunk of the prompt, that runs has ended; then the session can be used again.
+    the chunk of the prompt, that runs has ended; then the session can be used again. So it can
+    where the task is cancelled between two pieces.
     """
 
     def __init__(self, generation: Generation) -> None:
@@ -28,7 +29,8 @@ class AsyncGeneration(AsyncIterator[str]):
     async def __anext__(self) -> str:
         """The next piece of text; raises as ``Generation`` does."""
         loop = asyncio.get_running_loop()
-        step = loop.run_in_executor(None, next, self._generation, "")
+        self._generation.reader = asyncio.current_task()
+        step = loop.run_in_executor(None, _next_piece, [self._generation])
         try:
             piece = await asyncio.shield(step)
         except asyncio.CancelledError:
@@ -51,3 +53,12 @@ class AsyncGeneration(AsyncIterator[str]):
     async def aclose(self) -> None:
         """End it now, as ``Generation.close``; for ``contextlib.aclosing``."""
         self._generation.close()
+
+
+def _next_piece(held: list[Generation]) -> str:
+    """The next piece, empty at the end; takes the generation out of the list.
+
+    A thread of the executor keeps its arguments for a while after the piece was handed over. It
+    must not keep a generation that the loop has dropped, which would count as not ended.
+    """
+    return next(held.pop(), "")

@@ -71,10 +71,13 @@ class GeneratingSession(RewindableSession):
         with guard:
             unfinished = None if self._generation is None else self._generation()
             if unfinished is not None and unfinished.is_live:
-                raise ContractError(
-                    f"{model.folder}: an earlier generate() of this session has not ended, "
-                    "expected one at a time; read it to its end or close() it first"
-                )
+                if not unfinished.is_given_up:
+                    raise ContractError(
+                        f"{model.folder}: an earlier generate() of this session has not ended, "
+                        "expected one at a time; read it to its end, close() it, or call cancel() "
+                        "of the session first"
+                    )
+                unfinished.close()
             before = self._guarded.cached.ids[: 0 if reuse else None]
             ids = checked_ids(tokens, geometry, after=len(before))[0]
             whole = np.concatenate([before, ids])
@@ -147,7 +150,8 @@ class GeneratingSession(RewindableSession):
     def cancel(self) -> None:
         """End the generation that was begun last, within one step or one chunk of its prompt.
 
-        Any thread may call it. Without a generation that has not ended, it does nothing.
+        Any thread may call it. Without a generation that has not ended, it does nothing. The next
+        ``generate`` may then begin, also where nobody reads the cancelled one to its end.
         """
         generation = None if self._generation is None else self._generation()
         if generation is not None:

@@ -35,6 +35,13 @@ class Sequencer(Protocol):
         """``step``, which may compute the logits after likely next tokens in the same run."""
 
 
+class Reader(Protocol):
+    """A task of asyncio that asks for pieces."""
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled, and asks for no more."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
     """What a generation is asked for."""
@@ -66,6 +73,7 @@ class Generation(Iterator[str]):
         changes: int,
     ) -> None:
         """Begin after the sequence as it was at that number of the guard's changes."""
+        self.reader: Reader | None = None  # the last task of asyncio that asked for a piece
         self._session = session
         self._guard = guard
         self._request = request
@@ -83,6 +91,11 @@ class Generation(Iterator[str]):
     def is_live(self) -> bool:
         """Whether it could give more."""
         return self._made.finish_reason is None and self._since == self._guard.changes
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it was cancelled, or the task that read it: another may begin in its place."""
+        return self._asked_to_end() or (self.reader is not None and self.reader.cancelled())
 
     @property
     def result(self) -> Result:

@@ -14,7 +14,7 @@ from tramontane.runtime import Model, Sampler, Session
 from tramontane.runtime.decoding.result import Result
 from tramontane.runtime.errors import ContractError
 
-from ..sequences.guarded_sessions import CHANGED, SEQUENCE, Patched, close
+from ..sequences.guarded_sessions import CHANGED, NOT_ENDED, SEQUENCE, Patched, close
 
 FREELY = Sampler(temperature=1, seed=3)
 
@@ -98,6 +98,40 @@ def test_a_task_that_is_cancelled_twice_leaves_no_generation_behind(session: Ses
 
     asyncio.run(cancelled())  # which waits for the executor's threads
     assert session.generate([7], max_new_tokens=3).finish().tokens
+
+
+def test_a_task_that_is_cancelled_between_two_pieces_leaves_the_session_usable(
+    session: Session,
+) -> None:
+    async def cancelled() -> None:
+        given = asyncio.Event()
+
+        async def consume() -> None:
+            stream = session.astream([5, 6], max_new_tokens=90)
+            async for _ in stream:
+                given.set()
+                await asyncio.sleep(60)  # such as a client that reads slowly
+
+        reading = asyncio.create_task(consume())
+        await given.wait()
+        with pytest.raises(ContractError, match=NOT_ENDED):
+            session.astream([7])
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError) as raised:
+            await reading
+        assert raised.tb is not None  # whose frames hold the generation
+        assert (await session.astream([7], max_new_tokens=3).finish()).tokens
+
+    asyncio.run(cancelled())
+
+
+def test_a_loop_that_breaks_off_lets_the_next_generation_begin_at_once(session: Session) -> None:
+    async def broken_off() -> None:
+        for _ in range(200):  # the thread that made the piece must not hold the generation
+            async for _ in session.astream([5, 6], max_new_tokens=2):
+                break
+
+    asyncio.run(broken_off())
 
 
 def test_errors_come_to_the_one_who_awaits(session: Session) -> None:

@@ -236,6 +236,39 @@ def test_a_closed_generation_has_a_result_and_lets_the_next_begin(session: Sessi
     assert session.generate([7], max_new_tokens=3).finish().tokens
 
 
+def test_after_an_error_that_holds_its_generation_a_cancel_lets_the_next_begin(
+    session: Session,
+) -> None:
+    def consume() -> None:
+        new = session.generate([5, 6], max_new_tokens=30)
+        for _ in new:
+            raise KeyError("consumer")
+
+    with pytest.raises(KeyError, match="consumer") as raised:
+        consume()
+    assert raised.tb is not None  # whose frames hold the generation
+    with pytest.raises(ContractError, match=NOT_ENDED):
+        session.generate([7])
+    session.cancel()
+    known = session.tokens
+    assert session.generate([7], max_new_tokens=3).finish().finish_reason == "length"
+    assert session.tokens == known + 4
+
+
+@pytest.mark.parametrize("cancel", ["session", "event"])
+def test_a_cancelled_generation_that_another_replaces_has_a_result(
+    session: Session, cancel: str
+) -> None:
+    event = threading.Event()
+    old = session.generate([5, 6], max_new_tokens=30, cancel=event)
+    first = next(old)
+    event.set() if cancel == "event" else session.cancel()
+    new = session.generate([7], max_new_tokens=3)
+    assert list(old) == []
+    assert (old.result.text, old.result.finish_reason) == (first, "cancelled")
+    assert new.finish().finish_reason == "length"
+
+
 def test_a_generation_that_another_thread_closes_in_a_step_stays_closed(session: Session) -> None:
     new = session.generate([5, 6], max_new_tokens=30)
     with Patched(session, new.close, at=2):

@@ -22,7 +22,9 @@ GREEDY = Sampler()
 SEQUENCE = [int(token) for token in np.random.default_rng(3).integers(3, 2048, 262)]
 UNFINISHED = r"an earlier call was interrupted or failed .*; call reset\(\) and give the whole"
 IN_USE = r"this session is in use by thread '.*' while thread '.*' calls it, expected one thread"
-NOT_ENDED = r"an earlier generate\(\) of this session has not ended.* or close\(\)"
+NOT_ENDED = (
+    r"an earlier generate\(\) of this session has not ended.*close\(\) it, or call cancel\(\)"
+)
 CHANGED = r"was reset or given other tokens after this generate\(\) began; start"
 FAILED = r"this generate\(\) was interrupted or failed before its next piece; start a new one"
 
