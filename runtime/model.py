@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,8 +14,12 @@ from .memory import MemoryPlan
 from .ort.providers import placement
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from .decoding.batch_generation import BatchGeneration
     from .decoding.generation import Generation
+    from .decoding.options import BatchOptions, Options
+    from .decoding.sampler import Sampler
     from .session import Session
 
 
@@ -89,7 +93,11 @@ class Model(LoadedModel):
         return float(np.abs(found - expected).max())
 
     def generate(
-        self, prompt: str | Sequence[int], *, time_limit: float | None = None, **options: Any
+        self,
+        prompt: str | Sequence[int],
+        *,
+        time_limit: float | None = None,
+        **options: Unpack[Options],
     ) -> Generation:
         """Continue a prompt in a session of its own.
 
@@ -104,7 +112,12 @@ class Model(LoadedModel):
         return self.session(time_limit=time_limit).generate(prompt, **options)
 
     def generate_batch(
-        self, prompts: Sequence[str | Sequence[int]], **options: Any
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        *,
+        sampler: Sampler | Sequence[Sampler] | None = None,
+        time_limit: float | None = None,
+        **options: Unpack[BatchOptions],
     ) -> BatchGeneration:
         """Continue several prompts together: one run computes a token of each.
 
@@ -114,10 +127,10 @@ class Model(LoadedModel):
 
         Args:
             prompts: each as ``Session.generate`` takes one; at least one.
+            sampler: one for each prompt, or one for all, with which each draws by the next seed.
+            time_limit: as ``session``, of a step of all prompts together.
             options: ``max_new_tokens``, ``stop``, ``logprobs``, ``allow_special``, ``cancel`` and
-                ``progress`` as those of ``Session.generate``, for all prompts; ``sampler``: one
-                for each prompt, or one for all, with which each draws by the next seed;
-                ``time_limit``: as ``session``, of a step of all prompts together.
+                ``progress`` as those of ``Session.generate``, for all prompts.
 
         Raises:
             ContractError: as ``Session.generate``; or all caches together would take more memory
@@ -125,4 +138,4 @@ class Model(LoadedModel):
         """
         from .decoding.begin_batch import begin_batch
 
-        return begin_batch(self, prompts, **options)
+        return begin_batch(self, prompts, sampler=sampler, time_limit=time_limit, **options)

@@ -58,6 +58,7 @@ class Session(GeneratingSession):
         max_memory: int | str | None = None,
         keep: int = 0,
         time_limit: float | None = None,
+        providers: Sequence[str] | None = None,
         native: bool | None = None,
         copy: bool = False,
     ) -> Session:
@@ -72,7 +73,7 @@ class Session(GeneratingSession):
             max_memory: resident memory that the process may take, as the manifest plans it: bytes,
                 or text such as ``"6GiB"``; None for as much as it needs.
             keep, time_limit: as ``Model.session``.
-            native, copy: as ``Model.load``.
+            providers, native, copy: as ``Model.load``.
 
         Raises:
             ContractError, ConfigError: as ``Model.load``.
@@ -82,6 +83,7 @@ class Session(GeneratingSession):
             threads=threads,
             verify=verify,
             max_memory=max_memory,
+            providers=providers,
             native=native,
             copy=copy,
         )
@@ -106,8 +108,25 @@ class Session(GeneratingSession):
 
     @property
     def tokens(self) -> int:
-        """Tokens of the sequence so far."""
+        """How many tokens the sequence has."""
         return self._guarded.tokens
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens of the sequence, such as to continue them with ``reuse``; -1: by ``seek``.
+
+        >>> from tramontane.runtime import Model
+        >>> session = Model.load("ARTIFACT").session()
+        >>> _ = session.prefill(session.tokenizer.encode("def area("))
+        >>> session.ids, session.tokenizer.decode(session.ids)
+        ([1, 428, 552, 1959, 1974], 'def area(')
+
+        Raises:
+            ContractError: another thread is inside a call, or an earlier call did not end.
+        """
+        with self._guarded.guard:
+            ids: list[int] = self._guarded.cached.ids.tolist()
+        return ids
 
     def close(self) -> None:
         """Free the KV cache; a second time it does nothing. Every other call then raises.
@@ -177,7 +196,7 @@ class Session(GeneratingSession):
         Args:
             tokens: at least one; any number of turns may follow each other.
             all_logits: return those of every token computed, not of the last alone.
-            chunk: tokens run at once; None for ``DEFAULT_CHUNK``. Changes rounding only.
+            chunk: tokens run at once; None for 512. Changes rounding only.
             reuse: ``tokens`` are the whole sequence, which replaces the one so far. The longest
                 prefix that the cache or a snapshot of this session holds is not computed again.
 

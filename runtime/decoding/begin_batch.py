@@ -33,7 +33,7 @@ def begin_batch(
     *,
     max_new_tokens: int | None = None,
     sampler: Sampler | Sequence[Sampler] | None = None,
-    stop: str | Sequence[str] = (),
+    stop: str | Sequence[str] | None = None,
     logprobs: int | None = None,
     allow_special: bool = False,
     cancel: Event | None = None,
@@ -41,8 +41,9 @@ def begin_batch(
     time_limit: float | None = None,
 ) -> BatchGeneration:
     """As ``Model.generate_batch``, which says what the arguments are."""
-    if isinstance(prompts, str) or not len(prompts):
-        given = "a text" if isinstance(prompts, str) else "no prompt"
+    is_text = isinstance(prompts, str)
+    if is_text or not (prompts := [*prompts]):
+        given = "a text" if is_text else "no prompt"
         raise ContractError(f"prompts: {given}; expected a list of one prompt or more")
     geometry = model.geometry
     graph = limited(model.graph, seconds=time_limit, artifact=model.folder)

@@ -12,6 +12,7 @@ from ..errors import ContractError
 from ..sequences.snapshot import Integers
 from ..sizes import counted
 from ..tokenizers.detokenizer import Detokenizer
+from ..untrusted.fields import shown, whole_number
 from .logprobs import TokenLogprobs, checked_top, logprobs_of
 from .result import FinishReason, Result
 from .sampler import Sampler
@@ -115,7 +116,7 @@ def continuation_of(
     new: int,
     max_new_tokens: int | None,
     sampler: Sampler | None,
-    stop: str | Sequence[str],
+    stop: str | Sequence[str] | None,
     logprobs: int | None,
 ) -> Continuation:
     """What is to follow a sequence; arguments are as ``Session.generate``'s.
@@ -129,6 +130,10 @@ def continuation_of(
     Raises:
         ContractError: a setting outside its range, or more tokens than the artifact has positions.
     """
+    if sampler is not None and not isinstance(sampler, Sampler):
+        raise ContractError(
+            f"sampler is {shown(sampler)}; expected a Sampler, such as Sampler(temperature=0.8)"
+        )
     known = [int(token) for token in whole if token >= 0]
     choice = Choice(
         choose=(sampler or Sampler()).start(known),
@@ -137,15 +142,17 @@ def continuation_of(
         top_logprobs=checked_top(logprobs, vocab_size=model.geometry.vocab_size),
     )
     read = Detokenizer(model.tokenizer, known[-max(new, _CONTEXT) :])
-    return Continuation(choice, detokenizer=read, stops=StopStrings(stop))
+    return Continuation(choice, detokenizer=read, stops=StopStrings(() if stop is None else stop))
 
 
 def _new_tokens(model: LoadedModel, total: int, asked: int | None) -> int:
     """How many tokens may follow so many: as many as asked for, if they fit."""
-    if asked is not None and asked < 0:
-        raise ContractError(f"max_new_tokens is {asked}; expected 0 or more")
     limit = model.geometry.max_positions
-    count = min(DEFAULT_NEW_TOKENS, limit - total) if asked is None else asked
+    count = (
+        min(DEFAULT_NEW_TOKENS, limit - total)
+        if asked is None
+        else whole_number(asked, what="max_new_tokens", expected="0 or more")
+    )
     if total + count > limit:
         raise ContractError(
             f"max_new_tokens is {count} after {counted(total, 'token')}; the artifact has "

@@ -6,17 +6,23 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import ContractError
 from ..sequences.rewindable_session import RewindableSession
 from ..sequences.token_ids import checked_ids
+from ..untrusted.fields import whole_number
 from .async_generation import AsyncGeneration
 from .continuation import continuation_of
 from .generation import Generation, Request
 from .sampler import Sampler
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from .options import Options, SampleOptions
 
 
 class GeneratingSession(RewindableSession):
@@ -30,7 +36,7 @@ class GeneratingSession(RewindableSession):
         *,
         max_new_tokens: int | None = None,
         sampler: Sampler | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         logprobs: int | None = None,
         allow_special: bool = False,
         cancel: Event | None = None,
@@ -43,10 +49,10 @@ class GeneratingSession(RewindableSession):
         Args:
             prompt: text, which the start token leads where it is the sequence's first and there
                 is one; or tokens, at least one, which are appended as they are.
-            max_new_tokens: None for ``DEFAULT_NEW_TOKENS``, or fewer where the artifact has fewer
-                positions left.
+            max_new_tokens: None for 128, or fewer where the artifact has fewer positions left.
             sampler: None for the most likely token each time.
-            stop: strings that end the text before them, also where they cross tokens.
+            stop: strings that end the text before them, also where they cross tokens; None for
+                none.
             logprobs: note the log-probability of each token, and of so many likeliest ones beside
                 it; None for none.
             allow_special: as ``Tokenizer.encode``: for text made by a chat template.
@@ -103,7 +109,7 @@ class GeneratingSession(RewindableSession):
             self._generation = weakref.ref(generation)
         return generation
 
-    def astream(self, prompt: str | Sequence[int], **options: Any) -> AsyncGeneration:
+    def astream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> AsyncGeneration:
         """``generate`` for asyncio: ``async for piece in session.astream(prompt)``.
 
         The event loop runs while a piece is made, and cancelling the task cancels the generation.
@@ -117,28 +123,37 @@ class GeneratingSession(RewindableSession):
         count: int,
         *,
         sampler: Sampler | None = None,
-        **options: Any,
+        **options: Unpack[SampleOptions],
     ) -> Iterator[Generation]:
         """Continue a prompt several times; it is read once.
 
         The sequence ends with the last of them. Read each to its end before you ask for the next.
+        ``cancel`` of the session ends one of them, the event of ``cancel=`` all.
 
         Args:
             prompt: as ``generate``.
-            count: of continuations.
+            count: of continuations, at least one.
             sampler: of the first; the seed of each other is one more than that of the one before.
+                Without one, or at temperature 0, all are the same.
             options: as ``generate``, without ``reuse``.
 
         Raises:
             ContractError: as ``generate`` and ``snapshot``.
         """
-        sampler = sampler or Sampler()
+        count = whole_number(count, what="count", expected="1 or more", least=1)
+        self.generate(prompt, sampler=sampler, **options).close()  # refused before the first
+        return self._samples(prompt, count, sampler or Sampler(), options)
+
+    def _samples(
+        self, prompt: str | Sequence[int], count: int, sampler: Sampler, options: SampleOptions
+    ) -> Iterator[Generation]:
         tokens = self._tokens_of(prompt, allow_special=options.pop("allow_special", False))
         whole = [*self._guarded.cached.ids.tolist(), *tokens]
-        progress = options.pop("progress", None)
+        progress, cancel = options.pop("progress", None), options.get("cancel")
         if len(whole) > 1:
-            reading = {"cancel": options.get("cancel"), "progress": progress}
-            read = self.generate(whole[:-1], max_new_tokens=0, reuse=True, **reading).finish()
+            read = self.generate(
+                whole[:-1], max_new_tokens=0, reuse=True, cancel=cancel, progress=progress
+            ).finish()
             if read.finish_reason == "cancelled":
                 return
         held = self.snapshot()  # which ``reuse`` finds, for as long as it is referenced

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ContractError
+from ..untrusted.fields import whole_number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,9 +47,10 @@ def checked_top(logprobs: int | None, *, vocab_size: int) -> int | None:
     Raises:
         ContractError: fewer than none, or more than there are.
     """
-    if logprobs is not None and not 0 <= logprobs <= vocab_size:
-        raise ContractError(
-            f"logprobs is {logprobs}; expected 0 (of the chosen token alone) to {vocab_size}, or "
-            "None for none"
-        )
-    return logprobs
+    if logprobs is None:
+        return None
+    expected = f"0 (of the chosen token alone) to {vocab_size}, or None for none"
+    count = whole_number(logprobs, what="logprobs", expected=expected)
+    if count > vocab_size:
+        raise ContractError(f"logprobs is {count}; expected {expected}")
+    return count

@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import ContractError
+from ..untrusted.fields import shown, whole_number
 from . import processors
 from .history import History
 from .processors import Processor
@@ -54,14 +56,21 @@ class Sampler:
             ("seed", 0, math.inf, "0 or more"),
         ):
             value = getattr(self, name)
-            if not (math.isfinite(value) and least <= value <= most):
-                raise ContractError(f"{name} is {value}; expected {expected}")
+            if not (_is_finite(value) and least <= value <= most):
+                raise ContractError(f"{name} is {shown(value)}; expected {expected}")
+        for name in ("top_k", "seed"):
+            whole_number(getattr(self, name), what=name, expected="0 or more")
         for token, bias in self.logit_bias.items():
-            if token < 0 or math.isnan(bias) or bias == math.inf:
+            is_token = isinstance(token, (int, np.integer)) and token >= 0
+            if not is_token or not (_is_finite(bias) or bias == -math.inf):
                 raise ContractError(
-                    f"logit_bias of token {token} is {bias}; expected a token of the vocabulary, "
-                    "and a number or -inf, which rules it out"
+                    f"logit_bias of token {shown(token)} is {shown(bias)}; expected a token of "
+                    "the vocabulary, and a number or -inf, which rules it out"
                 )
+        if not isinstance(self.processors, Sequence) or not all(map(callable, self.processors)):
+            raise ContractError(
+                f"processors is {shown(self.processors)}; expected a list of functions"
+            )
 
     def start(self, prompt: Sequence[int] = ()) -> Callable[[Floats], int]:
         """Begin a sequence of choices: a function from logits (V,) to a token, seeded anew.
@@ -91,7 +100,7 @@ class Sampler:
                 presence=self.presence_penalty,
                 frequency=self.frequency_penalty,
             )
-        yield from self.processors
+        yield from map(_checking, self.processors)
         if self.temperature == 0:
             return
         yield lambda logits, _: processors.divide_by_temperature(logits, self.temperature)
@@ -141,6 +150,30 @@ class Sampler:
             raise ContractError(
                 f"logit_bias has token {most}; expected 0 to {V - 1}, the vocabulary"
             )
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether it is a number, and finite."""
+    try:
+        return math.isfinite(value)
+    except (TypeError, OverflowError):
+        return False
+
+
+def _checking(process: Processor) -> Processor:
+    """An app's processor, whose result is refused where it is no row of logits."""
+
+    def checked(logits: processors.Logits, history: History) -> processors.Logits:
+        found = np.asarray(process(logits, history))
+        if found.shape != logits.shape or found.dtype.kind != "f":
+            raise ContractError(
+                f"processors: {getattr(process, '__name__', shown(process))} returned "
+                f"{found.dtype} {found.shape}, expected float64 {logits.shape}; return the logits "
+                "of all tokens, -inf for those that are ruled out"
+            )
+        return found
+
+    return checked
 
 
 def _first_of_the_best(logits: Floats) -> int:

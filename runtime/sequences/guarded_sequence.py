@@ -15,6 +15,7 @@ from ..memory import DEFAULT_CHUNK
 from ..speculation.draft_account import DraftAccount
 from ..speculation.run_times import RunTimes
 from ..speculation.speculation import Speculation
+from ..untrusted.fields import whole_number
 from .guard import Guard
 from .sequence import CachedSequence
 from .snapshot import Snapshot
@@ -37,11 +38,9 @@ class GuardedSequence:
     def __init__(self, model: LoadedModel, *, keep: int, time_limit: float | None) -> None:
         """Begin an empty sequence; arguments and what it raises are as ``Model.session``'s."""
         geometry = model.geometry
-        if not 0 <= keep <= geometry.max_positions:
-            raise ContractError(
-                f"keep is {keep}; expected 0 to {geometry.max_positions}, the positions of the "
-                "artifact"
-            )
+        expected = f"0 to {geometry.max_positions}, the positions of the artifact"
+        if whole_number(keep, what="keep", expected=expected) > geometry.max_positions:
+            raise ContractError(f"keep is {keep}; expected {expected}")
         self._kept_bytes = keep * geometry.layer_row_bytes * sum(map(bool, geometry.rows))
         self.model = model
         self._geometry = geometry

@@ -24,6 +24,11 @@ def _as_ids(
     tokens: Sequence[int] | npt.NDArray[np.integer], *, most: int
 ) -> npt.NDArray[np.int64]:
     """Token ids as (1, T) int64; of more than ``most``, the first ``most + 1``."""
+    if isinstance(tokens, (bytes, bytearray, memoryview)):
+        raise ContractError(
+            f"tokens: {shown(tokens)}, expected a text or a list of whole numbers; a text is made "
+            "of bytes by their decode()"
+        )
     if isinstance(tokens, np.ndarray) and tokens.ndim == 1 and tokens.dtype.kind in "iu":
         ids: list[int] = tokens[: most + 1].tolist()
     else:

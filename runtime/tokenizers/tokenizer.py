@@ -72,7 +72,7 @@ class Tokenizer:
         if not tokens:
             adds = "a later turn has" if self.vocabulary.add_bos_token else "this tokenizer adds"
             raise ContractError(
-                f"--prompt: nothing to decode from, {prompt!r} has no tokens and {adds} "
+                f"prompt: nothing to decode from, {prompt!r} has no tokens and {adds} "
                 "no start token; give a longer prompt"
             )
         return tokens

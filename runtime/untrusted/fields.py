@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import reprlib
 import sys
 import types
@@ -42,6 +43,26 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = _SHOWN
 def shown(value: object) -> str:
     """A value as messages print it: printable, on one line, cut where it is long."""
     return printable(_SHORT.repr(value), most=_SHOWN)
+
+
+def whole_number(value: Any, *, what: str, expected: str, least: int = 0) -> int:
+    """A caller's number, if it is whole and large enough.
+
+    Raises:
+        ContractError: it is not; the message says what it is and what is expected.
+
+    >>> whole_number(3, what="count", expected="0 or more")
+    3
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ContractError(
+            f"{what} is {shown(value)}; expected a whole number, {expected}"
+        ) from None
+    if number < least:
+        raise ContractError(f"{what} is {shown(value)}; expected {expected}")
+    return number
 
 
 def decode(kind: Any, value: object, *, where: str) -> Any:

@@ -61,6 +61,18 @@ def test_a_step_overwrites_the_logits_of_the_one_before_and_not_those_of_a_prefi
     np.testing.assert_array_equal(prefilled, kept)
 
 
+def test_a_session_says_which_tokens_it_has(session: Session) -> None:
+    assert session.ids == []
+    made = session.generate([5, 6], max_new_tokens=40).finish().tokens
+    ids = session.ids
+    assert ids == [5, 6, *made]
+    session.rewind(1)
+    assert session.ids == ids[:-1]
+    session.seek(50)
+    assert session.ids[41:] == [-1] * 9
+    assert ids == [5, 6, *made]  # a copy
+
+
 def test_logits_of_a_step_cannot_be_written(session: Session) -> None:
     with pytest.raises(ValueError, match="read-only"):
         session.step(5)[0] = 1

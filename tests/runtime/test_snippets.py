@@ -7,15 +7,19 @@ import os
 import re
 import subprocess
 import sys
+import typing
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tramontane.export.sidecars.card import render_card
 from tramontane.runtime import Sampler, Session, minimal_decode
+from tramontane.runtime.decoding.begin_batch import begin_batch
 from tramontane.runtime.decoding.continuation import DEFAULT_NEW_TOKENS
+from tramontane.runtime.decoding.options import BatchOptions, Options
 from tramontane.runtime.errors import ContractError
 from tramontane.runtime.manifest import read_manifest
+from tramontane.runtime.memory import DEFAULT_CHUNK
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -90,6 +94,19 @@ def test_all_that_is_not_the_input_itself_has_a_default(
 ) -> None:
     parameters = inspect.signature(function).parameters.values()
     assert [p.name for p in parameters if p.default is inspect.Parameter.empty] == needed
+
+
+def test_options_that_are_handed_on_are_those_of_generate() -> None:
+    parameters = inspect.signature(Session.generate).parameters
+    assert {"self", "prompt", *typing.get_type_hints(Options)} == {*parameters}
+    of_batch = inspect.signature(begin_batch).parameters
+    own = {"model", "prompts", "sampler", "time_limit"}
+    assert {*own, *typing.get_type_hints(BatchOptions)} == {*of_batch}
+
+
+def test_help_names_the_numbers_of_defaults() -> None:
+    assert f"None for {DEFAULT_NEW_TOKENS}," in str(Session.generate.__doc__)
+    assert f"None for {DEFAULT_CHUNK}." in str(Session.prefill.__doc__)
 
 
 def test_without_a_number_as_many_tokens_are_made_as_the_default_says_or_still_fit(

@@ -249,6 +249,8 @@ def test_all_caches_are_planned_before_any_is_allocated(
         ([[5], [5] * 590], {"max_new_tokens": 11}, "the artifact has 600 positions, so ask for"),
         ([[5]] * 3, {"sampler": [FREELY] * 2}, "sampler: 2 for 3 prompts; expected one for each"),
         ([[5]], {"stop": ""}, "expected strings of one character or more"),
+        ([[5]], {"sampler": {"seed": 1}}, "sampler is 'seed'; expected a Sampler"),
+        ([5, 6], {}, "tokens: 5 .*expected a list of whole numbers"),
     ],
 )
 def test_what_cannot_be_continued_is_refused(

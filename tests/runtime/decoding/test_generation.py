@@ -203,6 +203,14 @@ def test_chunks_of_the_prompt_change_no_token(
         assert found == expected
 
 
+def test_no_stop_strings_are_none_or_an_empty_list(session: Session) -> None:
+    expected = session.generate([5, 6], max_new_tokens=9).finish().tokens
+    for stop in (None, (), []):
+        session.reset()
+        found = session.generate([5, 6], max_new_tokens=9, stop=stop).finish()
+        assert (found.tokens, found.stop_string) == (expected, None)
+
+
 def test_a_cancel_without_a_generation_does_nothing(session: Session) -> None:
     session.cancel()
     assert session.generate([5], max_new_tokens=3).finish().finish_reason == "length"
@@ -292,6 +300,18 @@ def test_a_model_generates_in_a_session_of_its_own(folder: Path) -> None:
         (lambda s: s.generate([5], logprobs=-1), "logprobs is -1; expected 0 .* to 2048"),
         (lambda s: s.generate([5], logprobs=2049), "logprobs is 2049"),
         (lambda s: s.generate([5, 9999]), "token 9999; expected 0 to 2047"),
+        (lambda s: s.generate([5], max_new_tokens=2.5), "max_new_tokens is 2.5; expected a whole"),
+        (lambda s: s.generate([5], max_new_tokens="5"), "max_new_tokens is '5'; expected a whole"),
+        (lambda s: s.generate([5], logprobs=2.5), "logprobs is 2.5; expected a whole number, 0"),
+        (lambda s: s.generate(b"abc"), "tokens: b'abc', expected a text or a list of whole"),
+        (
+            lambda s: s.generate([5], sampler={"temperature": 1}),
+            r"sampler is {'temperature': 1}; expected a Sampler, such as Sampler\(temp",
+        ),
+        (lambda s: s.samples([5], 0), "count is 0; expected 1 or more"),
+        (lambda s: s.samples([5], 1.5), "count is 1.5; expected a whole number, 1 or more"),
+        (lambda s: s.samples([5], 2, stop=""), "stop has ''"),
+        (lambda s: s.samples([], 2), "no tokens; expected at least one"),
     ],
 )
 def test_what_cannot_be_generated_is_refused_and_changes_nothing(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 from tramontane.runtime.decoding.history import History
+from tramontane.runtime.decoding.processors import Processor
 from tramontane.runtime.decoding.sampler import Sampler
 from tramontane.runtime.errors import ContractError
 
@@ -81,11 +83,27 @@ def test_nan_logits_are_refused() -> None:
         ({"logit_bias": {-1: 1.0}}, "logit_bias of token -1 is 1.0; expected a token"),
         ({"logit_bias": {1: math.nan}}, "logit_bias of token 1 is nan"),
         ({"seed": -1}, "seed is -1"),
+        # as a file of settings may have them
+        ({"temperature": "0.7"}, "temperature is '0.7'; expected 0 or more"),
+        ({"top_p": None}, "top_p is None; expected more than 0"),
+        ({"top_k": 2.5}, "top_k is 2.5; expected a whole number, 0 or more"),
+        ({"seed": 1.0}, "seed is 1.0; expected a whole number"),
+        ({"seed": None}, "seed is None; expected 0 or more"),
+        ({"seed": 10**400}, "seed is 10000"),
+        ({"logit_bias": {"13": 1.0}}, "logit_bias of token '13' is 1.0; expected a token"),
+        ({"logit_bias": {13: "1"}}, "logit_bias of token 13 is '1'; expected a token"),
+        ({"processors": len}, "processors is <built-in .*; expected a list of functions"),
+        ({"processors": ["len"]}, r"processors is \['len'\]; expected a list of functions"),
     ],
 )
-def test_settings_out_of_range_are_refused(setting: SamplerSettings, message: str) -> None:
+def test_settings_out_of_range_are_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ContractError, match=message):
         Sampler(**setting)
+
+
+def test_whole_numbers_and_tokens_of_numpy_are_settings() -> None:
+    sampler = Sampler(top_k=np.int64(3), seed=np.uint8(4), logit_bias={np.int64(0): np.float32(9)})
+    assert sampler.start()(LOGITS) == 0
 
 
 def test_seeds_give_the_tokens_of_the_first_version() -> None:
@@ -148,6 +166,29 @@ def test_an_apps_own_processor_sees_the_tokens_so_far_and_decides() -> None:
         made = [choose(LOGITS) for _ in range(3)]
         assert set(made) <= {0, 2}
         assert seen[-3:] == [[8], [8, *made[:1]], [8, *made[:2]]]
+
+
+@pytest.mark.parametrize(
+    ("made", "what"),
+    [
+        (lambda logits, _: logits[:2], r"float64 \(2,\), expected float64 \(4,\)"),
+        (
+            lambda *_: None,
+            r"object \(\), expected float64 \(4,\); return the logits of all",
+        ),
+        (lambda logits, _: logits > 0, "bool"),
+    ],
+)
+def test_what_is_no_row_of_logits_is_refused_of_a_processor(made: Processor, what: str) -> None:
+    with pytest.raises(ContractError, match=f"processors: <lambda> returned {what}"):
+        Sampler(processors=[made]).start()(LOGITS)
+
+
+def test_a_processor_may_return_a_list() -> None:
+    def make(*_: object) -> Any:
+        return [0.0, 1.0, 9.0, 2.0]
+
+    assert Sampler(processors=[make]).start()(LOGITS) == 2
 
 
 def test_an_error_says_what_left_no_token() -> None:

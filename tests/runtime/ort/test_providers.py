@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from tramontane.runtime import Model
+from tramontane.runtime import Model, Session
 from tramontane.runtime.contract import MODEL_FILE
 from tramontane.runtime.errors import ContractError
 from tramontane.runtime.ort.ort_session import ort
@@ -30,6 +30,8 @@ def test_the_graph_runs_on_the_providers_that_are_asked_for(folder: Path) -> Non
     for asked, expected in ((None, [CPU]), ([CPU], [CPU]), ([AZURE], [AZURE, CPU])):
         model = Model.load(folder, threads=1, providers=asked)
         assert model.graph.get_providers() == expected
+        session = Session.load(folder, threads=1, providers=asked)
+        assert session.model.graph.get_providers() == expected
 
 
 @pytest.mark.skipif(AZURE not in ort.get_available_providers(), reason=f"{AZURE} is absent")

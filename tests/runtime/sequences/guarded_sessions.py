@@ -36,6 +36,7 @@ USES: dict[str, Callable[[Session], object]] = {
     "generate": lambda s: s.generate([5]),
     "generate from text": lambda s: s.generate("x"),
     "snapshot": lambda s: s.snapshot(),
+    "ids": lambda s: s.ids,
     "rewind": lambda s: s.rewind(0),
     "reuse": lambda s: s.prefill([5, 6], reuse=True),
 }

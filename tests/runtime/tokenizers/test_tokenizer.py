@@ -28,7 +28,7 @@ def test_start_token_leads_the_first_prompt_alone_and_only_if_wanted(
 
 def test_empty_prompt_without_start_token_is_refused(tokenizer: Callable[..., Tokenizer]) -> None:
     assert tokenizer().encode("") == [1]
-    with pytest.raises(ContractError, match="--prompt: nothing to decode from.*this tokenizer"):
+    with pytest.raises(ContractError, match="^prompt: nothing to decode from.*this tokenizer"):
         tokenizer(adds=False).encode("")
     with pytest.raises(ContractError, match="a later turn has no start token"):
         tokenizer().encode("", is_first=False)
