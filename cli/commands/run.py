@@ -85,6 +85,12 @@ def add(subparsers: Any) -> None:
         "prompt in the model's chat format (default: as any other text)",
     )
     parser.add_argument(
+        "--speculate",
+        action="store_true",
+        help="compute several tokens in one run where the text repeats what came before: faster "
+        "for answers that copy from the prompt (default: one by one)",
+    )
+    parser.add_argument(
         "--stats",
         action="store_true",
         help="print tokens, times, why the text ended and what computed attention, on standard "
@@ -152,6 +158,7 @@ def main(args: Namespace) -> int:
         "stop": stop,
         "logprobs": args.logprobs,
         "allow_special": args.allow_special,
+        "speculate": args.speculate,
     }
     write_utf8()
     results = []
@@ -185,7 +192,7 @@ def _converse(
         max_new_tokens=most,
         allow_special=args.allow_special,
         time_limit=args.time_limit,
-        options={"sampler": sampler, "stop": stop},
+        options={"sampler": sampler, "stop": stop, "speculate": args.speculate},
     )
 
     def after(result: Result) -> None:

@@ -22,6 +22,8 @@ from tramontane.console import status
 from tramontane.runtime import Sampler, Session
 from tramontane.runtime.contract import MODEL_FILE
 from tramontane.runtime.manifest import describe_file, read_manifest, write_manifest
+from tramontane.runtime.sequences.guarded_sequence import GuardedSequence
+from tramontane.runtime.speculation.speculation import Speculation
 
 from ..calls import output, refusal
 
@@ -117,6 +119,24 @@ def test_every_option_means_what_it_means_to_the_driver(
         assert found[name] == getattr(result, name)
     assert [one["token"] for one in found["logprobs"]] == result.tokens
     assert [len(one["top"]) for one in found["logprobs"]] == [2] * len(result.tokens)
+
+
+def test_drafts_are_asked_for_and_change_no_token(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun: list[GuardedSequence] = []
+    begin = GuardedSequence.speculation
+
+    def speculation(sequence: GuardedSequence) -> Speculation:
+        begun.append(sequence)
+        return begin(sequence)
+
+    monkeypatch.setattr(GuardedSequence, "speculation", speculation)
+    asked = ["run", artifact, "def f(", "--max-new-tokens", "9"]
+    plain = output(capsys, *asked)
+    assert not begun
+    assert output(capsys, *asked, "--speculate") == plain
+    assert len(begun) == 1
 
 
 def test_the_options_have_the_samplers_settings_and_defaults() -> None:
