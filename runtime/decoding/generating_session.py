@@ -61,10 +61,11 @@ class GeneratingSession(RewindableSession):
                 all that are to be read.
             reuse: the prompt is the whole sequence, which replaces the one so far when the first
                 piece is asked for. The longest prefix that the cache or a snapshot of this
-                session holds is not computed again.
+                session holds is not computed again. The tokens are the same, up to rounding, as
+                with a prompt cut into other chunks.
             speculate: compute several steps in one run where the text repeats what came before,
                 which is faster for texts that copy from their prompt. The tokens are the same, up
-                to rounding, as with a prompt cut into other chunks.
+                to rounding too.
 
         Raises:
             ContractError: as ``prefill``; also if a text has no tokens, if prompt and new tokens
