@@ -19,10 +19,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as draw
 from tramontane.export.build import export_checkpoint
 from tramontane.export.options import ExportOptions
-from tramontane.runtime import Model, Session, Snapshot
+from tramontane.runtime import Model, Sampler, Session, Snapshot
 from tramontane.runtime.contract import MODEL_FILE, empty_cache_shapes
+from tramontane.runtime.decoding.history import History
+from tramontane.runtime.decoding.processors import Logits
 from tramontane.runtime.errors import ContractError
 
+from .runtime.speculation.free_runs import Free
 from .test_int8_cache import LOGITS_TOLERANCE
 
 V, LONGEST = 2048, 150  # tokens of a sequence: many evictions of 24 rows
@@ -30,7 +33,15 @@ BOUND = 1e-4  # largest |difference| of two float32 logits
 EXAMPLES, CALLS = 12, 25  # random sequences of calls, and calls of each
 
 # A part of the vocabulary, so that prompts share prefixes and texts repeat themselves.
-TOKENS = draw.lists(draw.integers(3, 9), min_size=1, max_size=40)
+FEW = slice(3, 10)
+TOKENS = draw.lists(draw.integers(FEW.start, FEW.stop - 1), min_size=1, max_size=40)
+
+
+def one_of_few(logits: Logits, _: History) -> Logits:
+    """Rule out all other tokens."""
+    kept = np.full_like(logits, -np.inf)
+    kept[FEW] = logits[FEW]
+    return kept
 
 
 class Calls(st.RuleBasedStateMachine):
@@ -48,7 +59,12 @@ class Calls(st.RuleBasedStateMachine):
 
     @st.initialize(keep=draw.sampled_from([0, 0, 1, 20]))
     def begin(self, keep: int) -> None:
-        self.session = self.model.session(keep=keep)
+        self.use(self.model.session(keep=keep))
+
+    def use(self, session: Session) -> None:
+        """Go on in a session, which makes all drafts that it can where ``speculate`` is asked for."""
+        self.session = session
+        session._guarded._run_times = Free()
 
     def expected(self) -> np.ndarray:
         """Logits (T, V) after each token, by onnxruntime alone."""
@@ -117,7 +133,7 @@ class Calls(st.RuleBasedStateMachine):
         with tempfile.TemporaryDirectory() as folder:
             self.session.save(Path(folder) / "state")
             self.session.close()
-            self.session = Session.load_state(Path(folder) / "state", self.model, keep=keep)
+            self.use(Session.load_state(Path(folder) / "state", self.model, keep=keep))
 
     @st.rule(share=draw.floats(0, 1), tokens=TOKENS)
     def reuse(self, share: float, tokens: list[int]) -> None:
@@ -127,18 +143,34 @@ class Calls(st.RuleBasedStateMachine):
             self.ids = prompt
             self.check(self.session.prefill(prompt, all_logits=True, reuse=True))
 
-    @st.rule(tokens=TOKENS, count=draw.integers(0, 20), reuse=draw.booleans())
-    def generate(self, tokens: list[int], count: int, *, reuse: bool) -> None:
+    @st.rule(
+        tokens=TOKENS,
+        count=draw.sampled_from([0, 1, 9, 40, 80]),
+        reuse=draw.booleans(),
+        speculate=draw.booleans(),
+    )
+    def generate(self, tokens: list[int], count: int, *, reuse: bool, speculate: bool) -> None:
         prompt = [*self.ids, *tokens] if reuse else tokens
         if not self.fits(len(tokens) + count):
             return
-        made = self.session.generate(prompt, max_new_tokens=count, reuse=reuse).finish().tokens
+        made = (
+            self.session.generate(
+                prompt,
+                max_new_tokens=count,
+                reuse=reuse,
+                speculate=speculate,
+                sampler=Sampler(processors=[one_of_few]),
+            )
+            .finish()
+            .tokens
+        )
         before = len(self.ids) + len(tokens)
         self.ids += [*tokens, *made]
         if made:
             logits = self.expected()[before - 1 : -1]
             chosen = logits[np.arange(len(made)), made]
-            assert (chosen >= logits.max(axis=1) - 2 * self.bound).all()  # the likeliest
+            best = logits[:, FEW].max(axis=1)
+            assert (chosen >= best - 2 * self.bound).all()  # the likeliest of these
 
     @st.rule()
     def reset(self) -> None:
@@ -149,6 +181,7 @@ class Calls(st.RuleBasedStateMachine):
     def count(self) -> None:
         if hasattr(self, "session"):
             assert self.session.tokens == len(self.ids)
+            assert self.session.ids == self.ids
 
     def teardown(self) -> None:
         if hasattr(self, "session"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,6 +87,7 @@ def test_each_gives_what_the_one_of_transformers_gives(name: str, spread: float)
         {"repetition_penalty": 1.2, "temperature": 1.4, "min_p": 0.05},
         {"temperature": 0.9, "typical_p": 0.8, "top_k": 400, "repetition_penalty": 1.1},
         {"temperature": 1.1, "top_k": 300, "top_p": 0.95, "min_p": 0.01, "typical_p": 0.9},
+        {"logit_bias": {9: 2.5, 900: -1.5}, "repetition_penalty": 1.3, "temperature": 0.9},
     ],
 )
 def test_settings_apply_in_the_order_of_transformers(settings: SamplerSettings) -> None:
@@ -95,7 +97,10 @@ def test_settings_apply_in_the_order_of_transformers(settings: SamplerSettings) 
     class Model(GenerationMixin):
         config = Config()
 
-    asked = GenerationConfig(**{"top_k": 0, **settings}, do_sample=True)
+    theirs_too: dict[str, Any] = {"top_k": 0, **settings}
+    if bias := theirs_too.pop("logit_bias", None):
+        theirs_too["sequence_bias"] = [[[token], added] for token, added in bias.items()]
+    asked = GenerationConfig(**theirs_too, do_sample=True)
     asked._eos_token_tensor = None
     chain = Model()._get_logits_processor(asked, input_ids_seq_length=1, device="cpu")
     assert len(chain) == len(settings)

@@ -22,6 +22,8 @@ from tramontane.runtime.speculation.prompt_lookup import PromptLookup
 from tramontane.runtime.speculation.run_times import RunTimes
 from tramontane.runtime.speculation.speculation import Speculation
 
+from .free_runs import Free
+
 ROUNDING = 0.4  # of logits: those of a run and of single steps differ by about half of it in int8
 COPIED = "def area(width, height):\n    return width * height\n\n\n"
 
@@ -36,27 +38,6 @@ class Counted:
     def run_with_iobinding(self, binding: Any, options: Any) -> None:
         self.runs += 1
         self.graph.run_with_iobinding(binding, options)
-
-
-class Free(RunTimes):
-    """Runs of any length take no time, so that drafts are made wherever there is a prediction."""
-
-    step_seconds: float | None = 1.0
-
-    def __init__(self) -> None:
-        """Know all."""
-
-    def note_step(self, seconds: float) -> None:
-        pass
-
-    def in_steps(self, seconds: float) -> float:
-        return 0.0
-
-    def note_run(self, drafts: int, seconds: float) -> float:
-        return 0.0
-
-    def steps(self, drafts: int) -> float:
-        return 0.01
 
 
 @pytest.fixture
