@@ -14,7 +14,7 @@ class AsyncGeneration(AsyncIterator[str]):
 
     Where its task is cancelled, the generation is cancelled too: the task ends when the step, or
     the chunk of the prompt, that runs has ended; then the session can be used again. So it can
-    where the task is cancelled between two pieces.
+    where the task is cancelled between two pieces. ``async with`` closes it.
     """
 
     def __init__(self, generation: Generation) -> None:
@@ -51,8 +51,14 @@ class AsyncGeneration(AsyncIterator[str]):
         return self.result
 
     async def aclose(self) -> None:
-        """End it now, as ``Generation.close``; for ``contextlib.aclosing``."""
+        """End it now, as ``Generation.close``."""
         self._generation.close()
+
+    async def __aenter__(self) -> AsyncGeneration:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
 
 def _next_piece(held: list[Generation]) -> str:

@@ -125,6 +125,21 @@ def test_a_task_that_is_cancelled_between_two_pieces_leaves_the_session_usable(
     asyncio.run(cancelled())
 
 
+def test_an_error_of_the_consumer_leaves_the_session_usable(session: Session) -> None:
+    async def consume() -> None:
+        async with session.astream([5, 6], max_new_tokens=90) as pieces:
+            async for _ in pieces:
+                raise KeyError("consumer")
+
+    async def failed() -> None:
+        with pytest.raises(KeyError, match="consumer") as raised:
+            await consume()
+        assert raised.tb is not None  # though it holds the generation
+        assert (await session.astream([7], max_new_tokens=3).finish()).tokens
+
+    asyncio.run(failed())
+
+
 def test_a_loop_that_breaks_off_lets_the_next_generation_begin_at_once(session: Session) -> None:
     async def broken_off() -> None:
         for _ in range(200):  # the thread that made the piece must not hold the generation
