@@ -58,15 +58,18 @@ def write_utf8() -> None:
 
 
 def read_standard_input() -> str:
-    """All of standard input as text, without the newline that ends it.
+    """All of standard input as text, without the newline that ends it; empty where it is closed.
 
-    It is empty where standard input is a terminal or closed.
+    At a terminal, a line on standard error says how the text is ended.
 
     Raises:
         ConfigError: it is not UTF-8, or larger than any prompt.
     """
-    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+    if sys.stdin is None or sys.stdin.closed:
         return ""
+    if sys.stdin.isatty():
+        ends = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D on a line of its own"
+        print(f"type a prompt; {ends} ends it", file=sys.stderr, flush=True)
     content = sys.stdin.buffer.read(_MOST_BYTES + 1)
     _refuse_large(content, "standard input")
     try:

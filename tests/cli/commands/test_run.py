@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -64,6 +65,26 @@ def test_a_prompt_is_an_argument_an_option_or_standard_input(
     with pytest.raises(SystemExit) as stop:
         cli.main(["run", str(artifact), "a", "--prompt", "b"])
     assert stop.value.code == status.EXIT_BAD_INPUT
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_at_a_terminal_a_prompt_is_typed_until_ctrl_d(artifact: Path) -> None:
+    import pty
+
+    main, terminal = pty.openpty()
+    command = [sys.executable, "-m", "tramontane", "run", str(artifact), "--max-new-tokens", "2"]
+    with subprocess.Popen(
+        command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stderr
+        assert process.stderr.readline() == b"type a prompt; Ctrl-D on a line of its own ends it\n"
+        os.write(main, b"import os\nimport \n\x04")
+        out, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, b"")
+    assert out.startswith(b"import os\nimport ")
+    os.close(main)
+    os.close(terminal)
 
 
 def test_an_artifact_that_is_missing_is_told_before_standard_input_is_read(
