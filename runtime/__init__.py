@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .decoding.async_generation import AsyncGeneration as AsyncGeneration
     from .decoding.batch_generation import BatchGeneration as BatchGeneration
     from .decoding.generation import Generation as Generation
+    from .decoding.history import History as History
     from .decoding.logprobs import TokenLogprobs as TokenLogprobs
     from .decoding.result import Result as Result
     from .decoding.sampler import Sampler as Sampler
@@ -31,6 +32,7 @@ _HOMES = {
     "ConfigError": "errors",
     "ContractError": "errors",
     "Generation": "decoding.generation",
+    "History": "decoding.history",
     "MemoryPlan": "memory",
     "Model": "model",
     "Result": "decoding.result",

@@ -101,6 +101,7 @@ def test_our_own_wheel_is_reproducible_and_can_be_installed(tmp_path: Path) -> N
     assert done.stdout.startswith(b"tramontane ")
     with zipfile.ZipFile(wheel) as archive:
         assert not [name for name in archive.namelist() if "of-nobody" in name]
+        assert "tramontane/py.typed" in archive.namelist()  # for type checkers of apps
 
 
 def test_a_folder_that_is_no_clone_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import tramontane.runtime
-from tramontane.runtime import Model, Session
+from tramontane.runtime import Model, Sampler, Session
 from tramontane.runtime.errors import ConfigError, ContractError
 from tramontane.runtime.manifest import read_manifest
 
@@ -118,8 +118,11 @@ def test_help_shows_every_public_name() -> None:
 def test_what_an_app_is_given_and_may_catch_has_a_public_name(folder: Path) -> None:
     model = Model.load(folder, threads=1)
     session = model.session()
-    made = session.generate([5, 6], max_new_tokens=2, logprobs=1)
+    of_processors: list[object] = []
+    sampler = Sampler(processors=[lambda logits, seen: (of_processors.append(seen), logits)[1]])
+    made = session.generate([5, 6], max_new_tokens=2, logprobs=1, sampler=sampler)
     given = [model, session, made, made.finish().logprobs[0], made.result, session.snapshot()]
+    given += of_processors
     given += [model.generate_batch([[5, 6]], max_new_tokens=1), model.memory]
     given.append(session.astream([5, 6], max_new_tokens=1))
     names = {type(one).__name__ for one in given}
