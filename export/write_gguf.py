@@ -38,7 +38,8 @@ def write_gguf(checkpoint: Checkpoint, path: Path) -> None:
 
     Raises:
         CheckpointError: a tokenizer that is missing or damaged, scaled rope, windows or layers
-            without rope that no key says, an unreadable tensor, or a NaN or infinity.
+            without rope that no key says, an unreadable tensor, or a NaN or infinity; or the file
+            cannot be written.
 
     Source: ggml, docs/gguf.md; llama.cpp, conversion/llama.py.
     """
@@ -49,15 +50,26 @@ def write_gguf(checkpoint: Checkpoint, path: Path) -> None:
             "convert_hf_to_gguf.py"
         )
     refuse_impossible(path, error=CheckpointError)
+    if path.exists() and not path.is_file():
+        raise CheckpointError(
+            f"{path}: exists and is no regular file, expected the name of the GGUF file to write; "
+            "name another one"
+        )
     architecture = _architecture_of(checkpoint)
     shapes = parameters(checkpoint.config)
     if checkpoint.config.tie_word_embeddings:
         del shapes[HEAD]  # llama.cpp reads the embedding in its place
     types = {name: _type_of(checkpoint, name) for name in shapes}
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        partial = Path(folder) / path.name  # it gets its name when it is whole
-        _write(checkpoint, partial, architecture, shapes, types)
-        replace_file(partial, path)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tramontane-") as folder:
+            partial = Path(folder) / path.name  # it gets its name when it is whole
+            _write(checkpoint, partial, architecture, shapes, types)
+            replace_file(partial, path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be written ({error.strerror}), expected a folder that exists, may be "
+            "written to and has room; name a file in another folder"
+        ) from error
 
 
 def _architecture_of(checkpoint: Checkpoint) -> GgufArchitecture:

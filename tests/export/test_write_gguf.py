@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -154,3 +156,48 @@ def test_what_lies_beside_a_file_stays_whatever_its_name(
     write_gguf(Checkpoint.open(tiny_checkpoint()), tmp_path / "model.gguf")
     assert theirs.read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gguf", theirs.name]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("folder", "exists and is no regular file, expected the name of the GGUF file"),
+        (".", "exists and is no regular file"),
+        ("folder/..", "exists and is no regular file"),
+        ("fifo", "exists and is no regular file"),
+        ("missing/a.gguf", r"cannot be written \(No such file or directory\), expected a folder"),
+        ("file/a.gguf", r"cannot be written \(Not a directory\), expected a folder"),
+    ],
+)
+def test_a_place_where_no_file_can_be_written_is_refused(
+    tiny_checkpoint: Write, tmp_path: Path, name: str, expected: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    os.mkfifo(tmp_path / "fifo")
+    source = Checkpoint.open(tiny_checkpoint())
+    with pytest.raises(CheckpointError, match=expected):
+        write_gguf(source, tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fifo", "file", "folder"]
+
+
+def test_a_disk_that_fails_is_named_and_leaves_nothing(
+    tiny_checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Checkpoint.open(tiny_checkpoint())
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(gguf.GGUFWriter, "write_tensor_data", fail)
+    with pytest.raises(CheckpointError, match=r"model.gguf: cannot be written \(No space left"):
+        write_gguf(source, tmp_path / "model.gguf")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_as_long_as_the_system_allows_is_written(
+    tiny_checkpoint: Write, tmp_path: Path
+) -> None:
+    path = tmp_path / f"{'n' * 250}.gguf"
+    write_gguf(Checkpoint.open(tiny_checkpoint()), path)
+    assert path.is_file()
