@@ -15,8 +15,8 @@ class Result:
     """Text and tokens that follow a prompt.
 
     ``tokens`` are those that the session's sequence has after the prompt: neither an end token nor
-    the token that completes a stop string. After ``Generation.close``, and where another generation
-    began after a cancel, the sequence lacks the last of them.
+    the token that completes a stop string. After ``Generation.close``, and where another
+    generation began after a cancel, the sequence lacks the last of them.
     """
 
     text: str

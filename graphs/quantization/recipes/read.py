@@ -13,7 +13,7 @@ The first pattern that matches a matrix decides. (stdlib only)
 from __future__ import annotations
 
 import dataclasses
-import re
+import functools
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -185,15 +185,26 @@ class _Reader:
 
     def _line_of(self, key: str) -> int | None:
         """The line where a key is written: tomllib has no lines of what it parsed."""
-        words = re.compile(rf"""(\[.*\.|\[|\s)*["']?{re.escape(key)}["']?\s*[\]=]""")
-        return next(
-            (
-                number
-                for number, line in enumerate(self._text.splitlines(), 1)
-                if key in line and words.match(line)
-            ),
-            None,
-        )
+        return self._lines.get(key)
+
+    @functools.cached_property
+    def _lines(self) -> dict[str, int]:
+        """The first line of each key, from 1; of ``[table.key]`` the last key."""
+        found: dict[str, int] = {}
+        for number, line in enumerate(self._text.splitlines(), 1):
+            found.setdefault(_key_of(line.strip()), number)
+        return found
+
+
+def _key_of(line: str) -> str:
+    """The key that a line of TOML gives a value, or the last one of a heading; without quotes."""
+    if line.startswith("["):
+        words = line.rpartition("]")[0].lstrip("[").strip()
+        quote = words[-1:] if words.endswith(("'", '"')) else ""
+        start = words.rfind(quote or ".", 0, len(words) - len(quote))
+        return words[start + 1 : len(words) - len(quote)].strip()
+    quote = line[:1] if line.startswith(("'", '"')) else ""
+    return line[len(quote) :].partition(quote or "=")[0].strip()
 
 
 def _listed(values: Collection[Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -294,3 +295,35 @@ def test_bits_that_a_target_has_no_kernels_for_are_refused_with_the_line() -> No
     find_target("ort").refuse_recipe(recipe)
     with pytest.raises(GraphError, match="--target web --recipe my.toml: browsers' WASM has no"):
         find_target("web").refuse_recipe(recipe)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'finer = """\n' + "[." * 400 + 'zzz\n"""\n[matrices]\n"zzz" = { bits = 5 }',
+        "[matrices]\n"
+        + "".join(f'"{"x" * 900}{number}" = {{ bits = 4 }}\n' for number in range(4000))
+        + '"zzz" = { bits = 5 }',
+    ],
+    ids=["brackets", "many long lines"],
+)
+def test_lines_are_found_in_little_time(text: str) -> None:
+    line = 5 if text.startswith("finer") else 4002
+    start = time.perf_counter()
+    with pytest.raises(ConfigError, match=f'my.toml:{line}: "zzz": bits = 5, expected one of'):
+        parse_recipe(text, name="my", path="my.toml")
+    assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('[matrices]\n[ "matrices" . "*" ]\nbits = 5', 2),
+        ("[matrices]\n'*'={ bits = 5 }", 2),
+        ("[matrices]\n  head\t= { bits = 5 } # head", 2),
+        ('[matrices."layers.*.mlp.[gu]*"]\nbits = 5', 1),
+    ],
+)
+def test_line_of_a_key_is_named_however_it_is_written(text: str, line: int) -> None:
+    with pytest.raises(ConfigError, match=f"my.toml:{line}: .*: bits = 5, expected one of"):
+        parse_recipe(text, name="my", path="my.toml")
