@@ -22,6 +22,7 @@ from .published_rope import describes_rope, published_object, read_rope
 CONFIG_FILE = "config.json"
 
 _SUPPORTED = ", ".join(ARCHITECTURES)
+_FSDP = "FSDP"  # of PyTorch, in front of the name of the class
 _BIASES = ("attention_bias", "mlp_bias")
 _QUANTIZATION = "quantization_config"
 _SILU = ("silu", "swish")  # two names of one activation
@@ -149,9 +150,15 @@ def _parse(published: dict[str, Any]) -> MistralConfig:
 def _architecture(published: dict[str, Any]) -> Architecture:
     """The class that transformers loads: ``model_type`` decides, ``architectures`` must agree.
 
-    Source: transformers 5.23, ``AutoModelForCausalLM``, which reads ``model_type``.
+    A model that FSDP has sharded is of a class whose name begins with ``FSDP``, and versions of
+    transformers saved that name.
+
+    Source: transformers 5.23, ``AutoModelForCausalLM``, which reads ``model_type``, and
+        ``PreTrainedModel.save_pretrained``.
     """
     named, kind = published.get("architectures"), published.get("model_type")
+    if isinstance(named, list):
+        named = [one.removeprefix(_FSDP) if isinstance(one, str) else one for one in named]
     _refuse_family(named, kind)
     every = ARCHITECTURES.values()
     of_type = next((own for own in every if own.model_type == kind), None)
@@ -171,7 +178,8 @@ def _architecture(published: dict[str, Any]) -> Architecture:
                     f"them to agree: transformers loads what model_type says; correct one of them"
                 )
             return supported
-    raise ConfigError(f"architectures is {shown(named)}; supported are {_SUPPORTED}")
+    remedy = f"; if the weights are of {of_type.name}, write that name there" if of_type else ""
+    raise ConfigError(f"architectures is {shown(named)}; supported are {_SUPPORTED}{remedy}")
 
 
 def _refuse_family(named: Any, kind: Any) -> None:

@@ -86,7 +86,15 @@ def find_names(
         )
     if heads or not is_tied:
         expected[HEAD] = heads[0] if heads else naming.published(HEAD)
-    if missing := sorted(name for name in expected.values() if name not in by_plain):
+    missing = sorted(name for name in expected.values() if name not in by_plain)
+    if missing == [expected.get(HEAD)]:
+        raise CheckpointError(
+            f"{where}: {missing[0]} is missing and all others are there, expected the head too, "
+            f"since {described_in} does not tie it to the embedding; save the model from "
+            "AutoModelForCausalLM, or set tie_word_embeddings to true there if the head is the "
+            "embedding"
+        )
+    if missing:
         raise CheckpointError(f"{where}: {_missing(missing, by_plain, described_in)}")
     used = set(expected.values())
     return Names(

@@ -89,6 +89,14 @@ from .published import HUGE, MISSING, read
         ({"bos_token_id": "x"}, "bos_token_id is 'x'; expected a number"),
         ({"bos_token_id": -1}, "bos_token_id is -1; expected at least 0, or null"),
         ({"architectures": [["MistralForCausalLM"]]}, r"architectures is \[\['MistralForCa"),
+        (
+            {"architectures": ["MistralForTokens"], "model_type": "mistral"},
+            "supported are .*; if the weights are of MistralForCausalLM, write that name there",
+        ),
+        (
+            {"architectures": ["FSDPMixtralForCausalLM"]},
+            "MixtralForCausalLM.* supported are Llama",
+        ),
         ({"rope_scaling": {"type": ["yarn"]}}, r"rope_type is \['yarn'\]; expected one of"),
         ({"rope_parameters": {"rope_theta": [1]}}, r"rope_theta is \[1\]; expected a number"),
         ({"rope_parameters": []}, r"rope_parameters is \[\], expected an object"),
