@@ -45,7 +45,10 @@ def run(
         except subprocess.TimeoutExpired as error:
             _end(process)
             shown = " ".join(words[:4])
-            raise Absent(f"{shown}: no end after {_LIMIT_SECONDS} seconds") from error
+            raise Absent(
+                f"{shown}: has not ended after {_LIMIT_SECONDS} seconds, expected it to end "
+                "sooner; run it alone to see where it stops, or repeat it on an idle machine"
+            ) from error
         except BaseException:  # an interrupt reaches this process alone
             _end(process)
             raise
