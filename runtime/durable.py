@@ -18,7 +18,9 @@ def sync_tree(folder: Path) -> None:
     """
     for place, _, files in os.walk(folder, topdown=False):
         for name in files:
-            sync_file(Path(place, name))
+            path = Path(place, name)
+            if not path.is_fifo():  # opening one waits for a writer
+                sync_file(path)
         sync_folder(Path(place))
 
 

@@ -42,6 +42,7 @@ REASONS = {
     "runtime/sequences/saved_state.py": "a saved session, written beside its name first",
     "environments/folders.py": "a marked folder",
     "environments/qemu.py": "programs that it unpacked into a marked folder",
+    "validate/reference/stored_array.py": "an array of its own in a marked folder",
     "validate/reference/unfinished.py": "its own file in a marked folder, written beside it first",
     "validate/reference/reference_cache.py": "its own files in marked folders",
 }

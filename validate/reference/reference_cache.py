@@ -15,7 +15,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ from ...graphs.writing.own_folders import (
 )
 from ...runtime.durable import rename, sync_tree
 from ...runtime.errors import ContractError, TramontaneError
-from .unfinished import LOCK_FILE, STATE_FILE, Shapes, Unfinished, only_one
+from .stored_array import open_stored
+from .unfinished import LOCK_FILE, STATE_FILE, Shapes, Unfinished, only_one, unwritable
 
 SUB_FOLDER = "tramontane-reference"  # of a folder that holds other things too
 MOST_BYTES = 16 << 30
@@ -73,20 +74,24 @@ class Store:
                 "folder with --store"
             ) from error
 
-    def find(self, key: str, names: Collection[str]) -> Arrays | None:
-        """The arrays of a key by name, mapped from their files; None where they are not kept."""
+    def find(self, key: str, shapes: Mapping[str, tuple[int, ...]]) -> Arrays | None:
+        """The arrays of a key by name, mapped from their files; None where they are not kept.
+
+        Where one is damaged, missing or of another shape, all are removed.
+        """
         place = self.folder / key
         if not is_marked(place, _RUN):
             return None
+        arrays: Arrays = {}
         try:
-            arrays = {
-                path.stem: np.load(path, mmap_mode="r") for path in sorted(place.glob("*.npy"))
-            }
-            os.utime(place)
-        except (OSError, ValueError, EOFError):  # another run removed it, or a file is damaged
+            for name, shape in shapes.items():
+                arrays[name] = open_stored(place / f"{name}.npy", shape)
+        except (OSError, ValueError):  # another run removed it, or a file is damaged
             _discard(place)
             return None
-        return arrays if arrays.keys() == set(names) else None
+        with contextlib.suppress(OSError):  # another user's
+            os.utime(place)
+        return arrays
 
     @contextlib.contextmanager
     def adding(self, shapes: Shapes) -> Iterator[Unfinished]:
@@ -98,7 +103,8 @@ class Store:
             shapes: of each array by its name, by key.
 
         Raises:
-            ContractError: the disk has too little room, or a key's name is taken.
+            ContractError: the disk has too little room, a key's name is taken, or the folder
+                cannot be written to.
         """
         place = self.folder / f"{_PARTIAL}{digest({'keys': sorted(shapes)})}"
         for name in (*shapes, place.name):
@@ -132,16 +138,24 @@ class Store:
         needed = sum(4 * int(np.prod(shape)) for one in shapes.values() for shape in one.values())
         try:
             self._make_room(needed - _size(place), beside=place)
-            unfinished = Unfinished(place, shapes, kind=_RUN)
-            yield unfinished
+            yield (unfinished := self._unfinished(place, shapes))
             unfinished.flush()
         except TramontaneError:  # what was filled may be wrong
             _discard(place)
             raise
         for key in shapes:
-            with contextlib.suppress(OSError):  # another run was faster, with the same numbers
+            try:
                 sync_tree(place / key)
                 rename(place / key, self.folder / key)
+            except OSError as error:
+                if self.find(key, shapes[key]) is None:  # or another run was faster
+                    raise unwritable(self.folder / key, error) from error
+
+    def _unfinished(self, place: Path, shapes: Shapes) -> Unfinished:
+        try:
+            return Unfinished(place, shapes, kind=_RUN)
+        except OSError as error:
+            raise unwritable(place, error) from error
 
     def _make_room(self, needed: int, *, beside: Path) -> None:
         own = [p for p in self.folder.iterdir() if p != beside and is_marked(p, _RUN)]
@@ -178,7 +192,8 @@ def _discard(folder: Path) -> None:
             if is_marked(path, _RUN):
                 _discard(path)
             elif path.suffix == ".npy" or path.name in _OURS:
-                path.unlink()
+                with contextlib.suppress(OSError):  # a folder of that name
+                    path.unlink()
         (folder / MARK_FILE).unlink()
         folder.rmdir()
 

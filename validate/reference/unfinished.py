@@ -8,21 +8,47 @@ are written; so a run that is killed loses one layer.
 from __future__ import annotations
 
 import contextlib
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import filelock
 import numpy as np
 
-from ...graphs.writing.own_folders import mark
+from ...graphs.writing.own_folders import is_marked, mark
 from ...runtime.durable import replace_file
+from ...runtime.errors import ContractError
+from ...runtime.untrusted.files import open_regular
+from . import stored_array
 
 Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]  # of each array by its name, by key
-Mapped = dict[str, "np.memmap[Any, Any]"]
+Mapped = dict[str, stored_array.Mapped]
 
 STATE_FILE, LOCK_FILE = "state.npz", "lock"
+# What NumPy and zipfile raise where a file is missing, damaged, or no archive of arrays.
+_DAMAGE = (
+    OSError,
+    ValueError,  # UnicodeDecodeError too
+    TypeError,
+    LookupError,
+    ArithmeticError,  # OverflowError
+    RuntimeError,  # NotImplementedError too
+    MemoryError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
+)
+
+
+def unwritable(place: Path, error: OSError) -> ContractError:
+    """The error for a folder of the store that the system does not let us write to."""
+    return ContractError(
+        f"{place}: cannot be written ({error.strerror}), expected a folder for the reference's "
+        "results; remove it, or name another folder with --store"
+    )
 
 
 class Unfinished:
@@ -35,19 +61,27 @@ class Unfinished:
             folder: marked as ours; no other process writes to it.
             shapes: of all arrays.
             kind: what the mark of each key's folder says.
+
+        Raises:
+            OSError: an array or a mark cannot be written.
         """
         self._folder = folder
         self.done = 0  # layers
         self.state: dict[str, np.ndarray] = {}  # what the next begins with
-        with contextlib.suppress(OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-            self._resume(shapes)
+        self.arrays: list[Mapped] = []
+        with contextlib.suppress(*_DAMAGE):
+            self._resume(shapes, kind)
         if not self.done:
+            for name in (STATE_FILE, f".{STATE_FILE}"):
+                (folder / name).unlink(missing_ok=True)
             for key in shapes:
+                if (folder / key).is_symlink():
+                    (folder / key).unlink()
                 mark(folder / key, kind)
-        self.arrays: list[Mapped] = [
-            {name: self._array(key, name, shape) for name, shape in sizes.items()}
-            for key, sizes in shapes.items()
-        ]
+            self.arrays = [
+                {name: stored_array.make(self._path(key, name), n) for name, n in sizes.items()}
+                for key, sizes in shapes.items()
+            ]
 
     def note(self, done: int, state: Mapping[str, np.ndarray]) -> None:
         """Note that so many layers are done: what they filled is on disk when this returns."""
@@ -63,40 +97,53 @@ class Unfinished:
             for array in arrays.values():
                 array.flush()
 
-    def _resume(self, shapes: Shapes) -> None:
+    def _resume(self, shapes: Shapes, kind: str) -> None:
         """Read where an earlier run stopped.
 
         Raises:
-            OSError, ValueError, EOFError, KeyError, BadZipFile: there was none, or it is damaged.
+            _DAMAGE: there was none, or it is damaged.
         """
-        for key, sizes in shapes.items():
-            for name, shape in sizes.items():
-                found = np.load(self._path(key, name), mmap_mode="r")
-                if found.shape != tuple(shape):
-                    raise ValueError(name)
-        with (self._folder / STATE_FILE).open("rb") as file, np.load(file) as kept:
-            (done, *names), *arrays = (kept[name] for name in kept.files)
-        self.state = dict(zip(map(str, names), arrays, strict=True))
-        self.done = int(done)
+        for key in shapes:
+            if not is_marked(self._folder / key, kind):
+                raise ValueError(key)
+        arrays = [
+            {
+                name: stored_array.open_stored(self._path(key, name), shape, is_writable=True)
+                for name, shape in sizes.items()
+            }
+            for key, sizes in shapes.items()
+        ]
+        with (
+            open(open_regular(self._folder / STATE_FILE), "rb") as file,
+            zipfile.ZipFile(file),  # or np.load could take it for another kind of file
+            np.load(file) as kept,
+        ):
+            (done, *names), *state = (kept[name] for name in kept.files)
+        numbers = int(done)
+        if numbers < 1:
+            raise ValueError(done)
+        self.state = dict(zip(map(str, names), state, strict=True))
+        self.arrays, self.done = arrays, numbers
 
     def _path(self, key: str, name: str) -> Path:
         return self._folder / key / f"{name}.npy"
 
-    def _array(self, key: str, name: str, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-        mode = "r+" if self.done else "w+"
-        path = self._path(key, name)
-        return np.lib.format.open_memmap(path, mode=mode, dtype=np.float32, shape=shape)
-
 
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[bool]:
-    """Yield whether this process alone may write to a folder; it may until the block ends."""
+    """Yield whether this process alone may write to a folder; it may until the block ends.
+
+    Raises:
+        ContractError: the lock is no file that can be written.
+    """
     lock = filelock.FileLock(folder / LOCK_FILE)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         yield False
         return
+    except OSError as error:
+        raise unwritable(folder, error) from error
     try:
         yield True
     finally:

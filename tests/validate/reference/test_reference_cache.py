@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tramontane.graphs.writing.own_folders import MARK_FILE
 from tramontane.runtime.errors import ContractError
@@ -185,3 +187,124 @@ def test_the_users_cache_is_used_itself_whatever_an_earlier_version_left_in_it(
     monkeypatch.setattr(module, "default_folder", lambda: tmp_path)
     write(tmp_path / "0123" / "logits.npy")
     assert Store(tmp_path).folder == tmp_path
+
+
+def _header(text: bytes) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def _linked(path: Path) -> None:
+    path.symlink_to(path.parent.parent.parent / "theirs.npy")
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "another shape": lambda path: np.save(path, np.ones(5, np.float32)),
+    "another type": lambda path: np.save(path, np.ones(1000)),
+    "another order of bytes": lambda path: np.save(path, np.ones(1000, ">f4")),
+    "objects": lambda path: np.save(path, np.full(1000, None), allow_pickle=True),
+    "an archive": lambda path: path.write_bytes(b"PK\x03\x04" + bytes(BYTES - 4)),
+    "a header without end": lambda path: path.write_bytes(_header(b"{" * 70).ljust(BYTES)),
+    "cut off": lambda path: path.write_bytes(b""),
+    "a fifo": os.mkfifo,
+    "a link": _linked,
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "missing": lambda path: path.exists(),
+}
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """Make a file that no run made, which is as large as one that a run makes."""
+    np.save(tmp_path / "theirs.npy", np.full(1000, 7, np.float32))
+    return tmp_path / "theirs.npy"
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_a_run_whose_file_is_damaged_is_computed_anew(
+    tmp_path: Path, theirs: Path, damage: Callable[[Path], object], is_complete: bool
+) -> None:
+    store = Store(tmp_path / "store")
+    if is_complete:
+        add(store, "a")
+        folder = store.folder
+    else:
+        _interrupt(store)
+        (folder,) = store.folder.glob(".partial-*")
+    (folder / "a" / "x.npy").unlink()
+    damage(folder / "a" / "x.npy")
+    assert store.find("a", SHAPES) is None
+    with store.adding({"a": SHAPES}) as made:
+        assert made.done == 0
+        made.arrays[0]["x"][:] = 2
+    found = store.find("a", SHAPES)
+    assert found is not None
+    np.testing.assert_array_equal(found["x"], np.full(1000, 2, np.float32))
+    np.testing.assert_array_equal(np.load(theirs), np.full(1000, 7, np.float32))
+
+
+def _interrupt(store: Store) -> None:
+    with pytest.raises(KeyboardInterrupt), store.adding({"a": SHAPES}) as made:
+        made.note(1, {"h": np.ones(3, np.float32)})
+        raise KeyboardInterrupt
+
+
+STATES: dict[str, Callable[[Path], object]] = {
+    "a fifo": os.mkfifo,
+    "one array": lambda path: path.write_bytes(_header(b"{}")),
+    "a number for the list": lambda path: np.savez(path, np.array(5)),
+    "a negative number": lambda path: np.savez(path, np.array(["-3"])),
+    "a folder": lambda path: path.symlink_to(path.parent),
+}
+
+
+@pytest.mark.parametrize("damage", STATES.values(), ids=STATES)
+def test_a_run_whose_progress_is_damaged_begins_again(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    store = Store(tmp_path)
+    _interrupt(store)
+    (folder,) = store.folder.glob(".partial-*")
+    (folder / "state.npz").unlink()
+    damage(folder / "state.npz")
+    with store.adding({"a": SHAPES}) as made:
+        assert made.done == 0
+        assert made.state == {}
+        made.note(1, {"h": np.ones(3, np.float32)})
+    assert store.find("a", SHAPES) is not None
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_a_folder_in_place_of_an_array_is_named(tmp_path: Path, is_complete: bool) -> None:
+    store = Store(tmp_path)
+    if is_complete:
+        add(store, "a")
+        folder = store.folder
+    else:
+        _interrupt(store)
+        (folder,) = store.folder.glob(".partial-*")
+    (folder / "a" / "x.npy").unlink()
+    (folder / "a" / "x.npy").mkdir()
+    assert store.find("a", SHAPES) is None
+    with pytest.raises(ContractError, match="name another folder with --store"):
+        add(store, "a")
+
+
+@pytest.mark.parametrize("name", ["lock", "state.npz"])
+def test_a_folder_in_place_of_a_file_beside_the_arrays_is_named(tmp_path: Path, name: str) -> None:
+    store = Store(tmp_path)
+    _interrupt(store)
+    (folder,) = store.folder.glob(".partial-*")
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    with pytest.raises(ContractError, match=r"\.partial-.*name another folder with --store"):
+        add(store, "a")
+
+
+def test_a_fifo_beside_the_arrays_is_not_waited_for(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.adding({"a": SHAPES}) as made:
+        made.arrays[0]["x"][:] = 1
+        (folder,) = store.folder.glob(".partial-*")
+        os.mkfifo(folder / "a" / "fifo")
+    assert store.find("a", SHAPES) is not None
