@@ -61,6 +61,7 @@ class PublishedTokenizer:
     made_from: str | None = (
         None  # the file that a tokenizer.json was made from; None: as published
     )
+    uncorrected: bytes | None = None  # the model as published, where its split regex is corrected
     # Of kind sentencepiece: what is added to the model. None: the files beside it say that.
     added_tokens: AddedTokens | None = None
     tokenizer_json: bytes | None = None  # with these tokens; None: none is added
@@ -171,6 +172,7 @@ def _of_json(
         companions=companions,
         settings=settings,
         made_from=found.made_from,
+        uncorrected=found.uncorrected,
     )
 
 

@@ -27,6 +27,7 @@ class JsonTokenizer:
     made_from: str | None = None  # None: as published
     # What tokenizer_config.json would say, where the format says it itself.
     settings: dict[str, Any] = field(default_factory=dict)
+    uncorrected: bytes | None = None  # as published, where the content is corrected
 
 
 def json_file(folder: Path) -> Path | None:
@@ -64,7 +65,9 @@ def _published(file: HeldFile, held: HeldFiles) -> JsonTokenizer:
     published = None if other is None else tekken.read_tekken(other)
     if correct_split_regex(found, path=file.path, tekken=published):
         return JsonTokenizer(
-            content=to_bytes(found), made_from=f"{file.name}, its split regex corrected"
+            content=to_bytes(found),
+            made_from=f"{file.name}, its split regex corrected",
+            uncorrected=content,
         )
     return JsonTokenizer(content=content)
 

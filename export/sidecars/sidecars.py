@@ -13,7 +13,6 @@ from ...runtime.tokenizers.vocabulary import Vocabulary
 from ...runtime.untrusted.fields import shown
 from ..cache_choice import WINDOWED, CacheChoice, geometry_of
 from ..config import MistralConfig
-from ..files.links import refuse_foreign
 from ..files.metadata_fields import read_json_object
 from ..formats.checkpoint import Checkpoint
 from ..formats.huggingface import CONFIG_FILE, to_hugging_face
@@ -120,7 +119,6 @@ def _generation(weights: Checkpoint) -> dict[str, Any]:
     published = weights.beside(GENERATION_FILE)
     if published is None:
         return {}
-    refuse_foreign(published.path)
     return read_json_object(published)
 
 

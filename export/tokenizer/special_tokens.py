@@ -13,6 +13,7 @@ from ...runtime.contract import TOKENIZER_JSON_FILE
 from ...runtime.errors import CheckpointError, ConfigError
 from ...runtime.tokenizers.protocol import Codec
 from ...runtime.untrusted.fields import shown
+from ..files.links import refuse_foreign
 from ..files.metadata_fields import read_json_object, token_ids
 from ..formats.checkpoint import Checkpoint
 from ..published_tokenizer.json_parts import read_around
@@ -68,12 +69,14 @@ def end_tokens(
     Raises:
         ConfigError: ``generation_config.json`` is not JSON, or ``eos_token_id`` is not one token
             id or a list of them.
-        CheckpointError: the tokenizer's ``eos_token`` is needed and is not one of its tokens.
+        CheckpointError: the tokenizer's ``eos_token`` is needed and is not one of its tokens; or
+            ``generation_config.json`` is a link out of the checkpoint.
 
     Source: transformers 5.23, ``GenerationConfig.from_pretrained``, which ``generate`` stops by.
     """
     published = checkpoint.beside(GENERATION_FILE)
     if published is not None:
+        refuse_foreign(published.path)  # an artifact carries what it says
         try:
             found = token_ids(read_json_object(published), "eos_token_id")
         except ConfigError as error:

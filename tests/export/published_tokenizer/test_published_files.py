@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mistral_common
 import pytest
+import transformers
 from sentencepiece import SentencePieceProcessor
 from tramontane.export.formats.layouts import open_published
 from tramontane.export.published_tokenizer.probe_texts import PROBE_TEXTS
@@ -84,6 +85,10 @@ def test_mistral_fine_tuned_for_chats_has_the_tokens_of_transformers(
     named = {"additional_special_tokens": [*ids], "bos_token": "<s>", "eos_token": "<|im_end|>"}
     (folder / "special_tokens_map.json").write_text(json.dumps(named))
     codec = opened(folder, 32002)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    for text in ("<|im_start|>user", "<|im_start|>user\nhello<|im_end|>\n"):
+        ids = theirs(text, add_special_tokens=False)["input_ids"]
+        assert codec.encode(text, allow_special=True) == ids, text
     user = codec.find("user")
     assert user is not None
     assert codec.encode("<|im_start|>user", allow_special=True) == [32001, user]

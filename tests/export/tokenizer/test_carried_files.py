@@ -11,7 +11,6 @@ import pytest
 from tokenizers import Tokenizer, models
 from tramontane.export.files.links import is_own
 from tramontane.export.formats.checkpoint import Checkpoint
-from tramontane.export.sidecars.sidecars import _generation
 from tramontane.export.tokenizer.carried_files import written_anew
 from tramontane.export.tokenizer.tokenizer import read_vocabulary
 from tramontane.export.tokenizer.write_tokenizer import write_tokenizer
@@ -32,7 +31,6 @@ def carry(folder: Path) -> None:
     out.mkdir()
     with Checkpoint.open(folder) as checkpoint:
         write_tokenizer(checkpoint, out, read_vocabulary(checkpoint))
-        _generation(checkpoint)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ import transformers
 from tramontane.export.build import export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.options import options_named
+from tramontane.export.published_tokenizer.byte_level.pre_tokenizers import LLAMA_3, split_by
+from tramontane.export.published_tokenizer.byte_level.tekken import read_tekken
 from tramontane.export.published_tokenizer.sentencepiece_model import parse, serialize
 from tramontane.export.tokenizer import in_transformers
 from tramontane.export.tokenizer.write_tokenizer import write_tokenizer
@@ -28,6 +30,8 @@ from tramontane.validate.tokenizer.check_tokenizer import TokenizerChecks, check
 from tramontane.validate.tokenizer.reading import Reading, differences
 from tramontane.validate.verdict import Check
 
+from ...export.published_tokenizer.byte_level.scripts import NUM_SPECIAL, tekken, trained
+from ...export.published_tokenizer.byte_level.scripts import START as SPECIAL
 from ...tiny_tokenizers import END, START, llama_3, non_special, save
 
 pytestmark = pytest.mark.slow
@@ -185,6 +189,29 @@ def test_where_transformers_is_not_installed_nothing_else_changes(
     monkeypatch.setattr(readers.importlib.util, "find_spec", lambda _: None)
     published = Checkpoint.open(chat).read_tokenizer()
     assert readers.read_transformers(published) is None
+
+
+@pytest.mark.parametrize("is_beside", [False, True])
+def test_a_split_regex_that_the_export_corrects_passes_with_a_note(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, is_beside: bool
+) -> None:
+    folder = shutil.copytree(
+        tiny_checkpoint(vocab_size=len(trained()) - 5 + NUM_SPECIAL), tmp_path / "model"
+    )
+    (folder / "tokenizer.model").unlink()
+    path = folder / "tekken.json"
+    path.write_text(json.dumps(tekken("v11", (*SPECIAL, "<pad>"))))
+    published = read_tekken(path).tokenizer()
+    published.pre_tokenizer = split_by(LLAMA_3)
+    published.save(str(folder / "tokenizer.json"))
+    if not is_beside:
+        path.unlink()
+    artifact = tmp_path / "artifact"
+    export_checkpoint(folder, artifact, options_named("fp32-ort"))
+    found = checked(artifact, folder)
+    assert [check.failures for check in found.checks] == [()] * 4
+    (note,) = found.notes
+    assert "transformers reads it with its wrong split regex, which the artifact's" in note
 
 
 def test_a_published_file_that_transformers_rebuilds_is_compared_with_what_it_makes(
