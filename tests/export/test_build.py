@@ -128,6 +128,8 @@ def test_tokenizer_that_cannot_be_written_stops_the_export_before_tracing(
         "special_tokens_map.json",
         "added_tokens.json",
         "tokenizer.model",
+        "tokenizer.json",
+        "tekken.json",
         "chat_template.jinja",
         "additional_chat_templates/tool.jinja",
         "README.md",
