@@ -39,7 +39,7 @@ def print_plan(config: MistralConfig, cache: CacheChoice, plans: dict[str, Plan]
     }
     print_rows(rows)
     table = Table(
-        "QUANT", "weights", "bits per\nweight", "free disk", "RAM to run", "RAM to export"
+        "QUANT", "weights", "bits per\nweight", "free disk", "RAM\nto run", "RAM\nto export"
     )
     for quant, found in plans.items():
         sizes = (

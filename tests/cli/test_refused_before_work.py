@@ -77,7 +77,7 @@ def test_inspect_refuses_what_export_refuses_and_in_the_same_words(
     told = capsys.readouterr()
     assert told.err == by_export
     if spoil is not None:
-        assert "RAM to export" in told.out
+        assert "to export" in told.out
         assert "weights: " not in told.out
     assert not (tmp_path / "artifacts").exists()
 

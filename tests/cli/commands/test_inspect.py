@@ -47,6 +47,13 @@ def test_a_known_geometry_is_planned_from_its_name(capsys: pytest.CaptureFixture
     assert all(quant in found for quant in recipe_names())
 
 
+def test_bits_per_weight_stand_beside_each_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = output(capsys, "inspect", "smollm2-135m").splitlines()
+    (row,) = (line for line in lines if "int8 " in line)
+    assert "142.20 MB" in row
+    assert "8.46" in row.split()
+
+
 def test_a_name_that_is_nothing_is_refused_with_what_is_known(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
