@@ -15,7 +15,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ from ...graphs.writing.own_folders import (
 )
 from ...runtime.durable import rename, sync_tree
 from ...runtime.errors import ContractError, TramontaneError
-from .stored_array import open_stored
+from ...runtime.untrusted.json_text import read_object
+from .stored_array import checksum, open_stored
 from .unfinished import LOCK_FILE, STATE_FILE, Shapes, Unfinished, only_one, unwritable
 
 SUB_FOLDER = "tramontane-reference"  # of a folder that holds other things too
@@ -40,7 +41,8 @@ MOST_BYTES = 16 << 30
 _STORE, _RUN = "the reference's work", "the reference's work on one sequence"
 _ABANDONED_SECONDS = 24 * 3600
 _PARTIAL = ".partial-"
-_OURS = (STATE_FILE, f".{STATE_FILE}", LOCK_FILE)
+_CHECKSUMS_FILE = "checksums.json"
+_OURS = (STATE_FILE, f".{STATE_FILE}", LOCK_FILE, _CHECKSUMS_FILE)
 Arrays = dict[str, np.ndarray]
 
 
@@ -65,6 +67,7 @@ class Store:
         """
         place = target_of(folder)
         is_own = is_free(place) or is_marked(place, _STORE) or folder == default_folder()
+        self._compared: dict[Path, list[tuple[int, int, int]]] = {}
         self.folder = folder if is_own else folder / SUB_FOLDER
         try:
             mark(place if is_own else self.folder, _STORE)
@@ -77,7 +80,8 @@ class Store:
     def find(self, key: str, shapes: Mapping[str, tuple[int, ...]]) -> Arrays | None:
         """The arrays of a key by name, mapped from their files; None where they are not kept.
 
-        Where one is damaged, missing or of another shape, all are removed.
+        Where one is damaged, missing or of another shape, all are removed. Checksums are compared
+        once in a process, and again where a file changed.
         """
         place = self.folder / key
         if not is_marked(place, _RUN):
@@ -86,12 +90,30 @@ class Store:
         try:
             for name, shape in shapes.items():
                 arrays[name] = open_stored(place / f"{name}.npy", shape)
-        except (OSError, ValueError):  # another run removed it, or a file is damaged
+            self._compare_checksums(place, shapes)
+        except (OSError, ValueError, ContractError):  # removed by another run, or damaged
             _discard(place)
             return None
         with contextlib.suppress(OSError):  # another user's
             os.utime(place)
         return arrays
+
+    def _compare_checksums(self, place: Path, names: Collection[str]) -> None:
+        """Compare those of a key's arrays with what was noted when they were complete.
+
+        Raises:
+            OSError, ContractError: a file cannot be read.
+            ValueError: an array changed.
+        """
+        paths = {name: place / f"{name}.npy" for name in names}
+        stats = [path.stat() for path in paths.values()]
+        states = [(found.st_ino, found.st_size, found.st_mtime_ns) for found in stats]
+        if self._compared.get(place) == states:
+            return
+        noted = read_object(place / _CHECKSUMS_FILE)
+        if noted != {name: checksum(path) for name, path in paths.items()}:
+            raise ValueError(place)
+        self._compared[place] = states
 
     @contextlib.contextmanager
     def adding(self, shapes: Shapes) -> Iterator[Unfinished]:
@@ -145,6 +167,7 @@ class Store:
             raise
         for key in shapes:
             try:
+                _note_checksums(place / key, shapes[key])
                 sync_tree(place / key)
                 rename(place / key, self.folder / key)
             except OSError as error:
@@ -175,6 +198,14 @@ class Store:
                 f"--store {self.folder}: {free} bytes are free, the reference's logits and cache "
                 f"take {needed}; name a folder on a larger disk"
             )
+
+
+def _note_checksums(folder: Path, names: Collection[str]) -> None:
+    """Write the checksums of a key's complete arrays beside them."""
+    path = folder / _CHECKSUMS_FILE
+    path.unlink(missing_ok=True)
+    found = {name: checksum(folder / f"{name}.npy") for name in names}
+    path.write_text(json.dumps(found), encoding="utf-8")
 
 
 def _age_seconds(path: Path) -> float:

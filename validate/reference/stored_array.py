@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from ...runtime.untrusted.files import open_regular
 
 Mapped = np.memmap[Any, Any]
+_PIECE_BYTES = 1 << 22
 
 
 def make(path: Path, shape: tuple[int, ...]) -> Mapped:
@@ -45,6 +47,19 @@ def open_stored(path: Path, shape: tuple[int, ...], *, is_writable: bool = False
         if not is_whole or file.read(len(header)) != header:
             raise ValueError(f"{path}: damaged, expected float32 {shape}")
     return np.memmap(path, np.float32, "r+" if is_writable else "r", len(header), shape)
+
+
+def checksum(path: Path) -> int:
+    """CRC-32 of a regular file, read in pieces.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    found = 0
+    with open(open_regular(path), "rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            found = zlib.crc32(piece, found)
+    return found
 
 
 def _header(shape: tuple[int, ...]) -> bytes:

@@ -16,7 +16,7 @@ from tramontane.validate.reference import reference_cache as module
 from tramontane.validate.reference.reference_cache import SUB_FOLDER, Store
 
 SHAPES = {"x": (1000,)}  # 4000 bytes
-BYTES = 4128  # with the header
+BYTES = 4128  # with the header, beside the checksums
 
 
 def add(store: Store, key: str) -> None:
@@ -307,4 +307,44 @@ def test_a_fifo_beside_the_arrays_is_not_waited_for(tmp_path: Path) -> None:
         made.arrays[0]["x"][:] = 1
         (folder,) = store.folder.glob(".partial-*")
         os.mkfifo(folder / "a" / "fifo")
+    assert store.find("a", SHAPES) is not None
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 0x40
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("is_new_process", [True, False])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("x.npy", _flip),
+        ("x.npy", lambda path: np.save(path, np.full(1000, np.nan, np.float32))),
+        ("checksums.json", Path.unlink),
+        ("checksums.json", lambda path: path.write_text("[1")),
+    ],
+)
+def test_a_changed_number_of_a_complete_run_is_found(
+    tmp_path: Path, name: str, damage: Callable[[Path], object], is_new_process: bool
+) -> None:
+    store = Store(tmp_path)
+    add(store, "a")
+    assert store.find("a", SHAPES) is not None
+    damage(store.folder / "a" / name)
+    if is_new_process or name == "x.npy":
+        assert (Store(tmp_path) if is_new_process else store).find("a", SHAPES) is None
+        assert not (store.folder / "a").exists()
+        add(store, "a")
+    assert store.find("a", SHAPES) is not None
+
+
+def test_checksums_are_not_computed_again_for_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    add(store, "a")
+    assert store.find("a", SHAPES) is not None
+    monkeypatch.setattr(module, "checksum", lambda _: pytest.fail("computed again"))
     assert store.find("a", SHAPES) is not None
