@@ -201,3 +201,11 @@ def test_a_name_as_long_as_the_system_allows_is_written(
     path = tmp_path / f"{'n' * 250}.gguf"
     write_gguf(Checkpoint.open(tiny_checkpoint()), path)
     assert path.is_file()
+
+
+def test_scaled_rope_is_refused(tiny_checkpoint: Write, tmp_path: Path) -> None:
+    scaling = {"rope_type": "linear", "factor": 2.0}
+    source = Checkpoint.open(tiny_checkpoint("LlamaForCausalLM", rope_scaling=scaling))
+    with pytest.raises(CheckpointError, match=r"rope is scaled by .*linear.*convert_hf_to_gguf"):
+        write_gguf(source, tmp_path / "model.gguf")
+    assert list(tmp_path.iterdir()) == []
