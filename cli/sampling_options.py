@@ -26,8 +26,8 @@ _NUMBERS = (  # option, type, name of its value, default, what it does; names as
         float,
         "P",
         1.0,
-        "sample from the tokens whose information is nearest to the expected one, of this "
-        "probability together",
+        "sample from the fewest tokens that reach this probability, those first whose surprise, "
+        "-log p, is nearest to the mean",
     ),
     (
         "repetition-penalty",

@@ -33,6 +33,12 @@ def as_markdown(outcomes: Sequence[Outcome]) -> str:
         "bundled demo model. The gate sees only figures and the tokens of strings; it compares no",
         "files but the chat templates.",
         "",
+        "*In*: the artifact, by its recipe, target and options (`int8`: `KV=int8`).",
+        "*Caught by*: the kinds of checks that failed (`docs/parity.md`). *distance*: mean KL and",
+        "top-1 agreement; *logits*, *cache*, *greedy*, *batch*: whole sequences; *weights*,",
+        "*rounding*, *operators*, *rows*: matrices, what GPTQ's rounding moves, operators, rows",
+        "of the cache, layer by layer.",
+        "",
         f"**{caught} of {len(outcomes)} are caught, {explained} are explained by the right place "
         "and cause.**",
         "",

@@ -98,6 +98,8 @@ class Matrix:
             "- *text*: the runtime's own tokenizer encoded the prompt and decoded the answer.",
             "- *strings differ*: the runtime's tokenizer does not know a rule of the artifact's;",
             "  so many of the hard strings are encoded or decoded otherwise, and others alike.",
+            "- *claims hold*: so many statements of `examples/web/README.md` are tested and hold.",
+            "- *in files*: the weights are cut into several files (`MAX_SHARD`).",
             "- *-*: not tried: the runtime cannot run the artifact (`docs/runtimes.md` says why),",
             "  or an emulated processor would take too long.",
             "",

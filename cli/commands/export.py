@@ -102,9 +102,9 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="text, like what the model will read, by which int4 is rounded and int8-dynamic and "
-        "--kv int8 are scaled; must differ from --text; repeat the option for several, which "
-        "count alike (default: a bundled one)",
+        help="text, like what the model will read, by which int4 and int4-small are rounded, and "
+        "int8-smooth, int8-small, int8-dynamic and --kv int8 are scaled; must differ from --text; "
+        "repeat the option for several, which count alike (default: a bundled one)",
     )
     parser.add_argument(
         "--calibration-tokens",

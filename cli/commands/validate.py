@@ -27,7 +27,10 @@ def add(subparsers: Any) -> None:
         main=main,
     )
     parser.add_argument(
-        "artifact", type=Path, metavar="ARTIFACT", help="folder, or any exporter's model.onnx"
+        "artifact",
+        type=Path,
+        metavar="ARTIFACT",
+        help="artifact folder, or any exporter's model.onnx",
     )
     parser.add_argument(
         "--reference", type=Path, required=True, metavar="CHECKPOINT", help=CHECKPOINT_HELP
