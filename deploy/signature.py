@@ -22,7 +22,7 @@ from ..runtime.durable import replace_file
 from ..runtime.errors import ConfigError, ContractError, TramontaneError, printable
 from ..runtime.manifest import Manifest, read_manifest, verify_files
 from ..runtime.untrusted.fields import decode, shown
-from ..runtime.untrusted.files import read_file, refuse_impossible
+from ..runtime.untrusted.files import has_more_than_its_size, is_file, read_file, refuse_impossible
 from ..runtime.untrusted.json_text import SMALL_BYTES, parse_object
 from .supply_chain import needs_packages
 
@@ -154,6 +154,7 @@ def verify(artifact: Path, signature: Path, trusted: Trusted) -> Manifest:
         ):
             config.use_certificate_verifier(certificate_chain=trusted.roots)
     config.set_hashing_config(_hashing(artifact, signature))
+    _refuse_endless(artifact)
     with _refusing(
         ContractError,
         f"{artifact}, signature {signature}",
@@ -251,6 +252,24 @@ def _refuse_foreign(artifact: Path, manifest: Manifest, signature: Path) -> None
             f"{artifact / found[0]}: is not among the manifest's files, expected those alone; "
             "move it elsewhere, then sign"
         )
+
+
+def _refuse_endless(artifact: Path) -> None:
+    """Refuse links to files of the system that have no end: the package reads all of a file."""
+    for name in foreign_files(artifact, set()):
+        path = artifact / name
+        try:
+            is_endless = is_file(path) and has_more_than_its_size(path)
+        except OSError as error:
+            raise ContractError(
+                f"{path}: {error.strerror}, expected a file that can be read; do not trust this "
+                "artifact"
+            ) from error
+        if is_endless:
+            raise ContractError(
+                f"{path}: holds more bytes than its size, expected a file of a disk; do not trust "
+                "this artifact"
+            )
 
 
 def _refuse_overwriting(signature: Path) -> None:

@@ -13,6 +13,7 @@ from .fields import shown
 
 # A fifo opened so does not wait for a writer; regular files are read as ever.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_AT_ONCE = 8  # bytes: /proc/PID/pagemap takes multiples of it
 
 _IMPOSSIBLE = {
     errno.ENAMETOOLONG: "a path, and names in it, that are not too long for the system",
@@ -97,6 +98,17 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # too long, or NUL
         return False
+
+
+def has_more_than_its_size(path: Path) -> bool:
+    """Whether a regular file can be read beyond its size, as some files of the system.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    with open(open_regular(path), "rb", buffering=0) as file:
+        file.seek(os.fstat(file.fileno()).st_size)
+        return bool(file.read(_AT_ONCE))
 
 
 def in_utf8(text: str) -> str:

@@ -451,6 +451,21 @@ def test_the_commands_sign_and_verify(
     assert "Extra files found" in refusal(capsys, "verify", artifact, "--key", public)
 
 
+@pytest.mark.parametrize("name", ["extra", "onnx/model.onnx"])
+def test_a_link_to_a_file_without_an_end_is_refused(
+    name: str, artifact: Path, key: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endless = Path("/proc/self/pagemap")
+    if not endless.exists():
+        pytest.skip("this system has no such file")
+    output(capsys, "sign", artifact, "--key", key)
+    (artifact / name).unlink(missing_ok=True)
+    (artifact / name).symlink_to(endless)
+    told = refusal(capsys, "verify", artifact, "--key", key.with_suffix(".pub"))
+    assert f"{artifact / name}: " in told
+    assert "do not trust this artifact" in told
+
+
 def test_the_signature_lies_beside_the_folder_however_it_is_named(
     artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

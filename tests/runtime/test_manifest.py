@@ -16,6 +16,7 @@ from tramontane.runtime.manifest import (
     write_manifest,
 )
 from tramontane.runtime.tokenizers.vocabulary import Vocabulary
+from tramontane.runtime.untrusted.files import has_more_than_its_size
 
 from ..tiny_manifest import tiny_manifest
 
@@ -93,3 +94,12 @@ def test_a_folder_that_is_no_artifact_is_refused(tmp_path: Path) -> None:
         read_manifest(tmp_path / "absent")
     with pytest.raises(ContractError, match=r"not an artifact, it holds no manifest\.json"):
         read_manifest(tmp_path)
+
+
+def test_a_file_with_more_bytes_than_its_size_is_not_taken_for_an_empty_one() -> None:
+    endless = Path("/proc/self/pagemap")
+    if not endless.exists():
+        pytest.skip("this system has no such file")
+    assert describe_file(endless, most=0)["bytes"] > 0
+    assert has_more_than_its_size(endless)
+    assert not has_more_than_its_size(Path(__file__))
