@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ from ...console import hints
 from ...console.rows import print_rows
 from ...export.budget.asked import asked_for
 from ...graphs.targets.all_targets import DEFAULT_TARGET, TARGETS
+from ...runtime.durable import replace_file
+from ...runtime.errors import ConfigError
 from ...runtime.sizes import format_bytes
+from ...runtime.untrusted.files import refuse_impossible
 from ..flags import CHECKPOINT_HELP, add_adapter, add_scheduler, add_size
 from ..subcommand import add_subcommand
 
@@ -58,6 +62,8 @@ def main(args: Namespace) -> int:
     from ...export.cache_choice import WINDOWED
     from ...export.options import read_texts
 
+    plotted = args.out.with_suffix(".svg")
+    _refuse_target(args.out, plotted)
     asked, model = asked_for(size=args.size, bits=args.bits), args.checkpoint.resolve().name
     found = find_for_size(
         args.checkpoint,
@@ -69,9 +75,13 @@ def main(args: Namespace) -> int:
         scheduler=args.scheduler,
     )
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(found.recipe.text, encoding="utf-8")
-    plotted, chosen = args.out.with_suffix(".svg"), found.about.chosen
-    plot(found.about, plotted, model=model)
+    with tempfile.TemporaryDirectory(dir=args.out.parent, prefix=".tramontane-") as folder:
+        recipe, picture = Path(folder) / args.out.name, Path(folder) / plotted.name
+        recipe.write_text(found.recipe.text, encoding="utf-8")
+        plot(found.about, picture, model=model)
+        replace_file(picture, plotted)
+        replace_file(recipe, args.out)
+    chosen = found.about.chosen
     summary = {
         "bits per weight": round(chosen.bits_per_weight, 3),
         "expected KL": float(f"{chosen.kl:.3g}"),
@@ -85,3 +95,19 @@ def main(args: Namespace) -> int:
     export = hints.suggest("export", MODEL=args.checkpoint, RECIPE=args.out, TARGET=args.target)
     print(f"\nwrote {args.out}; try\n  {export}")
     return 0
+
+
+def _refuse_target(path: Path, plotted: Path) -> None:
+    """Refuse, before anything is measured, names that a recipe and its plot cannot both get."""
+    refuse_impossible(path, error=ConfigError, option="--out")
+    if path == plotted:
+        raise ConfigError(
+            f"--out {path}: is the name of the plot, expected that of a recipe, such as my.toml; "
+            "give it another suffix"
+        )
+    for each in (path, plotted):
+        if each.exists() and not each.is_file():
+            raise ConfigError(
+                f"--out {path}: {each} is no regular file, expected a new name or a file to "
+                "replace; name another one"
+            )

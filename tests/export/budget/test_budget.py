@@ -158,6 +158,21 @@ def test_command_writes_a_recipe_and_measures_once(
     assert cli.main(["export", str(checkpoint), "--recipe", str(out), "--print-out"]) == 0
 
 
+def test_a_name_that_the_recipe_or_its_plot_cannot_have_is_refused_first(
+    stdlib_5m: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, expected in (
+        ("my.svg", "is the name of the plot, expected that of a recipe"),
+        ("folder", "folder is no regular file, expected a new name"),
+        ("my.toml", "my.svg is no regular file, expected a new name"),
+    ):
+        (tmp_path / ("my.svg" if name == "my.toml" else "folder")).mkdir(exist_ok=True)
+        before = sorted(tmp_path.iterdir())
+        out = tmp_path / name
+        assert expected in refusal(capsys, "budget", stdlib_5m, "--bits", "5", "--out", out)
+        assert sorted(tmp_path.iterdir()) == before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "said"),
