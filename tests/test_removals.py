@@ -37,6 +37,7 @@ REASONS = {
     "torture/outcomes.py": "its own record, written beside it first",
     "fuzz/good_files.py": "a good file in a temporary folder of its own",
     "fuzz/trial.py": "a mutated file in a temporary folder",
+    "cli/commands/budget.py": "a recipe and its plot in a temporary folder, to the names asked for",
     "deploy/signature.py": "a signature that it wrote in a temporary folder, to its name",
     "native/build.py": "a library that it built in a temporary folder, to its name",
     "runtime/sequences/saved_state.py": "a saved session, written beside its name first",
