@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..export.published_tokenizer.json_parts import read_around
+from ..export.published_tokenizer.sentencepiece_model import parse
 from ..export.published_tokenizer.tokenizer_files import (
     SETTINGS_FILE,
     TEMPLATE_FILE,
@@ -17,6 +18,7 @@ from ..export.published_tokenizer.tokenizer_files import (
 from ..export.tokenizer.added_tokens import added_ids
 from ..runtime.contract import TOKENIZER_JSON_FILE
 from ..runtime.manifest import read_manifest, write_manifest
+from ..runtime.tokenizers.added_tokens import AddedToken
 from ..runtime.tokenizers.vocabulary import SENTENCEPIECE, TOKENIZERS
 from .planting import Fault
 
@@ -53,6 +55,34 @@ def _added_exchanged(artifact: Path) -> None:
 def _added_lost(artifact: Path) -> None:
     """The last special token is read as text."""
     _edited(artifact, lambda content: content["added_tokens"].remove(_last_two(content)[-1]))
+
+
+def _driver_added(
+    artifact: Path, change: Callable[[tuple[AddedToken, ...]], tuple[AddedToken, ...]]
+) -> None:
+    """Change what the driver adds to a SentencePiece model; the manifest lists it."""
+    manifest = read_manifest(artifact)
+    vocabulary = manifest.vocabulary
+    added = vocabulary.added_tokens
+    added = dataclasses.replace(added, tokens=change(added.tokens))
+    vocabulary = dataclasses.replace(vocabulary, added_tokens=added)
+    write_manifest(artifact, dataclasses.replace(manifest, vocabulary=vocabulary))
+
+
+def _driver_exchanged(artifact: Path) -> None:
+    """Exchange the ids of the last two tokens."""
+
+    def change(tokens: tuple[AddedToken, ...]) -> tuple[AddedToken, ...]:
+        *rest, one, other = tokens
+        exchanged = dataclasses.replace(one, token=other.token)
+        return (*rest, exchanged, dataclasses.replace(other, token=one.token))
+
+    _driver_added(artifact, change)
+
+
+def _driver_lost(artifact: Path) -> None:
+    """The last token is read as text."""
+    _driver_added(artifact, lambda tokens: tokens[:-1])
 
 
 def _other_words(artifact: Path) -> None:
@@ -151,6 +181,14 @@ def _has_added(tokenizer: PublishedTokenizer) -> bool:
     return tokenizer.kind == TOKENIZERS and len(added_ids(tokenizer)) > 1
 
 
+def _adds_natively(tokenizer: PublishedTokenizer) -> bool:
+    """Whether the driver itself adds several tokens to a SentencePiece model."""
+    if tokenizer.kind != SENTENCEPIECE:
+        return False
+    pieces = len(parse(tokenizer.model).pieces)
+    return sum(token >= pieces for token in added_ids(tokenizer)) > 1
+
+
 def _has_template(tokenizer: PublishedTokenizer) -> bool:
     return TEMPLATE_FILE in tokenizer.companions or "chat_template" in tokenizer.settings
 
@@ -224,6 +262,22 @@ FAULTS = [
         place="tokenizer.json, as the driver reads it",
         cause="is missing",
         applies_to_tokenizer=_has_added,
+    ),
+    Fault(
+        name="manifest.json: the ids of two added tokens exchanged",
+        recipe=_RECIPE,
+        edit=_driver_exchanged,
+        place="tokenizer.model, as the driver reads it",
+        cause="manifest.json: vocabulary.added_tokens: ",
+        applies_to_tokenizer=_adds_natively,
+    ),
+    Fault(
+        name="manifest.json: an added token lost",
+        recipe=_RECIPE,
+        edit=_driver_lost,
+        place="tokenizer.model, as the driver reads it",
+        cause="is missing",
+        applies_to_tokenizer=_adds_natively,
     ),
     Fault(
         name="tokenizer.json: words cut by GPT-2's pattern",

@@ -46,8 +46,8 @@ def cause_of_tokenizer(
     own, expected = (dataclasses.asdict(one) for one in (manifest.vocabulary, vocabulary))
     for name, value in expected.items():
         if own[name] != value:
-            cause = f"{MANIFEST_FILE}: vocabulary.{name} is {own[name]!r}, expected {value!r}"
-            return cause, "the checkpoint's tokenizer files say so"
+            what = _other_value(name, own[name], value)
+            return f"{MANIFEST_FILE}: {what}", "the checkpoint's tokenizer files say so"
     file = failed.name.partition(",")[0]
     found = (artifact / file).read_bytes() if (artifact / file).is_file() else None
     if found is None or file not in good or found == good[file]:
@@ -55,6 +55,18 @@ def cause_of_tokenizer(
     if file == TOKENIZER_FILE:
         return f"{file} is another model than the checkpoint's", "its bytes differ"
     return _part(found, good[file], artifact, manifest, checkpoint)
+
+
+def _other_value(name: str, own: Any, expected: Any) -> str:
+    """What differs in a field of the manifest's vocabulary; of added tokens the first."""
+    if name == _ADDED:
+        lists = (
+            {_ADDED: [{"content": one.pop("text"), **one} for one in value["tokens"]]}
+            for value in (own, expected)
+        )
+        if first := next(_other_tokens(*lists), None):
+            return f"vocabulary.{name}: {first}"
+    return f"vocabulary.{name} is {own!r}, expected {expected!r}"
 
 
 def _part(

@@ -79,10 +79,12 @@ def test_all_readings_of_an_artifact_are_the_checkpoints(good: Path, chat: Path)
     assert found.notes == []
 
 
+IN_MANIFEST = [fault for fault in in_tokenizer.FAULTS if fault.name.startswith("manifest.json: ")]
 FITTING = [
     fault
     for fault in in_tokenizer.FAULTS
     if fault.name != "tokenizer.json: the ids of two pieces exchanged"  # SentencePiece's
+    and fault not in IN_MANIFEST  # likewise
 ]
 
 
@@ -294,22 +296,49 @@ def test_control_pieces_that_only_a_sidecar_reads_are_compared_alone(stdlib_5m: 
     assert wanted.encode("<x></s>") is None
 
 
+@pytest.fixture(scope="module")
+def with_added(stdlib_5m: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A SentencePiece model with added tokens, as of a fine-tune for chats; its artifact."""
+    folder = tmp_path_factory.mktemp("with-added")
+    model, artifact = make_checkpoint("added tokens", stdlib_5m, folder / "model"), folder / "out"
+    export_checkpoint(model, artifact, options_named("fp32-ort"))
+    return model, artifact
+
+
 def test_the_bundled_model_and_one_with_added_tokens_pass(
-    stdlib_5m: Path, embedded_artifact: Callable[[str], Path], tmp_path: Path
+    stdlib_5m: Path,
+    embedded_artifact: Callable[[str], Path],
+    with_added: tuple[Path, Path],
+    tmp_path: Path,
 ) -> None:
     assert failed(embedded_artifact("fp32-ort"), stdlib_5m) == []
-    model = make_checkpoint("added tokens", stdlib_5m, tmp_path / "model")
-    out = tmp_path / "artifact"
-    export_checkpoint(model, out, options_named("fp32-ort"))
-    found = checked(out, model)
+    model, artifact = with_added
+    found = checked(artifact, model)
     assert [check.failures for check in found.checks] == [()] * len(found.checks)
-    path = out / "tokenizer.json"
+    path = shutil.copytree(artifact, tmp_path / "spoilt") / "tokenizer.json"
     content = json.loads(path.read_bytes())
     kept = [one for one in content["added_tokens"] if one["content"] != "<|im_end|>"]
     path.write_text(json.dumps({**content, "added_tokens": kept}))
-    (check,) = failed(out, model)
+    (check,) = failed(path.parent, model)
     assert check.name == "tokenizer.json, as tokenizers reads it"
     assert "'<|im_end|>'" in check.failures[0]
+
+
+@pytest.mark.parametrize("fault", IN_MANIFEST, ids=lambda fault: fault.name)
+def test_a_planted_fault_of_what_the_driver_adds_is_found_and_explained(
+    with_added: tuple[Path, Path], tmp_path: Path, fault: Fault
+) -> None:
+    model, artifact = with_added
+    checkpoint = Checkpoint.open(model)
+    assert fault.fits(checkpoint)
+    spoilt = planted(fault, artifact, tmp_path / "spoilt")
+    first = failed(spoilt, model)[0]
+    assert first.name == fault.place
+    found = cause_of_tokenizer(first, spoilt, read_manifest(spoilt), checkpoint)
+    assert found is not None
+    assert fault.cause in found[0]
+    named = "<|im_end|>" if "exchanged" in fault.name else "<tool_call>"
+    assert f"added token '{named}'" in found[0]
 
 
 def test_start_and_end_are_among_the_tokens_that_are_compared(good: Path) -> None:
