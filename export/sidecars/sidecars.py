@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,28 @@ def write_sidecars(
     _tell_of_changes(weights.path / CONFIG_FILE, weights.config_json() or {}, tokens)
     _tell_of_changes(weights.path / GENERATION_FILE, generation, tokens)
     for name, content in contents.items():
-        (folder / name).write_text(to_json(content), encoding="utf-8")
+        kept = _without_non_finite(content, str(weights.path / name))
+        (folder / name).write_text(to_json(kept), encoding="utf-8")
     vocabulary_file = folder / TOKENIZER_JSON_FILE
     is_large = vocabulary_file.is_file() and vocabulary_file.stat().st_size > _LARGEST_IN_GIT
     large = (*_LARGE, TOKENIZER_JSON_FILE) if is_large else _LARGE
     attributes = "".join(f"{name} filter=lfs diff=lfs merge=lfs -text\n" for name in large)
     (folder / ATTRIBUTES_FILE).write_text(attributes, encoding="utf-8")
+
+
+def _without_non_finite(content: Any, where: str) -> Any:
+    """Replace NaN and infinity, which Python reads as JSON and browsers do not, by null."""
+    if isinstance(content, dict):
+        return {
+            name: _without_non_finite(value, f"{where}: {shown(name)}")
+            for name, value in content.items()
+        }
+    if isinstance(content, list):
+        return [_without_non_finite(one, where) for one in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        say(f"{where}: {content} is no number in JSON; the artifact's file has null")
+        return None
+    return content
 
 
 def _tell_of_changes(path: Path, published: dict[str, Any], tokens: dict[str, Any]) -> None:

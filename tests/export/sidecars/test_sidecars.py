@@ -222,6 +222,19 @@ def written(checkpoint: Path, out: Path) -> dict[str, Any]:
     return contents(out)
 
 
+def test_numbers_that_json_has_not_become_null(
+    tiny_checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = {"of_mine": {"least": float("-inf"), "kept": 1.5}, "many": [float("nan"), 2.0]}
+    folder = edited(tiny_checkpoint(**LLAMA), "config.json", lambda one: one.update(odd))
+    found = written(folder, tmp_path / "out")["config.json"]
+    assert found["of_mine"] == {"kept": 1.5, "least": None}
+    assert found["many"] == [None, 2.0]
+    said = capsys.readouterr().err
+    assert f"{folder / 'config.json'}: 'of_mine': 'least': -inf is no number in JSON; the" in said
+    json.loads((tmp_path / "out" / "config.json").read_bytes(), parse_constant=pytest.fail)
+
+
 def test_config_that_leaves_out_what_runtimes_need_gets_it(
     tiny_checkpoint: Write, tmp_path: Path
 ) -> None:
