@@ -225,12 +225,7 @@ def test_a_run_whose_file_is_damaged_is_computed_anew(
     tmp_path: Path, theirs: Path, damage: Callable[[Path], object], is_complete: bool
 ) -> None:
     store = Store(tmp_path / "store")
-    if is_complete:
-        add(store, "a")
-        folder = store.folder
-    else:
-        _interrupt(store)
-        (folder,) = store.folder.glob(".partial-*")
+    folder = _folder_of_runs(store, is_complete=is_complete)
     (folder / "a" / "x.npy").unlink()
     damage(folder / "a" / "x.npy")
     assert store.find("a", SHAPES) is None
@@ -241,6 +236,16 @@ def test_a_run_whose_file_is_damaged_is_computed_anew(
     assert found is not None
     np.testing.assert_array_equal(found["x"], np.full(1000, 2, np.float32))
     np.testing.assert_array_equal(np.load(theirs), np.full(1000, 7, np.float32))
+
+
+def _folder_of_runs(store: Store, *, is_complete: bool) -> Path:
+    """Where the arrays of a run are: of one that is complete, or was interrupted."""
+    if is_complete:
+        add(store, "a")
+        return store.folder
+    _interrupt(store)
+    (folder,) = store.folder.glob(".partial-*")
+    return folder
 
 
 def _interrupt(store: Store) -> None:
@@ -263,8 +268,7 @@ def test_a_run_whose_progress_is_damaged_begins_again(
     tmp_path: Path, damage: Callable[[Path], object]
 ) -> None:
     store = Store(tmp_path)
-    _interrupt(store)
-    (folder,) = store.folder.glob(".partial-*")
+    folder = _folder_of_runs(store, is_complete=False)
     (folder / "state.npz").unlink()
     damage(folder / "state.npz")
     with store.adding({"a": SHAPES}) as made:
@@ -277,12 +281,7 @@ def test_a_run_whose_progress_is_damaged_begins_again(
 @pytest.mark.parametrize("is_complete", [True, False])
 def test_a_folder_in_place_of_an_array_is_named(tmp_path: Path, is_complete: bool) -> None:
     store = Store(tmp_path)
-    if is_complete:
-        add(store, "a")
-        folder = store.folder
-    else:
-        _interrupt(store)
-        (folder,) = store.folder.glob(".partial-*")
+    folder = _folder_of_runs(store, is_complete=is_complete)
     (folder / "a" / "x.npy").unlink()
     (folder / "a" / "x.npy").mkdir()
     assert store.find("a", SHAPES) is None
