@@ -61,7 +61,7 @@ def _other_value(name: str, own: Any, expected: Any) -> str:
     """What differs in a field of the manifest's vocabulary; of added tokens the first."""
     if name == _ADDED:
         lists = (
-            {_ADDED: [{"content": one.pop("text"), **one} for one in value["tokens"]]}
+            {_ADDED: [{**one, "content": one["text"]} for one in value["tokens"]]}
             for value in (own, expected)
         )
         if first := next(_other_tokens(*lists), None):
