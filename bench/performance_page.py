@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from ..console.status import status_of
 from ..runtime.errors import ContractError
 from ..runtime.sizes import format_bytes
 from .artifact.long_context import MOST_GROWTH, MOST_SLOWER
+from .figures import put_figures
 from .machine import describe_machines
 
 _TEMPLATE = Path(__file__).with_name("performance.md.jinja")
@@ -39,11 +39,9 @@ def main(argv: list[str] | None = None) -> int:
             f"{args.folder}: no {SPEED}, {PEERS}, {FLAT} or {KERNELS}; expected what make bench, "
             "make bench-peers, make bench-flat or make bench-kernels write"
         )
-    plots = {path.stem: path for path in args.folder.glob("*.svg")}
-    text = render(speeds, peers, flat, kernels, folder=args.folder, plots=set(plots))
+    plots = put_figures(args.folder.glob("*.svg"), page=args.out)
+    text = render(speeds, peers, flat, kernels, folder=args.folder, plots=plots)
     args.out.write_text(text, encoding="utf-8")
-    for path in plots.values():
-        shutil.copyfile(path, args.out.with_name(path.name))
     print(f"wrote {args.out}")
     return 0
 
@@ -55,7 +53,7 @@ def render(
     kernels: dict[str, Any] | None,
     *,
     folder: Path,
-    plots: set[str],
+    plots: Mapping[str, str],
 ) -> str:
     """The page.
 
@@ -65,7 +63,7 @@ def render(
         flat: the JSON of ``bench-flat``; None: not measured.
         kernels: the JSON of ``bench-kernels``; None: not measured.
         folder: that was read.
-        plots: names of the pictures that exist, without suffix.
+        plots: links to the pictures that exist, by name.
     """
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -86,7 +84,7 @@ def render(
         prefill=prefill,
         decode=decode,
         peer_runs=[_peers(one) for one in peers],
-        flat={**_flat(flat), "has_plot": "flat" in plots} if flat else None,
+        flat={**_flat(flat), "plot": plots.get("flat.svg", "")} if flat else None,
         kernels=_kernels(kernels) if kernels else None,
     )
 
@@ -118,11 +116,12 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _speed(report: dict[str, Any], whats: Sequence[str], plots: set[str]) -> dict[str, Any]:
+def _speed(
+    report: dict[str, Any], whats: Sequence[str], plots: Mapping[str, str]
+) -> dict[str, Any]:
     figures, limits = report["figures"], report["limits"]
     resident = [what for what in figures if what.startswith("resident")]
     driver, share = figures["driver"]["median"], figures["driver's share"]["median"]
-    plot = f"speed-{report['artifact']}"
     return {
         "name": report["artifact"],
         "weights": format_bytes(report["file_bytes"]),
@@ -140,7 +139,7 @@ def _speed(report: dict[str, Any], whats: Sequence[str], plots: set[str]) -> dic
         "multiply": _spread(limits["multiply"], scale=1e9),
         "step": format_bytes(report["step_bytes"]),
         "peak": f"{figures['peak of load']['median'] / report['file_bytes']:.2f}",
-        "plot": f"{plot}.svg" if plot in plots else "",
+        "plot": plots.get(f"speed-{report['artifact']}.svg", ""),
     }
 
 

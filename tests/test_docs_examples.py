@@ -27,7 +27,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "web" / "README.md"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-WORKFLOWS = sorted((ROOT / "docs").glob("*.yml"))
+WORKFLOWS = sorted((ROOT / "examples").rglob("*.yml"))
 SHELL = {"sh", "bash", "console"}
 NOT_COMPILED = {
     language: f"{language}: not compiled here; docs/mobile.md says what was"

@@ -21,7 +21,7 @@ from ..geometries import table
 from ..machine import describe_machines
 from ..samples import Spread
 
-STORED = Path(__file__).resolve().parents[2] / "docs" / "model-speeds.json"
+STORED = Path(__file__).resolve().parents[2] / "docs" / "figures" / "model-speeds.json"
 QUANTS = ("int8", "int4-rtn")
 TOKENS = 256  # of the prompt, and the position of the decoded tokens
 PREFILL_TOKENS, STEPS, WARM_UP = 512, 16, 4  # as in the job of ``session_speed``

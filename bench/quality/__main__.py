@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     picture = args.out.with_suffix(".svg")
     plot(report, picture)
     page = args.out.with_suffix(".md")
-    page.write_text(render([report], plots={picture.name}), encoding="utf-8")
+    page.write_text(render([report], plots={picture.name: picture.name}), encoding="utf-8")
     print_table(report)
     print(f"wrote {args.out}, {picture} and {page}")
     return 0

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ...console.status import status_of
 from ...runtime.errors import ContractError
 from ...runtime.sizes import counted
 from ...validate.report.scales import write_number
+from ..figures import put_figures
 from ..machine import describe_machines
 
 _TEMPLATE = Path(__file__).with_name("quality.md.jinja")
@@ -48,10 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         raise ContractError(
             f"{args.folder}: no {PATTERN}, expected what make bench-quality writes; run it first"
         )
-    plots = {path.name: path for path in args.folder.glob("quality-*.svg")}
-    args.out.write_text(render(reports, plots=plots.keys()), encoding="utf-8")
-    for name, path in plots.items():
-        shutil.copyfile(path, args.out.with_name(name))
+    plots = put_figures(args.folder.glob("quality-*.svg"), page=args.out)
+    args.out.write_text(render(reports, plots=plots), encoding="utf-8")
     print(f"wrote {args.out}")
     return 0
 
@@ -66,12 +64,12 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def render(reports: Sequence[dict[str, Any]], *, plots: Collection[str]) -> str:
+def render(reports: Sequence[dict[str, Any]], *, plots: Mapping[str, str]) -> str:
     """The page.
 
     Args:
         reports: what was measured, of one model each.
-        plots: names of the pictures that exist.
+        plots: links to the pictures that exist, by name.
     """
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -91,8 +89,8 @@ def print_table(report: dict[str, Any]) -> None:
         console.print(note)
 
 
-def _describe(report: dict[str, Any], plots: Collection[str]) -> dict[str, Any]:
-    text, window, plot = report["text"], report["window"], f"quality-{report['model']}.svg"
+def _describe(report: dict[str, Any], plots: Mapping[str, str]) -> dict[str, Any]:
+    text, window = report["text"], report["window"]
     scored = (
         f"{text['positions']} positions: all of {text['sequences']} sequences of "
         f"{text['length']} tokens, spread evenly over {text['source']}. Each sequence starts "
@@ -111,7 +109,7 @@ def _describe(report: dict[str, Any], plots: Collection[str]) -> dict[str, Any]:
         "window": fits,
         "rows": [_cells(row) for row in report["rows"]],
         "notes": _notes(report),
-        "plot": plot if plot in plots else "",
+        "plot": plots.get(f"quality-{report['model']}.svg", ""),
         "machine": describe_machines([_shortened(report["machine"])]),
     }
 

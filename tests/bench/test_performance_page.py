@@ -152,14 +152,14 @@ def test_what_failed_or_was_absent_is_named(tmp_path: Path) -> None:
     assert text.count("Not measured.") == 3
 
 
-def test_pictures_are_shown_and_copied_beside_the_page(tmp_path: Path) -> None:
+def test_pictures_are_shown_and_copied_into_a_folder_beside_the_page(tmp_path: Path) -> None:
     (tmp_path / "measured").mkdir()
     for name in ("speed-m-int4-ort.svg", "flat.svg"):
         (tmp_path / "measured" / name).write_text("<svg/>")
     text = written(tmp_path, speed_m=speed(), flat=flat())
     for name in ("speed-m-int4-ort.svg", "flat.svg"):
-        assert f"({name})" in text
-        assert (tmp_path / name).read_text() == "<svg/>"
+        assert f"(figures/{name})" in text
+        assert (tmp_path / "figures" / name).read_text() == "<svg/>"
 
 
 def test_two_machines_are_told_as_two(tmp_path: Path) -> None:

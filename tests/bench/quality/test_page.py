@@ -50,7 +50,7 @@ def cells(text: str, name: str) -> list[str]:
 
 
 def test_a_row_has_the_figures_of_its_format() -> None:
-    text = page.render([report()], plots=())
+    text = page.render([report()], plots={})
     assert cells(text, "tramontane int8") == [
         *(
             "tramontane int8",
@@ -69,18 +69,18 @@ def test_a_row_has_the_figures_of_its_format() -> None:
 
 
 def test_a_format_that_was_not_measured_says_why() -> None:
-    text = page.render([report()], plots=())
+    text = page.render([report()], plots={})
     assert cells(text, "llama.cpp Q4_0") == ["llama.cpp Q4_0", *[""] * 8, "not installed: no cc"]
 
 
 def test_notes_name_formats_that_fell_back() -> None:
-    text = page.render([report()], plots=())
+    text = page.render([report()], plots={})
     assert "more bits: llama.cpp Q4_K_M 3 matrices." in text
 
 
 def test_the_page_says_what_the_window_does_where_there_is_one() -> None:
-    assert "a window of 64 tokens" in page.render([report()], plots=())
-    assert "a window of" not in page.render([report(window=None)], plots=())
+    assert "a window of 64 tokens" in page.render([report()], plots={})
+    assert "a window of" not in page.render([report(window=None)], plots={})
 
 
 def test_the_command_writes_the_page_and_copies_the_plots(tmp_path: Path) -> None:
@@ -90,8 +90,9 @@ def test_the_command_writes_the_page_and_copies_the_plots(tmp_path: Path) -> Non
     (measured / "quality-m.json").write_text(json.dumps(report()))
     plot(report(), measured / "quality-m.svg")
     assert page.main([str(measured), "--out", str(out)]) == 0
-    assert "(quality-m.svg)" in out.read_text("utf-8")
-    assert (out.parent / "quality-m.svg").read_bytes() == (measured / "quality-m.svg").read_bytes()
+    assert "(figures/quality-m.svg)" in out.read_text("utf-8")
+    shown = out.parent / "figures" / "quality-m.svg"
+    assert shown.read_bytes() == (measured / "quality-m.svg").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -118,5 +119,5 @@ def test_the_plot_is_the_same_each_time_and_names_every_measured_format(tmp_path
 
 def test_the_shown_page_is_what_the_template_prints() -> None:
     shown = (DOCS / "quality.md").read_text("utf-8")
-    head = page.render([], plots=()).partition("\n## ")[0].strip()
+    head = page.render([], plots={}).partition("\n## ")[0].strip()
     assert shown.startswith(head)
