@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from ..console.one_line_parser import OneLineParser
+from ..console.option_numbers import seconds, whole
 from ..console.status import status_of
 from ..runtime.errors import ContractError
 from . import guided
@@ -32,6 +33,8 @@ from .trial import (
     until,
 )
 
+LONGEST_S = 10**6  # of a run
+LARGEST = 10**9  # seed and case: with what is added, libFuzzer's seeds have 32 bits
 _BAD = (UNTYPED, HUNG, CRASHED, LARGE)
 Counts = dict[str, Counter[str]]
 
@@ -39,9 +42,15 @@ Counts = dict[str, Counter[str]]
 def main(argv: list[str] | None = None) -> int:
     """Print one line per reader; return 1 if a case was neither read nor refused as it should."""
     parser = OneLineParser(prog="python -m tramontane.fuzz", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=120, help="how long (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the mutations (%(default)s)")
-    parser.add_argument("--first", type=int, default=0, help="number of the first case of each")
+    parser.add_argument(
+        "--seconds",
+        type=seconds(most=LONGEST_S),
+        default=120.0,
+        help="how long (%(default)g)",
+    )
+    number = whole(least=0, most=LARGEST)
+    parser.add_argument("--seed", type=number, default=0, help="of the mutations (%(default)s)")
+    parser.add_argument("--first", type=number, default=0, help="number of the first case of each")
     parser.add_argument("--only", default="", help="fuzz the readers whose name contains this")
     parser.add_argument(
         "--kept", type=Path, default=Path("build/fuzz"), help="folder for findings (%(default)s)"
@@ -50,10 +59,10 @@ def main(argv: list[str] | None = None) -> int:
     names = [name for name in READERS if args.only in name]
     if not names:
         raise ContractError(f"--only {args.only}: expected a part of one of {', '.join(READERS)}")
-    seconds = args.seconds / 2 if guided.is_installed() else args.seconds
+    share = args.seconds / 2 if guided.is_installed() else args.seconds
     counts: Counts = {name: Counter() for name in names}
     findings: dict[tuple[str, Outcome], Case] = {}
-    worker, end = Worker(), until(seconds)
+    worker, end = Worker(), until(share)
     last = args.first
     try:
         for last in itertools.count(args.first):
@@ -71,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     print(as_markdown(counts, seed=args.seed, first=args.first, last=last))
     by_coverage: Counts = {}
     if guided.is_installed():
-        by_coverage = guided.guide_each(names, seconds=seconds, seed=args.seed, folder=args.kept)
+        by_coverage = guided.guide_each(names, seconds=share, seed=args.seed, folder=args.kept)
     for name, found in by_coverage.items():
         print(
             f"{name}: {found['runs']} inputs guided by coverage, "

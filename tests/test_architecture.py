@@ -69,3 +69,13 @@ def test_folders_are_in_the_order_in_which_they_import() -> None:
 def test_packages_of_a_folder_are_those_that_it_may_import(folder: str, packages: str) -> None:
     allowed = {name for name, layers in ALLOWED.items() if folder in layers}
     assert set(re.findall(r"\w+", packages)) == allowed
+
+
+def test_ci_fuzzes_two_minutes_and_the_guide_names_the_same_commands() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    found = re.findall(r"^prove \d+ ((?:fuzz|torture) .*)$", script, re.MULTILINE)
+    assert "fuzz SECONDS=120" in found
+    assert len(found) == 2
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for command in found:
+        assert f"`make {command}`" in guide

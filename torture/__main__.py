@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..console.one_line_parser import OneLineParser
+from ..console.option_numbers import whole
 from ..console.process_per_core import usable_cores
 from ..console.status import status_of
 from ..fuzz.good_files import MODEL
@@ -24,6 +25,8 @@ from .page import as_markdown
 from .side_by_side import count
 
 _MODULE = "tramontane.torture"
+LARGEST = 10**9  # number of cases, and seed
+_MOST_JOBS = 256  # each has processes of its own
 _DISKS = 5  # every so-manieth chain is a full disk
 _FLIPPED = "int8, sharded"
 
@@ -31,18 +34,18 @@ _FLIPPED = "int8, sharded"
 def main(argv: list[str] | None = None) -> int:
     """Print the page of all cases so far; return 1 if one ended as it should not."""
     parser = OneLineParser(prog=f"python -m {_MODULE}", description=__doc__)
-    # Numbers of cases, those of earlier runs included.
+    number = whole(least=0, most=LARGEST)  # of cases, those of earlier runs included
     parser.add_argument(
-        "--kills", type=int, default=1000, help="signals and full disks (%(default)s)"
+        "--kills", type=number, default=1000, help="signals and full disks (%(default)s)"
     )
     parser.add_argument(
-        "--mutations", type=int, default=100_000, help="mutated files (%(default)s)"
+        "--mutations", type=number, default=100_000, help="mutated files (%(default)s)"
     )
-    parser.add_argument("--flips", type=int, default=1000, help="flipped bits (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (%(default)s)")
+    parser.add_argument("--flips", type=number, default=1000, help="flipped bits (%(default)s)")
+    parser.add_argument("--seed", type=number, default=0, help="of what is drawn (%(default)s)")
     parser.add_argument(
         "--jobs",
-        type=int,
+        type=whole(least=1, most=_MOST_JOBS),
         default=len(usable_cores()) or 1,
         help="cases that run at once (default: one for each core, %(default)s)",
     )
