@@ -30,7 +30,7 @@ CHUNK = 512  # tokens per chunk: the default of llama.cpp and of our driver
 PREFILL = (32, 256, 2048)
 PREFILL_TOKENS = 512  # at least, of the runs of one length in a round
 PIECE = 128  # tokens computed to fill a long cache with copies of them
-POSITIONS = (16, 4000, 16000)  # of the speeds at and beyond the window
+POSITIONS = (16, 4000, 16000, 32000)  # of the speeds at and beyond the window
 WARM_UP, STEPS = 4, 32
 
 
