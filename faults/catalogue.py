@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from . import (
+from .planted import (
     in_attention,
     in_cache,
     in_calibration,
     in_int8_dynamic,
     in_native,
     in_operators,
-    in_parts,
+    in_optional_parts,
     in_rope,
     in_tokenizer,
     in_web,
@@ -21,7 +21,7 @@ _KINDS = (
     in_attention,
     in_cache,
     in_operators,
-    in_parts,
+    in_optional_parts,
     in_rope,
     in_weights,
     in_calibration,

@@ -17,7 +17,7 @@ from tramontane.export.build import (
 )
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.options import options_named
-from tramontane.faults import in_parts, in_rope
+from tramontane.faults.planted import in_optional_parts, in_rope
 from tramontane.faults.planting import Fault
 from tramontane.faults.trial import Trial
 from tramontane.graphs.writing.external_data import ALIGNMENT_BYTES
@@ -55,7 +55,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "eos_token_id": 2,
     },
 }
-OWN_FAULTS = [*in_parts.FAULTS, *in_rope.FAULTS]
+OWN_FAULTS = [*in_optional_parts.FAULTS, *in_rope.FAULTS]
 RECIPES = [
     *("int8-ort", "int8-smooth-ort", "int8-small-ort", "int8-dynamic-ort", "int8-web"),
     *("int4-ort", "int4-small-ort", "int4-rtn-ort", "int4-rtn-small-ort", "int4-portable"),

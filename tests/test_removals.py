@@ -13,7 +13,7 @@ OF_DURABLE = {"rename", "replace_file"}  # of runtime/durable.py
 OF_THE_SYSTEM = {"remove", "replace", "truncate"}  # other things have methods of these names
 REASONS = {
     "bench/artifact/speed.py": "a job's file that mkstemp made",
-    "faults/in_tokenizer.py": "a file of a copy in a temporary folder",
+    "faults/planted/in_tokenizer.py": "a file of a copy in a temporary folder",
     "faults/planting.py": "a copy in a temporary folder",
     "graphs/quantization/rounded_matrices.py": "its own file in a folder marked as not whole",
     "export/synthesize/atomic_folder.py": "its own sub-folder of a marked one; an empty OUT",

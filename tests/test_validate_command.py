@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from tramontane.cli import main as cli
 from tramontane.console import status
-from tramontane.faults import in_attention
+from tramontane.faults.planted import in_attention
 from tramontane.faults.planting import planted
 from tramontane.runtime.contract import MODEL_FILE
 

@@ -14,9 +14,10 @@ from tramontane.export.build import export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.options import options_named
 from tramontane.faults import __main__ as command
-from tramontane.faults import in_tokenizer, parallel
+from tramontane.faults import parallel
 from tramontane.faults.__main__ import as_markdown
 from tramontane.faults.catalogue import FAULTS
+from tramontane.faults.planted import in_tokenizer
 from tramontane.faults.planting import Fault, Graph, planted
 from tramontane.faults.trial import Outcome, Trial
 from tramontane.runtime.errors import GraphError, ParityError

@@ -18,7 +18,7 @@ from tramontane.export.options import (
     ExportOptions,
     options_named,
 )
-from tramontane.faults import in_attention, in_cache, in_operators
+from tramontane.faults.planted import in_attention, in_cache, in_operators
 from tramontane.faults.planting import Fault, planted
 from tramontane.runtime.contract import MODEL_FILE
 from tramontane.runtime.errors import ContractError, ParityError

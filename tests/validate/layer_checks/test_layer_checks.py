@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tramontane.export.formats.checkpoint import Checkpoint
-from tramontane.faults import in_weights
+from tramontane.faults.planted import in_weights
 from tramontane.faults.planting import Fault, Graph, planted
 from tramontane.graphs.quantization.codes import dequantize
 from tramontane.graphs.quantization.methods.round_to_nearest import quantize

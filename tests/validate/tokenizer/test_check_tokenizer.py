@@ -17,7 +17,7 @@ from tramontane.export.published_tokenizer.byte_level.tekken import read_tekken
 from tramontane.export.published_tokenizer.sentencepiece_model import parse, serialize
 from tramontane.export.tokenizer import in_transformers
 from tramontane.export.tokenizer.write_tokenizer import write_tokenizer
-from tramontane.faults import in_tokenizer
+from tramontane.faults.planted import in_tokenizer
 from tramontane.faults.planting import Fault, planted
 from tramontane.interop.tokenized import make_checkpoint
 from tramontane.runtime.errors import ParityError

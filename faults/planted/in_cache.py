@@ -7,8 +7,8 @@ import functools
 import numpy as np
 import onnx
 
-from ..graphs.operator.group_query_attention import GROUP_QUERY_ATTENTION, WINDOW
-from .planting import Fault, Graph
+from ...graphs.operator.group_query_attention import GROUP_QUERY_ATTENTION, WINDOW
+from ..planting import Fault, Graph
 
 
 def _one_row_too_many(graph: Graph) -> None:

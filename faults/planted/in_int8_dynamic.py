@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .planting import Fault, Graph, multiplied
+from ..planting import Fault, Graph, multiplied
 
 _RECIPE = "int8-dynamic-ort"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..export.calibrate.one_matrix import round_for_first_layer
-from ..graphs.quantization.codes import pack_codes, unpack_codes
-from ..graphs.quantization.scheme import Scheme
-from .planting import Fault, Graph
+from ...export.calibrate.one_matrix import round_for_first_layer
+from ...graphs.quantization.codes import pack_codes, unpack_codes
+from ...graphs.quantization.scheme import Scheme
+from ..planting import Fault, Graph
 
 
 def _hessian_of_another_layer(graph: Graph) -> None:

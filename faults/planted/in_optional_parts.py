@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..export.config import MistralConfig
-from ..graphs.operator.group_query_attention import (
+from ...export.config import MistralConfig
+from ...graphs.operator.group_query_attention import (
     GROUP_QUERY_ATTENTION,
     ROPE_TABLES,
     ROTATES,
     WINDOW,
 )
-from .planting import Fault, Graph
+from ..planting import Fault, Graph
 
 _PROJECTIONS = "layers.{}.attention.query_key_value.bias"
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..export.config import MistralConfig
-from .planting import Fault, Graph
+from ...export.config import MistralConfig
+from ..planting import Fault, Graph
 
 _NORMS = ("RMSNormalization", "SkipSimplifiedLayerNormalization")
 _EPSILON = 1e-6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .planting import Fault, Graph, multiplied
+from ..planting import Fault, Graph, multiplied
 
 _QKV = "layers.0.attention.query_key_value"
 _DOWN = "layers.3.mlp.down"

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..graphs.operator.group_query_attention import GROUP_QUERY_ATTENTION, WINDOW, Slot
+from ...graphs.operator.group_query_attention import GROUP_QUERY_ATTENTION, WINDOW, Slot
+from ..planting import Fault, Graph
 from .in_attention import shares_keys
-from .planting import Fault, Graph
 
 _BEYOND_HALF = np.float32(1e6)  # times what the model caches: no row of it fits half precision
 

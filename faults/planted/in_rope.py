@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..export.config import MistralConfig
-from ..export.model.rope import rope_tables
-from ..graphs.operator.schema import ROPE_TABLES
-from .planting import Fault, Graph
+from ...export.config import MistralConfig
+from ...export.model.rope import rope_tables
+from ...graphs.operator.schema import ROPE_TABLES
+from ..planting import Fault, Graph
 
 
 def _rope_of_another(graph: Graph, **changes: Any) -> None:

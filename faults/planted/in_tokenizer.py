@@ -8,19 +8,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..export.published_tokenizer.json_parts import read_around
-from ..export.published_tokenizer.sentencepiece_model import parse
-from ..export.published_tokenizer.tokenizer_files import (
+from ...export.published_tokenizer.json_parts import read_around
+from ...export.published_tokenizer.sentencepiece_model import parse
+from ...export.published_tokenizer.tokenizer_files import (
     SETTINGS_FILE,
     TEMPLATE_FILE,
     PublishedTokenizer,
 )
-from ..export.tokenizer.added_tokens import added_ids
-from ..runtime.contract import TOKENIZER_JSON_FILE
-from ..runtime.manifest import read_manifest, write_manifest
-from ..runtime.tokenizers.added_tokens import AddedToken
-from ..runtime.tokenizers.vocabulary import SENTENCEPIECE, TOKENIZERS
-from .planting import Fault
+from ...export.tokenizer.added_tokens import added_ids
+from ...runtime.contract import TOKENIZER_JSON_FILE
+from ...runtime.manifest import read_manifest, write_manifest
+from ...runtime.tokenizers.added_tokens import AddedToken
+from ...runtime.tokenizers.vocabulary import SENTENCEPIECE, TOKENIZERS
+from ..planting import Fault
 
 _RECIPE = "fp32-ort"
 

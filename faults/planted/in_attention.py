@@ -8,12 +8,12 @@ import functools
 import numpy as np
 import onnx
 
-from ..export.config import MistralConfig
-from ..export.formats.rope_layout import halves_to_pairs
-from ..export.model.rope import rope_of, rope_tables
-from ..graphs.operator.group_query_attention import GROUP_QUERY_ATTENTION, WINDOW
-from ..graphs.operator.schema import ROPE_TABLES
-from .planting import Fault, Graph
+from ...export.config import MistralConfig
+from ...export.formats.rope_layout import halves_to_pairs
+from ...export.model.rope import rope_of, rope_tables
+from ...graphs.operator.group_query_attention import GROUP_QUERY_ATTENTION, WINDOW
+from ...graphs.operator.schema import ROPE_TABLES
+from ..planting import Fault, Graph
 
 
 def _all_windows(graph: Graph, window: int) -> None:

@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from .planting import Fault, Graph, multiplied
+from ..planting import Fault, Graph, multiplied
 
 
 def _layers_swapped(graph: Graph) -> None:

@@ -1,0 +1,1 @@
+"""The planted faults, by the part of an artifact that they damage."""
