@@ -30,7 +30,7 @@ NEW_TOKENS, NUM_SCORED = 48, 160  # each more than the rows that the cache has b
 # Largest difference of logits of size 20 from those of onnxruntime's kernel on this machine. With
 # an int8 cache, a number that lies between two codes may become either.
 BOUNDS = {"float32": 1e-4, "float16": 0.05, "int8": 0.5}
-_RUNNERS = Path(__file__).with_name("runners")
+_RUNNERS = Path(__file__).with_name("runners") / "python"
 _EMULATED = "linux-aarch64"
 Command = list[str]
 

@@ -18,6 +18,7 @@ from .cases import NEW_TOKENS, NUM_SCORED, Case
 from .tokenized import ADDED_TOKENS
 
 _RUNNERS = Path(__file__).with_name("runners")
+_PYTHON = _RUNNERS / "python"
 GENAI = ("onnxruntime-genai==0.18.0",)
 _TRANSFORMERS_JS = ("@huggingface/transformers@4.3.1",)
 # optimum-onnx needs an older transformers, so it has its own environment; torch comes first, so
@@ -82,7 +83,7 @@ class Runtime(Column):
 
 
 def _here(runner: str, job: Path) -> list[str | Path]:
-    return [sys.executable, _RUNNERS / runner, job]
+    return [sys.executable, _PYTHON / runner, job]
 
 
 def _onnxruntime_alone(job: Path) -> list[str | Path]:
@@ -90,26 +91,26 @@ def _onnxruntime_alone(job: Path) -> list[str | Path]:
     packages = [f"{name}=={version(name)}" for name in ("onnxruntime", "numpy")]
     return [
         python.python_with("bare", packages),
-        _RUNNERS / "bare.py",
+        _PYTHON / "onnxruntime_alone.py",
         job,
         minimal_decode.__file__,
     ]
 
 
 def _genai(job: Path) -> list[str | Path]:
-    return [python.python_with("genai", GENAI), _RUNNERS / "genai.py", job]
+    return [python.python_with("genai", GENAI), _PYTHON / "genai.py", job]
 
 
 def _transformers_js(job: Path) -> list[str | Path]:
     folder = node.node_with("node", _TRANSFORMERS_JS)
-    return ["node", _RUNNERS / "transformers.mjs", job, folder]
+    return ["node", _RUNNERS / "transformers_js" / "in_node.mjs", job, folder]
 
 
 def _transformers_page(job: Path) -> list[str | Path]:
     folder = node.node_with("node", _TRANSFORMERS_JS)
     return [
         "node",
-        _RUNNERS / "transformers_page.mjs",
+        _RUNNERS / "transformers_js" / "in_browser.mjs",
         job,
         folder,
         browser.tools(),
@@ -118,16 +119,17 @@ def _transformers_page(job: Path) -> list[str | Path]:
 
 
 def _onnxruntime_web(job: Path) -> list[str | Path]:
-    return ["node", _RUNNERS / "web.mjs", job, node.node_with("web", web_server.PACKAGES)]
+    runner = _RUNNERS / "onnxruntime_web" / "wasm.mjs"
+    return ["node", runner, job, node.node_with("web", web_server.PACKAGES)]
 
 
 def _webgpu(job: Path) -> list[str | Path]:
     web, tools = node.node_with("web", web_server.PACKAGES), browser.tools()
-    return ["node", _RUNNERS / "webgpu.mjs", job, web, tools, browser.find()]
+    return ["node", _RUNNERS / "onnxruntime_web" / "webgpu.mjs", job, web, tools, browser.find()]
 
 
 def _optimum(job: Path) -> list[str | Path]:
-    return [python.python_with("optimum", *_OPTIMUM), _RUNNERS / "pytorch.py", job]
+    return [python.python_with("optimum", *_OPTIMUM), _PYTHON / "pytorch.py", job]
 
 
 def _grows(case: Case) -> bool:
@@ -222,7 +224,7 @@ OTHERS = (
     ),
     Runtime(
         name=_DRIVER_ON_ARM,
-        start=lambda job: [*arm64.python(), str(_RUNNERS / "driver.py"), job],
+        start=lambda job: [*arm64.python(), str(_PYTHON / "driver.py"), job],
         rounds_like=None,
         takes=_is_plain,
     ),
@@ -230,7 +232,7 @@ OTHERS = (
         name="onnxruntime, arm64",
         start=lambda job: [
             *arm64.python(),
-            str(_RUNNERS / "bare.py"),
+            str(_PYTHON / "onnxruntime_alone.py"),
             job,
             minimal_decode.__file__,
         ],
@@ -239,14 +241,14 @@ OTHERS = (
     ),
     Runtime(
         name="tramontane, arm64 with i8mm",
-        start=lambda job: [*arm64.python(arm64.I8MM), str(_RUNNERS / "driver.py"), job],
+        start=lambda job: [*arm64.python(arm64.I8MM), str(_PYTHON / "driver.py"), job],
         rounds_like=None,
         new_tokens=16,
         takes=_is_plain_and_quantized,  # where it matters
     ),
     Runtime(
         name="tramontane, x86 without VNNI",
-        start=lambda job: [*qemu.python_without_vnni(), str(_RUNNERS / "driver.py"), job],
+        start=lambda job: [*qemu.python_without_vnni(), str(_PYTHON / "driver.py"), job],
         rounds_like=None,
         new_tokens=16,
         takes=_is_plain_and_quantized,

@@ -14,7 +14,7 @@ from ..runtime.tokenizers.detokenizer import Detokenizer
 from .cases import Exported, write_job
 from .judge import Answer, Failed
 
-_RUNNER = Path(__file__).with_name("runners") / "page.mjs"
+_RUNNER = Path(__file__).with_name("runners") / "web_page" / "claims.mjs"
 
 
 def visit(

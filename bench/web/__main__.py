@@ -47,7 +47,7 @@ STEPS = 32
 WARM_UP, ROUNDS = 2, 9  # of speed; all recipes of a model in one process, in turns
 LOADS = 5  # each in a process of its own, since a heap never shrinks
 
-_RUNNER = Path(runners.__file__).with_name("web_speed.mjs")
+_RUNNER = Path(runners.__file__).parent / "onnxruntime_web" / "wasm_speed.mjs"
 _PROTOCOL = {
     "prefill": PREFILL,
     "steps": STEPS,

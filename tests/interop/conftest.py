@@ -20,7 +20,7 @@ from tramontane.interop import __main__ as command
 from tramontane.interop import cases, rows
 from tramontane.interop.cases import Case, Exported
 from tramontane.interop.judge import Answer
-from tramontane.interop.runners import driver
+from tramontane.interop.runners.python import driver
 from tramontane.interop.runtimes import DRIVER, Runtime
 
 from .replays import NEW_TOKENS, Use, no_browser, replay

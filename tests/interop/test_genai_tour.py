@@ -16,7 +16,7 @@ from tramontane.interop.runtimes import GENAI
 from tramontane.runtime import Sampler, Session
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "interop" / "runners" / "genai_tour.py"
+SCRIPT = ROOT / "interop" / "runners" / "python" / "genai_tour.py"
 
 
 def test_the_page_shows_the_script_that_is_run() -> None:

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from tramontane.environments import commands
 from tramontane.interop.cases import Exported, write_job
-from tramontane.interop.runners import bare as bare_runner
-from tramontane.interop.runners import driver
+from tramontane.interop.runners.python import driver, onnxruntime_alone
 from tramontane.interop.web_page import text_of
 from tramontane.runtime import Session, minimal_decode
 
@@ -73,7 +72,7 @@ def test_onnxruntime_alone_gives_the_drivers_tokens_across_the_window(
     exported: Exported, job: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_job(exported, tmp_path / "job.json", new_tokens=NEW_TOKENS)
-    assert bare_runner.main([str(path), str(minimal_decode.__file__)]) == 0
+    assert onnxruntime_alone.main([str(path), str(minimal_decode.__file__)]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["tokens"] == driver.do(job)["tokens"]
     assert set(found["versions"]) == {"onnxruntime", "numpy", "python"}

@@ -83,7 +83,7 @@ def test_a_claim_that_does_not_hold_fails_and_is_not_absent(
     served: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(command: object, **_: object) -> str:
-        raise Absent("node page.mjs: exit status 1; FAILS  the text is our driver's")
+        raise Absent("node claims.mjs: exit status 1; FAILS  the text is our driver's")
 
     monkeypatch.setattr(commands, "run", run)
     with pytest.raises(Failed, match="FAILS  the text is our driver's"):

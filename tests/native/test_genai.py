@@ -14,7 +14,7 @@ from tramontane.environments.python import python_with
 from tramontane.export.build import export_checkpoint
 from tramontane.export.options import ExportOptions
 from tramontane.export.sidecars.genai_config import GENAI_CONFIG_FILE
-from tramontane.interop.runners import driver
+from tramontane.interop.runners.python import driver
 from tramontane.interop.runtimes import GENAI
 from tramontane.runtime.contract import NATIVE_MODEL_FILE
 

@@ -1,4 +1,4 @@
-"""Runs a job with the script of docs/runtimes.md: ``bare.py job.json SCRIPT``.
+"""Runs a job with the script of docs/runtimes.md: ``onnxruntime_alone.py job.json SCRIPT``.
 
 Runs in any Python that has numpy and onnxruntime, and nothing else.
 """

@@ -8,7 +8,7 @@ import { createRequire } from "node:module";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 
-import { serve } from "./serve.mjs";
+import { serve } from "../serve.mjs";
 
 const [jobFile, web, packages, chromium] = process.argv.slice(2);
 const from = createRequire(path.join(packages, "package.json"));

@@ -1,11 +1,11 @@
-// Runs a job with transformers.js in Node: `node transformers.mjs job.json PACKAGES`
+// Runs a job with transformers.js in Node: `node in_node.mjs job.json PACKAGES`
 
 import fs from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 
-import { doJob } from "./transformers_job.mjs";
+import { doJob } from "./job.mjs";
 
 const [jobFile, packages] = process.argv.slice(2);
 const from = createRequire(path.join(packages, "package.json"));

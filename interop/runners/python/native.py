@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tramontane.interop.runners.driver import do
+from tramontane.interop.runners.python.driver import do
 from tramontane.runtime.contract import NATIVE_MODEL_FILE
 from tramontane.runtime.manifest import read_manifest
 from tramontane.runtime.ort.native_library import required_library

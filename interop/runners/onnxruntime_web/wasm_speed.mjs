@@ -1,13 +1,13 @@
 // Measures speed and memory of artifacts in onnxruntime-web's WASM.
 //
-// `node web_speed.mjs job.json PACKAGES`; the job: artifacts (folders), threads, prefill (tokens),
+// `node wasm_speed.mjs job.json PACKAGES`; the job: artifacts (folders), threads, prefill (tokens),
 // steps, warm_up and rounds (how often each is measured without and with a note of it). Artifacts
 // take turns, so that other load on the machine affects all of them.
 
 import fs from "node:fs";
 import os from "node:os";
 
-import { Graph, openRuntime } from "./web_graph.mjs";
+import { Graph, openRuntime } from "./wasm_graph.mjs";
 
 const [jobFile, packages] = process.argv.slice(2);
 const job = JSON.parse(fs.readFileSync(jobFile, "utf8"));

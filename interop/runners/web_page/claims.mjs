@@ -1,6 +1,6 @@
 // Checks the claims of examples/web/README.md in a headless browser.
 //
-// node page.mjs job.json, where the job holds
+// node claims.mjs job.json, where the job holds
 //     url          of a running web_server
 //     chromium     path of the browser
 //     puppeteer    folder whose node_modules have puppeteer-core and axe-core

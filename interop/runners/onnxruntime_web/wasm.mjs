@@ -1,9 +1,9 @@
-// Runs a job with onnxruntime-web's WASM: `node web.mjs job.json PACKAGES`
+// Runs a job with onnxruntime-web's WASM: `node wasm.mjs job.json PACKAGES`
 
 import fs from "node:fs";
 import os from "node:os";
 
-import { Graph, openRuntime } from "./web_graph.mjs";
+import { Graph, openRuntime } from "./wasm_graph.mjs";
 
 const [jobFile, packages] = process.argv.slice(2);
 const job = JSON.parse(fs.readFileSync(jobFile, "utf8"));

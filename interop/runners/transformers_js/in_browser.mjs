@@ -1,6 +1,6 @@
 // Runs a job with transformers.js in a browser.
 //
-// node transformers_page.mjs job.json PACKAGES TOOLS CHROMIUM: folders with transformers.js and with
+// node in_browser.mjs job.json PACKAGES TOOLS CHROMIUM: folders with transformers.js and with
 // puppeteer-core, and the browser.
 
 import fs from "node:fs";
@@ -8,7 +8,7 @@ import { createRequire } from "node:module";
 import path from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
-import { serve } from "./serve.mjs";
+import { serve } from "../serve.mjs";
 
 const [jobFile, packages, tools, chromium] = process.argv.slice(2);
 const from = createRequire(path.join(tools, "package.json"));
@@ -20,8 +20,8 @@ const imports = {
   "onnxruntime-web/webgpu": "/packages/onnxruntime-web/dist/ort.webgpu.min.mjs",
 };
 const html = `<!doctype html><script type="importmap">${JSON.stringify({ imports })}</script>`;
-const runners = path.dirname(fileURLToPath(import.meta.url));
-const server = await serve({ artifact: job.artifact, packages: modules, runners }, html);
+const runner = path.dirname(fileURLToPath(import.meta.url));
+const server = await serve({ artifact: job.artifact, packages: modules, runner }, html);
 
 /** In the page: do the job. */
 async function run(given) {
@@ -31,7 +31,7 @@ async function run(given) {
   [env.allowRemoteModels, env.allowLocalModels, env.useBrowserCache] = [false, true, false];
   env.localModelPath = "/";
   env.backends.onnx.wasm.wasmPaths = "/packages/onnxruntime-web/dist/";
-  const { doJob } = await import("/runners/transformers_job.mjs");
+  const { doJob } = await import("/runner/job.mjs");
   return doJob(transformers, "artifact", given);
 }
 

@@ -1,0 +1,1 @@
+"""Runners in Python; each begins with what its environment has to have."""
