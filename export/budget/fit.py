@@ -18,7 +18,6 @@ from ...runtime.budget_fit import BudgetFit
 from ...runtime.durable import replace_file
 from ...runtime.errors import ConfigError, ContractError
 from ...runtime.sizes import bits_per_weight, format_bytes
-from ...runtime.untrusted.json_text import read_object
 from ..cache_choice import CacheChoice
 from ..calibrate.tokens import calibration_tokens, digest_of
 from ..code_digest import code_digest
@@ -35,7 +34,8 @@ from .candidates import (
     sizes,
     total_size,
 )
-from .measure import are_costs, measure
+from .kept_costs import read_table
+from .measure import measure
 from .sensitivity import Costs
 
 DEFAULT_TOKENS = 2048  # of the calibration text, to measure on
@@ -163,7 +163,7 @@ def sensitivities(
     }
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
     path = _folder() / f"{key}.json"
-    if (kept := _kept(path)) is not None:
+    if (kept := _kept(path, config)) is not None:
         return kept
     sequences = calibration_tokens(config, checkpoint, texts, most=tokens).text
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,19 +176,15 @@ def sensitivities(
     return found
 
 
-def _kept(path: Path) -> Costs | None:
+def _kept(path: Path, config: MistralConfig) -> Costs | None:
     """What an earlier run found; None where none did, or the file is damaged."""
     if not path.is_file():
         return None
     try:
-        found = read_object(path)
+        return read_table(path, config)
     except ContractError as error:
-        say(f"{error}; its content is measured anew")
+        say(str(error))
         return None
-    if not are_costs(found):
-        say(f"{path}: holds no list of numbers for each matrix; they are measured anew")
-        return None
-    return found
 
 
 def recipe_text(fit: Fit, *, model: str) -> str:

@@ -6,22 +6,19 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from ...console.tasks.in_process import InProcess
 from ...console.tasks.scheduler import Scheduler
-from ...runtime.errors import ContractError
-from ...runtime.untrusted.fields import decode
-from ...runtime.untrusted.json_text import json_lines
 from ..config import MistralConfig
 from ..formats.checkpoint import Checkpoint
 from ..formats.tensor_names import EMBEDDING, HEAD, parameters
-from .candidates import CANDIDATES, MEASURED
+from .candidates import MEASURED
 from .float_model import described, forget
-from .sensitivity import Costs, Part, PartOfModel, code, measure_part
+from .kept_costs import parts_of, read_parts
+from .sensitivity import Costs, PartOfModel, code, measure_part
 
 _LABEL = "measuring what each rounding changes, part by part"
 _FLOAT_BYTES = 4
@@ -54,30 +51,20 @@ def measure(
     """
     scheduler = scheduler or InProcess()
     model = described(checkpoint, config, sequences, code=code())
-    found = _read(kept)
-    # What goes through most layers is first: it takes longest.
-    every: list[Part] = [EMBEDDING, *range(config.num_hidden_layers), HEAD]
-    missing = [part for part in every if str(part) not in found]
+    found = read_parts(kept, config) if kept is not None and kept.is_file() else {}
+    every = list(parts_of(config))  # what goes through most layers is first: it takes longest
+    missing = [part for part in every if part not in found]
     jobs = [PartOfModel(model, part) for part in missing]
     with _as_before():
         for number, costs in scheduler.run(
             measure_part, jobs, _LABEL, task_bytes=_task_bytes(config, sequences)
         ):
             checkpoint.refuse_changed()
-            found[str(missing[number])] = costs
+            found[missing[number]] = costs
             if kept is not None:
                 with kept.open("a", encoding="utf-8") as file:
                     file.write(json.dumps([str(missing[number]), costs]) + "\n")
-    return _joined(config, [found[str(part)] for part in every])
-
-
-def are_costs(costs: dict[str, Any]) -> bool:
-    """Whether these are lists of numbers, one for each candidate."""
-    try:
-        decode(Costs, costs, where="costs")
-    except ContractError:
-        return False
-    return all(len(each) == len(CANDIDATES) for each in costs.values())
+    return _joined(config, [found[part] for part in every])
 
 
 def _joined(config: MistralConfig, parts: Sequence[Costs]) -> Costs:
@@ -111,14 +98,3 @@ def _task_bytes(config: MistralConfig, sequences: Sequence[np.ndarray]) -> int:
     states = sum(map(len, sequences)) * config.hidden_size * _ROUNDED * len(MEASURED)
     ends = 2 * config.vocab_size * config.hidden_size
     return _FLOAT_BYTES * max(weights * (1 + len(MEASURED)) + 3 * widest**2 + states, ends)
-
-
-def _read(path: Path | None) -> dict[str, Costs]:
-    """The parts that an earlier run kept."""
-    found: dict[str, Costs] = {}
-    if path is not None and path.is_file():
-        for line in json_lines(path):
-            match line:
-                case [str(part), dict(costs)] if are_costs(costs):
-                    found[part] = costs
-    return found

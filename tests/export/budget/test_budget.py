@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tramontane.export.budget import fit
 from tramontane.export.budget.assign import assign
 from tramontane.export.budget.candidates import CANDIDATES, MEASURED
 from tramontane.export.budget.fit import Budget, recipe_text
+from tramontane.export.budget.kept_costs import read_table
 from tramontane.export.budget.measure import measure
 from tramontane.export.cache_choice import WINDOWED
 from tramontane.export.calibrate.layer_walk import STAGES
@@ -27,7 +29,7 @@ from tramontane.graphs.quantization.recipes.all_recipes import open_recipe
 from tramontane.graphs.quantization.recipes.read import parse_recipe
 from tramontane.graphs.quantization.scheme import Scheme
 from tramontane.graphs.targets.all_targets import find_target
-from tramontane.runtime.errors import ConfigError
+from tramontane.runtime.errors import ConfigError, ContractError
 
 from ...cli.calls import output, refusal
 
@@ -173,23 +175,65 @@ def test_a_name_that_the_recipe_or_its_plot_cannot_have_is_refused_first(
         assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.fixture(scope="module")
+def costs_of_tiny() -> dict[str, list[float]]:
+    """A table as it is kept, of a tied model of one layer."""
+    layer = [f"layers.0.{name}.weight" for name in itertools.chain.from_iterable(STAGES)]
+    return {name: [0.5] * len(CANDIDATES) for name in (*layer, "head.weight")}
+
+
+Table = dict[str, list[float]]
+DAMAGES: list[tuple[Callable[[Table], object], str]] = [
+    (lambda _: [], "holds a list, expected an object"),
+    (
+        lambda table: {f"{name}s": each for name, each in table.items()},
+        "has costs of 'head.weights', expected those of the model's 8 matrices",
+    ),
+    (
+        lambda table: {name: each for name, each in table.items() if "up" not in name},
+        "has no costs of layers.0.mlp.up.weight, expected those of the model's 8 matrices",
+    ),
+    (
+        lambda table: {**table, "head.weight": [1.5, None]},
+        "costs.'head.weight'[1] is None, expected a finite number",
+    ),
+    (lambda table: {**table, "head.weight": 1}, "costs.'head.weight' is 1, expected a list"),
+    (
+        lambda table: {**table, "head.weight": [1.5]},
+        "costs of head.weight are [1.5], expected 11 numbers from 0",
+    ),
+    (lambda table: {**table, "head.weight": [-1.0] * 11}, "expected 11 numbers from 0"),
+]
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGES, ids=[said[:30] for _, said in DAMAGES])
+def test_a_table_of_other_costs_is_refused(
+    tiny_checkpoint: Write,
+    tmp_path: Path,
+    costs_of_tiny: Table,
+    damage: Callable[[Table], object],
+    said: str,
+) -> None:
+    with Checkpoint.open(tiny_checkpoint(num_hidden_layers=1, tie=True)) as checkpoint:
+        config = checkpoint.config
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps(costs_of_tiny))
+    assert read_table(table, config) == costs_of_tiny
+    table.write_text(json.dumps(damage(costs_of_tiny)))
+    with pytest.raises(ContractError, match=re.escape(said)) as refused:
+        read_table(table, config)
+    assert str(refused.value).startswith(f"{table}: ")
+    assert str(refused.value).endswith("; its costs are measured anew")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (b"\xff\0", "not JSON"),
-        (b"[]", "holds a list, expected an object"),
-        (b'{"a": [1, null]}', "holds no list of numbers for each matrix"),
-        (b'{"a": [1.5]}', "holds no list of numbers for each matrix"),
-    ],
-)
+@pytest.mark.parametrize("damage", [b"\xff\0", b'{"a": [1.5]}'])
 def test_a_damaged_table_of_costs_is_named_and_measured_anew(
     tiny_checkpoint: Write,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     damage: bytes,
-    said: str,
 ) -> None:
     monkeypatch.setattr(fit, "_folder", lambda: tmp_path)
     with Checkpoint.open(tiny_checkpoint()) as checkpoint:
@@ -202,7 +246,9 @@ def test_a_damaged_table_of_costs_is_named_and_measured_anew(
         again = fit.sensitivities(checkpoint.config, checkpoint, texts, tokens=256)
     assert again == first
     assert table.read_bytes() == whole
-    assert said in capsys.readouterr().err.splitlines()[0]
+    said = capsys.readouterr().err.splitlines()[0]
+    assert str(table) in said
+    assert said.endswith("; its costs are measured anew")
 
 
 @pytest.mark.parametrize("target", ["ort", "portable"])

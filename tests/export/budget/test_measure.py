@@ -111,7 +111,9 @@ def test_run_that_was_interrupted_goes_on_with_the_parts_that_are_done(
         with contextlib.suppress(KeyboardInterrupt):
             measure(checkpoint.config, checkpoint, SEQUENCES, scheduler=Stops(), kept=kept)
         with kept.open("a") as file:
-            file.write("5\n[[], {}]\n" + '["1", {"head": [1]}]\n["1", {"layers.1.')  # cut off
+            file.write('5\n[[], {}]\n["1", {"head.weight": [1]}]\n')
+            file.write((kept.read_text().splitlines()[1] + "\n").replace('"0"', '"1"'))  # edited
+            file.write('["1", {"layers.1.')  # cut off
         Stops.most = 100
         found = measure(checkpoint.config, checkpoint, SEQUENCES, scheduler=Stops(), kept=kept)
     assert table(found) == expected
