@@ -27,6 +27,7 @@ from ..runtime.contract import CARD_FILE, MANIFEST_FILE
 from ..runtime.errors import ConfigError
 from ..runtime.manifest import Manifest, NativeGraph, describe_file, write_manifest
 from ..runtime.sizes import bits_per_weight
+from ..runtime.tokenizers.vocabulary import Vocabulary
 from ..runtime.untrusted.files import refuse_impossible
 from . import fingerprint
 from .cache_choice import geometry_of
@@ -46,8 +47,11 @@ from .trace.trace_subprocess import trace_in_subprocess
 
 # Proves an artifact that has not got its name yet; returns the headline figures, or raises.
 Gate = Callable[[Path, Checkpoint], dict[str, Any]]
+# Proves a folder of the new artifact's tokenizer files, or raises.
+TokenizerGate = Callable[[Path, Vocabulary, Checkpoint], None]
 
-HASHING = "hashing the checkpoint"  # what progress calls it
+# What progress calls them.
+HASHING, CHECKING_TOKENIZER = "hashing the checkpoint", "checking the tokenizer"
 # Imported here for other files than the graph and its weights; their code decides no weight.
 BESIDE_WEIGHTS = (
     "export.code_digest",
@@ -70,6 +74,7 @@ def export_checkpoint(
     adapters: Sequence[Path] = (),
     dump: Path | None = None,
     gate: Gate | None = None,
+    tokenizer_gate: TokenizerGate | None = None,
     resume: bool = True,
     replace: bool = True,
     base_model: str | None = None,
@@ -83,6 +88,7 @@ def export_checkpoint(
         adapters: folders of LoRA adapters, merged into the checkpoint in this order.
         dump: folder for the graph as text after each pass.
         gate: proves the artifact before it takes its name.
+        tokenizer_gate: proves its tokenizer before the model is traced.
         resume: go on with an earlier run that was interrupted.
         replace: whether an artifact that is there is replaced, or refused.
         base_model: the hub's name of the checkpoint, for the model card.
@@ -95,7 +101,7 @@ def export_checkpoint(
             while it was exported.
         GraphError: the recipe does not fit the model or the target.
         ContractError: the artifact cannot be written there.
-        ParityError: from the gate; nothing is left under ``out``.
+        ParityError: from a gate; nothing is left under ``out``.
     """
     if dump is not None:
         refuse_impossible(dump, error=ConfigError, option="--dump")
@@ -108,13 +114,19 @@ def export_checkpoint(
         _print_how_to_resume(out),
         claimed(out, replace=replace) as claim,
     ):
-        return _export(ready, claim, options, dump=dump, gate=gate, resume=resume)
+        # Before the long work: whatever is wrong with the tokenizer's files is found here.
+        tokenizer_json = write_tokenizer(ready.weights, claim.early, ready.vocabulary)
+        if tokenizer_gate is not None:
+            for prove in track([tokenizer_gate], CHECKING_TOKENIZER):
+                prove(claim.early, ready.vocabulary, ready.weights)
+        return _export(ready, claim, options, tokenizer_json, dump=dump, gate=gate, resume=resume)
 
 
 def _export(
     ready: Preflight,
     claim: Claim,
     options: ExportOptions,
+    tokenizer_json: str,
     *,
     dump: Path | None,
     gate: Gate | None,
@@ -122,8 +134,6 @@ def _export(
 ) -> Manifest:
     """Export a checkpoint that is open, and found to be one that can be exported."""
     weights, config, vocabulary = ready.weights, ready.config, ready.vocabulary
-    # Before the long work: whatever is wrong with the tokenizer's files is found here.
-    tokenizer_json = write_tokenizer(weights, claim.early, vocabulary)
     hashing = fingerprint.in_background(weights.hashes)
     for _ in track([config], "tracing"):
         model = trace_in_subprocess(config, ready.cache)

@@ -30,6 +30,7 @@ from .sequences.tokens import (
     spans,
 )
 from .tokenizer.check_tokenizer import check_tokenizer
+from .tokenizer.checked_files import CheckedFiles
 from .tolerance import MAX_KL_OF_HALF, tolerance_for
 from .verdict import POOR, Check, closer, judged, word_for
 
@@ -47,9 +48,20 @@ class Gate:
     """An artifact and its reference."""
 
     def __init__(
-        self, tested: GraphUnderTest, checkpoint: Checkpoint, options: GateOptions
+        self,
+        tested: GraphUnderTest,
+        checkpoint: Checkpoint,
+        options: GateOptions,
+        *,
+        checked: CheckedFiles | None = None,
     ) -> None:
         """Read texts and settings; nothing is run yet.
+
+        Args:
+            tested: the artifact.
+            checkpoint: what it was exported from.
+            options: how to measure.
+            checked: of the tokenizer; not checked again where the artifact has the same files.
 
         Raises:
             ContractError: a missing text, an invalid bound, or a folder for the reference's
@@ -57,7 +69,7 @@ class Gate:
             CheckpointError: the checkpoint's tokenizer is unreadable.
         """
         refuse_bad_options(text=options.text, seed=options.seed)
-        self.tested, self.options = tested, options
+        self.tested, self.options, self.checked = tested, options, checked
         rounds_rows_alone = tested.has_half_cache and not tested.recipe.is_quantized
         self.tolerance = tolerance_for(
             tested.recipe.weight_errors,
@@ -190,7 +202,11 @@ class Gate:
         artifact, manifest = self.tested.artifact, self.tested.manifest
         if artifact is None or manifest is None:
             return []
-        found = check_tokenizer(artifact, manifest, self.reference.checkpoint)
+        vocabulary, checked = manifest.vocabulary, self.checked
+        if checked is not None and checked.fits(artifact, vocabulary):
+            found = checked.found
+        else:
+            found = check_tokenizer(artifact, vocabulary, self.reference.checkpoint)
         notes += found.notes
         return found.checks
 

@@ -16,6 +16,7 @@ from .graph_under_test import open_graph_under_test
 from .measurement import GateOptions, Measurement
 from .report.content import as_json
 from .report.page import render_page
+from .tokenizer.checked_files import CheckedFiles
 from .verdict import headline, raise_if_broken
 
 FOLDER = "parity"
@@ -41,6 +42,7 @@ def require_parity(
     options: GateOptions | None = None,
     *,
     name: str | None = None,
+    checked: CheckedFiles | None = None,
 ) -> dict[str, Any]:
     """Run the gate on a new artifact: write its reports into it, and return its headline figures.
 
@@ -49,6 +51,7 @@ def require_parity(
         checkpoint: what it was exported from.
         options: how to measure.
         name: that it will have; None for that of the folder.
+        checked: of its tokenizer, which is not checked again where its files are the same.
 
     Returns:
         Its headline figures.
@@ -56,13 +59,14 @@ def require_parity(
     Raises:
         ParityError: a check failed; the message names each, and the first bad tensor.
     """
-    verdict = validate(artifact, checkpoint, options or GateOptions(), explains=True)
+    options = options or GateOptions()
+    verdict = validate(artifact, checkpoint, options, explains=True, checked=checked)
     checks, why = verdict.measurement.checks, verdict.explanation
     raise_if_broken(checks, artifact=Path(name or artifact), explanation=str(why or ""))
     write_reports(verdict, artifact / FOLDER, name=name)
     native = artifact / NATIVE_MODEL_FILE
     if native.is_file():
-        again = validate(native, checkpoint, options or GateOptions(), explains=True)
+        again = validate(native, checkpoint, options, explains=True, checked=checked)
         raise_if_broken(
             again.measurement.checks,
             artifact=Path(name or artifact) / NATIVE_MODEL_FILE,
@@ -79,6 +83,7 @@ def validate(
     *,
     explains: bool = False,
     window: WindowChoice | None = None,
+    checked: CheckedFiles | None = None,
 ) -> Verdict:
     """Compare an artifact, or another exporter's graph, with a checkpoint.
 
@@ -88,6 +93,7 @@ def validate(
         options: how to measure.
         explains: find the cause if a check fails.
         window: of another exporter's graph; None for the checkpoint's.
+        checked: as ``require_parity`` takes it.
 
     Raises:
         ContractError: it cannot be opened or fed, or is of another geometry.
@@ -96,7 +102,7 @@ def validate(
     """
     config = adapted(checkpoint.config, window=window)
     tested = open_graph_under_test(artifact, config, adapters=checkpoint.adapter_hashes())
-    gate = Gate(tested, checkpoint, options)
+    gate = Gate(tested, checkpoint, options, checked=checked)
     measurement = gate.measure()
     explanation = explain(gate, measurement) if explains else None
     checkpoint.refuse_changed()

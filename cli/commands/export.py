@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...console import hints
 from ...console.rows import print_rows
-from ...export.budget.asked import AUTO, Asked
-from ...runtime.errors import ParityError
+from ...export.budget.asked import Asked
 from ..artifact_name import ARTIFACTS, artifact_name
 from ..artifact_summary import summarize
 from ..check_arguments import (
@@ -20,24 +19,19 @@ from ..check_arguments import (
     refuse_same_text,
     refuse_short_text,
 )
+from ..export_gate import ExportGate
 from ..flags import (
     CHECKPOINT_HELP,
-    CHOICE_DEFAULTS,
     add_adapter,
     add_choices,
     add_measuring,
     add_scheduler,
     choices_of,
-    gate_options_of,
     size_of,
 )
 from ..subcommand import add_subcommand
 
 if TYPE_CHECKING:
-    from ...export.build import (
-        Gate,
-    )
-    from ...export.formats.checkpoint import Checkpoint
     from ...export.options import ExportOptions
 
 
@@ -140,6 +134,7 @@ def main(args: Namespace) -> int:
         choices |= _found_for_size(args, choices["quant"], out)
     if not args.no_validate:
         refuse_parity_check_beyond_memory(args.checkpoint, args, quant=choices["quant"])
+    gate = None if args.no_validate else ExportGate(args, out, name=name)
     manifest = export_checkpoint(
         args.checkpoint,
         out,
@@ -148,7 +143,8 @@ def main(args: Namespace) -> int:
         resume=not args.no_resume,
         replace=not args.no_replace,
         dump=args.dump,
-        gate=None if args.no_validate else _gate(args, out, name=name),
+        gate=gate,
+        tokenizer_gate=None if gate is None else gate.prove_tokenizer,
         base_model=args.base_model,
     )
     summary = summarize(manifest)
@@ -217,52 +213,6 @@ def _export_options(args: Namespace, choices: Mapping[str, Any]) -> ExportOption
         calibration_tokens=args.calibration_tokens,
         calibration_texts=tuple(args.calibration_text),
     )
-
-
-def _gate(args: Namespace, out: Path, *, name: str) -> Gate:
-    """The parity check; where it fails, its error ends with the commands that help to see why."""
-
-    def gate(artifact: Path, checkpoint: Checkpoint) -> dict[str, Any]:
-        # Imported late: torch, which the weights are written without.
-        from ...validate.run_gate import require_parity
-
-        try:
-            return require_parity(artifact, checkpoint, gate_options_of(args), name=name)
-        except ParityError as error:
-            raise ParityError(f"{error}\n{_commands_to_look_into(args, out)}") from error
-
-    return gate
-
-
-def _commands_to_look_into(args: Namespace, out: Path) -> str:
-    """The commands that write the failed artifact beside ``out``, and a report on it."""
-    choices = {
-        name.upper(): str(value)
-        for name, value in choices_of(args).items()
-        if name in ("quant", "target") or value != CHOICE_DEFAULTS[name]
-    }
-    if args.recipe is not None:
-        del choices["QUANT"]
-        choices["RECIPE"] = str(args.recipe)
-    if args.quant == AUTO:
-        choices["QUANT"] = AUTO
-        choices |= {"SIZE": args.size} if args.size is not None else {"BITS": f"{args.bits:g}"}
-    if args.native:
-        choices["NATIVE"] = "1"
-    for name in ("calibration_tokens", "max_shard", "base_model"):
-        if getattr(args, name) is not None:
-            choices[name.upper()] = str(getattr(args, name))
-    out, report = (out.with_name(f"{out.name}-{end}") for end in ("unproved", "parity"))
-    adapters = {"ADAPTER": args.adapter} if args.adapter else {}
-    texts = {"CALIBRATION_TEXT": args.calibration_text} if args.calibration_text else {}
-    export = hints.suggest(
-        "export", MODEL=args.checkpoint, OUT=out, **adapters, **choices, **texts, NO_VALIDATE=True
-    )
-    text = {} if args.text is None else {"TEXT": args.text}
-    validate = hints.suggest(
-        "validate", OUT=out, MODEL=args.checkpoint, **adapters, EXPLAIN=True, REPORT=report, **text
-    )
-    return f"to write it anyway, and a report on it:\n  {export}\n  {validate}"
 
 
 def _print_parity(artifact: Path) -> None:

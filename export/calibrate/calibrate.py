@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...console.progress import track
+from ...console.refusals import REFUSED, as_bytes
 from ...console.streams import accept_any_text
 from ...graphs.quantization.activation_ranges import Calibration
 from ...graphs.quantization.codes import dequantize
@@ -27,7 +28,7 @@ from ..formats.tensor_names import EMBEDDING, HEAD, LAST_NORM
 from ..model.load import load_last_norm, load_layer
 from ..model.rope import rope_tables
 from . import progress_file
-from .calibrate_subprocess import REFUSED, Rounding
+from .calibrate_subprocess import Rounding
 from .layer_walk import LayerWalk, Visitors, walk_layer
 from .maxima import Maxima
 from .progress_file import Progress
@@ -143,13 +144,13 @@ def main() -> int:
                 found = calibrate(config, checkpoint, tokens, rounding, smoothing)
                 out.write(found.to_bytes())
         except OSError as error:  # a full disk, most likely: what is whole is kept
-            refusal = (
+            refusal = ContractError(
                 f"calibration: cannot be written ({error}); free some disk space and try again"
             )
-            out.write(json.dumps([ContractError.__name__, refusal]).encode())
+            out.write(as_bytes(refusal))
             return REFUSED
         except TramontaneError as error:
-            out.write(json.dumps([type(error).__name__, str(error)]).encode())
+            out.write(as_bytes(error))
             return REFUSED
     return 0
 

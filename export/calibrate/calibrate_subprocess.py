@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...console.end_with_parent import command_of
+from ...console.refusals import REFUSED, raise_refusal
 from ...graphs.quantization.activation_ranges import Calibration
 from ...graphs.quantization.rounded_matrices import RoundedMatrices
 from ...graphs.quantization.scheme import Scheme
 from ...graphs.quantization.shared_scales import SharedScales
-from ...runtime import errors
-from ...runtime.errors import TraceError, TramontaneError
+from ...runtime.errors import TraceError
 from ..config import MistralConfig
 from ..formats.checkpoint import Checkpoint
 
@@ -24,7 +24,6 @@ _MODULE = "tramontane.export.calibrate.calibrate"
 # How torch's threads wait for each other after each step. By default they do so busily, and on a
 # machine with other work to do they take each other's turns: several times as slow.
 _WAIT_POLICY = "PASSIVE"
-REFUSED = 3  # its exit status when one of our errors is on standard output, as JSON
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,9 +85,7 @@ def calibrate_in_subprocess(
         env={"OMP_WAIT_POLICY": _WAIT_POLICY, **os.environ},
     )
     if done.returncode == REFUSED:
-        name, message = json.loads(done.stdout)
-        refusal: type[TramontaneError] = getattr(errors, name)
-        raise refusal(message)
+        raise_refusal(done.stdout)
     if done.returncode < 0:
         raise TraceError(
             f"calibrating was ended by signal {-done.returncode}, expected it to finish; "

@@ -44,7 +44,7 @@ def open_artifact(
         raise ContractError(f"threads is {threads}; expected 1 to {MOST_THREADS}")
     names = checked_providers(providers, ort.get_available_providers())
     manifest = read_manifest(folder)
-    find_kind(folder, manifest)
+    find_kind(folder, manifest.vocabulary)
     path = _choose_graph(folder, native=False if native is None and providers else native)
     is_native = path.name == Path(contract.NATIVE_MODEL_FILE).name
     geometry = manifest.geometry_of(is_native=is_native)

@@ -97,7 +97,7 @@ def _is_right(
                 (Path(folder) / path.name).write_bytes(path.read_bytes())
         (Path(folder) / TOKENIZER_JSON_FILE).write_text(json.dumps(content), encoding="utf-8")
         try:
-            found = check_tokenizer(Path(folder), manifest, checkpoint)
+            found = check_tokenizer(Path(folder), manifest.vocabulary, checkpoint)
         except (ContractError, ValueError):  # parts of two files need not fit together
             return False
     return not any(check.failures for check in found.checks if check.name != TEMPLATES)

@@ -17,10 +17,9 @@ from ...export.tokenizer.added_tokens import with_added_tokens
 from ...export.tokenizer.in_transformers import note_of_transformers, read_rebuilt
 from ...export.tokenizer.tokenizer import CheckpointTokenizer
 from ...runtime.contract import TOKENIZER_JSON_FILE
-from ...runtime.manifest import Manifest
 from ...runtime.tokenizers.hugging_face import parse_tokenizer_json
 from ...runtime.tokenizers.sentencepiece import SPACE
-from ...runtime.tokenizers.vocabulary import SENTENCEPIECE, TOKENIZERS
+from ...runtime.tokenizers.vocabulary import SENTENCEPIECE, TOKENIZERS, Vocabulary
 from ..verdict import Check
 from .readers import (
     TOKENIZERS_PACKAGE,
@@ -52,8 +51,15 @@ class TokenizerChecks:
     notes: list[str]  # what was not compared, and why
 
 
-def check_tokenizer(artifact: Path, manifest: Manifest, checkpoint: Checkpoint) -> TokenizerChecks:
+def check_tokenizer(
+    artifact: Path, vocabulary: Vocabulary, checkpoint: Checkpoint
+) -> TokenizerChecks:
     """Compare the tokenizer as each program reads it with the checkpoint's, and the templates.
+
+    Args:
+        artifact: a folder with the tokenizer's files; it needs no manifest.
+        vocabulary: as the manifest has it, or will have it.
+        checkpoint: what the artifact is made from.
 
     Raises:
         CheckpointError, ConfigError: the checkpoint's tokenizer cannot be read.
@@ -66,14 +72,14 @@ def check_tokenizer(artifact: Path, manifest: Manifest, checkpoint: Checkpoint) 
     added = _added(content)
     spelled = dict.fromkeys([*_published_added(own, checkpoint), *added])
     texts = [*PROBE_TEXTS, *MIXED_CASE, *around(spelled)]
-    driver = read_driver(artifact, manifest)
+    driver = read_driver(artifact, vocabulary, vocab_size=checkpoint.config.vocab_size)
     checks = [_judged(driver, expected, texts, size=size, path=artifact)]
     notes = []
     if content is None:
         notes.append(_LEFT_OUT)
     else:
         wanted = expected
-        if is_sentencepiece(manifest):
+        if is_sentencepiece(vocabulary):
             wanted = beside_sentencepiece(expected, own.codec, listed=added, added=_beside(own))
         checks.append(_sidecar(content, wanted, texts, size=size, path=artifact))
     others = read_transformers(published)

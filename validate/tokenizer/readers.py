@@ -15,12 +15,11 @@ from ...export.published_tokenizer.json_parts import read_around
 from ...export.published_tokenizer.tokenizer_files import PublishedTokenizer
 from ...export.tokenizer.tokenizer import CheckpointTokenizer
 from ...runtime.contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
-from ...runtime.loading.open_tokenizer import find_kind, open_tokenizer
-from ...runtime.manifest import Manifest
+from ...runtime.loading.open_tokenizer import find_kind, read_tokenizer
 from ...runtime.tokenizers.hugging_face import parse_tokenizer_json
 from ...runtime.tokenizers.kinds import KINDS
 from ...runtime.tokenizers.protocol import Codec
-from ...runtime.tokenizers.vocabulary import SENTENCEPIECE
+from ...runtime.tokenizers.vocabulary import SENTENCEPIECE, Vocabulary
 from .reading import Reading
 
 EXPORT, DRIVER = "the export", "the driver"
@@ -34,17 +33,17 @@ def read_checkpoint(checkpoint: CheckpointTokenizer) -> Reading:
     return _of_codec(checkpoint.codec, file=kind.file, program=EXPORT, start=start)
 
 
-def read_driver(artifact: Path, manifest: Manifest) -> Reading:
+def read_driver(artifact: Path, vocabulary: Vocabulary, *, vocab_size: int) -> Reading:
     """An artifact's tokenizer, as the driver reads it.
 
     Raises:
-        ContractError: as ``open_tokenizer``.
+        ContractError: as ``read_tokenizer``.
     """
-    kind = find_kind(artifact, manifest)
-    open_tokenizer(artifact, manifest)  # refuses what the driver refuses
+    kind = find_kind(artifact, vocabulary)
+    read_tokenizer(artifact, vocabulary, vocab_size=vocab_size)  # refuses what the driver refuses
     content = (artifact / kind.file).read_bytes()
-    codec = kind.parse(content, manifest.vocabulary.added_tokens)
-    start = manifest.vocabulary.prompt_start
+    codec = kind.parse(content, vocabulary.added_tokens)
+    start = vocabulary.prompt_start
     return _of_codec(codec, file=kind.file, program=DRIVER, start=start)
 
 
@@ -183,9 +182,9 @@ def added_texts(content: bytes) -> list[str]:
     return [added[token].content for token in sorted(added)]
 
 
-def is_sentencepiece(manifest: Manifest) -> bool:
+def is_sentencepiece(vocabulary: Vocabulary) -> bool:
     """Whether the driver reads a SentencePiece model beside the ``tokenizer.json``."""
-    return manifest.vocabulary.kind == SENTENCEPIECE
+    return vocabulary.kind == SENTENCEPIECE
 
 
 def _of_codec(codec: Codec, *, file: str, program: str, start: list[int]) -> Reading:

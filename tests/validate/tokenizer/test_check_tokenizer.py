@@ -59,7 +59,9 @@ def good(chat: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def checked(artifact: Path, checkpoint: Path) -> TokenizerChecks:
-    return check_tokenizer(artifact, read_manifest(artifact), Checkpoint.open(checkpoint))
+    return check_tokenizer(
+        artifact, read_manifest(artifact).vocabulary, Checkpoint.open(checkpoint)
+    )
 
 
 def failed(artifact: Path, checkpoint: Path) -> list[Check]:
@@ -273,7 +275,7 @@ def test_a_model_of_which_transformers_makes_other_merges_has_a_note(
     path.write_bytes(serialize(proto))
     manifest, checkpoint = read_manifest(out), Checkpoint.open(folder)
     write_tokenizer(checkpoint, out, manifest.vocabulary)
-    found = check_tokenizer(out, manifest, checkpoint)
+    found = check_tokenizer(out, manifest.vocabulary, checkpoint)
     assert [check.failures for check in found.checks] == [()] * len(found.checks)
     note = found.notes[-1]
     theirs = transformers.AutoTokenizer.from_pretrained(folder)

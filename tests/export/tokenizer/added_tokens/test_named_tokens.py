@@ -154,7 +154,7 @@ def test_a_token_without_flags_that_a_template_writes_passes_the_gate(
     (folder / "added_tokens.json").write_text(json.dumps({START: 2048, END: 2049, PLAIN: 2050}))
     artifact = tmp_path / "a"
     manifest = export_checkpoint(folder, artifact, options_named("fp32-ort"))
-    checked = check_tokenizer(artifact, manifest, Checkpoint.open(folder))
+    checked = check_tokenizer(artifact, manifest.vocabulary, Checkpoint.open(folder))
     assert len(checked.checks) == 4
     assert not [check.failures for check in checked.checks if check.failures]
 
