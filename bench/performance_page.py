@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from ..console.one_line_parser import OneLineParser
 from ..console.status import status_of
 from ..runtime.errors import ContractError
 from ..runtime.sizes import format_bytes
 from .artifact.long_context import MOST_GROWTH, MOST_SLOWER
-from .figures import put_figures
 from .machine import describe_machines
+from .pages import fill_in, put_figures, read_report
 
 _TEMPLATE = Path(__file__).with_name("performance.md.jinja")
 SPEED, PEERS, FLAT, KERNELS = "speed-*.json", "peers-*.json", "flat.json", "kernels.json"
@@ -28,10 +25,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help=f"holds {SPEED}, {PEERS}, {FLAT} and {KERNELS}")
     parser.add_argument("--out", type=Path, required=True, help="the page, Markdown")
     args = parser.parse_args(argv)
-    speeds = [_read(path) for path in sorted(args.folder.glob(SPEED))]
-    peers = [_read(path) for path in sorted(args.folder.glob(PEERS))]
+    speeds = [read_report(path) for path in sorted(args.folder.glob(SPEED))]
+    peers = [read_report(path) for path in sorted(args.folder.glob(PEERS))]
     flat, kernels = (
-        _read(args.folder / name) if (args.folder / name).is_file() else None
+        read_report(args.folder / name) if (args.folder / name).is_file() else None
         for name in (FLAT, KERNELS)
     )
     if not (speeds or peers or flat or kernels):
@@ -65,10 +62,6 @@ def render(
         folder: that was read.
         plots: links to the pictures that exist, by name.
     """
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     single = [one for one in (flat, kernels) if one]
     machines = [one["machine"] for one in (*speeds, *peers, *single)]
     whats = list(dict.fromkeys(what for one in speeds for what in one["shares"]))
@@ -76,7 +69,8 @@ def render(
         [what.removeprefix(kind) for what in whats if what.startswith(kind)]
         for kind in ("prefill ", "decode at ")
     )
-    return template.render(
+    return fill_in(
+        _TEMPLATE,
         folder=folder.as_posix(),
         machine=describe_machines(machines),
         threads=machines[0]["threads"],
@@ -104,16 +98,6 @@ def _kernels(line: dict[str, Any]) -> dict[str, Any]:
             for one in line["kernels"]
         ],
     }
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ContractError(
-            f"{path}: cannot be read ({error}), expected one line of JSON; measure it again"
-        ) from error
-    return found
 
 
 def _speed(

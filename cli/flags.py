@@ -83,6 +83,34 @@ def add_scheduler(parser: argparse.ArgumentParser, *, what: str) -> None:
     )
 
 
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the kernels that a graph is made for."""
+    parser.add_argument(
+        "--target",
+        choices=TARGETS,
+        default=CHOICE_DEFAULTS["target"],
+        help="kernels: onnxruntime's, any ONNX runtime's, or those of browsers' WASM "
+        "(default: %(default)s)",
+    )
+
+
+def add_calibration_text(parser: argparse.ArgumentParser, *, what: str) -> None:
+    """Add the option for the texts that a model is observed on.
+
+    Args:
+        parser: that takes it.
+        what: what such a text is, and what it is for.
+    """
+    parser.add_argument(
+        "--calibration-text",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help=f"{what}; repeat the option for several, which count alike (default: a bundled one)",
+    )
+
+
 def add_choices(parser: argparse.ArgumentParser, *, has_auto: bool = False) -> None:
     """Add the options that decide an artifact's graph and weights.
 
@@ -107,13 +135,7 @@ def add_choices(parser: argparse.ArgumentParser, *, has_auto: bool = False) -> N
         metavar="FILE",
         help="a recipe of your own, or an artifact whose recipe to take, instead of --quant",
     )
-    parser.add_argument(
-        "--target",
-        choices=TARGETS,
-        default=CHOICE_DEFAULTS["target"],
-        help="kernels: onnxruntime's, any ONNX runtime's, or those of browsers' WASM "
-        "(default: %(default)s)",
-    )
+    add_target(parser)
     parser.add_argument(
         "--block",
         type=int,

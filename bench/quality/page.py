@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from rich.table import Table
 
 from ...console.one_line_parser import OneLineParser
@@ -17,8 +15,8 @@ from ...console.status import status_of
 from ...runtime.errors import ContractError
 from ...runtime.sizes import counted
 from ...validate.report.scales import write_number
-from ..figures import put_figures
 from ..machine import describe_machines
+from ..pages import fill_in, put_figures, read_report
 
 _TEMPLATE = Path(__file__).with_name("quality.md.jinja")
 PATTERN = "quality-*.json"
@@ -43,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help=f"holds {PATTERN}")
     parser.add_argument("--out", type=Path, required=True, help="the page, Markdown")
     args = parser.parse_args(argv)
-    reports = [_read(path) for path in sorted(args.folder.glob(PATTERN))]
+    reports = [read_report(path) for path in sorted(args.folder.glob(PATTERN))]
     if not reports:
         raise ContractError(
             f"{args.folder}: no {PATTERN}, expected what make bench-quality writes; run it first"
@@ -54,16 +52,6 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ContractError(
-            f"{path}: cannot be read ({error}), expected JSON; measure it again"
-        ) from error
-    return found
-
-
 def render(reports: Sequence[dict[str, Any]], *, plots: Mapping[str, str]) -> str:
     """The page.
 
@@ -71,11 +59,7 @@ def render(reports: Sequence[dict[str, Any]], *, plots: Mapping[str, str]) -> st
         reports: what was measured, of one model each.
         plots: links to the pictures that exist, by name.
     """
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(reports=[_describe(one, plots) for one in reports]) + "\n"
+    return fill_in(_TEMPLATE, reports=[_describe(one, plots) for one in reports]) + "\n"
 
 
 def print_table(report: dict[str, Any]) -> None:

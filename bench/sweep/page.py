@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 from rich.table import Table
 
 from ...console.rich_console import rich_console
 from ...runtime.sizes import format_bytes
 from ...validate.report.scales import write_number
 from ...validate.run_gate import FOLDER, PAGE_FILE
+from ..pages import fill_in
 from ..quality.plot import plot
 
 _TEMPLATE = Path(__file__).with_name("sweep.md.jinja")
@@ -39,12 +39,8 @@ def write_page(report: Mapping[str, Any], out: Path) -> Path:
 
 def render(report: Mapping[str, Any]) -> str:
     """The page."""
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     models = [_describe(one) for one in report["models"]]
-    return template.render(models=models, columns=COLUMNS) + "\n"
+    return fill_in(_TEMPLATE, models=models, columns=COLUMNS) + "\n"
 
 
 def print_tables(report: Mapping[str, Any]) -> None:

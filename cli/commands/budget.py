@@ -11,12 +11,18 @@ from typing import Any
 from ...console import hints
 from ...console.rows import print_rows
 from ...export.budget.asked import asked_for
-from ...graphs.targets.all_targets import DEFAULT_TARGET, TARGETS
 from ...runtime.durable import replace_file
 from ...runtime.errors import ConfigError
 from ...runtime.sizes import format_bytes
 from ...runtime.untrusted.files import refuse_impossible
-from ..flags import CHECKPOINT_HELP, add_adapter, add_scheduler, add_size
+from ..flags import (
+    CHECKPOINT_HELP,
+    add_adapter,
+    add_calibration_text,
+    add_scheduler,
+    add_size,
+    add_target,
+)
 from ..subcommand import add_subcommand
 
 EXAMPLES = ("tramontane budget models/stdlib-5m --bits 5 --out my.toml",)
@@ -37,21 +43,8 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="recipe to write, with a plot"
     )
-    parser.add_argument(
-        "--target",
-        choices=TARGETS,
-        default=DEFAULT_TARGET,
-        help="kernels (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--calibration-text",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="text on which the effect of each rounding is measured; repeat the option for "
-        "several (default: a bundled one)",
-    )
+    add_target(parser)
+    add_calibration_text(parser, what="text on which the effect of each rounding is measured")
     add_scheduler(parser, what="where matrices are measured")
 
 

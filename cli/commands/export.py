@@ -23,6 +23,7 @@ from ..export_gate import ExportGate
 from ..flags import (
     CHECKPOINT_HELP,
     add_adapter,
+    add_calibration_text,
     add_choices,
     add_measuring,
     add_scheduler,
@@ -90,15 +91,10 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="fail if the artifact folder exists, instead of replacing it",
     )
-    parser.add_argument(
-        "--calibration-text",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="text, like what the model will read, by which int4 and int4-small are rounded, and "
-        "int8-smooth, int8-small, int8-dynamic and --kv int8 are scaled; must differ from --text; "
-        "repeat the option for several, which count alike (default: a bundled one)",
+    add_calibration_text(
+        parser,
+        what="text, like what the model will read, by which int4 and int4-small are rounded, and "
+        "int8-smooth, int8-small, int8-dynamic and --kv int8 are scaled; must differ from --text",
     )
     parser.add_argument(
         "--calibration-tokens",
