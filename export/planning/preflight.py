@@ -27,6 +27,7 @@ from ..sidecars.upstream_metadata import read_upstream_metadata
 from ..tokenizer.in_transformers import note_of_transformers
 from ..tokenizer.tokenizer import read_vocabulary
 from ..tokenizer.two_files import refuse_two_tokenizers
+from ..tokenizer.two_flags import refuse_two_flags
 from ..window_choice import adapted, refuse_two_patterns
 from .plan import Plan, plan
 
@@ -87,6 +88,7 @@ def preflight(
         read_upstream_metadata(weights, base_model=base_model),
     )
     refuse_two_tokenizers(weights)
+    refuse_two_flags(weights)
     say(note_of_transformers(weights) or "")
     _refuse_block_without_use(options)
     planned = plan(

@@ -12,10 +12,13 @@ from ...runtime.tokenizers.protocol import Codec
 from ...runtime.tokenizers.vocabulary import Vocabulary
 from ...runtime.untrusted.fields import shown
 from ..files.metadata_fields import read_json_object
+from ..published_tokenizer.chat_templates import FOLDER as TEMPLATES_FOLDER
+from ..published_tokenizer.chat_templates import templates_in_settings
 from ..published_tokenizer.spelling import TokenTexts, text_of
-from ..published_tokenizer.tokenizer_files import MAP_FILE, SETTINGS_FILE
+from ..published_tokenizer.tokenizer_files import MAP_FILE, SETTINGS_FILE, TEMPLATE_FILE
+from .special_tokens import GENERATION_FILE
 
-_TEMPLATE = "chat_template"
+_END = b"eos_token"  # as a template names it
 
 
 def correct_settings(
@@ -41,7 +44,7 @@ def correct_settings(
         for name in (SETTINGS_FILE, MAP_FILE)
     )
     settings, named = read
-    names = _Names(vocabulary, codec, settings)
+    names = _Names(vocabulary, codec, settings, writes_end=_writes_end(folder, settings))
     for name, own, wanted in (
         (SETTINGS_FILE, settings, names.of_settings(settings)),
         (MAP_FILE, named, names.of_tokens(named)),
@@ -52,6 +55,20 @@ def correct_settings(
             say(f"{published}: {key} is {shown(own[key])}; the artifact has {shown(value)}")
         if changes:
             (folder / name).write_text(to_json({**own, **changes}), encoding="utf-8")
+    if end := names.end_of_template_alone(settings):
+        say(
+            f"{source.with_name(SETTINGS_FILE)}: eos_token is {shown(end)}, which a chat template "
+            "writes, and generation does not end with it, as in transformers; to end with it, "
+            f"add its id to eos_token_id of {GENERATION_FILE} and export again"
+        )
+
+
+def _writes_end(folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether a chat template, of a file or of the settings, writes ``eos_token``."""
+    paths = [folder / TEMPLATE_FILE, *(folder / TEMPLATES_FOLDER).glob("*")]
+    contents = [path.read_bytes() for path in paths if path.is_file()]
+    contents += templates_in_settings(settings).values()
+    return any(_END in content for content in contents)
 
 
 def settings_of_json(
@@ -93,10 +110,12 @@ class _Names:
         vocabulary: Vocabulary,
         codec: Codec,
         settings: Mapping[str, Any],
+        *,
+        writes_end: bool,
     ) -> None:
         self._vocabulary = vocabulary
         self._texts = TokenTexts(codec, settings)
-        self._writes_end = "eos_token" in str(settings.get(_TEMPLATE) or "")
+        self._writes_end = writes_end  # whether a chat template writes eos_token
 
     def of_settings(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """For ``tokenizer_config.json``: tokens, and whether they are added to a prompt."""
@@ -117,3 +136,9 @@ class _Names:
         if end is not None and end not in texts and not self._writes_end:
             found["eos_token"] = next(filter(None, texts), own["eos_token"])
         return found
+
+    def end_of_template_alone(self, own: Mapping[str, Any]) -> str | None:
+        """An ``eos_token`` that stays for a chat template's sake, and is no end token; or None."""
+        end = text_of(own.get("eos_token"))
+        ends = {self._texts.text(number) for number in self._vocabulary.eos_token_ids}
+        return end if self._writes_end and end not in ends else None

@@ -352,9 +352,14 @@ def test_several_start_tokens_are_refused(copied: Write) -> None:
         read_vocabulary(Checkpoint.open(folder))
 
 
+@pytest.mark.parametrize("is_file", [False, True])
 @pytest.mark.parametrize("template", [None, "{{ messages[0].content + eos_token }}"])
 def test_eos_token_of_the_settings_is_corrected_unless_a_chat_template_writes_it(
-    copied: Write, tmp_path: Path, template: str | None
+    copied: Write,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    template: str | None,
+    is_file: bool,
 ) -> None:
     folder = edited(copied(), "generation_config.json", eos_token_id=[317, 5])
     edited(
@@ -362,8 +367,10 @@ def test_eos_token_of_the_settings_is_corrected_unless_a_chat_template_writes_it
         "tokenizer_config.json",
         eos_token="</s>",
         add_eos_token=True,
-        chat_template=template,
+        chat_template=None if is_file else template,
     )
+    if is_file:
+        (folder / "chat_template.jinja").write_text(template or "{{ messages }}")
     edited(folder, "special_tokens_map.json", eos_token={"content": "</s>"}, bos_token="<s>")
     found = sidecars(folder, tmp_path / "out")
     piece = CheckpointTokenizer.read(Checkpoint.open(folder)).codec.piece(317)
@@ -373,6 +380,8 @@ def test_eos_token_of_the_settings_is_corrected_unless_a_chat_template_writes_it
     named = found["special_tokens_map.json"]
     assert named["eos_token"] == ({"content": "</s>"} if template else piece)
     assert named["bos_token"] == "<s>"
+    note = "eos_token is '</s>', which a chat template writes, and generation does not end with it"
+    assert (note in capsys.readouterr().err) == (template is not None)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     assert theirs("a")["input_ids"] == [
         1,
