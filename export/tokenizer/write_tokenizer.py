@@ -15,6 +15,7 @@ from ...runtime.tokenizers.vocabulary import SENTENCEPIECE, Vocabulary
 from ..files.held_files import HeldFile
 from ..files.metadata_fields import read_json_object
 from ..formats.checkpoint import Checkpoint
+from ..published_tokenizer.chat_templates import published_templates
 from ..published_tokenizer.json_parts import read_around, to_bytes, without_ends
 from ..published_tokenizer.tokenizer_files import SETTINGS_FILE, PublishedTokenizer
 from .added_tokens import with_added_tokens
@@ -120,7 +121,7 @@ def _write_beside_model(
     path = artifact / TOKENIZER_JSON_FILE
     try:
         made = TokenizerJson(
-            tokenizer.model, vocabulary, reads_control=own.get("chat_template") is not None
+            tokenizer.model, vocabulary, reads_control=bool(published_templates(tokenizer))
         )
         difference = first_difference(made.tokenizer(), codec)
         if difference is not None:

@@ -301,6 +301,18 @@ def test_settings_with_a_chat_template_make_text_be_read_as_control_tokens(
     assert agrees(tmp_path)
 
 
+def test_a_chat_template_in_a_file_makes_text_be_read_as_control_tokens(
+    tiny_checkpoint: Write, tmp_path: Path
+) -> None:
+    folder = tiny_checkpoint()
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    assert write(Checkpoint.open(folder), tmp_path) == MADE
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert 2 in theirs("x</s>y")["input_ids"]
+    assert theirs.chat_template == "{{ messages }}"
+    assert agrees(tmp_path)
+
+
 def test_tokenizer_that_the_format_cannot_say_is_left_out_with_the_reason(
     tiny_checkpoint: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
