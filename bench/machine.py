@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -26,7 +26,7 @@ def machine(threads: int | None) -> dict[str, Any]:
     }
 
 
-def describe_machines(machines: Sequence[dict[str, Any]]) -> str:
+def describe_machines(machines: Sequence[Mapping[str, Any]]) -> str:
     """The machine of the measurements, or all machines if they differ."""
     told = dict.fromkeys(
         f"{one['processor']}, {counted(one['cores'], 'core')}, "

@@ -16,6 +16,7 @@ from pathlib import Path
 from ..console.one_line_parser import OneLineParser
 from ..console.progress import say
 from ..console.status import status_of
+from ..console.text_file import read_text
 from ..export.build import export_checkpoint
 from ..export.formats.checkpoint import Checkpoint
 from ..export.options import ExportOptions
@@ -28,6 +29,7 @@ from .geometries import geometry_lines, table
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "situation"
 ABSENT = "absent here"
+_CELLS = 8  # of a row of trained models
 RECIPE = ExportOptions(quant="int8", target="ort")
 
 
@@ -117,15 +119,21 @@ def rows_of(page: Path) -> list[list[str]]:
     """The rows of trained models that a page has.
 
     Raises:
-        ConfigError: there is no page, or it lacks a model.
+        ConfigError: there is no page, it is no text, or it lacks a model or a cell.
     """
-    lines = page.read_text(encoding="utf-8").splitlines() if page.is_file() else []
+    lines = read_text(page, flag="--page").splitlines() if page.is_file() else []
     rows = []
     for model in TRAINED:
         row = next((line for line in lines if line.startswith(f"| {model.name} | ")), None)
         if row is None:
             raise ConfigError(f"{page}: has no row of {model.name}, expected one; run make models")
-        rows.append([cell.strip() for cell in row.strip("|").split("|")])
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        if len(cells) != _CELLS:
+            raise ConfigError(
+                f"{page}: the row of {model.name} has {len(cells)} cells, expected {_CELLS}; run "
+                "make models"
+            )
+        rows.append(cells)
     return rows
 
 

@@ -1,8 +1,7 @@
-"""Reads the reports that a page is made of, fills in its template and copies its plots."""
+"""Fills in the template of a page and copies its plots; ``stored_reports`` reads what it shows."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,24 +9,7 @@ from typing import Any
 
 import jinja2
 
-from ..runtime.errors import ContractError
-
 FIGURES = "figures"
-
-
-def read_report(path: Path) -> dict[str, Any]:
-    """The JSON object that a measurement wrote.
-
-    Raises:
-        ContractError: the file cannot be read.
-    """
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ContractError(
-            f"{path}: cannot be read ({error}), expected JSON; measure it again"
-        ) from error
-    return found
 
 
 def fill_in(template: Path, **values: Any) -> str:

@@ -13,7 +13,21 @@ from ..runtime.errors import ContractError
 from ..runtime.sizes import format_bytes
 from .artifact.long_context import MOST_GROWTH, MOST_SLOWER
 from .machine import describe_machines
-from .pages import fill_in, put_figures, read_report
+from .pages import fill_in, put_figures
+from .stored_reports import (
+    RESIDENT,
+    Comparison,
+    Flat,
+    Kernels,
+    Peers,
+    Range,
+    Runtime,
+    Speed,
+    read_flat,
+    read_kernels,
+    read_peers,
+    read_speed,
+)
 
 _TEMPLATE = Path(__file__).with_name("performance.md.jinja")
 SPEED, PEERS, FLAT, KERNELS = "speed-*.json", "peers-*.json", "flat.json", "kernels.json"
@@ -25,12 +39,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help=f"holds {SPEED}, {PEERS}, {FLAT} and {KERNELS}")
     parser.add_argument("--out", type=Path, required=True, help="the page, Markdown")
     args = parser.parse_args(argv)
-    speeds = [read_report(path) for path in sorted(args.folder.glob(SPEED))]
-    peers = [read_report(path) for path in sorted(args.folder.glob(PEERS))]
-    flat, kernels = (
-        read_report(args.folder / name) if (args.folder / name).is_file() else None
-        for name in (FLAT, KERNELS)
-    )
+    speeds = [read_speed(path) for path in sorted(args.folder.glob(SPEED))]
+    peers = [read_peers(path) for path in sorted(args.folder.glob(PEERS))]
+    of_flat, of_kernels = args.folder / FLAT, args.folder / KERNELS
+    flat = read_flat(of_flat) if of_flat.is_file() else None
+    kernels = read_kernels(of_kernels) if of_kernels.is_file() else None
     if not (speeds or peers or flat or kernels):
         raise ContractError(
             f"{args.folder}: no {SPEED}, {PEERS}, {FLAT} or {KERNELS}; expected what make bench, "
@@ -44,10 +57,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def render(
-    speeds: Sequence[dict[str, Any]],
-    peers: Sequence[dict[str, Any]],
-    flat: dict[str, Any] | None,
-    kernels: dict[str, Any] | None,
+    speeds: Sequence[Speed],
+    peers: Sequence[Peers],
+    flat: Flat | None,
+    kernels: Kernels | None,
     *,
     folder: Path,
     plots: Mapping[str, str],
@@ -83,7 +96,7 @@ def render(
     )
 
 
-def _kernels(line: dict[str, Any]) -> dict[str, Any]:
+def _kernels(line: Kernels) -> dict[str, Any]:
     return {
         "rounds": line["rounds"],
         "read": _spread(line["limits"]["read"], scale=1e9),
@@ -100,11 +113,9 @@ def _kernels(line: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _speed(
-    report: dict[str, Any], whats: Sequence[str], plots: Mapping[str, str]
-) -> dict[str, Any]:
+def _speed(report: Speed, whats: Sequence[str], plots: Mapping[str, str]) -> dict[str, Any]:
     figures, limits = report["figures"], report["limits"]
-    resident = [what for what in figures if what.startswith("resident")]
+    resident = [what for what in figures if what.startswith(RESIDENT)]
     driver, share = figures["driver"]["median"], figures["driver's share"]["median"]
     return {
         "name": report["artifact"],
@@ -113,7 +124,7 @@ def _speed(
         "first": f"{figures['first token']['median']:.2f}",
         "speeds": [
             f"{figures[what]['median']:.1f} ({report['shares'][what]['median']:.0%})"
-            if what in figures
+            if what in report["shares"]
             else ""
             for what in whats
         ],
@@ -127,12 +138,12 @@ def _speed(
     }
 
 
-def _spread(found: dict[str, Any], *, scale: float) -> str:
+def _spread(found: Range, *, scale: float) -> str:
     median, low, high = (found[name] / scale for name in ("median", "low", "high"))
     return f"{median:.1f} ({low:.1f} to {high:.1f})"
 
 
-def _peers(line: dict[str, Any]) -> dict[str, Any]:
+def _peers(line: Peers) -> dict[str, Any]:
     absent = [f"Absent: {name}: {why}." for name, why in line["absent"].items()]
     failed = [
         f"Failed: {name}, {what}: {why}."
@@ -169,13 +180,13 @@ def _peers(line: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _speed_of(runtime: dict[str, Any], what: str) -> str:
+def _speed_of(runtime: Runtime, what: str) -> str:
     if what not in runtime["figures"]:
         return "failed" if what in runtime["failed"] else ""
     return f"{runtime['figures'][what]['median']:.1f}"
 
 
-def _row(one: dict[str, Any]) -> list[str]:
+def _row(one: Comparison) -> list[str]:
     ratio, floor = one["ratio"], one["floor"]
     names = [one["ours"], one["theirs"], one["what"]]
     asked = "" if floor is None else f">= {floor:g}"
@@ -192,7 +203,7 @@ def _row(one: dict[str, Any]) -> list[str]:
     ]
 
 
-def _flat(line: dict[str, Any]) -> dict[str, str]:
+def _flat(line: Flat) -> dict[str, str]:
     points = line["points"]
     return {
         "tokens": str(points[-1]["position"]),

@@ -6,13 +6,16 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 from ..runtime.durable import replace_file
 from ..runtime.errors import ContractError
+from ..runtime.untrusted.json_text import read_typed
 
 FINE, TYPED, UNTYPED, HUNG = "fine", "typed", "untyped", "hung"
 CRASHED, LARGE, LOST = "crashed", "beyond 1 GB", "lost"
 BAD = (UNTYPED, HUNG, CRASHED, LARGE, LOST)
+_REMEDY = "remove it, or name another folder with --record"
 _MOST_FINDINGS = 100  # that are kept in words; all are counted
 
 
@@ -23,6 +26,15 @@ class Outcome:
     kind: str
     case: str = ""  # the row of the table that counts it
     detail: str = ""
+
+
+class _Stored(TypedDict):
+    """The file of a record; its fields are those of ``Record``."""
+
+    counts: dict[str, dict[str, dict[str, int]]]
+    next: dict[str, int]
+    findings: list[str]
+    seconds: dict[str, float]
 
 
 @dataclass(slots=True)
@@ -44,18 +56,17 @@ class Record:
         """
         if not path.exists():
             return cls(path)
-        try:
-            found = json.loads(path.read_bytes())
-            counts = {
-                part: {case: Counter(kinds) for case, kinds in cases.items()}
-                for part, cases in found["counts"].items()
-            }
-            seconds = {part: float(taken) for part, taken in found["seconds"].items()}
-            return cls(path, counts, dict(found["next"]), list(found["findings"]), seconds)
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ContractError(
-                f"{path}: holds no counts ({error}), expected those of an earlier run; remove it"
-            ) from error
+        found: _Stored = read_typed(_Stored, path, remedy=_REMEDY)
+        counts = {
+            part: {case: Counter(kinds) for case, kinds in cases.items()}
+            for part, cases in found["counts"].items()
+        }
+        numbers = [*found["next"].values(), *found["seconds"].values()]
+        for cases in counts.values():
+            numbers += [number for kinds in cases.values() for number in kinds.values()]
+        if least := [number for number in numbers if number < 0]:
+            raise ContractError(f"{path}: holds {least[0]}, expected numbers from 0; {_REMEDY}")
+        return cls(path, counts, found["next"], found["findings"], found["seconds"])
 
     def total(self, part: str) -> int:
         """Cases of a part, such as kills."""

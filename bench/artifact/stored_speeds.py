@@ -11,24 +11,61 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from ...export.known_models import GEOMETRIES, find_geometry
 from ...runtime.durable import replace_file
 from ...runtime.errors import ContractError
 from ...runtime.sizes import counted
+from ...runtime.untrusted.fields import shown
+from ...runtime.untrusted.json_text import read_typed
 from ..geometries import table
 from ..machine import describe_machines
 from ..samples import Spread
+from ..stored_reports import Machine
 
 STORED = Path(__file__).resolve().parents[2] / "docs" / "figures" / "model-speeds.json"
 QUANTS = ("int8", "int4-rtn")
 TOKENS = 256  # of the prompt, and the position of the decoded tokens
 PREFILL_TOKENS, STEPS, WARM_UP = 512, 16, 4  # as in the job of ``session_speed``
 PREFILL, DECODE = WHATS = ("prefill", "decode")
+_REMEDY = "name another --stored, or remove the row to measure it again"
 
 Seconds = dict[str, float]  # of a prompt of TOKENS, and of a decoded token, by WHATS
 Round = dict[int, Seconds]  # by the number of layers
+
+
+class _Protocol(TypedDict):
+    tokens: int
+
+
+class _StoredCase(TypedDict):
+    """As ``Case.as_json`` has it."""
+
+    geometry: str
+    quant: str
+    layers: list[int]
+    rounds: int
+    machine: Machine
+    protocol: _Protocol
+
+
+class _Times(TypedDict):
+    """``WHATS``."""
+
+    prefill: float
+    decode: float
+
+
+class StoredRow(TypedDict):
+    """A case, and the seconds of its rounds by the number of layers."""
+
+    case: _StoredCase
+    seconds: list[dict[str, _Times]]
+
+
+class _Stored(TypedDict):
+    rows: list[StoredRow]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +96,7 @@ class Case:
         }
 
 
-def stored_rows(path: Path) -> list[dict[str, Any]]:
+def stored_rows(path: Path) -> list[StoredRow]:
     """What was measured: ``case``, as above, and the seconds of its rounds; empty without a file.
 
     Raises:
@@ -67,16 +104,38 @@ def stored_rows(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    try:
-        rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        for row in rows:
-            projected(row, PREFILL)
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    found: _Stored = read_typed(_Stored, path, remedy=_REMEDY)
+    for number, row in enumerate(found["rows"]):
+        _refuse_other_rounds(row, where=f"{path}: rows[{number}]")
+    return found["rows"]
+
+
+def _refuse_other_rounds(row: StoredRow, *, where: str) -> None:
+    """Refuse a model that is not known, and times that are not those of its case."""
+    case, rounds = row["case"], row["seconds"]
+    name, layers = case["geometry"], case["layers"]
+    if name not in GEOMETRIES:
         raise ContractError(
-            f"{path}: cannot be read ({error!r}), expected what "
-            "python -m tramontane.bench.artifact.model_speeds wrote; name another --stored"
-        ) from error
-    return rows
+            f"{where}.case.geometry is {shown(name)}, expected a known model; {_REMEDY}"
+        )
+    whole = find_geometry(name).num_hidden_layers
+    if len(layers) not in (1, 2) or not 1 <= min(layers) <= max(layers) <= whole:
+        raise ContractError(
+            f"{where}.case.layers is {shown(layers)}, expected one or two numbers from 1 to "
+            f"{whole}; {_REMEDY}"
+        )
+    expected = {str(each) for each in layers}
+    are_times = (
+        each.keys() == expected and all(min(t["prefill"], t["decode"]) > 0 for t in each.values())
+        for each in rounds
+    )
+    if not rounds or not all(are_times):
+        raise ContractError(
+            f"{where}.seconds is {shown(rounds)}, expected rounds of times above 0 for layers "
+            f"{', '.join(sorted(expected))}; {_REMEDY}"
+        )
+    if case["protocol"]["tokens"] < 1:
+        raise ContractError(f"{where}.case.protocol.tokens is below 1, expected more; {_REMEDY}")
 
 
 def store(path: Path, case: Case, rounds: Sequence[Round]) -> None:
@@ -85,17 +144,16 @@ def store(path: Path, case: Case, rounds: Sequence[Round]) -> None:
     Raises:
         ContractError: as ``stored_rows``.
     """
-    own = case.as_json()
-    keys = ("geometry", "quant")
+    own = case.geometry, case.quant
     is_whole = len(case.layers) == 1
     kept = [
         row
         for row in stored_rows(path)
-        if any(row["case"][key] != own[key] for key in keys)
+        if (row["case"]["geometry"], row["case"]["quant"]) != own
         or (len(row["case"]["layers"]) == 1) != is_whole
     ]
     order = list(GEOMETRIES)
-    rows = [*kept, {"case": own, "seconds": rounds}]
+    rows: list[Mapping[str, Any]] = [*kept, {"case": case.as_json(), "seconds": rounds}]
     rows.sort(key=lambda row: order.index(row["case"]["geometry"]))  # the rest as it was measured
     unfinished = path.with_name(f".{path.name}.partial")
     unfinished.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")

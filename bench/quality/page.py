@@ -16,7 +16,8 @@ from ...runtime.errors import ContractError
 from ...runtime.sizes import counted
 from ...validate.report.scales import write_number
 from ..machine import describe_machines
-from ..pages import fill_in, put_figures, read_report
+from ..pages import fill_in, put_figures
+from ..stored_reports import read_quality
 
 _TEMPLATE = Path(__file__).with_name("quality.md.jinja")
 PATTERN = "quality-*.json"
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help=f"holds {PATTERN}")
     parser.add_argument("--out", type=Path, required=True, help="the page, Markdown")
     args = parser.parse_args(argv)
-    reports = [read_report(path) for path in sorted(args.folder.glob(PATTERN))]
+    reports = [read_quality(path) for path in sorted(args.folder.glob(PATTERN))]
     if not reports:
         raise ContractError(
             f"{args.folder}: no {PATTERN}, expected what make bench-quality writes; run it first"
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def render(reports: Sequence[dict[str, Any]], *, plots: Mapping[str, str]) -> str:
+def render(reports: Sequence[Mapping[str, Any]], *, plots: Mapping[str, str]) -> str:
     """The page.
 
     Args:
@@ -62,7 +63,7 @@ def render(reports: Sequence[dict[str, Any]], *, plots: Mapping[str, str]) -> st
     return fill_in(_TEMPLATE, reports=[_describe(one, plots) for one in reports]) + "\n"
 
 
-def print_table(report: dict[str, Any]) -> None:
+def print_table(report: Mapping[str, Any]) -> None:
     """The same table, on standard output."""
     table = Table(*COLUMNS)
     for row in report["rows"]:
@@ -73,7 +74,7 @@ def print_table(report: dict[str, Any]) -> None:
         console.print(note)
 
 
-def _describe(report: dict[str, Any], plots: Mapping[str, str]) -> dict[str, Any]:
+def _describe(report: Mapping[str, Any], plots: Mapping[str, str]) -> dict[str, Any]:
     text, window = report["text"], report["window"]
     scored = (
         f"{text['positions']} positions: all of {text['sequences']} sequences of "
@@ -98,13 +99,13 @@ def _describe(report: dict[str, Any], plots: Mapping[str, str]) -> dict[str, Any
     }
 
 
-def _shortened(machine: dict[str, Any]) -> dict[str, Any]:
+def _shortened(machine: Mapping[str, Any]) -> dict[str, Any]:
     """The machine, with the versions alone of what lists how it was built too."""
     versions = {name: text.partition(",")[0] for name, text in machine["versions"].items()}
     return {**machine, "versions": versions}
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _cells(row: Mapping[str, Any]) -> list[str]:
     if row["why"]:
         return [row["name"], *[""] * 8, row["why"].replace("\n", " ").replace("|", "/")]
     types = row["types"]
@@ -121,7 +122,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def _notes(report: dict[str, Any]) -> list[str]:
+def _notes(report: Mapping[str, Any]) -> list[str]:
     measured = [row for row in report["rows"] if not row["why"]]
     notes = []
     fallen = [row for row in measured if row["fallen_back"]]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from ...console.progress import say, track
 from ...console.tasks.scheduler import Scheduler
 from ...runtime.errors import CheckpointError, ContractError
 from ...runtime.manifest import Manifest, read_manifest, verify_files
 from ...runtime.sizes import counted
+from ...runtime.untrusted.json_text import read_typed
 from ...validate.run_gate import FOLDER, JSON_FILE
 from ..quality.rows import pareto_front
 from .cases import Asked, Case, ModelCases, cases_of
@@ -27,6 +28,57 @@ FIGURES = (  # of the parity check, by the names that the manifest gives them
     *("mean_kl", "mean_kl_on_random_tokens", "same_top", "perplexity_ratio"),
     *("max_logit_difference", "same_greedy_tokens", "greedy_tokens"),
 )
+
+
+_REMEDY = "remove the artifact, and run the command again"
+
+
+class _Note(TypedDict):
+    """What an artifact was made of, and which it was."""
+
+    made_of: str
+    manifest: str
+
+
+class _Headline(TypedDict):
+    """``FIGURES``; None: not a number."""
+
+    mean_kl: float | None
+    mean_kl_on_random_tokens: float | None
+    same_top: float
+    perplexity_ratio: float | None
+    max_logit_difference: float | None
+    same_greedy_tokens: int
+    greedy_tokens: int
+
+
+class _MeasuredOn(TypedDict):
+    text: str
+    text_sha256: str
+
+
+class _Check(TypedDict):
+    kind: str
+    figures: dict[str, float | None]
+
+
+class _Machine(TypedDict):
+    processor: str
+
+
+class _Tools(TypedDict):
+    tramontane: str
+    onnxruntime: str
+
+
+class _Report(TypedDict):
+    """What is shown of a parity report."""
+
+    headline: _Headline
+    measured_on: _MeasuredOn
+    checks: list[_Check]
+    machine: _Machine
+    tools: _Tools
 
 
 def sweep(asked: Asked, scheduler: Scheduler) -> dict[str, Any]:
@@ -60,12 +112,12 @@ def sweep(asked: Asked, scheduler: Scheduler) -> dict[str, Any]:
 def is_done(case: Case) -> bool:
     """Whether the artifact is whole, passed its parity check, and was made of the same things."""
     try:
-        noted = json.loads(_note_path(case).read_text(encoding="utf-8"))
+        noted: _Note = read_typed(_Note, _note_path(case))
         if noted["made_of"] != case.made_of:
             return False
         manifest = read_manifest(case.artifact)
         verify_files(case.artifact, manifest)
-    except (OSError, ValueError, KeyError, TypeError, ContractError):
+    except (OSError, ContractError):  # unreadable, missing or damaged
         return False
     return manifest.parity is not None and noted["manifest"] == manifest.sha256
 
@@ -130,28 +182,43 @@ def _row(case: Case, refused: Refused | None) -> dict[str, Any]:
 
 
 def _figures(manifest: Manifest, artifact: Path) -> dict[str, Any]:
-    """Size, and what the parity check measured."""
+    """Size, and what the parity check measured.
+
+    Raises:
+        ContractError: its report cannot be read.
+    """
     assert manifest.parity is not None, "an artifact of a sweep was measured"
     report = _report(artifact)
-    on_text = next(check for check in report["checks"] if check["kind"] == "distance")
+    headline: Mapping[str, object] = report["headline"]
     return {
         "artifact": artifact.name,
         "bits_per_weight": manifest.bits_per_weight,
         "weights_bytes": manifest.memory.weights_bytes,
-        **{name: report["headline"][name] for name in FIGURES},
+        **{name: headline[name] for name in FIGURES},
         "measured": {
             "text": report["measured_on"]["text"],
-            "positions": int(on_text["figures"]["positions"]),
+            "positions": _positions(report, artifact),
             "processor": report["machine"]["processor"],
             "versions": {name: report["tools"][name] for name in ("tramontane", "onnxruntime")},
         },
     }
 
 
-def _report(artifact: Path) -> dict[str, Any]:
+def _report(artifact: Path) -> _Report:
     """Of the parity check that the artifact passed."""
-    found: dict[str, Any] = json.loads((artifact / FOLDER / JSON_FILE).read_text("utf-8"))
+    found: _Report = read_typed(_Report, artifact / FOLDER / JSON_FILE, remedy=_REMEDY)
     return found
+
+
+def _positions(report: _Report, artifact: Path) -> int:
+    """Of the text that the distance was measured on."""
+    for check in report["checks"]:
+        if check["kind"] == "distance" and (found := check["figures"].get("positions")):
+            return int(found)
+    raise ContractError(
+        f"{artifact / FOLDER / JSON_FILE}: checks has no positions of a distance, expected those "
+        f"of the text; {_REMEDY}"
+    )
 
 
 def _joined(measured: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -8,8 +8,7 @@ from typing import Any
 
 from ...runtime.errors import ContractError
 from ...runtime.untrusted.fields import decode, shown
-from ...runtime.untrusted.files import read_file
-from ...runtime.untrusted.json_text import SMALL_BYTES, json_lines, parse_object
+from ...runtime.untrusted.json_text import json_lines, read_object
 from ..config import MistralConfig
 from ..formats.tensor_names import EMBEDDING, HEAD, parameters
 from .candidates import CANDIDATES
@@ -40,8 +39,7 @@ def read_table(path: Path, config: MistralConfig) -> Costs:
     names = [name for part in parts_of(config).values() for name in part]
     if config.tie_word_embeddings:
         names.remove(EMBEDDING)
-    content = read_file(path, most=SMALL_BYTES, remedy=_REMEDY)
-    return _checked(parse_object(content, what=path, remedy=_REMEDY), names, where=path)
+    return _checked(read_object(path, remedy=_REMEDY), names, where=path)
 
 
 def read_parts(path: Path, config: MistralConfig) -> dict[Part, Costs]:

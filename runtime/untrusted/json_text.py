@@ -7,10 +7,13 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import ContractError, TramontaneError, printable
+from .fields import decode
 from .files import read_file
+
+T = TypeVar("T")
 
 SMALL_BYTES = 64 << 20  # of a config or a manifest, which is read whole
 LARGE_BYTES = 512 << 20  # of a tokenizer, which may have a million pieces
@@ -72,13 +75,30 @@ def parse_object(
     return found
 
 
-def read_object(path: Path, *, error: type[TramontaneError] = ContractError) -> dict[str, Any]:
+def read_object(
+    path: Path, *, error: type[TramontaneError] = ContractError, remedy: str = "copy it again"
+) -> dict[str, Any]:
     """Read a small JSON file that holds an object.
 
     Raises:
         error: as ``parse_object``, or it is no regular file or a large one.
     """
-    return parse_object(read_file(path, most=SMALL_BYTES, error=error), what=path, error=error)
+    content = read_file(path, most=SMALL_BYTES, error=error, remedy=remedy)
+    return parse_object(content, what=path, error=error, remedy=remedy)
+
+
+def read_typed(kind: type[T], path: Path, *, remedy: str = "copy it again") -> T:
+    """Read a small JSON file that holds the fields of a TypedDict or a dataclass.
+
+    Raises:
+        ContractError: as ``read_object``; or a field is missing or has another type.
+    """
+    found = read_object(path, remedy=remedy)
+    try:
+        typed: T = decode(kind, found, where="")
+    except ContractError as error:
+        raise ContractError(f"{path}: {error}; {remedy}") from error
+    return typed
 
 
 def json_lines(path: Path) -> Iterator[Any]:

@@ -38,6 +38,14 @@ def test_rows_of_a_page_are_kept_while_its_files_are_listed_anew(
         ConfigError, match="has no row of stdlib-5m, expected one; run make models"
     ):
         models_page.main([f"--page={tmp_path / 'none.md'}"])
+    out.write_text("| stdlib-5m | bundled |\n")
+    with pytest.raises(
+        ConfigError, match="the row of stdlib-5m has 2 cells, expected 8; run make"
+    ):
+        models_page.main([f"--page={out}"])
+    out.write_bytes(b"| stdlib-5m | \xff")
+    with pytest.raises(ConfigError, match=f"--page {out}: .*; name a UTF-8 text file"):
+        models_page.main([f"--page={out}"])
 
 
 def test_mark_of_another_form_is_refused(tmp_path: Path) -> None:

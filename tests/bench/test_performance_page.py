@@ -173,7 +173,44 @@ def test_a_folder_without_measurements_and_a_broken_one_are_refused(tmp_path: Pa
     with pytest.raises(performance_page.ContractError, match=r"no speed-\*\.json"):
         performance_page.main([str(tmp_path), "--out", str(tmp_path / "page.md")])
     (tmp_path / "flat.json").write_text("{")
-    with pytest.raises(performance_page.ContractError, match=r"flat\.json: cannot be read"):
+    with pytest.raises(performance_page.ContractError, match=r"flat\.json: not JSON .*; measure"):
+        performance_page.main([str(tmp_path), "--out", str(tmp_path / "page.md")])
+
+
+FIGURES = {name: spread(1) for name in speed()["figures"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "report", "said"),
+    [
+        ("speed-m", speed(artifact=1), "artifact is 1, expected a text"),
+        ("speed-m", speed(file_bytes=0), "file_bytes is 0, expected 1 or more"),
+        ("speed-m", speed(figures={}), "figures has no 'load'"),
+        (
+            "speed-m",
+            speed(figures={**FIGURES, "load": {"median": "x"}}),
+            "figures.load.median is 'x', expected a finite number",
+        ),
+        ("speed-m", speed(shares={"decode at 7": spread(1)}), "figures has no 'decode at 7'"),
+        (
+            "speed-m",
+            speed(figures={name: FIGURES[name] for name in FIGURES if "resident" not in name}),
+            "figures has no resident memory",
+        ),
+        ("speed-m", speed(limits={"read": spread(1)}), "limits.multiply is missing"),
+        ("peers-m", {**peers(), "absent": []}, r"absent is \[\], expected an object"),
+        ("peers-m", {**peers(), "runtimes": {"a": {}}}, "runtimes.a.failed is missing"),
+        ("flat", {**flat(), "points": []}, "points is empty, expected one or more"),
+        ("flat", {**flat(), "growth": None}, "growth is None, expected a finite number"),
+        ("kernels", {**kernels(), "kernels": [1]}, r"kernels\[0\] is 1, expected an object"),
+    ],
+)
+def test_a_field_of_another_type_is_named(
+    tmp_path: Path, name: str, report: dict[str, Any], said: str
+) -> None:
+    path = tmp_path / f"{name}.json"
+    path.write_text(json.dumps(report))
+    with pytest.raises(performance_page.ContractError, match=f"^{path}: {said}.*; measure it ag"):
         performance_page.main([str(tmp_path), "--out", str(tmp_path / "page.md")])
 
 

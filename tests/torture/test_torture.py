@@ -120,11 +120,32 @@ def test_counts_go_on_where_the_last_run_ended(tmp_path: Path) -> None:
     assert "## Flipped bits" not in page
 
 
-@pytest.mark.parametrize("content", ["{", "[]", json.dumps({"counts": []})])
-def test_a_record_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "not JSON"),
+        ("[" * 5000, "not JSON|nested deeper"),
+        ("[]", "holds a list, expected an object"),
+        ('{"counts": []}', r"counts is \[\], expected an object"),
+        ('{"counts": {"a": {"b": {"c": "d"}}}}', "counts.a.b.c is 'd', expected a whole number"),
+        ('{"counts": {}, "findings": [1]}', r"findings\[0\] is 1, expected a text"),
+        ('{"counts": {}}', "findings is missing, expected a value"),
+        (
+            '{"counts": {}, "next": {"kills": -1}, "findings": [], "seconds": {}}',
+            "holds -1, expected numbers from 0",
+        ),
+        (
+            '{"counts": {}, "next": {}, "findings": [], "seconds": {"kills": NaN}}',
+            "seconds.kills is nan, expected a finite number",
+        ),
+    ],
+)
+def test_a_record_that_is_none_is_refused(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "record.json").write_text(content)
-    with pytest.raises(ContractError, match="holds no counts"):
+    with pytest.raises(ContractError, match=said) as refused:
         Record.open(tmp_path / "record.json")
+    assert "\n" not in str(refused.value)
+    assert str(refused.value).startswith(f"{tmp_path / 'record.json'}: ")
 
 
 def test_cases_run_side_by_side_and_are_counted_in_their_order(tmp_path: Path) -> None:

@@ -112,11 +112,44 @@ def test_the_page_has_the_section_of_the_stored_file(
     assert models_page.as_markdown([], []).endswith("\n".join(["", *lines, ""]))
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"rows": [{}]}', '{"rows": 1}'])
-def test_another_file_is_named(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "not JSON"),
+        ("{}", "rows is missing, expected a value"),
+        ('{"rows": [{}]}', r"rows\[0\].case is missing, expected a value"),
+        ('{"rows": 1}', "rows is 1, expected a list"),
+    ],
+)
+def test_another_file_is_named(tmp_path: Path, content: str, said: str) -> None:
     path = tmp_path / "speeds.json"
     path.write_text(content)
-    with pytest.raises(ContractError, match=r"speeds\.json: cannot be read .* name another --st"):
+    with pytest.raises(ContractError, match=f"^{path}: {said}.*; name another --stored"):
+        stored_rows(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"geometry": "none"}, "case.geometry is 'none', expected a known model"),
+        (
+            {"layers": [2, 17]},
+            r"case.layers is \[2, 17\], expected one or two numbers from 1 to 16",
+        ),
+        ({"layers": [2, 3]}, "seconds is .*, expected rounds of times above 0 for layers 2, 3"),
+        ({"layers": []}, r"case.layers is \[\], expected one or two numbers"),
+        ({"protocol": {"tokens": 0}}, "case.protocol.tokens is below 1, expected more"),
+    ],
+)
+def test_a_row_whose_fields_do_not_belong_together_is_named(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    path = tmp_path / "speeds.json"
+    store(path, FEW, STAND_INS)
+    content = json.loads(path.read_text())
+    content["rows"][0]["case"] |= change
+    path.write_text(json.dumps(content))
+    with pytest.raises(ContractError, match=rf"^{path}: rows\[0\]\.{said}.*; name another --stor"):
         stored_rows(path)
 
 

@@ -11,6 +11,7 @@ from tramontane.bench.quality.plot import plot
 from tramontane.bench.quality.rows import OURS, as_json, pareto_front
 from tramontane.runtime.errors import ContractError
 
+from ..a_machine import MACHINE
 from .report import report, row
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -96,7 +97,7 @@ def test_the_command_writes_the_page_and_copies_the_plots(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "why"), [(None, r"no quality-\*\.json"), ("{", "cannot be read")]
+    ("text", "why"), [(None, r"no quality-\*\.json"), ("{", "not JSON .*; measure it again")]
 )
 def test_a_folder_without_a_measurement_is_refused(
     tmp_path: Path, text: str | None, why: str
@@ -104,6 +105,31 @@ def test_a_folder_without_a_measurement_is_refused(
     if text is not None:
         (tmp_path / "quality-m.json").write_text(text)
     with pytest.raises(ContractError, match=why):
+        page.main([str(tmp_path), "--out", str(tmp_path / "page.md")])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"window": "none"}, "window is 'none', expected a whole number"),
+        ({"text": {}}, "text.length is missing, expected a value"),
+        ({"rows": [{"name": "a"}]}, r"rows\[0\].why is missing, expected a value"),
+        (
+            {"rows": [{"name": "a", "why": ""}]},
+            r"rows\[0\].bits_per_weight is missing, expected a value",
+        ),
+        (
+            {"machine": {**MACHINE, "versions": {"numpy": 1}}},
+            "machine.versions.numpy is 1, expected a text",
+        ),
+    ],
+)
+def test_a_field_of_another_type_is_named(
+    tmp_path: Path, change: dict[str, object], said: str
+) -> None:
+    path = tmp_path / "quality-m.json"
+    path.write_text(json.dumps(report(**change)))
+    with pytest.raises(ContractError, match=f"^{path}: {said}.*; measure it again$"):
         page.main([str(tmp_path), "--out", str(tmp_path / "page.md")])
 
 

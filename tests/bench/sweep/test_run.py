@@ -125,6 +125,49 @@ def test_an_artifact_that_a_worker_made_of_other_files_is_refused(
             run._note(changed)
 
 
+@pytest.mark.parametrize(
+    "note", [b"", b"[]", b"\xff", b'{"made_of": 1, "manifest": "a"}', b'{"made_of": "MADE_OF"}']
+)
+def test_an_artifact_with_a_damaged_note_is_exported_again(case: Case, note: bytes) -> None:
+    case.artifact.parent.mkdir(exist_ok=True)
+    run._note_path(case).write_bytes(note.replace(b"MADE_OF", case.made_of.encode()))
+    assert not run.is_done(case)
+
+
+HEADLINE = dict.fromkeys(run.FIGURES, 1)
+REPORT = {
+    "headline": HEADLINE,
+    "measured_on": {"text": "a.txt", "text_sha256": "0"},
+    "checks": [{"kind": "distance", "figures": {"positions": 64, "mean_kl": None}}],
+    "machine": {"processor": "a chip"},
+    "tools": {"tramontane": "0", "onnxruntime": "1"},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"headline": {**HEADLINE, "same_top": None}},
+            "headline.same_top is None, expected a fin",
+        ),
+        ({"checks": [{"kind": 1}]}, r"checks\[0\].kind is 1, expected a text"),
+        ({"checks": []}, "checks has no positions of a distance, expected those of the text"),
+        ({"tools": []}, r"tools is \[\], expected an object"),
+    ],
+)
+def test_a_parity_report_with_a_field_of_another_type_is_named(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    path = tmp_path / "parity" / "report.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(REPORT))
+    assert run._positions(run._report(tmp_path), tmp_path) == 64
+    path.write_text(json.dumps({**REPORT, **change}))
+    with pytest.raises(ContractError, match=f"^{path}: {said}"):
+        run._positions(run._report(tmp_path), tmp_path)
+
+
 def test_a_worker_that_lacks_what_the_case_needs_refuses_it(case: Case, tmp_path: Path) -> None:
     for changed in (
         {"model": tmp_path / "model"},
