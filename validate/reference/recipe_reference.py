@@ -81,7 +81,8 @@ class RecipeReference:
         missing = {key: i for i, key in enumerate(keys) if key not in found}
         if missing:
             shapes = {key: self._shapes(parts[i]) for key, i in missing.items()}
-            with self._reference.store.adding(shapes) as unfinished:
+            by_layer = rows_named() + rows_named(changed=True)
+            with self._reference.store.adding(shapes, by_layer=by_layer) as unfinished:
                 known: dict[str, Mapping[str, np.ndarray]] = {
                     **found,
                     **dict(zip(missing, unfinished.arrays, strict=True)),

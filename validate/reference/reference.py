@@ -21,7 +21,7 @@ from ...export.model.model import Layer
 from ...export.model.query_scale import query_scale
 from ...export.model.rope import Tables, rope_tables, unrotated
 from .reference_cache import Arrays, Store, digest
-from .shared_prefixes import Continued, Rows, Work, continued, work_of
+from .shared_prefixes import Continued, Rows, Work, continued, rows_named, work_of
 from .unfinished import Unfinished
 
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
@@ -30,6 +30,7 @@ _SCORE_BYTES = 128 << 20  # of attention scores at once; bounds the positions ru
 _LOGITS_AT_ONCE = 256
 _MOST_HIDDEN = 1024  # positions of a sequence whose hidden states are kept
 _ARRAYS, _HIDDEN = ("logits", "keys", "values"), "hidden"
+_BY_LAYER = (*rows_named(), _HIDDEN)
 # Imported here to keep the numbers, not to compute them.
 BESIDE_NUMBERS = (
     "export.code_digest",
@@ -95,7 +96,7 @@ class Reference:
         missing = {key: i for i, key in enumerate(keys) if key not in found}
         if missing:
             shapes = {key: self.shapes(parts[i]) for key, i in missing.items()}
-            with self.store.adding(shapes) as unfinished:
+            with self.store.adding(shapes, by_layer=_BY_LAYER) as unfinished:
                 known: dict[str, Mapping[str, np.ndarray]] = {
                     **found,
                     **dict(zip(missing, unfinished.arrays, strict=True)),

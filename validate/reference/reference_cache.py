@@ -116,13 +116,14 @@ class Store:
         self._compared[place] = states
 
     @contextlib.contextmanager
-    def adding(self, shapes: Shapes) -> Iterator[Unfinished]:
+    def adding(self, shapes: Shapes, *, by_layer: Collection[str] = ()) -> Iterator[Unfinished]:
         """Yield arrays to fill, float32; each key's take its name when the block succeeds.
 
         What an interrupted block filled is resumed by the next for the same keys.
 
         Args:
             shapes: of each array by its name, by key.
+            by_layer: as in ``Unfinished``.
 
         Raises:
             ContractError: the disk has too little room, a key's name is taken, or the folder
@@ -139,12 +140,12 @@ class Store:
         mark(place, _RUN)
         with only_one(place) as is_alone:
             if is_alone:
-                with self._filled(place, shapes) as unfinished:
+                with self._filled(place, shapes, by_layer) as unfinished:
                     yield unfinished
         if is_alone:
             _discard(place)
             return
-        with self.scratch() as other, self._filled(other, shapes) as unfinished:
+        with self.scratch() as other, self._filled(other, shapes, by_layer) as unfinished:
             yield unfinished
 
     @contextlib.contextmanager
@@ -155,12 +156,14 @@ class Store:
             yield Path(folder)
 
     @contextlib.contextmanager
-    def _filled(self, place: Path, shapes: Shapes) -> Iterator[Unfinished]:
+    def _filled(
+        self, place: Path, shapes: Shapes, by_layer: Collection[str]
+    ) -> Iterator[Unfinished]:
         """Yield arrays in a folder of ours; they take their names when the block succeeds."""
         needed = sum(4 * int(np.prod(shape)) for one in shapes.values() for shape in one.values())
         try:
             self._make_room(needed - _size(place), beside=place)
-            yield (unfinished := self._unfinished(place, shapes))
+            yield (unfinished := self._unfinished(place, shapes, by_layer))
             unfinished.flush()
         except TramontaneError:  # what was filled may be wrong
             _discard(place)
@@ -174,9 +177,9 @@ class Store:
                 if self.find(key, shapes[key]) is None:  # or another run was faster
                     raise unwritable(self.folder / key, error) from error
 
-    def _unfinished(self, place: Path, shapes: Shapes) -> Unfinished:
+    def _unfinished(self, place: Path, shapes: Shapes, by_layer: Collection[str]) -> Unfinished:
         try:
-            return Unfinished(place, shapes, kind=_RUN)
+            return Unfinished(place, shapes, kind=_RUN, by_layer=by_layer)
         except OSError as error:
             raise unwritable(place, error) from error
 

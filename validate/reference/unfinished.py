@@ -1,8 +1,9 @@
 """The arrays of runs that are being computed, on disk: an interrupted computation is resumed.
 
 A folder holds the arrays, a folder of them for each key, and ``state.npz``: how many layers are
-done, and what the next one begins with. That file is replaced after each layer, once the arrays
-are written; so a run that is killed loses one layer.
+done, checksums of what they filled, and what the next one begins with. That file is replaced after
+each layer, once the arrays are written; so a run that is killed loses one layer. Where a checksum
+differs, all is computed anew.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import filelock
@@ -54,18 +55,22 @@ def unwritable(place: Path, error: OSError) -> ContractError:
 class Unfinished:
     """Arrays to fill, layer by layer."""
 
-    def __init__(self, folder: Path, shapes: Shapes, *, kind: str) -> None:
+    def __init__(
+        self, folder: Path, shapes: Shapes, *, kind: str, by_layer: Collection[str] = ()
+    ) -> None:
         """Make the arrays, or open those that an interrupted run left.
 
         Args:
             folder: marked as ours; no other process writes to it.
             shapes: of all arrays.
             kind: what the mark of each key's folder says.
+            by_layer: names of arrays of which each layer fills one row; others are filled last.
 
         Raises:
             OSError: an array or a mark cannot be written.
         """
-        self._folder = folder
+        self._folder, self._by_layer = folder, by_layer
+        self._checksums: list[list[int]] = []  # by layer
         self.done = 0  # layers
         self.state: dict[str, np.ndarray] = {}  # what the next begins with
         self.arrays: list[Mapped] = []
@@ -86,9 +91,12 @@ class Unfinished:
     def note(self, done: int, state: Mapping[str, np.ndarray]) -> None:
         """Note that so many layers are done: what they filled is on disk when this returns."""
         self.flush()
+        for layer in range(len(self._checksums), done):
+            self._checksums.append(self._filled_by(layer, self.arrays))
+        names, checksums = np.array([str(done), *state]), np.array(self._checksums, np.uint32)
         part = self._folder / f".{STATE_FILE}"
         with part.open("wb") as file:
-            np.savez(file, np.array([str(done), *state]), *state.values())
+            np.savez(file, names, checksums, *state.values())
         replace_file(part, self._folder / STATE_FILE)
 
     def flush(self) -> None:
@@ -118,12 +126,25 @@ class Unfinished:
             zipfile.ZipFile(file),  # or np.load could take it for another kind of file
             np.load(file) as kept,
         ):
-            (done, *names), *state = (kept[name] for name in kept.files)
-        numbers = int(done)
-        if numbers < 1:
+            (done, *names), noted, *state = (kept[name] for name in kept.files)
+        numbers, checksums = int(done), noted.tolist()
+        if numbers < 1 or numbers != len(checksums):
             raise ValueError(done)
+        for layer, expected in enumerate(checksums):
+            if self._filled_by(layer, arrays) != expected:
+                raise ValueError(layer)
+        self._checksums = checksums
         self.state = dict(zip(map(str, names), state, strict=True))
         self.arrays, self.done = arrays, numbers
+
+    def _filled_by(self, layer: int, arrays: Sequence[Mapped]) -> list[int]:
+        """Checksums of the rows that a layer fills."""
+        return [
+            zlib.crc32(array[layer])
+            for each in arrays
+            for name, array in each.items()
+            if name in self._by_layer
+        ]
 
     def _path(self, key: str, name: str) -> Path:
         return self._folder / key / f"{name}.npy"

@@ -278,6 +278,62 @@ def test_a_run_whose_progress_is_damaged_begins_again(
     assert store.find("a", SHAPES) is not None
 
 
+LAYERS = {"a": {"rows": (3, 5), "logits": (4, 7)}}
+
+
+def interrupted(store: Store, *, layers: int) -> Path:
+    """The folder of a run that was interrupted behind so many layers, and while it made logits."""
+    with pytest.raises(KeyboardInterrupt), store.adding(LAYERS, by_layer=("rows",)) as made:
+        for layer in range(made.done, layers):
+            made.arrays[0]["rows"][layer] = layer + 1
+            made.note(layer + 1, {"h": np.full(3, layer, np.float32)})
+        made.arrays[0]["logits"][:2] = 9
+        raise KeyboardInterrupt
+    (folder,) = store.folder.glob(".partial-*")
+    return folder
+
+
+@pytest.mark.parametrize("layer", range(3))
+def test_a_flipped_bit_of_an_interrupted_run_is_found(tmp_path: Path, layer: int) -> None:
+    store, layers = Store(tmp_path), 2
+    path = interrupted(store, layers=layers) / "a" / "rows.npy"
+    content = bytearray(path.read_bytes())
+    content[-3 * 20 + layer * 20 + 7] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(KeyboardInterrupt), store.adding(LAYERS, by_layer=("rows",)) as made:
+        assert made.done == (layers if layer == 2 else 0)  # the third was not filled yet
+        assert len(made.state) == (layer == 2)
+        raise KeyboardInterrupt
+
+
+def test_a_flipped_bit_of_the_progress_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    path = interrupted(store, layers=2) / "state.npz"
+    whole = path.read_bytes()
+    ends = set()
+    for place in range(0, len(whole), 29):
+        interrupted(store, layers=2)
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(KeyboardInterrupt), store.adding(LAYERS, by_layer=("rows",)) as made:
+            ends.add(made.done)
+            if made.done:
+                np.testing.assert_array_equal(made.state["h"], np.ones(3, np.float32))
+            raise KeyboardInterrupt
+    assert ends == {0, 2}
+
+
+def test_a_run_that_is_interrupted_again_keeps_the_checksums_of_the_first_layers(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path)
+    interrupted(store, layers=1)
+    interrupted(store, layers=3)
+    with store.adding(LAYERS, by_layer=("rows",)) as made:
+        assert made.done == 3
+        np.testing.assert_array_equal(made.arrays[0]["rows"][:, 0], [1, 2, 3])
+    assert store.find("a", LAYERS["a"]) is not None
+
+
 @pytest.mark.parametrize("is_complete", [True, False])
 def test_a_folder_in_place_of_an_array_is_named(tmp_path: Path, is_complete: bool) -> None:
     store = Store(tmp_path)
