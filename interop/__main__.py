@@ -20,7 +20,7 @@ from .cases import (
 )
 from .matrix import Matrix
 from .matrix_plan import ALL, MatrixPlan, choose
-from .rows import Row, run_rows
+from .rows import MatrixRow, run_rows
 from .runtimes import DRIVER, OTHERS, PAGE
 
 
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _rows(plan: MatrixPlan, folder: Path, screenshots: Path | None) -> list[Row]:
+def _rows(plan: MatrixPlan, folder: Path, screenshots: Path | None) -> list[MatrixRow]:
     """The plan's artifacts; the page is tested in every way with the first whose cache evicts."""
     evicting = (
         number
@@ -96,7 +96,7 @@ def _rows(plan: MatrixPlan, folder: Path, screenshots: Path | None) -> list[Row]
     )
     first = next(evicting, None)
     return [
-        Row(
+        MatrixRow(
             case=case,
             columns=columns,
             folder=folder / f"artifact-{number}",

@@ -21,7 +21,7 @@ from .web_page import text_of, visit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class MatrixRow:
     """One artifact, and the runtimes that run it."""
 
     case: Case
@@ -35,7 +35,7 @@ References = dict[str, tuple[Answer, np.ndarray]]  # transformers' answer, and l
 Cells = list[tuple[str, Cell]]  # with the runtime's name
 
 
-def run_rows(rows: Sequence[Row]) -> Iterator[Cells]:
+def run_rows(rows: Sequence[MatrixRow]) -> Iterator[Cells]:
     """Run each artifact in its runtimes; what was found comes in the order of the rows.
 
     Several rows run in several processes, each on one core.
@@ -59,12 +59,12 @@ def run_rows(rows: Sequence[Row]) -> Iterator[Cells]:
 _references: References = {}  # of this process
 
 
-def _run_named(row: Row, names: Sequence[str]) -> Cells:
+def _run_named(row: MatrixRow, names: Sequence[str]) -> Cells:
     columns = [column for column in COLUMNS if column.name in names]
     return run_row(dataclasses.replace(row, columns=columns), _references)
 
 
-def run_row(row: Row, references: References) -> Cells:
+def run_row(row: MatrixRow, references: References) -> Cells:
     """Export an artifact and run it in all runtimes that are planned for it.
 
     Args:
@@ -155,7 +155,7 @@ def _judged(
 
 
 def _judge_page(
-    exported: Exported, answers: dict[str, Answer], expected: ExpectedAnswer, row: Row
+    exported: Exported, answers: dict[str, Answer], expected: ExpectedAnswer, row: MatrixRow
 ) -> Cell:
     """Test the page, in every way or briefly."""
     if same_kernels := answers.get(PAGE.rounds_like or ""):

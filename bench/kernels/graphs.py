@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 from onnx import numpy_helper, parser
 
+from ...graphs.operator import group_query_attention as attention
+from ...graphs.operator.group_query_attention import QUANTIZED_CACHE_KINDS, Slot
+from ...graphs.operator.schema import MICROSOFT, NATIVE
 from ...runtime.contract import MODEL_FILE, NATIVE_MODEL_FILE
 from ...runtime.ort.native_library import find_library
 from ...runtime.ort.ort_session import open_graph, ort
@@ -23,7 +26,6 @@ WINDOW, SLACK = 4096, 512
 HEADS, KEY_VALUE_HEADS, HEAD_SIZE = 32, 8, 128
 IN, OUT = 4096, 14336  # of the product
 ROWS = 256  # positions of a prompt
-_NATIVE = "tramontane.native.GroupQueryAttention"
 _STORED: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
@@ -61,12 +63,6 @@ def attentions(threads: int) -> Iterator[Kernel]:
     query = f"float[1, 1, {(HEADS + 2 * KEY_VALUE_HEADS) * HEAD_SIZE}] query"
     lengths = "int32[1] last, int32 total"
     turned = f"float[{rows}, {HEAD_SIZE // 2}] cos, float[{rows}, {HEAD_SIZE // 2}] sin"
-    heads = (
-        f"num_heads = {HEADS}, kv_num_heads = {KEY_VALUE_HEADS}, do_rotary = 1, "
-        f"local_window_size = {WINDOW}, sliding_window_cache = 1"
-    )
-    in_bytes = 'kv_cache_bit_width = 8, k_quant_type = "PER_CHANNEL", v_quant_type = "PER_CHANNEL"'
-    kernel = "com.microsoft.GroupQueryAttention"
     fed: Arrays = {
         "query": _numbers(1, 1, (HEADS + 2 * KEY_VALUE_HEADS) * HEAD_SIZE),
         "last": np.array([WINDOW], np.int32),
@@ -84,16 +80,14 @@ def attentions(threads: int) -> Iterator[Kernel]:
         (
             "GroupQueryAttention, float32",
             f"{query}, {lengths}, {turned}",
-            f"y{{n}}, k{{n}}_, v{{n}}_ = {kernel}<{heads}>"
-            "(query, , , k{n}, v{n}, last, total, cos, sin)",
+            _grouped_query("float32"),
             fed,
             "float32",
         ),
         (
             "GroupQueryAttention, int8",
             f"{query}, {lengths}, {turned}",
-            f"y{{n}}, k{{n}}_, v{{n}}_ = {kernel}<{heads}, {in_bytes}>"
-            "(query, , , k{n}, v{n}, last, total, cos, sin, , , , key_scales, value_scales)",
+            _grouped_query("int8"),
             fed,
             "int8",
         ),
@@ -116,12 +110,7 @@ def attentions(threads: int) -> Iterator[Kernel]:
     ]
     if find_library() is not None:
         for dtype in _STORED:
-            scales_read = ", , , , key_scales, value_scales" if _has_scales(dtype) else ""
-            nodes = (
-                f"y{{n}}, k{{n}}_, v{{n}}_ = {_NATIVE}<{heads}>"
-                f"(query, , , k{{n}}, v{{n}}, last, total, cos, sin{scales_read})"
-            )
-            inputs = f"{query}, {lengths}, {turned}"
+            inputs, nodes = f"{query}, {lengths}, {turned}", _grouped_query(dtype, domain=NATIVE)
             ways.append((f"our own, {dtype}", inputs, nodes, fed, dtype))
     for way, inputs, nodes, feeds, dtype in ways:
         yield Kernel(
@@ -133,6 +122,33 @@ def attentions(threads: int) -> Iterator[Kernel]:
             read_bytes=2 * KEY_VALUE_HEADS * WINDOW * HEAD_SIZE * _STORED[dtype].itemsize,
             multiplications=2 * HEADS * WINDOW * HEAD_SIZE,
         )
+
+
+def _grouped_query(dtype: str, *, domain: str = MICROSOFT) -> str:
+    """A node of the kernel with rope and a fixed-size cache, in ONNX's text."""
+    attributes: dict[str, object] = {
+        attention.NUM_HEADS: HEADS,
+        attention.NUM_KV_HEADS: KEY_VALUE_HEADS,
+        attention.ROTATES: 1,
+        attention.WINDOW: WINDOW,
+        attention.EVICTS: 1,
+    }
+    inputs = {
+        Slot.QUERY: "query",  # query, key and value in one
+        **dict(zip(attention.PASTS, ("k{n}", "v{n}"), strict=True)),
+        Slot.SEQLENS_K: "last",
+        Slot.TOTAL_SEQUENCE_LENGTH: "total",
+        **dict(zip(attention.ROPE_TABLES, ("cos", "sin"), strict=True)),
+    }
+    if _has_scales(dtype):
+        inputs |= zip(attention.CACHE_SCALES, ("key_scales", "value_scales"), strict=True)
+        if domain == MICROSOFT:  # our own kernel sees the type of the cache
+            kinds = {name: f'"{kind}"' for name, kind in QUANTIZED_CACHE_KINDS.items()}
+            attributes |= {attention.CACHE_BITS: 8, **kinds}
+    given = ", ".join(name or "" for name in attention.in_order(inputs))
+    stated = ", ".join(f"{name} = {value}" for name, value in attributes.items())
+    kernel = f"{domain}.{attention.GROUP_QUERY_ATTENTION}"
+    return f"y{{n}}, k{{n}}_, v{{n}}_ = {kernel}<{stated}>({given})"
 
 
 def products(threads: int) -> Iterator[Kernel]:
@@ -261,8 +277,9 @@ def _session(
     model.graph.initializer.extend(
         numpy_helper.from_array(array, name) for name, array in weights.items()
     )
-    # Under this name the native library is loaded too.
-    path = Path(NATIVE_MODEL_FILE if _NATIVE in text else MODEL_FILE)
+    is_native = f"{NATIVE}.{attention.GROUP_QUERY_ATTENTION}" in text
+    # Under the native graph's name the native library is loaded too.
+    path = Path(NATIVE_MODEL_FILE if is_native else MODEL_FILE)
     return open_graph(path, threads=threads, changed=model.SerializeToString())
 
 

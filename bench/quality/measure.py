@@ -21,7 +21,7 @@ from ...validate.reference.reference_cache import Store
 from ..peers.convert import PROOF_KL
 from . import llama_cpp, ours, weights_alone
 from .passages import Passages
-from .rows import LLAMA_CPP, OURS, Row, Weights
+from .rows import LLAMA_CPP, OURS, FormatRow, Weights
 
 
 class Score(Protocol):
@@ -55,7 +55,7 @@ class Measurement:
         self._work, self._threads = work, threads
         self._shape = passages.positions, checkpoint.config.vocab_size
 
-    def run(self, names: Sequence[str]) -> list[Row]:
+    def run(self, names: Sequence[str]) -> list[FormatRow]:
         """Measure formats by their names; one that cannot be had says why.
 
         Raises:
@@ -112,20 +112,22 @@ class Measurement:
             found[f"{LLAMA_CPP} {one.name}"] = about, partial(score_theirs, one)
         return {name: ({"name": name, **about}, score) for name, (about, score) in found.items()}
 
-    def _row(self, about: dict[str, Any], score: Score, expected: np.ndarray, own: Path) -> Row:
+    def _row(
+        self, about: dict[str, Any], score: Score, expected: np.ndarray, own: Path
+    ) -> FormatRow:
         logits, own_weights = own / "logits.bin", own / "own-weights.bin"
         try:
             weights = score(logits, own_weights)
         except Absent as why:
-            return Row(**about, why=str(why))
+            return FormatRow(**about, why=str(why))
         except TramontaneError as why:
-            return Row(**about, why=f"not supported: {why}")
+            return FormatRow(**about, why=f"not supported: {why}")
         figures, alone = (
             compare(expected, self._mapped(path, mode="r"), self._passages.targets)
             for path in (logits, own_weights)
         )
         self._refuse_other_model(about, figures)
-        return Row(**about, weights=weights, figures=figures, weights_kl=alone.mean_kl)
+        return FormatRow(**about, weights=weights, figures=figures, weights_kl=alone.mean_kl)
 
     def _fill(self, path: Path, runs: Sequence[np.ndarray]) -> None:
         """Write the logits of all sequences, (T, V) float32 each, to a file."""

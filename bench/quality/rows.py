@@ -23,7 +23,7 @@ class Weights:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class FormatRow:
     """One format: its size, and how its logits differ from the reference's."""
 
     name: str
@@ -40,14 +40,14 @@ class Row:
         return bits_per_weight(self.weights.weights_bytes, num_parameters)
 
 
-def as_json(rows: Sequence[Row], *, num_parameters: int) -> list[dict[str, Any]]:
+def as_json(rows: Sequence[FormatRow], *, num_parameters: int) -> list[dict[str, Any]]:
     """Each row with its bits, its figures, and whether it is on the Pareto front."""
     found = [_row(row, num_parameters) for row in rows]
     front = pareto_front(found)
     return [{**one, "is_on_front": one["name"] in front} for one in found]
 
 
-def _row(row: Row, num_parameters: int) -> dict[str, Any]:
+def _row(row: FormatRow, num_parameters: int) -> dict[str, Any]:
     about = {"name": row.name, "family": row.family, "is_quantized": row.is_quantized}
     if row.figures is None or row.weights is None:
         return {**about, "why": row.why}

@@ -15,7 +15,7 @@ def published_templates(tokenizer: PublishedTokenizer) -> dict[str, bytes]:
     """Chat templates that a checkpoint publishes: bytes by place."""
     files = {
         name: file.read_bytes()
-        for name, file in tokenizer.companions.items()
+        for name, file in tokenizer.files_beside.items()
         if name == TEMPLATE_FILE or name.startswith(f"{FOLDER}/")
     }
     return {**files, **templates_in_settings(tokenizer.settings)}

@@ -14,7 +14,8 @@ from ...runtime.untrusted.fields import shown
 from ..files.held_files import HeldFile
 from ..files.metadata_fields import read_json_object
 from .chat_templates import published_templates
-from .named_tokens import ENDS, named_tokens
+from .named_tokens import named_tokens
+from .spelling import ENDS
 from .tokenizer_files import (
     ADDED_FILE,
     DECODER,
@@ -45,9 +46,9 @@ def read_added(tokenizer: PublishedTokenizer) -> list[Added]:
     """
     found: list[Added] = []
     for name, read in _FILES.items():
-        if name not in tokenizer.companions:
+        if name not in tokenizer.files_beside:
             continue
-        file = tokenizer.companions[name]
+        file = tokenizer.files_beside[name]
         try:
             found += read(file)
         except ConfigError as error:
@@ -91,7 +92,7 @@ def named_special(
 
     Source: transformers 5.23, ``TokenizersBackend.__init__``.
     """
-    if tokenizer.companions.keys().isdisjoint((SETTINGS_FILE, MAP_FILE)):
+    if tokenizer.files_beside.keys().isdisjoint((SETTINGS_FILE, MAP_FILE)):
         return []  # a GGUF file's settings name tokens of its vocabulary, which has their kinds
     ids = {one.text: one.token for one in listed}
     done = set(ids)

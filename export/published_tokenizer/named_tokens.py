@@ -10,10 +10,9 @@ from typing import Any
 from ...runtime.errors import CheckpointError, ConfigError
 from ...runtime.untrusted.fields import shown
 from ..files.metadata_fields import read_json_object
-from .spelling import text_of
+from .spelling import ENDS, text_of
 from .tokenizer_files import DECODER, MAP_FILE, SETTINGS_FILE, PublishedTokenizer
 
-ENDS = ("bos_token", "eos_token")
 _ROLES = (*ENDS, "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")  # in order
 _EXTRA, _OLD_EXTRA = "extra_special_tokens", "additional_special_tokens"
 _SUFFIX = "_token"  # of a role that a model has beside those
@@ -44,7 +43,7 @@ def named_tokens(tokenizer: PublishedTokenizer) -> list[NamedToken]:
     settings = {key: (value, path) for key, value in tokenizer.settings.items()}
     if settings.get(_OLD_EXTRA, ((), path))[0] and not settings.get(_EXTRA, ((), path))[0]:
         settings[_EXTRA] = settings.pop(_OLD_EXTRA)
-    if DECODER not in settings and (file := tokenizer.companions.get(MAP_FILE)) is not None:
+    if DECODER not in settings and (file := tokenizer.files_beside.get(MAP_FILE)) is not None:
         try:
             found = read_json_object(file)
         except ConfigError as error:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ...runtime.tokenizers.protocol import Codec
 
+ENDS = ("bos_token", "eos_token")  # keys of the settings: the texts of the start and the end token
+
 
 def write_ids(*, bos: int | None, eos: Sequence[int]) -> dict[str, Any]:
     """Start and end tokens as fields of config files; None, JSON's null, where there is none.

@@ -23,7 +23,7 @@ from ..files.metadata_fields import flag, read_json_object
 from .byte_level import tekken
 from .byte_level.tiktoken_ranks import is_tiktoken, refuse_alone
 from .sentencepiece_model import with_leading_space
-from .spelling import text_of
+from .spelling import ENDS, text_of
 from .tokenizer_json_file import JsonTokenizer, json_file, read_json
 
 SETTINGS_FILE = TOKENIZER_SETTINGS_FILE
@@ -34,8 +34,7 @@ TEMPLATE_FILE = CHAT_TEMPLATE_FILE
 _TEMPLATES = "additional_chat_templates/*.jinja"
 _PARTS = ("vocab.json", "merges.txt")  # GPT-2's format, which tokenizer.json replaces
 _LINE_BYTES = 1 << 12  # enough for the first line of a vocabulary
-_COMPANIONS = (TOKENIZER_JSON_FILE, SETTINGS_FILE, MAP_FILE, ADDED_FILE, TEMPLATE_FILE)
-_NAMED = ("bos_token", "eos_token")
+_BESIDE = (TOKENIZER_JSON_FILE, SETTINGS_FILE, MAP_FILE, ADDED_FILE, TEMPLATE_FILE)
 # Files that decide which tokens a text has; a model may have another name (tokenizer.model.v3).
 DECIDING = (
     TOKENIZER_FILE,
@@ -56,7 +55,7 @@ class PublishedTokenizer:
     model: bytes  # content of the driver's file of this kind, with the settings that change it
     adds_bos: bool | None  # whether a prompt starts with the start token; None: nothing says so
     # Files that say the same to other programs, by their names.
-    companions: dict[str, HeldFile] = field(default_factory=dict)
+    files_beside: dict[str, HeldFile] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)  # of tokenizer_config.json
     made_from: str | None = (
         None  # the file that a tokenizer.json was made from; None: as published
@@ -121,8 +120,8 @@ def read_tokenizer(folder: Path, held: HeldFiles) -> PublishedTokenizer:
     path = tokenizer_file(folder)
     if path is None:
         raise CheckpointError(_missing(folder))
-    companions = {
-        name: file for name in _COMPANIONS if (file := held.find(folder / name)) is not None
+    files_beside = {
+        name: file for name in _BESIDE if (file := held.find(folder / name)) is not None
     }
     for template in sorted(folder.glob(_TEMPLATES)):
         name = template.relative_to(folder).as_posix()
@@ -131,19 +130,19 @@ def read_tokenizer(folder: Path, held: HeldFiles) -> PublishedTokenizer:
                 f"{template}: is carried into the artifact, expected a name that every system "
                 "has: printable, in UTF-8, without a backslash; rename it"
             )
-        companions[name] = held.hold(template)
+        files_beside[name] = held.hold(template)
     try:
-        settings = _settings(companions)
+        settings = _settings(files_beside)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
     if path == json_file(folder):
-        return _of_json(path, read_json(folder, held), companions, settings)
+        return _of_json(path, read_json(folder, held), files_beside, settings)
     content = held.hold(path).read_bytes()
     if is_tiktoken(content):
         refuse_alone(path)
     try:
         adds_bos = flag(settings, "add_bos_token") if "add_bos_token" in settings else None
-        adds_space = _adds_space(held.find(folder / "config.json"), companions, settings)
+        adds_space = _adds_space(held.find(folder / "config.json"), files_beside, settings)
     except ConfigError as error:
         raise CheckpointError(f"{folder / SETTINGS_FILE}: {error}") from error
     return PublishedTokenizer(
@@ -151,13 +150,13 @@ def read_tokenizer(folder: Path, held: HeldFiles) -> PublishedTokenizer:
         kind=SENTENCEPIECE,
         model=with_leading_space(content, adds_space),
         adds_bos=adds_bos,
-        companions=companions,
+        files_beside=files_beside,
         settings=settings,
     )
 
 
 def _of_json(
-    path: Path, found: JsonTokenizer, companions: dict[str, HeldFile], settings: dict[str, Any]
+    path: Path, found: JsonTokenizer, files_beside: dict[str, HeldFile], settings: dict[str, Any]
 ) -> PublishedTokenizer:
     settings = {**found.settings, **settings}
     try:
@@ -169,7 +168,7 @@ def _of_json(
         kind=TOKENIZERS,
         model=found.content,
         adds_bos=adds_bos,
-        companions=companions,
+        files_beside=files_beside,
         settings=settings,
         made_from=found.made_from,
         uncorrected=found.uncorrected,
@@ -190,7 +189,7 @@ def _missing(folder: Path) -> str:
     )
 
 
-def _settings(companions: Mapping[str, HeldFile]) -> dict[str, Any]:
+def _settings(files_beside: Mapping[str, HeldFile]) -> dict[str, Any]:
     """What ``tokenizer_config.json`` says; start and end tokens may be in the other file.
 
     Where both name one, ``special_tokens_map.json`` decides, unless ``tokenizer_config.json``
@@ -199,17 +198,17 @@ def _settings(companions: Mapping[str, HeldFile]) -> dict[str, Any]:
     Source: transformers 5.23, ``PreTrainedTokenizerBase._from_pretrained``.
     """
     found, named = (
-        read_json_object(companions[name]) if name in companions else {}
+        read_json_object(files_beside[name]) if name in files_beside else {}
         for name in (SETTINGS_FILE, MAP_FILE)
     )
-    for name in _NAMED:
+    for name in ENDS:
         for file, content in ((SETTINGS_FILE, found), (MAP_FILE, named)):
             if name in content and content[name] is not None and text_of(content[name]) is None:
                 raise ConfigError(
-                    f"{companions[file]}: {name} is {shown(content[name])}; expected a token's "
+                    f"{files_beside[file]}: {name} is {shown(content[name])}; expected a token's "
                     "text, an object with its content, or null"
                 )
-    ends = {name: named[name] for name in _NAMED if name in named}
+    ends = {name: named[name] for name in ENDS if name in named}
     return {**ends, **found} if DECODER in found else {**found, **ends}
 
 
@@ -219,7 +218,7 @@ def has_llama_class(settings: Mapping[str, Any]) -> bool:
 
 
 def _adds_space(
-    config: HeldFile | None, companions: Mapping[str, HeldFile], settings: Mapping[str, Any]
+    config: HeldFile | None, files_beside: Mapping[str, HeldFile], settings: Mapping[str, Any]
 ) -> bool | None:
     """Whether a text gets a space in front; None: as the SentencePiece model has it.
 
@@ -231,7 +230,7 @@ def _adds_space(
     if settings.get("add_prefix_space") is None:
         return None
     wanted = flag(settings, "add_prefix_space")
-    if TOKENIZER_JSON_FILE not in companions:
+    if TOKENIZER_JSON_FILE not in files_beside:
         return wanted
     kind = None if config is None else read_json_object(config).get("model_type")
     return wanted if has_llama_class(settings) and kind != "mistral" else None

@@ -70,7 +70,7 @@ def with_added_tokens(tokenizer: PublishedTokenizer, config: MistralConfig) -> P
     pieces = SentencePiece(tokenizer.model)
     missing = agreed(one for one in listed if pieces.piece(one.token) != one.text)
     missing = with_flags(missing, tokenizer)
-    published = tokenizer.companions.get(TOKENIZER_JSON_FILE)
+    published = tokenizer.files_beside.get(TOKENIZER_JSON_FILE)
     if not missing:
         scheme = _prepend_scheme(tokenizer, config.architecture)
         return dataclasses.replace(tokenizer, added_tokens=AddedTokens(prepend_scheme=scheme))
@@ -194,7 +194,7 @@ def _prepend_scheme(tokenizer: PublishedTokenizer, architecture: str) -> str:
     """
     if _is_llama(tokenizer, architecture):
         return ALWAYS if tokenizer.settings.get("legacy") is True else FIRST
-    published = tokenizer.companions.get(TOKENIZER_JSON_FILE)
+    published = tokenizer.files_beside.get(TOKENIZER_JSON_FILE)
     try:
         rule = None if published is None else space_rule(read_json_object(published))
     except (ConfigError, TypeError, KeyError, AttributeError):

@@ -39,7 +39,7 @@ def note_of_transformers(checkpoint: Checkpoint) -> str | None:
         own, other = (each.encode(text, add_special_tokens=False).ids for each in (found, theirs))
         if own != other:
             place, ours, changed = first_other(own, other)
-            published = checkpoint.read_tokenizer().companions[TOKENIZER_JSON_FILE]
+            published = checkpoint.read_tokenizer().files_beside[TOKENIZER_JSON_FILE]
             return (
                 f"{published}: token {place} of {text!r} is {ours}, and {changed} in transformers "
                 "5, which takes only the vocabulary from this file for tokenizer_class "
@@ -60,7 +60,7 @@ def read_rebuilt(checkpoint: Checkpoint) -> Tokenizer | None:
     rebuild = _REBUILT.get(_class_of(checkpoint).removesuffix("Fast"))
     family = (checkpoint.config_json() or {}).get("model_type")
     is_read_here = tokenizer.kind == TOKENIZERS and family == _MODEL_TYPE
-    if TOKENIZER_JSON_FILE not in tokenizer.companions or rebuild is None or not is_read_here:
+    if TOKENIZER_JSON_FILE not in tokenizer.files_beside or rebuild is None or not is_read_here:
         return None
     try:
         found = parse_tokenizer_json(_content(checkpoint))

@@ -42,7 +42,7 @@ def start_token(tokenizer: PublishedTokenizer, codec: Codec) -> tuple[int | None
         ``TokenizersBackend.update_post_processor``.
     """
     token = _named("bos_token", tokenizer, codec)
-    published = tokenizer.companions.get(TOKENIZER_JSON_FILE)
+    published = tokenizer.files_beside.get(TOKENIZER_JSON_FILE)
     around = None if published is None else read_around(published.read_bytes())
     if around is not None:
         before = around[0]

@@ -29,7 +29,7 @@ def refuse_two_tokenizers(checkpoint: Checkpoint) -> None:
         CheckpointError: naming both files and the first text on which they differ.
     """
     tokenizer = with_added_tokens(checkpoint.read_tokenizer(), checkpoint.config)
-    published = tokenizer.companions.get(TOKENIZER_JSON_FILE)
+    published = tokenizer.files_beside.get(TOKENIZER_JSON_FILE)
     if tokenizer.kind != SENTENCEPIECE or published is None:
         return
     try:

@@ -33,7 +33,7 @@ def refuse_two_flags(checkpoint: Checkpoint) -> None:
     Source: transformers 5.23, ``TokenizersBackend.__init__``.
     """
     tokenizer = checkpoint.read_tokenizer()
-    published = tokenizer.companions.get(TOKENIZER_JSON_FILE)
+    published = tokenizer.files_beside.get(TOKENIZER_JSON_FILE)
     if published is None:
         return
     size = checkpoint.config.vocab_size

@@ -50,7 +50,7 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
     """
     tokenizer = with_added_tokens(checkpoint.read_tokenizer(), checkpoint.config)
     codec = open_codec(tokenizer)
-    for name, file in tokenizer.companions.items():
+    for name, file in tokenizer.files_beside.items():
         path = artifact / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(carried(file))
@@ -71,7 +71,7 @@ def write_tokenizer(checkpoint: Checkpoint, artifact: Path, vocabulary: Vocabula
         (artifact / TOKENIZER_JSON_FILE).write_bytes(beside)
     elif tokenizer.kind == SENTENCEPIECE:
         return _write_beside_model(tokenizer, codec, artifact, vocabulary, max_positions=most)
-    if SETTINGS_FILE not in tokenizer.companions:
+    if SETTINGS_FILE not in tokenizer.files_beside:
         made = settings_of_json(codec, vocabulary, max_positions=most)
         content = to_json({**tokenizer.settings, **made})
         (artifact / SETTINGS_FILE).write_text(content, encoding="utf-8")
@@ -107,7 +107,7 @@ def _write_beside_model(
 ) -> str:
     """Write ``tokenizer.json`` and its settings beside a SentencePiece model."""
     published, settings = (
-        tokenizer.companions.get(name) for name in (TOKENIZER_JSON_FILE, SETTINGS_FILE)
+        tokenizer.files_beside.get(name) for name in (TOKENIZER_JSON_FILE, SETTINGS_FILE)
     )
     if published is not None:
         difference = _difference(published, codec, vocabulary)

@@ -190,7 +190,7 @@ def _adds_natively(tokenizer: PublishedTokenizer) -> bool:
 
 
 def _has_template(tokenizer: PublishedTokenizer) -> bool:
-    return TEMPLATE_FILE in tokenizer.companions or "chat_template" in tokenizer.settings
+    return TEMPLATE_FILE in tokenizer.files_beside or "chat_template" in tokenizer.settings
 
 
 def _is_byte_level(tokenizer: PublishedTokenizer) -> bool:

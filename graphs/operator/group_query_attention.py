@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .schema import MICROSOFT, NATIVE
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 GROUP_QUERY_ATTENTION = "GroupQueryAttention"
+Input = TypeVar("Input")
 
 
 class Slot(enum.IntEnum):
@@ -64,7 +65,7 @@ def is_group_query_attention(node: ir.Node) -> bool:
     return node.domain in (MICROSOFT, NATIVE) and node.op_type == GROUP_QUERY_ATTENTION
 
 
-def in_order(inputs: Mapping[Slot, ir.Value]) -> list[ir.Value | None]:
+def in_order(inputs: Mapping[Slot, Input]) -> list[Input | None]:
     """The inputs of a node, up to the last that is given."""
     return [inputs.get(place) for place in list(Slot)[: max(inputs) + 1]]
 

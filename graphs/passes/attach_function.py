@@ -14,7 +14,7 @@ from ..operator import schema
 from ..operator.function_body import standard_body
 
 
-class AttachBody(ir.passes.InPlacePass):
+class AttachFunction(ir.passes.InPlacePass):
     """Attach the function to every graph that has the operator and not yet its function."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

@@ -15,7 +15,7 @@ from ..passes.fuse_skip_norm import FuseSkipNorm
 from ..passes.lower_attention import LowerAttention
 from ..passes.pack_qkv import PackQkv
 from ..quantization.matrix_schemes import MatrixSchemes
-from ..quantization.packing.pack_dynamic_int8 import PackInBytes
+from ..quantization.packing.pack_dynamic_int8 import PackDynamicInt8
 from ..quantization.packing.pack_for_ort import PackForOrt
 from ..quantization.packing.pack_matrices import PackMatrices
 from ..quantization.recipes.all_recipes import find_recipe
@@ -53,7 +53,7 @@ class Ort(Target):
 
     def packer(self, schemes: MatrixSchemes) -> PackMatrices:
         """Blocks of codes; bytes in columns where activations are rounded as they come."""
-        return PackInBytes(schemes) if schemes.recipe.is_dynamic else PackForOrt(schemes)
+        return PackDynamicInt8(schemes) if schemes.recipe.is_dynamic else PackForOrt(schemes)
 
     def refuse_head_size(self, head_dim: int, *, quant: str | Recipe, kv: str) -> None:
         """Refuse what GroupQueryAttention does not take.

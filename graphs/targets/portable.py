@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from ..passes.attach_function import AttachBody
+from ..passes.attach_function import AttachFunction
 from ..quantization.matrix_schemes import MatrixSchemes
 from ..quantization.packing.pack_for_portable import PackForPortable
 from ..quantization.recipes.recipe import Recipe
@@ -20,7 +20,7 @@ class Portable(Target):
 
     def attention_passes(self, recipe: Recipe) -> list[ir.passes.PassBase]:  # noqa: ARG002
         """Attach the function."""
-        return [AttachBody()]
+        return [AttachFunction()]
 
     def packer(self, schemes: MatrixSchemes) -> PackForPortable:
         """DequantizeLinear in front of each reader."""

@@ -16,7 +16,7 @@ import pytest
 import torch
 from tramontane.export.model.attention import sliding_window_attention
 from tramontane.graphs.operator import schema
-from tramontane.graphs.passes.attach_function import AttachBody
+from tramontane.graphs.passes.attach_function import AttachFunction
 from tramontane.graphs.passes.lower_attention import LowerAttention
 from tramontane.graphs.passes.use_native_attention import UseNativeAttention
 from tramontane.runtime.cache import CacheLayout
@@ -106,7 +106,7 @@ def bodies(case: Case) -> dict[str, Body]:
 
     found = {
         "eager": eager,
-        "function": graph(MODEL_FILE, AttachBody()),
+        "function": graph(MODEL_FILE, AttachFunction()),
         "native": graph(NATIVE_MODEL_FILE, LowerAttention(), UseNativeAttention()),
     }
     if case.takes_group_query_attention:

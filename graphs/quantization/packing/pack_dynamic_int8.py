@@ -37,7 +37,7 @@ _MOST_PARTS = 4
 _PACKED_IN_BLOCKS = (Role.HEAD, Role.EMBEDDING)
 
 
-class PackInBytes(PackForOrt):
+class PackDynamicInt8(PackForOrt):
     """Every linear layer but the head; the rest as for MatMulNBits."""
 
     def __init__(self, schemes: MatrixSchemes) -> None:

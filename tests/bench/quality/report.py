@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tramontane.bench.quality.rows import LLAMA_CPP, OURS, Row, Weights, as_json
+from tramontane.bench.quality.rows import LLAMA_CPP, OURS, FormatRow, Weights, as_json
 from tramontane.validate.figures import Figures
 
 from ..a_machine import MACHINE
@@ -32,9 +32,9 @@ def row(
     family: str = OURS,
     is_quantized: bool = True,
     **more: Any,
-) -> Row:
+) -> FormatRow:
     """A measured format of a model of 1000 parameters."""
-    return Row(
+    return FormatRow(
         name=f"{family} {name}",
         family=family,
         is_quantized=is_quantized,
@@ -50,7 +50,9 @@ ROWS = (
     row("int4", bytes_=600, kl=1e-2),
     row("Q8_0", bytes_=1060, kl=2e-4, family=LLAMA_CPP),
     row("Q4_K_M", bytes_=650, kl=2e-2, family=LLAMA_CPP, fallen_back=3),
-    Row(name="llama.cpp Q4_0", family=LLAMA_CPP, is_quantized=True, why="not installed: no cc"),
+    FormatRow(
+        name="llama.cpp Q4_0", family=LLAMA_CPP, is_quantized=True, why="not installed: no cc"
+    ),
 )
 
 

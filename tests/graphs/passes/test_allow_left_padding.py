@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from tramontane.graphs.passes.allow_left_padding import AllowLeftPadding
-from tramontane.graphs.passes.attach_function import AttachBody
+from tramontane.graphs.passes.attach_function import AttachFunction
 from tramontane.graphs.passes.keep_last_logits import KeepLastLogits
 from tramontane.graphs.passes.lower_attention import LowerAttention
 from tramontane.runtime.errors import GraphError
@@ -93,8 +93,8 @@ def turns_of(rng: np.random.Generator, *lengths: list[int]) -> list[list[np.ndar
 
 STEPS = [[1, 1]] * 6
 BODIES = {
-    "body": (DECODER, AttachBody, 24),
-    "body, growing": (GROWING, AttachBody, 0),
+    "body": (DECODER, AttachFunction, 24),
+    "body, growing": (GROWING, AttachFunction, 0),
     "kernel, growing": (GROWING, LowerAttention, 0),
 }
 
@@ -123,7 +123,7 @@ def test_heads_that_are_rotated_outside_of_the_kernel_get_the_same(
     text = re.sub(r"\b(128|64|16|8)\]", lambda size: f"{int(size[1]) // 2}]", GROWING)
     kernel, body = (
         functools.partial(evaluate, decoder(text, lower(), AllowLeftPadding()))
-        for lower in (LowerAttention, AttachBody)
+        for lower in (LowerAttention, AttachFunction)
     )
     turns = turns_of(rng, [3, 12], *STEPS)
     pairs = zip(*(play(ask, turns, rows=0, side=side, D=8) for ask in (kernel, body)), strict=True)
@@ -186,7 +186,7 @@ def test_last_logits_are_those_of_the_last_columns(
 def test_embedding_and_head_are_gathered_once_each_by_eight_nodes_in_all(
     decoder: Any, op_types: Callable
 ) -> None:
-    model = decoder(DECODER, AttachBody())
+    model = decoder(DECODER, AttachFunction())
     before = op_types(model)
     assert AllowLeftPadding()(model).modified
     added = Counter(op_types(model)) - Counter(before)
@@ -209,7 +209,7 @@ def test_columns_of_a_smoothed_embedding_get_their_size_before_rows_are_moved(
 
 
 def test_second_run_modifies_nothing(decoder: Any) -> None:
-    model = decoder(DECODER, AttachBody(), AllowLeftPadding())
+    model = decoder(DECODER, AttachFunction(), AllowLeftPadding())
     assert not AllowLeftPadding()(model).modified
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tramontane.graphs.operator import schema
-from tramontane.graphs.passes.attach_function import AttachBody
+from tramontane.graphs.passes.attach_function import AttachFunction
 from tramontane.graphs.passes.lower_attention import LowerAttention
 from tramontane.graphs.targets.all_targets import find_target
 from tramontane.runtime.errors import GraphError
@@ -97,7 +97,7 @@ def test_values_agree_with_the_operator_s_body(
 ) -> None:
     kernel, body = build(attention_text), build(attention_text)
     LowerAttention()(kernel)
-    AttachBody()(body)
+    AttachFunction()(body)
     for found, expected in play(chunks, kernel, body):
         assert_agree(found, expected)
 
@@ -107,7 +107,7 @@ def test_another_window_does_not_agree(
 ) -> None:
     kernel, body = build(attention_text.replace("= 8>", "= 7>")), build(attention_text)
     LowerAttention()(kernel)
-    AttachBody()(body)
+    AttachFunction()(body)
     found, expected = next(play([9], kernel, body))
     with pytest.raises(AssertionError, match="attention"):
         assert_agree(found, expected)
@@ -125,7 +125,7 @@ def test_values_agree_with_the_operator_s_body_over_a_cache_that_grows(
 ) -> None:
     kernel, body = build(growing_text), build(growing_text)
     LowerAttention()(kernel)
-    AttachBody()(body)
+    AttachFunction()(body)
     for found, expected in play(chunks, kernel, body, growing=rows):
         assert_agree(found, expected)
 
@@ -135,7 +135,7 @@ def test_planted_eviction_from_a_cache_that_grows_is_noticed(
 ) -> None:
     kernel, body = build(growing_text), build(growing_text)
     LowerAttention()(kernel)
-    AttachBody()(body)
+    AttachFunction()(body)
 
     def evicting(**feeds: np.ndarray) -> dict[str, np.ndarray]:
         for name in ("past_key", "past_value"):
@@ -153,7 +153,7 @@ def test_bounded_cache_does_not_agree_where_one_grows(
 ) -> None:
     kernel, body = build(attention_text), build(growing_text)
     LowerAttention()(kernel)
-    AttachBody()(body)
+    AttachFunction()(body)
     with pytest.raises(AssertionError):
         for found, expected in play([24, 1], kernel, body, growing=24):
             assert_agree(found, expected)

@@ -10,7 +10,7 @@ import pytest
 from tramontane.graphs import weights
 from tramontane.graphs.quantization.activation_ranges import Calibration
 from tramontane.graphs.quantization.matrix_schemes import MatrixSchemes
-from tramontane.graphs.quantization.packing.pack_dynamic_int8 import PackInBytes
+from tramontane.graphs.quantization.packing.pack_dynamic_int8 import PackDynamicInt8
 from tramontane.graphs.quantization.recipes.all_recipes import find_recipe
 from tramontane.graphs.quantization.recipes.recipe import DEFAULT_BLOCK
 from tramontane.graphs.quantization.smooth_activations import SmoothActivations
@@ -211,7 +211,7 @@ def test_bytes_lose_less_of_a_smoothed_graph(
     for packed in (make(), make()):
         if errors:
             SmoothActivations(calibration())(packed)
-        PackInBytes(schemes)(packed)
+        PackDynamicInt8(schemes)(packed)
         errors.append(np.abs(evaluate(packed, x=x)["y"] - expected).mean())
     assert errors[1] < errors[0] / 5
 

@@ -12,7 +12,7 @@ from tramontane.graphs.operator import schema
 from tramontane.graphs.quantization.codes import dequantize
 from tramontane.graphs.quantization.matrix_schemes import MatrixSchemes
 from tramontane.graphs.quantization.methods.round_to_nearest import quantize
-from tramontane.graphs.quantization.packing.pack_dynamic_int8 import PackInBytes
+from tramontane.graphs.quantization.packing.pack_dynamic_int8 import PackDynamicInt8
 from tramontane.graphs.quantization.recipes.all_recipes import find_recipe
 from tramontane.graphs.quantization.scheme import Scheme
 
@@ -28,9 +28,9 @@ LINEAR = """(float[b,t,{K}] x) => (float[b,t,6] y) <float[6,{K}] w> {{
 }}"""
 
 
-def packing() -> PackInBytes:
+def packing() -> PackDynamicInt8:
     schemes = MatrixSchemes(find_recipe("int8-dynamic"), block=32)
-    return PackInBytes(schemes)
+    return PackDynamicInt8(schemes)
 
 
 def rounded(rows: np.ndarray, width: int) -> np.ndarray:
