@@ -1,12 +1,14 @@
 """Weights stored as float8 with scales, dequantized while they are read.
 
 The scale of a weight lies beside it: one for the tensor, one for each row, or one for each block
-of rows and columns, the last of which may be short.
+of rows and columns, the last of which may be short. Scales are floats, or powers of two that are
+stored as their exponents (MXFP8).
 
-Source: transformers 5.23, integrations/finegrained_fp8.py and fbgemm_fp8.py; compressed-tensors,
-``QuantizationStrategy``; DeepSeek-V3, inference/kernel.py (``weight_dequant``). Of Mistral's own
-names (``qscale_weight``): transformers 5.23, quantizers/quantizer_finegrained_fp8.py; llama.cpp,
-conversion/base.py; vllm, model_executor/models/llama.py (``mistral_mapping``).
+Source: transformers 5.23, integrations/finegrained_fp8.py and fbgemm_fp8.py; compressed-tensors
+0.20, ``QuantizationStrategy`` and compressors/mx_utils.py; DeepSeek-V3, inference/kernel.py
+(``weight_dequant``). Of Mistral's own names (``qscale_weight``): transformers 5.23,
+quantizers/quantizer_finegrained_fp8.py; llama.cpp, conversion/base.py; vllm,
+model_executor/models/llama.py (``mistral_mapping``).
 """
 
 from __future__ import annotations
@@ -21,6 +23,10 @@ from ...runtime.errors import CheckpointError
 from .weight_files.stored_tensor import DerivedTensor, Floats, TensorSource
 
 TYPES = ("F8_E4M3", "F8_E5M2")
+# Of scales: an exponent e stands for 2 ** (e - 127), and 255 for no number. compressed-tensors
+# stores such numbers as bytes, which transformers reads so too.
+EXPONENTS = ("F8_E8M0", "U8")
+_BIAS, _NAN = 127, 255
 SCALES = ("weight_scale_inv", "weight_scale", "qscale_weight")  # all multiply
 # Scales of activations and of cached keys and values: what a kernel rounds to while it runs.
 OF_ACTIVATIONS = (
@@ -32,6 +38,8 @@ OF_ACTIVATIONS = (
     "qscale_act",
 )
 _DEFAULT_BLOCK = (128, 128)
+# Methods by which the shape of the scales decides where the description does not fit.
+_BY_SHAPE = (None, "fp8", "mxfp8")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +72,28 @@ class Float8Tensor(DerivedTensor):
             start += len(codes)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PowersOfTwo(DerivedTensor):
+    """``2 ** (e - 127)`` of stored bytes e, in float32."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As stored."""
+        return self.stored.shape
+
+    def slices(self, rows: int) -> Iterator[Floats]:
+        """Yield ``rows`` rows at a time, float32; a vector comes whole.
+
+        Raises:
+            CheckpointError: a file is unreadable.
+        """
+        for exponents in self.stored.slices(rows):
+            is_none = exponents == _NAN
+            powers = np.ldexp(np.float32(1), np.where(is_none, 0, exponents).astype(int) - _BIAS)
+            powers[is_none] = np.nan
+            yield powers
+
+
 def with_scales(
     stored: TensorSource, scale: TensorSource | None, quantization: Mapping[str, Any]
 ) -> TensorSource:
@@ -86,7 +116,10 @@ def with_scales(
                 "quantization implies; download the checkpoint again"
             )
         return stored
-    block = _block(stored.shape, scale.shape, _described_block(quantization))
+    if scale.dtype == "U8":
+        scale = PowersOfTwo(stored=scale)
+    by_shape = quantization.get("quant_method") in _BY_SHAPE
+    block = _block(stored.shape, scale.shape, _described_block(quantization), by_shape=by_shape)
     if block is None:
         raise CheckpointError(
             f"{scale.path}: {scale.name} has shape {scale.shape}, expected one scale, or one for "
@@ -97,9 +130,17 @@ def with_scales(
 
 
 def _block(
-    shape: tuple[int, ...], scales: tuple[int, ...], described: tuple[int, int]
+    shape: tuple[int, ...],
+    scales: tuple[int, ...],
+    described: tuple[int, int],
+    *,
+    by_shape: bool,
 ) -> tuple[int, int] | None:
-    """Rows and columns that share a scale; None where the shapes do not fit."""
+    """Rows and columns that share a scale; None where the shapes do not fit.
+
+    ``by_shape``: blocks of another size than the described one are taken where they divide rows
+    and columns, as in transformers (``Fp8Dequantize``).
+    """
     if len(shape) != 2:
         return None
     rows, columns = shape
@@ -108,7 +149,12 @@ def _block(
     if scales in ((rows,), (rows, 1)):
         return (1, columns)
     blocks = tuple(-(-size // each) for size, each in zip(shape, described, strict=True))
-    return described if scales == blocks else None
+    if scales == blocks:
+        return described
+    divides = len(scales) == 2 and all(
+        each > 0 and size % each == 0 for size, each in zip(shape, scales, strict=True)
+    )
+    return (rows // scales[0], columns // scales[1]) if by_shape and divides else None
 
 
 def _described_block(quantization: Mapping[str, Any]) -> tuple[int, int]:

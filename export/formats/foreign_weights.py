@@ -22,6 +22,7 @@ _MARKS = {
     ".quant_state.bitsandbytes__": ("bitsandbytes, 4 bits", _DEQUANTIZE),
     ".SCB": ("bitsandbytes, 8 bits", _DEQUANTIZE),
     ".weight_packed": ("compressed-tensors, packed integers", _FROM_FLOAT),
+    ".weight_scale_2": ("ModelOpt, NVFP4", _FROM_FLOAT),
     ".g_idx": ("GPTQ", _FROM_FLOAT),
     ".qweight": ("GPTQ or AWQ", _FROM_FLOAT),
     ".W_q": ("HQQ", _FROM_FLOAT),
@@ -29,7 +30,16 @@ _MARKS = {
 
 
 # Methods whose description a merge or a conversion to float may leave behind.
-_METHODS = ("bitsandbytes", "gptq", "awq", "hqq", "fp8", "fbgemm_fp8", "compressed-tensors")
+_METHODS = (
+    "bitsandbytes",
+    "gptq",
+    "awq",
+    "hqq",
+    "fp8",
+    "mxfp8",
+    "fbgemm_fp8",
+    "compressed-tensors",
+)
 
 
 def refuse_foreign_weights(published: Published) -> None:
@@ -44,9 +54,11 @@ def refuse_foreign_weights(published: Published) -> None:
         method = _method(published.quantization)
         if mark == ".qweight" and method:
             tool = method.upper()
+        if mark == ".weight_packed" and (format_name := _format(published.quantization)):
+            tool = f"compressed-tensors in the format {format_name}"
         raise CheckpointError(
             f"{published.tensors[name].path}: {name} is quantized by {tool}, expected float "
-            f"weights; {remedy}"
+            f"weights, or float8 with scales; {remedy}"
         )
     if (method := _method(published.quantization)) not in ("", *_METHODS):
         raise CheckpointError(
@@ -71,6 +83,18 @@ def unused_quantization(published: Published) -> list[str]:
         f"({_method(published.quantization) or 'no method named'}) is ignored: all weights are "
         "float, as a merged adapter leaves them"
     ]
+
+
+def _format(quantization: Mapping[str, Any]) -> str:
+    """How compressed-tensors packs weights, such as nvfp4-pack-quantized; empty: not said."""
+    groups = quantization.get("config_groups")
+    of_groups = [
+        group.get("format")
+        for group in (groups.values() if isinstance(groups, dict) else ())
+        if isinstance(group, dict)
+    ]
+    found = [one for one in (*of_groups, quantization.get("format")) if isinstance(one, str)]
+    return shown(found[0]) if found else ""
 
 
 def _method(quantization: Mapping[str, Any]) -> str:

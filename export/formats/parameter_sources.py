@@ -82,11 +82,12 @@ def _check_header(published: Published, tensor: TensorSource, shape: tuple[int, 
         )
 
 
-def _check_type(published: Published, tensor: TensorSource) -> None:
-    if tensor.dtype not in published.types:
+def _check_type(published: Published, tensor: TensorSource, more: tuple[str, ...] = ()) -> None:
+    types = (*published.types, *more)
+    if tensor.dtype not in types:
         raise CheckpointError(
             f"{tensor.path}: {tensor.name} is of type {tensor.dtype}, expected one of "
-            f"{', '.join(published.types)}; start from the float checkpoint"
+            f"{', '.join(types)}; start from the float checkpoint"
         )
 
 
@@ -97,7 +98,7 @@ def _scale(published: Published, names: Names, parameter: str) -> TensorSource |
     if own is None:
         return None
     scale = published.tensors[own]
-    _check_type(published, scale)
+    _check_type(published, scale, float8.EXPONENTS)
     return scale
 
 

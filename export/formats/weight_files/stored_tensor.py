@@ -26,6 +26,8 @@ _DECODERS: dict[str, Callable[[Bytes], NDArray[Any]]] = {
     "F64": lambda raw: _to_float32(raw.view("<f8")),
     "F8_E4M3": lambda raw: raw.view(ml_dtypes.float8_e4m3fn).astype(np.float32),
     "F8_E5M2": lambda raw: raw.view(ml_dtypes.float8_e5m2).astype(np.float32),
+    "F8_E8M0": lambda raw: raw.view(ml_dtypes.float8_e8m0fnu).astype(np.float32),
+    "U8": lambda raw: raw.astype(np.float32),  # exponents of scales
 }
 
 

@@ -38,7 +38,11 @@ _STORAGES = {
     "LongStorage": "I64",
     "BoolStorage": "BOOL",
 }
-_DTYPES = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
+_DTYPES = {
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "float8_e8m0fnu": "F8_E8M0",
+}
 _BYTES = {
     "F64": 8,
     "I64": 8,
@@ -52,6 +56,7 @@ _BYTES = {
     "BOOL": 1,
     "F8_E4M3": 1,
     "F8_E5M2": 1,
+    "F8_E8M0": 1,
 }
 _LOCAL_HEADER_BYTES = 30  # of a zip archive's record, before its name
 _AGAIN = "save it again as safetensors (save_pretrained of transformers)"

@@ -41,6 +41,11 @@ def of_blocks(size: int, columns: int | None = None) -> Scale:
     return scale
 
 
+def as_power(scale: torch.Tensor) -> torch.Tensor:
+    """The next power of two, so that codes stay in their range."""
+    return torch.exp2(torch.ceil(torch.log2(scale)))
+
+
 def spread(
     scale: torch.Tensor, weight: torch.Tensor, size: int, columns: int | None
 ) -> torch.Tensor:
@@ -68,7 +73,7 @@ def quantize(
         stored[name] = expected[name] = weight
         if "_proj" in name:
             scales = scale(weight)
-            each = spread(scales, weight, size, columns)
+            each = spread(scales.float(), weight, size, columns)
             codes = (weight / each).to(dtype)
             stored[name] = codes
             stored[name.removesuffix("weight") + ending] = scales
@@ -141,6 +146,19 @@ KINDS: dict[str, tuple[Scale, dict[str, Any]]] = {
         },
     ),
     "no description": (of_rows, {"ending": "weight_scale"}),
+    "powers of two": (
+        lambda weight: as_power(of_blocks(128)(weight)).to(torch.float8_e8m0fnu),
+        {"ending": "weight_scale_inv", "description": FINE},
+    ),
+    "powers of two for groups of a row": (
+        lambda weight: as_power(of_blocks(1, 32)(weight)).to(torch.float8_e8m0fnu),
+        {
+            "ending": "weight_scale_inv",
+            "size": 1,
+            "columns": 32,
+            "description": {"quant_method": "mxfp8"},
+        },
+    ),
 }
 
 
@@ -152,6 +170,44 @@ def test_scales_of_every_kind_give_the_numbers_that_the_codes_stand_for(
     folder = tiny_checkpoint(**WIDE)
     scale, options = KINDS[kind]
     assert_read(folder, quantize(folder, scale, **options))
+
+
+EXPONENTS = torch.arange(256, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e8m0fnu, torch.uint8])
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_scales_stored_as_exponents_are_those_of_torch_and_of_transformers(
+    tiny_checkpoint: Write, dtype: torch.dtype, name: str
+) -> None:
+    """All exponents; of 128 columns, each group of 32 has one."""
+    folder = tiny_checkpoint()
+    path = folder / "model.safetensors"
+    stored = load_file(path)
+    down = next(own for own in stored if own.endswith("layers.0.mlp.down_proj.weight"))
+    exponents = EXPONENTS.reshape(64, 4).clone()
+    codes = torch.full((64, 128), 1.125).to(torch.float8_e4m3fn)
+    stored |= {down: codes, f"{down}_scale_inv": exponents.view(torch.float8_e8m0fnu)}
+    as_stored = stored | {f"{down}_scale_inv": exponents.view(dtype)}
+    path.unlink()
+    if name.endswith("bin"):
+        torch.save(as_stored, folder / name)
+    else:
+        save_file(as_stored, folder / name, metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_bytes())
+    config["quantization_config"] = {"quant_method": "mxfp8", "weight_block_size": [1, 32]}
+    (folder / "config.json").write_text(json.dumps(config))
+    scales = exponents.view(torch.float8_e8m0fnu).float().repeat_interleave(32, 1)
+    expected = codes.float() * scales
+    theirs = Fp8Dequantize(None)._dequantize_one(codes, exponents.view(dtype), torch.float32)
+    torch.testing.assert_close(
+        theirs[:63], expected[:63], rtol=0, atol=0
+    )  # of the last row, transformers takes the byte 255 for a number
+    with Checkpoint.open(folder) as checkpoint:
+        source = checkpoint.sources["layers.0.mlp.down.weight"]
+        found = np.concatenate(list(source.slices(7)))
+    np.testing.assert_array_equal(found, expected)
+    assert np.isnan(found[63, 96:]).all()
 
 
 def test_blocks_give_what_transformers_dequantizes(tiny_checkpoint: Write) -> None:
@@ -217,7 +273,7 @@ UP = "model.layers.0.mlp.up_proj"
     [
         (None, r"up_proj\.weight is of type F8_E4M3 and has no scale beside it, expected weight"),
         (torch.ones(3, 2), r"up_proj\.weight_scale_inv has shape \(3, 2\), expected one scale"),
-        (torch.ones(1, dtype=torch.uint8), r"weight_scale_inv is of type U8, expected one of F32"),
+        (torch.ones(1, dtype=torch.int8), r"weight_scale_inv is of type I8, expected one of F32"),
     ],
 )
 def test_scales_that_do_not_fit_are_refused(

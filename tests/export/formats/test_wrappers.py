@@ -225,7 +225,7 @@ CODES: list[tuple[dict[str, torch.Tensor], dict[str, Any], str]] = [
             f"{UP}.weight.quant_state.bitsandbytes__nf4": torch.zeros(9, dtype=torch.uint8),
         },
         QLORA,
-        r"by bitsandbytes, 4 bits, expected float weights; load it with .* model\.dequantize\(\)",
+        r"by bitsandbytes, 4 bits, expected float weights, or float8 with scales; load it with .* model\.dequantize\(\)",
     ),
     (
         {f"{UP}.weight": torch.zeros(128, 64, dtype=torch.int8), f"{UP}.SCB": torch.ones(128)},
@@ -246,6 +246,25 @@ CODES: list[tuple[dict[str, torch.Tensor], dict[str, Any], str]] = [
         {f"{UP}.weight_packed": torch.zeros(128, 8, dtype=torch.int32)},
         {"quant_method": "compressed-tensors"},
         r"by compressed-tensors, packed integers",
+    ),
+    (
+        {
+            f"{UP}.weight_packed": torch.zeros(128, 32, dtype=torch.uint8),
+            f"{UP}.weight_scale": torch.ones(128, 4).to(torch.float8_e4m3fn),
+            f"{UP}.weight_global_scale": torch.ones(1),
+        },
+        {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"},
+        r"up_proj\.weight_packed is quantized by compressed-tensors in the format "
+        r"'nvfp4-pack-quantized', expected float weights, or float8 with scales; export the float",
+    ),
+    (
+        {
+            f"{UP}.weight": torch.zeros(128, 32, dtype=torch.uint8),
+            f"{UP}.weight_scale": torch.ones(128, 4).to(torch.float8_e4m3fn),
+            f"{UP}.weight_scale_2": torch.ones(()),
+        },
+        {"quant_method": "modelopt", "quant_algo": "NVFP4"},
+        r"up_proj\.weight_scale_2 is quantized by ModelOpt, NVFP4, expected float weights, or",
     ),
     (
         {f"{UP}.weight": torch.zeros(128, 64, dtype=torch.int8)},
