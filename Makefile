@@ -271,7 +271,7 @@ gguf: $(READY)  ## prove: read every kind of GGUF file that llama.cpp makes, and
 	  tests/export/formats/gguf/test_mistral3.py tests/export/formats/gguf/test_neighbours.py)
 
 models: $(READY)  ## prove: export trained models, and write docs/models.md, with the files that tests make
-	@$(module).bench.models_page --shared="$$SHARED" --out=docs/models.md
+	@$(module).bench.pages.models --shared="$$SHARED" --out=docs/models.md
 
 bench: $(READY)  ## measure: speed and memory of an artifact, and the hardware limits
 	@$(fresh-artifact) && mkdir -p "$$MEASURED" && name="speed-$$(basename -- "$$OUT")" && \
@@ -316,7 +316,7 @@ bench-export: $(READY)  ## measure: memory and time of exports of random weights
 	  $(call many,QUANTS,quant) $(call flag,GENAI_PYTHON,genai-python)
 
 performance: $(READY)  ## measure: write docs/performance.md from what the benchmarks measured
-	@$(module).bench.performance_page "$$MEASURED" --out docs/performance.md
+	@$(module).bench.pages.performance "$$MEASURED" --out docs/performance.md
 
 dev: $(READY)  ## develop: create the environment in .venv; other targets do so where it is missing
 

@@ -8,7 +8,7 @@ numbers of layers, give the time of a layer and of the rest, and so that of all 
 are measured with all layers too, which shows the error of a projection.
 
 What is measured is stored after each recipe of each model; the same command resumes there.
-``docs/models.md`` has its tables from that file (``bench/models_page.py``).
+``docs/models.md`` has its tables from that file (``bench/pages/models.py``).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from ...runtime.errors import ContractError
 from ...runtime.sizes import counted
 from ...validate.report.scales import write_number
 from ..machine import describe_machines
-from ..pages import fill_in, put_figures
+from ..pages.template import fill_in, put_figures
 from ..stored_reports import read_quality
 
 _TEMPLATE = Path(__file__).with_name("quality.md.jinja")

@@ -14,7 +14,7 @@ from ...console.rich_console import rich_console
 from ...runtime.sizes import format_bytes
 from ...validate.report.scales import write_number
 from ...validate.run_gate import FOLDER, PAGE_FILE
-from ..pages import fill_in
+from ..pages.template import fill_in
 from ..quality.plot import plot
 
 _TEMPLATE = Path(__file__).with_name("sweep.md.jinja")

@@ -270,7 +270,7 @@ def test_a_byte_of_a_file_name_comes_out_as_that_byte(tmp_path: Path) -> None:
     ("module", "words"),
     [
         ("tramontane.faults", ["--only", "Δ no such"]),
-        ("tramontane.bench.performance_page", ["Δ-none", "--out", "x"]),
+        ("tramontane.bench.pages.performance", ["Δ-none", "--out", "x"]),
         ("tramontane.interop", ["Δ-none", "--only", "Δ"]),
     ],
 )

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tramontane.bench import models_page
 from tramontane.bench.artifact import model_speeds
 from tramontane.bench.artifact.stored_speeds import (
     DECODE,
@@ -20,6 +19,7 @@ from tramontane.bench.artifact.stored_speeds import (
     store,
     stored_rows,
 )
+from tramontane.bench.pages import models as models_page
 from tramontane.runtime.errors import ConfigError, ContractError
 
 MACHINE = {

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tramontane.bench import models_page
-from tramontane.bench.models_page import ROOT, Trained, as_markdown, situations, try_model
+from tramontane.bench.pages import models as models_page
+from tramontane.bench.pages.models import ROOT, Trained, as_markdown, situations, try_model
 from tramontane.runtime.errors import ConfigError
 
 MODEL = Trained(name="m", publisher="p", folder="models/m")
 
 
 def test_the_page_lists_the_files_that_tests_make() -> None:
-    """If this fails: make models, or python -m tramontane.bench.models_page with --page and --out."""
+    """If this fails: make models, or python -m tramontane.bench.pages.models with --page and --out."""
     page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
     found = situations()
     assert len(found) > 5

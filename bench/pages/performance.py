@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..console.one_line_parser import OneLineParser
-from ..console.status import status_of
-from ..runtime.errors import ContractError
-from ..runtime.sizes import format_bytes
-from .artifact.long_context import MOST_GROWTH, MOST_SLOWER
-from .machine import describe_machines
-from .pages import fill_in, put_figures
-from .stored_reports import (
+from ...console.one_line_parser import OneLineParser
+from ...console.status import status_of
+from ...runtime.errors import ContractError
+from ...runtime.sizes import format_bytes
+from ..artifact.long_context import MOST_GROWTH, MOST_SLOWER
+from ..machine import describe_machines
+from ..stored_reports import (
     RESIDENT,
     Comparison,
     Flat,
@@ -28,6 +27,7 @@ from .stored_reports import (
     read_peers,
     read_speed,
 )
+from .template import fill_in, put_figures
 
 _TEMPLATE = Path(__file__).with_name("performance.md.jinja")
 SPEED, PEERS, FLAT, KERNELS = "speed-*.json", "peers-*.json", "flat.json", "kernels.json"
@@ -35,7 +35,9 @@ SPEED, PEERS, FLAT, KERNELS = "speed-*.json", "peers-*.json", "flat.json", "kern
 
 def main(argv: list[str] | None = None) -> int:
     """Read a folder of measurements, write the page and its plots."""
-    parser = OneLineParser(prog="python -m tramontane.bench.performance_page", description=__doc__)
+    parser = OneLineParser(
+        prog="python -m tramontane.bench.pages.performance", description=__doc__
+    )
     parser.add_argument("folder", type=Path, help=f"holds {SPEED}, {PEERS}, {FLAT} and {KERNELS}")
     parser.add_argument("--out", type=Path, required=True, help="the page, Markdown")
     args = parser.parse_args(argv)

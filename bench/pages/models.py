@@ -13,20 +13,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..console.one_line_parser import OneLineParser
-from ..console.progress import say
-from ..console.status import status_of
-from ..console.text_file import read_text
-from ..export.build import export_checkpoint
-from ..export.formats.checkpoint import Checkpoint
-from ..export.options import ExportOptions
-from ..runtime.errors import ConfigError, TramontaneError
-from ..validate.measurement import GateOptions
-from ..validate.run_gate import validate
-from .artifact.stored_speeds import STORED, speed_lines, stored_rows
-from .geometries import geometry_lines, table
+from ...console.one_line_parser import OneLineParser
+from ...console.progress import say
+from ...console.status import status_of
+from ...console.text_file import read_text
+from ...export.build import export_checkpoint
+from ...export.formats.checkpoint import Checkpoint
+from ...export.options import ExportOptions
+from ...runtime.errors import ConfigError, TramontaneError
+from ...validate.measurement import GateOptions
+from ...validate.run_gate import validate
+from ..artifact.stored_speeds import STORED, speed_lines, stored_rows
+from ..geometries import geometry_lines, table
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MARK = "situation"
 ABSENT = "absent here"
 _CELLS = 8  # of a row of trained models
@@ -66,7 +66,7 @@ class Situation:
 
 def main(argv: list[str] | None = None) -> int:
     """Export, compare, print and write the page; 1 if a model failed its parity check."""
-    parser = OneLineParser(prog="python -m tramontane.bench.models_page", description=__doc__)
+    parser = OneLineParser(prog="python -m tramontane.bench.pages.models", description=__doc__)
     parser.add_argument("--shared", type=Path, help="folder of further trained models")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the page")
     parser.add_argument("--page", type=Path, help="keep this page's rows of trained models")

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tramontane.bench import other_exporters, performance_page
+from tramontane.bench import other_exporters
+from tramontane.bench.pages import performance as performance_page
 
-from .a_machine import MACHINE
+from ..a_machine import MACHINE
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def spread(median: float) -> dict[str, Any]:

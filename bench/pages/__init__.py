@@ -1,0 +1,1 @@
+"""The pages of docs/ that are written from what several benchmarks measured."""
