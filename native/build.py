@@ -29,7 +29,7 @@ from .platforms import KERNEL_FLAGS, PLATFORMS, Platform, find_platform, this_pl
 SOURCE = Path(__file__).parent / "source"
 KERNEL_SOURCE = "kernels.cpp"  # compiled once for each instruction set
 OTHER_SOURCES = ("choose_kernels.cpp", "attention.cpp", "library.cpp")
-_CHECKS_SOURCES = ("choose_kernels.cpp", "attention.cpp", "checks.cpp")
+_CHECKS, _SHAPES = "checks", "random_shapes"  # programs, by the names of their sources
 _FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti", "-g0"),
     *("-ffp-contract=fast", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow"),
@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument(
         "--checks",
         action="store_true",
-        help="build the program that compares every kernel with attention in double precision",
+        help="build the program that compares every kernel with attention in double precision; "
+        "for this machine, with sanitizers, and the one that gives the operator random shapes too",
     )
     args = options.parse_args(argv)
     path = (build_checks if args.checks else build)(args.out, platform_name=args.platform)
@@ -118,10 +119,10 @@ def _make_stub(compiler: Sequence[str], path: Path, functions: Sequence[str]) ->
 
 
 def build_checks(folder: Path, *, platform_name: str | None = None) -> Path:
-    """Build the program of ``checks.cpp``.
+    """Build the program of ``checks.cpp``, and beside it for this machine ``random_shapes.cpp``.
 
     For this machine with sanitizers of addresses and undefined behaviour; for another platform
-    without them, since zig brings none that run there.
+    without them, since zig brings none that run there, nor the C++ library of the second.
 
     Raises:
         ConfigError: as ``build``.
@@ -129,14 +130,16 @@ def build_checks(folder: Path, *, platform_name: str | None = None) -> Path:
     platform = find_platform(platform_name or this_platform())
     compiler = find_compiler(None if platform_name is None else platform)
     is_here = platform_name is None
-    sources = _CHECKS_SOURCES if is_here else (*_CHECKS_SOURCES, "memory.cpp")
-    more = _SANITIZERS if is_here else ()
+    programs, more = ((_CHECKS, _SHAPES), _SANITIZERS) if is_here else ((_CHECKS,), ())
+    others = OTHER_SOURCES if is_here else ("choose_kernels.cpp", "attention.cpp", "memory.cpp")
     folder.mkdir(parents=True, exist_ok=True)
+    sources = [*others, *(f"{name}.cpp" for name in programs)]
     objects = compile_sources(compiler, platform, sources, folder, more=more)
-    made = folder / "checks"
     linker = compiler if is_here else _without_libraries(compiler)
-    run([*linker, *more, "-o", str(made), *map(str, objects), "-lm"])
-    return made
+    for name in programs:
+        parts = [str(one) for one in objects if one.stem == name or one.stem not in programs]
+        run([*linker, *more, "-o", str(folder / name), *parts, "-lm"])
+    return folder / _CHECKS
 
 
 def _without_libraries(compiler: Sequence[str]) -> list[str]:

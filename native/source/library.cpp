@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <initializer_list>
+#include <limits>
 #include <new>
 
 #include "attention.h"
@@ -17,6 +18,9 @@ namespace {
 
 constexpr const char* kDomain = "tramontane.native";
 constexpr const char* kName = "GroupQueryAttention";
+// Of the operator; runtime/ort/native_library.py has the same. onnxruntime takes a graph that needs
+// a newer one as well, so the driver compares.
+constexpr int kOperatorVersion = 1;
 
 // The inputs in order: those of com.microsoft.GroupQueryAttention, which this operator replaces,
 // and one more.
@@ -44,6 +48,7 @@ constexpr const char* kNames[kInputs] = {
     "attention_bias", "head_sink", "k_scale", "v_scale", "attention_mask"};
 constexpr size_t kOutputs = 3;
 constexpr int kMostDimensions = 4;
+constexpr int64_t kMostInAttribute = std::numeric_limits<int32_t>::max();
 
 // A message in a status of onnxruntime's; formatted like printf.
 template <typename... Values>
@@ -70,10 +75,10 @@ struct Kernel {
 };
 
 struct Tensor {
-  void* data = nullptr;
+  void* data = nullptr;  // may be so too for a tensor without numbers, such as an empty cache
   int64_t shape[kMostDimensions] = {};
   size_t rank = 0;
-  bool is_given() const { return data != nullptr; }
+  bool is_given = false;
 };
 
 ort::Status* read_tensor(const ort::Api* api, const ort::KernelContext* context, size_t index,
@@ -93,13 +98,14 @@ ort::Status* read_tensor(const ort::Api* api, const ort::KernelContext* context,
   }
   ort::ReleaseTensorInfo::of(api)(info);
   RETURN_IF_FAILED(failed);
+  tensor->is_given = true;
   return ort::GetTensorMutableData::of(api)(const_cast<ort::Value*>(value), &tensor->data);
 }
 
 // Refuses a tensor whose shape is not the expected one.
 ort::Status* expect_shape(const ort::Api* api, const char* name, const Tensor& found,
                           std::initializer_list<int64_t> expected) {
-  bool fits = found.is_given() && found.rank == expected.size();
+  bool fits = found.is_given && found.rank == expected.size();
   size_t axis = 0;
   for (const int64_t size : expected) {
     fits = fits && found.shape[axis] == size;
@@ -128,6 +134,12 @@ ort::Status* create_kernel(const ort::CustomOp* op, const ort::Api* api,
   for (int i = 0; i < 5; ++i) {
     RETURN_IF_FAILED(ort::GetAttributeInt64::of(api)(info, names[i], &found[i]));
   }
+  for (int i = 0; i < 5; ++i) {  // sums and products of sizes fit into 64 bits
+    if (found[i] < 0 || found[i] > kMostInAttribute) {
+      return refuse(api, "%s: %s is %lld; expected 0 to %lld", kName, names[i],
+                    static_cast<long long>(found[i]), static_cast<long long>(kMostInAttribute));
+    }
+  }
   const auto [H, G, window, evicts, rotates] = found;
   if (H < 1 || G < 1 || H % G != 0) {
     return refuse(api, "%s: num_heads is %lld, kv_num_heads %lld; expected a multiple", kName,
@@ -137,9 +149,8 @@ ort::Status* create_kernel(const ort::CustomOp* op, const ort::Api* api,
     return refuse(api, "%s: %lld query heads read one key/value head; expected at most %d", kName,
                   static_cast<long long>(H / G), kMaxQueries);
   }
-  if (window < 0 || (evicts != 0 && window == 0)) {
-    return refuse(api, "%s: local_window_size is %lld; expected %s", kName,
-                  static_cast<long long>(window), evicts ? "at least 1" : "0 (none) or more");
+  if (evicts != 0 && window == 0) {
+    return refuse(api, "%s: local_window_size is 0; expected at least 1", kName);
   }
   void* const memory = std::malloc(sizeof(Kernel));
   if (memory == nullptr) return refuse(api, "%s: no memory for a kernel", kName);
@@ -172,15 +183,15 @@ ort::Status* read_shapes(const Kernel& kernel, const Tensor* given, Call* call) 
   const ort::Api* const api = kernel.api;
   const Tensor &query = given[kQuery], &past = given[kPastKey];
   for (size_t i = kPositions; i <= kSinks; ++i) {
-    if (given[i].is_given()) return refuse(api, "%s: %s is given; expected none", kName, kNames[i]);
+    if (given[i].is_given) return refuse(api, "%s: %s is given; expected none", kName, kNames[i]);
   }
-  if (!query.is_given() || query.rank != 3 || !past.is_given() || past.rank != 4) {
+  if (!query.is_given || query.rank != 3 || !past.is_given || past.rank != 4) {
     return refuse(api, "%s: query has %zu axes and past_key %zu; expected 3 and 4", kName,
                   query.rank, past.rank);
   }
   const int64_t B = query.shape[0], T = query.shape[1], D = past.shape[3], C = past.shape[2];
   call->B = B, call->T = T, call->H = kernel.H, call->G = kernel.G, call->D = D;
-  const bool is_packed = !given[kKey].is_given();
+  const bool is_packed = !given[kKey].is_given;
   const int64_t columns = (kernel.H + (is_packed ? 2 * kernel.G : 0)) * D;
   if (D < 2 || D % 2 != 0 || D > kMaxHeadSize) {
     return refuse(api, "%s: heads of %lld numbers; expected an even number, at most %d", kName,
@@ -194,16 +205,19 @@ ort::Status* read_shapes(const Kernel& kernel, const Tensor* given, Call* call) 
   RETURN_IF_FAILED(expect_shape(api, "past_key", past, {B, kernel.G, C, D}));
   RETURN_IF_FAILED(expect_shape(api, "past_value", given[kPastValue], {B, kernel.G, C, D}));
   RETURN_IF_FAILED(expect_shape(api, kNames[kLastTokens], given[kLastTokens], {B}));
+  if (given[kTotal].rank > 0 || !given[kTotal].is_given) {
+    RETURN_IF_FAILED(expect_shape(api, kNames[kTotal], given[kTotal], {1}));
+  }
   if (kernel.evicts && C < kernel.window) {
     return refuse(api, "%s: past_key has %lld rows; expected at least the window, %lld", kName,
                   static_cast<long long>(C), static_cast<long long>(kernel.window));
   }
-  if (given[kMask].is_given()) {
+  if (given[kMask].is_given) {
     call->mask_columns = given[kMask].rank == 2 ? std::max(given[kMask].shape[1], T) : T;
     RETURN_IF_FAILED(expect_shape(api, kNames[kMask], given[kMask], {B, call->mask_columns}));
   }
   call->mask = static_cast<const int64_t*>(given[kMask].data);
-  call->P = given[kCos].is_given() ? given[kCos].shape[0] : 0;
+  call->P = given[kCos].is_given ? given[kCos].shape[0] : 0;
   if (kernel.rotates) {
     RETURN_IF_FAILED(expect_shape(api, "cos_cache", given[kCos], {call->P, D / 2}));
     RETURN_IF_FAILED(expect_shape(api, "sin_cache", given[kSin], {call->P, D / 2}));
@@ -258,7 +272,6 @@ ort::Status* compute(void* data, ort::KernelContext* context) {
   Call call{};
   RETURN_IF_FAILED(read_shapes(kernel, given, &call));
   const bool scales = kernel.type == RowType::kInt8;
-  if (!given[kTotal].is_given()) return refuse(api, "%s: total_sequence_length is missing", kName);
   const int64_t longest = *static_cast<const int32_t*>(given[kTotal].data);
   call.window = kernel.window;
   call.evicts = kernel.evicts;
@@ -283,6 +296,12 @@ ort::Status* compute(void* data, ort::KernelContext* context) {
     RETURN_IF_FAILED(ort::GetOutput::of(api)(context, i, i == 0 ? output_shape : cache_shape,
                                              i == 0 ? 3 : 4, &value));
     RETURN_IF_FAILED(ort::GetTensorMutableData::of(api)(value, &outputs[i]));
+  }
+  // Each head's rows lie elsewhere where there are more of them: heads would overwrite each other.
+  const bool is_one_memory = outputs[1] == call.past_key || outputs[2] == call.past_value;
+  if (is_one_memory && outputs[1] != nullptr && call.present_rows != call.past_rows) {
+    return refuse(api, "%s: past and present are one memory of %lld rows; expected %lld rows", kName,
+                  static_cast<long long>(call.past_rows), static_cast<long long>(call.present_rows));
   }
   call.output = static_cast<float*>(outputs[0]);
   call.present_key = outputs[1];
@@ -326,8 +345,8 @@ constexpr Operator make_operator() {
   op.get_variadic_input_homogeneity = op.get_variadic_input_min_arity;
   op.get_variadic_output_min_arity = op.get_variadic_input_min_arity;
   op.get_variadic_output_homogeneity = op.get_variadic_input_min_arity;
-  op.get_start_version = op.get_variadic_input_min_arity;
-  op.get_end_version = [](const ort::CustomOp*) -> int { return 1; };
+  op.get_start_version = [](const ort::CustomOp*) -> int { return kOperatorVersion; };
+  op.get_end_version = op.get_start_version;
   op.create_kernel_v2 = create_kernel;
   op.compute_v2 = compute;
   op.destroy_kernel = destroy_kernel;
@@ -343,6 +362,9 @@ constexpr Operator kOperators[] = {
 
 }  // namespace
 }  // namespace tramontane
+
+// The version of the operator that the library computes.
+EXPORTED int tramontane_operator_version() { return tramontane::kOperatorVersion; }
 
 // The version of the library.
 EXPORTED const char* tramontane_version() { return VERSION; }

@@ -148,6 +148,43 @@ def test_a_long_window_is_split_over_threads_and_merged() -> None:
         np.testing.assert_allclose(mine, their, atol=5e-6)
 
 
+def test_an_empty_cache_may_have_no_memory() -> None:
+    """As apps allocate one by onnxruntime, which gives tensors without numbers no address."""
+    heads = (4, 2, 64)
+    (fed,) = tokens(heads, [5])
+    attention = Attention(heads, LAYOUTS["whole"], "float32", native=True)
+    expected = attention.run([fed])
+    binding = attention.graph.io_binding()
+    feeds = {"query": fed, "last": np.full(1, 4, np.int32), "total": np.array(5, np.int32)}
+    for name, array in {**attention.fixed, **feeds}.items():
+        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+    for name in "kv":
+        empty = ort.OrtValue.ortvalue_from_shape_and_type([1, 2, 0, 64], np.float32)
+        binding.bind_ortvalue_input(name, empty)
+    for name in ("y", "k1", "v1"):
+        binding.bind_output(name)
+    attention.graph.run_with_iobinding(binding)
+    for mine, right in zip(binding.copy_outputs_to_cpu(), expected, strict=True):
+        np.testing.assert_array_equal(mine, right)
+
+
+def test_a_cache_that_is_one_memory_for_more_rows_than_it_has_is_refused() -> None:
+    attention = Attention((4, 2, 64), LAYOUTS["whole"], "float32", native=True)
+    feeds = {"query": tokens((4, 2, 64), [1])[0], **attention.fixed}
+    feeds |= {"last": np.full(1, 4, np.int32), "total": np.array(5, np.int32)}
+    binding = attention.graph.io_binding()
+    for name, array in feeds.items():
+        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+    memory = {name: np.zeros((1, 2, 5, 64), np.float32) for name in "kv"}
+    for name, array in memory.items():
+        place = array.ctypes.data
+        binding.bind_input(name, "cpu", 0, np.float32, (1, 2, 4, 64), place)
+        binding.bind_output(f"{name}1", "cpu", 0, np.float32, (1, 2, 5, 64), place)
+    binding.bind_output("y")
+    with pytest.raises(RuntimeError, match="one memory of 4 rows; expected 5 rows"):
+        attention.graph.run_with_iobinding(binding)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -16,6 +16,7 @@ from tramontane.runtime.errors import ConfigError
 from tramontane.runtime.ort import native_library
 
 from .. import clone
+from ..once import Once
 
 
 @pytest.mark.slow
@@ -49,20 +50,34 @@ def test_the_widest_kernels_that_the_processor_runs_are_chosen(
     assert loaded.tramontane_kernels(64).decode() == expected
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_random_calls_equal_double_precision_under_sanitizers(
-    built: Path, tmp_path_factory: pytest.TempPathFactory, seed: int
-) -> None:
-    folder = tmp_path_factory.getbasetemp() / "native-checks"
-    if not folder.is_dir():
-        folder.mkdir()
-        build.build_checks(folder)
+@pytest.fixture
+def checks(once: Once, built: Path) -> Path:
+    """The folder of the programs that test the library, built with sanitizers."""
+    return once("native-checks", build.build_checks)
+
+
+def ran(program: Path, seed: int, calls: int) -> str:
     done = subprocess.run(
-        [folder / "checks", str(seed), "25"], capture_output=True, text=True, check=False
+        [program, str(seed), str(calls)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.endswith("as expected\n")
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_random_calls_equal_double_precision_under_sanitizers(checks: Path, seed: int) -> None:
+    assert ran(checks / "checks", seed, 25).endswith("as expected\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_random_shapes_are_refused_or_computed_under_sanitizers(checks: Path, seed: int) -> None:
+    found = re.fullmatch(
+        r"(\d+) computed, (\d+) refused\n", ran(checks / "random_shapes", seed, 2000)
+    )
+    assert found is not None
+    assert min(int(found[1]), int(found[2])) > 500
 
 
 def test_a_platform_without_kernels_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
