@@ -8,6 +8,8 @@ import onnx
 from onnx.defs import OpSchema
 from onnxscript.values import Opset
 
+from ...runtime.ort import native_library
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -15,7 +17,7 @@ DOMAIN = "tramontane"
 VERSION = 1
 SLIDING_WINDOW_ATTENTION = "SlidingWindowAttention"
 MICROSOFT = "com.microsoft"
-NATIVE, NATIVE_VERSION = "tramontane.native", 1  # operators of the native library
+NATIVE, NATIVE_VERSION = native_library.DOMAIN, native_library.OPERATOR_VERSION
 OPSET = 23  # Attention, RotaryEmbedding and RMSNormalization; later Attentions have no CPU kernel
 
 # The operator's inputs and outputs, in order.

@@ -12,7 +12,7 @@ from ..log import logger
 from ..manifest import Manifest, read_manifest, verify_files
 from ..memory import MemoryPlan, refuse_beyond
 from ..ort.check_interface import refuse_broken_promises
-from ..ort.native_library import find_library
+from ..ort.native_library import find_library, refuse_other_kernel, refuse_other_version
 from ..ort.ort_session import MOST_THREADS, open_graph, ort
 from ..ort.providers import CPU, checked_providers, left_to_cpu, placement
 from .open_tokenizer import find_kind
@@ -56,6 +56,8 @@ def open_artifact(
         verify_files(folder, manifest)
     if not path.is_file():
         raise ContractError(f"{path}: missing; copy the artifact again")
+    if is_native and manifest.native is not None:
+        refuse_other_version(path, expected=manifest.native.operator_version)
     made_with = manifest.tools.get("onnxruntime")
     graph = open_graph(
         path,
@@ -65,6 +67,8 @@ def open_artifact(
         weights=read_weights(folder, manifest) if copy else None,
     )
     refuse_broken_promises(path, geometry, graph)
+    if is_native:
+        refuse_other_kernel(path, graph)
     if names != [CPU] and (left := left_to_cpu(placement(graph))):
         logger.warning("%s: %s leaves to the CPU %s", folder, ", ".join(names[:-1]), left)
     return Opened(manifest=manifest, graph=graph, memory=memory, is_native=is_native)

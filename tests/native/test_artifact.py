@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import platform
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +14,10 @@ import pytest
 from tramontane.export.build import export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.options import ExportOptions
+from tramontane.graphs.operator import schema
 from tramontane.runtime.contract import DATA_FILE, MODEL_FILE, NATIVE_MODEL_FILE
 from tramontane.runtime.errors import ContractError, ParityError
+from tramontane.runtime.manifest import read_manifest, write_manifest
 from tramontane.runtime.model import Model
 from tramontane.runtime.ort import native_library
 from tramontane.validate.run_gate import require_parity
@@ -56,6 +61,51 @@ def test_the_driver_takes_it_where_it_can_and_says_so(
     assert not Model.load(artifact).is_native
     with pytest.raises(ContractError, match="needs the native library, which is not installed"):
         Model.load(artifact, native=True)
+
+
+def test_a_library_of_another_version_of_the_operator_is_refused(
+    artifact: Path, library: Path, copied: Callable[[Path], Path]
+) -> None:
+    newer = copied(artifact)
+    manifest = read_manifest(newer)
+    assert manifest.native is not None
+    native = dataclasses.replace(manifest.native, operator_version=2)
+    write_manifest(newer, dataclasses.replace(manifest, native=native))
+    message = f"{library.name}: computes version 1 of the operator, expected 2, which .* needs"
+    for asked in (None, True):
+        with pytest.raises(ContractError, match=message):
+            Model.load(newer, native=asked)
+    assert not Model.load(newer, native=False).is_native
+
+
+def test_a_library_that_names_no_version_is_refused(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native_library, "BUILT", tmp_path)
+    (tmp_path / native_library.library_name(platform.system())).write_bytes(b"no library")
+    with pytest.raises(ContractError, match="does not say which version of the operator it comp"):
+        Model.load(artifact)
+
+
+def test_a_graph_that_another_kernel_would_compute_is_refused(
+    artifact: Path, copied: Callable[[Path], Path]
+) -> None:
+    spoilt = copied(artifact)
+    shutil.copy(spoilt / MODEL_FILE, spoilt / NATIVE_MODEL_FILE)
+    with pytest.raises(ContractError, match=r"computed by com.microsoft, expected tramontane.nat"):
+        Model.load(spoilt)
+    graph = onnx.load(artifact / NATIVE_MODEL_FILE, load_external_data=False)
+    last = [node for node in graph.graph.node if node.op_type == "GroupQueryAttention"][-1]
+    lowered = onnx.load(artifact / MODEL_FILE, load_external_data=False)
+    (same,) = (node for node in lowered.graph.node if node.output[0] == last.output[0])
+    last.CopyFrom(same)
+    (spoilt / NATIVE_MODEL_FILE).write_bytes(graph.SerializeToString())
+    with pytest.raises(ContractError, match=r"computed by com.microsoft, expected tramontane.nat"):
+        Model.load(spoilt)
+
+
+def test_versions_of_the_operator_are_one(library: Path) -> None:
+    native_library.refuse_other_version(library, expected=schema.NATIVE_VERSION)
 
 
 def test_asking_for_it_needs_the_graph(
