@@ -1,4 +1,4 @@
-"""Weights stored as float8 with scales, dequantized while they are read.
+"""Weights stored with scales beside them, such as float8, dequantized while they are read.
 
 The scale of a weight lies beside it: one for the tensor, one for each row, or one for each block
 of rows and columns, the last of which may be short. Scales are floats, or powers of two that are
@@ -27,6 +27,7 @@ TYPES = ("F8_E4M3", "F8_E5M2")
 # stores such numbers as bytes, which transformers reads so too.
 EXPONENTS = ("F8_E8M0", "U8")
 _BIAS, _NAN = 127, 255
+GGUF_SCALE = "scale"  # of a matrix in a GGUF file, in place of ``weight``
 SCALES = ("weight_scale_inv", "weight_scale", "qscale_weight")  # all multiply
 # Scales of activations and of cached keys and values: what a kernel rounds to while it runs.
 OF_ACTIVATIONS = (
@@ -43,7 +44,7 @@ _BY_SHAPE = (None, "fp8", "mxfp8")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Float8Tensor(DerivedTensor):
+class ScaledTensor(DerivedTensor):
     """``code * scale``, in float32; ``stored`` has the codes."""
 
     scale: TensorSource
@@ -94,6 +95,23 @@ class PowersOfTwo(DerivedTensor):
             yield powers
 
 
+def with_one_scale(stored: TensorSource, scale: TensorSource) -> TensorSource:
+    """A matrix of a GGUF file, and the scale beside it, which multiplies what it gives.
+
+    Raises:
+        CheckpointError: it is not one number.
+
+    Source: llama.cpp, src/llama-model.cpp (tensors named ``scale``, of NVFP4).
+    """
+    if scale.shape != (1,):
+        raise CheckpointError(
+            f"{scale.path}: {scale.name} has shape {scale.shape}, expected one scale for "
+            f"{stored.name}; download the file again"
+        )
+    rows, columns = stored.shape
+    return ScaledTensor(stored=stored, scale=scale, block=(rows, columns))
+
+
 def with_scales(
     stored: TensorSource, scale: TensorSource | None, quantization: Mapping[str, Any]
 ) -> TensorSource:
@@ -126,7 +144,7 @@ def with_scales(
             f"each row of {stored.shape} or each block of {_described_block(quantization)}; "
             "correct quantization_config in config.json, or download the checkpoint again"
         )
-    return Float8Tensor(stored=stored, scale=scale, block=block)
+    return ScaledTensor(stored=stored, scale=scale, block=block)
 
 
 def _block(

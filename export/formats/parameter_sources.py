@@ -53,6 +53,11 @@ def find_sources(published: Published) -> tuple[dict[str, TensorSource], list[st
                 scale = _scale(published, names, parameter)
                 used |= set() if scale is None else {scale.name}
                 tensor = float8.with_scales(tensor, scale, published.quantization)
+            elif published.layout is Layout.GGUF and parameter != EMBEDDING and len(shape) == 2:
+                beside = names.beside_weight(parameter, float8.GGUF_SCALE)
+                if beside is not None:
+                    used.add(beside)
+                    tensor = float8.with_one_scale(tensor, published.tensors[beside])
             sources[parameter] = tensor
     notes += _refuse_others(published, names, used)
     if config.tie_word_embeddings:
@@ -108,9 +113,9 @@ def _refuse_others(published: Published, names: Names, used: set[str]) -> list[s
     Scales of activations, and heads of another task, are left out, with a note.
     """
     others = sorted(set(names.beside.values()) - used)
-    has_float8 = any(one.dtype in float8.TYPES for one in published.tensors.values())
+    has_scales = bool(used) or any(one.dtype in float8.TYPES for one in published.tensors.values())
     left_out = [
-        own for own in others if has_float8 and own.rpartition(".")[2] in float8.OF_ACTIVATIONS
+        own for own in others if has_scales and own.rpartition(".")[2] in float8.OF_ACTIVATIONS
     ]
     notes = [
         f"{published.path}: scales of activations, such as {own}, are left out: weights become "

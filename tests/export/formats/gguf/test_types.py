@@ -54,6 +54,72 @@ def quantized(kind: str, shape: tuple[int, int]) -> np.ndarray | None:
 
 def test_all_types_that_the_package_dequantizes_are_read() -> None:
     assert set(readable_types()) >= {*FLOAT, *BLOCKS_OF_32, *K, *I, *TERNARY}
+    registered = {kind.name for kind in gguf.quants._type_traits}
+    assert set(readable_types()) == {*registered, "F32", "F16"}
+
+
+NOT_READ = sorted({kind.name for kind in gguf.GGMLQuantizationType} - {*readable_types()})
+
+
+@pytest.mark.parametrize("kind", NOT_READ)
+def test_types_that_the_package_knows_and_does_not_dequantize_are_refused_by_name(
+    tiny_checkpoint: Write, as_gguf: Write, kind: str
+) -> None:
+    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    shape = (256, 256 // block * size)
+    path = as_gguf(
+        tiny_checkpoint(**WIDE), tensors={QUERY: np.zeros(shape, np.uint8)}, kinds={QUERY: kind}
+    )
+    with pytest.raises(
+        CheckpointError, match=rf"attn_q\.weight is of type {kind}, expected one of"
+    ):
+        Checkpoint.open(path)
+
+
+@pytest.mark.situation("GGUF tensors with a scale beside them, as of NVFP4", package="gguf")
+def test_the_scale_beside_a_matrix_multiplies_it(tiny_checkpoint: Write, as_gguf: Write) -> None:
+    blocks = {name: random_blocks("NVFP4", shape) for name, shape in SHAPES.items()}
+    scales = {QUERY: 0.25, KEY: 3.0, "output.weight": 0.5}
+    beside = {
+        name.replace("weight", ending): np.full(1, scale, np.float32)
+        for name, scale in scales.items()
+        for ending in ("scale", "input_scale")
+    }
+    path = as_gguf(
+        tiny_checkpoint(**WIDE),
+        tensors={**blocks, **beside},
+        kinds={**dict.fromkeys(blocks, "NVFP4"), "output.weight": "F16"},
+    )
+    stored = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    with Checkpoint.open(path) as checkpoint:
+        assert any(
+            "scales of activations, such as blk.0.attn_k.inp" in n for n in checkpoint.notes
+        )
+        for name, parameter, heads in (
+            (QUERY, "layers.0.attention.query.weight", 4),
+            (KEY, "layers.0.attention.key.weight", 2),
+            ("output.weight", "head.weight", None),
+        ):
+            plain = gguf.dequantize(stored[name].data, stored[name].tensor_type)
+            expected = np.float32(scales[name]) * (to_halves(plain, heads) if heads else plain)
+            np.testing.assert_array_equal(checkpoint.read(parameter), expected, err_msg=name)
+
+
+def test_a_scale_of_several_numbers_or_of_no_matrix_is_refused(
+    tiny_checkpoint: Write, as_gguf: Write
+) -> None:
+    for name, shape, message in (
+        (
+            "blk.0.attn_q.scale",
+            2,
+            r"scale has shape \(2,\), expected one scale for blk\.0\.attn_q",
+        ),
+        ("blk.0.attn_norm.scale", 1, r"blk\.0\.attn_norm\.scale is unexpected"),
+        ("token_embd.scale", 1, r"token_embd\.scale is unexpected"),
+    ):
+        path = as_gguf(tiny_checkpoint(), tensors={name: np.ones(shape, np.float32)})
+        with pytest.raises(CheckpointError, match=message):
+            Checkpoint.open(path)
 
 
 @pytest.mark.situation("GGUF tensors of every type that the package dequantizes", package="gguf")
