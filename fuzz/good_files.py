@@ -12,16 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from ..deploy.signature import SigningKey, sign
 from ..export.config import MistralConfig
 from ..export.formats.checkpoint import Checkpoint
 from ..export.formats.layouts import read_config
@@ -247,21 +239,6 @@ def session(folder: Path) -> bytes:
         rows=[rows] * len(KINDS),
     )
     return path.read_bytes()
-
-
-def signature(folder: Path) -> bytes:
-    """The signature of an artifact, beside it and the keys."""
-    artifact, key = folder / "artifact", ec.derive_private_key(1, ec.SECP256R1())
-    artifact.mkdir()
-    manifest(artifact)
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    )
-    (folder / "key.pub").write_bytes(
-        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    )
-    sign(artifact, folder / "artifact.sig", SigningKey(path=folder / "key.pem"))
-    return (folder / "artifact.sig").read_bytes()
 
 
 def _entries(config: MistralConfig, naming: Naming) -> list[TensorEntry]:

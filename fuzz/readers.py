@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..cli.artifact_summary import summarize
-from ..deploy.signature import Trusted, verify
 from ..export.formats.checkpoint import Checkpoint
 from ..export.sidecars.sidecars import _generation
 from ..export.sidecars.upstream_metadata import read_upstream_metadata
@@ -27,7 +26,8 @@ from ..runtime.manifest import Manifest, read_manifest, verify_files
 from ..runtime.sequences.saved_state import read_state
 from ..runtime.tokenizers.kinds import KINDS
 from ..runtime.tokenizers.vocabulary import Vocabulary
-from . import good_files
+from ..validate.reference.unfinished import STATE_FILE
+from . import certificates, good_files, kept_work
 
 _TEXT = "def fibonacci(n):\n    return 'été' + \"\U0001f600\""
 
@@ -79,6 +79,15 @@ def _of_checkpoint(
     return Reader(file=name, content=of, read=read, make=make)
 
 
+def _of_made(
+    name: str, *, make: Callable[[Path], object], read: Callable[[Path], object]
+) -> Reader:
+    """A file that ``make`` writes."""
+    return Reader(
+        file=name, content=lambda folder: (folder / name).read_bytes(), read=read, make=make
+    )
+
+
 def _of_driver(kind: str, content: Callable[[Path], bytes]) -> Reader:
     """A tokenizer of an artifact, which the driver runs."""
 
@@ -95,10 +104,6 @@ def _of_driver(kind: str, content: Callable[[Path], bytes]) -> Reader:
 def _with(manifest: Manifest, vocabulary: Vocabulary) -> Manifest:
     geometry = dataclasses.replace(manifest.geometry, vocab_size=2048)
     return dataclasses.replace(manifest, vocabulary=vocabulary, geometry=geometry)
-
-
-def _verify(folder: Path) -> None:
-    verify(folder / "artifact", folder / "artifact.sig", Trusted(key=folder / "key.pub"))
 
 
 def _with_own_hash(content: bytes) -> bytes:
@@ -132,11 +137,6 @@ def _read_session(folder: Path) -> None:
     read_state(folder / "saved.session", read_manifest(folder))
 
 
-def _key(folder: Path) -> bytes:
-    good_files.signature(folder)
-    return (folder / "key.pub").read_bytes()
-
-
 def _read_adapted(folder: Path) -> None:
     _read_checkpoint(folder, [folder / "adapter"])
 
@@ -145,7 +145,17 @@ READERS = {
     "manifest.json": Reader(
         file=MANIFEST_FILE, content=good_files.manifest, read=_read_manifest, repair=_with_own_hash
     ),
-    "artifact.sig": Reader(file="artifact.sig", content=good_files.signature, read=_verify),
+    **{
+        name: _of_made(name, make=certificates.make_signed, read=read)
+        for name, read in (
+            (certificates.SIGNED, certificates.verify_by_key),
+            (certificates.PUBLIC, certificates.verify_by_key),
+            (certificates.CERTIFIED, certificates.verify_by_root),
+            (certificates.ROOT, certificates.verify_by_root),
+            (certificates.KEY, certificates.sign_by_key),
+            (certificates.SIGNER, certificates.sign_by_certificate),
+        )
+    },
     "model.onnx": Reader(
         file="model.onnx",
         content=good_files.graph,
@@ -206,7 +216,26 @@ READERS = {
         read=_read_session,
         repair=_with_own_hashes,
     ),
-    "key.pub": Reader(file="key.pub", content=_key, read=_verify),
+    kept_work.JOURNAL: _of_made(
+        kept_work.JOURNAL, make=kept_work.make_journal, read=kept_work.resume_export
+    ),
+    kept_work.COSTS: _of_made(
+        kept_work.COSTS, make=kept_work.make_costs, read=kept_work.read_costs
+    ),
+    kept_work.PARTS: _of_made(
+        kept_work.PARTS, make=kept_work.make_costs, read=kept_work.read_kept_parts
+    ),
+    **{
+        f"reference-{name}": _of_made(
+            f"{kept_work.COMPLETE}/{name}", make=kept_work.make_store, read=kept_work.read_run
+        )
+        for name in ("keys.npy", "checksums.json")
+    },
+    "reference-state.npz": _of_made(
+        f"{kept_work.INTERRUPTED}/{STATE_FILE}",
+        make=kept_work.make_interrupted_store,
+        read=kept_work.read_interrupted,
+    ),
     "driver-tokenizer.json": _of_driver("tokenizers", good_files.tokenizer_json),
     "driver-tokenizer.model": _of_driver(
         "sentencepiece", lambda _: (good_files.MODEL / "tokenizer.model").read_bytes()

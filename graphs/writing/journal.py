@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.durable import replace_file
+from ...runtime.errors import ContractError
+from ...runtime.untrusted.files import read_file
+from ...runtime.untrusted.json_text import LARGE_BYTES, parse_object
 from .external_data import Place
 
 _READ_BYTES = 1 << 22
@@ -80,16 +83,21 @@ class Journal:
         replace_file(fresh, self.path)
 
     def _entries(self) -> list[dict[str, Any]]:
-        """All whole lines; the last may have been cut off."""
+        """All whole lines; the last may have been cut off.
+
+        Raises:
+            ContractError: it is larger than any journal, or cannot be read.
+        """
         if not self.path.is_file():
             return []
         entries = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(True):
+        content = read_file(self.path, most=LARGE_BYTES, remedy="remove it to start over")
+        for line in content.splitlines(keepends=True):
             try:
-                entry = json.loads(line)
-            except (ValueError, RecursionError):
+                entry = parse_object(line, what=self.path)
+            except ContractError:
                 break
-            if not isinstance(entry, dict) or not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 break
             entries.append(entry)
         return entries

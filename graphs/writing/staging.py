@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ...runtime.contract import DATA_FILE, MANIFEST_FILE
 from ...runtime.durable import rename, sync_names_of, sync_tree
-from ...runtime.errors import ContractError, TraceError, TramontaneError
+from ...runtime.errors import ContractError, TraceError, TramontaneError, printable
 from ...runtime.untrusted.json_text import read_object
 from .journal import Identity, Journal
 from .own_folders import files_of_artifact, foreign_files, is_free, refuse_mounted, target_of
@@ -25,6 +25,7 @@ from .partial_folder import PartialKind, open_partial
 
 _FOLDER, _EARLY, _JOURNAL, _SCRATCH = "artifact", "early", "journal.jsonl", "scratch"
 _REPLACED = "replaced"
+_NAMES = 200  # characters of what is other than in an earlier run
 _KIND = PartialKind(
     content="an artifact that is not whole yet",
     made_by="an export",
@@ -232,9 +233,8 @@ def _why_over(folder: Path, differences: list[str] | None, *, resume: bool) -> s
     elif differences is None:
         why = "its journal is missing or unreadable"
     else:
-        why = (
-            f"changed since: {', '.join(differences)}" if differences else "its files are missing"
-        )
+        names = printable(", ".join(differences), most=_NAMES)
+        why = f"changed since: {names}" if names else "its files are missing"
     return f"an earlier run was interrupted: starting over, {why}"
 
 

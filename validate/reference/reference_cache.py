@@ -15,7 +15,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,14 @@ from ...graphs.writing.own_folders import (
 )
 from ...runtime.durable import rename, sync_tree
 from ...runtime.errors import ContractError, TramontaneError
+from ...runtime.untrusted.fields import shown
 from ...runtime.untrusted.json_text import read_object
 from .stored_array import checksum, open_stored
 from .unfinished import LOCK_FILE, STATE_FILE, Shapes, Unfinished, only_one, unwritable
 
 SUB_FOLDER = "tramontane-reference"  # of a folder that holds other things too
 MOST_BYTES = 16 << 30
-_STORE, _RUN = "the reference's work", "the reference's work on one sequence"
+_STORE, RUN = "the reference's work", "the reference's work on one sequence"
 _ABANDONED_SECONDS = 24 * 3600
 _PARTIAL = ".partial-"
 _CHECKSUMS_FILE = "checksums.json"
@@ -54,6 +55,11 @@ def default_folder() -> Path:
 def digest(parts: Mapping[str, Any]) -> str:
     """One name for all that decides the numbers."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def partial_name(keys: Iterable[str]) -> str:
+    """The folder of these keys' runs until they are complete."""
+    return f"{_PARTIAL}{digest({'keys': sorted(keys)})}"
 
 
 class Store:
@@ -84,18 +90,33 @@ class Store:
         once in a process, and again where a file changed.
         """
         place = self.folder / key
-        if not is_marked(place, _RUN):
+        if not is_marked(place, RUN):
             return None
-        arrays: Arrays = {}
         try:
-            for name, shape in shapes.items():
-                arrays[name] = open_stored(place / f"{name}.npy", shape)
-            self._compare_checksums(place, shapes)
-        except (OSError, ValueError, ContractError):  # removed by another run, or damaged
+            arrays = self.read(key, shapes)
+        except ContractError:  # removed by another run, or damaged
             _discard(place)
             return None
         with contextlib.suppress(OSError):  # another user's
             os.utime(place)
+        return arrays
+
+    def read(self, key: str, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
+        """As ``find``, and nothing is removed.
+
+        Raises:
+            ContractError: an array is missing, damaged or of another shape.
+        """
+        place, arrays = self.folder / key, Arrays()
+        try:
+            for name, shape in shapes.items():
+                arrays[name] = open_stored(place / f"{name}.npy", shape)
+            self._compare_checksums(place, shapes)
+        except (OSError, ValueError) as error:
+            raise ContractError(
+                f"{place}: damaged ({shown(str(error))}), expected what a run left; it is "
+                "computed anew"
+            ) from error
         return arrays
 
     def _compare_checksums(self, place: Path, names: Collection[str]) -> None:
@@ -112,7 +133,7 @@ class Store:
             return
         noted = read_object(place / _CHECKSUMS_FILE)
         if noted != {name: checksum(path) for name, path in paths.items()}:
-            raise ValueError(place)
+            raise ValueError("an array has another checksum")
         self._compared[place] = states
 
     @contextlib.contextmanager
@@ -129,15 +150,15 @@ class Store:
             ContractError: the disk has too little room, a key's name is taken, or the folder
                 cannot be written to.
         """
-        place = self.folder / f"{_PARTIAL}{digest({'keys': sorted(shapes)})}"
+        place = self.folder / partial_name(shapes)
         for name in (*shapes, place.name):
-            if not is_free(self.folder / name) and not is_marked(self.folder / name, _RUN):
+            if not is_free(self.folder / name) and not is_marked(self.folder / name, RUN):
                 raise ContractError(
                     f"{self.folder / name}: exists and was not made by tramontane (no {MARK_FILE} "
                     "of ours in it), expected the name to be free; move it elsewhere, or name "
                     "another folder with --store"
                 )
-        mark(place, _RUN)
+        mark(place, RUN)
         with only_one(place) as is_alone:
             if is_alone:
                 with self._filled(place, shapes, by_layer) as unfinished:
@@ -152,7 +173,7 @@ class Store:
     def scratch(self) -> Iterator[Path]:
         """Yield a folder for files that are removed at the end."""
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=_PARTIAL) as folder:
-            mark(Path(folder), _RUN)
+            mark(Path(folder), RUN)
             yield Path(folder)
 
     @contextlib.contextmanager
@@ -179,12 +200,12 @@ class Store:
 
     def _unfinished(self, place: Path, shapes: Shapes, by_layer: Collection[str]) -> Unfinished:
         try:
-            return Unfinished(place, shapes, kind=_RUN, by_layer=by_layer)
+            return Unfinished(place, shapes, kind=RUN, by_layer=by_layer)
         except OSError as error:
             raise unwritable(place, error) from error
 
     def _make_room(self, needed: int, *, beside: Path) -> None:
-        own = [p for p in self.folder.iterdir() if p != beside and is_marked(p, _RUN)]
+        own = [p for p in self.folder.iterdir() if p != beside and is_marked(p, RUN)]
         kept = []
         for path in sorted(own, key=_age_seconds, reverse=True):
             if not path.name.startswith("."):
@@ -223,7 +244,7 @@ def _discard(folder: Path) -> None:
     """Remove our own files from a marked folder, and the folder where nothing else is in it."""
     with contextlib.suppress(OSError):  # another run may be removing it too
         for path in folder.iterdir():
-            if is_marked(path, _RUN):
+            if is_marked(path, RUN):
                 _discard(path)
             elif path.suffix == ".npy" or path.name in _OURS:
                 with contextlib.suppress(OSError):  # a folder of that name

@@ -14,6 +14,8 @@ import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import filelock
 import numpy as np
@@ -21,6 +23,7 @@ import numpy as np
 from ...graphs.writing.own_folders import is_marked, mark
 from ...runtime.durable import replace_file
 from ...runtime.errors import ContractError
+from ...runtime.untrusted.fields import shown
 from ...runtime.untrusted.files import open_regular
 from . import stored_array
 
@@ -52,6 +55,15 @@ def unwritable(place: Path, error: OSError) -> ContractError:
     )
 
 
+class Progress(NamedTuple):
+    """How far a run came; nothing is done yet."""
+
+    done: int = 0  # layers
+    state: Mapping[str, np.ndarray] = MappingProxyType({})  # what the next begins with
+    arrays: Sequence[Mapped] = ()
+    checksums: Sequence[list[int]] = ()  # by layer
+
+
 class Unfinished:
     """Arrays to fill, layer by layer."""
 
@@ -70,12 +82,12 @@ class Unfinished:
             OSError: an array or a mark cannot be written.
         """
         self._folder, self._by_layer = folder, by_layer
-        self._checksums: list[list[int]] = []  # by layer
-        self.done = 0  # layers
-        self.state: dict[str, np.ndarray] = {}  # what the next begins with
-        self.arrays: list[Mapped] = []
-        with contextlib.suppress(*_DAMAGE):
-            self._resume(shapes, kind)
+        try:
+            progress = read_progress(folder, shapes, kind=kind, by_layer=by_layer)
+        except ContractError:  # none or damaged: all is computed anew
+            progress = Progress()
+        self.done, self.state = progress.done, progress.state
+        self.arrays, self._checksums = list(progress.arrays), list(progress.checksums)
         if not self.done:
             for name in (STATE_FILE, f".{STATE_FILE}"):
                 (folder / name).unlink(missing_ok=True)
@@ -84,7 +96,7 @@ class Unfinished:
                     (folder / key).unlink()
                 mark(folder / key, kind)
             self.arrays = [
-                {name: stored_array.make(self._path(key, name), n) for name, n in sizes.items()}
+                {name: stored_array.make(_path(folder, key, name), n) for name, n in sizes.items()}
                 for key, sizes in shapes.items()
             ]
 
@@ -92,7 +104,7 @@ class Unfinished:
         """Note that so many layers are done: what they filled is on disk when this returns."""
         self.flush()
         for layer in range(len(self._checksums), done):
-            self._checksums.append(self._filled_by(layer, self.arrays))
+            self._checksums.append(_filled_by(layer, self.arrays, self._by_layer))
         names, checksums = np.array([str(done), *state]), np.array(self._checksums, np.uint32)
         part = self._folder / f".{STATE_FILE}"
         with part.open("wb") as file:
@@ -105,49 +117,63 @@ class Unfinished:
             for array in arrays.values():
                 array.flush()
 
-    def _resume(self, shapes: Shapes, kind: str) -> None:
-        """Read where an earlier run stopped.
 
-        Raises:
-            _DAMAGE: there was none, or it is damaged.
-        """
-        for key in shapes:
-            if not is_marked(self._folder / key, kind):
-                raise ValueError(key)
-        arrays = [
-            {
-                name: stored_array.open_stored(self._path(key, name), shape, is_writable=True)
-                for name, shape in sizes.items()
-            }
-            for key, sizes in shapes.items()
-        ]
-        with (
-            open(open_regular(self._folder / STATE_FILE), "rb") as file,
-            zipfile.ZipFile(file),  # or np.load could take it for another kind of file
-            np.load(file) as kept,
-        ):
-            (done, *names), noted, *state = (kept[name] for name in kept.files)
-        numbers, checksums = int(done), noted.tolist()
-        if numbers < 1 or numbers != len(checksums):
-            raise ValueError(done)
-        for layer, expected in enumerate(checksums):
-            if self._filled_by(layer, arrays) != expected:
-                raise ValueError(layer)
-        self._checksums = checksums
-        self.state = dict(zip(map(str, names), state, strict=True))
-        self.arrays, self.done = arrays, numbers
+def read_progress(
+    folder: Path, shapes: Shapes, *, kind: str, by_layer: Collection[str]
+) -> Progress:
+    """How far an interrupted run came, and what it left; the arguments are ``Unfinished``'s.
 
-    def _filled_by(self, layer: int, arrays: Sequence[Mapped]) -> list[int]:
-        """Checksums of the rows that a layer fills."""
-        return [
-            zlib.crc32(array[layer])
-            for each in arrays
-            for name, array in each.items()
-            if name in self._by_layer
-        ]
+    Raises:
+        ContractError: there was none, or a file of it is damaged.
+    """
+    try:
+        return _progress(folder, shapes, kind=kind, by_layer=by_layer)
+    except _DAMAGE as error:
+        raise ContractError(
+            f"{folder}: damaged, or not begun ({shown(str(error))}), expected what an interrupted "
+            "run left; it is computed anew"
+        ) from error
 
-    def _path(self, key: str, name: str) -> Path:
-        return self._folder / key / f"{name}.npy"
+
+def _progress(folder: Path, shapes: Shapes, *, kind: str, by_layer: Collection[str]) -> Progress:
+    for key in shapes:
+        if not is_marked(folder / key, kind):
+            raise ValueError(f"{key} has no mark of ours")
+    arrays = [
+        {
+            name: stored_array.open_stored(_path(folder, key, name), shape, is_writable=True)
+            for name, shape in sizes.items()
+        }
+        for key, sizes in shapes.items()
+    ]
+    with (
+        open(open_regular(folder / STATE_FILE), "rb") as file,
+        zipfile.ZipFile(file),  # or np.load could take it for another kind of file
+        np.load(file) as kept,
+    ):
+        (noted, *names), sums, *values = (kept[name] for name in kept.files)
+    done, checksums = int(noted), sums.tolist()
+    if done < 1 or done != len(checksums):
+        raise ValueError(f"{done} layers, and checksums of {len(checksums)}")
+    for layer, expected in enumerate(checksums):
+        if _filled_by(layer, arrays, by_layer) != expected:
+            raise ValueError(f"layer {layer} has another checksum")
+    state = dict(zip(map(str, names), values, strict=True))
+    return Progress(done=done, state=state, arrays=arrays, checksums=checksums)
+
+
+def _filled_by(layer: int, arrays: Sequence[Mapped], by_layer: Collection[str]) -> list[int]:
+    """Checksums of the rows that a layer fills."""
+    return [
+        zlib.crc32(array[layer])
+        for each in arrays
+        for name, array in each.items()
+        if name in by_layer
+    ]
+
+
+def _path(folder: Path, key: str, name: str) -> Path:
+    return folder / key / f"{name}.npy"
 
 
 @contextlib.contextmanager

@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from tramontane.graphs.writing import journal as journals
 from tramontane.graphs.writing.external_data import Place, places
 from tramontane.graphs.writing.journal import Identity, Journal
 from tramontane.runtime.contract import DATA_FILE
+from tramontane.runtime.errors import ContractError
 
 IDENTITY: Identity = {
     "quant": "int4",
@@ -171,6 +173,18 @@ def test_garbage_is_no_journal(written: Written, garbage: bytes) -> None:
     journal.path.write_bytes(garbage)
     assert journal.differences(IDENTITY) is None
     assert journal.resume(folder, laid_out)[0] == 0
+
+
+def test_a_journal_that_is_too_large_is_named(
+    written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journals, "LARGE_BYTES", 100)
+    journal = written[0]
+    with pytest.raises(
+        ContractError,
+        match=f"^{journal.path}: is larger than 100 B.*; remove it to start over",
+    ):
+        journal.differences(IDENTITY)
 
 
 def test_line_of_garbage_ends_what_is_believed(written: Written) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 import shutil
 from pathlib import Path
@@ -74,6 +75,18 @@ def test_interrupted_run_is_gone_on_with_twice(out: Path) -> None:
     interrupt(out)
     assert "resuming it" in interrupt(out)
     assert "resuming it" in interrupt(out)
+
+
+def test_names_in_a_journal_are_printed_short_and_without_control_characters(out: Path) -> None:
+    interrupt(out)
+    (journal,) = out.parent.glob(".*/journal.jsonl")
+    lines = journal.read_text().splitlines(keepends=True)
+    lines[0] = json.dumps({**IDENTITY, "\x1b[31m" + "x" * 10**6: 1}) + "\n"
+    journal.write_text("".join(lines))
+    with staged(out, identity=IDENTITY) as staging:
+        assert len(staging.note) < 300
+        assert staging.note.isprintable()
+        assert "changed since: \\x1b[31mxxx" in staging.note
 
 
 @pytest.mark.parametrize(
