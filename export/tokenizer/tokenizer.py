@@ -13,6 +13,7 @@ from ..formats.checkpoint import Checkpoint
 from ..published_tokenizer.tokenizer_files import SETTINGS_FILE, PublishedTokenizer
 from .added_tokens import added_ids, with_added_tokens
 from .special_tokens import end_tokens, start_token
+from .streamed import refuse_other_stream
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,9 +66,13 @@ def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
     It reads no weights, and refuses every tokenizer that an export would refuse.
 
     Raises:
-        CheckpointError, ConfigError: as ``CheckpointTokenizer.read``.
+        CheckpointError, ConfigError: as ``CheckpointTokenizer.read``; or the text of tokens that
+            come one by one is not that of all of them.
     """
-    return CheckpointTokenizer.read(checkpoint).vocabulary
+    own = CheckpointTokenizer.read(checkpoint)
+    published = with_added_tokens(checkpoint.read_tokenizer(), checkpoint.config)
+    refuse_other_stream(own.codec, model=published.model, path=published.path)
+    return own.vocabulary
 
 
 def open_codec(tokenizer: PublishedTokenizer) -> Codec:

@@ -72,8 +72,11 @@ class HuggingFace:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens from the start of a sequence; special tokens add none."""
+        kept = [token for token in tokens if token not in self._special]
+        if not any(self._tokenizer.id_to_token(token) is not None for token in kept):
+            return ""  # the decoder for the suffix </w> panics where nothing is left
         with panics_as(ContractError, _CANNOT.format(what="decode tokens")):
-            return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+            return str(self._tokenizer.decode(kept, skip_special_tokens=True))
 
     def token_bytes(self, token: int) -> bytes | None:
         """UTF-8 bytes that a token adds inside a text; None for a special token."""
