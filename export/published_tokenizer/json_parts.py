@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+
 from tokenizers import Tokenizer, processors
 
 from ...runtime.tokenizers.hugging_face import parse_tokenizer_json
 from ...runtime.tokenizers.panics import panics_as
+from .probe_texts import PROBE_TEXTS
+
+SHORT_TEXTS = ("a", "0", ".", "\n")
+_MOST_PIECES = 1000  # tried where no such text has a token
 
 
 def to_bytes(tokenizer: Tokenizer) -> bytes:
@@ -39,15 +45,40 @@ def without_ends(content: bytes) -> tuple[bytes, list[str]]:
 
 
 def read_around(content: bytes) -> tuple[list[int], list[int]] | None:
-    """Tokens that a file puts before and after a text; None: it cannot be read."""
+    """Tokens that a file puts before and after a text; None: it cannot be read, or has no text."""
     try:
         tokenizer = parse_tokenizer_json(content)
         with panics_as(ValueError, "{said}"):
-            text = tokenizer.encode("a", add_special_tokens=False).ids
-            whole = tokenizer.encode("a").ids
+            return around_text(lambda text: _encoded(tokenizer, text), _texts(tokenizer))
     except ValueError:
         return None
-    for start in range(len(whole) - len(text) + 1):
-        if text and whole[start : start + len(text)] == text:
-            return whole[:start], whole[start + len(text) :]
+
+
+def around_text(
+    encode: Callable[[str], tuple[list[int], list[int | None]]], texts: Iterable[str]
+) -> tuple[list[int], list[int]] | None:
+    """Tokens that a tokenizer puts before and after a text; None: no text has tokens.
+
+    Args:
+        encode: gives the ids of a text's tokens, and the sequence that each belongs to: None for
+            those around the text, whatever their ids.
+        texts: tried until one has tokens.
+    """
+    for text in texts:
+        ids, sequences = encode(text)
+        own = [place for place, sequence in enumerate(sequences) if sequence is not None]
+        if own:
+            return ids[: own[0]], ids[own[-1] + 1 :]
     return None
+
+
+def _encoded(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int | None]]:
+    found = tokenizer.encode(text)
+    return list(found.ids), list(found.sequence_ids)
+
+
+def _texts(tokenizer: Tokenizer) -> Iterator[str]:
+    """Texts of which one has tokens in nearly every vocabulary, then pieces of this one."""
+    yield from SHORT_TEXTS
+    yield from PROBE_TEXTS
+    yield from sorted(tokenizer.get_vocab(with_added_tokens=False))[:_MOST_PIECES]

@@ -11,7 +11,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from ...export.published_tokenizer.json_parts import read_around
+from ...export.published_tokenizer.json_parts import SHORT_TEXTS, around_text, read_around
+from ...export.published_tokenizer.probe_texts import PROBE_TEXTS
 from ...export.published_tokenizer.tokenizer_files import PublishedTokenizer
 from ...export.tokenizer.tokenizer import CheckpointTokenizer
 from ...runtime.contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
@@ -91,7 +92,9 @@ def read_transformers(published: PublishedTokenizer) -> Reading | str | None:
         if not isinstance(tokenizer, transformers.PreTrainedTokenizerFast):
             raise TypeError(f"its class is {type(tokenizer).__name__}, which reads other files")
         added = tokenizer.added_tokens_decoder
-        text, whole = (_encoded(tokenizer, "a", adds=adds) for adds in (False, True))
+        around = around_text(
+            lambda text: _with_sequences(tokenizer, text), (*SHORT_TEXTS, *PROBE_TEXTS)
+        )
     except Exception as error:  # what transformers raises has no type of its own
         first = str(error).strip().partition("\n")[0]
         return f"transformers {transformers.__version__} does not read it ({first})"
@@ -101,14 +104,14 @@ def read_transformers(published: PublishedTokenizer) -> Reading | str | None:
     return Reading(
         file=published.path.name,
         program=TRANSFORMERS,
-        encode=lambda text: _encoded(tokenizer, text, adds=False),
+        encode=lambda text: _encoded(tokenizer, text),
         decode=lambda ids: str(
             tokenizer.decode(
                 list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
         ),
         piece=lambda token: _content(added.get(token)) or _piece(tokenizer, token),
-        start=_before(text, whole),
+        start=None if around is None else around[0],
     )
 
 
@@ -199,22 +202,20 @@ def _of_codec(codec: Codec, *, file: str, program: str, start: list[int]) -> Rea
     )
 
 
-def _before(text: list[int], whole: list[int]) -> list[int] | None:
-    """Tokens in front of a text; None: its tokens are not part of the whole."""
-    for start in range(len(whole) - len(text) + 1):
-        if text and whole[start : start + len(text)] == text:
-            return whole[:start]
-    return None
-
-
 def _content(added: Any) -> str | None:
     return None if added is None else str(added.content)
 
 
-def _encoded(tokenizer: Any, text: str, *, adds: bool) -> list[int]:
-    """Token ids by transformers; ``adds`` start and end tokens."""
-    flags = {"add_special_tokens": adds, "split_special_tokens": False}
+def _encoded(tokenizer: Any, text: str) -> list[int]:
+    """Token ids by transformers, without start and end tokens."""
+    flags = {"add_special_tokens": False, "split_special_tokens": False}
     return [int(token) for token in tokenizer(text, **flags)["input_ids"]]
+
+
+def _with_sequences(tokenizer: Any, text: str) -> tuple[list[int], list[int | None]]:
+    """Token ids by transformers, and the sequence of each: None for start and end tokens."""
+    found = tokenizer(text, split_special_tokens=False)
+    return [int(token) for token in found["input_ids"]], list(found.sequence_ids(0))
 
 
 def _piece(tokenizer: Any, token: int) -> str | None:
