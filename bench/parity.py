@@ -11,8 +11,8 @@ from typing import Any
 import jinja2
 from rich.table import Column, Table
 
-from ..console import process_per_core as processes
 from ..console.one_line_parser import OneLineParser
+from ..console.processes import process_per_core as processes
 from ..console.progress import track
 from ..console.rich_console import rich_console
 from ..console.status import status_of

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from ..console.stop_on_interrupt import interrupts_stop_runs
+from ..console.processes.stop_on_interrupt import interrupts_stop_runs
 from ..console.streams import decode_argument, read_lines
 from ..runtime.errors import ContractError
 

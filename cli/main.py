@@ -10,8 +10,8 @@ from pathlib import Path
 
 from .. import __version__
 from ..console.one_line_parser import OneLineParser
+from ..console.processes.stop_on_interrupt import interrupts_stop_runs
 from ..console.status import MEANINGS, status_of
-from ..console.stop_on_interrupt import interrupts_stop_runs
 from ..runtime.errors import ConfigError
 from ..runtime.untrusted.files import refuse_impossible
 from .commands import (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..console import process_per_core as processes
+from ..console.processes import process_per_core as processes
 from .catalogue import FAULTS
 from .planting import Fault
 from .trial import Outcome, Trial

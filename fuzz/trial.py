@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from ..console.end_with_parent import end_with_parent
+from ..console.processes.end_with_parent import end_with_parent
 from ..runtime.errors import LONGEST, ParityError, TramontaneError
 from .mutations import Mutation, apply, draw_mutations
 from .readers import READERS, Reader

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..console import process_per_core as processes
+from ..console.processes import process_per_core as processes
 from ..console.progress import say
 from ..environments.errors import Absent
 from ..export.formats.huggingface import CONFIG_FILE

@@ -25,7 +25,7 @@ def name_of(asked: bytes) -> str:
 def main() -> int:
     """Write the graph that is asked for, traced first where there is none yet."""
     import filelock
-    from tramontane.console.end_with_parent import command_of, end_with_parent
+    from tramontane.console.processes.end_with_parent import command_of, end_with_parent
 
     end_with_parent(os.getppid())
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from tramontane.console.end_with_parent import command_of
+from tramontane.console.processes.end_with_parent import command_of
 
 from . import kept_traces
 from .once import Once

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..console.one_line_parser import OneLineParser
 from ..console.option_numbers import whole
-from ..console.process_per_core import usable_cores
+from ..console.processes.process_per_core import usable_cores
 from ..console.status import status_of
 from ..fuzz.good_files import MODEL
 from ..fuzz.readers import READERS

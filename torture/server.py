@@ -14,7 +14,7 @@ from typing import Any
 
 from ..cli import main as cli
 from ..cli.commands import export as _export  # noqa: F401  # imported before anything is forked
-from ..console.end_with_parent import end_with_parent
+from ..console.processes.end_with_parent import end_with_parent
 from ..export import build
 from ..export.cache_choice import WINDOWED
 from ..export.formats.checkpoint import Checkpoint

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from rich.table import Table
 
+from ...console.plot_file import plot_file
 from ...console.rich_console import rich_console
 from ...runtime.sizes import counted, format_bytes
 from ..samples import Spread
 from .speed import SpeedReport
 
-_COLORS, _GRID = ("#1f3a5f", "#c0692b"), "#d9d9d9"
+_COLORS = ("#1f3a5f", "#c0692b")
 # Labels of figures by the start of their names; other names are labels.
 _LABELS = {
     "load": "time to load",
@@ -71,22 +72,13 @@ def plot(report: SpeedReport, path: Path) -> None:
 
 def plot_lines(lines: Sequence[Line], path: Path) -> None:
     """Draw curves over positions side by side, from 0 up; SVG or PNG, by the file's suffix."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot
-
-    with mpl.rc_context({"svg.hashsalt": "tramontane", "svg.fonttype": "none"}):
-        figure, panels = pyplot.subplots(1, len(lines), figsize=(9, 3), layout="constrained")
+    with plot_file(path, size=(9, 3), panels=len(lines)) as panels:
         for axes, line, color in zip(panels, lines, _COLORS, strict=False):
             axes.plot(line.x, line.y, color=color, marker="o", markersize=3)
             if line.low is not None and line.high is not None:
                 axes.fill_between(line.x, line.low, line.high, color=color, alpha=0.2, linewidth=0)
             axes.set(title=line.title, xlabel="position", ylim=(0, None))
-            axes.grid(color=_GRID, linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-        pyplot.close(figure)
 
 
 def _line(report: SpeedReport, prefix: str, title: str, *, scale: float) -> Line:

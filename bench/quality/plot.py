@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...console.plot_file import plot_file
 from .rows import LLAMA_CPP, OURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _STYLES = (("#1f5f8b", "o"), ("#b35c1e", "s"), ("#3f7d4e", "^"))  # of as many families
-_GRID, _FRONT = "#d9dee5", "#5b6675"
+_FRONT = "#5b6675"
 _FONT_SIZE = 8  # points
 _CHARACTER, _LINE, _GAP = 7, 12, 7  # pixels: of a label at 100 dots per inch, and beside a mark
 Styles = Mapping[str, tuple[str, str]]  # color and marker by family
@@ -29,28 +30,19 @@ def plot(
         path: the picture.
         families: those of the rows, in the order of the legend.
     """
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot
-
     rows = [one for one in report["rows"] if one["is_quantized"] and one.get("mean_kl")]
-    with mpl.rc_context({"svg.hashsalt": "tramontane", "svg.fonttype": "none"}):
-        figure, axes = pyplot.subplots(figsize=(9, 5), dpi=100, layout="constrained")
+    with plot_file(path, size=(9, 5)) as [axes]:
         axes.set(
             title=f"{report['model']}: mean KL from the unquantized model, nats",
             xlabel="bits per weight, all that ships",
             yscale="log",
         )
         axes.margins(x=0.16, y=0.1)
-        axes.grid(color=_GRID, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         styles = dict(zip(families, _STYLES, strict=False))
         _paint(axes, rows, styles)
-        figure.canvas.draw()  # which gives the axes their place
+        axes.figure.canvas.draw()  # which gives the axes their place
         _label(axes, rows, styles)
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-        pyplot.close(figure)
 
 
 def _paint(axes: Axes, rows: Sequence[dict[str, Any]], styles: Styles) -> None:

@@ -12,7 +12,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...console.end_with_parent import command_of
+from ...console.processes.end_with_parent import command_of
 from ...export.workers import refuse_missing, refuse_other_versions
 from ...graphs.writing.partial_folder import wait_for_others
 from ...runtime import errors

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import platformdirs
 
+from ...console.plot_file import plot_file
 from ...console.progress import say
 from ...console.tasks.scheduler import Scheduler
 from ...graphs.quantization.recipes.recipe import DEFAULT_BLOCK, Recipe
@@ -204,13 +205,7 @@ def recipe_text(fit: Fit, *, model: str) -> str:
 
 def plot(about: BudgetFit, path: Path, *, model: str) -> None:
     """Draw expected KL over size, and the choice."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot
-
-    with mpl.rc_context({"svg.hashsalt": "tramontane", "svg.fonttype": "none"}):
-        figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    with plot_file(path, size=(8, 4.5)) as [axes]:
         axes.set(
             title=f"{model}: expected mean KL, nats",
             xlabel="bits per weight, over all files of weights",
@@ -220,9 +215,6 @@ def plot(about: BudgetFit, path: Path, *, model: str) -> None:
         axes.plot(*zip(*points, strict=True), color="#5b6675", marker=".")
         chosen = about.chosen
         axes.plot([chosen.bits_per_weight], [max(chosen.kl, 1e-9)], "o", color="#1f5f8b")
-        axes.grid(color="#d9dee5", linewidth=0.6)
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-        pyplot.close(figure)
 
 
 def _folder() -> Path:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...console.processes.refusals import REFUSED, as_bytes
 from ...console.progress import track
-from ...console.refusals import REFUSED, as_bytes
 from ...console.streams import accept_any_text
 from ...graphs.quantization.activation_ranges import Calibration
 from ...graphs.quantization.codes import dequantize

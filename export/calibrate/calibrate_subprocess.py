@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...console.end_with_parent import command_of
-from ...console.refusals import REFUSED, raise_refusal
+from ...console.processes.end_with_parent import command_of
+from ...console.processes.refusals import REFUSED, raise_refusal
 from ...graphs.quantization.activation_ranges import Calibration
 from ...graphs.quantization.rounded_matrices import RoundedMatrices
 from ...graphs.quantization.scheme import Scheme

@@ -14,7 +14,7 @@ import subprocess
 import onnx
 import onnx_ir as ir
 
-from ...console.end_with_parent import command_of
+from ...console.processes.end_with_parent import command_of
 from ...runtime.errors import TraceError
 from ..cache_choice import WINDOWED, CacheChoice
 from ..config import MistralConfig

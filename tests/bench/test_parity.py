@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tramontane.bench import parity
-from tramontane.console import process_per_core as processes
+from tramontane.console.processes import process_per_core as processes
 
 
 def row(name: str, verdict: str = "passed") -> dict[str, Any]:

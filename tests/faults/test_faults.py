@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 import pytest
-from tramontane.console import process_per_core
+from tramontane.console.processes import process_per_core
 from tramontane.export.build import export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.options import options_named

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tramontane.console import process_per_core
+from tramontane.console.processes import process_per_core
 from tramontane.export.options import (
     ExportOptions,
 )

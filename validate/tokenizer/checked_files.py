@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...console.end_with_parent import command_of
-from ...console.refusals import REFUSED, as_bytes, raise_refusal
+from ...console.processes.end_with_parent import command_of
+from ...console.processes.refusals import REFUSED, as_bytes, raise_refusal
 from ...console.streams import accept_any_text
 from ...export.formats.checkpoint import Checkpoint
 from ...export.published_tokenizer.chat_templates import FOLDER

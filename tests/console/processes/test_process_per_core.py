@@ -9,7 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-from tramontane.console.process_per_core import on_all_cores, process_per_core, usable_cores
+from tramontane.console.processes.process_per_core import (
+    on_all_cores,
+    process_per_core,
+    usable_cores,
+)
 
 pytestmark = pytest.mark.skipif(not usable_cores(), reason="processes cannot be given a core here")
 

@@ -18,7 +18,7 @@ from multiprocessing.queues import SimpleQueue
 from types import FrameType
 from typing import TypeVar
 
-from ..runtime.untrusted import environment
+from ...runtime.untrusted import environment
 from .end_with_parent import end_with_parent
 
 Result = TypeVar("Result")

@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 
-from ..runtime.ort import stopping
+from ...runtime.ort import stopping
 
 _MOST_BYTES = 64  # read at once, one for each signal
 

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from tramontane.console.end_with_parent import command_of
+from tramontane.console.processes.end_with_parent import command_of
 
 CHILD = """
 import os, sys, time
-from tramontane.console.end_with_parent import end_with_parent
+from tramontane.console.processes.end_with_parent import end_with_parent
 end_with_parent(int(sys.argv[1]))
 print(os.getpid(), flush=True)
 time.sleep(60)
@@ -26,7 +26,7 @@ time.sleep(60)
 """
 PARENT_OF_A_MODULE = """
 import subprocess
-from tramontane.console.end_with_parent import command_of
+from tramontane.console.processes.end_with_parent import command_of
 subprocess.run(command_of("imports_for_long"))
 """
 PARENT = f"""

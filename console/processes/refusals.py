@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import NoReturn
 
-from ..runtime import errors
-from ..runtime.errors import TramontaneError
+from ...runtime import errors
+from ...runtime.errors import TramontaneError
 
 REFUSED = 3  # exit status of a process whose standard output is one of our errors
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import parser
-from tramontane.console.stop_on_interrupt import interrupts_stop_runs
+from tramontane.console.processes.stop_on_interrupt import interrupts_stop_runs
 from tramontane.runtime.ort import stopping
 from tramontane.runtime.ort.ort_session import ort, run_bound
 from tramontane.runtime.sequences.time_limit import LimitedGraph
