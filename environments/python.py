@@ -20,7 +20,10 @@ def python_with(name: str, *steps: Sequence[str]) -> Path:
     def make(folder: Path) -> None:
         commands.run([sys.executable, "-m", "venv", folder])
         for requirements in steps:
-            commands.run([_python_in(folder), "-m", "pip", "install", "--quiet", *requirements])
+            commands.run(
+                [_python_in(folder), "-m", "pip", "install", "--quiet", *requirements],
+                limit_s=commands.LONG_LIMIT_S,  # pip may compile llama.cpp
+            )
 
     made_of = (sys.version, steps)
     return _python_in(

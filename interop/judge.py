@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,12 +63,9 @@ def ask(runtime: Runtime, exported: Exported, **changes: Any) -> Answer:
     Path(exported.job["logits"]).unlink(missing_ok=True)  # another's
     command = runtime.start(write_job(exported, path, **changes))
     try:
-        *_, last = commands.run(command).strip().split("\n")
-        answer: Answer = json.loads(last)
+        answer = commands.answer(command)
     except Absent as failure:
         raise Failed(str(failure)) from failure
-    except ValueError as error:
-        raise Failed(f"its last line is no JSON ({error}): {last[:80]!r}") from error
     finally:
         path.unlink()
     if "absent" in answer:

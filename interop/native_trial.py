@@ -7,7 +7,6 @@ bundled model's native graph with its other graph.
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -137,8 +136,7 @@ def ask(command: Sequence[str], exported: Exported, **changes: Any) -> tuple[dic
         **changes,
     }
     job = write_job(exported, exported.folder.with_suffix(".json"), **wanted)
-    *_, last = commands.run([*command, str(job)]).strip().split("\n")
-    return json.loads(last), read_logits(exported)
+    return commands.answer([*command, str(job)]), read_logits(exported)
 
 
 def expected(exported: Exported) -> tuple[list[list[int]], np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from pathlib import Path
 
@@ -47,7 +46,7 @@ def visit(
         path = exported.folder.with_suffix(".page.json")
         write_job(exported, path, url=f"http://127.0.0.1:{server.server_port}/", **job)
         try:
-            answer: Answer = json.loads(commands.run(["node", _RUNNER, path]).splitlines()[-1])
+            answer = commands.answer(["node", _RUNNER, path])
         except Absent as failure:
             raise Failed(str(failure)) from failure
         finally:

@@ -190,7 +190,11 @@ class PeerWeights:
             say("exporting with onnxruntime-genai's builder")
             source, out, cache = self.checkpoint.path, folder / "model", folder / "cache"
             paths = ("-i", source, "-o", out, "-c", cache)
-            commands.run([builder, *_BUILDER, "-p", precision, *paths], env=QUIET)
+            commands.run(
+                [builder, *_BUILDER, "-p", precision, *paths],
+                env=QUIET,
+                limit_s=commands.LONG_LIMIT_S,
+            )
             shutil.rmtree(cache, ignore_errors=True)
 
         model = self._made("genai", _GENAI, make) / "model"

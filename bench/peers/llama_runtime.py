@@ -46,9 +46,7 @@ def ask(command: Command, job: dict[str, Any], folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=folder) as own:
         path = Path(own) / "job.json"
         path.write_text(json.dumps(job), encoding="utf-8")
-        said = commands.run([*command, path], env=QUIET)
-    answer: dict[str, Any] = json.loads(said.splitlines()[-1])
-    return answer
+        return commands.answer([*command, path], env=QUIET, limit_s=commands.LONG_LIMIT_S)
 
 
 def proof_tokens(checkpoint: Checkpoint) -> list[int]:

@@ -187,14 +187,14 @@ def _run(
         path = Path(folder) / "job.json"
         path.write_text(json.dumps(job), encoding="utf-8")
         try:
-            found = commands.run(["node", _RUNNER, path, packages])
+            return commands.answer(
+                ["node", _RUNNER, path, packages], limit_s=commands.LONG_LIMIT_S
+            )
         except Absent as absent:
             names = ", ".join(artifact.recipe for artifact in artifacts)
             raise ContractError(
                 f"{artifacts[0].model}, {names}: {absent}; expected Node that runs it in WASM"
             ) from absent
-    measured: dict[str, Any] = json.loads(found.splitlines()[-1])
-    return measured
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """A runner that answers from the tables above; the jobs that it was given."""
     given: list[dict[str, Any]] = []
 
-    def run(command: Sequence[object]) -> str:
+    def run(command: Sequence[object], **_: object) -> str:
         job = json.loads(Path(str(command[2])).read_text())
         recipes = [Path(folder).name.replace("-", " ") for folder in job["artifacts"]]
         before = sum(one["artifacts"] == job["artifacts"] for one in given)
@@ -183,7 +183,7 @@ def test_what_is_absent_is_refused_by_name(
     lacking: str,
     told: str,
 ) -> None:
-    def absent(*_: object) -> Path:
+    def absent(*_: object, **__: object) -> Path:
         raise Absent("npm: not on PATH")
 
     monkeypatch.setattr(module, lacking, absent)

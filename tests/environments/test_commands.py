@@ -56,32 +56,25 @@ def test_a_missing_command_is_absent() -> None:
 
 
 @pytest.mark.parametrize("child", [SLEEP, STUBBORN])
-def test_a_command_that_hangs_is_ended_with_its_child(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: str
-) -> None:
-    monkeypatch.setattr(commands, "_LIMIT_SECONDS", 1)
+def test_a_command_that_hangs_is_ended_with_its_child(tmp_path: Path, child: str) -> None:
     told = tmp_path / "pid"
     with pytest.raises(Absent, match=r"has not ended after 1 seconds, .*; run it alone"):
-        commands.run([sys.executable, "-c", f"CHILD = {child!r}{HANG}", told])
+        commands.run([sys.executable, "-c", f"CHILD = {child!r}{HANG}", told], limit_s=1)
     assert _is_gone(int(told.read_text()))
 
 
 def test_a_command_that_does_not_heed_an_interrupt_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "_LIMIT_SECONDS", 1)
     monkeypatch.setattr(commands, "_GRACE_SECONDS", 0.1)
     told = tmp_path / "pid"
     script = f"import os; open({str(told)!r}, 'w').write(str(os.getpid())); {STUBBORN}"
     with pytest.raises(Absent, match=r"has not ended after 1 seconds, .*; run it alone"):
-        commands.run([sys.executable, "-c", script])
+        commands.run([sys.executable, "-c", script], limit_s=1)
     assert _is_gone(int(told.read_text()))
 
 
-def test_who_leads_a_browser_can_end_it_though_it_is_in_a_group_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(commands, "_LIMIT_SECONDS", 1)
+def test_who_leads_a_browser_can_end_it_though_it_is_in_a_group_of_its_own(tmp_path: Path) -> None:
     told = tmp_path / "pid"
     script = f"""
 import subprocess, sys, time
@@ -93,7 +86,7 @@ except KeyboardInterrupt:
     child.kill()
 """
     with pytest.raises(Absent, match=r"has not ended after 1 seconds, .*; run it alone"):
-        commands.run([sys.executable, "-c", script, told])
+        commands.run([sys.executable, "-c", script, told], limit_s=1)
     assert _is_gone(int(told.read_text()))
 
 
@@ -120,6 +113,50 @@ def test_a_command_is_asked_nothing() -> None:
     assert commands.run([sys.executable, "-c", "import sys; print(sys.stdin.read() == '')"]) == (
         "True\n"
     )
+
+
+ENDLESS = "import os\nwhile True: os.write(1, b'x' * 4096)"
+
+
+def test_a_command_that_writes_without_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "MOST_BYTES", 10**6)
+    with pytest.raises(Absent, match=r"wrote more than 1.00 MB to standard output, expected less"):
+        commands.run([sys.executable, "-c", ENDLESS])
+
+
+@pytest.mark.parametrize("stream", [1, 2])
+def test_a_limit_on_time_is_one_on_a_command_that_writes_too(stream: int) -> None:
+    script = f"import os, time\nwhile True: os.write({stream}, b'x'); time.sleep(0.01)"
+    with pytest.raises(Absent, match=r"has not ended after 0\.5 seconds"):
+        commands.run([sys.executable, "-c", script], limit_s=0.5)
+
+
+def test_of_standard_error_the_end_alone_is_kept_and_told_short() -> None:
+    script = "import sys; sys.stderr.write('first' + 'x' * 10**7 + '\\x1b[31mlast'); sys.exit(2)"
+    with pytest.raises(Absent) as refusal:
+        commands.run([sys.executable, "-c", script])
+    said = str(refusal.value)
+    assert len(said) < 4000
+    assert said.isprintable()
+    assert said.endswith("xx\\x1b[31mlast")
+    assert "exit status 2; xxx" in said
+
+
+def test_both_outputs_may_be_full_at_once() -> None:
+    script = "import sys; sys.stderr.write('e' * 10**6); sys.stdout.write('o' * 10**6)"
+    assert commands.run([sys.executable, "-c", script]) == "o" * 10**6
+
+
+def test_the_answer_of_a_command_is_its_last_line() -> None:
+    script = r"print('noise\n{\"text\": \"a\u2028b\"}')"
+    assert commands.answer([sys.executable, "-c", script]) == {"text": "a\u2028b"}
+
+
+@pytest.mark.parametrize("said", ["", "Segmentation fault", "[1]", "[" * 9000, '{"a": "\\ud800"}'])
+def test_a_last_line_that_is_no_answer_is_shown_short(said: str) -> None:
+    with pytest.raises(Absent, match="its last line is no JSON object: ") as refusal:
+        commands.answer([sys.executable, "-c", f"print({said!r})", "a", "b"])
+    assert len(str(refusal.value).split("its last line")[1]) < 200
 
 
 def _is_gone(pid: int) -> bool:

@@ -150,7 +150,7 @@ def test_a_job_is_given_to_a_runner_and_its_last_line_is_read(
 ) -> None:
     ran: list[list[str]] = []
 
-    def run(command: list[str]) -> str:
+    def run(command: list[str], **_: object) -> str:
         ran.append(command)
         return 'a warning\n{"tokens": [[1]]}\n'
 
