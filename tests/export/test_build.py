@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+from safetensors.numpy import load_file, save_file
 from tramontane.export import build
 from tramontane.export.cache_choice import (
     GROWING,
@@ -20,6 +22,7 @@ from tramontane.export.cache_choice import (
     geometry_of,
 )
 from tramontane.export.config import MistralConfig
+from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.formats.layouts import read_config
 from tramontane.export.known_models import GEOMETRIES
 from tramontane.export.options import (
@@ -118,11 +121,18 @@ def test_tokenizer_that_cannot_be_written_stops_the_export_before_tracing(
     assert list(tmp_path.iterdir()) == []
 
 
+SHARD = "model-00001-of-00001.safetensors"
+BAD = [b'{"a":', b"[1]", b'{"a": "\xff"}', b"{% if %}", ODD_TYPES]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("content", [b'{"a":', b"[1]", b'{"a": "\xff"}', b"{% if %}", ODD_TYPES])
+@pytest.mark.parametrize("content", BAD)
 @pytest.mark.parametrize(
     "name",
     [
+        "config.json",
+        "params.json",
+        "model.safetensors",
         "generation_config.json",
         "tokenizer_config.json",
         "special_tokens_map.json",
@@ -139,6 +149,66 @@ def test_tokenizer_that_cannot_be_written_stops_the_export_before_tracing(
 def test_a_bad_file_stops_the_export_before_tracing_or_not_at_all(
     stdlib_5m: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
 ) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(stdlib_5m, source)
+    (source / name).parent.mkdir(exist_ok=True)
+    (source / name).write_bytes(content)
+    stops_before_tracing(source, tmp_path / "out", monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", BAD)
+@pytest.mark.parametrize("name", [SHARD, "model.safetensors.index.json"])
+def test_a_bad_shard_or_index_stops_the_export_before_tracing_or_not_at_all(
+    stdlib_5m: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(stdlib_5m, source)
+    whole = load_file(source / "model.safetensors")
+    (source / "model.safetensors").unlink()
+    save_file(whole, source / SHARD)
+    index = {"metadata": {}, "weight_map": dict.fromkeys(whole, SHARD)}
+    (source / "model.safetensors.index.json").write_text(json.dumps(index))
+    (source / name).write_bytes(content)
+    stops_before_tracing(source, tmp_path / "out", monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", BAD)
+@pytest.mark.parametrize(
+    "name",
+    ["adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "added_tokens.json"],
+)
+def test_a_bad_file_of_an_adapter_stops_the_export_before_tracing_or_not_at_all(
+    stdlib_5m: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
+) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    described = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(described))
+    module = "base_model.model.model.layers.0.self_attn.q_proj"
+    with Checkpoint.open(stdlib_5m) as checkpoint:
+        rows, columns = checkpoint.read("layers.0.attention.query.weight").shape
+    save_file(
+        {
+            f"{module}.lora_A.weight": np.ones((2, columns), np.float32),
+            f"{module}.lora_B.weight": np.ones((rows, 2), np.float32),
+        },
+        adapter / "adapter_model.safetensors",
+    )
+    with Checkpoint.open(stdlib_5m, [adapter]):
+        pass  # it is good before it is spoilt
+    (adapter / name).write_bytes(content)
+    stops_before_tracing(stdlib_5m, tmp_path / "out", monkeypatch, adapters=[adapter])
+
+
+def stops_before_tracing(
+    source: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    adapters: Sequence[Path] = (),
+) -> None:
+    """Export; where that is refused, nothing may have been traced, and nothing may stay."""
     traced: list[MistralConfig] = []
     trace = build.trace_in_subprocess
 
@@ -147,14 +217,12 @@ def test_a_bad_file_stops_the_export_before_tracing_or_not_at_all(
         return trace(config, cache)
 
     monkeypatch.setattr(build, "trace_in_subprocess", noted)
-    source, out = tmp_path / "source", tmp_path / "out"
-    shutil.copytree(stdlib_5m, source)
-    (source / name).parent.mkdir(exist_ok=True)
-    (source / name).write_bytes(content)
+    options = ExportOptions(quant="fp32", target="ort")
     try:
-        build.export_checkpoint(source, out, ExportOptions(quant="fp32", target="ort"))
+        build.export_checkpoint(source, out, options, adapters=adapters)
     except TramontaneError:
         assert not traced
+        assert not [path for path in out.parent.iterdir() if path.name.startswith(".out")]
     assert out.exists() == bool(traced)
 
 
