@@ -1,4 +1,4 @@
-"""What runs independent tasks, and what ``--scheduler`` names. (stdlib only)"""
+"""What runs independent tasks, and what ``--scheduler`` names."""
 
 from __future__ import annotations
 

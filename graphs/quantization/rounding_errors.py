@@ -1,4 +1,4 @@
-"""How far rounding moves each matrix, noted while matrices are written. (numpy only)
+"""How far rounding moves each matrix, noted while matrices are written.
 
 A file of lines beside what an export keeps, so that a resumed export has the figures of the
 matrices that an earlier run wrote.
