@@ -12,7 +12,11 @@ from ..runtime.untrusted.json_text import read_typed
 _REMEDY = "measure it again"
 
 
-class Machine(TypedDict):
+class _Instructions(TypedDict, total=False):
+    instructions: str  # reports of earlier versions lack it
+
+
+class Machine(_Instructions):
     """As ``bench.machine`` describes it."""
 
     processor: str
