@@ -19,10 +19,10 @@ from ..runtime.ort.native_library import find_library
 from .catalogue import FAULTS
 from .parallel import run_trials
 from .planting import MODEL
-from .trial import Outcome, Trial
+from .trial import FaultOutcome, Trial
 
 
-def as_markdown(outcomes: Sequence[Outcome]) -> str:
+def as_markdown(outcomes: Sequence[FaultOutcome]) -> str:
     """The page docs/faults.md."""
     caught = sum(one.is_caught for one in outcomes)
     explained = sum(one.is_explained for one in outcomes)

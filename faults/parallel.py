@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from ..console.processes import process_per_core as processes
 from .catalogue import FAULTS
 from .planting import Fault
-from .trial import Outcome, Trial
+from .trial import FaultOutcome, Trial
 
 
-def run_trials(faults: Sequence[Fault], trial: Trial) -> Iterator[Outcome]:
+def run_trials(faults: Sequence[Fault], trial: Trial) -> Iterator[FaultOutcome]:
     """Try each fault; outcomes come in the order of the faults.
 
     Args:
@@ -34,7 +34,7 @@ def run_trials(faults: Sequence[Fault], trial: Trial) -> Iterator[Outcome]:
         # A fault holds a function, which cannot be sent to a process; its number can.
         found = pool.map(_run, [trial] * len(numbers), numbers)
         for fault, (broken, place, cause) in zip(faults, found, strict=True):
-            yield Outcome(fault=fault, broken=broken, place=place, cause=cause)
+            yield FaultOutcome(fault=fault, broken=broken, place=place, cause=cause)
 
 
 def _run(trial: Trial, number: int) -> tuple[tuple[str, ...], str, str]:

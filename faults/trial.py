@@ -17,7 +17,7 @@ from .planting import MODEL, Fault, planted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class FaultOutcome:
     """The gate's verdict on one fault."""
 
     fault: Fault
@@ -52,7 +52,7 @@ class Trial:
             options = dataclasses.replace(options_named(recipe), window=self.window)
             build.export_checkpoint(self.model, self.folder / recipe, options)
 
-    def run(self, fault: Fault) -> Outcome:
+    def run(self, fault: Fault) -> FaultOutcome:
         """Plant a fault in a copy of the good artifact of its recipe, and run the gate on it."""
         options = GateOptions(store=self.folder / "store")
         with tempfile.TemporaryDirectory() as temporary:
@@ -62,10 +62,10 @@ class Trial:
                 graph = spoilt / fault.file if fault.is_native else spoilt
                 verdict = validate(graph, Checkpoint.open(self.model), options, explains=True)
             except ContractError as error:  # onnxruntime stopped while it ran
-                return Outcome(fault=fault, broken=("runtime",), place="", cause=str(error))
+                return FaultOutcome(fault=fault, broken=("runtime",), place="", cause=str(error))
         why = verdict.explanation
         failed = [check.kind for check in verdict.measurement.checks if check.failures]
-        return Outcome(
+        return FaultOutcome(
             fault=fault,
             broken=tuple(dict.fromkeys(failed)),
             place=why.place if why else "",

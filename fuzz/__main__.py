@@ -26,8 +26,8 @@ from .trial import (
     READ,
     TYPED,
     UNTYPED,
-    Case,
-    Outcome,
+    FuzzCase,
+    FuzzOutcome,
     Worker,
     smallest,
     until,
@@ -61,13 +61,13 @@ def main(argv: list[str] | None = None) -> int:
         raise ContractError(f"--only {args.only}: expected a part of one of {', '.join(READERS)}")
     share = args.seconds / 2 if guided.is_installed() else args.seconds
     counts: Counts = {name: Counter() for name in names}
-    findings: dict[tuple[str, Outcome], Case] = {}
+    findings: dict[tuple[str, FuzzOutcome], FuzzCase] = {}
     worker, end = Worker(), until(share)
     last = args.first
     try:
         for last in itertools.count(args.first):
             for name in names:
-                case = Case(reader=name, seed=args.seed, number=last)
+                case = FuzzCase(reader=name, seed=args.seed, number=last)
                 outcome, count, _ = worker.try_(case)
                 counts[name][outcome.kind] += 1
                 if outcome.kind in _BAD and (name, outcome) not in findings:
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     return int(bool(findings) or any(found["findings"] for found in by_coverage.values()))
 
 
-def _keep(folder: Path, worker: Worker, case: Case, outcome: Outcome, count: int) -> None:
+def _keep(folder: Path, worker: Worker, case: FuzzCase, outcome: FuzzOutcome, count: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if outcome.kind == UNTYPED:
         content = smallest(worker, case, outcome, count)

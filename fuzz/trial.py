@@ -33,7 +33,7 @@ _SIZE = re.compile(rb"VmSize:\s+(\d+) kB")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class FuzzOutcome:
     """How one case ended."""
 
     kind: str
@@ -41,7 +41,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
+class FuzzCase:
     """A mutated file: the reader's name, the seed and a number are all that it follows from."""
 
     reader: str
@@ -73,11 +73,11 @@ class Folder:
         """The beginning of the good file; what follows it stays as it is."""
         return self._content[: self.size]
 
-    def try_(self, mutations: Sequence[Mutation]) -> Outcome:
+    def try_(self, mutations: Sequence[Mutation]) -> FuzzOutcome:
         """Read the folder with the mutated file."""
         return self.try_head(self.mutated(mutations))
 
-    def try_head(self, head: bytes) -> Outcome:
+    def try_head(self, head: bytes) -> FuzzOutcome:
         """Read the folder with a file that begins otherwise."""
         path = self._folder / self._reader.file
         path.unlink(missing_ok=True)
@@ -85,27 +85,33 @@ class Folder:
         before, begun = _peak_bytes(reset=True), time.monotonic()
         outcome = self._read()
         if (taken := _peak_bytes() - before) > LIMIT_BYTES:
-            return Outcome(kind=LARGE, detail=f"{taken} bytes")
+            return FuzzOutcome(kind=LARGE, detail=f"{taken} bytes")
         if (seconds := time.monotonic() - begun) > LIMIT_S:
-            return Outcome(kind=HUNG, detail=f"{seconds:.0f} s")
+            return FuzzOutcome(kind=HUNG, detail=f"{seconds:.0f} s")
         return outcome
 
-    def _read(self) -> Outcome:
+    def _read(self) -> FuzzOutcome:
         try:
             self._reader.read(self._folder)
         except TramontaneError as error:
             said = str(error)
             is_short = len(said) <= LONGEST and (said.isprintable() or type(error) is ParityError)
-            return Outcome(kind=TYPED) if is_short else Outcome(kind=UNTYPED, detail="message")
+            return (
+                FuzzOutcome(kind=TYPED)
+                if is_short
+                else FuzzOutcome(kind=UNTYPED, detail="message")
+            )
         except MemoryError:
-            return Outcome(kind=LARGE, detail="more than there is")
+            return FuzzOutcome(kind=LARGE, detail="more than there is")
         except Exception as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
             name = Path(place.filename).name
-            return Outcome(kind=UNTYPED, detail=f"{type(error).__name__} at {name}:{place.lineno}")
-        return Outcome(kind=READ)
+            return FuzzOutcome(
+                kind=UNTYPED, detail=f"{type(error).__name__} at {name}:{place.lineno}"
+            )
+        return FuzzOutcome(kind=READ)
 
-    def smallest(self, head: bytes, outcome: Outcome) -> bytes:
+    def smallest(self, head: bytes, outcome: FuzzOutcome) -> bytes:
         """A shorter beginning that ends alike: pieces are left out, each half the size before.
 
         Source: Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", 2002.
@@ -186,7 +192,9 @@ class Worker:
         theirs.close()
         self._warm: set[str] = set()  # readers whose good folder it has
 
-    def try_(self, case: Case, kept: Sequence[int] | None = None) -> tuple[Outcome, int, bytes]:
+    def try_(
+        self, case: FuzzCase, kept: Sequence[int] | None = None
+    ) -> tuple[FuzzOutcome, int, bytes]:
         """How a case ends, with all of its mutations or those ``kept``, and their number.
 
         Where some are kept, also the shortest beginning of the file that ends alike.
@@ -196,13 +204,13 @@ class Worker:
         try:
             self._calls.send((case, kept))
             if self._calls.poll(limit):
-                found: tuple[Outcome, int, bytes] = self._calls.recv()
+                found: tuple[FuzzOutcome, int, bytes] = self._calls.recv()
                 self._warm.add(case.reader)
                 return found
-            outcome = Outcome(kind=HUNG, detail=f"over {limit:.0f} s")
+            outcome = FuzzOutcome(kind=HUNG, detail=f"over {limit:.0f} s")
         except (EOFError, OSError):
             self._process.join(1)
-            outcome = Outcome(kind=CRASHED, detail=f"exit status {self._process.exitcode}")
+            outcome = FuzzOutcome(kind=CRASHED, detail=f"exit status {self._process.exitcode}")
         self.close()
         self._start()
         return outcome, 0, b""
@@ -214,7 +222,7 @@ class Worker:
         self._process.join()
 
 
-def smallest(worker: Worker, case: Case, outcome: Outcome, count: int) -> bytes:
+def smallest(worker: Worker, case: FuzzCase, outcome: FuzzOutcome, count: int) -> bytes:
     """The shortest beginning of a file that ends alike, of those that were tried."""
     kept = list(range(count))
     for index in range(count):

@@ -36,7 +36,7 @@ NUM_SCORED = 512  # positions, for runtimes whose kernels round differently
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
+class MatrixCase:
     """One artifact, and a text like its model's training data."""
 
     name: str
@@ -53,7 +53,7 @@ class Case:
 class Exported:
     """A case's artifact, and the job for every runtime."""
 
-    case: Case
+    case: MatrixCase
     folder: Path
     manifest: Manifest
     job: dict[str, Any]
@@ -64,7 +64,7 @@ class Exported:
         return recipe_of(self.manifest).is_quantized
 
 
-def cases(model: Path, shared: Path | None) -> Iterator[Case]:
+def cases(model: Path, shared: Path | None) -> Iterator[MatrixCase]:
     """Every recipe of the bundled demo model, then other trained models if ``shared`` has them."""
     prompt = "def fibonacci("
     for quant, target, cache, shard in (
@@ -80,7 +80,7 @@ def cases(model: Path, shared: Path | None) -> Iterator[Case]:
         ("int4", "ort", "growing", None),
     ):
         options = ExportOptions(quant=quant, target=target, cache=cache, max_shard_bytes=shard)
-        yield Case(
+        yield MatrixCase(
             name=f"{model.name} {quant} {target}"
             f"{' growing' * options.cache_choice.grows}{' in files' * (shard is not None)}",
             checkpoint=model,
@@ -89,7 +89,7 @@ def cases(model: Path, shared: Path | None) -> Iterator[Case]:
             text=SAMPLE,
         )
     for name in MAKERS:
-        yield Case(
+        yield MatrixCase(
             name=f"{model.name} fp32 ort growing, {name}",
             checkpoint=model,
             options=ExportOptions(quant="fp32", target="ort", cache="growing"),
@@ -106,7 +106,7 @@ def cases(model: Path, shared: Path | None) -> Iterator[Case]:
         "windows by layer": (None, 32, 32),
     }
     for label, window in windows.items():
-        yield Case(
+        yield MatrixCase(
             name=f"{stories.name} fp32 ort, {label}",
             checkpoint=stories,
             options=ExportOptions(quant="fp32", target="ort", window=window),
@@ -115,7 +115,7 @@ def cases(model: Path, shared: Path | None) -> Iterator[Case]:
             prompt="The little dog" if isinstance(window, tuple) else "Once upon a time",
             text=text,
         )
-    yield Case(
+    yield MatrixCase(
         name=f"{stories.name} fp32 ort, as Ministral 3",
         checkpoint=stories,
         options=ExportOptions(quant="fp32", target="ort"),
@@ -131,7 +131,7 @@ def stories_in(shared: Path) -> tuple[Path, Path]:
     return shared / "models" / "stories15M", shared / "corpora" / "tinystories.txt"
 
 
-def export(case: Case, folder: Path) -> Exported:
+def export(case: MatrixCase, folder: Path) -> Exported:
     """Export a case without the parity check, and write its job.
 
     Raises:

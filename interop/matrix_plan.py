@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..runtime.errors import ContractError
 from ..runtime.sizes import counted
-from .cases import Case
+from .cases import MatrixCase
 from .runtimes import DRIVER, Column
 
 ALL = "all"
@@ -18,7 +18,7 @@ _EXPORT_SECONDS, _REFERENCE_SECONDS = 10, 15  # typically, on 2 cores; a referen
 class MatrixPlan:
     """Each artifact with the runtimes that run it; an artifact without runtimes is not made."""
 
-    rows: list[tuple[Case, list[Column]]]
+    rows: list[tuple[MatrixCase, list[Column]]]
     columns: list[str]  # names of the runtimes that get any artifact
 
     @property
@@ -39,7 +39,7 @@ class MatrixPlan:
 
 
 def choose(
-    cases: Iterable[Case],
+    cases: Iterable[MatrixCase],
     columns: Sequence[Column],
     *,
     only: Sequence[str] = (),
@@ -85,7 +85,7 @@ def choose(
     return plan
 
 
-def _usual(cases: Sequence[Case], wanted: Sequence[Column]) -> MatrixPlan:
+def _usual(cases: Sequence[MatrixCase], wanted: Sequence[Column]) -> MatrixPlan:
     """The artifacts of the first checkpoint that are usual for each runtime."""
     rows = [
         (
@@ -102,20 +102,20 @@ def _usual(cases: Sequence[Case], wanted: Sequence[Column]) -> MatrixPlan:
     return _plan(rows, wanted)
 
 
-def _plan(rows: Iterable[tuple[Case, list[Column]]], wanted: Sequence[Column]) -> MatrixPlan:
+def _plan(rows: Iterable[tuple[MatrixCase, list[Column]]], wanted: Sequence[Column]) -> MatrixPlan:
     """Drop artifacts without runtimes, and runtimes without artifacts."""
     filled = [(case, row) for case, row in rows if row]
     used = {one.name for _, row in filled for one in row}
     return MatrixPlan(rows=filled, columns=[one.name for one in wanted if one.name in used])
 
 
-def _means(name: str, case: Case) -> bool:
+def _means(name: str, case: MatrixCase) -> bool:
     """Whether the words of a name occur in an artifact's name, in their order."""
     words = iter(case.name.replace(",", "").split())
     return all(word in words for word in name.split())
 
 
-def _can_be_judged(one: Column, case: Case, wanted: Sequence[Column]) -> bool:
+def _can_be_judged(one: Column, case: MatrixCase, wanted: Sequence[Column]) -> bool:
     """Whether an answer to compare with exists: quantized weights need the same kernels."""
     like = one.rounds_like
     if not case.options.recipe.is_quantized or like in (None, DRIVER.name):

@@ -19,7 +19,7 @@ from ..native.platforms import PLATFORMS
 from ..runtime.errors import ConfigError
 from ..validate.sequences.tokens import SAMPLE
 from . import native_trial
-from .cases import Case, export
+from .cases import MatrixCase, export
 from .native_trial import BOUNDS, Machine, Trial
 
 _TITLE = "| platform | file | size | built | loaded | run |"
@@ -86,10 +86,10 @@ def _try_all(
         )
 
 
-def _cases(model: Path) -> Iterator[Case]:
+def _cases(model: Path) -> Iterator[MatrixCase]:
     """The bundled model with each type of the native graph's cache."""
     for kv in BOUNDS:
-        yield Case(
+        yield MatrixCase(
             name=f"{model.name} fp32, {kv} cache",
             checkpoint=model,
             options=ExportOptions(quant="fp32", target="ort", kv=kv, native=True),

@@ -14,7 +14,7 @@ from ..console.processes import process_per_core as processes
 from ..console.progress import say
 from ..environments.errors import Absent
 from ..export.formats.huggingface import CONFIG_FILE
-from .cases import Case, Exported, export, read_logits, refuse_end_tokens
+from .cases import Exported, MatrixCase, export, read_logits, refuse_end_tokens
 from .judge import Answer, Cell, ExpectedAnswer, Failed, ask, judge, measures
 from .runtimes import COLUMNS, DRIVER, PAGE, REFERENCE, Column, Runtime
 from .web_page import text_of, visit
@@ -24,7 +24,7 @@ from .web_page import text_of, visit
 class MatrixRow:
     """One artifact, and the runtimes that run it."""
 
-    case: Case
+    case: MatrixCase
     columns: Sequence[Column]
     folder: Path  # of the artifact, which is written there
     screenshots: Path | None  # folder for pictures of the page

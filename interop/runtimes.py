@@ -14,7 +14,7 @@ from ..environments import arm64, browser, node, python, qemu
 from ..graphs.targets.all_targets import DEFAULT_TARGET, find_target
 from ..runtime import minimal_decode
 from ..validate.tolerance import FEWEST_POSITIONS
-from .cases import NEW_TOKENS, NUM_SCORED, Case
+from .cases import NEW_TOKENS, NUM_SCORED, MatrixCase
 from .tokenized import ADDED_TOKENS
 
 _RUNNERS = Path(__file__).with_name("runners")
@@ -31,27 +31,27 @@ _DRIVER, _DRIVER_ON_ARM = "tramontane", "tramontane, arm64"
 _WEB = "onnxruntime-web"
 
 
-def _is_plain(case: Case) -> bool:
+def _is_plain(case: MatrixCase) -> bool:
     """Whether an artifact has the default target and cache."""
     options = case.options
     return options.target == DEFAULT_TARGET and not options.cache_choice.grows
 
 
-def _is_plain_and_quantized(case: Case) -> bool:
+def _is_plain_and_quantized(case: MatrixCase) -> bool:
     return _is_plain(case) and case.options.recipe.is_quantized
 
 
-def _is_usual(case: Case) -> bool:
+def _is_usual(case: MatrixCase) -> bool:
     """Whether an app on a desktop or a phone would ship an artifact."""
     recipe = case.options.recipe
     return _is_plain(case) and not recipe.is_dynamic and not recipe.has_byte_scales
 
 
-def _is_usual_on_the_web(case: Case) -> bool:
+def _is_usual_on_the_web(case: MatrixCase) -> bool:
     return _runs_in_browsers(case) and (case.options.recipe.is_quantized or _is_plain(case))
 
 
-def _runs_in_browsers(case: Case) -> bool:
+def _runs_in_browsers(case: MatrixCase) -> bool:
     return find_target(case.options.target).runs_in_browsers(case.options.recipe)
 
 
@@ -60,8 +60,8 @@ class Column:
     """A column of the matrix: a runtime, and which artifacts it runs."""
 
     name: str
-    takes: Callable[[Case], bool] = lambda _: True  # whether it can run the artifact at all
-    usual: Callable[[Case], bool] = _is_usual  # tried when only some runtimes are asked for
+    takes: Callable[[MatrixCase], bool] = lambda _: True  # whether it can run the artifact at all
+    usual: Callable[[MatrixCase], bool] = _is_usual  # tried when only some runtimes are asked for
     # With quantized weights: the runtime with the same kernels, whose tokens this one must give.
     # None: it has other kernels, so its logits are compared within bounds.
     rounds_like: str | None = _DRIVER
@@ -79,7 +79,7 @@ class Runtime(Column):
     reads_otherwise: Callable[[str], bool] = lambda _: False
     writes_otherwise: Callable[[str], bool] = lambda _: False
     # Why its tokenizer cannot read an artifact's rules, so that strings may differ; empty: it can.
-    reads_other_rules: Callable[[Case], str] = lambda _: ""
+    reads_other_rules: Callable[[MatrixCase], str] = lambda _: ""
 
 
 def _here(runner: str, job: Path) -> list[str | Path]:
@@ -132,21 +132,21 @@ def _optimum(job: Path) -> list[str | Path]:
     return [python.python_with("optimum", *_OPTIMUM), _PYTHON / "pytorch.py", job]
 
 
-def _grows(case: Case) -> bool:
+def _grows(case: MatrixCase) -> bool:
     return case.options.cache_choice.grows or not case.has_window
 
 
-def _runs_in_optimum(case: Case) -> bool:
+def _runs_in_optimum(case: MatrixCase) -> bool:
     # transformers 4.57, which optimum-onnx needs, has no Ministral 3.
     return _grows(case) and not case.is_ministral3
 
 
-def _has_own_tokenizer(case: Case) -> bool:
+def _has_own_tokenizer(case: MatrixCase) -> bool:
     """Whether the model has the tokenizer that it was trained with."""
     return case.tokenizer is None
 
 
-def _grows_as_published(case: Case) -> bool:
+def _grows_as_published(case: MatrixCase) -> bool:
     return _grows(case) and _has_own_tokenizer(case)
 
 
@@ -164,7 +164,7 @@ def _is_lost_in_genai(text: str) -> bool:
     return is_lost or _spells_control(text)
 
 
-def _has_unread_rules_in_genai(case: Case) -> str:
+def _has_unread_rules_in_genai(case: MatrixCase) -> str:
     return "it does not read Metaspace" if case.tokenizer == ADDED_TOKENS else ""
 
 

@@ -15,7 +15,7 @@ from ..console.processes.process_per_core import usable_cores
 from ..console.status import status_of
 from ..fuzz.good_files import MODEL
 from ..fuzz.readers import READERS
-from ..fuzz.trial import Case, Worker
+from ..fuzz.trial import FuzzCase, Worker
 from .exports import Exports, exports_of
 from .flips import flip
 from .full_disk import enter_namespace, fill, may_mount
@@ -80,7 +80,7 @@ def _mutate(record: Record, *, most: int, seed: int, jobs: int) -> None:
 
     def mutate(number: int, worker: Worker) -> Iterator[Outcome]:
         name = names[number % len(names)]
-        outcome, _, _ = worker.try_(Case(reader=name, seed=seed, number=number))
+        outcome, _, _ = worker.try_(FuzzCase(reader=name, seed=seed, number=number))
         kind = FINE if outcome.kind == "read" else outcome.kind
         yield Outcome(case=name, kind=kind, detail=f"case {number}: {outcome.detail}")
 

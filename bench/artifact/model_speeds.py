@@ -37,8 +37,8 @@ from .stored_speeds import (
     STORED,
     TOKENS,
     WARM_UP,
-    Case,
     Round,
+    SpeedCase,
     speed_lines,
     store,
     stored_rows,
@@ -59,7 +59,9 @@ def main(argv: list[str] | None = None) -> int:
         whole = (find_geometry(name).num_hidden_layers,)
         for layers in (tuple(args.layers), *([whole] if name in args.whole else [])):
             cases = [
-                Case(geometry=name, quant=each, layers=layers, rounds=args.rounds, machine=about)
+                SpeedCase(
+                    geometry=name, quant=each, layers=layers, rounds=args.rounds, machine=about
+                )
                 for each in args.quants
             ]
             _measure_missing(cases, args.stored, args.work)
@@ -124,7 +126,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def _measure_missing(cases: Sequence[Case], stored: Path, work: Path) -> None:
+def _measure_missing(cases: Sequence[SpeedCase], stored: Path, work: Path) -> None:
     """Measure cases of equal layers of one model that the file lacks, and add each to it."""
     done = [row["case"] for row in stored_rows(stored)]
     missing = [case for case in cases if case.as_json() not in done]
@@ -147,7 +149,7 @@ def _measure_missing(cases: Sequence[Case], stored: Path, work: Path) -> None:
             store(stored, case, found)
 
 
-def _measured(case: Case, artifacts: Mapping[int, Path]) -> list[Round]:
+def _measured(case: SpeedCase, artifacts: Mapping[int, Path]) -> list[Round]:
     """Rounds, each with all artifacts one after the other: other load affects both."""
     say(f"{case.geometry}: measuring {case.quant}, {counted(case.rounds, 'round')}")
     job = {

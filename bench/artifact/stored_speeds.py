@@ -40,7 +40,7 @@ class _Protocol(TypedDict):
 
 
 class _StoredCase(TypedDict):
-    """As ``Case.as_json`` has it."""
+    """As ``SpeedCase.as_json`` has it."""
 
     geometry: str
     quant: str
@@ -69,7 +69,7 @@ class _Stored(TypedDict):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
+class SpeedCase:
     """What is measured, and on what: equal cases need not be measured twice."""
 
     geometry: str
@@ -138,7 +138,7 @@ def _refuse_other_rounds(row: StoredRow, *, where: str) -> None:
         raise ContractError(f"{where}.case.protocol.tokens is below 1, expected more; {_REMEDY}")
 
 
-def store(path: Path, case: Case, rounds: Sequence[Round]) -> None:
+def store(path: Path, case: SpeedCase, rounds: Sequence[Round]) -> None:
     """Add what was found, in place of what was measured of the same model before.
 
     Raises:

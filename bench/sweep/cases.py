@@ -37,7 +37,7 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
+class SweepCase:
     """One artifact; a task carries it to the process that it runs in."""
 
     model: Path  # the checkpoint; like all paths here without links, and from the root
@@ -77,7 +77,7 @@ class ModelCases:
 
     model: str
     num_parameters: int
-    cases: tuple[Case, ...]
+    cases: tuple[SweepCase, ...]
 
 
 def find_word(word: str) -> Recipe:
@@ -139,7 +139,7 @@ def _cases_of_one(model: Path, recipes: Sequence[Recipe], asked: Asked) -> Model
     own_code, tools, gate = code(), tool_versions(), asked.gate
     text_sha256 = describe_file(gate.text)["sha256"]
     cases = tuple(
-        Case(
+        SweepCase(
             model=model,
             recipe=recipe,
             target=target,

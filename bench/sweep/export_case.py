@@ -17,7 +17,7 @@ from ...export.workers import refuse_missing, refuse_other_versions
 from ...graphs.writing.partial_folder import wait_for_others
 from ...runtime import errors
 from ...runtime.errors import ConfigError, GraphError, ParityError, TraceError, TramontaneError
-from .cases import Case, code
+from .cases import SweepCase, code
 
 _COMMAND = "tramontane"  # the package: what ``python -m tramontane`` runs
 # Of torch and numpy. Dask sets them to 1 for its workers; a matrix could then be rounded otherwise
@@ -35,7 +35,7 @@ class Refused:
     failed_parity: bool  # else the model or the target does not take the recipe
 
 
-def export_case(case: Case) -> Refused | None:
+def export_case(case: SweepCase) -> Refused | None:
     """Export, resuming what was interrupted; None where the artifact passed its parity check.
 
     Raises:
@@ -62,7 +62,7 @@ def export_case(case: Case) -> Refused | None:
     raise error
 
 
-def _refuse_other_machine(case: Case) -> None:
+def _refuse_other_machine(case: SweepCase) -> None:
     """Refuse where the artifact or its figures would differ from those of other machines.
 
     Raises:
@@ -77,7 +77,7 @@ def _refuse_other_machine(case: Case) -> None:
         refuse_missing(case.text, what="the text to measure on")
 
 
-def _words(case: Case) -> list[str]:
+def _words(case: SweepCase) -> list[str]:
     """The arguments of the command."""
     recipe = case.recipe
     words = ["export", str(case.model), "--out", str(case.artifact), "--target", case.target]

@@ -19,7 +19,7 @@ from ...runtime.sizes import counted
 from ...runtime.untrusted.json_text import read_typed
 from ...validate.run_gate import FOLDER, JSON_FILE
 from ..quality.rows import pareto_front
-from .cases import Asked, Case, ModelCases, cases_of
+from .cases import Asked, ModelCases, SweepCase, cases_of
 from .export_case import Refused, export_case
 
 _LABEL = "exporting and measuring"
@@ -109,7 +109,7 @@ def sweep(asked: Asked, scheduler: Scheduler) -> dict[str, Any]:
     return {"models": [_of_a_model(model, refused) for model in models]}
 
 
-def is_done(case: Case) -> bool:
+def is_done(case: SweepCase) -> bool:
     """Whether the artifact is whole, passed its parity check, and was made of the same things."""
     try:
         noted: _Note = read_typed(_Note, _note_path(case))
@@ -122,7 +122,7 @@ def is_done(case: Case) -> bool:
     return manifest.parity is not None and noted["manifest"] == manifest.sha256
 
 
-def _note(case: Case) -> None:
+def _note(case: SweepCase) -> None:
     """Note what a new artifact was made of.
 
     Raises:
@@ -147,7 +147,7 @@ def _note(case: Case) -> None:
     _note_path(case).write_text(json.dumps(noted) + "\n", encoding="utf-8")
 
 
-def _note_path(case: Case) -> Path:
+def _note_path(case: SweepCase) -> Path:
     return case.artifact.with_name(f"{case.artifact.name}{_NOTE_SUFFIX}")
 
 
@@ -163,7 +163,7 @@ def _of_a_model(model: ModelCases, refused: Mapping[Path, Refused]) -> dict[str,
     }
 
 
-def _row(case: Case, refused: Refused | None) -> dict[str, Any]:
+def _row(case: SweepCase, refused: Refused | None) -> dict[str, Any]:
     about = {
         "name": case.name,
         "family": case.target,

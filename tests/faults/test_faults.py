@@ -19,7 +19,7 @@ from tramontane.faults.__main__ import as_markdown
 from tramontane.faults.catalogue import FAULTS
 from tramontane.faults.planted import in_tokenizer
 from tramontane.faults.planting import Fault, Graph, planted
-from tramontane.faults.trial import Outcome, Trial
+from tramontane.faults.trial import FaultOutcome, Trial
 from tramontane.runtime.errors import GraphError, ParityError
 from tramontane.runtime.ort.native_library import find_library
 from tramontane.validate.run_gate import require_parity
@@ -69,8 +69,8 @@ def test_a_fault_changes_the_graph_and_nothing_else(
     assert (spoilt / "manifest.json").read_bytes() == before["manifest.json"]
 
 
-def outcome(fault: Fault, *, broken: tuple[str, ...], place: str, cause: str) -> Outcome:
-    return Outcome(fault=fault, broken=broken, place=place, cause=cause)
+def outcome(fault: Fault, *, broken: tuple[str, ...], place: str, cause: str) -> FaultOutcome:
+    return FaultOutcome(fault=fault, broken=broken, place=place, cause=cause)
 
 
 def test_a_cause_counts_only_at_its_place() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tramontane.fuzz import guided, trial
 from tramontane.fuzz.readers import READERS, Reader
-from tramontane.fuzz.trial import LARGE, LIMIT_S, READ, TYPED, UNTYPED, Case, Folder
+from tramontane.fuzz.trial import LARGE, LIMIT_S, READ, TYPED, UNTYPED, Folder, FuzzCase
 from tramontane.runtime.errors import ContractError
 
 GOOD = b"good" * 64
@@ -27,14 +27,14 @@ def reader(read: Callable[[bytes], object]) -> Reader:
 
 
 def cases(folder: Folder, count: int) -> list[str]:
-    numbers = (Case(reader="file", seed=0, number=number) for number in range(count))
+    numbers = (FuzzCase(reader="file", seed=0, number=number) for number in range(count))
     return [folder.try_(case.mutations(folder.size)).kind for case in numbers]
 
 
 def test_a_case_follows_from_its_seed(tmp_path: Path) -> None:
     folder = Folder(reader(len), tmp_path)
     one, same, other = (
-        folder.mutated(Case(reader="file", seed=seed, number=7).mutations(folder.size))
+        folder.mutated(FuzzCase(reader="file", seed=seed, number=7).mutations(folder.size))
         for seed in (0, 0, 1)
     )
     assert one == same != other
@@ -153,5 +153,5 @@ def test_a_reader_that_refuses_a_good_file_is_no_proof(tmp_path: Path) -> None:
 def test_mutated_files_are_read_or_refused(tmp_path: Path, name: str) -> None:
     folder = Folder(READERS[name], tmp_path)
     for number in range(100):
-        outcome = folder.try_(Case(reader=name, seed=1, number=number).mutations(folder.size))
+        outcome = folder.try_(FuzzCase(reader=name, seed=1, number=number).mutations(folder.size))
         assert outcome.kind in (READ, TYPED), (number, outcome)

@@ -18,7 +18,7 @@ from tramontane.export.options import (
 from tramontane.graphs.quantization.recipes.all_recipes import find_recipe
 from tramontane.interop import __main__ as command
 from tramontane.interop import cases, rows
-from tramontane.interop.cases import Case, Exported
+from tramontane.interop.cases import Exported, MatrixCase
 from tramontane.interop.judge import Answer
 from tramontane.interop.runners.python import driver
 from tramontane.interop.runtimes import DRIVER, Runtime
@@ -44,13 +44,13 @@ def exported(
         return cases.export(_first_case(stdlib_5m), tmp_path / "artifact")
 
 
-def _first_case(model: Path) -> Case:
+def _first_case(model: Path) -> MatrixCase:
     return next(cases.cases(model, None))
 
 
 @pytest.fixture
 def first_case_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def first(model: Path, shared: Path | None) -> list[Case]:
+    def first(model: Path, shared: Path | None) -> list[MatrixCase]:
         return list(islice(cases.cases(model, None), 1))
 
     monkeypatch.setattr(command, "cases", first)

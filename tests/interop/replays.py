@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tramontane.environments.errors import Absent
 from tramontane.interop import cases
-from tramontane.interop.cases import Case, Exported
+from tramontane.interop.cases import Exported, MatrixCase
 from tramontane.interop.judge import Answer
 from tramontane.interop.runtimes import Runtime
 
@@ -29,7 +29,7 @@ print(open(sys.argv[2]).read())
 Use = Callable[..., None]
 
 
-def two_cases(model: Path, shared: Path | None) -> list[Case]:
+def two_cases(model: Path, shared: Path | None) -> list[MatrixCase]:
     return list(islice(cases.cases(model, None), 2))
 
 

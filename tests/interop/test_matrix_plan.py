@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tramontane.interop.cases import Case, cases
+from tramontane.interop.cases import MatrixCase, cases
 from tramontane.interop.matrix_plan import choose
 from tramontane.interop.runtimes import COLUMNS
 from tramontane.runtime.errors import ContractError
@@ -16,12 +16,12 @@ ON_ARM = ["tramontane, arm64", "onnxruntime, arm64", "tramontane, arm64 with i8m
 
 
 @pytest.fixture
-def everything(tmp_path: Path) -> list[Case]:
+def everything(tmp_path: Path) -> list[MatrixCase]:
     return list(cases(Path("models/stdlib-5m"), tmp_path))
 
 
 def test_without_a_choice_every_artifact_is_made_and_every_runtime_runs(
-    everything: list[Case],
+    everything: list[MatrixCase],
 ) -> None:
     plan = choose(everything, COLUMNS)
     assert [case for case, _ in plan.rows] == everything
@@ -40,19 +40,19 @@ def test_without_a_choice_every_artifact_is_made_and_every_runtime_runs(
     ],
 )
 def test_a_runtime_gets_the_artifacts_that_are_usual_for_it(
-    everything: list[Case], only: str, columns: list[str], made: list[str]
+    everything: list[MatrixCase], only: str, columns: list[str], made: list[str]
 ) -> None:
     plan = choose(everything, COLUMNS, only=only.split())
     assert plan.columns == columns
     assert [case.name for case, _ in plan.rows] == [f"stdlib-5m {name}" for name in made]
 
 
-def test_all_artifacts_of_one_runtime_can_be_asked_for(everything: list[Case]) -> None:
+def test_all_artifacts_of_one_runtime_can_be_asked_for(everything: list[MatrixCase]) -> None:
     plan = choose(everything, COLUMNS, only=["genai"], artifacts="all")
     assert [case for case, _ in plan.rows] == everything
 
 
-def test_artifacts_are_chosen_by_the_words_of_their_names(everything: list[Case]) -> None:
+def test_artifacts_are_chosen_by_the_words_of_their_names(everything: list[MatrixCase]) -> None:
     plan = choose(everything, COLUMNS, artifacts="int8 web, int4 growing, no window")
     assert [case.name for case, _ in plan.rows] == [
         "stdlib-5m int8 web in files",
@@ -62,7 +62,7 @@ def test_artifacts_are_chosen_by_the_words_of_their_names(everything: list[Case]
 
 
 def test_the_plan_says_what_is_made_for_whom_and_how_long_it_takes(
-    everything: list[Case],
+    everything: list[MatrixCase],
 ) -> None:
     plan = choose(everything, COLUMNS, only=["genai"])
     first, *artifacts, last = plan.lines()
@@ -84,7 +84,7 @@ def test_the_plan_says_what_is_made_for_whom_and_how_long_it_takes(
     ],
 )
 def test_a_choice_that_leaves_nothing_is_refused(
-    everything: list[Case], choice: dict[str, list[str]], said: str
+    everything: list[MatrixCase], choice: dict[str, list[str]], said: str
 ) -> None:
     with pytest.raises(ContractError, match=said):
         choose(everything, COLUMNS, **choice)  # type: ignore[arg-type]

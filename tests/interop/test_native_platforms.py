@@ -14,7 +14,7 @@ from tramontane.environments import commands
 from tramontane.environments.errors import Absent
 from tramontane.export.options import ExportOptions
 from tramontane.interop import native_platforms, native_trial
-from tramontane.interop.cases import Case, Exported
+from tramontane.interop.cases import Exported, MatrixCase
 from tramontane.interop.native_trial import Machine, Trial
 from tramontane.native.platforms import PLATFORMS
 from tramontane.runtime.errors import ConfigError, ParityError
@@ -127,7 +127,7 @@ def test_other_answers_are_found(
     tmp_path: Path,
 ) -> None:
     options = ExportOptions(quant="fp32", target="ort", native=True)
-    case = Case(name="tiny", checkpoint=tmp_path, options=options, prompt="", text=tmp_path)
+    case = MatrixCase(name="tiny", checkpoint=tmp_path, options=options, prompt="", text=tmp_path)
     exported = Exported(case=case, folder=tmp_path, manifest=Any, job={})  # type: ignore[arg-type]
     right = ([[1]], np.array([[0.0, 1.0]], np.float32))
     there = {**LIBRARY, "path": LIBRARY["path"].replace("SITE", str(tmp_path)), "kernels": "neon"}

@@ -11,7 +11,7 @@ import pytest
 from tramontane.console.status import status_of
 from tramontane.interop import __main__ as command
 from tramontane.interop import cases, rows
-from tramontane.interop.cases import Case, Exported
+from tramontane.interop.cases import Exported, MatrixCase
 from tramontane.interop.judge import Answer
 from tramontane.interop.runtimes import Runtime
 from tramontane.runtime.errors import ContractError
@@ -134,7 +134,7 @@ def test_only_artifacts_that_the_asked_for_runtimes_need_are_made(
     monkeypatch.setattr(command, "cases", cases.cases)
     made: list[str] = []
 
-    def export(case: Case, _: Path) -> Exported:
+    def export(case: MatrixCase, _: Path) -> Exported:
         made.append(case.name)
         return replace(exported, case=case)
 

@@ -13,7 +13,7 @@ from tramontane.bench.artifact import model_speeds
 from tramontane.bench.artifact.stored_speeds import (
     DECODE,
     PREFILL,
-    Case,
+    SpeedCase,
     projected,
     speed_lines,
     store,
@@ -30,7 +30,7 @@ MACHINE = {
     "system": "Linux",
     "versions": {"onnxruntime": "1"},
 }
-FEW = Case(geometry="llama-3.2-1b", quant="int8", layers=(2, 4), rounds=1, machine=MACHINE)
+FEW = SpeedCase(geometry="llama-3.2-1b", quant="int8", layers=(2, 4), rounds=1, machine=MACHINE)
 WHOLE = dataclasses.replace(FEW, layers=(16,))
 
 
@@ -43,7 +43,7 @@ STAND_INS = [{2: seconds(prefill=2.0, decode=0.010), 4: seconds(prefill=3.0, dec
 MEASURED = [{16: seconds(prefill=10.0, decode=0.025)}]
 
 
-def rows_of(case: Case, rounds: list[Any], path: Path) -> list[dict[str, Any]]:
+def rows_of(case: SpeedCase, rounds: list[Any], path: Path) -> list[dict[str, Any]]:
     store(path, case, rounds)
     return stored_rows(path)
 

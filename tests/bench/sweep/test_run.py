@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tramontane.bench.sweep import export_case as exporting
 from tramontane.bench.sweep import run
-from tramontane.bench.sweep.cases import Asked, Case, cases_of
+from tramontane.bench.sweep.cases import Asked, SweepCase, cases_of
 from tramontane.bench.sweep.export_case import Refused, export_case
 from tramontane.bench.sweep.run import sweep
 from tramontane.console.tasks.in_process import InProcess
@@ -34,13 +34,13 @@ class Counts(InProcess):
     def __init__(self) -> None:
         self.ran: list[str] = []
 
-    def run(self, task: Any, jobs: Sequence[Case], label: str, **_: Any) -> Iterator[Any]:
+    def run(self, task: Any, jobs: Sequence[SweepCase], label: str, **_: Any) -> Iterator[Any]:
         self.ran += [job.name for job in jobs]
         yield from super().run(task, jobs, label)
 
 
 @pytest.fixture
-def case(two_layers: Path, tmp_path: Path) -> Case:
+def case(two_layers: Path, tmp_path: Path) -> SweepCase:
     asked = Asked(models=(two_layers,), recipes=("int8",), targets=("ort",), out=tmp_path)
     return cases_of(asked)[0].cases[0]
 
@@ -61,14 +61,14 @@ def ends(
     ("status", "error"), [(1, "ParityError"), (2, "GraphError"), (2, "ConfigError")]
 )
 def test_a_case_that_parity_the_model_or_the_target_refuses_says_why(
-    case: Case, monkeypatch: pytest.MonkeyPatch, status: int, error: str
+    case: SweepCase, monkeypatch: pytest.MonkeyPatch, status: int, error: str
 ) -> None:
     ends(monkeypatch, status, error=error)
     assert export_case(case) == Refused(why="why", failed_parity=status == 1)
 
 
 def test_threads_are_those_of_the_process_that_began_whatever_a_worker_has(
-    case: Case, monkeypatch: pytest.MonkeyPatch
+    case: SweepCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: dict[str, str] = {}
 
@@ -86,7 +86,9 @@ def test_threads_are_those_of_the_process_that_began_whatever_a_worker_has(
     assert several.made_of != case.made_of
 
 
-def test_what_stops_all_cases_alike_is_raised(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_stops_all_cases_alike_is_raised(
+    case: SweepCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ends(monkeypatch, 2, error="ContractError")
     with pytest.raises(ContractError, match="^why$"):
         export_case(case)
@@ -99,7 +101,7 @@ def test_what_stops_all_cases_alike_is_raised(case: Case, monkeypatch: pytest.Mo
 
 
 def test_an_artifact_that_is_not_seen_from_here_is_refused(
-    case: Case, two_layers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: SweepCase, two_layers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends(monkeypatch, 0)
     asked = Asked(models=(two_layers,), recipes=("int8",), targets=("ort",), out=tmp_path)
@@ -108,7 +110,7 @@ def test_an_artifact_that_is_not_seen_from_here_is_refused(
 
 
 def test_an_artifact_that_a_worker_made_of_other_files_is_refused(
-    case: Case, monkeypatch: pytest.MonkeyPatch
+    case: SweepCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = SimpleNamespace(source=case.source, recipe=case.recipe.text, sha256="a")
     measured = {"measured_on": {"text_sha256": case.text_sha256}}
@@ -128,7 +130,7 @@ def test_an_artifact_that_a_worker_made_of_other_files_is_refused(
 @pytest.mark.parametrize(
     "note", [b"", b"[]", b"\xff", b'{"made_of": 1, "manifest": "a"}', b'{"made_of": "MADE_OF"}']
 )
-def test_an_artifact_with_a_damaged_note_is_exported_again(case: Case, note: bytes) -> None:
+def test_an_artifact_with_a_damaged_note_is_exported_again(case: SweepCase, note: bytes) -> None:
     case.artifact.parent.mkdir(exist_ok=True)
     run._note_path(case).write_bytes(note.replace(b"MADE_OF", case.made_of.encode()))
     assert not run.is_done(case)
@@ -168,7 +170,9 @@ def test_a_parity_report_with_a_field_of_another_type_is_named(
         run._positions(run._report(tmp_path), tmp_path)
 
 
-def test_a_worker_that_lacks_what_the_case_needs_refuses_it(case: Case, tmp_path: Path) -> None:
+def test_a_worker_that_lacks_what_the_case_needs_refuses_it(
+    case: SweepCase, tmp_path: Path
+) -> None:
     for changed in (
         {"model": tmp_path / "model"},
         {"artifact": tmp_path / "away" / "artifact"},
