@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,11 +152,13 @@ def _checked(args: Namespace) -> str:
         ExportOptions,
     )
     from ...export.planning.preflight import preflight
+    from ...export.tokenizer.write_tokenizer import write_tokenizer
 
     choices = choices_of(args)
     if not args.no_validate:
         refuse_parity_check_beyond_memory(args.path, args, quant=choices["quant"])
     out = ARTIFACTS / artifact_name(args.path, args.adapter, **choices)
     ready = preflight(args.path, out, ExportOptions(**choices), adapters=args.adapter)
-    with ready.weights as weights:
+    with ready.weights as weights, tempfile.TemporaryDirectory() as folder:
+        write_tokenizer(weights, Path(folder), ready.vocabulary)
         return f"{weights.layout}, {counted(len(weights.parameters), 'tensor')}"

@@ -130,3 +130,13 @@ def test_no_weight_is_read_to_inspect_a_checkpoint(
     found = output(capsys, "inspect", stdlib_5m)
     assert "weights: Hugging Face, 57 tensors" in found
     assert "export: int8 for ort can be exported" in found
+
+
+def test_a_template_that_an_export_refuses_is_refused(
+    stdlib_5m: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(stdlib_5m, tmp_path / "model")
+    (folder / "chat_template.jinja").write_bytes(b"\xff")
+    message = refusal(capsys, "inspect", folder)
+    assert f"{folder / 'chat_template.jinja'}: not UTF-8" in message
+    assert refusal(capsys, "export", folder, "--out", tmp_path / "out") == message
