@@ -1,6 +1,7 @@
 """Good files of work that is kept from run to run, and what resumes it.
 
-They are an export's journal, the costs of a budget, and the reference's store.
+They are an export's journal, what its calibration has done, the costs of a budget, and the
+reference's store.
 """
 
 from __future__ import annotations
@@ -15,8 +16,13 @@ import onnx
 
 from ..export.budget.candidates import CANDIDATES
 from ..export.budget.kept_costs import parts_of, read_parts, read_table
+from ..export.calibrate import progress_file
 from ..export.formats.layouts import read_config
 from ..graphs.probing.read_graph import read_graph
+from ..graphs.quantization.activation_ranges import LayerMaxima
+from ..graphs.quantization.codes import Blocks
+from ..graphs.quantization.rounded_matrices import RoundedMatrices
+from ..graphs.quantization.scheme import Scheme
 from ..graphs.writing.external_data import Place, places
 from ..graphs.writing.journal import Identity, Journal
 from ..validate.reference.reference_cache import RUN, Store, partial_name
@@ -24,6 +30,8 @@ from ..validate.reference.unfinished import read_progress
 from .good_files import make_checkpoint
 
 JOURNAL, COSTS, PARTS = "journal.jsonl", "costs.json", "costs.parts"
+_MATRIX, _SCHEME = "matrix", Scheme(bits=4, block=32)
+ROUNDED = f"{_MATRIX}.npz"
 _IDENTITY: Identity = {"checkpoint": {"a": "0"}, "options": {"quant": "int8"}, "code": "1"}
 _STORE, _KEY = "store", "a"
 _SHAPES = {_KEY: {"keys": (2, 3), "logits": (2, 4)}}
@@ -62,6 +70,23 @@ def resume_export(folder: Path) -> None:
 
 def _laid_out(folder: Path) -> list[Place]:
     return places(read_graph(folder / "graph.onnx").graph)
+
+
+def make_calibrated(folder: Path) -> None:
+    """Write what a calibration of one layer has done."""
+    rows = np.zeros((1, 4), np.float32)
+    hidden = progress_file.split(np.zeros((3, 4), np.float32), np.array([3]))
+    layers = (LayerMaxima(keys=rows, values=rows),)
+    progress_file.save(folder, progress_file.Progress(layers, hidden, hidden))
+    blocks = Blocks(np.zeros((2, 1, 16), np.uint8), rows[:, :2].T, np.zeros((2, 1), np.uint8))
+    RoundedMatrices(folder).write(_MATRIX, blocks, _SCHEME, (0.0, 1.0))
+
+
+def read_rounded(folder: Path) -> None:
+    """Read the matrix that was rounded."""
+    kept = RoundedMatrices(folder)
+    kept.read(_MATRIX, _SCHEME)
+    kept.output_error([_MATRIX])
 
 
 def make_costs(folder: Path) -> None:

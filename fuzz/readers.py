@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..cli.artifact_summary import summarize
+from ..export.calibrate import progress_file
 from ..export.formats.checkpoint import Checkpoint
 from ..export.sidecars.sidecars import _generation
 from ..export.sidecars.upstream_metadata import read_upstream_metadata
@@ -218,6 +219,12 @@ READERS = {
     ),
     kept_work.JOURNAL: _of_made(
         kept_work.JOURNAL, make=kept_work.make_journal, read=kept_work.resume_export
+    ),
+    progress_file.NAME: _of_made(
+        progress_file.NAME, make=kept_work.make_calibrated, read=progress_file.load
+    ),
+    kept_work.ROUNDED: _of_made(
+        kept_work.ROUNDED, make=kept_work.make_calibrated, read=kept_work.read_rounded
     ),
     kept_work.COSTS: _of_made(
         kept_work.COSTS, make=kept_work.make_costs, read=kept_work.read_costs

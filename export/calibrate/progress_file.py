@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +12,10 @@ from torch import Tensor
 
 from ...graphs.quantization.activation_ranges import Calibration, LayerMaxima
 from ...graphs.quantization.rounded_matrices import write_whole
+from ...runtime.errors import TramontaneError
+from ...runtime.untrusted.arrays import read_arrays
 
-_NAME = "progress.npz"
+NAME = "progress.npz"
 
 
 class Progress(NamedTuple):
@@ -28,7 +29,7 @@ class Progress(NamedTuple):
 def save(folder: Path, progress: Progress) -> None:
     """Write it in place of what was there before; a file has its name only when it is whole."""
     write_whole(
-        folder / _NAME,
+        folder / NAME,
         maxima=np.frombuffer(Calibration(layers=progress.layers).to_bytes(), np.uint8),
         lengths=np.array([len(x) for x in progress.hidden]),
         hidden=torch.cat(list(progress.hidden)).numpy(),
@@ -40,15 +41,15 @@ def save(folder: Path, progress: Progress) -> None:
 def load(folder: Path) -> Progress | None:
     """What ``save`` wrote; None where there is nothing that can be read."""
     try:
-        with np.load(folder / _NAME) as arrays:
-            calibration = Calibration.from_bytes(arrays["maxima"].tobytes())
-            hidden = _split(arrays["hidden"], arrays["lengths"])
-            exact = _split(arrays["exact"], arrays["exact_lengths"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        arrays = read_arrays(folder / NAME)
+        calibration = Calibration.from_bytes(arrays["maxima"].tobytes())
+        hidden = split(arrays["hidden"], arrays["lengths"])
+        exact = split(arrays["exact"], arrays["exact_lengths"])
+    except (TramontaneError, ValueError, LookupError, TypeError):  # none, damaged, or edited
         return None
     return Progress(calibration.layers, hidden, exact)
 
 
-def _split(rows: np.ndarray, lengths: np.ndarray) -> list[Tensor]:
+def split(rows: np.ndarray, lengths: np.ndarray) -> list[Tensor]:
     """The sequences that lie one after the other."""
     return [torch.from_numpy(each) for each in np.split(rows, lengths.cumsum()[:-1])]

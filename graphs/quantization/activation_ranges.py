@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...runtime.errors import GraphError
+from ...runtime.untrusted.arrays import parse_arrays
 from .rounded_matrices import RoundedMatrices
 
 
@@ -25,6 +26,7 @@ class LayerMaxima:
 
 
 _KINDS = tuple(one.name for one in dataclasses.fields(LayerMaxima))
+_WHAT, _REMEDY = "calibration", "calibrate again"
 _DIVISORS = "divisors/"  # how the names of divisors begin in a file
 
 
@@ -61,19 +63,16 @@ class Calibration:
         Raises:
             GraphError: it is something else.
         """
-        try:
-            with np.load(io.BytesIO(content)) as arrays:
-                divisors = [name for name in arrays if name.startswith(_DIVISORS)]
-                layers = (len(arrays) - len(divisors)) // len(_KINDS)
-                return cls(
-                    layers=tuple(
-                        LayerMaxima(**{kind: arrays[f"{number}.{kind}"] for kind in _KINDS})
-                        for number in range(layers)
-                    ),
-                    divisors={name.removeprefix(_DIVISORS): arrays[name] for name in divisors},
-                )
-        except (ValueError, KeyError, OSError, EOFError) as error:
-            raise GraphError(
-                f"calibration: cannot be read ({error}), expected what Calibration.to_bytes "
-                "writes; calibrate again"
-            ) from error
+        arrays = parse_arrays(content, what=_WHAT, error=GraphError, remedy=_REMEDY)
+        divisors = [name for name in arrays if name.startswith(_DIVISORS)]
+        layers = range((len(arrays) - len(divisors)) // len(_KINDS))
+        names = [[f"{number}.{kind}" for kind in _KINDS] for number in layers]
+        if missing := [name for each in names for name in each if name not in arrays]:
+            raise GraphError(f"{_WHAT}: {missing[0]} is missing, expected it; {_REMEDY}")
+        return cls(
+            layers=tuple(
+                LayerMaxima(**dict(zip(_KINDS, (arrays[name] for name in each), strict=True)))
+                for each in names
+            ),
+            divisors={name.removeprefix(_DIVISORS): arrays[name] for name in divisors},
+        )

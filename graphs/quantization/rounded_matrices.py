@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,12 @@ import numpy as np
 
 from ...runtime.durable import replace_file
 from ...runtime.errors import GraphError
+from ...runtime.untrusted.arrays import read_arrays
+from ...runtime.untrusted.fields import shown
 from .codes import Blocks
 from .scheme import Scheme
 
+_REMEDY = "export again with --no-resume"
 # Mean squared length of the outputs' difference, and of the outputs.
 OutputSquares = tuple[float, float]
 
@@ -46,8 +48,7 @@ class RoundedMatrices:
         for name in names:
             if not self._path(name).is_file():
                 return None
-            with np.load(self._path(name)) as arrays:
-                squares.append(arrays["outputs"])
+            squares.append(self._arrays(name)["outputs"])
         if not all(len(each) for each in squares):
             return None
         moved, whole = np.sum(squares, axis=0)
@@ -59,21 +60,30 @@ class RoundedMatrices:
         Raises:
             GraphError: the matrix was not rounded, or in another scheme.
         """
-        try:
-            with np.load(self._path(name)) as arrays:
-                bits, block = (int(size) for size in arrays["scheme"])
-                blocks = Blocks(**{field: arrays[field] for field in Blocks._fields})
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        arrays = self._arrays(name)
+        found, expected = arrays["scheme"].tolist(), [scheme.bits, scheme.block]
+        if found != expected:
+            rounded, asked = (" bits in blocks of ".join(map(shown, n)) for n in (found, expected))
             raise GraphError(
-                f"{name}: not found among the matrices that calibration rounded ({error}), "
-                "expected all of the layers; export again with --no-resume"
-            ) from error
-        if (bits, block) != (scheme.bits, scheme.block):
-            raise GraphError(
-                f"{name}: calibration rounded it to {bits} bits in blocks of {block}, expected "
-                f"{scheme.bits} bits in blocks of {scheme.block}; export again with --no-resume"
+                f"{name}: calibration rounded it to {rounded}, expected {asked}; {_REMEDY}"
             )
-        return blocks
+        return Blocks(**{field: arrays[field] for field in Blocks._fields})
+
+    def _arrays(self, name: str) -> dict[str, np.ndarray]:
+        """What was written of a matrix.
+
+        Raises:
+            GraphError: nothing was, or the file is damaged.
+        """
+        try:
+            found = read_arrays(self._path(name), error=GraphError, remedy=_REMEDY)
+            if missing := {"scheme", "outputs", *Blocks._fields} - found.keys():
+                raise GraphError(f"{self._path(name)}: has no {min(missing)}; {_REMEDY}")
+        except GraphError as error:
+            raise GraphError(
+                f"{name}: not found among the matrices that calibration rounded ({error})"
+            ) from error
+        return found
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.npz"

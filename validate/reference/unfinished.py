@@ -9,8 +9,6 @@ differs, all is computed anew.
 from __future__ import annotations
 
 import contextlib
-import tokenize
-import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,28 +21,14 @@ import numpy as np
 from ...graphs.writing.own_folders import is_marked, mark
 from ...runtime.durable import replace_file
 from ...runtime.errors import ContractError
+from ...runtime.untrusted.arrays import read_arrays
 from ...runtime.untrusted.fields import shown
-from ...runtime.untrusted.files import open_regular
 from . import stored_array
 
 Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]  # of each array by its name, by key
 Mapped = dict[str, stored_array.Mapped]
 
 STATE_FILE, LOCK_FILE = "state.npz", "lock"
-# What NumPy and zipfile raise where a file is missing, damaged, or no archive of arrays.
-_DAMAGE = (
-    OSError,
-    ValueError,  # UnicodeDecodeError too
-    TypeError,
-    LookupError,
-    ArithmeticError,  # OverflowError
-    RuntimeError,  # NotImplementedError too
-    MemoryError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-    tokenize.TokenError,
-)
 
 
 def unwritable(place: Path, error: OSError) -> ContractError:
@@ -128,7 +112,7 @@ def read_progress(
     """
     try:
         return _progress(folder, shapes, kind=kind, by_layer=by_layer)
-    except _DAMAGE as error:
+    except (OSError, ValueError, TypeError, LookupError) as error:  # of an array, or edited
         raise ContractError(
             f"{folder}: damaged, or not begun ({shown(str(error))}), expected what an interrupted "
             "run left; it is computed anew"
@@ -146,12 +130,7 @@ def _progress(folder: Path, shapes: Shapes, *, kind: str, by_layer: Collection[s
         }
         for key, sizes in shapes.items()
     ]
-    with (
-        open(open_regular(folder / STATE_FILE), "rb") as file,
-        zipfile.ZipFile(file),  # or np.load could take it for another kind of file
-        np.load(file) as kept,
-    ):
-        (noted, *names), sums, *values = (kept[name] for name in kept.files)
+    (noted, *names), sums, *values = read_arrays(folder / STATE_FILE).values()
     done, checksums = int(noted), sums.tolist()
     if done < 1 or done != len(checksums):
         raise ValueError(f"{done} layers, and checksums of {len(checksums)}")
