@@ -70,10 +70,12 @@ def _takes_no_padding(graph: ir.Graph) -> bool:
 def _ends(graph: ir.Graph) -> tuple[ir.Node, ir.Node]:
     """The node that makes the embedding's rows, and the last that reads all positions' (B, T, M).
 
-    The first is the gather, or the product behind it that gives a smoothed table's columns their
-    own size. The last is the head's matmul, or the slice before it that keeps the last positions.
+    The first is the gather, the transpose behind it where the table is the head's and lies as that
+    multiplies (``fold_transposes.py``), or the product behind it that gives a smoothed table's
+    columns their own size. The last is the head's matmul, or the slice before it that keeps the
+    last positions.
     """
-    gather = next((node for node in graph if _gathers_tokens(node)), None)
+    gather = next((found for node in graph if (found := _rows_of_tokens(node))), None)
     reader = next(
         (value.producer() for value in graph.outputs if value.name == contract.LOGITS), None
     )
@@ -94,14 +96,21 @@ def _multiplies_columns(node: ir.Node) -> bool:
     )
 
 
-def _gathers_tokens(node: ir.Node) -> bool:
-    """Whether it gathers rows of the embedding, in any type, by the graph's tokens."""
+def _rows_of_tokens(node: ir.Node) -> ir.Node | None:
+    """What makes rows (B, T, M), if the node gathers from the embedding by the graph's tokens."""
     if node.op_type not in ("Gather", "GatherBlockQuantized"):
-        return False
-    rows, ids = node.inputs[:2]
+        return None
+    table, ids = node.inputs[:2]
+    if table is None or not table.is_initializer() or ids is None:
+        return None
+    if ids.name != contract.INPUT_IDS:
+        return None
     axis = node.attributes.get_int("gather_axis", node.attributes.get_int("axis", 0))
-    is_weight = rows is not None and rows.is_initializer() and axis == 0
-    return is_weight and ids is not None and ids.name == contract.INPUT_IDS
+    if axis == 0:
+        return node
+    users = [user for user, _ in node.outputs[0].uses()]  # of (M, B, T)
+    is_turned = len(users) == 1 and users[0].op_type == "Transpose"
+    return users[0] if axis == 1 and is_turned else None
 
 
 def _order(

@@ -6,12 +6,14 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
 from tramontane.environments.errors import Absent
 from tramontane.environments.python import python_with
 from tramontane.export.build import export_checkpoint
+from tramontane.export.cache_choice import CACHES
 from tramontane.export.options import ExportOptions
 from tramontane.export.sidecars.genai_config import GENAI_CONFIG_FILE
 from tramontane.interop.runners.python import driver
@@ -20,21 +22,37 @@ from tramontane.runtime.contract import NATIVE_MODEL_FILE
 
 from ..once import Once
 
+Copied = Callable[[Path], Path]
+pytestmark = pytest.mark.slow
 RUNNER = Path(driver.__file__).with_name("genai.py")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kv", ["float16", "int8"])
+@pytest.mark.parametrize(("kv", "cache"), [*product(("float16", "int8"), CACHES)])
 def test_it_gives_the_tokens_of_our_driver(
-    kv: str, once: Once, library: Path, stdlib_5m: Path, copied: Callable[[Path], Path]
+    kv: str, cache: str, once: Once, library: Path, stdlib_5m: Path, copied: Copied
 ) -> None:
+    options = ExportOptions(quant="fp32", target="ort", kv=kv, native=True, cache=cache)
+    made = once(f"genai-native-{kv}-{cache}", lambda o: export_checkpoint(stdlib_5m, o, options))
+    compare(copied(made), library, "def fibonacci(")
+
+
+def test_it_gives_them_where_some_layers_have_a_window(
+    once: Once, library: Path, shared: Path, copied: Copied
+) -> None:
+    options = ExportOptions(
+        quant="fp32", target="ort", kv="float16", native=True, window=(None, 32, 32)
+    )
+    stories = shared / "models" / "stories15M"
+    made = once("genai-native-by-layer", lambda out: export_checkpoint(stories, out, options))
+    compare(copied(made), library, "The little dog")
+
+
+def compare(artifact: Path, library: Path, text: str) -> None:
+    """Run an artifact's native graph in onnxruntime-genai and in the driver; it may be changed."""
     try:
         python = python_with("genai", GENAI)
     except Absent as absent:
         pytest.skip(str(absent))
-    options = ExportOptions(quant="fp32", target="ort", kv=kv, native=True)
-    made = once(f"genai-native-{kv}", lambda out: export_checkpoint(stdlib_5m, out, options))
-    artifact = copied(made)
     config = json.loads((artifact / GENAI_CONFIG_FILE).read_text(encoding="utf-8"))
     decoder = config["model"]["decoder"]
     decoder["filename"] = NATIVE_MODEL_FILE
@@ -44,7 +62,7 @@ def test_it_gives_the_tokens_of_our_driver(
     (artifact / GENAI_CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
     job = {
         "artifact": str(artifact),
-        "texts": ["def fibonacci("],
+        "texts": [text],
         "strings": [],
         "chat": None,
         "prompts": [[1, 5, 6, 7]],

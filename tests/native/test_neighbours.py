@@ -22,8 +22,14 @@ from ..neighbours import BOUND, KINDS, LENGTH, W
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("library")]
 
 
-@pytest.fixture(scope="module", params=KINDS)
+# Its fp32 artifact holds one table for the embedding and the head, as the head multiplies it.
+TIED = "MistralForCausalLM, tied, with a window"
+
+
+@pytest.fixture(scope="module", params=[*KINDS, TIED])
 def checkpoint(request: pytest.FixtureRequest, tiny_checkpoint: Callable[..., Path]) -> Path:
+    if request.param == TIED:
+        return tiny_checkpoint(tie=True, rms_norm_eps=1e-5)
     return tiny_checkpoint(request.param, rms_norm_eps=1e-5, **KINDS[request.param])
 
 

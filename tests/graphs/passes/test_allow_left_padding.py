@@ -208,6 +208,32 @@ def test_columns_of_a_smoothed_embedding_get_their_size_before_rows_are_moved(
     assert not AllowLeftPadding()(model).modified
 
 
+def test_rows_of_a_table_that_lies_as_the_head_multiplies_are_turned_before_they_are_moved(
+    decoder: Any, rng: np.random.Generator, evaluate: Callable
+) -> None:
+    model = decoder(GROWING, LowerAttention())
+    gather = next(node for node in model.graph if node.op_type == "Gather")
+    table, gathered = gather.inputs[0], gather.outputs[0]
+    table.const_value = ir.tensor(np.ascontiguousarray(table.const_value.numpy().T))
+    table.shape = table.const_value.shape
+    gather.attributes["axis"] = ir.AttrInt64("axis", 1)
+    turn = ir.node("Transpose", [gathered], {"perm": [1, 2, 0]})
+    gathered.replace_all_uses_with(turn.outputs[0])
+    turn.replace_input_with(0, gathered)
+    model.graph.insert_after(gather, turn)
+    assert AllowLeftPadding()(model).modified
+    moved = next(node for node in model.graph if node.op_type == "GatherND")
+    assert moved.inputs[0] is turn.outputs[0]
+    assert not AllowLeftPadding()(model).modified
+    plain = decoder(GROWING, LowerAttention(), AllowLeftPadding())
+    turns = turns_of(rng, [3, 5], *STEPS)
+    found, right = (
+        play(functools.partial(evaluate, graph), turns, rows=0) for graph in (model, plain)
+    )
+    for mine, theirs in zip(found, right, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-6)
+
+
 def test_second_run_modifies_nothing(decoder: Any) -> None:
     model = decoder(DECODER, AttachFunction(), AllowLeftPadding())
     assert not AllowLeftPadding()(model).modified
