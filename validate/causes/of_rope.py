@@ -110,6 +110,13 @@ def _wrongly_scaled(config: MistralConfig, length: int) -> Iterator[WrongRope]:
         return
     plain = rope_of(dataclasses.replace(config, rope_scaling={}))
     yield WrongRope(f"rope is not scaled, expected {scaling[KIND]}", plain.tables(length))
+    if scaling[KIND] == "yarn":
+        truncates = scaling.get("truncate", True)
+        rounded = {**scaling, "truncate": not truncates}
+        found = "not rounded" if truncates else "rounded"
+        text = f"yarn's first and last blended dimension are {found} to whole ones, expected the "
+        other = rope_of(dataclasses.replace(config, rope_scaling=rounded))
+        yield WrongRope(f"{text}opposite (truncate)", other.tables(length))
     for times in (0.5, 2, 0.25, 4):
         factor = times * scaling["factor"]
         other = rope_of(dataclasses.replace(config, rope_scaling={**scaling, "factor": factor}))

@@ -27,6 +27,18 @@ def test_graph_that_computes_a_logarithm_is_right(ask: Ask) -> None:
     assert ask("query-scale-lost", SCALED, config=MISTRAL | {"rope_parameters": ROPE}) is None
 
 
+@pytest.mark.parametrize("kind", ["mistral3", "mistral3_text"])
+def test_graph_of_genai_s_builder_is_doubted_where_no_config_is_beside_it(
+    ask: Ask, kind: str
+) -> None:
+    described = {"model": {"type": kind, "context_length": 8192}}
+    finding = ask("query-scale-lost", GQA, genai=described)
+    say(finding, "warning", "genai_config.json", kind, "copy the checkpoint's config.json")
+    assert ask("query-scale-lost", SCALED, genai=described) is None
+    assert ask("query-scale-lost", GQA, genai={"model": {"type": "mistral"}}) is None
+    assert ask("query-scale-lost", GQA, genai=described, config=MISTRAL) is None
+
+
 @pytest.mark.parametrize("beta", [0, None, "0.1", True])
 def test_model_that_does_not_scale_queries_needs_none(ask: Ask, beta: object) -> None:
     rope = ROPE | {"llama_4_scaling_beta": beta}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import torch
 from tramontane.export.known_models import GEOMETRIES
+from tramontane.export.model.rope import rope_of
 from tramontane.validate.causes.of_rope import wrong_ropes
 
 CONFIG = dataclasses.replace(GEOMETRIES["mistral-7b-v0.2"], head_dim=16)
@@ -54,6 +56,17 @@ def test_rounded_positions_and_frequencies_have_256_levels_in_each_piece() -> No
     levels = np.rint(own * 255) / 255
     positions = np.rint(POSITIONS / (299 / 255)) * (299 / 255)
     np.testing.assert_allclose(cos, np.cos(positions * levels), atol=5e-5, rtol=0)
+
+
+def test_yarn_is_tried_with_bounds_that_are_rounded_and_not() -> None:
+    yarn = {"rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 512}
+    scaled = dataclasses.replace(CONFIG, rope_scaling=yarn)
+    whole = dataclasses.replace(CONFIG, rope_scaling={**yarn, "truncate": False})
+    for own, other, text in ((scaled, whole, "not rounded to"), (whole, scaled, "are rounded to")):
+        (found,) = (one for one in wrong_ropes(own, LENGTH, CUTS) if "truncate" in one.text)
+        assert text in found.text
+        for mine, right in zip(found.tables, rope_of(other).tables(LENGTH), strict=True):
+            assert torch.equal(mine, right)
 
 
 def test_all_texts_differ_and_all_rows_are_there() -> None:
