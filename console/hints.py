@@ -7,7 +7,6 @@ its options.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -19,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
+from ..runtime.errors import ContractError
 from ..runtime.untrusted import environment
 
 CALLER, CALLED_FROM, OPTIONS = (
@@ -199,6 +199,8 @@ def _source() -> Path | None:
     from urllib.parse import urlsplit
     from urllib.request import url2pathname
 
+    from ..runtime.untrusted.json_text import parse_object
+
     here = Path(__file__).parents[1]
     if (here / "pyproject.toml").is_file():
         return here
@@ -206,7 +208,11 @@ def _source() -> Path | None:
         text = metadata.distribution("tramontane").read_text("direct_url.json")
     except metadata.PackageNotFoundError:
         return None
-    url = urlsplit(json.loads(text)["url"]) if text else None
+    try:
+        found = parse_object(text.encode(), what="direct_url.json").get("url") if text else None
+        url = urlsplit(found) if isinstance(found, str) else None
+    except (ContractError, ValueError):  # of urlsplit: a note is left out, and nothing else
+        return None
     if url is None or url.scheme != "file":
         return None
     path = Path(url2pathname(url.path))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -178,6 +177,20 @@ class _Bundle(TypedDict):
     dsseEnvelope: _Envelope
 
 
+class _Resource(TypedDict):
+    name: str
+
+
+class _Predicate(TypedDict):
+    resources: list[_Resource]
+
+
+class _Payload(TypedDict):
+    """What is signed, as far as it is read here."""
+
+    predicate: _Predicate
+
+
 def _read_bundle(signature: Path, remedy: str) -> _Bundle:
     """A signature's file, of the types that its fields must have; nothing is verified yet."""
     content = read_file(signature, most=SMALL_BYTES, remedy=remedy)
@@ -212,8 +225,13 @@ def _refuse_other_material(bundle: _Bundle, kind: str, signature: Path, advice: 
 def _refuse_partial(bundle: _Bundle, manifest: Manifest, signature: Path, remedy: str) -> None:
     """Refuse a signature that leaves out files of the artifact: a signer may name such paths."""
     with _refusing(ContractError, signature, "a list of signed files", remedy):
-        payload = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
-        signed = {resource["name"] for resource in payload["predicate"]["resources"]}
+        content = base64.b64decode(bundle["dsseEnvelope"]["payload"])
+    found = parse_object(content, what=f"{signature}: payload", remedy=remedy)
+    try:
+        payload: _Payload = decode(_Payload, found, where="payload")
+    except ContractError as error:
+        raise ContractError(f"{signature}: {error}; {remedy}") from error
+    signed = {resource["name"] for resource in payload["predicate"]["resources"]}
     if missing := sorted({MANIFEST_FILE, *manifest.files} - signed):
         raise ContractError(
             f"{signature}: does not cover {shown(missing[0])}, expected all files of the "

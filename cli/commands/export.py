@@ -213,7 +213,8 @@ def _export_options(args: Namespace, choices: Mapping[str, Any]) -> ExportOption
 
 def _print_parity(artifact: Path) -> None:
     """Print the verdict of the parity check, from the report inside a new artifact."""
+    from ...runtime.untrusted.json_text import read_object
     from ...validate.report.summaries import print_verdict
     from ...validate.run_gate import FOLDER, JSON_FILE
 
-    print_verdict(json.loads((artifact / FOLDER / JSON_FILE).read_text(encoding="utf-8")))
+    print_verdict(read_object(artifact / FOLDER / JSON_FILE))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -219,3 +220,27 @@ def test_an_installation_from_a_clone_a_wheel_or_neither_is_extended_as_it_was_m
         monkeypatch.chdir(tmp_path)
         assert expected in hints.install()
         assert "install 'tramontane[export]'" not in hints.install()
+
+
+@pytest.mark.parametrize(
+    ("noted", "expected"),
+    [
+        ('{"url": "file:///"}', Path("/")),
+        ('{"url": "https://example.org"}', None),
+        ('{"url": "http://[x"}', None),
+        ('{"url": 5}', None),
+        ("[]", None),
+        ("{", None),
+        ("", None),
+    ],
+)
+def test_what_pip_noted_of_an_installation_may_be_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: str, expected: Path | None
+) -> None:
+    class Installed:
+        def read_text(self, _: str) -> str:
+            return noted
+
+    monkeypatch.setattr(hints, "__file__", str(tmp_path / "console" / "hints.py"))
+    monkeypatch.setattr(metadata, "distribution", lambda _: Installed())
+    assert hints._source() == expected

@@ -18,6 +18,7 @@ from ...runtime.contract import MANIFEST_FILE, TOKENIZER_FILE, TOKENIZER_JSON_FI
 from ...runtime.errors import ContractError
 from ...runtime.manifest import Manifest
 from ...runtime.sizes import counted
+from ...runtime.untrusted.json_text import parse_object
 from ..tokenizer.check_tokenizer import TEMPLATES, check_tokenizer
 from ..verdict import Check
 from .rank_causes import Found
@@ -74,9 +75,9 @@ def _part(
 ) -> Found | None:
     """The part of a ``tokenizer.json`` whose replacement makes all alike."""
     try:
-        own, wanted = json.loads(found), json.loads(expected)
-    except ValueError:
-        return f"{TOKENIZER_JSON_FILE} is no JSON", "the checkpoint's is"
+        own, wanted = (parse_object(one, what=TOKENIZER_JSON_FILE) for one in (found, expected))
+    except ContractError:
+        return f"{TOKENIZER_JSON_FILE} is no JSON object", "the checkpoint's is"
     names = [name for name in wanted if own.get(name) != wanted[name]]
     for parts in (*([name] for name in names), names):
         repaired = {**own, **{name: wanted[name] for name in parts}}
@@ -119,9 +120,15 @@ def _with_types(name: str, own: Any, wanted: Any) -> str:
     return f"{name} ({types[0] or 'none'}, expected {types[1] or 'none'})"
 
 
+def _is_named(one: Any) -> bool:
+    return isinstance(one, dict) and isinstance(one.get("content"), str)
+
+
 def _other_tokens(own: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     """Added tokens that are missing, or have another id or other flags."""
-    found = {one["content"]: one for one in own.get(_ADDED) or ()}
+    listed = own.get(_ADDED)
+    named = filter(_is_named, listed if isinstance(listed, list) else ())
+    found = {one["content"]: one for one in named}
     for one in wanted.get(_ADDED) or ():
         other = found.get(one["content"])
         if other is None:
