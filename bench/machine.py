@@ -56,14 +56,14 @@ def _instructions() -> str:
 
 def describe_machines(machines: Sequence[Mapping[str, Any]]) -> str:
     """The machine of the measurements, or all machines if they differ."""
-    told = dict.fromkeys(
+    described = dict.fromkeys(
         f"{_processor_of(one)}, {counted(one['cores'], 'core')}, "
         f"{counted(one['threads'], 'thread')}, "
         f"{one['memory_bytes'] / _GIB:.0f} GiB, {one['system']}, "
         + ", ".join(f"{name} {version}" for name, version in one["versions"].items())
         for one in machines
     )
-    return f"Measured on: {'; and on '.join(told)}."
+    return f"Measured on: {'; and on '.join(described)}."
 
 
 def _processor_of(one: Mapping[str, Any]) -> str:

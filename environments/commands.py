@@ -22,7 +22,7 @@ from .errors import Absent
 LIMIT_S = 1200.0  # of one command: a browser or an emulator may hang
 LONG_LIMIT_S = 4 * 3600.0  # where a model is of any size, or other people's code is compiled
 MOST_BYTES = 64 << 20  # of standard output
-_TAIL_BYTES = 64 << 10  # of standard error: its end alone is told
+_TAIL_BYTES = 64 << 10  # of standard error: only its end is printed
 _PIECE_BYTES = 1 << 16
 _SHOWN_LINES, _SHOWN_WORDS = 4, 4
 _SHOWN = 2000  # characters
@@ -70,8 +70,8 @@ def run(
             raise
     if process.returncode:
         lines = (errors.strip() or output.strip()).splitlines()[-_SHOWN_LINES:]
-        told = printable(" / ".join(lines), most=_SHOWN)
-        raise Absent(f"{name}: exit status {process.returncode}; {told}")
+        tail = printable(" / ".join(lines), most=_SHOWN)
+        raise Absent(f"{name}: exit status {process.returncode}; {tail}")
     return output
 
 

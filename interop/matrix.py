@@ -113,8 +113,8 @@ class Matrix:
             lines.append("| " + " | ".join([artifact, *shown]) + " |")
         lines += ["", f"On {platform.machine()}, {counted(os.cpu_count() or 1, 'core')}.", ""]
         for runtime, versions in self.versions.items():
-            told = ", ".join(f"{name} {number}" for name, number in versions.items())
-            lines.append(f"- {runtime}: {told}")
+            listed = ", ".join(f"{name} {number}" for name, number in versions.items())
+            lines.append(f"- {runtime}: {listed}")
         lines += [f"- {runtime} was absent: {why}" for runtime, why in self.absent.items()]
         return "\n".join(lines) + "\n"
 

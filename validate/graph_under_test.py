@@ -262,13 +262,13 @@ def _refuse_other_graph(path: Path, config: MistralConfig) -> None:
     shapes = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
     layers = sum(name.startswith("past_key_values.") for name in shapes) // 2
     past = shapes.get(contract.past(0, "key"), [])
-    told = {
+    compared = {
         "layers": (layers or None, config.num_hidden_layers),
         "key/value heads": (past[1] if len(past) == 4 else None, config.num_key_value_heads),
         "head size": (past[3] if len(past) == 4 else None, config.head_dim),
         "vocabulary": ((shapes.get(contract.LOGITS) or [None])[-1], config.vocab_size),
     }
-    for what, (found, expected) in told.items():
+    for what, (found, expected) in compared.items():
         if isinstance(found, int) and found != expected:
             raise ContractError(
                 f"{path}: its {what}: {found}, the checkpoint's: {expected}; name the checkpoint "

@@ -51,9 +51,9 @@ def traced(asked: str) -> bytes:
             "if you did not stop it, memory ran out: close other programs and try again"
         )
     if done.returncode:
-        told = done.stderr.decode(errors="replace").strip()
+        output = done.stderr.decode(errors="replace").strip()
         raise TraceError(
             f"tracing ended with status {done.returncode}, expected 0; this is a bug, "
-            f"report it with this:\n{told}"
+            f"report it with this:\n{output}"
         )
     return done.stdout

@@ -194,13 +194,13 @@ def _padding(gate: Gate, measurement: Measurement) -> tuple[str, str] | None:
             continue
         zeros, length = np.zeros(row.padding, np.int64), row.length
         tokens = run.tokens[: len(row.logits)]
-        told, parts = slice(length, None), [tokens[:length], zeros, tokens[length:]]
+        own, parts = slice(length, None), [tokens[:length], zeros, tokens[length:]]
         if row.pads_left:  # what is cached of it is no longer a sequence
-            told, parts = slice(length), [zeros, tokens[:length]]
+            own, parts = slice(length), [zeros, tokens[:length]]
         expected = gate.reference.runs([np.concatenate(parts)])[0].logits
-        expected = expected[-len(tokens[told]) :]
-        found = compare(expected, row.logits[told], tokens[told]).mean_kl
-        plain = compare(run.logits[: len(tokens)][told], row.logits[told], tokens[told]).mean_kl
+        expected = expected[-len(tokens[own]) :]
+        found = compare(expected, row.logits[own], tokens[own]).mean_kl
+        plain = compare(run.logits[: len(tokens)][own], row.logits[own], tokens[own]).mean_kl
         if found < plain / 10:
             side = " on the left" if row.pads_left else ""
             return (

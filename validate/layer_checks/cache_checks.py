@@ -98,11 +98,11 @@ def rows_of(
             position=worst[1],
             detail=f"after {counted(worst[2], 'token')}",
         )
-        told = {"tokens": np.array(worst[2])}
+        details = {"tokens": np.array(worst[2])}
         if one.scales is not None:
-            told[SCALES] = one.scales
+            details[SCALES] = one.scales
         if one.is_half:
-            told[IN_HALF] = np.array(True)
+            details[IN_HALF] = np.array(True)
         yield ComparedTensor(
-            finding=finding, inputs={**inputs, **told}, found=rows, expected=one.read
+            finding=finding, inputs={**inputs, **details}, found=rows, expected=one.read
         )

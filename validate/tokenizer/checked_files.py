@@ -79,10 +79,10 @@ def check_files(folder: Path, vocabulary: Vocabulary, checkpoint: Checkpoint) ->
             "finish; if you did not stop it, memory ran out: close other programs and try again"
         )
     if done.returncode:
-        told = done.stderr.decode(errors="replace").strip()
+        output = done.stderr.decode(errors="replace").strip()
         raise TraceError(
             f"the check of the tokenizer ended with status {done.returncode}, expected 0; this is "
-            f"a bug, report it with this: {told}"
+            f"a bug, report it with this: {output}"
         )
     answer = json.loads(done.stdout)
     found = TokenizerChecks(checks=checks_of(answer), notes=answer["notes"])
