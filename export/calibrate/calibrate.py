@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...console.processes.refusals import REFUSED, as_bytes
+from ...console.processes.ask_module import answer_asked
 from ...console.progress import track
-from ...console.streams import accept_any_text
 from ...graphs.quantization.activation_ranges import Calibration
 from ...graphs.quantization.codes import dequantize
 from ...graphs.quantization.methods.all_methods import find_method
 from ...graphs.quantization.rounded_matrices import RoundedMatrices
 from ...graphs.quantization.scheme import Scheme
 from ...graphs.quantization.shared_scales import SharedScales
-from ...runtime.errors import ContractError, TramontaneError
+from ...runtime.errors import ContractError
 from ..config import MistralConfig, config_from_json
 from ..formats.checkpoint import Checkpoint
 from ..formats.tensor_names import EMBEDDING, HEAD, LAST_NORM
@@ -122,37 +119,29 @@ def _begun(
 
 def main() -> int:
     """Read what to calibrate as JSON from standard input, write the npz to standard output."""
-    accept_any_text()
-    asked = json.load(sys.stdin)
+    return answer_asked(_answer)
+
+
+def _answer(asked: Any) -> bytes:
     config = config_from_json(asked["config"])
     rounding = None
     if asked["rounding"] is not None:
         schemes = {name: Scheme(**scheme) for name, scheme in asked["rounding"]["schemes"].items()}
         rounding = Rounding(schemes=schemes, folder=Path(asked["rounding"]["folder"]))
     smoothing = {name: SharedScales(*scales) for name, scales in asked["smoothing"].items()}
-    # What torch may print is not part of the numbers.
-    with os.fdopen(os.dup(1), "wb") as out:
-        os.dup2(2, 1)
-        try:
-            with Checkpoint.open(
-                Path(asked["checkpoint"]), [Path(one) for one in asked["adapters"]]
-            ) as checkpoint:
-                tokens = calibration_tokens(
-                    config, checkpoint, tuple(asked["texts"]), most=asked["tokens"]
-                )
-                checkpoint.refuse_others(asked["files"])
-                found = calibrate(config, checkpoint, tokens, rounding, smoothing)
-                out.write(found.to_bytes())
-        except OSError as error:  # a full disk, most likely: what is whole is kept
-            refusal = ContractError(
-                f"calibration: cannot be written ({error}); free some disk space and try again"
+    try:
+        with Checkpoint.open(
+            Path(asked["checkpoint"]), [Path(one) for one in asked["adapters"]]
+        ) as checkpoint:
+            tokens = calibration_tokens(
+                config, checkpoint, tuple(asked["texts"]), most=asked["tokens"]
             )
-            out.write(as_bytes(refusal))
-            return REFUSED
-        except TramontaneError as error:
-            out.write(as_bytes(error))
-            return REFUSED
-    return 0
+            checkpoint.refuse_others(asked["files"])
+            return calibrate(config, checkpoint, tokens, rounding, smoothing).to_bytes()
+    except OSError as error:  # a full disk, most likely: what is whole is kept
+        raise ContractError(
+            f"calibration: cannot be written ({error}); free some disk space and try again"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -5,18 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...console.processes.end_with_parent import command_of
-from ...console.processes.refusals import REFUSED, raise_refusal
+from ...console.processes.ask_module import ask_module
 from ...graphs.quantization.activation_ranges import Calibration
 from ...graphs.quantization.rounded_matrices import RoundedMatrices
 from ...graphs.quantization.scheme import Scheme
 from ...graphs.quantization.shared_scales import SharedScales
-from ...runtime.errors import TraceError
 from ..config import MistralConfig
 from ..formats.checkpoint import Checkpoint
 
@@ -77,24 +74,12 @@ def calibrate_in_subprocess(
         },
         "smoothing": dict(smoothing or {}),
     }
-    done = subprocess.run(
-        command_of(_MODULE),
-        input=json.dumps(asked).encode(),
-        stdout=subprocess.PIPE,
-        check=False,
+    answer = ask_module(
+        _MODULE,
+        json.dumps(asked).encode(),
+        what="calibrating",
+        shows_progress=True,
         env={"OMP_WAIT_POLICY": _WAIT_POLICY, **os.environ},
     )
-    if done.returncode == REFUSED:
-        raise_refusal(done.stdout)
-    if done.returncode < 0:
-        raise TraceError(
-            f"calibrating was ended by signal {-done.returncode}, expected it to finish; "
-            "if you did not stop it, memory ran out: close other programs and try again"
-        )
-    if done.returncode:
-        raise TraceError(
-            f"calibrating ended with status {done.returncode}, expected 0; this is a bug, "
-            "report it with the lines above"
-        )
-    found = Calibration.from_bytes(done.stdout)
+    found = Calibration.from_bytes(answer)
     return found.with_rounded(None if rounding is None else RoundedMatrices(rounding.folder))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import sys
 import warnings
 from typing import Any
 
@@ -16,6 +13,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram
 
+from ...console.processes.ask_module import answer_asked
 from ...graphs.operator import schema
 from ...runtime import contract
 from ...runtime.errors import TraceError
@@ -155,13 +153,14 @@ def _name_by_contract(graph: ir.Graph, geometry: contract.Geometry) -> None:
 
 def main() -> int:
     """Read config and cache as JSON from standard input, write the graph to standard output."""
-    config, cache = json.load(sys.stdin)
-    # What torch may print is not part of the graph.
-    with os.fdopen(os.dup(1), "wb") as out:
-        os.dup2(2, 1)
-        model = trace(config_from_json(config), CacheChoice(**cache))
-        out.write(ir.to_proto(model).SerializeToString())
-    return 0
+    return answer_asked(_answer)
+
+
+def _answer(asked: Any) -> bytes:
+    config, cache = asked
+    model = trace(config_from_json(config), CacheChoice(**cache))
+    content: bytes = ir.to_proto(model).SerializeToString()
+    return content
 
 
 if __name__ == "__main__":

@@ -9,13 +9,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import subprocess
 
 import onnx
 import onnx_ir as ir
 
-from ...console.processes.end_with_parent import command_of
-from ...runtime.errors import TraceError
+from ...console.processes.ask_module import ask_module
 from ..cache_choice import WINDOWED, CacheChoice
 from ..config import MistralConfig
 
@@ -42,18 +40,4 @@ def traced(asked: str) -> bytes:
     Raises:
         TraceError: as above.
     """
-    done = subprocess.run(
-        command_of(_MODULE), input=asked.encode(), capture_output=True, check=False
-    )
-    if done.returncode < 0:
-        raise TraceError(
-            f"tracing was ended by signal {-done.returncode}, expected it to finish; "
-            "if you did not stop it, memory ran out: close other programs and try again"
-        )
-    if done.returncode:
-        output = done.stderr.decode(errors="replace").strip()
-        raise TraceError(
-            f"tracing ended with status {done.returncode}, expected 0; this is a bug, "
-            f"report it with this:\n{output}"
-        )
-    return done.stdout
+    return ask_module(_MODULE, asked.encode(), what="tracing")

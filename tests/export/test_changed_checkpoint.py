@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tramontane.console.processes import ask_module
 from tramontane.export import build
 from tramontane.export.build import (
     export_checkpoint,
@@ -202,7 +203,7 @@ def test_config_and_tokenizer_are_copied_as_they_were_read(
 def test_calibration_reads_the_same_files_or_none(
     checkpoints: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    checkpoint, run = checkpoints("single"), calibrate_subprocess.subprocess.run
+    checkpoint, run = checkpoints("single"), ask_module.subprocess.run
 
     def changing(*arguments: Any, **options: Any) -> Any:
         CHANGES[change][0](checkpoint / "model.safetensors")
@@ -211,7 +212,7 @@ def test_calibration_reads_the_same_files_or_none(
     monkeypatch.setattr(
         build, "calibrate_in_subprocess", calibrate_subprocess.calibrate_in_subprocess
     )
-    monkeypatch.setattr(calibrate_subprocess.subprocess, "run", changing)
+    monkeypatch.setattr(ask_module.subprocess, "run", changing)
     out = tmp_path / "out" / "artifact"
     out.parent.mkdir()
     said = refusal(checkpoint, out, recipe=ExportOptions(quant="int8-dynamic", target="ort"))

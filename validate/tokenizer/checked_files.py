@@ -8,16 +8,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ...console.processes.end_with_parent import command_of
-from ...console.processes.refusals import REFUSED, as_bytes, raise_refusal
-from ...console.streams import accept_any_text
+from ...console.processes.ask_module import answer_asked, ask_module
 from ...export.formats.checkpoint import Checkpoint
 from ...export.published_tokenizer.chat_templates import FOLDER
 from ...runtime.contract import (
@@ -26,7 +22,6 @@ from ...runtime.contract import (
     TOKENIZER_JSON_FILE,
     TOKENIZER_SETTINGS_FILE,
 )
-from ...runtime.errors import TraceError, TramontaneError
 from ...runtime.tokenizers.vocabulary import Vocabulary
 from ...runtime.untrusted.fields import decode
 from ..verdict import checks_of
@@ -68,23 +63,8 @@ def check_files(folder: Path, vocabulary: Vocabulary, checkpoint: Checkpoint) ->
         "adapters": [str(one.folder.resolve()) for one in checkpoint.adapters],
         "files": checkpoint.identities(),
     }
-    done = subprocess.run(
-        command_of(__name__), input=json.dumps(asked).encode(), capture_output=True, check=False
-    )
-    if done.returncode == REFUSED:
-        raise_refusal(done.stdout)
-    if done.returncode < 0:
-        raise TraceError(
-            f"the check of the tokenizer was ended by signal {-done.returncode}, expected it to "
-            "finish; if you did not stop it, memory ran out: close other programs and try again"
-        )
-    if done.returncode:
-        output = done.stderr.decode(errors="replace").strip()
-        raise TraceError(
-            f"the check of the tokenizer ended with status {done.returncode}, expected 0; this is "
-            f"a bug, report it with this: {output}"
-        )
-    answer = json.loads(done.stdout)
+    content = json.dumps(asked).encode()
+    answer = json.loads(ask_module(__name__, content, what="the check of the tokenizer"))
     found = TokenizerChecks(checks=checks_of(answer), notes=answer["notes"])
     return CheckedFiles(digests=_digests(folder), vocabulary=vocabulary, found=found)
 
@@ -101,23 +81,17 @@ def _digests(folder: Path) -> dict[str, str]:
 
 def main() -> int:
     """Read what to check as JSON from standard input, write the checks to standard output."""
-    accept_any_text()
-    asked = json.load(sys.stdin)
+    return answer_asked(_answer)
+
+
+def _answer(asked: Any) -> bytes:
     vocabulary: Vocabulary = decode(Vocabulary, asked["vocabulary"], where="vocabulary")
-    # What packages may print is not part of the answer.
-    with os.fdopen(os.dup(1), "wb") as out:
-        os.dup2(2, 1)
-        try:
-            with Checkpoint.open(
-                Path(asked["checkpoint"]), [Path(one) for one in asked["adapters"]]
-            ) as checkpoint:
-                found = check_tokenizer(Path(asked["folder"]), vocabulary, checkpoint)
-                checkpoint.refuse_others(asked["files"])
-        except TramontaneError as error:
-            out.write(as_bytes(error))
-            return REFUSED
-        out.write(json.dumps(dataclasses.asdict(found)).encode())
-    return 0
+    with Checkpoint.open(
+        Path(asked["checkpoint"]), [Path(one) for one in asked["adapters"]]
+    ) as checkpoint:
+        found = check_tokenizer(Path(asked["folder"]), vocabulary, checkpoint)
+        checkpoint.refuse_others(asked["files"])
+    return json.dumps(dataclasses.asdict(found)).encode()
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tramontane.console.processes import ask_module
 from tramontane.console.text_file import read_text
-from tramontane.export.calibrate import calibrate_subprocess
 from tramontane.export.calibrate.calibrate import calibrate
 from tramontane.export.calibrate.calibrate_subprocess import calibrate_in_subprocess
 from tramontane.export.calibrate.tokens import (
@@ -168,7 +168,7 @@ def test_process_that_fails_or_is_killed_is_told(
     ):
         command = [sys.executable, "-c", code]
         monkeypatch.setattr(
-            calibrate_subprocess.subprocess,
+            ask_module.subprocess,
             "run",
             lambda _, command=command, **options: run(command, **options),
         )

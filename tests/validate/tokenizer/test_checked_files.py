@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from tramontane.cli import main as cli
 from tramontane.console import status
+from tramontane.console.processes import ask_module
 from tramontane.export import build
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.tokenizer.tokenizer import read_vocabulary
 from tramontane.export.tokenizer.write_tokenizer import write_tokenizer
 from tramontane.runtime.errors import CheckpointError, ContractError, TraceError
 from tramontane.validate import gate
-from tramontane.validate.tokenizer import checked_files
 from tramontane.validate.tokenizer.check_tokenizer import check_tokenizer
 from tramontane.validate.tokenizer.checked_files import check_files
 
@@ -120,9 +120,9 @@ def test_what_the_process_refuses_and_how_it_ends_is_told(
     path.write_bytes(path.read_bytes() + b"\n")
     with pytest.raises(CheckpointError, match="was replaced or written to between two readings"):
         check_files(tmp_path, vocabulary, checkpoint)
-    monkeypatch.setattr(checked_files, "command_of", lambda _: ["sh", "-c", "kill -9 $$"])
+    monkeypatch.setattr(ask_module, "command_of", lambda _: ["sh", "-c", "kill -9 $$"])
     with pytest.raises(TraceError, match="was ended by signal 9, expected it to finish"):
         check_files(tmp_path, vocabulary, checkpoint)
-    monkeypatch.setattr(checked_files, "command_of", lambda _: ["sh", "-c", "echo no >&2; exit 1"])
+    monkeypatch.setattr(ask_module, "command_of", lambda _: ["sh", "-c", "echo no >&2; exit 1"])
     with pytest.raises(TraceError, match="ended with status 1, expected 0; .* this: no$"):
         check_files(tmp_path, vocabulary, checkpoint)
