@@ -27,7 +27,6 @@ ELSEWHERE = {
     "console/processes/ask_module.py": _CHILD,
     "deploy/bill_of_materials.py": _PACKAGE,
     "export/budget/float_model.py": _WRITTEN,
-    "export/formats/weight_files/safetensors_file.py": "a header that safetensors has checked",
     "export/sidecars/card_metadata.py": "YAML by a loader of its own, bounded, without tags",
     "export/published_tokenizer/byte_level/mistral_split_regex.py": _PACKAGE,
     "export/tokenizer/added_tokens.py": "a tokenizer.json; what is no JSON is refused elsewhere",
@@ -48,7 +47,6 @@ ELSEWHERE = {
     "interop/runners/python/onnxruntime_alone.py": _CHILD,
     "interop/runners/python/pytorch.py": _CHILD,
     "interop/scaled_rope.py": "a model that the same run made",
-    "runtime/tokenizers/hugging_face.py": "a tokenizer.json, bounded; what it raises is caught",
     "torture/fork_server.py": _CHILD,
     "validate/tokenizer/checked_files.py": _CHILD,
 }

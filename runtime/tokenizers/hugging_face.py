@@ -12,6 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ..errors import ContractError
+from ..untrusted.json_text import parse_object
 from .byte_alphabet import BYTES
 from .panics import panics_as
 
@@ -37,7 +38,7 @@ class HuggingFace:
         """
         self._content = content
         try:
-            described = json.loads(content)
+            described = parse_object(content, what="it")
             added = described.get("added_tokens") or ()
             self._added = {int(one["id"]): str(one["content"]) for one in added}
             self._special = {int(one["id"]) for one in added if one["special"]}
@@ -45,6 +46,8 @@ class HuggingFace:
             self._tokenizer = parse_tokenizer_json(
                 json.dumps(_renamed(described, special)).encode()
             )
+        except ContractError as error:
+            raise ValueError(str(error)) from error
         except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"a part of it is missing or of another kind: {error!r}") from error
         self._ids = {text: token for token, text in self._added.items()}

@@ -16,7 +16,11 @@ from .files import read_file
 T = TypeVar("T")
 
 SMALL_BYTES = 64 << 20  # of a config or a manifest, which is read whole
-LARGE_BYTES = 512 << 20  # of a tokenizer, which may have a million pieces
+LARGE_BYTES = 96 << 20  # of a tokenizer; three times the largest that is published
+# Of a document, by its commas and brackets; each may take 200 bytes of memory. A tokenizer of a
+# million pieces and as many merges has 4 million.
+_MOST_VALUES = 5_000_000
+_SEPARATORS = (b",", b"[", b"{")
 _DEEPEST = 100  # objects and lists inside each other
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _WORDS = 200  # characters of what the parser says
@@ -38,8 +42,13 @@ def parse_json(
         remedy: what messages advise.
 
     Raises:
-        error: it is not UTF-8, not JSON, nested too deep, or has half of a surrogate pair.
+        error: it has too many values, is not UTF-8, not JSON, nested too deep, or has half of a
+            surrogate pair.
     """
+    if (signs := sum(map(content.count, _SEPARATORS))) > _MOST_VALUES:
+        raise error(
+            f"{what}: {signs} commas and brackets, expected at most {_MOST_VALUES}; {remedy}"
+        )
     try:
         found = json.loads(content.decode())
     except (ValueError, RecursionError) as cause:

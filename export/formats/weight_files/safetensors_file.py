@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from ....runtime.errors import CheckpointError
+from ....runtime.untrusted.json_text import parse_object
 from ...files.held_files import HeldFile
 from .stored_tensor import StoredTensor
 
@@ -22,7 +22,8 @@ def read_headers(file: HeldFile) -> list[StoredTensor]:
     """
     _refuse_unreadable(file.path)
     length = int.from_bytes(file.read_bytes(8), "little")
-    entries = json.loads(file.read_bytes(length, offset=8))
+    header = file.read_bytes(length, offset=8)
+    entries = parse_object(header, what=f"{file.path}: header", error=CheckpointError)
     entries.pop("__metadata__", None)
     return [
         StoredTensor(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tramontane.runtime.errors import CheckpointError, ContractError
+from tramontane.runtime.untrusted import json_text
 from tramontane.runtime.untrusted.json_text import json_lines, parse_json, parse_object
 
 
@@ -50,3 +51,15 @@ def test_lines_that_are_no_json_are_left_out(tmp_path: Path) -> None:
 def test_an_object_is_demanded(content: bytes) -> None:
     with pytest.raises(ContractError, match=r"^x: holds a \w+, expected an object"):
         parse_object(content, what="x")
+
+
+@pytest.mark.parametrize("item", [b"[],", b"{},", b"1,", b'{"a":1},', b'"x",'])
+def test_a_document_of_millions_of_values_is_refused_before_it_is_parsed(
+    monkeypatch: pytest.MonkeyPatch, item: bytes
+) -> None:
+    monkeypatch.setattr(json_text.json, "loads", None)
+    content = b"[" + item * 5_000_001 + b"1]"
+    with pytest.raises(
+        ContractError, match=r"^it: [0-9]+ commas and brackets, expected at most 5000000; copy"
+    ):
+        parse_json(content, what="it")
