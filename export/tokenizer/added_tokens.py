@@ -176,8 +176,13 @@ def _as_read(content: bytes, tokenizer: PublishedTokenizer, architecture: str) -
     puts_space = tokenizer.settings.get("add_prefix_space") is not False
     scheme = _prepend_scheme(tokenizer, architecture) if puts_space else "never"
     spaces = {"replacement": SPACE, "prepend_scheme": scheme, "split": False}
-    described |= {"normalizer": None, "pre_tokenizer": {"type": "Metaspace", **spaces}}
-    return json.dumps(described).encode()
+    parts = {"normalizer": None, "pre_tokenizer": {"type": "Metaspace", **spaces}}
+    if all(described.get(name) == part for name, part in parts.items()):
+        return content
+    try:
+        return to_bytes(parse_tokenizer_json(json.dumps(described | parts).encode()))
+    except ValueError:
+        return content  # the error is raised where it is opened
 
 
 def _is_llama(tokenizer: PublishedTokenizer, architecture: str) -> bool:

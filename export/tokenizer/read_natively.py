@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from ...runtime.contract import TOKENIZER_JSON_FILE
 from ...runtime.errors import CheckpointError
 from ...runtime.tokenizers.added_tokens import ALWAYS, FIRST, AddedToken, AddedTokens
 from ...runtime.tokenizers.hugging_face import HuggingFace
@@ -43,7 +44,8 @@ def read_natively(
     Args:
         whole: the ``tokenizer.json`` that has all added tokens.
         model: the SentencePiece model beside it, which lacks some.
-        as_read: ``whole`` as transformers reads it, by which the driver's tokenizer is judged.
+        as_read: ``whole`` as transformers reads it, by which the driver's tokenizer is judged,
+            and which the artifact gets beside it.
     """
     try:
         found = _native(model.model, as_read)
@@ -51,13 +53,17 @@ def read_natively(
         return whole  # the error is raised where it is opened
     if isinstance(found, str):
         return dataclasses.replace(whole, why_not_sentencepiece=found)
+    origin = whole.made_from
+    if as_read != whole.model:  # else other runtimes would have other tokens than the driver
+        origin = f"{origin or TOKENIZER_JSON_FILE}, its spaces as transformers reads them"
     return dataclasses.replace(
         whole,
         path=model.path,
         kind=SENTENCEPIECE,
         model=found[0],
         added_tokens=found[1],
-        tokenizer_json=whole.model,
+        tokenizer_json=as_read,
+        made_from=origin,
     )
 
 

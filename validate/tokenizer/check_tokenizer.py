@@ -31,6 +31,7 @@ from .readers import (
     read_driver,
     read_sidecar,
     read_transformers,
+    special_that_is_shown,
     without_text,
 )
 from .reading import Reading, differences, name_of
@@ -82,6 +83,7 @@ def check_tokenizer(
         if is_sentencepiece(vocabulary):
             wanted = beside_sentencepiece(expected, own.codec, listed=added, added=_beside(own))
         checks.append(_sidecar(content, wanted, texts, size=size, path=artifact))
+        notes += _note_of_shown(content)
     others = read_transformers(published)
     if isinstance(others, str):
         notes.append(f"{published.path.name}: {others}, so its tokens were not compared")
@@ -134,6 +136,20 @@ def _note_of_other_reading(
             f"{path.name}: nothing is wrong with the artifact, whose tokens are those of "
             "SentencePiece, which trained it; only transformers reads the file otherwise: "
             f"{'; '.join(map(str, first))}"
+        )
+
+
+def _note_of_shown(content: bytes) -> Iterator[str]:
+    """A note on special tokens that other programs decode to text."""
+    try:
+        shown = special_that_is_shown(parse_tokenizer_json(content))
+    except ValueError:
+        return  # the check of that file fails, and says why
+    if shown:
+        names = ", ".join(map(repr, islice(shown.values(), _MOST_NAMED)))
+        yield (
+            f"{TOKENIZER_JSON_FILE}: tokenizers and transformers decode {names} to text though "
+            "special, since normalized is true; the driver gives no text for them"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ...runtime.contract import TOKENIZER_FILE, TOKENIZER_JSON_FILE
 from ...runtime.loading.open_tokenizer import find_kind, read_tokenizer
 from ...runtime.tokenizers.hugging_face import parse_tokenizer_json
 from ...runtime.tokenizers.kinds import KINDS
+from ...runtime.tokenizers.panics import panics_as
 from ...runtime.tokenizers.protocol import Codec
 from ...runtime.tokenizers.vocabulary import SENTENCEPIECE, Vocabulary
 from .reading import Reading
@@ -61,7 +62,7 @@ def read_sidecar(content: bytes) -> Reading:
         file=TOKENIZER_JSON_FILE,
         program=TOKENIZERS_PACKAGE,
         encode=lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids),
-        decode=lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
+        decode=lambda ids: _decoded(tokenizer, added, ids),
         piece=lambda token: _content(added.get(token)) or tokenizer.id_to_token(token),
         start=None if around is None else around[0],
         end=None if around is None else around[1],
@@ -92,6 +93,8 @@ def read_transformers(published: PublishedTokenizer) -> Reading | str | None:
         if not isinstance(tokenizer, transformers.PreTrainedTokenizerFast):
             raise TypeError(f"its class is {type(tokenizer).__name__}, which reads other files")
         added = tokenizer.added_tokens_decoder
+        # CodeLlamaTokenizer makes a prompt for infilling of a text that has it.
+        fill = getattr(tokenizer, "fill_token", None)
         around = around_text(
             lambda text: _with_sequences(tokenizer, text), (*SHORT_TEXTS, *PROBE_TEXTS)
         )
@@ -104,15 +107,29 @@ def read_transformers(published: PublishedTokenizer) -> Reading | str | None:
     return Reading(
         file=published.path.name,
         program=TRANSFORMERS,
-        encode=lambda text: _encoded(tokenizer, text),
-        decode=lambda ids: str(
-            tokenizer.decode(
-                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-        ),
+        encode=lambda text: None if fill and fill in text else _encoded(tokenizer, text),
+        decode=lambda ids: _decoded(tokenizer, added, ids, clean_up_tokenization_spaces=False),
         piece=lambda token: _content(added.get(token)) or _piece(tokenizer, token),
         start=None if around is None else around[0],
     )
+
+
+def special_that_is_shown(tokenizer: Tokenizer) -> dict[int, str]:
+    """Special tokens that ``tokenizers`` decodes to text all the same, by id.
+
+    Those are such as have ``normalized`` true, where a normalizer changes their texts. The driver
+    leaves them out.
+
+    Raises:
+        ValueError: the package failed.
+    """
+    added = sorted(tokenizer.get_added_tokens_decoder().items())
+    with panics_as(ValueError, "{said}"):
+        return {
+            token: one.content
+            for token, one in added
+            if one.special and tokenizer.decode([token], skip_special_tokens=True)
+        }
 
 
 def without_text(found: Reading, tokens: Collection[int]) -> Reading:
@@ -204,6 +221,12 @@ def _of_codec(codec: Codec, *, file: str, program: str, start: list[int]) -> Rea
 
 def _content(added: Any) -> str | None:
     return None if added is None else str(added.content)
+
+
+def _decoded(tokenizer: Any, added: Mapping[int, Any], ids: Sequence[int], **flags: bool) -> str:
+    """Text of tokens, special ones left out; see ``special_that_is_shown``."""
+    kept = [token for token in ids if token not in added or not added[token].special]
+    return str(tokenizer.decode(kept, skip_special_tokens=True, **flags)) if kept else ""
 
 
 def _encoded(tokenizer: Any, text: str) -> list[int]:
