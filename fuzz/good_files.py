@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import shutil
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from ..export.config import MistralConfig
 from ..export.formats.checkpoint import Checkpoint
@@ -28,6 +26,7 @@ from ..runtime.manifest import Manifest, describe_file
 from ..runtime.memory import MemoryPlan
 from ..runtime.sequences.saved_state import write_state
 from ..runtime.tokenizers.vocabulary import Vocabulary
+from . import good_tokenizers
 
 MODEL = Path(__file__).parents[1] / "models" / "stdlib-5m"
 _SIZES = {
@@ -64,7 +63,7 @@ def make_mistral_checkpoint(folder: Path) -> None:
     (folder / "params.json").write_text(
         json.dumps(to_params_json(config), indent=2), encoding="utf-8"
     )
-    (folder / "tekken.json").write_bytes(tekken(folder))
+    (folder / "tekken.json").write_bytes(good_tokenizers.tekken(folder))
     _write_weights(folder / "consolidated.safetensors", _entries(config, MISTRAL))
 
 
@@ -153,39 +152,10 @@ def pickled(folder: Path) -> bytes:
     return out.getvalue()
 
 
-def tokenizer_json(_: Path) -> bytes:
-    """Byte-level BPE of 256 bytes and some merges, with a start and an end token."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [("t", "h"), ("th", "e"), ("i", "n"), ("a", "n")]
-    pieces = ["<s>", "</s>", *alphabet, *map("".join, merges)]
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    found = Tokenizer(models.BPE(vocabulary, merges))
-    found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    found.decoder = decoders.ByteLevel()
-    found.add_special_tokens(["<s>", "</s>"])
-    return bytes(found.to_str().encode())
-
-
-def tekken(_: Path) -> bytes:
-    """Mistral's vocabulary of 256 bytes and a few words."""
-    words = [*(bytes([byte]) for byte in range(256)), b"th", b"the", b" the"]
-    config = {
-        "pattern": r"\s+|\w+|[^\s\w]+",
-        "num_vocab_tokens": len(words),
-        "version": "v3",
-        "default_vocab_size": len(words) + 10,
-        "default_num_special_tokens": 10,
-    }
-    vocabulary = [
-        {"rank": rank, "token_bytes": base64.b64encode(word).decode(), "token_str": None}
-        for rank, word in enumerate(words)
-    ]
-    names = ("<unk>", "<s>", "</s>", *(f"[{number}]" for number in range(7)))
-    special = [
-        {"rank": rank, "token_str": name, "is_control": True} for rank, name in enumerate(names)
-    ]
-    content = {"config": config, "special_tokens": special, "vocab": vocabulary}
-    return json.dumps(content).encode()
+def make_gguf(folder: Path) -> None:
+    """Write the checkpoint as GGUF."""
+    content = gguf(folder)
+    (folder / "model.gguf").write_bytes(content)
 
 
 def graph(_: Path) -> bytes:

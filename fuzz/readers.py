@@ -15,21 +15,28 @@ from pathlib import Path
 from ..cli.artifact_summary import summarize
 from ..export.calibrate import progress_file
 from ..export.formats.checkpoint import Checkpoint
+from ..export.formats.gguf.file import read_gguf
+from ..export.formats.gguf.tokenizer import rebuild_tokenizer
 from ..export.sidecars.sidecars import _generation
 from ..export.sidecars.upstream_metadata import read_upstream_metadata
 from ..export.tokenizer.tokenizer import read_vocabulary
 from ..graphs.lint.rules import lint
 from ..graphs.quantization.recipes.read import read_recipe
 from ..runtime import manifest as manifests
-from ..runtime.contract import MANIFEST_FILE
+from ..runtime.chat.chat_template import open_chat_template
+from ..runtime.contract import CHAT_TEMPLATE_FILE, MANIFEST_FILE, TOKENIZER_SETTINGS_FILE
 from ..runtime.loading.open_tokenizer import open_tokenizer
 from ..runtime.manifest import Manifest, read_manifest, verify_files
 from ..runtime.sequences.saved_state import read_state
 from ..runtime.tokenizers.kinds import KINDS
 from ..runtime.tokenizers.vocabulary import Vocabulary
+from ..runtime.untrusted.json_text import read_object
 from ..validate.reference.unfinished import STATE_FILE
-from . import certificates, good_files, kept_work
+from . import certificates, good_files, good_tokenizers, kept_work
 
+_MESSAGES = [
+    {"role": role, "content": " hello 😀 "} for role in ("system", "user", "assistant", "user")
+]
 _TEXT = "def fibonacci(n):\n    return 'été' + \"\U0001f600\""
 
 
@@ -61,6 +68,17 @@ def _read_weights(folder: Path) -> None:
     with Checkpoint.open(folder) as checkpoint:
         for name in checkpoint.sources:
             checkpoint.read(name)
+
+
+def _read_gguf_metadata(folder: Path) -> None:
+    """Rebuild the tokenizer of a file whose metadata is JSON beside it."""
+    metadata = read_object(folder / "metadata.json")
+    rebuild_tokenizer(dataclasses.replace(read_gguf(folder / "model.gguf"), metadata=metadata))
+
+
+def _read_chat(folder: Path) -> None:
+    for tools in (None, [{"name": "f", "parameters": {}}]):
+        open_chat_template(folder).render(_MESSAGES, tools=tools)
 
 
 def _of_checkpoint(
@@ -190,7 +208,9 @@ READERS = {
         read=_read_weights,
     ),
     "tokenizer.json": _of_checkpoint(
-        "tokenizer.json", good_files.tokenizer_json, make=good_files.make_byte_level_checkpoint
+        "tokenizer.json",
+        good_tokenizers.tokenizer_json,
+        make=good_files.make_byte_level_checkpoint,
     ),
     **{
         name: _of_checkpoint(name, make=good_files.make_mistral_checkpoint)
@@ -243,7 +263,19 @@ READERS = {
         make=kept_work.make_interrupted_store,
         read=kept_work.read_interrupted,
     ),
-    "driver-tokenizer.json": _of_driver("tokenizers", good_files.tokenizer_json),
+    "chat_template.jinja": _of_made(
+        CHAT_TEMPLATE_FILE, make=good_tokenizers.make_chat, read=_read_chat
+    ),
+    "chat-tokenizer_config.json": Reader(
+        file=TOKENIZER_SETTINGS_FILE, content=good_tokenizers.chat_settings, read=_read_chat
+    ),
+    "gguf-metadata.json": Reader(
+        file="metadata.json",
+        content=good_tokenizers.gguf_metadata,
+        read=_read_gguf_metadata,
+        make=good_files.make_gguf,
+    ),
+    "driver-tokenizer.json": _of_driver("tokenizers", good_tokenizers.tokenizer_json),
     "driver-tokenizer.model": _of_driver(
         "sentencepiece", lambda _: (good_files.MODEL / "tokenizer.model").read_bytes()
     ),

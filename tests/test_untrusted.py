@@ -36,6 +36,7 @@ ELSEWHERE = {
     "export/tokenizer/two_flags.py": _PACKAGE,
     "faults/planted/in_tokenizer.py": "an artifact that the same run exported",
     "fuzz/good_files.py": "the bundled demo model",
+    "fuzz/good_tokenizers.py": _PACKAGE,
     "fuzz/guided.py": _CHILD,
     "fuzz/readers.py": "a mutated file, to make its own hash right",
     "graphs/quantization/recipes/read.py": "TOML, bounded by lines before it is parsed",
