@@ -48,10 +48,9 @@ def read_around(content: bytes) -> tuple[list[int], list[int]] | None:
     """Tokens that a file puts before and after a text; None: it cannot be read, or has no text."""
     try:
         tokenizer = parse_tokenizer_json(content)
-        with panics_as(ValueError, "{said}"):
-            return around_text(lambda text: _encoded(tokenizer, text), _texts(tokenizer))
     except ValueError:
         return None
+    return around_text(lambda text: _encoded(tokenizer, text), _texts(tokenizer))
 
 
 def around_text(
@@ -73,7 +72,11 @@ def around_text(
 
 
 def _encoded(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int | None]]:
-    found = tokenizer.encode(text)
+    try:
+        with panics_as(ValueError, "{said}"):
+            found = tokenizer.encode(text)
+    except ValueError:
+        return [], []  # the vocabulary lacks a character, and has no unknown token
     return list(found.ids), list(found.sequence_ids)
 
 

@@ -29,6 +29,14 @@ def test_the_tokens_around_a_text_are_found_whatever_the_vocabulary_has(piece: s
     assert read_around(found) == ([0], [])
 
 
+def test_texts_that_cannot_be_encoded_are_passed_over() -> None:
+    pieces = [(START, 0.0), (END, 0.0), ("ж", -1.0)]
+    tokenizer = around(Tokenizer(models.Unigram(pieces)))
+    with pytest.raises(Exception, match="unknown token"):
+        tokenizer.encode("a")
+    assert read_around(to_bytes(tokenizer)) == ([0], [1])
+
+
 def test_a_text_whose_token_is_the_start_token_too_is_told_from_it() -> None:
     vocabulary = {START: 0, END: 1, "ж": 2}
     tokenizer = around(Tokenizer(models.WordLevel(vocab=vocabulary, unk_token=START)))

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import decoders
+from tokenizers import Tokenizer, decoders, models
 from tramontane.export.options import ExportOptions
 from tramontane.export.planning.preflight import preflight
 from tramontane.export.published_tokenizer.json_parts import to_bytes
 from tramontane.export.tokenizer.streamed import refuse_other_stream
-from tramontane.runtime.errors import CheckpointError
+from tramontane.runtime.errors import CheckpointError, ContractError
 from tramontane.runtime.tokenizers.hugging_face import HuggingFace
 
 from ...tiny_tokenizers import KINDS, byte_level, save, word_pieces
@@ -40,6 +40,14 @@ def test_decoders_whose_text_grows_are_accepted(decoder: Any) -> None:
     tokenizer = word_pieces()
     tokenizer.decoder = decoder
     content = to_bytes(tokenizer)
+    refuse_other_stream(HuggingFace(content), model=content, path=PATH)
+
+
+def test_a_vocabulary_that_lacks_characters_and_an_unknown_token_is_accepted() -> None:
+    tokenizer = Tokenizer(models.Unigram([("a", -1.0), (" ", -1.0)]))
+    content = to_bytes(tokenizer)
+    with pytest.raises(ContractError, match="cannot encode a text"):
+        HuggingFace(content).encode("b")
     refuse_other_stream(HuggingFace(content), model=content, path=PATH)
 
 
