@@ -1,7 +1,7 @@
 """Fuzz every reader for a time; print how the cases ended, and keep what should not have.
 
-Half of the time goes to coverage-guided fuzzing where atheris is installed, in equal shares to
-all readers.
+The next run goes on with other cases. Half of the time goes to coverage-guided fuzzing where
+atheris is installed, in equal shares to all readers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ..console.option_numbers import seconds, whole
 from ..console.status import status_of
 from ..runtime.errors import ContractError
 from . import guided
+from .next_cases import next_case, note_next
 from .readers import READERS
 from .trial import (
     CRASHED,
@@ -50,7 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     number = whole(least=0, most=LARGEST)
     parser.add_argument("--seed", type=number, default=0, help="of the mutations (%(default)s)")
-    parser.add_argument("--first", type=number, default=0, help="number of the first case of each")
+    parser.add_argument(
+        "--first", type=number, help="number of the first case (default: where the last run ended)"
+    )
     parser.add_argument("--only", default="", help="fuzz the readers whose name contains this")
     parser.add_argument(
         "--kept", type=Path, default=Path("build/fuzz"), help="folder for findings (%(default)s)"
@@ -63,9 +66,12 @@ def main(argv: list[str] | None = None) -> int:
     counts: Counts = {name: Counter() for name in names}
     findings: dict[tuple[str, FuzzOutcome], FuzzCase] = {}
     worker, end = Worker(), until(share)
-    last = args.first
+    first = args.first
+    if first is None:
+        first = next_case(args.kept, names, seed=args.seed)
+    last = done = first
     try:
-        for last in itertools.count(args.first):
+        for last in itertools.count(first):
             for name in names:
                 case = FuzzCase(reader=name, seed=args.seed, number=last)
                 outcome, count, _ = worker.try_(case)
@@ -73,11 +79,13 @@ def main(argv: list[str] | None = None) -> int:
                 if outcome.kind in _BAD and (name, outcome) not in findings:
                     findings[name, outcome] = case
                     _keep(args.kept, worker, case, outcome, count)
+            done = last + 1
             if time.monotonic() > end:
                 break
     finally:
         worker.close()
-    print(as_markdown(counts, seed=args.seed, first=args.first, last=last))
+        note_next(args.kept, names, done, seed=args.seed)
+    print(as_markdown(counts, seed=args.seed, first=first, last=last))
     by_coverage: Counts = {}
     if guided.is_installed():
         by_coverage = guided.guide_each(names, seconds=share, seed=args.seed, folder=args.kept)

@@ -31,6 +31,7 @@ REASONS = {
     "bench/export/__main__.py": "checkpoints and artifacts that it wrote itself, in a folder for them",
     "bench/peers/convert.py": "what it made in a marked folder, or in a temporary one",
     "export/budget/fit.py": "its own table in the user's cache, written beside it first",
+    "fuzz/next_cases.py": "its own numbers, written beside them first",
     "fuzz/guided.py": "its own list of findings, in a folder for them",
     "runtime/durable.py": "what its callers give it, which stand here",
     "torture/__main__.py": "the folder of a case, in a temporary folder of its own",

@@ -10,9 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tramontane.fuzz import __main__ as command
 from tramontane.fuzz import guided, trial
+from tramontane.fuzz.next_cases import next_case
 from tramontane.fuzz.readers import READERS, Reader
-from tramontane.fuzz.trial import LARGE, LIMIT_S, READ, TYPED, UNTYPED, Folder, FuzzCase
+from tramontane.fuzz.trial import (
+    LARGE,
+    LIMIT_S,
+    READ,
+    TYPED,
+    UNTYPED,
+    Folder,
+    FuzzCase,
+    FuzzOutcome,
+)
 from tramontane.runtime.errors import ContractError
 
 GOOD = b"good" * 64
@@ -155,3 +166,41 @@ def test_mutated_files_are_read_or_refused(tmp_path: Path, name: str) -> None:
     for number in range(100):
         outcome = folder.try_(FuzzCase(reader=name, seed=1, number=number).mutations(folder.size))
         assert outcome.kind in (READ, TYPED), (number, outcome)
+
+
+def test_the_next_run_goes_on_with_other_cases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried: list[tuple[str, int]] = []
+
+    class Tries:
+        def try_(self, case: FuzzCase) -> tuple[FuzzOutcome, int, bytes]:
+            tried.append((case.reader, case.number))
+            if len(tried) == 4:
+                raise KeyboardInterrupt
+            return FuzzOutcome(kind=READ), 1, b""
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(command, "Worker", Tries)
+    monkeypatch.setattr(guided, "is_installed", lambda: False)
+    options = ["--seconds=0", f"--kept={tmp_path}", "--only=artifact.sig"]
+    for _ in range(2):
+        assert command.main(options) == 0
+    assert command.main([*options, "--seed=1"]) == 0
+    with pytest.raises(KeyboardInterrupt):
+        command.main(options)
+    assert command.main(options) == 0  # the case that was interrupted
+    assert command.main([*options, "--first=9"]) == 0
+    assert [number for _, number in tried] == [0, 1, 0, 2, 2, 9]
+    assert "Seed 0, cases 9 to 9 of each file, mutated." in capsys.readouterr().out
+    assert next_case(tmp_path, ["artifact.sig"], seed=0) == 10
+    assert next_case(tmp_path, ["artifact.sig", "key.pub"], seed=0) == 0
+
+
+@pytest.mark.parametrize("content", ["[]", '{"0": []}', '{"0": {"a": -1}}', '{"0": {"a": "x"}}'])
+def test_numbers_of_cases_that_are_none_are_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "next-cases.json"
+    path.write_text(content)
+    with pytest.raises(ContractError, match=f"^{path}: .*; remove it to begin with case 0$"):
+        next_case(tmp_path, ["a"], seed=0)
