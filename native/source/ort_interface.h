@@ -34,9 +34,11 @@ enum ElementType : int { kFloat = 1, kInt8 = 3, kInt32 = 6, kInt64 = 7, kFloat16
 
 enum Characteristic : int { kRequired = 0, kOptional = 1 };
 
+constexpr int kFunctions = 275;  // of version 17
+
 // A table of function pointers.
 struct Api {
-  void* functions[275];
+  void* functions[kFunctions];
 };
 
 struct ApiBase {
@@ -47,6 +49,7 @@ struct ApiBase {
 // The place of each function in the table, and its type.
 template <int place, typename Signature>
 struct Function {
+  static_assert(place < kFunctions, "later versions have this function, ours has not");
   static Signature* of(const Api* api) {
     return reinterpret_cast<Signature*>(api->functions[place]);
   }

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from tramontane.cli import main
 from tramontane.export.build import export_checkpoint
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.options import ExportOptions
@@ -131,6 +132,15 @@ def test_the_gate_proves_it_and_finds_a_window_that_is_one_off(
     (spoilt / NATIVE_MODEL_FILE).write_bytes(graph.SerializeToString())
     with pytest.raises(ParityError, match="model_native.onnx"):
         require_parity(spoilt, checkpoint)
+
+
+def test_the_command_measures_one_graph_and_names_the_other(
+    artifact: Path, two_layers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for graph in (artifact, artifact / NATIVE_MODEL_FILE):
+        assert main.main(["validate", str(graph), "--reference", str(two_layers)]) == 0
+        said = f"{artifact / NATIVE_MODEL_FILE}: the graph for the native library was not measured"
+        assert (said in capsys.readouterr().err) == (graph == artifact)
 
 
 def test_it_is_refused_where_it_cannot_be_proved(
