@@ -18,6 +18,7 @@ from tramontane.runtime.model import Model
 from tramontane.runtime.ort.ort_session import open_graph, ort
 
 from ..once import Once
+from ..runtime.speculation.free_runs import Counted, Free
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("library")]
 
@@ -175,6 +176,30 @@ def test_sessions_go_back_as_with_the_other_graph(
             found.append((session.tokens, session.prefill(second, all_logits=True)))
     assert found[0][0] == found[1][0] < 60
     np.testing.assert_allclose(found[0][1], found[1][1], rtol=0, atol=BOUND)
+
+
+@pytest.mark.parametrize("name", ["evicts", "grows"])
+@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_drafts_that_are_taken_back_leave_the_tokens_of_plain_decoding(
+    once: Once, stdlib_5m: Path, name: str, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The window is 64: rows leave the cache many times."""
+    made = once(
+        f"native-drafts-{name}", lambda out: export_checkpoint(stdlib_5m, out, OPTIONS[name])
+    )
+    monkeypatch.setattr("tramontane.runtime.sequences.guarded_sequence.RunTimes", Free)
+    prompt = "def area(width, height):\n    return width * height\n\n\n" * 3
+    sampler = Sampler(temperature=temperature, seed=5)
+    with Model.load(made, native=True) as model:
+        plain, ahead = model.session(), model.session(keep=9)
+        expected = plain.generate(prompt, sampler=sampler, max_new_tokens=200).finish()
+        graph = Counted(ahead)
+        found = ahead.generate(
+            prompt, sampler=sampler, max_new_tokens=200, speculate=True
+        ).finish()
+        assert found.tokens == expected.tokens
+        assert temperature or graph.runs < 0.8 * len(found.tokens)
+        np.testing.assert_allclose(ahead.step(5), plain.step(5), rtol=0, atol=1e-3)
 
 
 def test_prompts_are_continued_together_as_alone(artifact: Callable[[str], Path]) -> None:

@@ -22,22 +22,10 @@ from tramontane.runtime.speculation.prompt_lookup import PromptLookup
 from tramontane.runtime.speculation.run_times import RunTimes
 from tramontane.runtime.speculation.speculation import Speculation
 
-from .free_runs import Free
+from .free_runs import Counted, Free
 
 ROUNDING = 0.4  # of logits: those of a run and of single steps differ by about half of it in int8
 COPIED = "def area(width, height):\n    return width * height\n\n\n"
-
-
-class Counted:
-    """A graph that counts its runs."""
-
-    def __init__(self, session: Session) -> None:
-        self.graph, self.runs = session._guarded.cached.graph, 0
-        session._guarded.cached.graph = self
-
-    def run_with_iobinding(self, binding: Any, options: Any) -> None:
-        self.runs += 1
-        self.graph.run_with_iobinding(binding, options)
 
 
 @pytest.fixture
