@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from ..console.one_line_parser import OneLineParser
+from ..console.status import status_of
 from ..export.cache_choice import WINDOWED, geometry_of
 from ..export.config import MistralConfig
 from ..export.formats.checkpoint import Checkpoint
@@ -35,6 +37,7 @@ from ..validate.reference.weights import ArtifactWeights
 from ..validate.sequences.batches import prompt_and_steps
 from ..validate.sequences.sequences import feeds, pieces_of
 from ..validate.sequences.tokens import SOURCES, Spans, spans
+from . import option_types
 
 _FLOAT, _ARTIFACT = "PyTorch", "onnxruntime"
 
@@ -167,7 +170,7 @@ def table(parts: Iterable[Part], config: MistralConfig, rates: dict[str, Seconds
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table, and the rates where they are measured."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m tramontane.bench.gate_cost",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -175,10 +178,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("model", choices=sorted(GEOMETRIES), metavar="MODEL")
     parser.add_argument("--artifact", type=Path, help="of a stand-in with fewer layers")
     parser.add_argument("--reference", type=Path, help="its checkpoint")
-    parser.add_argument("--tokens", type=int, default=2048, help="to measure on (default: 2048)")
+    parser.add_argument(
+        "--tokens", type=option_types.TOKENS, default=2048, help="to measure on (default: 2048)"
+    )
     args = parser.parse_args(argv)
     if (args.artifact is None) != (args.reference is None):
-        parser.error("--artifact and --reference belong together")
+        parser.error("--artifact, --reference: one is given, expected both or none")
     config = GEOMETRIES[args.model]
     geometry = geometry_of(config, WINDOWED)
     edges = sorted(set(geometry.layers), key=lambda one: (one.window or 0, one.rows or 0))
@@ -195,4 +200,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(status_of(main))

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..console.one_line_parser import OneLineParser
+from ..console.option_numbers import whole
 from ..console.progress import say
 from ..console.status import status_of
 from ..runtime import contract
@@ -30,6 +31,7 @@ from ..runtime.ort.ort_session import ort, physical_cores
 
 MOST_BYTES = (1 << 31) - 1  # a flatbuffer's offsets are 32 bits, signed
 NUM_TOKENS = 160
+_MOST_TOKENS = 10_000_000
 _PROMPT_TOKENS = 16
 _TOOL = "onnxruntime.tools.convert_onnx_models_to_ort"
 _REPLAY = "session.enable_saved_runtime_optimizations"
@@ -81,7 +83,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("artifact", type=Path, help="folder written by export")
     parser.add_argument("out", type=Path, help="folder to write the graphs and lists to")
     parser.add_argument(
-        "--tokens", type=int, default=NUM_TOKENS, help="to decode greedily (%(default)s)"
+        "--tokens",
+        type=whole(least=1, most=_MOST_TOKENS),
+        default=NUM_TOKENS,
+        help="to decode greedily (%(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON, no table")
     args = parser.parse_args(argv)

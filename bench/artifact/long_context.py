@@ -31,6 +31,7 @@ from ...export.formats.huggingface import CONFIG_FILE
 from ...runtime import Session
 from ...runtime.errors import ContractError
 from ...runtime.sizes import format_bytes
+from .. import option_types
 from ..machine import machine
 from ..process import run
 from .speed_table import Line, plot_lines
@@ -87,8 +88,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("model", type=Path, help="checkpoint with a window")
     parser.add_argument("--quant", default="int8", help="(%(default)s)")
-    parser.add_argument("--tokens", type=int, default=TOKENS, help="to decode (%(default)s)")
-    parser.add_argument("--threads", type=int, help="(physical cores)")
+    parser.add_argument(
+        "--tokens", type=option_types.TOKENS, default=TOKENS, help="to decode (%(default)s)"
+    )
+    parser.add_argument("--threads", type=option_types.THREADS, help="(physical cores)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="plot both by position (.svg)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON")
     parser.add_argument("--json", action="store_true", help="print one line of JSON, no table")

@@ -22,6 +22,7 @@ from ...console.status import status_of
 from ...runtime import Model, Session
 from ...runtime.errors import ConfigError
 from ...runtime.ort.ort_session import physical_cores
+from .. import option_types
 from ..samples import Spread
 from .speed import token_ids
 
@@ -38,7 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("first", type=Path, help="the artifact that others are compared with")
     parser.add_argument("others", type=Path, nargs="+", help="artifacts of the same model")
-    parser.add_argument("--threads", type=int, default=physical_cores(), help="(%(default)s)")
+    parser.add_argument(
+        "--threads", type=option_types.THREADS, default=physical_cores(), help="(%(default)s)"
+    )
     parser.add_argument("--rounds", type=int, default=8, help="(%(default)s)")
     args = parser.parse_args(argv)
     if args.rounds < 1:

@@ -30,6 +30,7 @@ from ...runtime import Generation, Model, Sampler, Session
 from ...runtime.decoding.history import History
 from ...runtime.decoding.processors import Logits, Processor
 from ...runtime.sizes import format_bytes
+from .. import option_types
 from .copied_texts import TEXTS
 from .speed import token_ids
 
@@ -43,8 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print a table, then one line of JSON."""
     parser = OneLineParser(prog="python -m tramontane.bench.artifact.turns", description=__doc__)
     parser.add_argument("artifact", type=Path, help="folder written by export")
-    parser.add_argument("--threads", type=int, help="(physical cores)")
-    parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
+    parser.add_argument("--threads", type=option_types.THREADS, help="(physical cores)")
+    parser.add_argument("--rounds", type=option_types.ROUNDS, default=5, help="(%(default)s)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON, no table")
     args = parser.parse_args(argv)
     found = measure(Model.load(args.artifact, threads=args.threads), rounds=args.rounds)

@@ -31,6 +31,7 @@ from ...export.known_models import find_geometry
 from ...runtime.manifest import read_manifest
 from ...runtime.memory import cache_bytes
 from ...runtime.sizes import counted, format_bytes
+from .. import option_types
 from ..process import run
 from .stand_ins import checked, export, most_memory, ours, synthesize
 
@@ -110,7 +111,10 @@ def _arguments() -> argparse.Namespace:
         help="recipes to measure (default: int8 int4-rtn)",
     )
     parser.add_argument(
-        "--tokens", type=int, default=1024, help="tokens to prefill (default: %(default)s)"
+        "--tokens",
+        type=option_types.TOKENS,
+        default=1024,
+        help="tokens to prefill (default: %(default)s)",
     )
     parser.add_argument(
         "--work",

@@ -24,6 +24,7 @@ from ...console.rich_console import rich_console
 from ...console.status import status_of
 from ...runtime.errors import ContractError
 from ...runtime.ort.ort_session import physical_cores
+from .. import option_types
 from ..limits import multiply_rate, read_rate
 from ..machine import machine
 from ..samples import Spread, seconds_of_runs
@@ -46,8 +47,12 @@ class Found:
 def main(argv: list[str] | None = None) -> int:
     """Time all kernels in turns; print a table, or one line of JSON."""
     options = OneLineParser(prog="python -m tramontane.bench.kernels", description=__doc__)
-    options.add_argument("--rounds", type=int, default=ROUNDS, help="(%(default)s)")
-    options.add_argument("--threads", type=int, default=physical_cores(), help="(%(default)s)")
+    options.add_argument(
+        "--rounds", type=option_types.ROUNDS, default=ROUNDS, help="(%(default)s)"
+    )
+    options.add_argument(
+        "--threads", type=option_types.THREADS, default=physical_cores(), help="(%(default)s)"
+    )
     options.add_argument("--out", type=Path, metavar="FILE", help="write the JSON")
     options.add_argument("--json", action="store_true", help="print one line of JSON, no table")
     args = options.parse_args(argv)

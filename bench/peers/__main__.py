@@ -20,6 +20,7 @@ from ...environments.errors import Absent
 from ...export.config import MistralConfig
 from ...runtime.errors import ConfigError, ContractError
 from ...runtime.ort.ort_session import physical_cores
+from .. import option_types
 from ..artifact.speed import token_ids
 from ..machine import machine
 from .convert import NAMES, Peer, PeerWeights
@@ -86,7 +87,9 @@ def _parser() -> argparse.ArgumentParser:
         "--only", nargs="+", metavar="RUNTIME", help="a name, or a part of several"
     )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="(%(default)s)")
-    parser.add_argument("--threads", type=int, default=physical_cores(), help="(%(default)s)")
+    parser.add_argument(
+        "--threads", type=option_types.THREADS, default=physical_cores(), help="(%(default)s)"
+    )
     parser.add_argument("--prefill", nargs="*", type=int, default=PREFILL, metavar="TOKENS")
     parser.add_argument("--decode", nargs="*", type=int, metavar="POSITION")
     parser.add_argument(

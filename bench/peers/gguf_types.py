@@ -27,6 +27,7 @@ from ...export.formats.weight_files.stored_tensor import StoredTensor
 from ...export.write_gguf import write_gguf
 from ...runtime.errors import CheckpointError, ContractError
 from ...runtime.ort.ort_session import physical_cores
+from .. import option_types
 from . import llama_runtime
 
 # Mean KL, in nats, of the reference from llama.cpp. On the weights that it dequantized itself, it
@@ -71,7 +72,9 @@ def main(argv: list[str] | None = None) -> int:
         "--narrow", type=Path, help="checkpoint whose hidden size is no multiple of 256"
     )
     parser.add_argument("--only", nargs="+", metavar="KIND", help="kinds, such as Q4_K_M")
-    parser.add_argument("--threads", type=int, default=physical_cores(), help="(%(default)s)")
+    parser.add_argument(
+        "--threads", type=option_types.THREADS, default=physical_cores(), help="(%(default)s)"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table as Markdown")
     args = parser.parse_args(argv)
     asked = {args.model: args.only}

@@ -16,6 +16,7 @@ from ...console.one_line_parser import OneLineParser
 from ...console.status import status_of
 from ...export.formats.checkpoint import Checkpoint
 from ...runtime.ort.ort_session import physical_cores
+from .. import option_types
 from ..machine import machine
 from .measure import Measurement, chosen
 from .page import print_table, render
@@ -67,10 +68,15 @@ def _parser() -> argparse.ArgumentParser:
         "--text", type=Path, help="UTF-8 text to score (default: for the bundled model alone)"
     )
     parser.add_argument(
-        "--positions", type=int, default=POSITIONS, help="to score, at least (%(default)s)"
+        "--positions",
+        type=option_types.TOKENS,
+        default=POSITIONS,
+        help="to score, at least (%(default)s)",
     )
     parser.add_argument("--only", nargs="+", metavar="FORMAT", help="parts of formats' names")
-    parser.add_argument("--threads", type=int, default=physical_cores(), help="(%(default)s)")
+    parser.add_argument(
+        "--threads", type=option_types.THREADS, default=physical_cores(), help="(%(default)s)"
+    )
     return parser
 
 

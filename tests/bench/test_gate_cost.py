@@ -82,4 +82,4 @@ def test_a_table_multiplies_tokens_by_layers_and_adds_the_head() -> None:
 def test_an_artifact_without_its_checkpoint_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         gate_cost.main(["mistral-7b-v0.1", "--artifact", "a"])
-    assert "belong together" in capsys.readouterr().err
+    assert "one is given, expected both or none" in capsys.readouterr().err

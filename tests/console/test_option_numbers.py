@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+
 import pytest
 from tramontane.console.status import EXIT_BAD_INPUT, status_of
 from tramontane.fuzz import __main__ as fuzz
@@ -39,6 +42,34 @@ def test_a_number_beyond_its_bounds_is_refused(
         said = capsys.readouterr().err
         assert said.count("\n") == 1
         assert "expected a whole number from " in said
+
+
+BENCHMARKS: dict[str, tuple[str, ...]] = {
+    "bench.quality.__main__": ("--positions", "--threads"),
+    "bench.kernels.__main__": ("--rounds", "--threads"),
+    "bench.export.__main__": ("--tokens",),
+    "bench.peers.__main__": ("--threads",),
+    "bench.peers.gguf_types": ("--threads",),
+    "bench.gate_cost": ("--tokens",),
+    "bench.artifact.long_context": ("--tokens", "--threads"),
+    "bench.artifact.relative_speed": ("--threads",),
+    "bench.artifact.turns": ("--threads", "--rounds"),
+    "deploy.reduced_build": ("--tokens",),
+}
+
+
+@pytest.mark.parametrize("value", ["0", "100000000000", "nan"])
+@pytest.mark.parametrize("module", BENCHMARKS)
+def test_a_benchmark_refuses_what_would_take_all_memory_or_no_time(
+    module: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = importlib.import_module(f"tramontane.{module}")
+    for option in BENCHMARKS[module]:
+        monkeypatch.setattr(sys, "argv", ["a benchmark", f"{option}={value}"])
+        with pytest.raises(SystemExit):
+            found.main()
+        said = capsys.readouterr().err
+        assert f"{option} {value}: expected a whole number from 1 to " in said
 
 
 def test_torture_needs_a_job(capsys: pytest.CaptureFixture[str]) -> None:
