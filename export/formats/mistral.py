@@ -177,8 +177,12 @@ def _parse(published: dict[str, Any]) -> MistralConfig:
 def _windows(published: dict[str, Any], layers: int, positions: int) -> Windows:
     """The window of each layer: one for all, or a list that is repeated over the layers.
 
+    A window of a list that covers all positions is none. One of exactly as many is kept where
+    other layers have none: Ministral-8B's config.json has as many positions as its params.json has
+    rows in a window.
+
     Source: mistral-inference, pull request 230, "Add per-layer sliding window": args.py and
-        ``get_cache_sizes`` of cache.py. A window of a list that covers all positions is none.
+        ``get_cache_sizes`` of cache.py.
     """
     name = next((one for one in _WINDOWS if published.get(one) is not None), _WINDOWS[0])
     value = published.get(name)
@@ -192,9 +196,10 @@ def _windows(published: dict[str, Any], layers: int, positions: int) -> Windows:
     pattern = [None if each is None else int(number({name: each}, name, int)) for each in value]
     if any(each is not None and each < 1 for each in pattern):
         raise ConfigError(f"{name} is {shown(value)}; expected windows of at least 1, or null")
-    return repeated(
-        tuple(None if each is None or each >= positions else each for each in pattern), layers
-    )
+    found = [None if each is None or each > positions else each for each in pattern]
+    if None not in found:
+        found = [None if each == positions else each for each in found]
+    return repeated(tuple(found), layers)
 
 
 def _rope_scaling(published: dict[str, Any]) -> dict[str, Any]:

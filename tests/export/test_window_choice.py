@@ -103,6 +103,25 @@ def test_two_files_that_differ_in_windows_are_asked_about(doubtful: Path, tmp_pa
             assert ready.config.windows == ((8,) * 4 if asked == 8 else asked)
 
 
+@pytest.mark.parametrize("whole", [None, 1024])
+def test_windows_as_long_as_the_text_of_config_json_are_asked_about_as_they_are(
+    doubtful: Path, tmp_path: Path, whole: int | None
+) -> None:
+    """As Ministral-8B: its config.json has one window, as many positions, and fewer than params.json."""
+    described = json.loads((doubtful / "config.json").read_bytes())
+    described |= {"sliding_window": 256, "max_position_embeddings": 256}
+    (doubtful / "config.json").write_text(json.dumps(described))
+    published = {**PARAMS, "max_seq_len": 1024, "sliding_window": [whole, 256, 256, 256]}
+    (doubtful / "params.json").write_text(json.dumps(published))
+    windows = (None, 256, 256, 256)
+    options = ExportOptions(quant="fp32", target="ort", window=windows)
+    with pytest.raises(ConfigError, match=r"--window none,256,256,256 .* or --window 256 "):
+        preflight(doubtful, tmp_path / "out", ExportOptions(quant="fp32", target="ort"))
+    ready = preflight(doubtful, tmp_path / "out", options)
+    with ready.weights:
+        assert ready.config.windows == windows
+
+
 def test_command_asks_too_and_takes_either_answer(
     doubtful: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
