@@ -18,6 +18,7 @@ from tramontane.export.options import ExportOptions
 from tramontane.graphs.operator import schema
 from tramontane.runtime.contract import DATA_FILE, MODEL_FILE, NATIVE_MODEL_FILE
 from tramontane.runtime.errors import ContractError, ParityError
+from tramontane.runtime.loading import open_artifact
 from tramontane.runtime.manifest import read_manifest, write_manifest
 from tramontane.runtime.model import Model
 from tramontane.runtime.ort import native_library
@@ -62,6 +63,18 @@ def test_the_driver_takes_it_where_it_can_and_says_so(
     assert not Model.load(artifact).is_native
     with pytest.raises(ContractError, match="needs the native library, which is not installed"):
         Model.load(artifact, native=True)
+
+
+def test_the_command_says_which_kernel_computed(
+    artifact: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["run", str(artifact), "def f(", "--max-new-tokens", "5", "--stats"]
+    assert main.main(words) == 0
+    assert capsys.readouterr().err.endswith("attention by the native library\n")
+    monkeypatch.setattr(native_library, "find_library", lambda: None)
+    monkeypatch.setattr(open_artifact, "find_library", lambda: None)
+    assert main.main(words) == 0
+    assert capsys.readouterr().err.endswith("attention by onnxruntime\n")
 
 
 def test_a_library_of_another_version_of_the_operator_is_refused(
