@@ -23,7 +23,7 @@ from ..export.sidecars import card as _card  # noqa: F401
 from ..export.trace.trace_subprocess import trace_in_subprocess, traced
 from ..graphs.targets.all_targets import TARGETS, find_target
 from ..graphs.writing import external_data
-from .fork_server import serve
+from .fork_server import interruptible, serve
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def _run(model: Any, request: dict[str, Any]) -> int:
     for module, name, value in replaced:
         setattr(module, name, value)
     try:
-        return cli.main(request["arguments"])
+        return interruptible(lambda: cli.main(request["arguments"]))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

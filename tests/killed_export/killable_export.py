@@ -24,7 +24,7 @@ from tramontane.export import build
 from tramontane.graphs import weights
 from tramontane.graphs.targets.all_targets import TARGETS, find_target
 from tramontane.graphs.writing import artifact, external_data
-from tramontane.torture.fork_server import serve
+from tramontane.torture.fork_server import interruptible, serve
 
 _PIECES = 8  # of a weight that is written slowly
 _WAIT_SECONDS = 120  # for the test that kills; far longer than one takes
@@ -59,7 +59,7 @@ def _export(request: dict[str, Any]) -> int:
     if request["pause"] is not None:
         _pause(Path(request["log"]), *request["pause"])
     try:
-        return cli.main(request["arguments"])
+        return interruptible(lambda: cli.main(request["arguments"]))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -78,6 +78,48 @@ def test_ends_are_judged(status: int, said: str, kind: str) -> None:
     assert judge(ended, is_hung=True)[0] == HUNG
 
 
+FORKED = """
+import os, signal, sys, time
+from tramontane.torture.fork_server import interruptible, serve
+
+def leaks() -> int:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(9)
+
+def run(request):
+    os.dup2(os.open(request["log"], os.O_WRONLY | os.O_CREAT), 2)
+    if request["when"] == "before":
+        os.kill(os.getpid(), signal.SIGINT)
+    return interruptible(leaks if request["when"] == "in" else lambda: 5)
+
+serve(run)
+"""
+
+
+@pytest.mark.parametrize(
+    ("when", "status"), [("before", 130), ("in", -signal.SIGINT), ("never", 5)]
+)
+def test_an_interrupt_before_the_command_begins_is_none_of_the_commands(
+    tmp_path: Path, when: str, status: int
+) -> None:
+    log = tmp_path / "log"
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        assert server.stdout.readline() == "ready\n"
+        answers = []
+        for request in ({"do": "start", "log": str(log), "when": when}, {"do": "wait"}):
+            server.stdin.write(json.dumps({"pid": int(answers[0]) if answers else 0, **request}))
+            server.stdin.write("\n")
+            server.stdin.flush()
+            answers.append(server.stdout.readline())
+        server.stdin.close()
+    assert int(answers[1]) == status
+    assert ("KeyboardInterrupt" in log.read_text()) == (when == "in")
+
+
 def test_a_process_that_runs_on_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     import psutil
 
