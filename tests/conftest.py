@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import tramontane
 
-from .clone import Clone
-from .once import (
+from .support.clone import Clone
+from .support.once import (
     Once,
     all_cores,
     exports_in_one_process,

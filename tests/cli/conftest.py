@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tramontane.cli import main as cli
 
-from ..once import Once
+from ..support.once import Once
 
 
 @pytest.fixture(scope="session")

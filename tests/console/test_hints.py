@@ -16,7 +16,7 @@ import pytest
 from tramontane.cli import main as cli
 from tramontane.console import hints, status
 
-from ..clone import Clone
+from ..support.clone import Clone
 
 PROMPT = "def fibonacci("
 

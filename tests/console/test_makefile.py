@@ -10,7 +10,7 @@ import pytest
 from tramontane.cli import main as cli
 from tramontane.console.make_help import Makefile, describe, describe_target
 
-from ..clone import ROOT, Clone
+from ..support.clone import ROOT, Clone
 
 MAKEFILE = Makefile((ROOT / "Makefile").read_text(encoding="utf-8"))
 TARGETS = [target for targets in MAKEFILE.groups.values() for target in targets]

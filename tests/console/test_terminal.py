@@ -14,8 +14,8 @@ from tramontane.console.terminal import escaped
 from tramontane.export.published_tokenizer import sentencepiece_model
 from tramontane.runtime import manifest as manifests
 
+from ..project.test_layers import LAYERS, imports
 from ..runtime.conftest import write_artifact
-from ..test_layers import LAYERS, imports
 
 EVIL = "\x1b]0;owned\x07\x9b31m\r\x08\u202e"
 SHOWN = r"\x1b]0;owned\x07\x9b31m\r\x08\u202e"

@@ -7,7 +7,7 @@ from typing import Any
 
 from tramontane.runtime.manifest import describe_file, write_manifest
 
-from ..tiny_manifest import tiny_manifest
+from ..support.tiny_manifest import tiny_manifest
 
 
 def write_artifact(folder: Path, *, files: list[str], **changes: Any) -> Path:

@@ -55,7 +55,9 @@ def test_a_fault_changes_the_graph_and_nothing_else(
     six_layers: Path, artifact_of: ArtifactOf, tmp_path: Path, fault: Fault
 ) -> None:
     if not fault.fits(Checkpoint.open(six_layers)):
-        pytest.skip("of a part that this model lacks; tests/test_neighbours.py plants it")
+        pytest.skip(
+            "of a part that this model lacks; tests/end_to_end/test_neighbours.py plants it"
+        )
     if fault.is_native and find_library() is None:
         pytest.skip("the native library is not installed; make native builds it")
     good = artifact_of(six_layers, fault.recipe)

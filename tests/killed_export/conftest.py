@@ -15,7 +15,7 @@ from tramontane.export.cache_choice import WINDOWED
 from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.runtime.manifest import read_manifest, verify_files
 
-from ..once import Once, traced
+from ..support.once import Once, traced
 from .exports import Exports
 from .left_behind import Whole, contents
 

@@ -11,7 +11,7 @@ from tramontane.native import build
 from tramontane.runtime.errors import ConfigError
 from tramontane.runtime.ort import native_library
 
-from ..once import Once
+from ..support.once import Once
 
 
 @pytest.fixture(scope="session")

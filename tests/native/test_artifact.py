@@ -24,7 +24,7 @@ from tramontane.runtime.model import Model
 from tramontane.runtime.ort import native_library
 from tramontane.validate.run_gate import require_parity
 
-from ..once import Once
+from ..support.once import Once
 
 pytestmark = pytest.mark.slow
 

@@ -17,8 +17,8 @@ from tramontane.runtime.decoding.sampler import Sampler
 from tramontane.runtime.model import Model
 from tramontane.runtime.ort.ort_session import open_graph, ort
 
-from ..once import Once
 from ..runtime.speculation.free_runs import Counted, Free
+from ..support.once import Once
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("library")]
 

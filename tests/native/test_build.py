@@ -15,8 +15,8 @@ from tramontane.native import build, platforms, wheels
 from tramontane.runtime.errors import ConfigError
 from tramontane.runtime.ort import native_library
 
-from .. import clone
-from ..once import Once
+from ..support import clone
+from ..support.once import Once
 
 
 @pytest.mark.slow

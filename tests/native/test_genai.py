@@ -20,7 +20,7 @@ from tramontane.interop.runners.python import driver
 from tramontane.interop.runtimes import GENAI
 from tramontane.runtime.contract import NATIVE_MODEL_FILE
 
-from ..once import Once
+from ..support.once import Once
 
 Copied = Callable[[Path], Path]
 pytestmark = pytest.mark.slow

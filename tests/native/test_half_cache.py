@@ -20,7 +20,7 @@ from tramontane.runtime.model import Model
 from tramontane.runtime.session import Session
 from tramontane.validate.run_gate import require_parity
 
-from ..once import Once
+from ..support.once import Once
 
 TOKENS = [int(token) for token in np.random.default_rng(1).integers(3, 2048, 100)]
 OPTIONS = ExportOptions(quant="fp32", target="ort", kv="float16", native=True)

@@ -17,7 +17,7 @@ from tramontane.runtime.model import Model
 from tramontane.validate.measurement import GateOptions
 from tramontane.validate.run_gate import validate
 
-from ..neighbours import BOUND, KINDS, LENGTH, W
+from ..support.neighbours import BOUND, KINDS, LENGTH, W
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("library")]
 

@@ -17,7 +17,7 @@ from tramontane.runtime.cache import CacheLayout
 from tramontane.runtime.contract import MODEL_FILE
 from tramontane.runtime.manifest import describe_file, write_manifest
 
-from ..tiny_manifest import GEOMETRY, MEMORY, tiny_manifest
+from ..support.tiny_manifest import GEOMETRY, MEMORY, tiny_manifest
 from .sequences.guarded_sessions import POSITIONS, SEQUENCE, V
 
 TOKENIZER = Path(__file__).parents[2] / "models/stdlib-5m/tokenizer.model"

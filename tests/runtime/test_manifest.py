@@ -18,7 +18,7 @@ from tramontane.runtime.manifest import (
 from tramontane.runtime.tokenizers.vocabulary import Vocabulary
 from tramontane.runtime.untrusted.files import has_more_than_its_size
 
-from ..tiny_manifest import tiny_manifest
+from ..support.tiny_manifest import tiny_manifest
 
 
 def artifact(folder: Path) -> Manifest:

@@ -20,7 +20,7 @@ from tramontane.interop.runtimes import GENAI
 from tramontane.validate.measurement import GateOptions
 from tramontane.validate.run_gate import validate
 
-from ..ropes import YARN
+from ..support.ropes import YARN
 
 # The builder takes a rope whose blended dimensions lie inside a head, as those of Ministral 3 do.
 ROPE = {**YARN, "beta_fast": 4.0, "original_max_position_embeddings": 64}

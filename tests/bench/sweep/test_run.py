@@ -23,9 +23,9 @@ from tramontane.console.tasks.scheduler import open_scheduler
 from tramontane.runtime.errors import CheckpointError, ConfigError, ContractError, TraceError
 from tramontane.runtime.manifest import read_manifest
 
-from ...kills_one import KillsOne
-from ...needs_dask import needs_dask
-from ...once import Once
+from ...support.kills_one import KillsOne
+from ...support.needs_dask import needs_dask
+from ...support.once import Once
 
 
 class Counts(InProcess):

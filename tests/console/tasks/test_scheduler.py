@@ -11,7 +11,7 @@ from tramontane.console.tasks.in_process import InProcess
 from tramontane.console.tasks.scheduler import open_scheduler
 from tramontane.runtime.errors import CheckpointError, ConfigError, ContractError
 
-from ...needs_dask import needs_dask
+from ...support.needs_dask import needs_dask
 
 
 def square(job: int) -> int:

@@ -23,7 +23,7 @@ from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.workers import refuse_other_versions
 from tramontane.runtime.errors import CheckpointError, ConfigError
 
-from ...kills_one import KillsOne
+from ...support.kills_one import KillsOne
 
 RNG = np.random.default_rng(3)
 SEQUENCES = [RNG.integers(0, 2048, 64) for _ in range(2)]

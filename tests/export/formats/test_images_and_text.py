@@ -18,7 +18,7 @@ from tramontane.export.formats.huggingface import read_config_json
 from tramontane.export.formats.tensor_names import HUGGING_FACE
 from tramontane.export.model.load import load_reference
 
-from ...ropes import YARN
+from ...support.ropes import YARN
 
 TEXT: dict[str, Any] = {
     "model_type": "ministral3",

@@ -18,7 +18,7 @@ from tramontane.export.formats.layouts import read_config
 from tramontane.export.model.load import load_reference
 from tramontane.export.model.model import Mistral
 
-from ...ropes import LLAMA3
+from ...support.ropes import LLAMA3
 
 Write = Callable[..., Path]
 W = 8

@@ -31,7 +31,7 @@ from tramontane.graphs.targets.all_targets import TARGETS, find_target
 from tramontane.graphs.writing import external_data
 from tramontane.runtime.errors import GraphError
 
-from ...once import keep_torchlib
+from ...support.once import keep_torchlib
 
 SHORTENED = [
     *((name, 1) for name in GEOMETRIES),

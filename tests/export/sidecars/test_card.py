@@ -29,7 +29,7 @@ from tramontane.runtime.manifest import Manifest
 from tramontane.runtime.memory import MemoryPlan
 from tramontane.validate import verdict
 
-from ...tiny_manifest import tiny_manifest
+from ...support.tiny_manifest import tiny_manifest
 
 MOST_LINES = 33  # of the script with nothing but onnxruntime and numpy
 NOT_MEASURED = "Not measured: this artifact was exported with `--no-validate`."

@@ -18,7 +18,7 @@ from tramontane.export.published_tokenizer.probe_texts import PROBE_TEXTS, aroun
 from tramontane.export.tokenizer import in_transformers
 from tramontane.export.tokenizer.in_transformers import note_of_transformers, read_rebuilt
 
-from ...tiny_tokenizers import KINDS, save
+from ...support.tiny_tokenizers import KINDS, save
 
 Write = Callable[..., Path]
 TEXTS = (*PROBE_TEXTS, "a  1", "12  34", "in 1984 there were  24 hours", "x = [1,  2,\n\t3]")

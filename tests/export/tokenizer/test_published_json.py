@@ -25,8 +25,8 @@ from tramontane.runtime.tokenizers.hugging_face import HuggingFace
 from tramontane.runtime.tokenizers.tokenizer import Tokenizer
 from tramontane.validate.sequences.tokens import TokenText
 
-from ...once import Once
-from ...tiny_tokenizers import END, KINDS, SPECIAL, START, save
+from ...support.once import Once
+from ...support.tiny_tokenizers import END, KINDS, SPECIAL, START, save
 
 Write = Callable[..., Path]
 

@@ -16,7 +16,7 @@ from tramontane.export.tokenizer.streamed import refuse_other_stream
 from tramontane.runtime.errors import CheckpointError, ContractError
 from tramontane.runtime.tokenizers.hugging_face import HuggingFace
 
-from ...tiny_tokenizers import KINDS, byte_level, save, word_pieces
+from ...support.tiny_tokenizers import KINDS, byte_level, save, word_pieces
 
 Write = Callable[..., Path]
 PATH = Path("tokenizer.json")

@@ -16,7 +16,7 @@ from tramontane.export.planning.preflight import preflight
 from tramontane.export.tokenizer.two_flags import refuse_two_flags
 from tramontane.runtime.errors import CheckpointError
 
-from ...tiny_tokenizers import llama_3, non_special, save
+from ...support.tiny_tokenizers import llama_3, non_special, save
 
 Write = Callable[..., Path]
 TEXT = "Foo<|x|>"

@@ -30,7 +30,7 @@ from tramontane.runtime.tokenizers.sentencepiece import SPACE, SentencePiece
 from tramontane.runtime.tokenizers.tokenizer import Tokenizer
 from tramontane.runtime.tokenizers.vocabulary import Vocabulary
 
-from ...tiny_tokenizers import TEXT
+from ...support.tiny_tokenizers import TEXT
 
 OWN = Path(__file__).parents[3] / "models/stdlib-5m/tokenizer.model"
 NO_VOCABULARY = Vocabulary(bos_token_id=None, eos_token_ids=(), add_bos_token=False)

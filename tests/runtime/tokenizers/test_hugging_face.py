@@ -17,7 +17,7 @@ from tramontane.runtime.tokenizers.hugging_face import HuggingFace
 from tramontane.runtime.tokenizers.tokenizer import Tokenizer
 from tramontane.runtime.tokenizers.vocabulary import Vocabulary
 
-from ...tiny_tokenizers import END, KINDS, SPECIAL, START, non_special
+from ...support.tiny_tokenizers import END, KINDS, SPECIAL, START, non_special
 
 TEXTS = (
     "Hello  World 123", "  two spaces, then\n\ttabs ", "Grüße 你好 🌍🎉 e\u0301", "a", " a", "", "\n",

@@ -32,7 +32,7 @@ from tramontane.validate.verdict import Check
 
 from ...export.published_tokenizer.byte_level.scripts import NUM_SPECIAL, tekken, trained
 from ...export.published_tokenizer.byte_level.scripts import START as SPECIAL
-from ...tiny_tokenizers import END, START, llama_3, non_special, save
+from ...support.tiny_tokenizers import END, START, llama_3, non_special, save
 
 pytestmark = pytest.mark.slow
 

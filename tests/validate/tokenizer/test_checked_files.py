@@ -21,7 +21,7 @@ from tramontane.validate.tokenizer.check_tokenizer import check_tokenizer
 from tramontane.validate.tokenizer.checked_files import check_files
 
 from ...cli.calls import output
-from ...tiny_tokenizers import llama_3, save
+from ...support.tiny_tokenizers import llama_3, save
 
 pytestmark = pytest.mark.slow
 

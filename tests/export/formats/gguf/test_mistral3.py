@@ -23,7 +23,7 @@ from tramontane.export.model.load import load_reference
 from tramontane.runtime.errors import ConfigError
 from tramontane.validate.figures import compare
 
-from ....ropes import YARN
+from ....support.ropes import YARN
 from .test_neighbours import LLAMA_CPP, needs_llama_cpp
 
 Write = Callable[..., Path]

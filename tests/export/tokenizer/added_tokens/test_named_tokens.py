@@ -18,7 +18,7 @@ from tramontane.runtime.errors import CheckpointError
 from tramontane.runtime.tokenizers.protocol import Codec
 from tramontane.validate.tokenizer.check_tokenizer import check_tokenizer
 
-from ....tiny_tokenizers import save, unigram
+from ....support.tiny_tokenizers import save, unigram
 from .fine_tune import END, FLAGS, PLAIN, START, edited, without_json
 
 MORE, OTHER = "<|more|>", "<|other|>"

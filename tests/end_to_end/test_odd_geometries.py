@@ -41,7 +41,7 @@ from tramontane.runtime.ort.ort_session import ort
 from tramontane.validate.run_gate import require_parity
 from tramontane.validate.run_graph import GraphRunner, feed_all
 
-from .once import keep_torchlib
+from ..support.once import keep_torchlib
 
 SMALL = MistralConfig(
     architecture="MistralForCausalLM",

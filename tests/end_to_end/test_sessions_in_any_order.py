@@ -25,7 +25,7 @@ from tramontane.runtime.decoding.history import History
 from tramontane.runtime.decoding.processors import Logits
 from tramontane.runtime.errors import ContractError
 
-from .runtime.speculation.free_runs import Free
+from ..runtime.speculation.free_runs import Free
 from .test_int8_cache import LOGITS_TOLERANCE
 
 V, LONGEST = 2048, 150  # tokens of a sequence: many evictions of 24 rows

@@ -28,8 +28,8 @@ from tramontane.validate.measurement import GateOptions
 from tramontane.validate.run_gate import require_parity, validate
 from tramontane.validate.sequences.tokens import SAMPLE
 
-from .neighbours import BOUND, KINDS, LENGTH, W
-from .ropes import YARN
+from ..support.neighbours import BOUND, KINDS, LENGTH, W
+from ..support.ropes import YARN
 
 OWN_FAULTS = [*in_optional_parts.FAULTS, *in_rope.FAULTS]
 RECIPES = [

@@ -15,7 +15,7 @@ from tramontane.faults.planting import planted
 from tramontane.runtime.contract import MODEL_FILE
 
 Artifact = Callable[[str], Path]
-SCHEMA = Path(__file__).parents[1] / "validate" / "report" / "schema.json"
+SCHEMA = Path(__file__).parents[3] / "validate" / "report" / "schema.json"
 
 
 @pytest.fixture

@@ -18,9 +18,16 @@ from tramontane.runtime.tokenizers.hugging_face import HuggingFace
 from tramontane.runtime.tokenizers.tokenizer import Tokenizer
 from tramontane.runtime.tokenizers.vocabulary import Vocabulary
 
-from .tiny_tokenizers import KINDS, SPECIAL, START, like_sentencepiece, llama_3, non_special
+from ..support.tiny_tokenizers import (
+    KINDS,
+    SPECIAL,
+    START,
+    like_sentencepiece,
+    llama_3,
+    non_special,
+)
 
-TEXT_JS = Path(__file__).parents[1] / "examples" / "web" / "text.js"
+TEXT_JS = Path(__file__).parents[2] / "examples" / "web" / "text.js"
 VOCABULARY = Vocabulary(bos_token_id=None, eos_token_ids=(), add_bos_token=False)
 TEXTS = ("naïve café", "日本語のテキスト", "👩\u200d👩\u200d👧 ok", "𐍈a\u00adb\x7f", "def f(x):\n")
 

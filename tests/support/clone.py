@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 _STUB = f"""#!{sys.executable} -IS
 import json, os, sys
 with open(os.environ["CALLS"], "a") as calls:

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from tramontane.cli import main as cli
 
-from .clone import Clone
+from ..support.clone import Clone
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += [ROOT / "CONTRIBUTING.md", ROOT / "examples" / "web" / "README.md"]
 MODULES = [

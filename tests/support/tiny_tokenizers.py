@@ -19,7 +19,7 @@ from tokenizers import (
     trainers,
 )
 
-_CALIBRATION = Path(__file__).parents[1] / "export/calibrate/calibration.txt"
+_CALIBRATION = Path(__file__).parents[2] / "export/calibrate/calibration.txt"
 TEXT = _CALIBRATION.read_text("utf-8")[:5000]  # code and a story
 START, END = "<|begin|>", "<|end|>"
 SPECIAL = (START, END, "<|im_start|>", "<|im_end|>")

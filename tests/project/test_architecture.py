@@ -11,7 +11,7 @@ import pytest
 
 from .test_layers import ALLOWED, LAYERS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "architecture.md"
 PAGES = [PAGE, ROOT / "CONTRIBUTING.md"]
 TEXT = PAGE.read_text(encoding="utf-8")

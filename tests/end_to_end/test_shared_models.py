@@ -104,7 +104,7 @@ def test_the_embedded_model_learned_more_than_frequencies(stdlib_5m: Path, tmp_p
     store = Store(tmp_path)
     reference = Reference(checkpoint.config, checkpoint, store=store, track=track)
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(stdlib_5m / "tokenizer.model"))
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     text = "".join(path.read_text(encoding="utf-8") for path in sorted(root.glob("runtime/*.py")))
     tokens = np.array(pieces.encode(text))
     counts = np.bincount(tokens, minlength=checkpoint.config.vocab_size) + 1.0

@@ -24,7 +24,7 @@ from tramontane.runtime.manifest import read_manifest
 from tramontane.validate.graph_under_test import open_graph_under_test
 from tramontane.validate.reference.reference_cache import Store
 
-from .deploy.small_artifact import write_artifact
+from ..deploy.small_artifact import write_artifact
 
 # Paths that lie in the working folder, which ``odd_folder`` makes. None is absolute: these are
 # written to as well.
