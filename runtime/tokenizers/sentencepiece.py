@@ -7,6 +7,7 @@ from functools import cached_property
 
 import sentencepiece
 
+from ..untrusted.fields import shown
 from .added_tokens import ALWAYS, FIRST, AddedToken, AddedTokens, Splitter
 
 SPACE = "\u2581"  # how SentencePiece writes a space in a piece
@@ -25,7 +26,7 @@ class SentencePiece:
             added: tokens that it lacks, or that have flags; and where spaces are put in front.
 
         Raises:
-            ValueError: the bytes are not a SentencePiece model.
+            ValueError: the bytes are not a SentencePiece model, or a piece is not UTF-8.
         """
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
@@ -36,6 +37,10 @@ class SentencePiece:
         self._added = {one.token: one for one in added.tokens}
         self._ids = {one.text: one.token for one in added.tokens}
         self._num_pieces = int(self._processor.GetPieceSize())
+        try:  # or the first call that looks at the piece would fail
+            self._processor.IdToPiece(list(range(self._num_pieces)))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"piece {shown(error.object)} is not UTF-8") from error
         self._without_special = Splitter([one for one in added.tokens if not one.special])
 
     def __len__(self) -> int:

@@ -63,3 +63,11 @@ def test_pieces_are_found_by_their_exact_text_and_labels_have_spaces(found: Sent
 def test_other_bytes_are_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match="."):
         SentencePiece(content)
+
+
+@pytest.mark.parametrize("piece", ["<unk>", "<s>", "<0x41>", "return"])
+def test_a_piece_that_is_not_utf8_is_refused_when_the_model_is_read(piece: str) -> None:
+    named = piece.encode()
+    broken = MODEL.read_bytes().replace(named, named[:-1] + b"\xff", 1)
+    with pytest.raises(ValueError, match=r"piece b'.*\\xff' is not UTF-8"):
+        SentencePiece(broken)
