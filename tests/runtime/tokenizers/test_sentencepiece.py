@@ -65,7 +65,7 @@ def test_other_bytes_are_refused(content: bytes) -> None:
         SentencePiece(content)
 
 
-@pytest.mark.parametrize("piece", ["<unk>", "<s>", "<0x41>", "return"])
+@pytest.mark.parametrize("piece", ["<unk>", "<s>", "return"])
 def test_a_piece_that_is_not_utf8_is_refused_when_the_model_is_read(piece: str) -> None:
     named = piece.encode()
     broken = MODEL.read_bytes().replace(named, named[:-1] + b"\xff", 1)
