@@ -7,7 +7,6 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from ...console.progress import say
 from ...runtime.contract import NATIVE_MODEL_FILE
 from ..check_arguments import refuse_unwritable
 from ..flags import CHECKPOINT_HELP, add_adapter, add_measuring, gate_options_of, window_of
@@ -75,6 +74,8 @@ def main(args: Namespace) -> int:
         report = verdict.as_json()
     print(json.dumps(report)) if args.json else print_verdict(report)
     if (other := args.artifact / NATIVE_MODEL_FILE).is_file():
+        from ...console.progress import say
+
         say(f"{other}: the graph for the native library was not measured; name it to measure it")
     if args.report is not None:
         write_reports(verdict, args.report)

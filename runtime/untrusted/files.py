@@ -52,7 +52,10 @@ def read_file(
     try:
         descriptor = open_regular(path)
         with open(descriptor, "rb") as file:
-            content = file.read(most + 1)
+            size = os.fstat(descriptor).st_size
+            content = file.read(min(size, most) + 1)  # as much as is asked for is allocated
+            if len(content) > size:  # a file of the system, or one that grows
+                content += file.read(most + 1 - len(content))
     except OSError as cause:
         raise error(
             f"{path}: cannot be read ({cause.strerror}), expected a regular file; {remedy}"
