@@ -1,7 +1,7 @@
 """Fuzz every reader for a time; print how the cases ended, and keep what should not have.
 
-The next run goes on with other cases. Half of the time goes to coverage-guided fuzzing where
-atheris is installed, in equal shares to all readers.
+The next run of a seed begins after the last case of this one. Where atheris is installed, half of
+the time is spent on coverage-guided fuzzing, with the same time for each reader.
 """
 
 from __future__ import annotations

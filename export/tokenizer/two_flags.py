@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Iterator, Mapping
+from typing import Literal, get_args
 
 from tokenizers import Tokenizer
 
@@ -17,7 +18,8 @@ from ..formats.checkpoint import Checkpoint
 from ..published_tokenizer.listed_added_tokens import NORMALIZED, Added, read_added
 from ..published_tokenizer.probe_texts import around, first_other
 
-_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+_Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
+_FORMS: tuple[_Form, ...] = get_args(_Form)
 
 
 def refuse_two_flags(checkpoint: Checkpoint) -> None:
@@ -91,7 +93,7 @@ def _forms(text: str, tokenizer: Tokenizer) -> list[str]:
     assert tokenizer.normalizer is not None
     changed = tokenizer.normalizer.normalize_str(text)
     cased = (text.lower(), text.upper(), text.title())
-    unicode_forms = (unicodedata.normalize(form, text) for form in _FORMS)  # type: ignore[arg-type]
+    unicode_forms = (unicodedata.normalize(form, text) for form in _FORMS)
     return list(dict.fromkeys((text, changed, *cased, *unicode_forms)))
 
 

@@ -12,7 +12,7 @@ PARSERS = {
     *("json.load", "json.loads", "tomllib.load", "tomllib.loads", "yaml.load", "yaml.safe_load"),
     *("np.load", "pickle.load", "pickle.loads", "ast.literal_eval"),
 }
-_CHILD = "what a process of ours wrote, or is told by the one that started it"
+_CHILD = "a message between one of our processes and the process that started it"
 _WRITTEN = "a file that this process has just written"
 _PACKAGE = "what a package gave back, which has read the file"
 ELSEWHERE = {

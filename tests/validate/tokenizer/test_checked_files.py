@@ -16,6 +16,7 @@ from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.tokenizer.tokenizer import read_vocabulary
 from tramontane.export.tokenizer.write_tokenizer import write_tokenizer
 from tramontane.runtime.errors import CheckpointError, ContractError, TraceError
+from tramontane.runtime.tokenizers.vocabulary import Vocabulary
 from tramontane.validate import gate
 from tramontane.validate.tokenizer.check_tokenizer import check_tokenizer
 from tramontane.validate.tokenizer.checked_files import check_files
@@ -63,10 +64,10 @@ def test_a_file_that_was_written_wrong_stops_the_export_before_tracing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def spoilt(checkpoint: Checkpoint, folder: Path, *more: object) -> str:
-        told = write_tokenizer(checkpoint, folder, *more)  # type: ignore[arg-type]
+    def spoilt(checkpoint: Checkpoint, folder: Path, vocabulary: Vocabulary) -> str:
+        note = write_tokenizer(checkpoint, folder, vocabulary)
         (folder / "chat_template.jinja").write_text("{{ messages }}")
-        return told
+        return note
 
     monkeypatch.setattr(build, "write_tokenizer", spoilt)
     monkeypatch.setattr(build, "trace_in_subprocess", lambda *_: pytest.fail("traced"))
