@@ -157,6 +157,7 @@ def export(case: MatrixCase, folder: Path) -> Exported:
         "strings": [*PROBE_TEXTS, *around(ADDED.get(case.tokenizer or "", ()))],
         "chat": None if case.tokenizer is None else CHAT,
         "score": tokens[:most],
+        "exact_int8": recipe_of(manifest).is_dynamic,  # asked for, as the card says
         "logits": str(folder.resolve().with_suffix(".logits")),
     }
     return Exported(case=case, folder=folder, manifest=manifest, job=job)

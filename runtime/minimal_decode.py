@@ -12,7 +12,10 @@ import onnxruntime as ort
 
 def decode(folder: Path, tokens: list[int], count: int) -> list[int]:
     """The most likely ``count`` tokens after those given, one by one."""
-    session = ort.InferenceSession(folder / "onnx" / "model.onnx")
+    graph, options = folder / "onnx" / "model.onnx", ort.SessionOptions()
+    if b"MatMulInteger" in graph.read_bytes():  # int8-dynamic: exact on x86 without VNNI too
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    session = ort.InferenceSession(graph, options)
     cache: dict[str, np.ndarray] = {}
     for past in (value for value in session.get_inputs() if value.name.startswith("past")):
         shape = [size if isinstance(size, int) else 0 for size in past.shape[1:]]

@@ -7,6 +7,7 @@ from typing import Any
 from ...graphs.targets.target import Target
 from ...runtime import contract
 from ...runtime.errors import ConfigError
+from ...runtime.ort.cpu_features import EXACT_INT8
 from ...runtime.tokenizers.vocabulary import Vocabulary
 from ..architectures.all_architectures import architecture_of
 from ..cache_choice import WINDOWED, CacheChoice, geometry_of
@@ -35,6 +36,7 @@ def genai_config(
     target: Target,
     cache: CacheChoice = WINDOWED,
     pad_token_id: int | None = None,
+    multiplies_int8: bool = False,
 ) -> dict[str, Any]:
     """Describe an artifact to onnxruntime-genai; it decodes greedily unless an app asks for more.
 
@@ -48,6 +50,8 @@ def genai_config(
         target: whose graph it is.
         cache: how keys and values are held.
         pad_token_id: the token that fills up a batch; None: the first end token.
+        multiplies_int8: whether the graph multiplies int8 by int8, exactly on every processor
+            only if the session is asked to.
 
     Raises:
         ConfigError: as ``genai_obstacle`` says.
@@ -60,7 +64,12 @@ def genai_config(
     names = {kind: contract.past(0, kind).replace(".0.", ".%d.") for kind in ("key", "value")}
     presents = {kind: contract.present(0, kind).replace(".0.", ".%d.") for kind in names}
     decoder: dict[str, Any] = {
-        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "session_options": {
+            "log_id": "onnxruntime-genai",
+            "provider_options": [],
+            # A name that onnxruntime-genai does not know becomes an entry of the configuration.
+            **(dict([EXACT_INT8]) if multiplies_int8 else {}),
+        },
         "filename": contract.MODEL_FILE,
         "head_size": config.head_dim,
         "hidden_size": config.hidden_size,

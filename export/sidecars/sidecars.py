@@ -10,6 +10,7 @@ from ...console.progress import say
 from ...graphs.targets.target import Target
 from ...runtime.contract import DATA_FILE, MODEL_FILE, TOKENIZER_FILE, TOKENIZER_JSON_FILE
 from ...runtime.manifest import to_json
+from ...runtime.ort.cpu_features import multiplies_int8
 from ...runtime.tokenizers.vocabulary import Vocabulary
 from ...runtime.untrusted.fields import shown
 from ..cache_choice import WINDOWED, CacheChoice, geometry_of
@@ -46,7 +47,7 @@ def write_sidecars(
     target: Target,
     cache: CacheChoice = WINDOWED,
 ) -> None:
-    """Write all sidecar files beside the graph's folder, which has data files and tokenizer.
+    """Write all sidecar files beside the folder of graph and data files, and the tokenizer.
 
     Args:
         weights: the checkpoint; what it published is carried over.
@@ -56,6 +57,7 @@ def write_sidecars(
         target: whose graph it is.
         cache: how keys and values are held.
     """
+    graph = folder / MODEL_FILE
     num_data_files = len(list(folder.glob(f"{DATA_FILE}*")))
     tokens = write_ids(bos=vocabulary.bos_token_id, eos=vocabulary.eos_token_ids)
     generation = _generation(weights)
@@ -72,6 +74,7 @@ def write_sidecars(
             target=target,
             cache=cache,
             pad_token_id=_pad_token(weights, generation),
+            multiplies_int8=graph.is_file() and multiplies_int8(graph.read_bytes()),
         )
     _tell_of_changes(weights.path / CONFIG_FILE, weights.config_json() or {}, tokens)
     _tell_of_changes(weights.path / GENERATION_FILE, generation, tokens)

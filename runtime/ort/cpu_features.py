@@ -24,7 +24,7 @@ PRODUCT = (
     b"b\x13\n\x01y\x12\x0e\n\x0c\x08\x06\x12\x08\n\x02\x08\x01\n\x02\x08\x01B\x04\n\x00\x10\n"
 )
 
-
+EXACT_INT8 = ("session.x64quantprecision", "1")  # an entry of a session's configuration
 _INT8_MATMULS = (b"MatMulInteger", b"DynamicQuantizeMatMul")  # MatMulIntegerToFloat too
 
 

@@ -16,7 +16,7 @@ from ..errors import ContractError, printable
 from ..log import logger
 from ..sizes import counted
 from . import stopping
-from .cpu_features import multiplies_int8, saturates
+from .cpu_features import EXACT_INT8, multiplies_int8, saturates
 from .native_library import required_library
 from .providers import CPU, RECORD
 
@@ -101,7 +101,7 @@ def open_graph(
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_US))
     options.add_session_config_entry(RECORD, "1")
     if saturates() and multiplies_int8(_contents(path, made_with) if changed is None else changed):
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        options.add_session_config_entry(*EXACT_INT8)
     if changed is not None:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(path.resolve().parent)

@@ -1,9 +1,9 @@
 // Runs a job with transformers.js, in Node or in a browser.
 
-/** The answer to a job; `name` is the artifact's, below its local models. */
-export async function doJob({ AutoModelForCausalLM, AutoTokenizer, Tensor }, name, job) {
+/** The answer to a job; `name` is the artifact's, below its local models, `loaded` how it is. */
+export async function doJob({ AutoModelForCausalLM, AutoTokenizer, Tensor }, name, job, loaded) {
   const tokenizer = await AutoTokenizer.from_pretrained(name);
-  const model = await AutoModelForCausalLM.from_pretrained(name);
+  const model = await AutoModelForCausalLM.from_pretrained(name, loaded);
   const numbers = (tensor) => Array.from(tensor.data, Number);
   const read = (text) => numbers(tokenizer(text).input_ids);
   const write = (ids) => (ids.length ? tokenizer.decode(ids, { skip_special_tokens: true }) : "");

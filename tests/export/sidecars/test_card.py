@@ -31,7 +31,7 @@ from tramontane.validate import verdict
 
 from ...support.tiny_manifest import tiny_manifest
 
-MOST_LINES = 33  # of the script with nothing but onnxruntime and numpy
+MOST_LINES = 36  # of the script with nothing but onnxruntime and numpy
 NOT_MEASURED = "Not measured: this artifact was exported with `--no-validate`."
 GEOMETRY = Geometry(
     num_key_value_heads=3,
@@ -405,10 +405,11 @@ def test_script_of_the_card_is_the_files_and_short() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["fp32-portable", "int8-dynamic-ort"])
 def test_script_of_the_card_decodes_as_the_driver_does(
-    embedded_artifact: Callable[[str], Path], tmp_path: Path
+    embedded_artifact: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
-    artifact = embedded_artifact("fp32-portable")
+    artifact = embedded_artifact(name)
     card = (artifact / "README.md").read_text(encoding="utf-8")
     script = tmp_path / "minimal_decode.py"
     script.write_text(code_blocks(card, "python")[1], encoding="utf-8")
@@ -433,9 +434,9 @@ def test_card_is_rendered_without_a_network(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_card_says_on_which_processors_bytes_are_multiplied_exactly() -> None:
-    told = "x86 processors with VNNI do exactly"
-    assert told in render_card(manifest(quant="int8-dynamic"))
-    assert told not in render_card(manifest(quant="int8"))
+    for told in ("x86 processors with VNNI do exactly", 'x64quantprecision: "1"'):
+        assert told in render_card(manifest(quant="int8-dynamic"))
+        assert told not in render_card(manifest(quant="int8"))
 
 
 def test_bits_per_weight_stand_beside_the_size_where_the_manifest_has_them() -> None:

@@ -23,7 +23,7 @@ from tramontane.export.formats.checkpoint import Checkpoint
 from tramontane.export.options import (
     ExportOptions,
 )
-from tramontane.export.sidecars.genai_config import genai_config
+from tramontane.export.sidecars.genai_config import GENAI_CONFIG_FILE, genai_config
 from tramontane.export.sidecars.sidecars import write_sidecars
 from tramontane.export.tokenizer.tokenizer import read_vocabulary
 from tramontane.graphs.targets.all_targets import find_target
@@ -288,6 +288,15 @@ def test_genai_allocates_for_a_bounded_sequence_where_the_cache_grows(
     short = dataclasses.replace(config, max_position_embeddings=100)
     found = genai_config(short, vocabulary, target=find_target("ort"), cache=cache)
     assert found["search"]["max_length"] == 100
+
+
+@pytest.mark.parametrize(("quant", "is_asked"), [("int8-dynamic", True), ("int8", False)])
+def test_genai_asks_for_exact_products_of_int8(
+    embedded_artifact: Callable[[str], Path], quant: str, is_asked: bool
+) -> None:
+    written = (embedded_artifact(f"{quant}-ort") / GENAI_CONFIG_FILE).read_text(encoding="utf-8")
+    options = json.loads(written)["model"]["decoder"]["session_options"]
+    assert (options.get("session.x64quantprecision") == "1") == is_asked
 
 
 @pytest.mark.parametrize(
