@@ -183,19 +183,17 @@ def projected(row: Mapping[str, Any], what: str) -> Spread | None:
 
 
 def speed_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The section of speeds; empty where none were measured."""
+    """The section of speeds, a table for each machine; empty where none were measured."""
     if not rows:
         return []
-    both = list(_both(rows))
     first = rows[0]["case"]
     tokens = first["protocol"]["tokens"]
     machines = {json.dumps(row["case"]["machine"]): row["case"]["machine"] for row in rows}
-    return [
+    lines = [
         "## Speeds of known geometries",
         "",
         "Printed by `python -m tramontane.bench.artifact.model_speeds`. It takes minutes for each",
         "model; after an interruption, the same command measures those that are missing.",
-        describe_machines(list(machines.values())),
         "",
         "**The weights are random**: the speed depends on their sizes alone. No row with",
         "`projected` was measured as a whole model. Its figures come from two stand-ins with the",
@@ -206,24 +204,27 @@ def speed_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         f"*Prefill*: a prompt of {tokens} tokens into an empty cache. *Decode*: tokens from",
         f"position {tokens} on. Target `ort`, tokens per second: the median of",
         f"{counted(first['rounds'], 'round')} in new processes, with the lowest and highest.",
-        "",
-        *table(
-            ("geometry", "layers", *(f"{w}, {q}" for q in _quants(rows) for w in WHATS)),
-            [_row(name, rows) for name in GEOMETRIES if _of(name, rows)],
-        ),
-        *(
-            [
-                "",
-                "Models that were measured with all layers too, beside what was projected:",
-                "",
-                *table(
-                    ("geometry", "recipe", "what", "projected", "measured", "difference"), both
-                ),
-            ]
-            if both
-            else []
-        ),
     ]
+    for one in machines.values():
+        on_it = [row for row in rows if row["case"]["machine"] == one]
+        lines += ["", describe_machines([one]), "", *_tables(on_it)]
+    return lines
+
+
+def _tables(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Speeds on one machine, then those that were both projected and measured."""
+    models = [_row(name, rows) for name in GEOMETRIES if _of(name, rows)]
+    lines = table(
+        ("geometry", "layers", *(f"{w}, {q}" for q in _quants(rows) for w in WHATS)), models
+    )
+    if both := list(_both(rows)):
+        lines += [
+            "",
+            "Models that were measured with all layers too, beside what was projected:",
+            "",
+        ]
+        lines += table(("geometry", "recipe", "what", "projected", "measured", "difference"), both)
+    return lines
 
 
 def _row(name: str, rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

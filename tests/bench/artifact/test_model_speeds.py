@@ -101,6 +101,21 @@ def test_the_section_marks_what_is_projected_and_shows_the_error(tmp_path: Path)
     assert compared in lines
 
 
+def test_speeds_of_two_machines_stand_in_two_tables(tmp_path: Path) -> None:
+    path = tmp_path / "speeds.json"
+    rows_of(FEW, STAND_INS, path)
+    other = dataclasses.replace(
+        FEW, geometry="smollm2-360m", machine={**MACHINE, "instructions": "AVX2"}
+    )
+    text = "\n".join(speed_lines(rows_of(other, STAND_INS, path)))
+    _, first, second = text.split("Measured on: a processor")
+    assert "llama-3.2-1b" in first
+    assert "smollm2-360m" not in first
+    assert second.startswith(" (AVX2), ")
+    assert "| smollm2-360m |" in second
+    assert "| llama-3.2-1b |" not in second
+
+
 def test_the_page_has_the_section_of_the_stored_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
