@@ -20,6 +20,7 @@ _CANNOT = (
     "tokenizer.json: the package tokenizers cannot {what} with it ({{said}}), expected a file "
     "that it runs; download it again, or take the one of a model of the same family"
 )
+_LONG = 16_384  # characters of a text that takes longer than other threads should wait
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -71,7 +72,10 @@ class HuggingFace:
         """Token ids of a text, with no start or end token added."""
         tokenizer = self._with_special if allow_special else self._tokenizer
         with panics_as(ContractError, _CANNOT.format(what="encode a text")):
-            return list(tokenizer.encode(text, add_special_tokens=False).ids)
+            if len(text) < _LONG:
+                return list(tokenizer.encode(text, add_special_tokens=False).ids)
+            # Unlike ``encode``, it does not hold the interpreter's lock (tokenizers 0.23).
+            return list(tokenizer.encode_batch([text], add_special_tokens=False)[0].ids)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens from the start of a sequence; special tokens add none."""

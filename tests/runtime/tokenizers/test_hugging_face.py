@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from tramontane.runtime.tokenizers.hugging_face import HuggingFace
 from tramontane.runtime.tokenizers.tokenizer import Tokenizer
 from tramontane.runtime.tokenizers.vocabulary import Vocabulary
 
+from ...support.gaps import thread_gaps
 from ...support.tiny_tokenizers import END, KINDS, SPECIAL, START, non_special
 
 TEXTS = (
@@ -41,6 +43,18 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 def ours(kind: str) -> HuggingFace:
     return HuggingFace(theirs(kind).to_str().encode())
+
+
+def test_a_long_text_has_their_ids_and_other_threads_run_meanwhile(kind: str) -> None:
+    text, codec = "Hello World 123 <|end|> " * 10_000, ours(kind)
+    assert codec.encode(text, allow_special=True) == (
+        theirs(kind).encode(text, add_special_tokens=False).ids
+    )
+    with thread_gaps() as gaps:
+        start = time.perf_counter()
+        codec.encode(text)
+        seconds = time.perf_counter() - start
+    assert max(gaps) < max(0.5 * seconds, 0.05)
 
 
 def words_of(kind: str) -> Tokenizer:
@@ -162,6 +176,8 @@ def test_a_panic_while_encoding_or_decoding_is_a_typed_error() -> None:
     cut = {"pre_tokenizer": {"type": "FixedLength", "length": 0}}
     with pytest.raises(ContractError, match="cannot encode a text with it .chunk size must be no"):
         HuggingFace(json.dumps(content | cut).encode()).encode("ab")
+    with pytest.raises(ContractError, match="cannot encode a text with it .chunk size must be no"):
+        HuggingFace(json.dumps(content | cut).encode()).encode("ab" * 10_000)
     strip = {"decoder": {"type": "Strip", "content": "a", "start": 5, "stop": 5}}
     codec = HuggingFace(json.dumps(content | strip).encode())
     with pytest.raises(ContractError, match="cannot decode tokens with it .index out of bounds"):
