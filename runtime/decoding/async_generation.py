@@ -12,9 +12,10 @@ from .result import Result
 class AsyncGeneration(AsyncIterator[str]):
     """The pieces of a generation, each made in a thread of the loop's default executor.
 
-    Where its task is cancelled, the generation is cancelled too: the task ends when the step, or
-    the chunk of the prompt, that runs has ended; then the session can be used again. So it can
-    where the task is cancelled between two pieces. ``async with`` closes it.
+    The thread that makes the first piece also encodes the prompt. Where its task is cancelled, the
+    generation is cancelled too: the task ends when the step, the chunk of the prompt, or the
+    encoding that runs has ended; then the session can be used again. So it can where the task is
+    cancelled between two pieces. ``async with`` closes it.
     """
 
     def __init__(self, generation: Generation) -> None:

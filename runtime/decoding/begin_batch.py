@@ -18,7 +18,7 @@ from ..sequences.snapshot import Integers, common_prefix
 from ..sequences.time_limit import limited
 from ..sequences.token_ids import checked_ids
 from .batch_generation import BatchGeneration, BatchRequest
-from .continuation import continuation_of
+from .continuation import Continuation
 from .sampler import Sampler
 
 if TYPE_CHECKING:
@@ -49,17 +49,17 @@ def begin_batch(
     graph = limited(model.graph, seconds=time_limit, artifact=model.folder)
     ids = [_ids(model, prompt, allow_special=allow_special) for prompt in prompts]
     continuations = [
-        continuation_of(
+        Continuation(
             model,
-            of_prompt,
-            new=len(of_prompt),
             max_new_tokens=max_new_tokens,
             sampler=own,
             stop=stop,
             logprobs=logprobs,
         )
-        for of_prompt, own in zip(ids, _samplers(sampler, len(ids)), strict=True)
+        for own in _samplers(sampler, len(ids))
     ]
+    for of_prompt, made in zip(ids, continuations, strict=True):
+        made.begin(of_prompt, new=len(of_prompt))
     request = BatchRequest(
         artifact=model.folder,
         prompts=[of_prompt.tolist() for of_prompt in ids],

@@ -5,18 +5,17 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..errors import ContractError
 from ..sequences.rewindable_session import RewindableSession
-from ..sequences.token_ids import checked_ids
 from ..untrusted.fields import whole_number
 from .async_generation import AsyncGeneration
-from .continuation import continuation_of
+from .continuation import Continuation
 from .generation import Generation, Request
+from .prompt import read_prompt, tokens_of
 from .sampler import Sampler
 
 if TYPE_CHECKING:
@@ -71,52 +70,34 @@ class GeneratingSession(RewindableSession):
             ContractError: as ``prefill``; also if a text has no tokens, if prompt and new tokens
                 may become too many, or if an earlier generation of this session has not ended.
         """
-        guard, model = self._guarded.guard, self._guarded.model
-        geometry = model.geometry
-        changes = guard.changes
-        tokens = self._tokens_of(prompt, is_first=reuse, allow_special=allow_special)
-        with guard:
-            unfinished = None if self._generation is None else self._generation()
-            if unfinished is not None and unfinished.is_live:
-                if not unfinished.is_given_up:
-                    raise ContractError(
-                        f"{model.folder}: an earlier generate() of this session has not ended, "
-                        "expected one at a time; read it to its end, close() it, or call cancel() "
-                        "of the session first"
-                    )
-                unfinished.close()
-            before = self._guarded.cached.ids[: 0 if reuse else None]
-            ids = checked_ids(tokens, geometry, after=len(before))[0]
-            whole = np.concatenate([before, ids])
-            made = continuation_of(
-                model,
-                whole,
-                new=len(ids),
+        with self._guarded.guard:
+            generation = self._asked(
+                prompt,
                 max_new_tokens=max_new_tokens,
                 sampler=sampler,
                 stop=stop,
                 logprobs=logprobs,
-            )
-            self._guarded.refuse_memory(tokens=len(whole) + made.left)
-            request = Request(
-                artifact=model.folder,
-                prompt=tokens,
-                reuse=reuse,
-                speculation=self._guarded.speculation() if speculate else None,
-                cancel=cancel or Event(),
+                allow_special=allow_special,
+                cancel=cancel,
                 progress=progress,
+                reuse=reuse,
+                speculate=speculate,
             )
-            generation = Generation(self._guarded, guard, request, made, changes=changes)
+            generation.read_prompt()
             self._generation = weakref.ref(generation)
         return generation
 
     def astream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> AsyncGeneration:
         """``generate`` for asyncio: ``async for piece in session.astream(prompt)``.
 
-        The event loop runs while a piece is made, and cancelling the task cancels the generation.
-        Options are those of ``generate``, which says what it raises.
+        The event loop runs while the prompt is encoded and while a piece is made. Cancelling the
+        task cancels the generation. Options are those of ``generate``, which says what it raises:
+        what it refuses of a prompt is raised with the first piece, all else by this call.
         """
-        return AsyncGeneration(self.generate(prompt, **options))
+        with self._guarded.guard:
+            generation = self._asked(prompt, **options)
+            self._generation = weakref.ref(generation)
+        return AsyncGeneration(generation)
 
     def samples(
         self,
@@ -148,7 +129,8 @@ class GeneratingSession(RewindableSession):
     def _samples(
         self, prompt: str | Sequence[int], count: int, sampler: Sampler, options: SampleOptions
     ) -> Iterator[Generation]:
-        tokens = self._tokens_of(prompt, allow_special=options.pop("allow_special", False))
+        allow_special = options.pop("allow_special", False)
+        tokens = tokens_of(self._guarded, prompt, allow_special=allow_special)
         whole = [*self._guarded.cached.ids.tolist(), *tokens]
         progress, cancel = options.pop("progress", None), options.get("cancel")
         if len(whole) > 1:
@@ -173,13 +155,56 @@ class GeneratingSession(RewindableSession):
         if generation is not None:
             generation.cancel()
 
-    def _tokens_of(
-        self, prompt: str | Sequence[int], *, is_first: bool = False, allow_special: bool
-    ) -> Sequence[int]:
-        """Tokens of a prompt, with the start token where it begins the sequence."""
-        if not isinstance(prompt, str):
-            return prompt
-        is_first = is_first or self._guarded.tokens == 0
-        return self._guarded.model.tokenizer.encode(
-            prompt, is_first=is_first, allow_special=allow_special
+    def _asked(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_new_tokens: int | None = None,
+        sampler: Sampler | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: int | None = None,
+        allow_special: bool = False,
+        cancel: Event | None = None,
+        progress: Callable[[int, int], object] | None = None,
+        reuse: bool = False,
+        speculate: bool = False,
+    ) -> Generation:
+        """A generation that has not read its prompt; called inside the guard.
+
+        Raises:
+            ContractError: an option is refused, or an earlier generation has not ended.
+        """
+        sequence = self._guarded
+        self._refuse_unfinished()
+        made = Continuation(
+            sequence.model,
+            max_new_tokens=max_new_tokens,
+            sampler=sampler,
+            stop=stop,
+            logprobs=logprobs,
         )
+        request = Request(
+            artifact=sequence.model.folder,
+            read_prompt=partial(
+                read_prompt, sequence, prompt, made, reuse=reuse, allow_special=allow_special
+            ),
+            reuse=reuse,
+            speculation=sequence.speculation() if speculate else None,
+            cancel=cancel or Event(),
+            progress=progress,
+        )
+        guard = sequence.guard
+        return Generation(sequence, guard, request, made, changes=guard.changes)
+
+    def _refuse_unfinished(self) -> None:
+        """Refuse to begin before the earlier generation ended; end one that was given up."""
+        unfinished = None if self._generation is None else self._generation()
+        if unfinished is None or not unfinished.is_live:
+            return
+        if not unfinished.is_given_up:
+            raise ContractError(
+                f"{self._guarded.model.folder}: an earlier generate() of this session has not "
+                "ended, expected one at a time; read it to its end, close() it, or call cancel() "
+                "of the session first"
+            )
+        unfinished.close()

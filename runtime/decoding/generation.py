@@ -47,7 +47,7 @@ class Request:
     """What a generation is asked for."""
 
     artifact: Path  # for messages
-    prompt: Sequence[int]
+    read_prompt: Callable[[], Sequence[int]]  # raises what is refused of it
     reuse: bool  # whether the prompt replaces the sequence so far
     speculation: Speculation | None
     cancel: Event
@@ -78,6 +78,7 @@ class Generation(Iterator[str]):
         self._guard = guard
         self._request = request
         self._made = continuation
+        self._prompt: Sequence[int] | None = None  # its tokens, once it is read
         self._since = changes
         self._is_cancelled = False
         self._is_pending = False  # whether the last of the tokens is still to be appended
@@ -133,6 +134,18 @@ class Generation(Iterator[str]):
             raise StopIteration
         return piece
 
+    def read_prompt(self) -> Sequence[int]:
+        """Find the prompt's tokens and check them, if that was not done; called inside the guard.
+
+        The first piece does it otherwise.
+
+        Raises:
+            ContractError: what ``Session.generate`` refuses of a prompt.
+        """
+        if self._prompt is None:
+            self._prompt = self._request.read_prompt()
+        return self._prompt
+
     def finish(self) -> Result:
         """Read what is left; returns the result of the whole.
 
@@ -186,8 +199,10 @@ class Generation(Iterator[str]):
 
     def _prefill(self) -> Floats | None:
         """Append the prompt, chunk by chunk; None where it was cancelled before its end."""
-        start, prompt, made = perf_counter(), self._request.prompt, self._made
-        logits = None
+        if self._asked_to_end():
+            return None
+        prompt, made = self.read_prompt(), self._made
+        start, logits = perf_counter(), None
         if self._request.reuse and not self._asked_to_end():
             prompt = self._session.reuse(prompt)
         for first in range(0, len(prompt), DEFAULT_CHUNK):

@@ -6,15 +6,26 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tramontane.runtime import Model, Sampler, Session
+from tramontane.runtime import Model, Sampler, Session, Tokenizer
 from tramontane.runtime.decoding.result import Result
 from tramontane.runtime.errors import ContractError
 
-from ..sequences.guarded_sessions import CHANGED, NOT_ENDED, SEQUENCE, Patched, close
+from ..sequences.guarded_sessions import (
+    CHANGED,
+    FAILED,
+    IN_USE,
+    NOT_ENDED,
+    POSITIONS,
+    SEQUENCE,
+    Patched,
+    V,
+    close,
+)
 
 FREELY = Sampler(temperature=1, seed=3)
 
@@ -63,6 +74,132 @@ def test_the_loop_runs_while_a_step_is_computed(session: Session) -> None:
         return ticks
 
     assert asyncio.run(both()) == 50
+
+
+@contextlib.contextmanager
+def slow_encoding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[tuple[asyncio.Event, threading.Event]]:
+    """Texts are encoded once the second event is set; the first says that one is about to be."""
+    entered, go = asyncio.Event(), threading.Event()
+    loop, encode = asyncio.get_running_loop(), Tokenizer.encode
+
+    def wait(self: Tokenizer, *args: Any, **options: Any) -> list[int]:
+        loop.call_soon_threadsafe(entered.set)
+        assert go.wait(5), "the loop is blocked"
+        return encode(self, *args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Tokenizer, "encode", wait)
+        yield entered, go
+
+
+def test_the_loop_runs_while_the_prompt_is_encoded(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def both() -> list[int]:
+        with slow_encoding(monkeypatch) as (entered, go):
+            reading = asyncio.create_task(session.astream("def f", max_new_tokens=9).finish())
+            await asyncio.wait_for(entered.wait(), 20)
+            with pytest.raises(ContractError, match=IN_USE):
+                session.astream([7])
+            go.set()
+            return (await reading).tokens
+
+    found = asyncio.run(both())
+    session.reset()
+    assert found == session.generate("def f", max_new_tokens=9).finish().tokens
+
+
+def test_the_loop_is_never_held_for_long_by_a_long_text(session: Session) -> None:
+    text = "def area(width, height): return width * height\n" * 8_000
+    start = time.perf_counter()
+    session.tokenizer.encode(text)
+    seconds = time.perf_counter() - start
+
+    async def read() -> list[float]:
+        with pytest.raises(ContractError, match="the artifact has 600 positions"):
+            reading = asyncio.create_task(session.astream(text).finish())
+            gaps, last = [], time.perf_counter()
+            while not reading.done():
+                await asyncio.sleep(0.001)
+                gaps.append(time.perf_counter() - last)
+                last += gaps[-1]
+            await reading
+        return gaps
+
+    assert max(asyncio.run(read())) < max(0.5 * seconds, 0.05)
+
+
+@pytest.mark.parametrize("by_task", [True, False], ids=["task", "session"])
+def test_a_generation_that_is_cancelled_while_it_encodes_appends_nothing(
+    session: Session, monkeypatch: pytest.MonkeyPatch, by_task: bool
+) -> None:
+    async def cancelled() -> None:
+        with slow_encoding(monkeypatch) as (entered, go):
+            reading = asyncio.create_task(session.astream("def f").finish())
+            await asyncio.wait_for(entered.wait(), 20)
+            (reading if by_task else session).cancel()
+            await asyncio.sleep(0)
+            assert not reading.done()
+            go.set()
+            if by_task:
+                with pytest.raises(asyncio.CancelledError):
+                    await reading
+            else:
+                assert (await reading).finish_reason == "cancelled"
+        assert session.tokens == 0
+        assert (await session.astream("def f", max_new_tokens=3).finish()).tokens
+
+    asyncio.run(cancelled())
+
+
+def test_options_are_refused_by_the_call_and_prompts_with_the_first_piece(
+    session: Session,
+) -> None:
+    wrong: list[dict[str, Any]] = [
+        {"max_new_tokens": 2.5}, {"max_new_tokens": -1}, {"sampler": 1}, {"stop": ""}, {"stop": [1]},
+        {"logprobs": V + 1},
+    ]  # fmt: skip
+    for options in wrong:
+        with pytest.raises(ContractError, match=next(iter(options))):
+            session.astream("x", **options)
+    with pytest.raises(TypeError, match="unknown"):
+        session.astream("x", unknown=1)
+
+    async def refused() -> None:
+        for prompt in ([], [V], [5] * (POSITIONS + 1), "\ud800", b"x"):
+            new = session.astream(prompt)
+            with pytest.raises(ContractError):
+                await anext(new)
+            with pytest.raises(ContractError, match=FAILED):
+                await anext(new)
+        too_many = session.astream([5], max_new_tokens=POSITIONS)
+        with pytest.raises(ContractError, match="so ask for at most 599"):
+            await anext(too_many)
+        assert session.tokens == 0
+        assert (await session.astream([7], max_new_tokens=3).finish()).tokens
+
+    asyncio.run(refused())
+
+
+def test_a_generation_is_the_only_one_and_follows_the_sequence_before_it_reads_its_prompt(
+    session: Session,
+) -> None:
+    async def changed() -> None:
+        first = session.astream("def f")
+        for begin in (session.astream, session.generate):
+            with pytest.raises(ContractError, match=NOT_ENDED):
+                begin([7])
+        session.step(5)
+        with pytest.raises(ContractError, match=CHANGED):
+            await anext(first)
+        given_up = session.astream("def f")
+        session.cancel()
+        assert (await session.astream([7], max_new_tokens=3).finish()).tokens
+        assert (await given_up.finish()).finish_reason == "cancelled"
+
+    asyncio.run(changed())
 
 
 def test_a_cancelled_task_cancels_the_generation_and_leaves_the_session_usable(
