@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-import onnxruntime as ort
 
 # y = MatMulInteger(x, w): x (1, 4) uint8, w (4, 1) int8, all of it 127; opset 10.
 PRODUCT = (
@@ -36,6 +35,8 @@ def multiplies_int8(graph: bytes) -> bool:
 @functools.cache
 def saturates() -> bool:
     """Whether the largest products saturate; found by trying, in milliseconds."""
+    import onnxruntime as ort  # noqa: PLC0415 - a card is rendered without it
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(PRODUCT, options, providers=["CPUExecutionProvider"])

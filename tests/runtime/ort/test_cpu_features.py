@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import numpy_helper, parser
 from tramontane.runtime.contract import MODEL_FILE
@@ -43,7 +44,7 @@ class Saturating:
 
 
 def test_products_that_do_not_come_out_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_features.ort, "InferenceSession", Saturating)
+    monkeypatch.setattr(ort, "InferenceSession", Saturating)
     assert cpu_features.saturates()
 
 
