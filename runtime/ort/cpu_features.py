@@ -35,7 +35,7 @@ def multiplies_int8(graph: bytes) -> bool:
 @functools.cache
 def saturates() -> bool:
     """Whether the largest products saturate; found by trying, in milliseconds."""
-    import onnxruntime as ort  # noqa: PLC0415 - a card is rendered without it
+    import onnxruntime as ort  # here, since a card is rendered without it
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
