@@ -5,26 +5,34 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..graphs.quantization.recipes.recipe import Recipe
 from ..runtime.errors import ConfigError, ContractError
 
+if TYPE_CHECKING:
+    from ..export.config import MistralConfig
+
 
 def refuse_parity_check_beyond_memory(
-    checkpoint: Path, args: Namespace, *, quant: str | Recipe
+    published: MistralConfig, args: Namespace, *, quant: str | Recipe
 ) -> None:
     """Refuse a parity check of a recipe that this machine has too little memory for.
+
+    Args:
+        published: the checkpoint's architecture, its adapters merged.
+        args: of the command.
+        quant: the recipe.
 
     Raises:
         ContractError: as ``validate.can_measure.refuse_little_memory``.
     """
     from ..export.cache_choice import choose_cache, geometry_of
-    from ..export.formats.checkpoint import read_merged_config
     from ..export.planning.plan import plan
     from ..export.window_choice import adapted
     from ..validate.can_measure import refuse_little_memory
 
-    config = adapted(read_merged_config(checkpoint, args.adapter), window=args.window)
+    config = adapted(published, window=args.window)
     cache = choose_cache(args.cache, kv=args.kv)
     planned = plan(config, quant=quant, target=args.target, block=args.block, cache=cache)
     refuse_little_memory(geometry_of(config, cache), planned)

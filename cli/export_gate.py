@@ -45,12 +45,10 @@ class ExportGate:
         Raises:
             ParityError: it differs.
         """
-        from ..validate.tokenizer.checked_files import check_files
-        from ..validate.verdict import raise_if_broken
+        from ..validate.tokenizer.checked_files import require_same_tokenizer
 
-        self._checked = check_files(folder, vocabulary, checkpoint)
         with self._with_commands():
-            raise_if_broken(self._checked.found.checks, artifact=Path(self._name))
+            self._checked = require_same_tokenizer(folder, vocabulary, checkpoint, name=self._name)
 
     def __call__(self, artifact: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         """Compare an artifact with PyTorch; return its headline figures.

@@ -125,12 +125,15 @@ def complain(message: str, *, has_note: bool = True, prog: str = "tramontane") -
         _drop(sys.stderr)
 
 
+def status_of_refusal(error: TramontaneError) -> int:
+    """The exit status that one of our errors gives."""
+    return EXIT_FAILED if isinstance(error, ParityError) else EXIT_BAD_INPUT
+
+
 def _judge(error: BaseException, name: str) -> tuple[int, str]:
     """The exit status that an error gives, and the message about it."""
-    if isinstance(error, ParityError):
-        return EXIT_FAILED, str(error)
     if isinstance(error, TramontaneError):
-        return EXIT_BAD_INPUT, str(error)
+        return status_of_refusal(error), str(error)
     if isinstance(error, ModuleNotFoundError) and _is_absent(error.name):
         return EXIT_BAD_INPUT, (
             f"{name} needs the package {error.name}, which is not installed; install what all "

@@ -124,12 +124,14 @@ def main(args: Namespace) -> int:
         return 0
     from ...export.build import export_checkpoint
     from ...export.example_prompt import example_prompt
+    from ...export.formats.checkpoint import read_merged_config
 
     _refuse_bad_arguments(args)
     if isinstance(choices["quant"], Asked):
         choices |= _found_for_size(args, choices["quant"], out)
     if not args.no_validate:
-        refuse_parity_check_beyond_memory(args.checkpoint, args, quant=choices["quant"])
+        published = read_merged_config(args.checkpoint, args.adapter)
+        refuse_parity_check_beyond_memory(published, args, quant=choices["quant"])
     gate = None if args.no_validate else ExportGate(args, out, name=name)
     manifest = export_checkpoint(
         args.checkpoint,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...console import hints
 from ...console.rows import print_rows
-from ...console.status import EXIT_BAD_INPUT, complain
+from ...console.status import complain, status_of_refusal
 from ...graphs.quantization.recipes.all_recipes import open_recipe
 from ...runtime.errors import ConfigError, TramontaneError
 from ...runtime.sizes import counted
@@ -21,6 +21,8 @@ from ..flags import add_adapter, add_choices, choices_of
 from ..subcommand import add_subcommand
 
 if TYPE_CHECKING:
+    from ...export.config import MistralConfig
+    from ...export.planning.preflight import Preflight
     from ...graphs.lint.rules import LintFinding
 
 
@@ -50,7 +52,9 @@ def add(subparsers: Any) -> None:
     add_adapter(parser)
     add_choices(parser)
     parser.add_argument(
-        "--no-validate", action="store_true", help="plan an export without its parity check"
+        "--no-validate",
+        action="store_true",
+        help="plan an export without its parity check, and do not compare the tokenizer",
     )
 
 
@@ -132,33 +136,58 @@ def _inspect_checkpoint(args: Namespace) -> int:
             ways = ways_to_weights(str(args.path))
             print(f"weights: none, this is a known model's name; {ways}")
         else:
-            print(f"weights: {_checked(args)}, shapes and types as expected")
+            for line in _checked(args, published):
+                print(line)
             print(f"export: {own.name if own else args.quant} for {args.target} can be exported")
         return 0
-    refusal = None
+    refusal, status = None, 0
     try:
         if not is_known:
-            _checked(args)
+            _checked(args, published)
     except TramontaneError as error:
         refusal = {"error": type(error).__name__, "message": str(error)}
+        status = status_of_refusal(error)
         complain(str(error))
     print(json.dumps({**plan_json(config, cache, plans), "refused": refusal}))
-    return 0 if refusal is None else EXIT_BAD_INPUT
+    return status
 
 
-def _checked(args: Namespace) -> str:
-    """Run the checks that an export runs before it traces; return what was found."""
-    from ...export.options import (
-        ExportOptions,
-    )
+def _checked(args: Namespace, published: MistralConfig) -> list[str]:
+    """Run the checks that an export runs before it traces; return a line for each thing found.
+
+    Raises:
+        TramontaneError: what the export raises.
+    """
+    from ...export.options import ExportOptions
     from ...export.planning.preflight import preflight
     from ...export.tokenizer.write_tokenizer import write_tokenizer
 
     choices = choices_of(args)
     if not args.no_validate:
-        refuse_parity_check_beyond_memory(args.path, args, quant=choices["quant"])
-    out = ARTIFACTS / artifact_name(args.path, args.adapter, **choices)
-    ready = preflight(args.path, out, ExportOptions(**choices), adapters=args.adapter)
+        refuse_parity_check_beyond_memory(published, args, quant=choices["quant"])
+    name = artifact_name(args.path, args.adapter, **choices)
+    options = ExportOptions(**choices)
+    ready = preflight(args.path, ARTIFACTS / name, options, adapters=args.adapter)
     with ready.weights as weights, tempfile.TemporaryDirectory() as folder:
         write_tokenizer(weights, Path(folder), ready.vocabulary)
-        return f"{weights.layout}, {counted(len(weights.parameters), 'tensor')}"
+        found = f"{weights.layout}, {counted(len(weights.parameters), 'tensor')}"
+        lines = [f"weights: {found}, shapes and types as expected"]
+        if not args.no_validate:
+            lines.append(_tokenizer(Path(folder), ready, name=name))
+        return lines
+
+
+def _tokenizer(folder: Path, ready: Preflight, *, name: str) -> str:
+    """Compare the tokenizer as an export does; return a line on what was compared.
+
+    Raises:
+        ParityError: it differs, as transformers reads it or as the artifact has it.
+    """
+    from ...console.progress import track
+    from ...export.build import CHECKING_TOKENIZER
+    from ...validate.tokenizer.checked_files import require_same_tokenizer
+
+    for weights in track([ready.weights], CHECKING_TOKENIZER):
+        found = require_same_tokenizer(folder, ready.vocabulary, weights, name=name).found
+    end = "" if found.not_compared is None else f"; {found.not_compared}"
+    return f"tokenizer: {counted(len(found.checks), 'parity check')} passed{end}"

@@ -131,6 +131,7 @@ def _open_gguf(path: Path) -> Published:
         files=files,
         held=held,
         read_tokenizer=cache(lambda: rebuild_tokenizer(file)),
+        metadata=file.metadata,
     )
 
 

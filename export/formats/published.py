@@ -40,3 +40,4 @@ class Published:
     quantization: Mapping[str, Any] = field(default_factory=dict)  # quantization_config
     twice: Mapping[str, str] = field(default_factory=dict)  # why a tensor cannot be read, by name
     notes: tuple[str, ...] = ()  # for the user, on files that were not read
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # of a GGUF file

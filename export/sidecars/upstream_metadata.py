@@ -15,7 +15,6 @@ from ...runtime.untrusted.fields import shown
 from ...runtime.untrusted.files import in_utf8
 from ..files.links import is_own
 from ..formats.checkpoint import Checkpoint
-from ..formats.gguf.file import read_gguf
 from ..formats.published import Layout
 from .card_metadata import (
     LONGEST_LINE,
@@ -130,8 +129,7 @@ def copy_licenses(checkpoint: Checkpoint, folder: Path, names: list[str]) -> Non
 
 def _published(checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.layout is Layout.GGUF:
-        file = checkpoint.published.held.hold(checkpoint.path)
-        license_ = read_gguf(file).metadata.get("general.license")
+        license_ = checkpoint.published.metadata.get("general.license")
         return _carried({} if license_ is None else {"license": license_}, of=checkpoint.path)
     card = checkpoint.path / CARD_FILE
     if not card.is_file():

@@ -50,6 +50,7 @@ class TokenizerChecks:
 
     checks: list[Check]
     notes: list[str]  # what was not compared, and why
+    not_compared: str | None = None  # the note on transformers, where it gave no tokens to compare
 
 
 def check_tokenizer(
@@ -75,7 +76,7 @@ def check_tokenizer(
     texts = [*PROBE_TEXTS, *MIXED_CASE, *around(spelled)]
     driver = read_driver(artifact, vocabulary, vocab_size=checkpoint.config.vocab_size)
     checks = [_judged(driver, expected, texts, size=size, path=artifact)]
-    notes = []
+    notes, not_compared = [], None
     if content is None:
         notes.append(_LEFT_OUT)
     else:
@@ -86,7 +87,8 @@ def check_tokenizer(
         notes += _note_of_shown(content)
     others = read_transformers(published)
     if isinstance(others, str):
-        notes.append(f"{published.path.name}: {others}, so its tokens were not compared")
+        not_compared = f"{published.path.name}: {others}, so its tokens were not compared"
+        notes.append(not_compared)
     elif others is not None and own.vocabulary.kind == SENTENCEPIECE:
         wanted = beside_sentencepiece(expected, own.codec, listed=_pieces(own), added=_beside(own))
         notes += _note_of_other_reading(others, wanted, texts, size=size, path=published.path)
@@ -105,7 +107,7 @@ def check_tokenizer(
         checks.append(_judged(others, wanted, texts, size=size, path=published.path.parent))
         notes += filter(None, [note_of_transformers(checkpoint)])
     checks.append(_templates(artifact, published_templates(published)))
-    return TokenizerChecks(checks=checks, notes=notes)
+    return TokenizerChecks(checks=checks, notes=notes, not_compared=not_compared)
 
 
 def _uncorrected(checkpoint: Checkpoint, expected: Reading) -> Reading | None:

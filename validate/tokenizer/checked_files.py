@@ -1,6 +1,7 @@
-"""Checks of a tokenizer's files before a model is traced, in a process of their own.
+"""Checks of a tokenizer's files before a model is traced.
 
-transformers imports torch, whose memory stays; the process that writes the weights never does.
+Where transformers reads them, it does so in a process of its own: it imports torch, whose memory
+stays, and the process that writes the weights never does.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from ...runtime.contract import (
 )
 from ...runtime.tokenizers.vocabulary import Vocabulary
 from ...runtime.untrusted.fields import decode
-from ..verdict import checks_of
+from ..verdict import checks_of, raise_if_broken
 from .check_tokenizer import TokenizerChecks, check_tokenizer
+from .readers import imports_transformers
 
 _READ = (TOKENIZER_FILE, TOKENIZER_JSON_FILE, TOKENIZER_SETTINGS_FILE, CHAT_TEMPLATE_FILE)
 
@@ -43,6 +45,24 @@ class CheckedFiles:
         return vocabulary == self.vocabulary and _digests(artifact) == self.digests
 
 
+def require_same_tokenizer(
+    folder: Path, vocabulary: Vocabulary, checkpoint: Checkpoint, *, name: str
+) -> CheckedFiles:
+    """Check the tokenizer's files of a new artifact; refuse those that differ.
+
+    Args:
+        folder, vocabulary, checkpoint: as ``check_files`` takes them.
+        name: of the artifact, for the message.
+
+    Raises:
+        ParityError: the tokenizer or a chat template differs from the checkpoint's.
+        CheckpointError, ConfigError, ContractError, TraceError: as ``check_files``.
+    """
+    checked = check_files(folder, vocabulary, checkpoint)
+    raise_if_broken(checked.found.checks, artifact=Path(name))
+    return checked
+
+
 def check_files(folder: Path, vocabulary: Vocabulary, checkpoint: Checkpoint) -> CheckedFiles:
     """Check the tokenizer's files of a new artifact as ``check_tokenizer`` does.
 
@@ -56,6 +76,16 @@ def check_files(folder: Path, vocabulary: Vocabulary, checkpoint: Checkpoint) ->
             than the checkpoint holds.
         TraceError: the process was ended.
     """
+    if imports_transformers(checkpoint.read_tokenizer()):
+        found = _in_own_process(folder, vocabulary, checkpoint)
+    else:
+        found = check_tokenizer(folder, vocabulary, checkpoint)
+    return CheckedFiles(digests=_digests(folder), vocabulary=vocabulary, found=found)
+
+
+def _in_own_process(
+    folder: Path, vocabulary: Vocabulary, checkpoint: Checkpoint
+) -> TokenizerChecks:
     asked = {
         "folder": str(folder.resolve()),
         "vocabulary": dataclasses.asdict(vocabulary),
@@ -65,8 +95,9 @@ def check_files(folder: Path, vocabulary: Vocabulary, checkpoint: Checkpoint) ->
     }
     content = json.dumps(asked).encode()
     answer = json.loads(ask_module(__name__, content, what="the check of the tokenizer"))
-    found = TokenizerChecks(checks=checks_of(answer), notes=answer["notes"])
-    return CheckedFiles(digests=_digests(folder), vocabulary=vocabulary, found=found)
+    return TokenizerChecks(
+        checks=checks_of(answer), notes=answer["notes"], not_compared=answer["not_compared"]
+    )
 
 
 def _digests(folder: Path) -> dict[str, str]:

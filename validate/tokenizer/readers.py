@@ -26,6 +26,7 @@ from .reading import Reading
 
 EXPORT, DRIVER = "the export", "the driver"
 TOKENIZERS_PACKAGE, TRANSFORMERS = "tokenizers", "transformers"
+_READ = (TOKENIZER_JSON_FILE, TOKENIZER_FILE)  # by transformers, of what a tokenizer is read from
 
 
 def read_checkpoint(checkpoint: CheckpointTokenizer) -> Reading:
@@ -69,17 +70,26 @@ def read_sidecar(content: bytes) -> Reading:
     )
 
 
+def imports_transformers(published: PublishedTokenizer) -> bool:
+    """Whether ``read_transformers`` imports it, and so torch."""
+    return published.path.name in _READ and _is_installed()
+
+
+def _is_installed() -> bool:
+    return importlib.util.find_spec(TRANSFORMERS) is not None
+
+
 def read_transformers(published: PublishedTokenizer) -> Reading | str | None:
     """A checkpoint's tokenizer, as ``transformers`` reads the folder.
 
     Returns:
-        None where transformers is not installed, or reads other files than the driver. A message
-        where it does not read the folder.
+        None where transformers reads other files than the driver. A message where it is not
+        installed, or does not read the folder.
     """
-    if published.path.name not in (TOKENIZER_JSON_FILE, TOKENIZER_FILE):
+    if published.path.name not in _READ:
         return None
-    if importlib.util.find_spec(TRANSFORMERS) is None:
-        return None
+    if not _is_installed():
+        return f"{TRANSFORMERS} is not installed"
     import transformers
 
     folder = published.path.parent

@@ -187,12 +187,18 @@ def test_a_class_of_transformers_that_reads_other_files_is_not_compared(
     assert found.endswith("(its class is object, which reads other files)")
 
 
-def test_where_transformers_is_not_installed_nothing_else_changes(
+def test_where_transformers_is_not_installed_a_note_says_so_and_nothing_else_changes(
     good: Path, chat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers.importlib.util, "find_spec", lambda _: None)
     published = Checkpoint.open(chat).read_tokenizer()
-    assert readers.read_transformers(published) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(readers.importlib.util, "find_spec", lambda _: None)
+        assert readers.read_transformers(published) == "transformers is not installed"
+    monkeypatch.setattr(readers, "_is_installed", lambda: False)
+    found = checked(good, chat)
+    assert found.not_compared is not None
+    assert found.not_compared in found.notes
+    assert not any(check.failures for check in found.checks)
 
 
 @pytest.mark.parametrize("is_beside", [False, True])

@@ -13,11 +13,13 @@ from tramontane.console import status
 from tramontane.console.processes import ask_module
 from tramontane.export import build
 from tramontane.export.formats.checkpoint import Checkpoint
+from tramontane.export.formats.gguf import parts
 from tramontane.export.tokenizer.tokenizer import read_vocabulary
 from tramontane.export.tokenizer.write_tokenizer import write_tokenizer
 from tramontane.runtime.errors import CheckpointError, ContractError, TraceError
 from tramontane.runtime.tokenizers.vocabulary import Vocabulary
 from tramontane.validate import gate
+from tramontane.validate.tokenizer import checked_files, readers
 from tramontane.validate.tokenizer.check_tokenizer import check_tokenizer
 from tramontane.validate.tokenizer.checked_files import check_files
 
@@ -56,6 +58,68 @@ def test_a_tokenizer_that_transformers_reads_otherwise_stops_the_export_before_t
     assert "tokenizer.json, as transformers reads it: " in told
     assert "no artifact was written\nto write it anyway, and a report on it:\n" in told
     assert list(out.parent.iterdir()) == []
+
+
+def test_what_the_export_refuses_is_refused_by_inspect_in_the_same_words(
+    chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "tokenizer: 4 parity checks passed\n" in output(capsys, "inspect", chat)
+    path = chat / "tokenizer_config.json"
+    settings = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**settings, "tokenizer_class": "Qwen2Tokenizer"}))
+    assert cli.main(["inspect", str(chat)]) == status.EXIT_FAILED
+    told = capsys.readouterr()
+    assert "can be exported" not in told.out
+    assert cli.main(["export", str(chat)]) == status.EXIT_FAILED
+    by_export = capsys.readouterr().err
+    assert by_export.partition("\nto write it anyway")[0] == told.err.rstrip()
+    assert f"{chat / 'tokenizer.json'}: tokens of " in told.err
+
+    assert cli.main(["inspect", str(chat), "--json"]) == status.EXIT_FAILED
+    refused = json.loads(capsys.readouterr().out)["refused"]
+    assert refused["error"] == "ParityError"
+    assert refused["message"] in told.err
+    assert "can be exported" in output(capsys, "inspect", chat, "--no-validate")
+
+
+def test_inspect_says_that_transformers_is_not_installed(
+    chat: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(readers, "_is_installed", lambda: False)
+    assert (
+        "tokenizer: 3 parity checks passed; tokenizer.json: transformers is not installed, so its "
+        "tokens were not compared\n"
+    ) in output(capsys, "inspect", chat)
+
+
+def test_no_process_is_started_where_transformers_reads_nothing(
+    tiny_checkpoint: Callable[..., Path],
+    as_gguf: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checked_files, "ask_module", lambda *_, **__: pytest.fail("a process"))
+    checkpoint = Checkpoint.open(as_gguf(tiny_checkpoint()))
+    vocabulary = read_vocabulary(checkpoint)
+    write_tokenizer(checkpoint, tmp_path, vocabulary)
+    assert not any(
+        one.failures for one in check_files(tmp_path, vocabulary, checkpoint).found.checks
+    )
+
+
+def test_metadata_of_a_gguf_file_is_read_twice_to_inspect_it(
+    tiny_checkpoint: Callable[..., Path],
+    as_gguf: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    read = []
+    own = parts.read_gguf
+    monkeypatch.setattr(parts, "read_gguf", lambda file: read.append(file) or own(file))
+    found = output(capsys, "inspect", as_gguf(tiny_checkpoint()), "--quant", "fp32")
+    assert "tokenizer: 3 parity checks passed\n" in found
+    assert len(read) == 2  # for the plan, and for the checks
 
 
 def test_a_file_that_was_written_wrong_stops_the_export_before_tracing(
