@@ -35,7 +35,8 @@ def geometry_lines() -> list[str]:
         "in the first table.",
         "",
         "Bytes are those that `tramontane inspect NAME` plans for `ort`: of the weights, of the",
-        f"KV cache after {_TOKENS} tokens, and the RAM to run with it.",
+        f"KV cache after {_TOKENS} tokens, and the RAM to run with it. The cache of a layer with",
+        "a window has a fixed size, the window and an eighth, and is allocated whole.",
         "",
         *table(
             ("geometry", "parameters", *_QUANTS, "KV cache", *(f"RAM, {q}" for q in _QUANTS)),

@@ -198,7 +198,7 @@ def speed_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "**The weights are random**: the speed depends on their sizes alone. No row with",
         "`projected` was measured as a whole model. Its figures come from two stand-ins with the",
         "model's widths and few layers. The difference between their times is the time of the",
-        "layers that one of them has more; the rest is the head and all else outside the layers.",
+        "extra layers of the larger one; the rest is the head and all else outside the layers.",
         "The projected time is that rest and the time of all layers.",
         "",
         f"*Prefill*: a prompt of {tokens} tokens into an empty cache. *Decode*: tokens from",

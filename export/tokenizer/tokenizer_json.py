@@ -201,7 +201,7 @@ def _refuse_inexpressible(proto: Any) -> None:
     own = next((each for each in proto.pieces if each.type == KIND.USER_DEFINED), None)
     if own is not None:
         raise NotExpressible(
-            f"it has pieces of its user's, such as {own.piece!r}, that nothing cuts"
+            f"it has user-defined pieces, such as {own.piece!r}, which SentencePiece never splits"
         )
     by_score: dict[float, Any] = {}
     for union in _unions(proto):

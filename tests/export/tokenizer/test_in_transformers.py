@@ -80,7 +80,7 @@ CASES = [
 
 @pytest.mark.slow
 @pytest.mark.situation(
-    "tokenizer.json of which transformers 5 takes the vocabulary alone: named, read as it is",
+    "tokenizer.json of which transformers 5 takes the vocabulary alone: noted, and read as it is",
     package="transformers",
 )
 @pytest.mark.parametrize(("kind", "architecture", "settings"), CASES)

@@ -200,7 +200,7 @@ def test_a_file_that_puts_no_start_token_in_front_decides_that_prompts_have_none
 
 
 @pytest.mark.situation(
-    "tokenizer.json that puts an end token behind every text: named, and left out",
+    "tokenizer.json that puts an end token behind every text: noted, and left out",
     package="transformers",
 )
 @pytest.mark.parametrize("begins", [True, False])

@@ -323,7 +323,7 @@ def test_tokenizer_that_the_format_cannot_say_is_left_out_with_the_reason(
     )
     model.pieces[400].type = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
     (folder / "tokenizer.model").write_bytes(model.SerializeToString())
-    why = f"it has pieces of its user's, such as {model.pieces[400].piece!r}, that nothing cuts"
+    why = f"it has user-defined pieces, such as {model.pieces[400].piece!r}, which SentencePiece never splits"
     assert write(Checkpoint.open(folder), tmp_path) == f"left out: {why}"
     assert contents(tmp_path).keys() == {"tokenizer.model", "tokenizer_config.json"}
     said = capsys.readouterr().err

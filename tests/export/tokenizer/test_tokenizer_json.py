@@ -254,7 +254,7 @@ UNSAYABLE: dict[str, tuple[Callable[[Any], object], str]] = {
     ),
     "user's": (
         lambda m: setattr(piece(m, "re"), "type", KIND.USER_DEFINED),
-        "it has pieces of its user's, such as 're', that nothing cuts",
+        "it has user-defined pieces, such as 're', which SentencePiece never splits",
     ),
     "unused": (
         lambda m: setattr(piece(m, "re"), "type", KIND.UNUSED),

@@ -257,7 +257,7 @@ def test_a_published_file_that_transformers_rebuilds_is_compared_with_what_it_ma
 
 
 @pytest.mark.situation(
-    "`tokenizer.model` alone, of which transformers 5 makes other merges: named, read as it is",
+    "`tokenizer.model` alone, of which transformers 5 makes other merges: noted, and read as it is",
     package="transformers",
 )
 def test_a_model_of_which_transformers_makes_other_merges_has_a_note(

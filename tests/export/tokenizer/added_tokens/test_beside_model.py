@@ -34,7 +34,7 @@ TRAINED = {
         "byte_fallback": False,
     },
     "a map of characters": {"model_type": "bpe", "normalization_rule_name": NMT},
-    "pieces of its user's": {
+    "user-defined pieces": {
         "model_type": "bpe",
         "normalization_rule_name": IDENTITY,
         "user_defined_symbols": ["return"],
@@ -79,7 +79,7 @@ def publish(folder: Path) -> Callable[..., Path]:
 
 
 def with_own_pieces(model: bytes) -> sentencepiece.SentencePieceProcessor:
-    """The same model with the added tokens as pieces of its user's, which SentencePiece itself finds."""
+    """The same model with the added tokens as user-defined pieces, which SentencePiece finds."""
     proto = parse(model)
     for text in (START, END, PLAIN):
         proto.pieces.add(piece=text, score=0, type=KIND.USER_DEFINED)
@@ -87,12 +87,12 @@ def with_own_pieces(model: bytes) -> sentencepiece.SentencePieceProcessor:
 
 
 @pytest.mark.situation(
-    "tokens added to SentencePiece's unigram, or to a model with a map of characters or pieces "
-    "of its user's, without tokenizer.json",
+    "tokens added to SentencePiece's unigram, or to a model with a map of characters or user-defined pieces, "
+    "without tokenizer.json",
     package="sentencepiece",
 )
 @pytest.mark.parametrize("kind", TRAINED)
-def test_they_are_found_as_sentencepiece_finds_pieces_of_its_users(
+def test_they_are_found_as_sentencepiece_finds_user_defined_pieces(
     publish: Callable[..., Path], kind: str
 ) -> None:
     found = CheckpointTokenizer.read(Checkpoint.open(publish(kind)))
