@@ -34,7 +34,9 @@ _MUTATIONS = """
 ## Mutated files
 
 Each case is a good file with one to four mutations. It is read as the commands read it, and must
-be read (*fine*), or refused by one line of a typed error, in 10 s and with 1 GB of memory.
+be read (*fine*), or refused by one line of a typed error, in 10 s and with 1 GB of memory. Damaged
+journals and caches are put aside and made anew, and of a damaged README.md only the readable part
+is carried into the card: that is fine too.
 """
 _FLIPS = """
 ## Flipped bits

@@ -87,8 +87,8 @@ def with_own_pieces(model: bytes) -> sentencepiece.SentencePieceProcessor:
 
 
 @pytest.mark.situation(
-    "tokens added to SentencePiece's unigram, or to a model with a map of characters or user-defined pieces, "
-    "without tokenizer.json",
+    "tokens added to SentencePiece's unigram, or to a model with a map of characters or "
+    "user-defined pieces, without tokenizer.json",
     package="sentencepiece",
 )
 @pytest.mark.parametrize("kind", TRAINED)
