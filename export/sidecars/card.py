@@ -22,7 +22,7 @@ from ..example_prompt import example_prompt
 from ..parity_labels import parity_rows
 from ..rope_parameters import KIND, ORIGINAL
 from ..tokenizer.write_tokenizer import LEFT_OUT
-from .genai_config import default_length, genai_obstacle
+from .genai_config import default_length, genai_obstacle, least_length
 from .optimum_runtime import optimum_obstacle
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -88,6 +88,7 @@ def render_card(manifest: Manifest, config: MistralConfig | None = None) -> str:
         start="none" if start is None else start,
         first=start or 0,
         genai_length=default_length(manifest.geometry),
+        genai_least=least_length(manifest.geometry),
         tokenizer_package=kind_named(vocabulary.kind).package,
         has_tokenizer_json=not manifest.tokenizer_json.startswith(LEFT_OUT),
         target=find_target(manifest.target),

@@ -126,6 +126,11 @@ def genai_obstacle(geometry: contract.Geometry, target: Target) -> str:
     It allocates one size of bounded caches, and buffers for all tokens for the other layers.
     """
     sizes = {layout for layout in geometry.layers if layout.rows is not None}
+    if least_length(geometry) > geometry.max_positions:
+        return (
+            f"the KV cache has {least_length(geometry)} rows, expected at most the model's "
+            f"{geometry.max_positions} positions; onnxruntime-genai allocates no more"
+        )
     if len(sizes) > 1:
         return (
             "layers have fixed-size KV caches of several sizes, expected one size; "
@@ -140,10 +145,19 @@ def genai_obstacle(geometry: contract.Geometry, target: Target) -> str:
 
 
 def default_length(geometry: contract.Geometry) -> int:
-    """Tokens of a sequence that ``genai_config.json`` allows unless an app asks for more.
+    """Tokens of a sequence that ``genai_config.json`` allows unless an app asks for others.
 
     A bounded cache takes as much memory for all positions as for one.
     """
     if geometry.is_bounded:
         return geometry.max_positions
-    return min(geometry.max_positions, DEFAULT_LENGTH)
+    return min(geometry.max_positions, max(DEFAULT_LENGTH, least_length(geometry)))
+
+
+def least_length(geometry: contract.Geometry) -> int:
+    """The least ``max_length`` that onnxruntime-genai runs; 0 where any will do.
+
+    It allocates as many rows as the graph has, but never more than ``max_length``, and its run
+    fails on other rows than the graph's.
+    """
+    return max((layout.rows for layout in geometry.layers if layout.rows is not None), default=0)

@@ -312,8 +312,12 @@ def test_longest_sequence_of_genai_is_said_with_its_memory_where_the_cache_grows
     assert "The KV cache grows by 3072 bytes a token." in portable
     windowed = render_card(manifest(memory=memory))
     assert "The KV cache takes the same memory for any length." in windowed
-    assert "max_length=256" in windowed
-    assert "max_length=100" in render_card(manifest(geometry={"max_positions": 100}))
+    assert "max_length=" not in windowed
+    assert "Set none below 24, the rows of the KV cache" in windowed
+    assert "Set none below" not in card
+    assert "max_length=256" in card
+    short = render_card(manifest(geometry={**growing, "max_positions": 100}, memory=memory))
+    assert "max_length=100" in short
 
 
 def test_licence_texts_are_named_and_are_no_metadata() -> None:
