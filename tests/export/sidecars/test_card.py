@@ -199,6 +199,21 @@ def test_why_genai_cannot_run_a_cache_of_two_sizes_is_said() -> None:
     assert "onnxruntime-genai cannot run this folder: some layers' KV caches grow" in card
 
 
+def test_genai_gets_no_fewer_tokens_than_the_cache_has_rows() -> None:
+    mixed = CacheLayout(window=8192, rows=9216), CacheLayout(window=None, rows=None)
+    memory = dataclasses.replace(MEMORY, cache_bytes_per_token=3072)
+    sizes = {"layers": mixed, "max_positions": 32768}
+    card = render_card(manifest(geometry=sizes, memory=memory))
+    assert "max_length=9216" in card
+    assert "it is the 9216 of `genai_config.json`; the model takes up to 32768." in card
+    assert "Set none below 9216" in card
+    few = render_card(manifest(geometry={"rows": 72, "window": 64, "max_positions": 64}))
+    assert (
+        "onnxruntime-genai cannot run this folder: the KV cache has 72 rows, expected at most "
+        "the model's 64 positions" in few
+    )
+
+
 def test_optimum_is_shown_for_a_cache_that_grows_and_for_no_other() -> None:
     windowed = render_card(manifest())
     assert "optimum's `ORTModelForCausalLM` needs a KV cache that grows from length 0" in windowed
