@@ -235,11 +235,17 @@ def _row(name: str, rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     for quant in _quants(rows):
         row = next((one for one in shown if one["case"]["quant"] == quant), None)
         cells += ["" if row is None else _cell(projected(row, what)) for what in WHATS]
-    whole, layers = find_geometry(name).num_hidden_layers, shown[0]["case"]["layers"]
-    how = (
-        f"{whole}" if found[True] else f"{whole}, projected from {' and '.join(map(str, layers))}"
-    )
+    whole = find_geometry(name).num_hidden_layers
+    how = f"{whole}" if found[True] else f"{whole}, projected from {_stand_ins(shown)}"
     return (name, how, *cells)
+
+
+def _stand_ins(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Layers of the stand-ins of a model's rows; recipes are named where they differ."""
+    of = {row["case"]["quant"]: " and ".join(map(str, row["case"]["layers"])) for row in rows}
+    first, *others = dict.fromkeys(of.values())
+    told = [f"{quant}: {of[quant]}" for quant in _quants(rows) if of[quant] in others]
+    return f"{first} ({', '.join(told)})" if told else first
 
 
 def _both(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:

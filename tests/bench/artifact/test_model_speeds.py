@@ -101,6 +101,15 @@ def test_the_section_marks_what_is_projected_and_shows_the_error(tmp_path: Path)
     assert compared in lines
 
 
+def test_layers_of_stand_ins_are_named_for_a_recipe_that_has_others(tmp_path: Path) -> None:
+    path = tmp_path / "speeds.json"
+    rows_of(FEW, STAND_INS, path)
+    others = [{layers + 2: times for layers, times in each.items()} for each in STAND_INS]
+    other = dataclasses.replace(FEW, quant="int4-rtn", layers=(4, 6))
+    text = "\n".join(speed_lines(rows_of(other, others, path)))
+    assert "| llama-3.2-1b | 16, projected from 2 and 4 (int4-rtn: 4 and 6) |" in text
+
+
 def test_speeds_of_two_machines_stand_in_two_tables(tmp_path: Path) -> None:
     path = tmp_path / "speeds.json"
     rows_of(FEW, STAND_INS, path)
