@@ -204,6 +204,7 @@ def speed_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         f"*Prefill*: a prompt of {tokens} tokens into an empty cache. *Decode*: tokens from",
         f"position {tokens} on. Target `ort`, tokens per second: the median of",
         f"{counted(first['rounds'], 'round')} in new processes, with the lowest and highest.",
+        "Each machine has a table of its own: compare speeds within one table.",
     ]
     for one in machines.values():
         on_it = [row for row in rows if row["case"]["machine"] == one]
